@@ -1,0 +1,59 @@
+# Everything that a developer or a newcomer runs. Stamps in the virtual environment make a second run quick.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# The interpreter that the virtual environment is made with; 3.11 or newer.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+# Options for pytest: make test ARGS="tests/unit -x"
+ARGS ?=
+
+.PHONY: help install demo test check format bench clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed ## Install system packages that are missing, a virtual environment, and snapfs in it
+	@echo "Installed: $(VENV)/bin/snapfs. For mount(8) and fstab: sudo $(VENV)/bin/snapfs install-helpers"
+
+demo: $(VENV)/.installed ## See it work: files, snapshots and a restore on a real mount, in under two minutes
+	@$(RUN) examples/demo.py
+
+test: $(VENV)/.installed $(VENV)/.test-packages ## Run all tests
+	$(RUN) -m pytest $(ARGS)
+
+check: $(VENV)/.installed ## Lint, formatting, types, layers
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+format: $(VENV)/.installed ## Format the source, mend what the linter can mend
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
+
+bench: $(VENV)/.installed ## Measure against an empty pyfuse3 filesystem
+	@$(RUN) tests/benchmarks/bench.py $(ARGS)
+
+clean: ## Remove the virtual environment and everything generated
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	find snapfs tests examples -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/.system-packages: .ci/system-packages
+	@.ci/system-packages $(PYTHON)
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("snapfs needs Python 3.11 or newer: make PYTHON=/path/to/python3")'
+	@mkdir -p $(VENV) && touch $@
+
+$(VENV)/.test-packages: .ci/system-packages
+	@.ci/system-packages $(PYTHON) test
+	@mkdir -p $(VENV) && touch $@
+
+$(VENV)/.installed: pyproject.toml $(VENV)/.system-packages
+	@echo "Installing snapfs and its Python packages into $(VENV)"
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@

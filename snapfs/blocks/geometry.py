@@ -1,0 +1,111 @@
+"""Where things are on a volume: superblock rings, groups and their headers, computed from block size and block count.
+
+All positions are block numbers. ``FORMAT.md`` sections 1 and 3 describe the same facts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from snapfs.errors import UsageError
+
+#: Bytes of one superblock slot; a multiple of every common physical sector size.
+SLOT_BYTES: Final = 4096
+
+#: Slots of a superblock ring, written in turn.
+RING_SLOTS: Final = 8
+
+#: Block sizes that a volume may have, in bytes.
+BLOCK_SIZES: Final = (4096, 8192, 16384, 32768, 65536)
+
+#: Blocks of one group header slot: the header itself, the block bitmap, the snapshot bitmap.
+HEADER_SLOT_BLOCKS: Final = 3
+
+#: Header slots of a group, written in turn.
+HEADER_SLOTS: Final = 2
+
+#: Bytes of a pointer.
+POINTER_BYTES: Final = 16
+
+#: A volume smaller than this could not hold its own metadata, its reserve and a file.
+MINIMUM_BLOCKS: Final = 256
+
+#: A rest of the device that is shorter than this is left unused instead of becoming a group.
+MINIMUM_LAST_GROUP: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """The shape of a volume of ``blocks`` blocks of ``block_size`` bytes."""
+
+    block_size: int
+    blocks: int
+    ring_blocks: int = field(init=False)
+    group_span: int = field(init=False)
+    groups: int = field(init=False)
+    fan_out: int = field(init=False)
+    fan_bits: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.block_size not in BLOCK_SIZES:
+            sizes = ", ".join(str(size) for size in BLOCK_SIZES)
+            raise UsageError(f"block size {self.block_size} is not possible; use one of {sizes}")
+        if self.blocks < MINIMUM_BLOCKS:
+            need = MINIMUM_BLOCKS * self.block_size >> 10
+            raise UsageError(f"{self.blocks * self.block_size >> 10} KiB are too small for a volume with blocks of {self.block_size} bytes: {need} KiB are the least")
+        set_ = object.__setattr__
+        set_(self, "ring_blocks", max(1, RING_SLOTS * SLOT_BYTES // self.block_size))
+        set_(self, "group_span", self.block_size * 8)
+        set_(self, "groups", -(-self.blocks // self.group_span))
+        set_(self, "fan_out", self.block_size // POINTER_BYTES)
+        set_(self, "fan_bits", (self.block_size // POINTER_BYTES).bit_length() - 1)
+
+    @classmethod
+    def for_size(cls, block_size: int, size: int) -> Geometry:
+        """The geometry of a volume on a device of ``size`` bytes; a short rest stays unused."""
+        if block_size not in BLOCK_SIZES:
+            return cls(block_size, MINIMUM_BLOCKS)  # raises, with the sizes that are possible
+        blocks = size // block_size
+        rest = blocks % (block_size * 8)
+        if blocks > block_size * 8 and rest < MINIMUM_LAST_GROUP:
+            blocks -= rest
+        return cls(block_size, blocks)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the volume."""
+        return self.block_size * self.blocks
+
+    def slot_offsets(self) -> tuple[list[int], list[int]]:
+        """Byte offsets of the superblock slots in the ring at the front and in its copy at the end."""
+        tail = (self.blocks - self.ring_blocks) * self.block_size
+        front = [slot * SLOT_BYTES for slot in range(RING_SLOTS)]
+        return front, [tail + offset for offset in front]
+
+    def group_start(self, group: int) -> int:
+        """First block of a group."""
+        return group * self.group_span
+
+    def group_length(self, group: int) -> int:
+        """Blocks of a group: ``group_span``, fewer in the last one."""
+        return min(self.group_span, self.blocks - group * self.group_span)
+
+    def header_block(self, group: int, slot: int) -> int:
+        """First block of a header slot of a group."""
+        start = group * self.group_span + (self.ring_blocks if group == 0 else 0)
+        return start + slot * HEADER_SLOT_BLOCKS
+
+    def fixed_ranges(self, group: int) -> list[tuple[int, int]]:
+        """Offsets within a group, as (start, end), that fixed metadata or the end of the volume takes."""
+        head = HEADER_SLOTS * HEADER_SLOT_BLOCKS + (self.ring_blocks if group == 0 else 0)
+        length = self.group_length(group)
+        ranges = [(0, head)]
+        if group == self.groups - 1:
+            ranges.append((length - self.ring_blocks, self.group_span))
+        return ranges
+
+    def fixed_blocks(self, group: int) -> int:
+        """Blocks of a group that fixed metadata takes."""
+        length = self.group_length(group)
+        return sum(min(end, length) - start for start, end in self.fixed_ranges(group))

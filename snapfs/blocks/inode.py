@@ -1,0 +1,22 @@
+"""The slot of an inode in the inode table. ``FORMAT.md`` section 6."""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+INODE_BYTES: Final = 256
+
+#: mode, uid, gid, links, size, blocks, then four times as (seconds, nanoseconds), generation, flags, device number, parent,
+#: data root pointer, attribute root pointer, attribute bytes, data depth, attribute depth, inline kind, inline bytes
+LAYOUT: Final = struct.Struct("<IIIIQQqIqIqIqIIIQQQQQQIBBBB")
+
+#: Bytes at the end of the slot for a short symlink target or few extended attributes.
+INLINE_OFFSET: Final = 144
+INLINE_BYTES: Final = INODE_BYTES - INLINE_OFFSET
+
+INLINE_NONE: Final = 0
+INLINE_TARGET: Final = 1
+INLINE_ATTRIBUTES: Final = 2
+
+NANOSECONDS: Final = 1_000_000_000

@@ -1,0 +1,93 @@
+"""The superblock: one 512-byte sector that names a generation. ``FORMAT.md`` section 2."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from snapfs.blocks.checksum import crc32c
+from snapfs.blocks.geometry import SLOT_BYTES, Geometry
+from snapfs.errors import CorruptBlock, NotAVolume, UnsupportedVersion, UsageError
+
+MAGIC: Final = b"snapfs\x00\x1a"
+VERSION: Final = 1
+
+#: magic, version, block size, blocks, generation, three feature words, uuid, label, created, committed, root block, root length, root CRC
+LAYOUT: Final = struct.Struct("<8sIIQQQQQ16s64sqqQII")
+
+#: The checksum covers everything before it; a superblock fits one sector, so that no write of it is torn.
+CHECKSUM_OFFSET: Final = 508
+SUPERBLOCK_BYTES: Final = 512
+LABEL_BYTES: Final = 64
+
+KNOWN_INCOMPATIBLE: Final = 0
+KNOWN_READ_ONLY_COMPATIBLE: Final = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Superblock:
+    """A verified superblock. Times are nanoseconds since 1970, UTC."""
+
+    block_size: int
+    blocks: int
+    generation: int
+    uuid: bytes
+    label: str
+    created_ns: int
+    committed_ns: int
+    root_block: int
+    root_length: int
+    root_checksum: int
+    compatible: int = 0
+    read_only_compatible: int = 0
+    incompatible: int = 0
+
+    def encode(self) -> bytes:
+        """The bytes of a slot."""
+        body = LAYOUT.pack(
+            MAGIC, VERSION, self.block_size, self.blocks, self.generation, self.compatible, self.read_only_compatible, self.incompatible,
+            self.uuid, encode_label(self.label), self.created_ns, self.committed_ns, self.root_block, self.root_length, self.root_checksum,
+        ).ljust(CHECKSUM_OFFSET, b"\0")
+        return (body + struct.pack("<I", crc32c(body))).ljust(SLOT_BYTES, b"\0")
+
+    @property
+    def geometry(self) -> Geometry:
+        """The shape of the volume."""
+        return Geometry(self.block_size, self.blocks)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Superblock:
+        """Verify and decode a slot.
+
+        Raises ``NotAVolume`` without the magic, ``CorruptBlock`` when the checksum or a field does not hold,
+        ``UnsupportedVersion`` when a newer snapfs wrote it.
+        """
+        fields = LAYOUT.unpack_from(data)
+        magic, version, block_size, blocks, generation, compatible, ro_compatible, incompatible, uuid, label = fields[:10]
+        if magic != MAGIC:
+            raise NotAVolume("no snapfs superblock")
+        if version > VERSION:
+            raise UnsupportedVersion(f"the volume has format {version}, this snapfs knows up to {VERSION}: use a newer snapfs")
+        (checksum,) = struct.unpack_from("<I", data, CHECKSUM_OFFSET)
+        if crc32c(data[:CHECKSUM_OFFSET]) != checksum:
+            raise CorruptBlock("superblock: checksum mismatch")
+        if incompatible & ~KNOWN_INCOMPATIBLE:
+            raise UnsupportedVersion(f"the volume uses features {incompatible & ~KNOWN_INCOMPATIBLE:#x} that this snapfs does not know: use a newer snapfs")
+        try:
+            geometry = Geometry(block_size, blocks)
+            text = label.rstrip(b"\0").decode()
+        except (UsageError, UnicodeDecodeError) as exc:
+            raise CorruptBlock(f"superblock: {exc}") from exc
+        root_block, root_length = fields[12], fields[13]
+        if not 0 < root_block < geometry.blocks or not 0 < root_length <= block_size or version < 1:
+            raise CorruptBlock("superblock: the root record lies outside the volume")
+        return cls(block_size, blocks, generation, uuid, text, fields[10], fields[11], root_block, root_length, fields[14], compatible, ro_compatible, incompatible)
+
+
+def encode_label(label: str) -> bytes:
+    """A label's bytes. Raises ``UsageError`` when it is too long or has a NUL."""
+    data = label.encode()
+    if len(data) > LABEL_BYTES or b"\0" in data:
+        raise UsageError(f"label {label!r} is longer than {LABEL_BYTES} bytes or contains a NUL")
+    return data

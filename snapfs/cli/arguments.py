@@ -1,0 +1,43 @@
+"""How arguments are read: a parser that fails in one line, and sizes."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Final, NoReturn
+
+from snapfs.cli.exits import USAGE, CommandFailed
+
+_UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 << 50}
+
+
+class Parser(argparse.ArgumentParser):
+    """An ``ArgumentParser`` whose errors are one line; the exit code is the command's."""
+
+    usage_code: int = USAGE
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ``CommandFailed`` instead of printing the usage."""
+        raise CommandFailed(f"{message} (see: {self.prog} --help)", self.usage_code)
+
+
+def size(text: str) -> int:
+    """Bytes from ``4096``, ``64K``, ``1.5G``, ``2TiB``: powers of 1024."""
+    number = text.strip().upper().removesuffix("IB").removesuffix("B")
+    unit = number[-1:] if number[-1:].isalpha() else ""
+    try:
+        value = float(number.removesuffix(unit)) * _UNITS[unit]
+    except (ValueError, KeyError):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a size: give bytes, or a number with K, M, G or T") from None
+    if not 0 < value < 1 << 63 or value != int(value):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a size that a volume can have")
+    return int(value)
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """``--json``, for everything that reports."""
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
+
+
+def add_target(parser: argparse.ArgumentParser) -> None:
+    """TARGET, as all commands understand it."""
+    parser.add_argument("target", metavar="TARGET", help="an image, a mount point, or any path inside a mount")

@@ -1,0 +1,142 @@
+"""``snapfs mount`` and ``mount.snapfs``: checks what can be known beforehand, then starts the daemon.
+
+All of it runs without trio and pyfuse3, which only the daemon's process loads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import getopt
+import os
+import shutil
+import stat
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from snapfs.cli import daemon, logs
+from snapfs.cli.arguments import Parser
+from snapfs.cli.exits import MOUNT_FAILED, MOUNT_SYSTEM, MOUNT_USAGE, OK, CommandFailed
+from snapfs.cli.notify import notify
+from snapfs.control import client, mounts
+
+#: Where the administrator allows users to let others in.
+FUSE_CONF: Final = "/etc/fuse.conf"
+
+
+def configure(parser: Parser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("image", metavar="IMAGE")
+    parser.add_argument("mountpoint", metavar="MOUNTPOINT")
+    parser.add_argument("-o", dest="options", metavar="OPTIONS", action="append", default=[], help="mount options, with commas between")
+    parser.add_argument("-f", "--foreground", action="store_true", help="stay in front, log to standard error; SIGTERM unmounts")
+
+
+def run_helper(words: Sequence[str]) -> int:
+    """``mount.snapfs IMAGE MOUNTPOINT [-sfnv] [-N NAMESPACE] [-t TYPE] [-o OPTIONS]``, as mount(8) calls it."""
+    try:
+        options, places = getopt.gnu_getopt(list(words), "sfnvrwN:t:o:")
+    except getopt.GetoptError as exc:
+        raise CommandFailed(str(exc), MOUNT_USAGE) from exc
+    if len(places) != 2:
+        raise CommandFailed("usage: mount.snapfs IMAGE MOUNTPOINT [-o OPTIONS]", MOUNT_USAGE)
+    flags = {flag for flag, _ in options}
+    if "-f" in flags:  # fake: mount(8) wants to know what would happen, and nothing to happen
+        return OK
+    texts = [value for flag, value in options if flag == "-o"]
+    texts += [name for flag, name in (("-r", "ro"), ("-w", "rw")) if flag in flags]
+    return run(argparse.Namespace(image=places[0], mountpoint=places[1], options=texts, foreground=False))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Mount. Returns when the mount is live; in the foreground, when it has ended."""
+    from snapfs.fuse.options import parse_options
+
+    image: str = arguments.image
+    words = [word for text in arguments.options for word in text.split(",") if word]
+    remount = "remount" in words
+    options = parse_options(",".join(word for word in words if word != "remount"))
+    mountpoint = mounts.canonical(arguments.mountpoint)
+    if remount:
+        return _remount(mountpoint, read_only=options.read_only)
+    _check_mountpoint(arguments.mountpoint)
+    _check_image(image)
+    _check_system(allow_others=options.allow_other or options.allow_root)
+
+    def work(live: Callable[[], None]) -> None:
+        from snapfs.cli.serving import serve
+
+        serve(image, mountpoint, options, live)
+
+    if not arguments.foreground:
+
+        def behind(live: Callable[[], None]) -> None:
+            logs.log_to_syslog()
+            work(live)
+
+        return daemon.start(behind)
+    logs.log_to_stderr()
+    try:
+        work(lambda: notify("READY=1"))
+    finally:
+        notify("STOPPING=1")
+    return OK
+
+
+def _remount(mountpoint: str, *, read_only: bool) -> int:
+    """``-o remount``: never mounts a second time; what already is so is done, what would have to change is refused."""
+    mount = mounts.mount_at(mountpoint)
+    if mount is None or not mount.is_ours:
+        raise CommandFailed(f"{mountpoint}: no snapfs volume is mounted there", MOUNT_FAILED)
+    if read_only == ("ro" in mount.options):
+        return OK
+    raise CommandFailed(f"{mountpoint}: the options of a mounted volume cannot be changed: unmount it and mount it again", MOUNT_FAILED)
+
+
+def _check_mountpoint(path: str) -> None:
+    try:
+        status = os.stat(path)
+    except OSError as exc:
+        if exc.errno == errno.ENOENT:
+            raise CommandFailed(f"{path}: no such mount point: make the directory first", MOUNT_FAILED) from exc
+        if exc.errno == errno.ENOTCONN:
+            raise CommandFailed(
+                f"{path}: a FUSE mount is left there whose daemon has ended: run 'snapfs umount --lazy {path}'", MOUNT_FAILED
+            ) from exc
+        raise CommandFailed(f"{path}: {exc.strerror}", MOUNT_USAGE if exc.errno == errno.EACCES else MOUNT_FAILED) from exc
+    if not stat.S_ISDIR(status.st_mode):
+        raise CommandFailed(f"{path}: not a directory", MOUNT_FAILED)
+    mount = mounts.mount_at(path)
+    # systemd's automount waits on the mount point for exactly this.
+    if mount is not None and mount.fstype != "autofs":
+        what = f"{mount.source} ({mount.fstype})"
+        raise CommandFailed(f"{path}: busy: {what} is mounted there: unmount it first, or choose another directory", MOUNT_FAILED)
+
+
+def _check_image(image: str) -> None:
+    """Say where an image is mounted already. Only a courtesy: its lock is what keeps two daemons apart."""
+    found = client.of_image(image)
+    if found is not None:
+        with found:
+            place = found.call("hello")["mounted"]
+        raise CommandFailed(f"{image}: in use: mounted on {place} by process {found.pid}", MOUNT_FAILED)
+
+
+def _check_system(*, allow_others: bool) -> None:
+    """What libfuse would fail for with words of its own."""
+    if not os.path.exists("/dev/fuse"):
+        raise CommandFailed("/dev/fuse is missing: load the module (modprobe fuse), or give the container that device", MOUNT_SYSTEM)
+    if os.geteuid() == 0:
+        return
+    if shutil.which("fusermount3") is None:
+        raise CommandFailed("fusermount3 is missing: install the package fuse3", MOUNT_SYSTEM)
+    if allow_others and not _users_may_allow_others():
+        raise CommandFailed(f"allow_other and allow_root need the line 'user_allow_other' in {FUSE_CONF}", MOUNT_USAGE)
+
+
+def _users_may_allow_others() -> bool:
+    try:
+        with open(FUSE_CONF, encoding="utf-8", errors="replace") as file:
+            return any(line.strip() == "user_allow_other" for line in file)
+    except OSError:
+        return False

@@ -1,0 +1,81 @@
+"""What commands print: tables and facts for people, plain aligned text for pipes, JSON for programs.
+
+On a terminal tables and progress are drawn by rich, which is loaded only then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+#: Called with what is done and how much there is to do, in any unit.
+Progress = Callable[[int, int], None]
+
+
+def print_json(value: Any) -> None:
+    """One document. ASCII, so that a name in any encoding survives any terminal."""
+    print(json.dumps(value, indent=2, ensure_ascii=True))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns with headings; in a pipe aligned by spaces."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+        for row in rows:
+            table.add_row(*map(Text, row))
+        Console().print(table)
+        return
+    lines = [tuple(column.upper() for column in columns), *rows]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def print_facts(facts: Sequence[tuple[str, str]]) -> None:
+    """``name: value`` lines, values aligned."""
+    width = max((len(name) for name, _ in facts), default=0) + 1
+    for name, value in facts:
+        print(f"{name + ':':<{width}} {value}")
+
+
+@contextlib.contextmanager
+def progress(title: str) -> Iterator[Progress | None]:
+    """A bar on standard error when that is a terminal; else None: long work is silent in a pipe."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+
+    with Bars(console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(title, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def size_text(count: int) -> str:
+    """``1.5 GiB``"""
+    value, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB", "PiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def time_text(nanoseconds: int) -> str:
+    """A time in UTC, as snapshots are named by default but with a space, to the second."""
+    return datetime.fromtimestamp(nanoseconds // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def time_json(nanoseconds: int) -> str:
+    """A time in UTC with all its digits, ISO 8601."""
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC).strftime('%Y-%m-%dT%H:%M:%S')}.{rest:09d}Z"

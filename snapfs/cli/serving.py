@@ -1,0 +1,138 @@
+"""The life of a daemon: opens the image, restores when that was asked for, mounts, serves, and lets go in order.
+
+Runs in the daemon's process. This is where trio and pyfuse3 are loaded.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from snapfs.cli import exits, stderr
+from snapfs.cli.exits import CommandFailed
+from snapfs.errors import AccessDenied, SnapfsError, UsageError
+
+if TYPE_CHECKING:
+    import trio
+
+    from snapfs.filesystem import Filesystem
+    from snapfs.fuse.edge import Edge
+    from snapfs.fuse.options import MountOptions
+
+log = logging.getLogger("snapfs")
+
+
+def serve(image: str, mountpoint: str, options: MountOptions, live: Callable[[], None]) -> None:
+    """Mount and serve until unmounted. ``live`` is called when the mount is usable. Raises ``CommandFailed``."""
+    is_live = False
+    # libfuse and fusermount3 give their reasons on standard error, where only one line of ours may appear.
+    with stderr.captured() as complaints:
+
+        def ready() -> None:
+            nonlocal is_live
+            is_live = True
+            complaints.release()
+            log.info("%s: mounted on %s", image, mountpoint)
+            live()
+
+        try:
+            _serve(image, mountpoint, options, ready)
+        except BaseException as exc:
+            failure = explain(_single(exc), complaints.text())
+            if is_live:
+                log.critical("%s: the mount on %s has ended: %s", image, mountpoint, failure)
+            raise failure from exc
+    log.info("%s: unmounted from %s", image, mountpoint)
+
+
+def _serve(image: str, mountpoint: str, options: MountOptions, ready: Callable[[], None]) -> None:
+    from snapfs.device import open_device
+    from snapfs.filesystem import Filesystem
+    from snapfs.store.volume import Volume
+
+    device = open_device(image, read_only=options.read_only)
+    try:
+        volume = Volume.open(device, read_only=options.read_only)
+        fs = Filesystem(volume)
+        if options.restore:
+            _restore(fs, options.restore)
+        _run(fs, os.path.abspath(image), mountpoint, options, ready)
+        volume.close()
+    finally:
+        device.close()
+
+
+def _restore(fs: Filesystem, name: str) -> None:
+    """Go back to a snapshot before anyone sees the volume."""
+    from snapfs import snapshots
+    from snapfs.store.driver import commit, drive
+
+    result = drive(fs.volume, snapshots.restore, fs, name, owner=os.geteuid())
+    commit(fs.volume)
+    if result.undo is not None:
+        log.info("restored %s; the state from before is the snapshot %s", name, result.undo.name)
+
+
+def _run(fs: Filesystem, image: str, mountpoint: str, options: MountOptions, ready: Callable[[], None]) -> None:
+    import trio
+
+    from snapfs.control import mounts, registry
+    from snapfs.control.handlers import Handlers, Live
+    from snapfs.control.protocol import ControlError
+    from snapfs.control.server import ControlServer
+    from snapfs.fuse import mounting
+
+    status = os.stat(image)
+    servers: list[ControlServer] = []
+
+    async def attach(edge: Edge, nursery: trio.Nursery) -> None:
+        """Start to listen, once the kernel knows the mount."""
+        mount = mounts.mount_at(mountpoint)
+        if mount is None:
+            raise CommandFailed(f"{mountpoint}: the mount is not there", exits.MOUNT_FAILED)
+        live = Live(mount.path, image, os.getpid(), time.time_ns(), lambda: dict(edge.requests))
+        try:
+            server = ControlServer(Handlers(edge, fs, live), registry.new_socket_path(status, mount.device))
+        except ControlError as exc:
+            # The files are what matters; commands will say that the daemon cannot be asked.
+            log.warning("%s", exc)
+            return
+        servers.append(server)
+        nursery.start_soon(server.run)
+
+    try:
+        trio.run(mounting.serve, fs, mountpoint, options, ready, attach)
+    finally:
+        for server in servers:
+            server.close()
+
+
+def explain(exc: BaseException, complaint: str) -> CommandFailed:
+    """The line and exit code for what ended a mount; ``complaint`` is what libfuse and fusermount3 said meanwhile."""
+    if isinstance(exc, CommandFailed):
+        return exc
+    if isinstance(exc, UsageError | AccessDenied):
+        return CommandFailed(str(exc), exits.MOUNT_USAGE)
+    if isinstance(exc, SnapfsError):
+        return CommandFailed(str(exc), exits.MOUNT_FAILED)
+    if isinstance(exc, KeyboardInterrupt):
+        return CommandFailed("interrupted", exits.MOUNT_FAILED)
+    if isinstance(exc, MemoryError) or (isinstance(exc, OSError) and exc.errno in (errno.ENOMEM, errno.EMFILE, errno.ENFILE)):
+        return CommandFailed(f"the system is out of resources: {exc}", exits.MOUNT_SYSTEM)
+    if complaint:
+        return CommandFailed(f"mounting failed: {complaint}", exits.MOUNT_FAILED)
+    if isinstance(exc, OSError):
+        return CommandFailed(exits.describe_os_error(exc), exits.MOUNT_FAILED)
+    return CommandFailed(exits.describe_unexpected(exc), exits.MOUNT_FAILED)
+
+
+def _single(exc: BaseException) -> BaseException:
+    """The error that a nursery wrapped; of several, one that was raised on purpose."""
+    while isinstance(exc, BaseExceptionGroup):
+        on_purpose = [inner for inner in exc.exceptions if isinstance(inner, SnapfsError | CommandFailed | BaseExceptionGroup)]
+        exc = (on_purpose or list(exc.exceptions))[0]
+    return exc

@@ -1,0 +1,186 @@
+"""The commands that a volume understands, each a few calls of an engine.
+
+An engine is what reaches the core: the daemon's ``Edge``, or ``offline.OfflineEngine`` for an image that nobody has mounted. Handlers are
+written once, as coroutines, and know neither trio nor FUSE.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from snapfs import ids, snapshots
+from snapfs.control.protocol import Request, Result
+from snapfs.errors import NotDirectory, NotFound, UsageError
+from snapfs.filesystem import Filesystem
+from snapfs.snapshots import Instance, RestoreResult
+
+
+class Engine(Protocol):
+    """What handlers need. Snapshot operations are durable when they return."""
+
+    async def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Run a function of the core, with whatever it must have fetched or committed first."""
+
+    async def create_snapshot(self, name: str, *, origin: int = 0, directory: int = ids.ROOT_INO, owner: int = 0) -> Instance:
+        """See ``snapshots.create``."""
+
+    async def delete_snapshot(self, name: str) -> Any:
+        """See ``snapshots.delete``."""
+
+    async def rename_snapshot(self, name: str, new_name: str) -> Any:
+        """See ``snapshots.rename``."""
+
+    async def restore(self, name: str, owner: int = 0) -> RestoreResult:
+        """See ``snapshots.restore``."""
+
+
+@dataclass(frozen=True)
+class Live:
+    """What only a daemon knows about itself."""
+
+    mountpoint: str
+    image: str
+    pid: int
+    since_ns: int
+    requests: Callable[[], dict[str, int]]
+
+
+@dataclass
+class Handlers:
+    """Answers requests about one volume."""
+
+    engine: Engine
+    fs: Filesystem
+    live: Live | None = None
+    _commands: dict[str, tuple[dict[str, type], Callable[..., Awaitable[Result]]]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # Each command's arguments and their types; a missing one is None, so that a command says itself what it cannot do without.
+        self._commands = {
+            "hello": ({}, self.hello),
+            "info": ({}, self.info),
+            "snapshot.create": ({"name": str, "path": str}, self.snapshot_create),
+            "snapshot.list": ({}, self.snapshot_list),
+            "snapshot.show": ({"name": str}, self.snapshot_show),
+            "snapshot.rename": ({"name": str, "new_name": str}, self.snapshot_rename),
+            "snapshot.delete": ({"name": str}, self.snapshot_delete),
+            "restore": ({"name": str}, self.restore),
+        }
+
+    async def handle(self, request: Request, uid: int) -> Result:
+        """Run a request for the user ``uid``. Raises ``UsageError`` for a malformed one, and whatever the core raises."""
+        if request.command not in self._commands:
+            raise UsageError(f"unknown command {request.command!r}: is the volume mounted by another version of snapfs?")
+        types, function = self._commands[request.command]
+        for name, value in request.arguments.items():
+            if name not in types or (value is not None and not isinstance(value, types[name])):
+                raise UsageError(f"{request.command}: bad argument {name!r}")
+        return await function(uid, **{name: request.arguments.get(name) for name in types})
+
+    async def hello(self, _uid: int) -> Result:
+        """Who answers, and for which mount."""
+        live = self.live
+        return {"pid": os.getpid(), "mounted": live and live.mountpoint, "image": live and live.image}
+
+    async def info(self, _uid: int) -> Result:
+        """Facts, sizes and counters of the volume and its mount."""
+        volume, live = self.fs.volume, self.live
+        instances = await self.engine.call(snapshots.all, self.fs)
+        space = await self.engine.call(self.fs.statfs)
+        return {
+            "label": volume.label,
+            "uuid": str(volume.uuid),
+            "image": live.image if live else volume.device.path,
+            "block_size": space.block_size,
+            "size": space.blocks * space.block_size,
+            "free": space.free * space.block_size,
+            "available": space.available * space.block_size,
+            "generation": volume.generation,
+            "epoch": volume.epoch,
+            "created_ns": volume.created_ns,
+            "committed_ns": volume.committed_ns,
+            "snapshots": len(instances),
+            "read_only": volume.read_only_reason or ("as mounted" if live and volume.read_only else None),
+            "mounted": live.mountpoint if live else None,
+            "pid": live.pid if live else None,
+            "mounted_ns": live.since_ns if live else None,
+            "requests": live.requests() if live else {},
+            "counters": volume.statistics(),
+        }
+
+    async def snapshot_create(self, uid: int, name: str | None, path: str | None) -> Result:
+        """Make a snapshot of the whole volume, or of the directory at ``path``."""
+        directory = ids.ROOT_INO if path is None else await self.engine.call(directory_at, self.fs, path)
+        chosen = snapshots.default_name(time.time_ns()) if name is None else name
+        instance = await self.engine.create_snapshot(chosen, directory=directory, owner=uid)
+        return self.describe(instance, [])
+
+    async def snapshot_list(self, _uid: int) -> Result:
+        """All snapshots, oldest first."""
+        instances = await self.engine.call(snapshots.all, self.fs)
+        return {"snapshots": [self.describe(instance, instances) for instance in instances]}
+
+    async def snapshot_show(self, _uid: int, name: str | None) -> Result:
+        """One snapshot."""
+        instance = await self.engine.call(snapshots.get, self.fs, _needed("name", name))
+        return self.describe(instance, await self.engine.call(snapshots.all, self.fs))
+
+    async def snapshot_rename(self, uid: int, name: str | None, new_name: str | None) -> Result:
+        """Give a snapshot another name."""
+        wanted = _needed("new_name", new_name)
+        await self.engine.rename_snapshot(_needed("name", name), wanted)
+        return await self.snapshot_show(uid, wanted)
+
+    async def snapshot_delete(self, _uid: int, name: str | None) -> Result:
+        """Delete a snapshot. Its space comes back behind."""
+        await self.engine.delete_snapshot(_needed("name", name))
+        return {"name": name}
+
+    async def restore(self, uid: int, name: str | None) -> Result:
+        """Go back to a snapshot."""
+        result = await self.engine.restore(_needed("name", name), owner=uid)
+        undo = self.describe(result.undo, []) if result.undo else None
+        return {"name": name, "changed": result.changed, "undo": undo}
+
+    @staticmethod
+    def describe(instance: Instance, others: list[Instance]) -> Result:
+        """An instance as commands report it; ``origin`` is the name of the snapshot that it was made from."""
+        origin = next((other.name for other in others if other.id == instance.origin), None) if instance.origin else None
+        return {
+            "name": instance.name,
+            "id": instance.id,
+            "created_ns": instance.created_ns,
+            "changed_ns": instance.changed_ns,
+            "owner": instance.owner,
+            "path": instance.path,
+            "origin": origin,
+            "epoch": instance.epoch,
+        }
+
+
+def directory_at(fs: Filesystem, path: str) -> int:
+    """The inode number of a directory of the base, from its path in the volume. Raises ``NotFound``, ``NotDirectory``."""
+    number = ids.ROOT_INO
+    for name in os.fsencode(path).split(b"/"):
+        if name in (b"", b"."):
+            continue
+        if name == b"..":
+            raise UsageError(f"{path}: '..' has no place in a path of the volume")
+        try:
+            inode = fs.lookup(fs.base, number, name)
+        except NotFound:
+            raise NotFound(f"{path}: no such directory in the volume") from None
+        number = inode.ino
+        if inode.mode & 0o170000 != 0o040000:
+            raise NotDirectory(f"{path}: not a directory")
+    return number
+
+
+def _needed(argument: str, value: str | None) -> str:
+    if value is None:
+        raise UsageError(f"argument {argument!r} is missing")
+    return value

@@ -1,0 +1,80 @@
+"""The engine for an image that nobody has mounted: the core, driven synchronously in this process.
+
+It has the daemon's interface, so that the same handlers serve both. Its coroutines never wait, so ``run`` needs no event loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, TypeVar
+
+from snapfs import ids, snapshots
+from snapfs.control.handlers import Handlers
+from snapfs.device import open_device
+from snapfs.filesystem import Filesystem
+from snapfs.snapshots import Instance, RestoreResult
+from snapfs.store.driver import commit, drive
+from snapfs.store.volume import Volume
+
+T = TypeVar("T")
+
+
+class OfflineEngine:
+    """See ``handlers.Engine``. Every change is committed before its call returns."""
+
+    def __init__(self, fs: Filesystem) -> None:
+        self.fs = fs
+
+    async def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Run a function of the core."""
+        return drive(self.fs.volume, function, *args, **kwargs)
+
+    async def create_snapshot(self, name: str, *, origin: int = 0, directory: int = ids.ROOT_INO, owner: int = 0) -> Instance:
+        """Make a snapshot."""
+        return self._durable(snapshots.create, name, origin=origin, directory=directory, owner=owner)
+
+    async def delete_snapshot(self, name: str) -> Instance:
+        """Delete a snapshot and take its space back at once: there is no daemon that could do it later."""
+        instance = self._durable(snapshots.delete, name)
+        while drive(self.fs.volume, self.fs.work):
+            pass
+        commit(self.fs.volume)
+        return instance
+
+    async def rename_snapshot(self, name: str, new_name: str) -> Instance:
+        """Rename a snapshot."""
+        return self._durable(snapshots.rename, name, new_name)
+
+    async def restore(self, name: str, owner: int = 0) -> RestoreResult:
+        """Go back to a snapshot."""
+        return self._durable(snapshots.restore, name, owner=owner)
+
+    def _durable(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        result: T = drive(self.fs.volume, function, self.fs, *args, **kwargs)
+        commit(self.fs.volume)
+        return result
+
+
+@contextlib.contextmanager
+def opened(path: str, *, write: bool) -> Iterator[Handlers]:
+    """Handlers for the volume in an image, which is locked meanwhile. Raises ``VolumeBusy``, ``VolumeError``, ``DeviceError``."""
+    device = open_device(path, read_only=not write)
+    try:
+        volume = Volume.open(device, read_only=not write)
+        fs = Filesystem(volume)
+        yield Handlers(OfflineEngine(fs), fs)
+        volume.close()
+    finally:
+        device.close()
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never waits."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    coroutine.close()
+    raise RuntimeError("an offline engine has nothing to wait for")

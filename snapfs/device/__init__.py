@@ -1,0 +1,10 @@
+"""What stores a volume's bytes: an image file, a block device, or memory.
+
+Nothing here knows what the bytes mean.
+"""
+
+from snapfs.device.base import Device
+from snapfs.device.image import ImageDevice, open_device
+from snapfs.device.memory import MemoryDevice
+
+__all__ = ["Device", "ImageDevice", "MemoryDevice", "open_device"]

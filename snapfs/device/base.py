@@ -1,0 +1,39 @@
+"""The interface between the store and what stores its bytes: five operations."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Device(Protocol):
+    """A range of ``size`` bytes.
+
+    Reads and writes are exact: a short transfer is a ``DeviceError``. A write may be lost by a power cut
+    until ``flush`` has returned, and two unflushed writes may reach the medium in either order.
+    """
+
+    path: str
+    size: int
+    read_only: bool
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Read ``length`` bytes at ``offset``; may block. Raises ``DeviceError``."""
+        ...
+
+    def read_nowait(self, offset: int, length: int) -> bytes | None:
+        """The same when no medium has to be waited for, else None."""
+        ...
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """Write all of ``data`` at ``offset``. Raises ``DeviceError``, ``DeviceFull``."""
+        ...
+
+    def flush(self) -> None:
+        """Return when everything written before is durable. Raises ``DeviceError``."""
+        ...
+
+    def close(self) -> None:
+        """Give the device and its lock back."""
+        ...

@@ -1,0 +1,128 @@
+"""Image files and block devices.
+
+Both are read and written through the host's page cache: a write costs a copy, ``flush`` makes it durable, and
+``read_nowait`` finds what the cache holds. Cold reads are for worker threads.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import struct
+
+from snapfs.device.base import Buffer
+from snapfs.device.locking import lock_exclusively
+from snapfs.errors import DeviceError, DeviceFull
+
+#: ioctl that tells the size of a block device in bytes (linux/fs.h).
+BLKGETSIZE64 = 0x80081272
+
+#: What ``preadv2`` answers where the filesystem below has no non-blocking reads.
+_NOWAIT_UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+
+class ImageDevice:
+    """An open image file or block device."""
+
+    def __init__(self, descriptor: int, path: str, size: int, read_only: bool) -> None:
+        self.path = path
+        self.size = size
+        self.read_only = read_only
+        self._descriptor = descriptor
+        self._nowait = True
+
+    def read(self, offset: int, length: int) -> bytes:
+        """See ``Device.read``."""
+        if offset < 0 or offset + length > self.size:
+            raise DeviceError(f"{self.path}: read of {length} bytes at {offset} is outside the device")
+        try:
+            data = os.pread(self._descriptor, length, offset)
+            while len(data) < length:
+                more = os.pread(self._descriptor, length - len(data), offset + len(data))
+                if not more:
+                    raise DeviceError(f"{self.path}: the image ends at {offset + len(data)}, {length - len(data)} bytes are missing")
+                data += more
+        except OSError as exc:
+            raise self._failed("read", offset, exc) from exc
+        return data
+
+    def read_nowait(self, offset: int, length: int) -> bytes | None:
+        """See ``Device.read_nowait``; a partial hit counts as a miss."""
+        if not self._nowait:
+            return None
+        buffer = bytearray(length)
+        try:
+            count = os.preadv(self._descriptor, [buffer], offset, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return None
+        except OSError as exc:
+            if exc.errno in _NOWAIT_UNSUPPORTED:
+                self._nowait = False
+                return None
+            raise self._failed("read", offset, exc) from exc
+        return bytes(buffer) if count == length else None
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """See ``Device.write``."""
+        if offset < 0 or offset + len(data) > self.size:
+            raise DeviceError(f"{self.path}: write of {len(data)} bytes at {offset} is outside the device")
+        try:
+            count = os.pwrite(self._descriptor, data, offset)
+            while count < len(data):
+                with memoryview(data) as view:
+                    count += os.pwrite(self._descriptor, view[count:], offset + count)
+        except OSError as exc:
+            raise self._failed("write", offset, exc) from exc
+
+    def flush(self) -> None:
+        """See ``Device.flush``."""
+        try:
+            os.fdatasync(self._descriptor)
+        except OSError as exc:
+            raise self._failed("flush", 0, exc) from exc
+
+    def close(self) -> None:
+        """Close the file, which gives the lock back. Further calls do nothing."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _failed(self, what: str, offset: int, exc: OSError) -> DeviceError:
+        kind = DeviceFull if exc.errno in (errno.ENOSPC, errno.EDQUOT) else DeviceError
+        return kind(f"{self.path}: {what} at {offset} failed: {exc.strerror}")
+
+
+def open_device(path: str, *, read_only: bool = False, lock: bool = True) -> ImageDevice:
+    """Open an image file or block device; with ``lock``, for this process alone.
+
+    Raises ``DeviceError`` when it cannot be opened or is neither, ``VolumeBusy`` when another process has it.
+    """
+    flags = os.O_CLOEXEC | (os.O_RDONLY if read_only else os.O_RDWR)
+    try:
+        if lock and stat.S_ISBLK(os.stat(path).st_mode):
+            flags |= os.O_EXCL  # the kernel then refuses devices that it has mounted itself
+        descriptor = os.open(path, flags)
+    except OSError as exc:
+        if exc.errno == errno.EBUSY:
+            raise DeviceError(f"{path}: in use by the kernel or another program") from exc
+        raise DeviceError(f"{path}: cannot be opened: {exc.strerror}") from exc
+    try:
+        size = _size(descriptor, path)
+        if lock:
+            lock_exclusively(descriptor, path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return ImageDevice(descriptor, path, size, read_only)
+
+
+def _size(descriptor: int, path: str) -> int:
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode):
+        return status.st_size
+    if stat.S_ISBLK(status.st_mode):
+        answer = fcntl.ioctl(descriptor, BLKGETSIZE64, bytes(8))
+        return int(struct.unpack("=Q", answer)[0])
+    raise DeviceError(f"{path}: neither a regular file nor a block device")

@@ -1,0 +1,51 @@
+"""The exclusive lock on an image: one process at a time may have a volume open.
+
+``flock`` is used because it belongs to the open file, so it lasts exactly as long as the daemon keeps the image open,
+whatever way the daemon ends. ``/proc/locks`` tells who holds it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from snapfs.errors import VolumeBusy
+
+
+def lock_exclusively(descriptor: int, path: str) -> None:
+    """Take the lock without waiting. Raises ``VolumeBusy`` that names the holder."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise VolumeBusy(busy_message(descriptor, path)) from None
+
+
+def busy_message(descriptor: int, path: str) -> str:
+    """Say by which process the image is in use, as far as this user may know."""
+    pid = lock_holder(descriptor)
+    if pid is None:
+        return f"{path}: in use by another process"
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+        command = b" ".join(words).decode(errors="replace")
+    except OSError:
+        command = ""
+    return f"{path}: in use by process {pid}" + (f" ({command})" if command else "")
+
+
+def lock_holder(descriptor: int) -> int | None:
+    """The process id that holds a ``flock`` on the same file, or None when it cannot be known."""
+    status = os.fstat(descriptor)
+    # The kernel prints the device of the file's filesystem in hexadecimal and the inode in decimal.
+    name = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    try:
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        words = line.split()
+        if len(words) >= 6 and words[1] == "FLOCK" and words[5] == name:
+            pid = int(words[4])
+            return pid if pid > 0 else None
+    return None

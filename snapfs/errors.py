@@ -1,0 +1,200 @@
+"""The one exception tree of snapfs.
+
+::
+
+    SnapfsError
+    ├── DeviceError                the device failed a read, write or flush
+    │   └── DeviceFull             no space below a sparse image
+    ├── VolumeError                what is on the device cannot be used
+    │   ├── NotAVolume             no superblock of ours
+    │   ├── UnsupportedVersion     a newer format, or an unknown feature
+    │   ├── Truncated              the device is shorter than the volume
+    │   └── CorruptBlock           a checksum or a schema does not hold
+    ├── VolumeBusy                 another process uses the image
+    ├── UsageError                 an argument that cannot be
+    ├── SnapshotError
+    │   ├── NoSuchSnapshot
+    │   ├── NameTaken
+    │   ├── BadName
+    │   ├── TooManySnapshots
+    │   └── SnapshotBusy
+    └── FsError                    results of file operations, one class for each errno
+        ├── NotFound, Exists, NotDirectory, IsDirectory, NotEmpty, ...
+        ├── NoSpace
+        └── ReadOnly
+
+    Interrupt                      control flow of plan, fetch, apply: never shown to a user
+    ├── NotCached
+    └── CommitNeeded
+
+A message is one line that says what is wrong and, where there is something to do, what to do.
+The mapping to errno values is in ``snapfs.fuse.errno`` and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from snapfs.store.cache import Want
+
+
+class SnapfsError(Exception):
+    """Base of every error that snapfs raises on purpose."""
+
+
+class DeviceError(SnapfsError):
+    """The device failed a read, a write or a flush."""
+
+
+class DeviceFull(DeviceError):
+    """What stores the image has no space left (a sparse image on a full disk)."""
+
+
+class VolumeError(SnapfsError):
+    """What is on the device cannot be used as a volume."""
+
+
+class NotAVolume(VolumeError):
+    """The device holds no snapfs superblock."""
+
+
+class UnsupportedVersion(VolumeError):
+    """The volume was written by a newer snapfs, or has a feature that this one does not know."""
+
+
+class Truncated(VolumeError):
+    """The device is shorter than the volume that its superblock describes."""
+
+
+class CorruptBlock(VolumeError):
+    """A block fails its checksum or its schema. Files get EIO for it, never wrong data."""
+
+
+class VolumeBusy(SnapfsError):
+    """Another process has the image open; the message says which."""
+
+
+class UsageError(SnapfsError):
+    """An argument that cannot be."""
+
+
+class SnapshotError(SnapfsError):
+    """A snapshot operation that cannot be done."""
+
+
+class NoSuchSnapshot(SnapshotError):
+    """No live instance has that name."""
+
+
+class NameTaken(SnapshotError):
+    """A live instance has that name already."""
+
+
+class BadName(SnapshotError):
+    """Not a name for a snapshot."""
+
+
+class TooManySnapshots(SnapshotError):
+    """Every bit of the counting bitmap is in use."""
+
+
+class SnapshotBusy(SnapshotError):
+    """The instance is being deleted, or is in use in a way that forbids this."""
+
+
+class FsError(SnapfsError):
+    """A file operation that ends with an errno."""
+
+
+class NotFound(FsError):
+    """ENOENT"""
+
+
+class Exists(FsError):
+    """EEXIST"""
+
+
+class NotDirectory(FsError):
+    """ENOTDIR"""
+
+
+class IsDirectory(FsError):
+    """EISDIR"""
+
+
+class NotEmpty(FsError):
+    """ENOTEMPTY"""
+
+
+class CrossView(FsError):
+    """EXDEV: rename or link between two views."""
+
+
+class NotPermitted(FsError):
+    """EPERM"""
+
+
+class AccessDenied(FsError):
+    """EACCES"""
+
+
+class InvalidArgument(FsError):
+    """EINVAL"""
+
+
+class NameTooLong(FsError):
+    """ENAMETOOLONG"""
+
+
+class TooManyLinks(FsError):
+    """EMLINK"""
+
+
+class FileTooBig(FsError):
+    """EFBIG"""
+
+
+class NoAttribute(FsError):
+    """ENODATA"""
+
+
+class NotSupported(FsError):
+    """EOPNOTSUPP"""
+
+
+class TooBig(FsError):
+    """E2BIG: an extended attribute value above the limit."""
+
+
+class OutOfRange(FsError):
+    """ERANGE"""
+
+
+class StaleInode(FsError):
+    """ESTALE: the inode, or its whole view, is gone."""
+
+
+class NoSpace(FsError):
+    """ENOSPC"""
+
+
+class ReadOnly(FsError):
+    """EROFS"""
+
+
+class Interrupt(Exception):  # noqa: N818 - control flow, not an error
+    """Base of what the core raises to ask its driver for something, before it has changed anything."""
+
+
+class NotCached(Interrupt):
+    """These are needed in memory: fetch them, admit them, and call again."""
+
+    def __init__(self, wants: Sequence[Want]) -> None:
+        super().__init__(wants)
+        self.wants = wants
+
+
+class CommitNeeded(Interrupt):
+    """Blocks wait for a commit before they can be used again, and are needed: commit and call again."""

@@ -1,0 +1,1 @@
+"""Commit, recovery, allocation, records, instances and block maps: what makes a device a volume."""

@@ -1,0 +1,279 @@
+"""Allocation: which blocks are free, which are held, and by whom (A4, A6, A8; I1, I2, I3, I5).
+
+Planning (``need``, ``prepare``) may raise ``NotCached``, ``CommitNeeded`` or ``NoSpace`` and changes nothing that matters; what
+follows (``allocate``, ``free``, ``record``) cannot fail.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from snapfs.blocks.group_header import ENTRY_SLOT, ENTRY_WRITTEN, GroupEntry
+from snapfs.errors import CommitNeeded, CorruptBlock, NoSpace, NotCached
+from snapfs.store.cache import Want
+from snapfs.store.group import Group
+
+if TYPE_CHECKING:
+    from snapfs.blocks.geometry import Geometry
+    from snapfs.store.cache import BlockCache
+    from snapfs.store.holders import HolderSets
+
+#: Blocks per group, at least, that make a group worth allocating from while another has more.
+ROOMY = 16
+
+#: Clean groups kept in memory beyond those in use.
+GROUPS_KEPT = 256
+
+Waiting = tuple[int, int, int]  # group, offset, length
+
+
+class Allocator:
+    """The groups of a volume. Blocks are numbered over the whole volume; runs never cross a group."""
+
+    def __init__(self, geometry: Geometry, holders: HolderSets, cache: BlockCache, entries: list[GroupEntry]) -> None:
+        self.geometry = geometry
+        self.holders = holders
+        self.cache = cache
+        self.entries = entries
+        self.groups: dict[int, Group] = {}
+        self.waiting: list[Waiting] = []
+        self.free = sum(entry.free for entry in entries)
+        self.available = self.free
+        self.held = sum(entry.snapshot for entry in entries)
+        self.in_flight = 0  # waiting blocks of a sealed generation
+        self.reserve = min(16384, max(32, geometry.blocks // 64))
+        self._window: list[int] = []
+        self._shift = geometry.group_span.bit_length() - 1
+        self._mask = geometry.group_span - 1
+
+    # Planning
+
+    def want(self, group: int) -> Want:
+        """What to fetch to load a group."""
+        return Want("group", group, self.entries[group].checksum)
+
+    def need(self, runs: Iterable[tuple[int, int]]) -> None:
+        """Make sure that the groups of these (block, length) runs are loaded."""
+        groups = self.groups
+        missing = None
+        for start, length in runs:
+            for number in range(start >> self._shift, ((start + length - 1) >> self._shift) + 1):
+                if number not in groups:
+                    missing = missing or set()
+                    missing.add(number)
+        if missing:
+            self._load(missing)
+
+    def need_block(self, block: int) -> None:
+        """The same for one block."""
+        number = block >> self._shift
+        if number not in self.groups:
+            self._load({number})
+
+    def need_groups(self, numbers: Iterable[int]) -> None:
+        """The same for groups by their numbers."""
+        missing = {number for number in numbers if number not in self.groups}
+        if missing:
+            self._load(missing)
+
+    def _load(self, missing: set[int]) -> None:
+        wants = []
+        for number in sorted(missing):
+            if not 0 <= number < len(self.entries):
+                raise CorruptBlock(f"a pointer names block {number << self._shift}, which is outside the volume")
+            if self.entries[number].flags & ENTRY_WRITTEN:
+                wants.append(self.want(number))
+            else:
+                self.admit(Group.empty(self.geometry, number))
+        if wants:
+            raise NotCached(wants)
+
+    def admit(self, group: Group) -> None:
+        """A group was loaded. Clean groups that were not used for long make room for it."""
+        if group.number in self.groups:
+            return
+        if len(self.groups) >= GROUPS_KEPT:
+            for number in [n for n, g in self.groups.items() if not (g.dirty or g.pinned or g.fresh_count or n in self._window)][: GROUPS_KEPT // 4]:
+                del self.groups[number]
+        entry = self.entries[group.number]
+        if entry.flags & ENTRY_WRITTEN:
+            group.slot = entry.flags & ENTRY_SLOT
+        self.groups[group.number] = group
+
+    def prepare(self, count: int, *, urgent: bool = False, metadata: int = 0) -> None:
+        """Make sure that ``count`` blocks can be allocated now, and that this leaves what the next commit needs.
+
+        ``metadata`` is what the commit needs besides; ``urgent`` may use the reserve: for commits and for what frees space.
+        """
+        least = count + metadata + (0 if urgent else self.reserve)
+        if self.available < least:
+            if self.waiting or self.in_flight:
+                raise CommitNeeded
+            raise NoSpace("no space left on the volume")
+        room = sum(self.groups[number].available for number in self._window if number in self.groups)
+        while room < count:
+            number = self._choose()
+            if number not in self.groups:
+                self._load({number})
+            self._window.append(number)
+            room += self.groups[number].available
+
+    def _choose(self) -> int:
+        """The next group to allocate from: the first that is roomy, else the one with most room."""
+        best, most = -1, 0
+        threshold = self.geometry.group_span // ROOMY
+        window = set(self._window)
+        for number, entry in enumerate(self.entries):
+            if number in window:
+                continue
+            group = self.groups.get(number)
+            room = group.available if group else entry.free
+            if room >= threshold:
+                return number
+            if room > most:
+                best, most = number, room
+        if best < 0:
+            raise CommitNeeded
+        return best
+
+    @property
+    def window(self) -> list[int]:
+        """The groups that allocation draws from."""
+        return self._window
+
+    # Changing
+
+    def allocate(self, count: int) -> list[tuple[int, int]]:
+        """Allocate ``count`` blocks that ``prepare`` has found; as (block, length) runs."""
+        out = []
+        self.available -= count
+        self.free -= count
+        while count:
+            if not self._window:
+                raise CorruptBlock("the free counts of the groups promise more blocks than their bitmaps have")
+            group = self.groups[self._window[0]]
+            if not group.available:
+                self._window.pop(0)
+                continue
+            offset, length = group.take(count)
+            out.append((group.start + offset, length))
+            count -= length
+            # Stay with a group until it is nearly full, then let the next search find a better one.
+            if group.available * ROOMY < self.geometry.group_span and len(self._window) == 1 and not count:
+                self._window.clear()
+        return out
+
+    def is_fresh(self, block: int, length: int = 1) -> bool:
+        """Was the run allocated in the open generation? Its group must be loaded."""
+        group = self.groups[block >> self._shift]
+        offset = block & self._mask
+        return group.is_fresh(offset, offset + length)
+
+    def free_run(self, start: int, length: int) -> None:
+        """Free blocks of loaded groups, and whatever records and snapshot bits they have (A8)."""
+        self.cache.forget(start, length)
+        for group, low, high in self._split(start, length):
+            if group.records:
+                self._record(group, low, high, None)
+            if group.snapshot_count:
+                self.held -= group.snapshot_count
+                group.mark_snapshot(low, high, 0)
+                self.held += group.snapshot_count
+            before = group.available
+            waiting = group.release(low, high)
+            self.available += group.available - before
+            self.free += high - low
+            self.waiting += [(group.number, offset, size) for offset, size in waiting]
+
+    def record(self, start: int, length: int, holders: int | None, *, held: bool) -> None:
+        """Give blocks a record that names a holder set (None: no record), and set or clear their snapshot bits."""
+        for group, low, high in self._split(start, length):
+            self._record(group, low, high, holders)
+            before = group.snapshot_count
+            group.mark_snapshot(low, high, int(held))
+            self.held += group.snapshot_count - before
+
+    def pieces(self, start: int, length: int) -> list[tuple[int, int, int | None]]:
+        """Cut a run by its records: (block, length, holder set or None)."""
+        out: list[tuple[int, int, int | None]] = []
+        for group, low, high in self._split(start, length):
+            if group.records:
+                out += [(group.start + a, b - a, value) for a, b, value in group.records.pieces(low, high)]
+            else:
+                out.append((group.start + low, high - low, None))
+        return out
+
+    def _record(self, group: Group, low: int, high: int, holders: int | None) -> None:
+        if holders is not None:
+            self.holders.adjust(holders, high - low)  # before the old ones, so that a set that stays is not forgotten
+        for start, end, old in group.records.pieces(low, high):
+            if old is not None:
+                self.holders.adjust(old, start - end)
+        group.records.assign(low, high, holders)
+        group.dirty = group.records_dirty = True
+
+    def _split(self, start: int, length: int) -> list[tuple[Group, int, int]]:
+        out = []
+        end = start + length
+        while start < end:
+            group = self.groups[start >> self._shift]
+            low = start & self._mask
+            high = min(low + end - start, self._mask + 1)
+            out.append((group, low, high))
+            start += high - low
+        return out
+
+    # Commit
+
+    def seal(self) -> list[Waiting]:
+        """The open generation is sealed: hand over what waits for it, and start a new one."""
+        waiting, self.waiting = self.waiting, []
+        self.in_flight += sum(length for _, _, length in waiting)
+        for number in {number for number, _, _ in waiting}:
+            self.groups[number].pinned += 1
+        for group in self.groups.values():
+            if group.dirty or group.fresh_count:
+                group.sealed()
+        return waiting
+
+    def released(self, waiting: list[Waiting]) -> None:
+        """The generation is durable: what was freed in it may be allocated again (I5)."""
+        for number, offset, length in waiting:
+            group = self.groups[number]
+            group.busy[offset : offset + length] = 0
+            group.available += length
+            self.available += length
+            self.in_flight -= length
+        for number in {number for number, _, _ in waiting}:
+            self.groups[number].pinned -= 1
+
+    def dirty_groups(self) -> list[Group]:
+        """Groups that the next commit must write."""
+        return sorted((group for group in self.groups.values() if group.dirty), key=lambda group: group.number)
+
+
+def fresh_entries(geometry: Geometry) -> list[GroupEntry]:
+    """The group table of a volume whose groups were never written."""
+    return [GroupEntry(0, 0, geometry.group_length(n) - geometry.fixed_blocks(n), 0, 0, 0) for n in range(geometry.groups)]
+
+
+def pointer_runs(words: array[int], low: int, high: int, block_mask: int) -> list[tuple[int, int, int]]:
+    """Contiguous runs (block, length, epoch) that pointers ``low`` to ``high`` of a pointer block name; holes are left out."""
+    out: list[tuple[int, int, int]] = []
+    start = length = epoch = 0
+    for index in range(2 * low, 2 * high, 2):
+        block = words[index] & block_mask
+        if not block:
+            continue
+        born = words[index + 1] & 0xFFFF_FFFF
+        if block == start + length and born == epoch and length:
+            length += 1
+        else:
+            if length:
+                out.append((start, length, epoch))
+            start, length, epoch = block, 1, born
+    if length:
+        out.append((start, length, epoch))
+    return out

@@ -1,0 +1,64 @@
+"""The block cache: decoded metadata blocks by block number, clean ones only.
+
+A clean block never changes: dirty copies live in the trees that changed them and come here when a generation is sealed. What a
+block number stands for changes only when the block is freed, and freeing forgets it here. The two generations of the
+cache cost one dictionary look-up for a hit and keep what was used recently.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Want(NamedTuple):
+    """A block that is needed in memory; ``kind`` says how to decode it. For a group, ``block`` is its number."""
+
+    kind: str
+    block: int
+    checksum: int
+
+
+class BlockCache:
+    """Holds at least ``capacity`` and at most twice as many decoded blocks."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.hits = 0
+        self.misses = 0
+        self._young: dict[int, Any] = {}
+        self._old: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)
+
+    def get(self, block: int) -> Any:
+        """The decoded block, None when it is not here."""
+        found = self._young.get(block)
+        if found is None:
+            found = self._old.pop(block, None)
+            if found is None:
+                self.misses += 1
+                return None
+            self.put(block, found)
+        self.hits += 1
+        return found
+
+    def put(self, block: int, decoded: Any) -> None:
+        """Keep a decoded block."""
+        self._young[block] = decoded
+        if len(self._young) > self.capacity:
+            self._old = self._young
+            self._young = {}
+
+    def forget(self, start: int, length: int) -> None:
+        """The blocks are free: whatever they held is history."""
+        if self._young or self._old:
+            young, old = self._young, self._old
+            for block in range(start, start + length):
+                young.pop(block, None)
+                old.pop(block, None)
+
+    def clear(self) -> None:
+        """Forget everything (tests, and a restore of what the cache has no part in)."""
+        self._young = {}
+        self._old = {}

@@ -1,0 +1,125 @@
+"""A group in memory: both bitmaps, the records of its blocks, and what must not be allocated yet.
+
+``blocks`` is the block bitmap as the next commit writes it. ``busy`` is what allocation goes by: the same, and also blocks that
+were freed in a generation that is not durable yet (I5). ``fresh`` marks blocks allocated in the open generation: no durable
+generation reaches them, so they may be overwritten in place and used again at once. Offsets are relative to the group.
+"""
+
+from __future__ import annotations
+
+from bitarray import bitarray
+
+from snapfs.blocks.geometry import Geometry
+from snapfs.store.runs import RunMap
+
+
+class Group:
+    """One loaded group. ``free`` counts zeros of ``blocks``, ``available`` zeros of ``busy``."""
+
+    __slots__ = ("available", "blocks", "busy", "cursor", "dirty", "free", "fresh", "fresh_count", "number", "pinned", "records", "records_dirty", "slot", "snapshot", "snapshot_count", "spill", "start")
+
+    def __init__(self, number: int, start: int, blocks: bitarray, snapshot: bitarray, records: RunMap, slot: int, spill: tuple[tuple[int, int], ...]) -> None:
+        self.number = number
+        self.start = start
+        self.blocks = blocks
+        self.busy = blocks.copy()
+        self.snapshot = snapshot
+        self.records = records
+        self.fresh = bitarray(endian="little")
+        self.fresh_count = 0
+        self.free = blocks.count(0)
+        self.available = self.free
+        self.snapshot_count = snapshot.count(1)
+        self.slot = slot  # the slot that holds the newest sealed state
+        self.spill = spill
+        self.cursor = 0
+        self.dirty = False
+        self.records_dirty = False
+        self.pinned = 0  # generations in flight that hold blocks of this group back
+
+    @classmethod
+    def empty(cls, geometry: Geometry, number: int) -> Group:
+        """A group that was never written: only its fixed metadata is allocated."""
+        blocks = bitarray(geometry.group_span, endian="little")
+        blocks.setall(0)
+        for start, end in geometry.fixed_ranges(number):
+            blocks[start:end] = 1
+        snapshot = bitarray(geometry.group_span, endian="little")
+        snapshot.setall(0)
+        return cls(number, geometry.group_start(number), blocks, snapshot, RunMap(), 1, ())
+
+    def take(self, limit: int) -> tuple[int, int]:
+        """Allocate the next free run of at most ``limit`` blocks after the cursor; (offset, length). ``available`` must not be 0."""
+        busy = self.busy
+        start = busy.find(0, self.cursor)
+        if start < 0:
+            start = busy.find(0)
+        stop = min(start + limit, len(busy))
+        end = busy.find(1, start, stop) if stop - start > 1 else -1
+        if end < 0:
+            end = stop
+        busy[start:end] = 1
+        self.blocks[start:end] = 1
+        if not self.fresh:
+            self.fresh = bitarray(len(busy), endian="little")
+            self.fresh.setall(0)
+        self.fresh[start:end] = 1
+        length = end - start
+        self.fresh_count += length
+        self.free -= length
+        self.available -= length
+        self.cursor = end
+        self.dirty = True
+        return start, length
+
+    def is_fresh(self, start: int, end: int) -> bool:
+        """Were all these blocks allocated in the open generation?"""
+        return bool(self.fresh_count) and self.fresh.count(1, start, end) == end - start
+
+    def release(self, start: int, end: int) -> list[tuple[int, int]]:
+        """Clear blocks in the block bitmap; returns the runs (offset, length) that must wait for the commit."""
+        length = end - start
+        self.blocks[start:end] = 0
+        self.free += length
+        self.dirty = True
+        if not self.fresh_count:
+            return [(start, length)]
+        fresh = self.fresh.count(1, start, end)
+        if not fresh:
+            return [(start, length)]
+        if fresh == length:
+            self._reuse(start, end)
+            return []
+        waiting = []
+        position = start
+        while position < end:
+            value = self.fresh[position]
+            stop = self.fresh.find(not value, position, end)
+            stop = end if stop < 0 else stop
+            if value:
+                self._reuse(position, stop)
+            else:
+                waiting.append((position, stop - position))
+            position = stop
+        return waiting
+
+    def _reuse(self, start: int, end: int) -> None:
+        self.busy[start:end] = 0
+        self.fresh[start:end] = 0
+        self.fresh_count -= end - start
+        self.available += end - start
+
+    def mark_snapshot(self, start: int, end: int, value: int) -> None:
+        """Set or clear bits of the snapshot bitmap."""
+        held = self.snapshot.count(1, start, end)
+        self.snapshot[start:end] = value
+        self.snapshot_count += (end - start if value else 0) - held
+        self.dirty = True
+
+    def sealed(self) -> None:
+        """The open generation was sealed: what it allocated is no longer to be overwritten."""
+        if self.fresh_count:
+            self.fresh.setall(0)
+            self.fresh_count = 0
+        self.dirty = False
+        self.records_dirty = False

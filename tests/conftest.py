@@ -1,0 +1,357 @@
+"""Fixtures that every test may use. What they promise:
+
+``run_snapfs(*arguments, code=0, ...)``
+    Runs the command line in a process of its own, fails unless it exits with ``code``, and returns the
+    ``CompletedProcess`` (text). ``code=None`` accepts any.
+
+``snapfs_command(*arguments) -> list[str]``
+    The same command line as a list, for a test that starts the process itself.
+
+``images``
+    Makes volumes: ``images.make(size="64M", block_size=4096, label="", name="volume.img") -> Path``. When the test ends,
+    every one of them is checked; findings fail the test, and the image is kept (the message says where).
+    ``images.expect_damage(path)`` takes one out of that, for tests that damage it on purpose.
+
+``volume_image``
+    One fresh volume of 64 MiB: its path, checked at the end as above.
+
+``mounted``
+    A fresh volume, mounted through the command line. The object has
+
+    - ``path``     the mount point (``mounted / "name"`` is short for ``mounted.path / "name"``)
+    - ``image``    the image or device behind it
+    - ``run(*arguments, code=0)``           as ``run_snapfs``
+    - ``snapshot(name)``, ``view(name)``    make a snapshot; the path of ``.snap/NAME``
+    - ``unmount()``, ``mount(options="")``, ``remount(options="")``
+    - ``kill()``   kill -9 the daemon and detach the dead mount
+
+    At the end it is unmounted and the image checked, as above. Mount options or another size come by a
+    marker: ``@pytest.mark.volume(size="1G", options="noatime", block_size=8192)``.
+
+``mount_volume``
+    The same for tests that need several: ``mount_volume(image=None, options="", size="64M") -> Mounted``.
+
+``loop_device``
+    A formatted loop device (needs root): its path. ``make_loop(path)`` gives a loop device for a file.
+
+``wait_until(condition, limit=10.0, what="...")``
+    Waits, without a fixed sleep, until ``condition()`` is true; fails after ``limit`` seconds.
+
+Images live in pytest's ``tmp_path``. The image of a failing check is moved to the directory that
+``SNAPFS_KEEP`` names (default: ``snapfs-kept`` in the temporary directory).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+#: The tree under test, for every process that a test starts, whether or not it is installed.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+
+#: No command of a test may take longer than this; a hang is a failure with the command's name on it.
+COMMAND_LIMIT = 120.0
+
+#: Exit codes of ``snapfs check`` that mean "clean".
+CLEAN = 0
+
+
+def snapfs_command(*arguments: str | os.PathLike[str]) -> list[str]:
+    """The command line as the tests call it: the interpreter that runs the tests, the tree under test."""
+    return [sys.executable, "-m", "snapfs.cli", *map(os.fspath, arguments)]
+
+
+def _run(
+    *arguments: str | os.PathLike[str],
+    code: int | None = 0,
+    env: dict[str, str] | None = None,
+    **options: Any,
+) -> subprocess.CompletedProcess[str]:
+    command = snapfs_command(*arguments)
+    result = subprocess.run(
+        command,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=options.pop("limit", COMMAND_LIMIT),
+        env={**os.environ, **(env or {})},
+        **options,
+    )
+    if code is not None and result.returncode != code:
+        pytest.fail(
+            f"snapfs {' '.join(command[3:])}\nexit code {result.returncode}, expected {code}\n"
+            f"--- stdout\n{result.stdout}--- stderr\n{result.stderr}"
+        )
+    return result
+
+
+@pytest.fixture(scope="session", name="snapfs_command")
+def snapfs_command_fixture() -> Callable[..., list[str]]:
+    return snapfs_command
+
+
+@pytest.fixture(scope="session")
+def run_snapfs() -> Callable[..., subprocess.CompletedProcess[str]]:
+    return _run
+
+
+def wait_for(condition: Callable[[], object], limit: float = 10.0, what: str = "the condition") -> None:
+    """Return as soon as ``condition()`` is true; fail after ``limit`` seconds."""
+    pause = threading.Event()  # never set: its wait is the polling interval
+    end = time.monotonic() + limit
+    while not condition():
+        if time.monotonic() > end:
+            pytest.fail(f"{what} did not come true within {limit:g} s")
+        pause.wait(0.005)
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[..., None]:
+    return wait_for
+
+
+# --- images -------------------------------------------------------------------------------------
+
+
+def keep(image: Path, test: str) -> Path:
+    """Move an image with findings out of pytest's temporary directory, which is removed."""
+    directory = Path(os.environ.get("SNAPFS_KEEP") or Path(tempfile.gettempdir()) / "snapfs-kept")
+    directory.mkdir(parents=True, exist_ok=True)
+    name = "".join(c if c.isalnum() or c in "-." else "_" for c in test)
+    kept = directory / f"{name}-{os.getpid()}-{image.name}"
+    if image.is_block_device():
+        subprocess.run(["cp", "--sparse=always", image, kept], check=True)
+    else:
+        shutil.move(image, kept)
+    return kept
+
+
+def findings(image: Path) -> list[dict[str, Any]]:
+    """What ``snapfs check`` says about an unmounted image."""
+    result = _run("check", image, "--json", code=None)
+    if result.returncode == CLEAN:
+        return []
+    try:
+        found: list[dict[str, Any]] = json.loads(result.stdout)["findings"]
+    except (ValueError, KeyError):
+        found = []
+    return found or [{"message": f"check ended with {result.returncode}: {result.stderr.strip()}"}]
+
+
+@dataclass
+class Images:
+    directory: Path
+    test: str
+    made: list[Path] = field(default_factory=list)
+    damaged: set[Path] = field(default_factory=set)
+
+    def make(self, size: str = "64M", *, block_size: int = 4096, label: str = "", name: str = "volume.img") -> Path:
+        path = self.directory / name
+        number = 1
+        while path.exists():
+            number += 1
+            path = self.directory / f"{Path(name).stem}-{number}{Path(name).suffix}"
+        arguments = ["mkfs", str(path), "--size", size, "--block-size", str(block_size)]
+        _run(*arguments, *(["--label", label] if label else []))
+        return self.watch(path)
+
+    def watch(self, path: Path) -> Path:
+        """Check this one, too, when the test ends."""
+        if path not in self.made:
+            self.made.append(path)
+        return path
+
+    def expect_damage(self, path: Path) -> None:
+        self.damaged.add(path)
+
+    def check(self) -> None:
+        trouble = []
+        for image in self.made:
+            if image in self.damaged or not image.exists():
+                continue
+            found = findings(image)
+            if found:
+                lines = "\n".join(f"  {finding.get('message', finding)}" for finding in found[:20])
+                trouble.append(f"{len(found)} findings, image kept as {keep(image, self.test)}:\n{lines}")
+        if trouble:
+            pytest.fail("\n".join(trouble))
+
+
+@pytest.fixture
+def images(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Images]:
+    made = Images(tmp_path, request.node.name)
+    yield made
+    made.check()
+
+
+@pytest.fixture
+def volume_image(images: Images) -> Path:
+    return images.make()
+
+
+# --- mounts -------------------------------------------------------------------------------------
+
+
+@dataclass
+class Mounted:
+    image: Path
+    path: Path
+    options: str = ""
+    is_mounted: bool = False
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def run(self, *arguments: str | os.PathLike[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        return _run(*arguments, **options)
+
+    def mount(self, options: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
+        arguments = ["mount", str(self.image), str(self.path)]
+        result = _run(*arguments, *(["-o", options] if options else []), code=code)
+        self.options = options
+        self.is_mounted = code == 0
+        return result
+
+    def unmount(self) -> None:
+        if self.is_mounted:
+            _run("umount", self.path)
+            self.is_mounted = False
+
+    def remount(self, options: str = "") -> None:
+        """Unmount and mount again, with the options that are given now."""
+        self.unmount()
+        self.mount(options)
+
+    def snapshot(self, name: str) -> Path:
+        _run("snapshot", "create", self.path, name)
+        return self.view(name)
+
+    def view(self, name: str) -> Path:
+        return self.path / ".snap" / name
+
+    @property
+    def pid(self) -> int:
+        return int(json.loads(_run("info", self.path, "--json").stdout)["pid"])
+
+    def kill(self) -> None:
+        """kill -9 the daemon; the mount point is an empty directory afterwards."""
+        pid = self.pid
+        with contextlib.closing(_PidWatch(pid)) as watch:
+            os.kill(pid, signal.SIGKILL)
+            watch.wait()
+        self._detach()
+        self.is_mounted = False
+
+    def _detach(self) -> None:
+        command = ["umount", "-i", "-l"] if os.geteuid() == 0 else ["fusermount3", "-u", "-z"]
+        subprocess.run([*command, os.fspath(self.path)], check=False, capture_output=True, timeout=COMMAND_LIMIT)
+
+    def close(self) -> None:
+        """The fixture's end: unmount, by force if it does not go otherwise."""
+        if not self.is_mounted:
+            return
+        try:
+            self.unmount()
+        except BaseException:
+            self._detach()
+            raise
+
+
+class _PidWatch:
+    """Waits for the end of a process that need not be our child."""
+
+    def __init__(self, pid: int) -> None:
+        self._fd = os.pidfd_open(pid)
+
+    def wait(self, limit: float = 30.0) -> None:
+        import select
+
+        if not select.select([self._fd], [], [], limit)[0]:
+            pytest.fail(f"the process did not end within {limit:g} s")
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+@pytest.fixture
+def mount_volume(images: Images, tmp_path: Path) -> Iterator[Callable[..., Mounted]]:
+    volumes: list[Mounted] = []
+
+    def mount_one(image: Path | None = None, options: str = "", size: str = "64M", block_size: int = 4096) -> Mounted:
+        path = tmp_path / f"mnt{len(volumes) or ''}"
+        path.mkdir()
+        volume = Mounted(image or images.make(size, block_size=block_size), path)
+        volume.mount(options)
+        volumes.append(volume)
+        return volume
+
+    with contextlib.ExitStack() as stack:
+        # Every one is closed, whatever happens to the others; this ends before `images` checks.
+        stack.callback(lambda: [stack.callback(volume.close) for volume in volumes])
+        yield mount_one
+
+
+@pytest.fixture
+def mounted(mount_volume: Callable[..., Mounted], request: pytest.FixtureRequest) -> Mounted:
+    marker = request.node.get_closest_marker("volume")
+    return mount_volume(**(marker.kwargs if marker else {}))
+
+
+# --- devices ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def make_loop() -> Iterator[Callable[[Path], Path]]:
+    """Gives a loop device for a file. Needs root and the kernel's loop driver: skipped, with the reason, without."""
+    devices: list[str] = []
+
+    def attach(path: Path) -> Path:
+        if os.geteuid() != 0:
+            pytest.skip("loop devices need root")
+        result = subprocess.run(["losetup", "--find", "--show", os.fspath(path)], check=False, capture_output=True, text=True, timeout=30)
+        if result.returncode:
+            pytest.skip(f"no loop device here: {result.stderr.strip()}")
+        devices.append(result.stdout.strip())
+        return Path(devices[-1])
+
+    yield attach
+    for device in devices:
+        subprocess.run(["losetup", "--detach", device], check=True, timeout=30)
+
+
+@pytest.fixture
+def loop_device(make_loop: Callable[[Path], Path], images: Images, tmp_path: Path) -> Iterator[Path]:
+    backing = tmp_path / "backing.img"
+    with backing.open("wb") as file:
+        file.truncate(64 << 20)
+    device = make_loop(backing)
+    _run("mkfs", device, "--force")
+    yield device
+    found = findings(device)
+    if found:
+        lines = "\n".join(f"  {finding.get('message', finding)}" for finding in found[:20])
+        pytest.fail(f"{len(found)} findings, kept as {keep(device, images.test)}:\n{lines}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that mount are skipped, with the reason, where the kernel offers no FUSE."""
+    if Path("/dev/fuse").exists():
+        return
+    skip = pytest.mark.skip(reason="/dev/fuse is missing: load the fuse module, or give the container the device")
+    for item in items:
+        if {"mounted", "mount_volume"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(skip)

@@ -1,0 +1,103 @@
+"""mount(8), umount(8), mkfs(8) and fsck(8) work with snapfs as with any filesystem of the kernel's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mount(8) with a helper in /sbin needs root")
+
+#: Runs its arguments where /sbin has our helpers and the rest of the system has not: util-linux looks nowhere else for them.
+IN_A_NAMESPACE = """
+set -e
+upper=$1; script=$2; shift 2
+mount -t tmpfs none "$upper"
+mkdir "$upper/files" "$upper/work"
+sbin=$(readlink -f /sbin)
+mount -t overlay overlay -o "lowerdir=$sbin,upperdir=$upper/files,workdir=$upper/work" "$sbin"
+"$script" install-helpers >/dev/null
+"$@"
+"""
+
+
+@pytest.fixture
+def with_helpers(tmp_path: Path):
+    script = tmp_path / "bin" / "snapfs"
+    script.parent.mkdir()
+    script.write_text(f"#!{sys.executable}\nimport sys\nfrom snapfs.cli.main import main\nsys.exit(main())\n")
+    script.chmod(0o755)
+    upper = tmp_path / "upper"
+    upper.mkdir()
+
+    def run(shell: str, code: int = 0) -> str:
+        command = ["unshare", "--mount", "bash", "-c", IN_A_NAMESPACE, "bash", upper, script, "bash", "-ec", shell]
+        result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+        if "overlay" in result.stderr:
+            pytest.skip(f"no overlay mounts here: {result.stderr.strip()}")
+        assert result.returncode == code, result.stdout + result.stderr
+        return result.stdout
+
+    return run
+
+
+def test_mount_and_umount_by_type(with_helpers, images) -> None:
+    image = images.make()
+    out = with_helpers(
+        f"""
+        mkdir m
+        mount -t snapfs -o noatime,nodev {image} m
+        echo text > m/file
+        findmnt -n -o FSTYPE,SOURCE,TARGET m
+        umount m
+        mount -t fuse.snapfs {image} m
+        cat m/file
+        umount m
+        # umount has waited: nobody holds the image.
+        flock --nonblock --exclusive {image} echo released
+        """
+    )
+    assert f"fuse.snapfs {image}" in out
+    assert out.endswith("text\nreleased\n")
+
+
+def test_an_fstab_line(with_helpers, images, tmp_path: Path) -> None:
+    image = images.make()
+    table = tmp_path / "fstab"
+    table.write_text(f"{image} {tmp_path}/m snapfs defaults,allow_other,nofail,noauto,x-systemd.automount 0 0\n")
+    out = with_helpers(
+        f"mkdir m; mount --fstab {table} {tmp_path}/m; touch m/file; stat -f -c %T m; umount m; mountpoint m || echo gone", 0
+    )
+    assert "fuseblk" in out or "fuse" in out
+    assert "gone" in out
+
+
+def test_remount_and_fake_do_not_mount(with_helpers, images) -> None:
+    image = images.make()
+    out = with_helpers(
+        f"""
+        mkdir m
+        mount -f -t snapfs {image} m
+        grep -c " $PWD/m " /proc/self/mountinfo || true
+        mount -t snapfs {image} m
+        mount -o remount,rw m
+        grep -c " $PWD/m " /proc/self/mountinfo
+        umount m
+        """
+    )
+    assert out.split() == ["0", "1"]
+
+
+def test_mkfs_and_fsck_by_type(with_helpers) -> None:
+    out = with_helpers("truncate -s 64M v.img; mkfs -t snapfs v.img; fsck -t snapfs -n v.img; fsck.snapfs -a v.img")
+    assert out.count("clean") == 2
+
+
+def test_failures_of_mount_have_its_exit_codes(with_helpers, tmp_path: Path) -> None:
+    (tmp_path / "no.img").write_text("not a volume")
+    (tmp_path / "m").mkdir()
+    with_helpers(f"mount -t snapfs {tmp_path}/no.img {tmp_path}/m", code=32)
+    with_helpers(f"mount -t snapfs -o bogus {tmp_path}/no.img {tmp_path}/m", code=1)
