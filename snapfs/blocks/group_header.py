@@ -47,9 +47,10 @@ class GroupEntry:
     runs: int
     flags: int
 
-    def encode(self) -> bytes:
-        """The entry's bytes."""
-        return ENTRY.pack(self.generation, self.checksum, self.free, self.snapshot, self.runs, self.flags)
+    @property
+    def fields(self) -> tuple[int, int, int, int, int, int]:
+        """The fields in the order of ``ENTRY``."""
+        return self.generation, self.checksum, self.free, self.snapshot, self.runs, self.flags
 
 
 @dataclass(frozen=True, slots=True)

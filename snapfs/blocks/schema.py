@@ -23,7 +23,7 @@ def unpack(data: bytes | memoryview, what: str) -> Any:
     size = len(data)
     try:
         return msgpack.unpackb(
-            data, raw=False, strict_map_key=False, max_buffer_size=size, max_str_len=size, max_bin_len=size,
+            data, raw=False, strict_map_key=False, max_str_len=size, max_bin_len=size,
             max_array_len=size, max_map_len=size, max_ext_len=0,
         )
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as exc:

@@ -7,7 +7,8 @@ follows (``allocate``, ``free``, ``record``) cannot fail.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from snapfs.blocks.group_header import ENTRY_SLOT, ENTRY_WRITTEN, GroupEntry
@@ -39,14 +40,21 @@ class Allocator:
         self.entries = entries
         self.groups: dict[int, Group] = {}
         self.waiting: list[Waiting] = []
-        self.free = sum(entry.free for entry in entries)
-        self.available = self.free
-        self.held = sum(entry.snapshot for entry in entries)
+        self.recount()
         self.in_flight = 0  # waiting blocks of a sealed generation
+        # Whether background work will free blocks, and one step of it.
+        self.more_to_come: Callable[[], bool] = lambda: False
+        self.reclaim: Callable[[], bool] = lambda: False
         self.reserve = min(16384, max(32, geometry.blocks // 64))
         self._window: list[int] = []
+        self._needed: deque[set[int]] = deque(maxlen=8)
         self._shift = geometry.group_span.bit_length() - 1
         self._mask = geometry.group_span - 1
+
+    def recount(self) -> None:
+        """Take the totals from the group table."""
+        self.free = self.available = sum(entry.free for entry in self.entries)
+        self.held = sum(entry.snapshot for entry in self.entries)
 
     # Planning
 
@@ -56,15 +64,14 @@ class Allocator:
 
     def need(self, runs: Iterable[tuple[int, int]]) -> None:
         """Make sure that the groups of these (block, length) runs are loaded."""
-        groups = self.groups
-        missing = None
+        shift = self._shift
+        numbers: set[int] = set()
         for start, length in runs:
-            for number in range(start >> self._shift, ((start + length - 1) >> self._shift) + 1):
-                if number not in groups:
-                    missing = missing or set()
-                    missing.add(number)
-        if missing:
-            self._load(missing)
+            first, last = start >> shift, start + length - 1 >> shift
+            numbers.add(first)
+            if last > first:
+                numbers.update(range(first + 1, last + 1))
+        self.need_groups(numbers)
 
     def need_block(self, block: int) -> None:
         """The same for one block."""
@@ -74,11 +81,14 @@ class Allocator:
 
     def need_groups(self, numbers: Iterable[int]) -> None:
         """The same for groups by their numbers."""
+        numbers = set(numbers)
         missing = {number for number in numbers if number not in self.groups}
         if missing:
+            self._needed.append(numbers)
             self._load(missing)
 
     def _load(self, missing: set[int]) -> None:
+        self._make_room(len(missing))
         wants = []
         for number in sorted(missing):
             if not 0 <= number < len(self.entries):
@@ -90,28 +100,34 @@ class Allocator:
         if wants:
             raise NotCached(wants)
 
+    def _make_room(self, count: int) -> None:
+        """Forget clean groups, those first that were loaded first; what the last few calls needed stays, however much it is."""
+        surplus = len(self.groups) + count - GROUPS_KEPT
+        if surplus <= 0:
+            return
+        needed = set(self._window).union(*self._needed)
+        idle = [n for n, group in self.groups.items() if not (group.dirty or group.pinned or group.fresh_count or n in needed)]
+        for number in idle[:surplus]:
+            del self.groups[number]
+
     def admit(self, group: Group) -> None:
-        """A group was loaded. Clean groups that were not used for long make room for it."""
+        """A group was loaded."""
         if group.number in self.groups:
             return
-        if len(self.groups) >= GROUPS_KEPT:
-            for number in [n for n, g in self.groups.items() if not (g.dirty or g.pinned or g.fresh_count or n in self._window)][: GROUPS_KEPT // 4]:
-                del self.groups[number]
         entry = self.entries[group.number]
         if entry.flags & ENTRY_WRITTEN:
             group.slot = entry.flags & ENTRY_SLOT
         self.groups[group.number] = group
 
-    def prepare(self, count: int, *, urgent: bool = False, metadata: int = 0) -> None:
+    def prepare(self, count: int, *, urgency: int = 0, metadata: int = 0) -> None:
         """Make sure that ``count`` blocks can be allocated now, and that this leaves what the next commit needs.
 
-        ``metadata`` is what the commit needs besides; ``urgent`` may use the reserve: for commits and for what frees space.
+        ``metadata`` is what the commit needs besides. Of the reserve, urgency 0 may use nothing, 1 (what frees space) a half, 2 (commits,
+        and the deletion of snapshots) all. Raises ``CommitNeeded`` when that may help, else ``NoSpace``.
         """
-        least = count + metadata + (0 if urgent else self.reserve)
+        least = count + metadata + (self.reserve, self.reserve // 2, 0)[urgency]
         if self.available < least:
-            if self.waiting or self.in_flight:
-                raise CommitNeeded
-            raise NoSpace("no space left on the volume")
+            raise self._exhausted()
         room = sum(self.groups[number].available for number in self._window if number in self.groups)
         while room < count:
             number = self._choose()
@@ -119,6 +135,11 @@ class Allocator:
                 self._load({number})
             self._window.append(number)
             room += self.groups[number].available
+
+    def _exhausted(self) -> CommitNeeded | NoSpace:
+        if self.waiting or self.in_flight or self.more_to_come():
+            return CommitNeeded()
+        return NoSpace("no space left on the volume")
 
     def _choose(self) -> int:
         """The next group to allocate from: the first that is roomy, else the one with most room."""
@@ -135,7 +156,7 @@ class Allocator:
             if room > most:
                 best, most = number, room
         if best < 0:
-            raise CommitNeeded
+            raise self._exhausted()
         return best
 
     @property
@@ -208,9 +229,12 @@ class Allocator:
     def _record(self, group: Group, low: int, high: int, holders: int | None) -> None:
         if holders is not None:
             self.holders.adjust(holders, high - low)  # before the old ones, so that a set that stays is not forgotten
-        for start, end, old in group.records.pieces(low, high):
-            if old is not None:
-                self.holders.adjust(old, start - end)
+        old_pieces = [piece for piece in group.records.pieces(low, high) if piece[2] is not None]
+        if holders is None and not old_pieces:
+            return
+        for start, end, old in old_pieces:
+            assert old is not None
+            self.holders.adjust(old, start - end)
         group.records.assign(low, high, holders)
         group.dirty = group.records_dirty = True
 

@@ -16,7 +16,7 @@ from snapfs.store.runs import RunMap
 class Group:
     """One loaded group. ``free`` counts zeros of ``blocks``, ``available`` zeros of ``busy``."""
 
-    __slots__ = ("available", "blocks", "busy", "cursor", "dirty", "free", "fresh", "fresh_count", "number", "pinned", "records", "records_dirty", "slot", "snapshot", "snapshot_count", "spill", "start")
+    __slots__ = ("available", "blocks", "busy", "cursor", "dirty", "encoded", "encoded_bytes", "free", "fresh", "fresh_count", "number", "pinned", "records", "records_dirty", "slot", "snapshot", "snapshot_count", "spill", "start")
 
     def __init__(self, number: int, start: int, blocks: bitarray, snapshot: bitarray, records: RunMap, slot: int, spill: tuple[tuple[int, int], ...]) -> None:
         self.number = number
@@ -31,7 +31,9 @@ class Group:
         self.available = self.free
         self.snapshot_count = snapshot.count(1)
         self.slot = slot  # the slot that holds the newest sealed state
-        self.spill = spill
+        self.spill = spill  # where the newest sealed state keeps its records, when they do not fit the header
+        self.encoded = b""  # or what stands in the header
+        self.encoded_bytes = 0
         self.cursor = 0
         self.dirty = False
         self.records_dirty = False

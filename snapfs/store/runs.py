@@ -42,6 +42,12 @@ class RunMap:
             return self._values[index]
         return None
 
+    def after(self, position: int, limit: int) -> list[Run]:
+        """At most ``limit`` runs that begin at ``position`` or behind it."""
+        first = bisect_left(self._starts, position)
+        last = first + limit
+        return [(start, end - start, value) for start, end, value in zip(self._starts[first:last], self._ends[first:last], self._values[first:last], strict=True)]
+
     def pieces(self, start: int, end: int) -> list[tuple[int, int, int | None]]:
         """Cut ``start`` to ``end`` into (start, end, value), with None for the gaps."""
         starts, ends, values = self._starts, self._ends, self._values

@@ -1,0 +1,259 @@
+"""File data: what to read from where, writing, truncation.
+
+Reads are planned here and moved by the caller. Writes happen here whole: the bytes go to the device (the host's page cache takes
+them), then the pointers change. A block that was allocated in the open generation is overwritten in place; every other one is replaced (I4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from snapfs.blocks.checksum import crc32c
+from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, EPOCH_MASK, WRITES_MAX, WRITES_SHIFT
+from snapfs.errors import CorruptBlock, DeviceError, FileTooBig, NotCached
+from snapfs.ids import FILE_SIZE_MAX
+
+if TYPE_CHECKING:
+    from array import array
+
+    from snapfs.filesystem.inode import Inode
+
+#: Pointer blocks of level 1 that one step of a truncation drops at most. What fits one step happens whole or not at all.
+CUT_BUDGET = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPlan:
+    """Which bytes of the device a read consists of. ``runs`` are (offset, length); holes have none.
+
+    ``pieces`` are (blocks, checksums or None for a hole) in the order of the file; ``skip`` bytes of the first block and
+    all that exceeds ``size`` are not part of the answer.
+    """
+
+    runs: list[tuple[int, int]]
+    pieces: list[tuple[int, list[int] | None]]
+    skip: int
+    size: int
+    block_size: int
+
+    def assemble(self, parts: list[bytes]) -> bytes:
+        """The bytes of the read, from the bytes of its runs; every block is verified (I7). Raises ``CorruptBlock``."""
+        block_size = self.block_size
+        out: list[bytes | memoryview] = []
+        rest = iter(parts)
+        for blocks, checksums in self.pieces:
+            if checksums is None:
+                out.append(bytes(blocks * block_size))
+                continue
+            part = next(rest)
+            view = memoryview(part)
+            for index, checksum in enumerate(checksums):
+                if crc32c(view[index * block_size : (index + 1) * block_size]) != checksum:
+                    raise CorruptBlock("a data block fails its checksum")
+            out.append(part)
+        whole = out[0] if len(out) == 1 else b"".join(out)
+        if self.skip or self.size != len(whole):
+            whole = whole[self.skip : self.skip + self.size]
+        return whole if type(whole) is bytes else bytes(whole)
+
+
+def plan_read(inode: Inode, offset: int, size: int) -> ReadPlan:
+    """Plan to read; clipped to the file's size. Raises ``NotCached``."""
+    volume = inode.view.volume
+    block_size = volume.geometry.block_size
+    size = max(0, min(size, inode.size - offset))
+    if not size:
+        return ReadPlan([], [(0, None)], 0, 0, block_size)
+    first, last = offset // block_size, (offset + size - 1) // block_size
+    runs: list[tuple[int, int]] = []
+    pieces: list[tuple[int, list[int] | None]] = []
+    start = length = hole = 0
+    checksums: list[int] = []
+    for _, words, slot, count in inode.map.spans(first, last - first + 1):
+        if words is None:
+            if length:
+                runs.append((start * block_size, length * block_size))
+                pieces.append((length, checksums))
+                length = 0
+            hole += count
+            continue
+        for index in range(2 * slot, 2 * (slot + count), 2):
+            block = words[index] & BLOCK_MASK
+            if not block or block != start + length or not length:
+                if length:
+                    runs.append((start * block_size, length * block_size))
+                    pieces.append((length, checksums))
+                    length = 0
+                if not block:
+                    hole += 1
+                    continue
+                if hole:
+                    pieces.append((hole, None))
+                    hole = 0
+                start, checksums = block, []
+            length += 1
+            checksums.append(words[index + 1] >> CHECKSUM_SHIFT)
+    if length:
+        runs.append((start * block_size, length * block_size))
+        pieces.append((length, checksums))
+    if hole:
+        pieces.append((hole, None))
+    return ReadPlan(runs, pieces, offset - first * block_size, size, block_size)
+
+
+def write(inode: Inode, offset: int, data: bytes, *, urgency: int = 0) -> None:
+    """Write ``data``; the size grows as needed. Raises ``NotCached``, ``CommitNeeded``, ``NoSpace``, ``FileTooBig``, ``DeviceError``."""
+    if offset + len(data) > FILE_SIZE_MAX:
+        raise FileTooBig("files cannot be larger than 16 TiB")
+    volume = inode.view.volume
+    allocator = volume.allocator
+    block_size = volume.geometry.block_size
+    tree = inode.map
+    end = offset + len(data)
+    first, last = offset // block_size, (end - 1) // block_size
+    count = last - first + 1
+    spans = tree.spans(first, count)
+    content = _whole_blocks(inode, spans, offset, data)
+    old = [words[2 * n] & BLOCK_MASK for _, words, slot, number in spans if words is not None for n in range(slot, slot + number) if words[2 * n]]
+    allocator.need((block, 1) for block in old)
+    fresh = {block for block in old if allocator.is_fresh(block)}
+    allocator.prepare(count - len(fresh), urgency=urgency, metadata=volume.dirtied + 4)
+    inode.view.change(inode)
+    tree.grow(last + 1)
+    writable = [(index, *tree.writable_pointers(index), number) for index, _, _, number in tree.spans(first, count)]
+    # From here on only the device can fail, and the pointers change after it.
+    runs = allocator.allocate(count - len(fresh))
+    places: list[int] = []
+    new = (block for start, length in runs for block in range(start, start + length))
+    for _, pointers, slot, number in writable:
+        for n in range(2 * slot, 2 * (slot + number), 2):
+            block = pointers[n] & BLOCK_MASK
+            places.append(block if block in fresh else next(new))
+    try:
+        _store(inode, places, content)
+    except DeviceError:
+        for start, length in runs:
+            allocator.free_run(start, length)
+        raise
+    for start, length in runs:
+        inode.view.owner.taken(start, length)
+    volume.written_bytes += len(data)
+    _point(inode, writable, places, content, fresh)
+
+
+def _whole_blocks(inode: Inode, spans: list[tuple[int, array[int] | None, int, int]], offset: int, data: bytes) -> bytes:
+    """The content of all blocks of a write: what it does not cover of the first and the last one comes from the file."""
+    volume = inode.view.volume
+    block_size = volume.geometry.block_size
+    head, tail = offset % block_size, -(offset + len(data)) % block_size
+    if not head and not tail:
+        return data
+
+    def content(words: array[int] | None, slot: int) -> bytes:
+        if words is None or not words[2 * slot]:
+            return bytes(block_size)
+        found: bytes = volume.load("data", words[2 * slot], words[2 * slot + 1])
+        return found
+
+    before = after = b""
+    wants = []
+    if head:
+        try:
+            before = content(spans[0][1], spans[0][2])[:head]
+        except NotCached as exc:
+            wants += exc.wants
+    if tail:
+        if offset + len(data) < inode.size:
+            _, words, slot, number = spans[-1]
+            try:
+                after = content(words, slot + number - 1)[block_size - tail :]
+            except NotCached as exc:
+                wants += exc.wants
+        else:
+            after = bytes(tail)  # nothing but zeros is stored behind the end of a file
+    if wants:
+        raise NotCached(wants)
+    return b"".join((before, data, after))
+
+
+def _store(inode: Inode, places: list[int], content: bytes) -> None:
+    """Write blocks to the device, neighbours together."""
+    volume = inode.view.volume
+    block_size = volume.geometry.block_size
+    with memoryview(content) as view:
+        start = 0
+        for index in range(1, len(places) + 1):
+            if index == len(places) or places[index] != places[index - 1] + 1:
+                volume.device.write(places[start] * block_size, view[start * block_size : index * block_size])
+                start = index
+
+
+def _point(inode: Inode, spans: list[tuple[int, array[int], int, int]], places: list[int], content: bytes, fresh: set[int]) -> None:
+    """Let the pointers name the new blocks, and drop the old ones."""
+    volume = inode.view.volume
+    block_size, epoch = volume.geometry.block_size, volume.epoch
+    partial = len(places) <= 2
+    drops: list[list[int]] = []
+    position = 0
+    added = 0
+    with memoryview(content) as view:
+        for _, words, slot, number in spans:
+            for n in range(2 * slot, 2 * (slot + number), 2):
+                first, second = words[n], words[n + 1]
+                block = first & BLOCK_MASK
+                born = second & EPOCH_MASK
+                writes = 1
+                if block:
+                    if born == epoch:
+                        writes = min((first >> WRITES_SHIFT & WRITES_MAX) + 1, WRITES_MAX)
+                    if block not in fresh:
+                        if drops and drops[-1][0] + drops[-1][1] == block and drops[-1][2] == born:
+                            drops[-1][1] += 1
+                        else:
+                            drops.append([block, 1, born])
+                else:
+                    added += 1
+                piece = view[position * block_size : (position + 1) * block_size]
+                checksum = crc32c(piece)
+                words[n] = places[position] | writes << WRITES_SHIFT
+                words[n + 1] = checksum << CHECKSUM_SHIFT | epoch
+                if partial:
+                    volume.cache.put("data", places[position], checksum, bytes(piece))
+                position += 1
+    inode.map.blocks += added
+    for start, length, born in drops:
+        inode.view.owner.drop(start, length, born)
+
+
+def truncate(inode: Inode, size: int) -> None:
+    """Set the size; what is cut off is freed, what is added is a hole. Raises ``NotCached``, ``CommitNeeded``, ``NoSpace``, ``FileTooBig``.
+
+    Cutting off many blocks may take several calls, each with ``NotCached``; the size goes down with them.
+    """
+    if size > FILE_SIZE_MAX:
+        raise FileTooBig("files cannot be larger than 16 TiB")
+    volume = inode.view.volume
+    block_size = volume.geometry.block_size
+    if size >= inode.size:
+        volume.allocator.prepare(0, metadata=volume.dirtied)
+        inode.view.change(inode)
+        inode.size = size
+        return
+    keep = -(-size // block_size)
+    tail = b""
+    if size % block_size:
+        words, slot = inode.map.pointers(keep - 1)
+        if words is not None and words[2 * slot]:
+            tail = volume.load("data", words[2 * slot], words[2 * slot + 1])[size % block_size :]
+    volume.allocator.prepare(0, urgency=1, metadata=volume.dirtied + 8)
+    inode.view.change(inode)
+    while True:
+        left = inode.map.cut(keep, CUT_BUDGET)
+        inode.size = min(inode.size, left * block_size)
+        if left <= keep:
+            break
+    if any(tail):
+        # Nothing but zeros may be stored behind the end.
+        write(inode, size, bytes(inode.size - size), urgency=1)
+    inode.size = size

@@ -1,0 +1,364 @@
+"""The filesystem: all views of a volume, and the operations on their files.
+
+Everything here is synchronous. An operation either happens whole, or raises before it has changed anything: ``NotCached`` and
+``CommitNeeded`` (do what they say and call again), or an error of ``snapfs.errors``.
+"""
+
+from __future__ import annotations
+
+import stat
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from snapfs.errors import CorruptBlock, InvalidArgument, IsDirectory, NoSuchSnapshot, NotPermitted
+from snapfs.filesystem import acl, attributes, data, names
+from snapfs.filesystem.data import ReadPlan
+from snapfs.filesystem.inode import Inode
+from snapfs.filesystem.names import Entry
+from snapfs.filesystem.orphans import Orphans
+from snapfs.filesystem.view import InodeCache, View
+from snapfs.ids import BASE_VIEW
+from snapfs.store.deletion import Deletion
+from snapfs.store.tree import BlockMap
+
+if TYPE_CHECKING:
+    from snapfs.store.sealing import Sealing
+    from snapfs.store.volume import Volume
+
+#: relatime: an access time is renewed when it is older than this (mount(8)).
+ATIME_INTERVAL = 24 * 3600 * 1_000_000_000
+
+#: A file of more blocks loses its content in the background when it is emptied.
+DETACH_BLOCKS = 16384
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What ``set_attributes`` shall change; None leaves as it is. Times are nanoseconds, the mode has permission bits only."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime: int | None = None
+    mtime: int | None = None
+    ctime: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Statfs:
+    """Sizes in blocks of ``block_size``. ``available`` is what can be written; ``free`` has the reserve in it."""
+
+    block_size: int
+    blocks: int
+    free: int
+    available: int
+    files: int
+    files_free: int
+
+
+class Filesystem:
+    """All views of a volume. One for each open volume."""
+
+    def __init__(self, volume: Volume) -> None:
+        self.volume = volume
+        self.atime = "relatime"
+        self.now: Callable[[], int] = time.time_ns
+        #: Tells which views the kernel still knows inodes of: their instance ids must not be given out.
+        self.view_ids_in_use: Callable[[], set[int]] = set
+        self.deletion = Deletion(volume)
+        self._cache = InodeCache()
+        self.views: dict[int, View] = {}
+        self.base = self.views[BASE_VIEW] = View(volume, self._cache, volume.base_root)
+        self.orphans = Orphans(self)
+        volume.contents = self
+        volume.allocator.more_to_come = lambda: self.has_work
+        volume.allocator.reclaim = self.work
+
+    def view(self, instance_id: int) -> View:
+        """The view of an instance (0: the base). Raises ``NoSuchSnapshot``."""
+        instance = self.volume.instances.table.get(instance_id)
+        if instance_id != BASE_VIEW and (instance is None or instance.going):
+            raise NoSuchSnapshot("the snapshot is gone")
+        found = self.views.get(instance_id)
+        if found is None and instance is not None:
+            found = self.views[instance_id] = View(self.volume, self._cache, instance.root, instance)
+        if found is None:
+            raise NoSuchSnapshot("the snapshot is gone")
+        return found
+
+    def drop_view(self, instance_id: int) -> None:
+        """Forget a view, whatever was changed in it since the last commit."""
+        if self.views.pop(instance_id, None):
+            self._cache.forget_view(instance_id)
+
+    # Inodes and names
+
+    def inode(self, view: View, ino: int) -> Inode:
+        """The inode of that number. Raises ``StaleInode``."""
+        return view.inode(ino)
+
+    def lookup(self, view: View, parent: int, name: bytes) -> Inode:
+        """The inode behind a name, ``.`` or ``..``. Raises ``NotFound``, ``NotDirectory``, ``NameTooLong``."""
+        return names.lookup(view, parent, name)
+
+    def entries(self, view: View, ino: int, after: int, limit: int) -> list[Entry]:
+        """Names of a directory behind the cookie ``after`` (0: from the start), without ``.`` and ``..``; empty at the end."""
+        return names.entries(view, ino, after, limit)
+
+    def make(self, view: View, parent: int, name: bytes, mode: int, uid: int, gid: int, *, rdev: int = 0, target: bytes = b"") -> Inode:
+        """Create whatever type ``mode`` has, for the user ``uid`` and group ``gid``. Set-group-id directories and default ACLs have their say.
+
+        Raises ``Exists``, ``NotDirectory``, ``NameTooLong``, ``TooManyLinks``, ``NoSpace``, ``ReadOnly``.
+        """
+        return names.make(self, view, parent, name, mode, uid, gid, rdev=rdev, target=target)
+
+    def link(self, view: View, ino: int, parent: int, name: bytes) -> Inode:
+        """Another name for an inode. Raises ``Exists``, ``NotPermitted`` for directories, ``TooManyLinks``."""
+        return names.link(self, view, ino, parent, name)
+
+    def unlink(self, view: View, parent: int, name: bytes) -> Inode:
+        """Remove a name; without any other, the inode lives on until nobody holds it. Raises ``NotFound``, ``IsDirectory``."""
+        return names.unlink(self, view, parent, name)
+
+    def rmdir(self, view: View, parent: int, name: bytes) -> Inode:
+        """Remove an empty directory. Raises ``NotFound``, ``NotDirectory``, ``NotEmpty``."""
+        return names.rmdir(self, view, parent, name)
+
+    def rename(self, view: View, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0) -> tuple[Inode, Inode | None]:
+        """Rename as renameat2(2). The inode that moved, and the one that was replaced or exchanged."""
+        return names.rename(self, view, parent, name, new_parent, new_name, flags)
+
+    # Attributes
+
+    def set_attributes(self, view: View, ino: int, changes: Changes, *, privileged: bool, in_group: bool | None = None) -> Inode:
+        """Change attributes as chmod(2), chown(2), truncate(2) and utimensat(2) do, set-id bits and access lists included.
+
+        ``privileged`` is what CAP_FSETID gives; ``in_group`` whether the caller is in the file's group, if known.
+        """
+        view.volume.check_writable()
+        inode = view.inode(ino)
+        self._check_covered(view, inode)
+        now = self.now()
+        access = attributes.load(inode).get(acl.ACCESS) if changes.mode is not None else None
+        if changes.size is not None:
+            if inode.is_directory:
+                raise IsDirectory("a directory has no size to set")
+            if not stat.S_ISREG(inode.mode):
+                raise InvalidArgument("only files have a size to set")
+            self._set_size(inode, changes.size)
+            inode.mtime = now
+            if not privileged:
+                self._clear_set_id(inode)
+        view.volume.allocator.prepare(0, urgency=1, metadata=view.volume.dirtied + 4)
+        view.change(inode)
+        if changes.uid is not None or changes.gid is not None:
+            if changes.uid is not None:
+                inode.uid = changes.uid
+            if changes.gid is not None:
+                inode.gid = changes.gid
+            if not inode.is_directory and changes.mode is None:
+                self._clear_set_id(inode)
+        if changes.mode is not None:
+            mode = changes.mode & 0o7777
+            if mode & stat.S_ISGID and not privileged and in_group is False and not inode.is_directory:
+                mode &= ~stat.S_ISGID
+            if access is not None:
+                found = attributes.load(inode)
+                updated = {**found, acl.ACCESS: acl.Acl.decode(access).with_mode(mode).encode()}
+                attributes.store(inode, updated, attributes.plan_store(inode, updated))
+            inode.mode = stat.S_IFMT(inode.mode) | mode
+        if changes.atime is not None:
+            inode.atime = changes.atime
+        if changes.mtime is not None:
+            inode.mtime = changes.mtime
+        inode.ctime = changes.ctime if changes.ctime is not None else now
+        return inode
+
+    def _set_size(self, inode: Inode, size: int) -> None:
+        if size < 0:
+            raise InvalidArgument("a size cannot be negative")
+        if size == 0 and inode.data.blocks > DETACH_BLOCKS:
+            self._detach(inode)
+        else:
+            data.truncate(inode, size)
+
+    def _detach(self, inode: Inode) -> None:
+        """Empty a large file at once: its blocks go to an orphan of their own, which is freed behind."""
+        view, volume = inode.view, inode.view.volume
+        ino = view.plan_new()
+        volume.allocator.prepare(0, urgency=1, metadata=volume.dirtied + 8)
+        view.change(inode)
+        heir = Inode(view, ino, stat.S_IFREG, generation=volume.next_inode_generation & 0xFFFF_FFFF, now=self.now())
+        volume.next_inode_generation += 1
+        heir.size = inode.size
+        heir.data, inode.data = inode.data, BlockMap(volume, view.owner)
+        inode.size = 0
+        view.add(heir)
+        view.orphans.add(ino)
+        self.orphans.queue[view.id, ino] = None
+
+    @staticmethod
+    def _clear_set_id(inode: Inode) -> None:
+        mode = inode.mode & ~stat.S_ISUID
+        if mode & stat.S_IXGRP:
+            mode &= ~stat.S_ISGID
+        if stat.S_ISREG(inode.mode):
+            inode.mode = mode
+
+    def _check_covered(self, view: View, inode: Inode) -> None:
+        if inode.ino in view.above:
+            raise NotPermitted("this snapshot does not cover this directory")
+
+    def xattr_get(self, view: View, ino: int, name: bytes) -> bytes:
+        """An extended attribute. Raises ``NoAttribute``."""
+        return attributes.get(view.inode(ino), name)
+
+    def xattr_list(self, view: View, ino: int) -> list[bytes]:
+        """The names of all extended attributes."""
+        return sorted(attributes.load(view.inode(ino)))
+
+    def xattr_set(self, view: View, ino: int, name: bytes, value: bytes, *, create: bool = False, replace: bool = False) -> None:
+        """Set an extended attribute. Raises ``Exists``, ``NoAttribute``, ``NotSupported``, ``TooBig``, ``NoSpace``."""
+        view.volume.check_writable()
+        inode = view.inode(ino)
+        self._check_covered(view, inode)
+        attributes.set_value(inode, name, value, create=create, replace=replace)
+        inode.ctime = self.now()
+
+    def xattr_remove(self, view: View, ino: int, name: bytes) -> None:
+        """Remove an extended attribute. Raises ``NoAttribute``."""
+        view.volume.check_writable()
+        inode = view.inode(ino)
+        self._check_covered(view, inode)
+        attributes.remove(inode, name)
+        view.change(inode)
+        inode.ctime = self.now()
+
+    # Data
+
+    @staticmethod
+    def _file(view: View, ino: int) -> Inode:
+        inode = view.inode(ino)
+        if not stat.S_ISREG(inode.mode):
+            raise IsDirectory("it is a directory") if inode.is_directory else InvalidArgument("it is not a file")
+        return inode
+
+    def plan_read(self, view: View, ino: int, offset: int, size: int) -> ReadPlan:
+        """Which bytes of the device to read; see ``ReadPlan``."""
+        return data.plan_read(self._file(view, ino), offset, size)
+
+    def read(self, view: View, ino: int, offset: int, size: int) -> bytes:
+        """Read, waiting for the device. May raise ``CorruptBlock``."""
+        plan = self.plan_read(view, ino, offset, size)
+        return plan.assemble([self.volume.device.read(start, length) for start, length in plan.runs])
+
+    def write(self, view: View, ino: int, offset: int, content: bytes, *, kill_setid: bool = False) -> int:
+        """Write; the bytes are with the device's cache when this returns. Raises ``NoSpace``, ``FileTooBig``, ``ReadOnly``, ``DeviceError``."""
+        view.volume.check_writable()
+        inode = self._file(view, ino)
+        if offset < 0:
+            raise InvalidArgument("a negative offset")
+        if content:
+            data.write(inode, offset, content)
+            inode.size = max(inode.size, offset + len(content))
+            inode.mtime = inode.ctime = self.now()
+            if kill_setid:
+                self._clear_set_id(inode)
+        return len(content)
+
+    def readlink(self, view: View, ino: int) -> bytes:
+        """The target of a symbolic link."""
+        inode = view.inode(ino)
+        if not stat.S_ISLNK(inode.mode):
+            raise InvalidArgument("it is not a symbolic link")
+        if not inode.data.blocks:
+            return inode.inline
+        block = inode.map.node(0, 0)
+        if block is None or inode.size > len(block):
+            raise CorruptBlock(f"inode {ino}: the target is missing")
+        return bytes(block[: inode.size])
+
+    def touch_atime(self, view: View, ino: int) -> None:
+        """Renew an access time as relatime does; in snapshots times stand still."""
+        if self.atime != "relatime" or view.id != BASE_VIEW or view.volume.read_only:
+            return
+        inode = view.inode(ino)
+        now = self.now()
+        if inode.atime <= inode.mtime or inode.atime <= inode.ctime or now - inode.atime >= ATIME_INTERVAL:
+            view.change(inode)
+            inode.atime = now
+
+    # The kernel's knowledge
+
+    def hold(self, view: View, ino: int) -> None:
+        """The kernel knows this inode now: it outlives its last name."""
+        view.known.add(ino)
+
+    def forget(self, view: View, ino: int) -> None:
+        """The kernel no longer knows it."""
+        view.known.discard(ino)
+        self.orphans.forgotten(view, ino)
+
+    # The whole
+
+    def statfs(self) -> Statfs:
+        """The sizes of the volume. A commit that is due is taken off, what waits for it is counted in."""
+        allocator, geometry = self.volume.allocator, self.volume.geometry
+        fixed = sum(geometry.fixed_blocks(number) for number in (0, geometry.groups - 1)) if geometry.groups < 3 else geometry.groups * geometry.fixed_blocks(min(1, geometry.groups - 1))
+        free = max(0, allocator.free - self.volume.dirtied)
+        available = max(0, free - allocator.reserve)
+        files_free = available * self.base.per_leaf
+        return Statfs(geometry.block_size, geometry.blocks - fixed, free, available, self.base.inodes + files_free, files_free)
+
+    @property
+    def has_work(self) -> bool:
+        """Is there background work?"""
+        return self.orphans.pending or self.deletion.pending
+
+    def work(self) -> bool:
+        """One bounded step of background work; True while there is more. May raise ``NotCached``, ``CommitNeeded``."""
+        if self.volume.read_only:
+            return False
+        if self.orphans.pending:
+            self.orphans.work()
+        else:
+            self.deletion.work()
+        return self.has_work
+
+    # Commit: ``store.volume.Contents``
+
+    @property
+    def dirty(self) -> bool:
+        """Is there anything to seal?"""
+        return any(view.is_dirty for view in self.views.values())
+
+    def dirty_views(self) -> list[int]:
+        """Snapshot views that ``seal`` gives a new root."""
+        return [view.id for view in self.views.values() if view.id and view.is_dirty]
+
+    def plan_seal(self) -> int:
+        """See ``Contents.plan_seal``."""
+        total = 0
+        for view in list(self.views.values()):
+            if view.is_dirty or view.orphans - view.listed_orphans:
+                self.orphans.plan_seal(view)
+                total += view.plan_seal()
+        return total
+
+    def seal(self, sealing: Sealing) -> None:
+        """See ``Contents.seal``."""
+        now = self.now()
+        for view in self.views.values():
+            if not view.is_dirty:
+                continue
+            view.seal(sealing)
+            if view.instance is not None:
+                view.instance.root = view.root
+                view.instance.changed_ns = now
+                self.volume.instances.dirty.add(view.id)
+            else:
+                self.volume.base_root = view.root
+

@@ -1,0 +1,49 @@
+"""Formatting: a new volume with an empty root directory. ``FORMAT.md`` section 1 and the rest of it."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+import uuid
+
+from snapfs.blocks.geometry import Geometry
+from snapfs.blocks.superblock import Superblock, encode_label
+from snapfs.device.base import Device
+from snapfs.filesystem.filesystem import Filesystem
+from snapfs.filesystem.inode import Inode
+from snapfs.ids import ORPHANS_INO, ROOT_INO
+from snapfs.store.allocator import fresh_entries
+from snapfs.store.driver import commit
+from snapfs.store.recovery import RootRecord
+from snapfs.store.volume import Volume
+
+#: Bytes at both ends that old signatures of other filesystems may lie in.
+SIGNATURE_BYTES = 1 << 20
+
+
+def format_volume(device: Device, *, block_size: int = 4096, label: str = "", clear: bool = True, uid: int = 0, gid: int = 0) -> None:
+    """Write an empty volume over a device; its root directory belongs to ``uid`` and ``gid``. ``clear`` removes old signatures.
+
+    Raises ``UsageError`` when the sizes or the label cannot be, ``DeviceError``.
+    """
+    geometry = Geometry.for_size(block_size, device.size)
+    encode_label(label)
+    if clear:
+        size = min(SIGNATURE_BYTES, device.size)
+        device.write(0, bytes(size))
+        device.write(device.size - size, bytes(size))
+        device.flush()
+    now = time.time_ns()
+    superblock = Superblock(block_size, geometry.blocks, 0, uuid.uuid4().bytes, label, now, now, 0, 0, 0)
+    root = RootRecord(hash_seed=int.from_bytes(os.urandom(8), "little"))
+    volume = Volume(device, superblock, root, fresh_entries(geometry))
+    volume.allocator.reserve = 0
+    fs = Filesystem(volume)
+    for ino, mode in ((ROOT_INO, 0o755), (ORPHANS_INO, 0o700)):
+        inode = Inode(fs.base, ino, stat.S_IFDIR | mode, uid=uid, gid=gid, generation=volume.next_inode_generation, now=now)
+        volume.next_inode_generation += 1
+        inode.nlink = 2
+        inode.parent = ROOT_INO
+        fs.base.add(inode)
+    commit(volume)

@@ -1,0 +1,138 @@
+"""Inodes in memory, and their slots in the inode table. ``FORMAT.md`` section 6."""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING
+
+from snapfs.blocks.inode import INLINE_ATTRIBUTES, INLINE_BYTES, INLINE_NONE, INLINE_OFFSET, INLINE_TARGET, INODE_BYTES, LAYOUT, NANOSECONDS
+from snapfs.blocks.pointer import BLOCK_MASK, FLAG_DIRTY
+from snapfs.errors import CorruptBlock
+from snapfs.store.buckets import BucketTree
+from snapfs.store.tree import BlockMap
+
+if TYPE_CHECKING:
+    from snapfs.filesystem.view import View
+
+_TYPES = {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK}
+
+#: Depth that no block map of a file of the largest size reaches.
+DEPTH_LIMIT = 6
+
+EMPTY_SLOT = bytes(INODE_BYTES)
+
+
+class Inode:
+    """One inode of one view. Times are nanoseconds since 1970. Whoever changes it tells its view before (``View.change``)."""
+
+    __slots__ = (
+        "atime", "attribute_bytes", "attribute_map", "attributes", "btime", "ctime", "data", "flags", "generation", "gid", "ino", "inline", "inline_kind",
+        "mode", "mtime", "nlink", "parent", "rdev", "size", "uid", "view",
+    )  # fmt: skip
+
+    def __init__(self, view: View, ino: int, mode: int, *, uid: int = 0, gid: int = 0, generation: int = 0, now: int = 0) -> None:
+        self.view = view
+        self.ino = ino
+        self.mode = mode
+        self.uid = uid
+        self.gid = gid
+        self.nlink = 0
+        self.size = 0
+        self.atime = self.mtime = self.ctime = self.btime = now
+        self.generation = generation
+        self.flags = 0
+        self.rdev = 0
+        self.parent = 0
+        self.inline_kind = INLINE_NONE
+        self.inline = b""
+        self.attribute_bytes = 0
+        self.data: BlockMap | BucketTree = self._tree((0, 0), 0, 0)
+        self.attribute_map = BlockMap(view.volume, view.owner, leaf_kind="blob")
+        self.attributes: dict[bytes, bytes] | None = {}  # decoded extended attributes; None: not looked at yet
+
+    def _tree(self, root: tuple[int, int], depth: int, blocks: int) -> BlockMap | BucketTree:
+        view = self.view
+        if stat.S_ISDIR(self.mode):
+            return BucketTree(view.volume, view.owner, view.name_hash, root, blocks)
+        return BlockMap(view.volume, view.owner, root, depth, blocks, "blob" if stat.S_ISLNK(self.mode) else "")
+
+    @property
+    def map(self) -> BlockMap:
+        """The block map of a file or symbolic link."""
+        if type(self.data) is not BlockMap:
+            raise CorruptBlock(f"inode {self.ino} is no file")
+        return self.data
+
+    @property
+    def names(self) -> BucketTree:
+        """The names in a directory."""
+        if type(self.data) is not BucketTree:
+            raise CorruptBlock(f"inode {self.ino} is no directory")
+        return self.data
+
+    @property
+    def is_directory(self) -> bool:
+        """Is it a directory?"""
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of the volume that it reaches: data, pointers, names, extended attributes."""
+        return self.data.blocks + self.attribute_map.blocks
+
+    @property
+    def sectors(self) -> int:
+        """The same in units of 512 bytes, as ``st_blocks`` has it."""
+        return self.blocks * (self.view.volume.geometry.block_size >> 9)
+
+    def encode(self) -> bytes:
+        """The slot's bytes. Its trees must be clean."""
+        depth = self.data.depth if type(self.data) is BlockMap else 0
+        head = LAYOUT.pack(
+            self.mode, self.uid, self.gid, self.nlink, self.size, self.data.blocks,
+            *divmod(self.atime, NANOSECONDS), *divmod(self.mtime, NANOSECONDS), *divmod(self.ctime, NANOSECONDS), *divmod(self.btime, NANOSECONDS),
+            self.generation, self.flags, self.rdev, self.parent, *self.data.root, *self.attribute_map.root, self.attribute_bytes,
+            depth, self.attribute_map.depth, self.inline_kind, len(self.inline),
+        )  # fmt: skip
+        return (head + self.inline).ljust(INODE_BYTES, b"\0")
+
+    @classmethod
+    def decode(cls, view: View, ino: int, slot: bytes) -> Inode | None:
+        """Validate a slot of a verified block; None for a free one. Raises ``CorruptBlock``."""
+        fields = LAYOUT.unpack_from(slot)
+        mode = fields[0]
+        if not mode:
+            return None
+        what = f"inode {ino} of view {view.id}"
+        if stat.S_IFMT(mode) not in _TYPES or mode >> 16:
+            raise CorruptBlock(f"{what}: mode {mode:#o} is not possible")
+        blocks = view.volume.geometry.blocks
+        depth, attribute_depth, kind, length = fields[23:27]
+        block_size = view.volume.geometry.block_size
+        if depth > DEPTH_LIMIT or attribute_depth > DEPTH_LIMIT or kind > INLINE_ATTRIBUTES or length > INLINE_BYTES or fields[5] > blocks or fields[22] > 1 << 24:
+            raise CorruptBlock(f"{what}: a field is not possible")
+        for word in (fields[18], fields[20]):
+            if word & FLAG_DIRTY or word & BLOCK_MASK >= blocks:
+                raise CorruptBlock(f"{what}: a root lies outside the volume")
+        inode = cls.__new__(cls)
+        inode.view, inode.ino = view, ino
+        inode.mode, inode.uid, inode.gid, inode.nlink, inode.size = fields[:5]
+        inode.atime = fields[6] * NANOSECONDS + fields[7]
+        inode.mtime = fields[8] * NANOSECONDS + fields[9]
+        inode.ctime = fields[10] * NANOSECONDS + fields[11]
+        inode.btime = fields[12] * NANOSECONDS + fields[13]
+        inode.generation, inode.flags, inode.rdev, inode.parent = fields[14:18]
+        inode.data = inode._tree((fields[18], fields[19]), depth, fields[5])
+        inode.attribute_bytes = fields[22]
+        # The map of attributes has no holes, so its pointer blocks can be counted from its length.
+        attribute_blocks = below = -(-inode.attribute_bytes // block_size)
+        for _ in range(attribute_depth):
+            below = -(-below // view.volume.geometry.fan_out)
+            attribute_blocks += below
+        inode.attribute_map = BlockMap(view.volume, view.owner, (fields[20], fields[21]), attribute_depth, attribute_blocks, "blob")
+        inode.inline_kind = kind
+        inode.inline = bytes(slot[INLINE_OFFSET : INLINE_OFFSET + length]) if kind else b""
+        inode.attributes = None if inode.attribute_bytes or kind == INLINE_ATTRIBUTES else {}
+        if kind == INLINE_TARGET and not stat.S_ISLNK(mode):
+            raise CorruptBlock(f"{what}: a symbolic link's target in something else")
+        return inode

@@ -1,0 +1,146 @@
+"""Orphans: inodes that have lost their last name and are not freed yet, because the kernel still holds them or freeing takes time.
+
+While the volume runs they are in memory; a commit lists those that it cannot free in the hidden orphan directory of their view, so
+that nothing is lost after a crash but the time to free them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from snapfs.blocks.pointer import BLOCK_MASK
+from snapfs.errors import NotFound
+from snapfs.filesystem import names
+from snapfs.filesystem.inode import Inode
+from snapfs.ids import BASE_VIEW, ORPHANS_INO
+
+if TYPE_CHECKING:
+    from snapfs.filesystem.filesystem import Filesystem
+    from snapfs.filesystem.view import View
+
+#: Pointer blocks of level 1 that one step of freeing drops.
+STEP_BUDGET = 64
+
+#: Steps of freeing in one call of ``work``: some milliseconds.
+STEPS = 8
+
+
+def _name(ino: int) -> bytes:
+    return b"%x" % ino
+
+
+class Orphans:
+    """Frees the orphans of all views. ``queue`` holds those that nobody knows any more."""
+
+    def __init__(self, fs: Filesystem) -> None:
+        self._fs = fs
+        self.queue: dict[tuple[int, int], None] = {}
+        self._unread = not fs.volume.read_only  # the base's list of an earlier mount was not looked at yet
+
+    def rescan(self) -> None:
+        """The base view is another one: what is in its list is to be freed."""
+        self._unread = True
+
+    @property
+    def pending(self) -> bool:
+        """Is there anything to do?"""
+        return bool(self.queue or self._unread) and not self._fs.volume.read_only
+
+    # When the last name goes
+
+    @staticmethod
+    def _roots(inode: Inode) -> list[tuple[int, int]] | None:
+        """The blocks of an inode that can be freed without looking further; None for one that takes longer."""
+        trees = [inode.attribute_map] if inode.is_directory else [inode.attribute_map, inode.map]
+        if any(tree.depth or tree.dirty for tree in trees):
+            return None
+        return [(tree.root[0] & BLOCK_MASK, 1) for tree in trees if tree.root[0]]
+
+    def plan_release(self, inode: Inode) -> None:
+        """Load what ``release`` needs. May raise ``NotCached``."""
+        if inode.ino not in inode.view.known:
+            roots = self._roots(inode)
+            if roots:
+                inode.view.volume.allocator.need(roots)
+
+    def release(self, inode: Inode) -> None:
+        """The last name has gone: free the inode if that is quick and nobody holds it. Cannot fail."""
+        view = inode.view
+        if inode.ino not in view.known and self._roots(inode) is not None:
+            inode.attribute_map.cut(0, 1)
+            if not inode.is_directory:
+                inode.map.cut(0, 1)
+            view.free(inode)
+            return
+        view.orphans.add(inode.ino)
+        if inode.ino not in view.known:
+            self.queue[view.id, inode.ino] = None
+
+    def forgotten(self, view: View, ino: int) -> None:
+        """The kernel no longer knows an inode."""
+        if ino in view.orphans:
+            self.queue[view.id, ino] = None
+
+    # Freeing
+
+    def work(self) -> bool:
+        """Free some; True while there is more. May raise ``NotCached``, ``CommitNeeded``."""
+        fs = self._fs
+        if self._unread:
+            self._read_list()
+        for _ in range(STEPS):
+            if not self.queue:
+                return False
+            (view_id, ino) = next(iter(self.queue))
+            view = fs.views.get(view_id)
+            if view is None or ino not in view.orphans or ino in view.known:
+                del self.queue[view_id, ino]
+                continue
+            if self._step(view, view.inode(ino)):
+                del self.queue[view_id, ino]
+        return bool(self.queue)
+
+    def _step(self, view: View, inode: Inode) -> bool:
+        """Free a bounded part of an inode; True when it is gone."""
+        view.volume.allocator.prepare(0, urgency=1, metadata=view.volume.dirtied + 8)
+        listed = inode.ino in view.listed_orphans
+        if listed:
+            place = view.inode(ORPHANS_INO)
+            view.change(place)
+            place.names.touch(_name(inode.ino))
+        view.change(inode)
+        if inode.attribute_map.cut(0, STEP_BUDGET) or (not inode.is_directory and inode.map.cut(0, STEP_BUDGET)):
+            return False
+        view.free(inode)
+        if listed:
+            view.inode(ORPHANS_INO).names.pop(_name(inode.ino))
+            view.listed_orphans.discard(inode.ino)
+        return True
+
+    def _read_list(self) -> None:
+        """Find what an earlier mount left."""
+        view = self._fs.base
+        items = names.entries(view, ORPHANS_INO, 0, 1 << 30)
+        for entry in items:
+            if entry.ino not in view.orphans:
+                view.orphans.add(entry.ino)
+                view.listed_orphans.add(entry.ino)
+                self.queue[BASE_VIEW, entry.ino] = None
+        self._unread = False
+
+    # Commit
+
+    def plan_seal(self, view: View) -> None:
+        """List what would otherwise be lost. May raise ``NotCached``."""
+        missing = view.orphans - view.listed_orphans
+        if not missing:
+            return
+        place = view.inode(ORPHANS_INO)
+        view.change(place)
+        for ino in sorted(missing):
+            inode = view.inode(ino)
+            if inode.nlink:
+                raise NotFound(f"inode {ino} has a name and is an orphan")
+            place.names.touch(_name(ino))
+            place.names.put(_name(ino), names.entry_value(inode))
+            view.listed_orphans.add(ino)

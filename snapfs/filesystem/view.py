@@ -1,0 +1,207 @@
+"""Views: one file tree each, the base or a snapshot's, with the same code. A view has an inode table and gives out its numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xxhash import xxh3_64_intdigest
+
+from snapfs.blocks.inode import INODE_BYTES
+from snapfs.errors import StaleInode
+from snapfs.filesystem.inode import EMPTY_SLOT, Inode
+from snapfs.ids import BASE_VIEW, FIRST_INO, ROOT_INO
+from snapfs.store.instances import Instance, ViewRoot
+from snapfs.store.owners import BaseOwner, Owner, ViewOwner
+from snapfs.store.tree import BlockMap
+
+if TYPE_CHECKING:
+    from snapfs.store.sealing import Sealing
+    from snapfs.store.volume import Volume
+
+#: Decoded inodes that are kept at least, over all views.
+INODES_KEPT = 8192
+
+#: Names hash to multiples of this: 62 bits, so that directory cookies fit a signed 64-bit number with room for the ends.
+HASH_UNIT = 4
+
+#: Leaves of the inode table that one search for unused numbers looks at.
+SEARCH_LEAVES = 8
+
+
+class InodeCache:
+    """Clean inodes of all views by ``view id << 48 | number``; two generations, as in the block cache."""
+
+    def __init__(self, capacity: int = INODES_KEPT) -> None:
+        self.capacity = capacity
+        self._young: dict[int, Inode] = {}
+        self._old: dict[int, Inode] = {}
+
+    def get(self, key: int) -> Inode | None:
+        """The inode, None when it is not here."""
+        found = self._young.get(key)
+        if found is None:
+            found = self._old.pop(key, None)
+            if found is not None:
+                self.put(key, found)
+        return found
+
+    def put(self, key: int, inode: Inode) -> None:
+        """Keep an inode."""
+        self._young[key] = inode
+        if len(self._young) > self.capacity:
+            self._old = self._young
+            self._young = {}
+
+    def forget(self, key: int) -> None:
+        """The number stands for something else now."""
+        self._young.pop(key, None)
+        self._old.pop(key, None)
+
+    def forget_view(self, view: int) -> None:
+        """Forget all inodes of a view."""
+        for generation in (self._young, self._old):
+            for key in [key for key in generation if key >> 48 == view]:
+                del generation[key]
+
+
+class View:
+    """A file tree. ``known`` are the inodes that the kernel holds, ``orphans`` those without a name that are not freed yet."""
+
+    def __init__(self, volume: Volume, cache: InodeCache, root: ViewRoot, instance: Instance | None = None) -> None:
+        self.volume = volume
+        self.cache = cache
+        self.instance = instance
+        self.id = instance.id if instance else BASE_VIEW
+        self.writable = True
+        self.owner: Owner = ViewOwner(volume, self.id) if instance else BaseOwner(volume)
+        self.chain: tuple[int, ...] = instance.chain if instance else ()
+        #: In a view of a subset: the one child that a directory above the covered one shows.
+        self.above = dict(zip((ROOT_INO, *self.chain[:-1]), self.chain, strict=True)) if self.chain else {}
+        self.known: set[int] = set()
+        self.orphans: set[int] = set()
+        self.listed_orphans: set[int] = set()
+        self.dirty: dict[int, Inode | None] = {}
+        self.per_leaf = volume.geometry.block_size // INODE_BYTES
+        self._unused: list[int] = []
+        self._searched = FIRST_INO
+        self.set_root(root)
+
+    def set_root(self, root: ViewRoot) -> None:
+        """Begin at this root; nothing of the view may be dirty."""
+        self.table = BlockMap(self.volume, self.owner, (root.first, root.second), root.depth, root.blocks, "inodes")
+        self.inodes = root.inodes
+        self.next_ino = max(root.next_ino, FIRST_INO)
+        self._unused = []
+        self._searched = FIRST_INO
+        self.cache.forget_view(self.id)
+
+    @property
+    def root(self) -> ViewRoot:
+        """Where the view begins; its table must be clean."""
+        return ViewRoot(*self.table.root_words, self.table.depth, self.table.blocks, self.inodes, self.next_ino)
+
+    def name_hash(self, name: bytes) -> int:
+        """Where a name stands in its directory."""
+        return xxh3_64_intdigest(name, self.volume.hash_seed) & -HASH_UNIT
+
+    # Inodes
+
+    def inode(self, ino: int) -> Inode:
+        """The inode of that number. Raises ``NotCached``, ``StaleInode`` when there is none."""
+        if ino in self.dirty:
+            found = self.dirty[ino]
+        else:
+            found = self.cache.get(self.id << 48 | ino)
+            if found is None:
+                leaf = self.table.node(0, ino // self.per_leaf)
+                if leaf is not None:
+                    at = ino % self.per_leaf * INODE_BYTES
+                    found = Inode.decode(self, ino, leaf[at : at + INODE_BYTES])
+                    if found is not None:
+                        self.cache.put(self.id << 48 | ino, found)
+        if found is None:
+            raise StaleInode(f"inode {ino} does not exist")
+        return found
+
+    def change(self, inode: Inode) -> None:
+        """The inode, or one of its trees, is about to be changed: the next commit writes it."""
+        if inode.ino not in self.dirty:
+            self.dirty[inode.ino] = inode
+            self.volume.dirtied += 2
+
+    def plan_new(self) -> int:
+        """An unused inode number, which ``add`` takes. May raise ``NotCached``."""
+        if not self._unused and self.next_ino - self.inodes > max(1024, self.inodes) and self._searched < self.next_ino:
+            self._search()
+        return self._unused[-1] if self._unused else self.next_ino
+
+    def _search(self) -> None:
+        """Find numbers that were freed before this mount, some leaves at a time."""
+        first = self._searched // self.per_leaf
+        leaves = [(index, self.table.node(0, index)) for index in range(first, min(first + SEARCH_LEAVES, -(-self.next_ino // self.per_leaf)))]
+        for index, leaf in leaves:
+            for slot in range(self.per_leaf - 1, -1, -1):
+                ino = index * self.per_leaf + slot
+                if FIRST_INO <= ino < self.next_ino and ino not in self.dirty and (leaf is None or leaf[slot * INODE_BYTES : slot * INODE_BYTES + 4] == b"\0\0\0\0"):
+                    self._unused.append(ino)
+        self._searched = (first + SEARCH_LEAVES) * self.per_leaf
+
+    def add(self, inode: Inode) -> None:
+        """A new inode with a number of ``plan_new``, or a reserved one."""
+        if self._unused and self._unused[-1] == inode.ino:
+            self._unused.pop()
+        elif inode.ino >= self.next_ino:
+            self.next_ino = inode.ino + 1
+        self.inodes += 1
+        self.cache.forget(self.id << 48 | inode.ino)
+        self.dirty[inode.ino] = inode
+        self.volume.dirtied += 2
+
+    def free(self, inode: Inode) -> None:
+        """The inode is gone. Its trees are empty."""
+        self.inodes -= 1
+        self.cache.forget(self.id << 48 | inode.ino)
+        self.dirty[inode.ino] = None
+        self.orphans.discard(inode.ino)
+        self._unused.append(inode.ino)
+        self.volume.dirtied += 1
+
+    # Commit
+
+    @property
+    def is_dirty(self) -> bool:
+        """Is there anything to seal?"""
+        return bool(self.dirty or self.table.dirty)
+
+    def plan_seal(self) -> int:
+        """Make the leaves of the inode table writable that dirty inodes lie in; the blocks that ``seal`` allocates, at most."""
+        table = self.table
+        if self.dirty:
+            table.grow(max(self.dirty) // self.per_leaf + 1)
+            for leaf in sorted({ino // self.per_leaf for ino in self.dirty}):
+                table.writable(0, leaf)
+        trees = sum(len(inode.data.dirty) + len(inode.attribute_map.dirty) for inode in self.dirty.values() if inode)
+        return trees + len(table.dirty)
+
+    def seal(self, sealing: Sealing) -> None:
+        """Give all that is dirty its place. Cannot fail."""
+        emptied = set()
+        for ino in sorted(self.dirty):
+            inode = self.dirty[ino]
+            leaf = self.table.writable(0, ino // self.per_leaf)
+            at = ino % self.per_leaf * INODE_BYTES
+            if inode is None:
+                leaf[at : at + INODE_BYTES] = EMPTY_SLOT
+                emptied.add(ino // self.per_leaf)
+            else:
+                inode.data.seal(sealing)
+                inode.attribute_map.seal(sealing)
+                leaf[at : at + INODE_BYTES] = inode.encode()
+                self.cache.put(self.id << 48 | ino, inode)
+        for index in sorted(emptied):
+            if not any(self.table.writable(0, index)):
+                self.table.remove(index)
+        if emptied:
+            self.table.shrink()
+        self.dirty = {}
+        self.table.seal(sealing)

@@ -1,0 +1,116 @@
+"""Requests about attributes: reading and changing them, extended attributes, and the filesystem's own figures.
+
+Permissions are the kernel's business (``default_permissions``, with ACLs); who may set which attribute was decided before a request
+arrives here.
+"""
+
+# ruff: noqa: ARG002 - the arguments of handlers are pyfuse3's
+
+from __future__ import annotations
+
+import errno
+import stat
+from collections.abc import Sequence
+from typing import Final
+
+import pyfuse3
+
+from snapfs.errors import NoAttribute
+from snapfs.filesystem import Changes, View
+from snapfs.fuse.requests import handler
+from snapfs.fuse.snapdir import SnapdirRequests
+from snapfs.ids import NAME_MAX
+
+#: When the snapshot was made, in CephFS's form: what Samba's ceph_snapshots asks for.
+SNAP_BTIME: Final = b"ceph.snap.btime"
+
+#: Names that only root may know of, as in every filesystem of the kernel's.
+_TRUSTED: Final = b"trusted."
+
+
+class AttributeRequests(SnapdirRequests):
+    """See the module."""
+
+    @handler
+    async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        """Attributes of an inode."""
+        if self.numbers.is_snapdir(inode):
+            return await self.snapdir_attributes(inode)
+        return self.attributes.entry(inode, await self.at(self.fs.inode, inode))
+
+    @handler
+    async def setattr(
+        self, inode: int, attr: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields, fh: int | None, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """Change attributes. With its writeback cache the kernel keeps the times of writes itself and sends them by this."""
+        changes = Changes(
+            mode=stat.S_IMODE(attr.st_mode) if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            size=attr.st_size if fields.update_size else None,
+            atime=attr.st_atime_ns if fields.update_atime else None,
+            mtime=attr.st_mtime_ns if fields.update_mtime else None,
+            ctime=attr.st_ctime_ns if fields.update_ctime else None,
+        )
+        changed = await self.change_at(self.fs.set_attributes, inode, changes, privileged=ctx.uid == 0)
+        entry = self.attributes.entry(inode, changed)
+        if stat.S_ISDIR(changed.mode) and (fields.update_uid or fields.update_gid):
+            await self.kernel.owner_changed(inode)  # the reply is made already; what happens meanwhile has its own
+        return entry
+
+    @handler
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        """Size and free space."""
+        found = await self.edge.call(self.fs.statfs)
+        answer = pyfuse3.StatvfsData()
+        answer.f_bsize = answer.f_frsize = found.block_size
+        answer.f_blocks = found.blocks
+        answer.f_bfree = found.free
+        answer.f_bavail = found.available
+        answer.f_files = found.files
+        answer.f_ffree = answer.f_favail = found.files_free
+        answer.f_namemax = NAME_MAX
+        return answer
+
+    # --- extended attributes ---
+
+    def _with_xattrs(self) -> None:
+        """Ends the request for good where the mount has none: the kernel then asks no more."""
+        if not self.options.xattr:
+            raise pyfuse3.FUSEError(errno.ENOSYS)
+
+    @handler
+    async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+        """One value."""
+        self._with_xattrs()
+        if self.numbers.is_snapdir(inode):
+            raise NoAttribute("a directory without attributes")
+        if name == SNAP_BTIME:
+            return await self.at(self._snap_btime, inode)
+        return await self.at(self.fs.xattr_get, inode, name)
+
+    def _snap_btime(self, view: View, ino: int) -> bytes:
+        if view.instance is None or not stat.S_ISDIR(self.fs.inode(view, ino).mode):
+            raise NoAttribute("not a directory in a snapshot")
+        return b"%d.%09d" % divmod(view.instance.created_ns, 1_000_000_000)
+
+    @handler
+    async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
+        """Their names."""
+        self._with_xattrs()
+        if self.numbers.is_snapdir(inode):
+            return []
+        names = await self.at(self.fs.xattr_list, inode)
+        return names if ctx.uid == 0 else [name for name in names if not name.startswith(_TRUSTED)]
+
+    @handler
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
+        """Set one. pyfuse3 has looked whether it must or must not exist."""
+        self._with_xattrs()
+        await self.change_at(self.fs.xattr_set, inode, name, value)
+
+    @handler
+    async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        """Remove one."""
+        self._with_xattrs()
+        await self.change_at(self.fs.xattr_remove, inode, name)

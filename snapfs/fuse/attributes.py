@@ -1,0 +1,79 @@
+"""Attributes as the kernel wants them: from the core's inodes, and for the directories that exist only here.
+
+Also how long the kernel may believe them. Every change passes through this mount, so nearly always "until told otherwise".
+"""
+
+from __future__ import annotations
+
+import stat
+from typing import Final
+
+import pyfuse3
+
+from snapfs.filesystem import Inode
+from snapfs.fuse.options import MountOptions
+
+#: Seconds. Long enough to mean forever, short enough that a defect in invalidation heals over lunch.
+VALID: Final = 3600.0
+
+#: Permissions of ``.snap``: who may look up names in the directory above may see which snapshots there are; its owner may make them.
+SNAPDIR_MODE: Final = stat.S_IFDIR | 0o755
+
+
+class Attributes:
+    """Fills the kernel's structures, with the options that replace owners and permissions."""
+
+    def __init__(self, options: MountOptions, block_size: int) -> None:
+        self._uid = options.uid
+        self._gid = options.gid
+        self._permissions = None if options.umask is None else 0o777 & ~options.umask
+        self._block_size = block_size
+        self._missing = pyfuse3.EntryAttributes()
+        self._missing.entry_timeout = VALID
+
+    def entry(self, node: int, inode: Inode, *, valid: float = VALID) -> pyfuse3.EntryAttributes:
+        """An inode's attributes; ``valid`` is how long the name under which it was found may be believed."""
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = node
+        entry.generation = inode.generation
+        entry.entry_timeout = valid
+        entry.attr_timeout = VALID
+        entry.st_mode = inode.mode if self._permissions is None else stat.S_IFMT(inode.mode) | self._permissions
+        entry.st_nlink = inode.nlink
+        entry.st_uid = self.owner(inode)
+        entry.st_gid = inode.gid if self._gid is None else self._gid
+        entry.st_rdev = inode.rdev
+        entry.st_size = inode.size
+        entry.st_blksize = self._block_size
+        entry.st_blocks = inode.sectors
+        entry.st_atime_ns = inode.atime
+        entry.st_mtime_ns = inode.mtime
+        entry.st_ctime_ns = inode.ctime
+        return entry
+
+    def owner(self, inode: Inode) -> int:
+        """The user whom the kernel takes for the owner."""
+        return inode.uid if self._uid is None else self._uid
+
+    def snapdir(self, node: int, inode: Inode) -> pyfuse3.EntryAttributes:
+        """The ``.snap`` directory ``node`` in the directory ``inode``: owned by the same, as old as that."""
+        entry = self.entry(node, inode)
+        entry.generation = 0
+        entry.st_mode = SNAPDIR_MODE
+        entry.st_nlink = 2
+        entry.st_size = 0
+        entry.st_blocks = 0
+        return entry
+
+    @property
+    def missing(self) -> pyfuse3.EntryAttributes:
+        """No such name, and the kernel need not ask again: it will be the one to create it."""
+        return self._missing
+
+    @staticmethod
+    def bare(node: int, mode: int) -> pyfuse3.EntryAttributes:
+        """Number and type only: for ``.`` and ``..``, of which listings want no more."""
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = node
+        entry.st_mode = mode
+        return entry

@@ -1,0 +1,147 @@
+"""Commits: one at a time, shared by all who wait for one.
+
+A caller that asks while a commit is being written joins the next one, together with everybody else who asks until that is sealed: so a
+hundred fsyncs cost two commits. Knows the volume and nothing of files or of the kernel.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import trio
+
+from snapfs.errors import CorruptBlock, DeviceError, NotCached, ReadOnly, SnapfsError
+from snapfs.store.volume import Volume
+
+if TYPE_CHECKING:
+    from snapfs.store.cache import Want
+    from snapfs.store.sealing import Sealed
+
+log = logging.getLogger("snapfs.fuse")
+
+
+class _Round:
+    """One commit and those who wait for it."""
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.error: SnapfsError | None = None
+
+
+class Commits:
+    """Commits a volume. ``run`` must be running; ``committed`` is called after each one that succeeded."""
+
+    def __init__(self, volume: Volume, committed: Callable[[], None]) -> None:
+        self._volume = volume
+        self._committed = committed
+        self._next: _Round | None = None
+        self._current: _Round | None = None
+        self._wanted = trio.Event()
+
+    async def commit(self) -> bool:
+        """Return when everything done before the call is durable; False when it was so already.
+
+        Raises ``DeviceError`` for a commit that failed, ``ReadOnly`` for every one after that.
+        """
+        current = self._ask()
+        if current is None:
+            return False
+        # Anything may happen while this waits: requests go on in the generation that comes after the one that is being written.
+        await current.done.wait()
+        if current.error is not None:
+            raise type(current.error)(str(current.error)) from current.error
+        return True
+
+    def soon(self) -> None:
+        """Begin a commit, without waiting for it. What goes wrong with it is logged."""
+        if not self._volume.read_only and self._volume.read_only_reason is None:
+            self._ask()
+
+    async def relieve(self) -> None:
+        """For whoever is about to change something when too much is dirty already: let the commit in flight finish first."""
+        self.soon()
+        if self._current is not None:
+            # As in ``commit``. Its failure concerns those who asked for it.
+            await self._current.done.wait()
+
+    def _ask(self) -> _Round | None:
+        """The commit that has all that was done before now, or None when nothing is to be committed."""
+        volume = self._volume
+        if volume.read_only_reason is not None:
+            raise ReadOnly(volume.read_only_reason)
+        if volume.read_only:
+            return None
+        if not volume.dirty:
+            return self._current
+        if self._next is None:
+            self._next = _Round()
+            self._wanted.set()
+        return self._next
+
+    async def run(self) -> None:
+        """Write commits as they are asked for, until cancelled."""
+        while True:
+            await self._wanted.wait()  # nothing is asked for, or it would be set
+            self._wanted = trio.Event()
+            while self._next is not None:
+                await self._one()
+
+    async def _seal(self) -> Sealed:
+        """The open generation, sealed in the synchronous stretch that ends this call."""
+        trusting = True
+        while True:
+            try:
+                return self._volume.seal()
+            except NotCached as exc:
+                # Operations run meanwhile: what they change, and who joins, is before the seal and so belongs to this commit.
+                trusting = await fetch(self._volume, exc.wants, trusting=trusting)
+
+    async def _one(self) -> None:
+        joined = self._next
+        assert joined is not None  # noqa: S101 - the caller's condition
+        try:
+            sealed = await self._seal()
+            self._current, self._next = joined, None
+            try:
+                # Operations run meanwhile, in the next generation; whoever asks now gets a round of his own.
+                await trio.to_thread.run_sync(sealed.write)
+            except DeviceError as exc:
+                self._volume.failed(sealed, exc)
+                raise
+            except Exception as exc:
+                self._volume.failed(sealed, DeviceError(f"internal error: {exc}"))
+                raise
+            self._volume.committed(sealed)
+        except SnapfsError as exc:
+            log.critical("a commit failed: %s", exc)
+            joined.error = exc
+        except Exception as exc:
+            # A defect. Whoever waits must hear of it, and the loop must go on: others may still read.
+            log.critical("a commit failed: internal error", exc_info=exc)
+            joined.error = DeviceError(f"a commit failed: internal error: {exc}")
+        finally:
+            if self._next is joined:
+                self._next = None
+            self._current = None
+            joined.done.set()
+        if joined.error is None:
+            self._committed()
+
+
+async def fetch(volume: Volume, wants: Sequence[Want], *, trusting: bool = True) -> bool:
+    """Bring metadata into memory; False when something came that cannot be believed, and the caller should look again.
+
+    A thread may read a block that is freed and used again meanwhile, which looks like damage. So whoever looks again does so with
+    ``trusting=False``: then the loop itself reads, while nothing else happens. Raises ``CorruptBlock``, ``DeviceError``.
+    """
+    loaded = volume.read_wants_nowait(wants) if trusting else volume.read_wants(wants)
+    if loaded is None:
+        try:
+            # Anything may happen while a thread reads.
+            loaded = await trio.to_thread.run_sync(volume.read_wants, wants)
+        except CorruptBlock:
+            return False
+    volume.admit(loaded)
+    return True

@@ -1,0 +1,166 @@
+"""Requests about contents: files and listings, and making them durable.
+
+A file handle is the inode's own number, and whether it may write: the kernel checks how a file was opened. With its writeback cache it
+reads through handles that are open for writing only, anyway.
+"""
+
+# ruff: noqa: ARG002 - the arguments of handlers are pyfuse3's
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+
+import pyfuse3
+import trio
+
+from snapfs.errors import CorruptBlock, ReadOnly
+from snapfs.filesystem import Changes, ReadPlan, View
+from snapfs.fuse import listing
+from snapfs.fuse.listing import Row
+from snapfs.fuse.numbers import WRITER_BIT
+from snapfs.fuse.requests import handler
+from snapfs.fuse.snapdir import SnapdirRequests
+
+log = logging.getLogger("snapfs.fuse")
+
+
+class DataRequests(SnapdirRequests):
+    """See the module."""
+
+    # --- files ---
+
+    @handler
+    async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        """Open a file; O_TRUNC comes with it. What the kernel has cached of it stays: nobody else changes it."""
+        writing = flags & os.O_ACCMODE != os.O_RDONLY
+        if (writing or flags & os.O_TRUNC) and self.fs.volume.read_only_reason is not None:
+            # Or the kernel would take writes that nobody can take from it.
+            raise ReadOnly(self.fs.volume.read_only_reason)
+        if flags & os.O_TRUNC:
+            await self.change_at(self.fs.set_attributes, inode, Changes(size=0), privileged=ctx.uid == 0)
+        else:
+            await self.at(self.fs.inode, inode)
+        return pyfuse3.FileInfo(fh=self.known.opened(inode, flags), keep_cache=True)
+
+    @handler
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        """Read. Metadata is planned with in one stretch; data comes from the host's memory at once, or by a thread."""
+        node = fh & ~WRITER_BIT
+        plan = await self.at(self.fs.plan_read, node, off, size)
+        try:
+            data = plan.assemble(await self._fetched(plan))
+        except CorruptBlock:
+            # While a thread read, the file may have been changed and its old blocks been used again. This time nothing can happen.
+            plan = await self.at(self.fs.plan_read, node, off, size)
+            device = self.fs.volume.device
+            data = self._verified(plan, [device.read(*run) for run in plan.runs], node)
+        await self.accessed(node)
+        return data
+
+    async def _fetched(self, plan: ReadPlan) -> list[bytes]:
+        """The bytes of a plan's runs."""
+        device = self.fs.volume.device
+        parts = [device.read_nowait(*run) for run in plan.runs]
+        missing = [index for index, part in enumerate(parts) if part is None]
+        if missing:
+            # Anything may happen meanwhile: what was read is compared with the checksums of the plan.
+            read = await trio.to_thread.run_sync(lambda: [device.read(*plan.runs[index]) for index in missing])
+            for index, part in zip(missing, read, strict=True):
+                parts[index] = part
+        return [part for part in parts if part is not None]
+
+    def _verified(self, plan: ReadPlan, parts: list[bytes], node: int) -> bytes:
+        try:
+            return plan.assemble(parts)
+        except CorruptBlock as exc:
+            view_id, ino = self.numbers.split(node)
+            raise CorruptBlock(f"view {view_id}, inode {ino}: {exc}") from exc
+
+    @handler
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        """Write all of it."""
+        return await self.change_at(self.fs.write, fh & ~WRITER_BIT, off, buf)
+
+    @handler
+    async def flush(self, fh: int) -> None:
+        """A file is closed somewhere. Nothing follows from that, and after this answer the kernel no longer says it."""
+        raise pyfuse3.FUSEError(errno.ENOSYS)
+
+    @handler
+    async def release(self, fh: int) -> None:
+        """A handle's last user has gone."""
+        self.known.closed(fh)
+
+    @handler
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        """Make everything durable. The kernel has sent what it held of this file."""
+        await self.edge.commit()
+
+    # --- directories ---
+
+    @handler
+    async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
+        """Open a directory."""
+        await self.at(self.fs.inode, self.numbers.covered(inode))
+        return inode
+
+    @handler
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        """Fill one reply with entries. The kernel looks each of them up by it."""
+        is_snapdir = self.numbers.is_snapdir(fh)
+        after = start_id
+        if after < listing.FIRST_COOKIE:
+            if not await self._first_rows(fh, after, token):
+                return
+            after = listing.FIRST_COOKIE
+        while True:
+            # Other requests may run meanwhile: cookies stay what they are, and inodes are counted before anything can free them.
+            found = await (self.snapshot_rows(fh, after) if is_snapdir else self.at(self._entries, fh, after))
+            for row in found:
+                if not self._reply(token, fh, row, in_snapdir=is_snapdir):
+                    return
+                after = row.cookie
+            if not found or is_snapdir:
+                break
+        if not is_snapdir:
+            await self.accessed(fh)
+
+    def _entries(self, view: View, ino: int, after: int) -> list[Row]:
+        return listing.rows(self.fs, self.numbers, view, ino, after)
+
+    async def _first_rows(self, fh: int, after: int, token: pyfuse3.ReaddirToken) -> bool:
+        """``.``, ``..`` and perhaps ``.snap``; False when the reply is full."""
+        covered = self.numbers.covered(fh)
+        inode = await self.at(self.fs.inode, covered)
+        view_id, ino = self.numbers.split(covered)
+        parent = covered if fh != covered else self.numbers.node(view_id, inode.parent or ino)
+        for name, node, mode, cookie in listing.first_rows(fh, inode.mode, parent, after):
+            if not pyfuse3.readdir_reply(token, name, self.attributes.bare(node, mode), cookie):
+                return False
+        if fh == covered and self.options.snapshow and after < listing.SNAPDIR_COOKIE:
+            node = self.numbers.snapdir(covered)
+            if not pyfuse3.readdir_reply(token, self.snapdir_name, self.attributes.snapdir(node, inode), listing.SNAPDIR_COOKIE):
+                return False
+            self.known.add(node)
+        return True
+
+    def _reply(self, token: pyfuse3.ReaddirToken, parent: int, row: Row, *, in_snapdir: bool) -> bool:
+        if not pyfuse3.readdir_reply(token, row.name, self.attributes.entry(row.node, row.inode, valid=row.valid), row.cookie):
+            return False
+        self.known.add(row.node)
+        if in_snapdir:
+            self.known.shown.setdefault(self.numbers.split(row.node)[0], set()).add((parent, row.name))
+        else:
+            self.known.name(row.node, row.inode.mode, parent, row.name)
+        return True
+
+    @handler
+    async def releasedir(self, fh: int) -> None:
+        """Handles have no state."""
+
+    @handler
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        """As fsync."""
+        await self.edge.commit()

@@ -1,0 +1,266 @@
+"""The edge between the event loop and the core: runs core calls, feeds them, commits, and works in the background.
+
+A core call changes the volume in one synchronous stretch or not at all. Where it cannot go on it says why (``NotCached``,
+``CommitNeeded``), has changed nothing, and is called again when that is mended; so nothing here needs a lock on metadata. What the
+kernel must be told or asked stands behind ``Kernel``; requests and their replies are the operations' business.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final, ParamSpec, Protocol, TypeVar
+
+import trio
+
+from snapfs import snapshots
+from snapfs.errors import Interrupt, NoSpace, NotCached, ReadOnly, SnapfsError, SnapshotBusy
+from snapfs.filesystem import Filesystem
+from snapfs.fuse.commits import Commits, fetch
+from snapfs.fuse.gate import Gate
+from snapfs.ids import BASE_VIEW, ROOT_INO
+from snapfs.snapshots import Instance, RestoreResult
+
+log = logging.getLogger("snapfs.fuse")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: Snapshot operations that may wait for one another. Each keeps one of the loop's tasks, and some must be left to serve the kernel.
+WAITING_LIMIT: Final = 50
+
+#: Steps of background work that a change does itself when it finds no space.
+RECLAIM_STEPS: Final = 16
+
+#: How often one core call is given blocks by a commit that others then take.
+COMMIT_TRIES: Final = 1000
+
+
+class Kernel(Protocol):
+    """What the edge needs of the kernel (``kernel.MountedKernel``)."""
+
+    async def flush(self, view_ids: Collection[int] | None = None) -> None:
+        """Have the kernel send the writes to these views (None: all) that it holds back, and wait until they are done."""
+
+    async def view_ended(self, view_id: int, *, wait: bool) -> None:
+        """A snapshot is gone: let go of everything in it. Must not wait when a request of the kernel's caused it."""
+
+    async def restored(self, result: RestoreResult) -> None:
+        """The base has changed under the kernel."""
+
+
+class NoKernel:
+    """For an edge without a mount: tests, and the time before and after."""
+
+    async def flush(self, view_ids: Collection[int] | None = None) -> None:
+        """Nobody holds writes back."""
+
+    async def view_ended(self, view_id: int, *, wait: bool) -> None:
+        """Nobody knows the view."""
+
+    async def restored(self, result: RestoreResult) -> None:
+        """Nobody remembers anything."""
+
+
+@dataclass
+class _Attempts:
+    """What was tried already to get one core call through."""
+
+    may_reclaim: bool = True
+    trusting: bool = True
+    commits: int = 0
+
+
+class Edge:
+    """Drives one filesystem. ``run`` must be running while anything is called."""
+
+    def __init__(self, fs: Filesystem, *, commit_seconds: float = 5.0) -> None:
+        self.fs = fs
+        self.volume = fs.volume
+        self.kernel: Kernel = NoKernel()
+        self.gate = Gate()
+        #: Requests of the kernel by name, for ``snapfs info``.
+        self.requests: Counter[str] = Counter()
+        #: Requests that are being worked on.
+        self.in_progress = 0
+        self.commits = Commits(self.volume, self.work_soon)
+        self._commit_seconds = commit_seconds
+        self._snapshot_lock = trio.Lock()
+        self._work_wanted = trio.Event()
+        self._work_done = trio.Event()
+        self._work_done.set()
+
+    # --- core calls ---
+
+    async def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a core function that changes nothing that a snapshot would show.
+
+        When the function's result arrives, no other task has run since it was found: callers may rely on it.
+        """
+        attempts = None
+        while True:
+            try:
+                return function(*args, **kwargs)
+            except Interrupt as why:
+                attempts = attempts or _Attempts(may_reclaim=function != self.volume.allocator.reclaim)
+                await self._mend(why, attempts)  # anything may happen meanwhile: the function looks at everything anew
+
+    async def change(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """The same for one that changes something: waits while a snapshot is being made, or while too much waits for a commit."""
+        attempts = None
+        while True:
+            if self.volume.commit_wanted:
+                await self.commits.relieve()  # anything may happen meanwhile, as in all that follow
+            if self.gate.is_closed:
+                await self.gate.passed()
+            try:
+                return function(*args, **kwargs)
+            except Interrupt as why:
+                attempts = attempts or _Attempts()
+                await self._mend(why, attempts)
+
+    async def _mend(self, why: Interrupt, attempts: _Attempts) -> None:
+        """Do what a core call was interrupted for. Raises ``NoSpace`` when there turns out to be none to be had."""
+        if isinstance(why, NotCached):
+            attempts.trusting = await fetch(self.volume, why.wants, trusting=attempts.trusting)
+            return
+        allocator = self.volume.allocator
+        steps = 0
+        # Background work does the same in its own time.
+        while attempts.may_reclaim and allocator.more_to_come() and steps < RECLAIM_STEPS:
+            await self.call(allocator.reclaim)
+            steps += 1
+        committed = await self.commits.commit()
+        attempts.commits += 1
+        if (not steps and not committed and attempts.commits > 1) or attempts.commits > COMMIT_TRIES:
+            raise NoSpace("no space left on the volume")
+
+    async def commit(self) -> None:
+        """Return when everything done before the call is durable. Raises ``DeviceError``, ``ReadOnly``."""
+        await self.commits.commit()
+
+    # --- snapshots ---
+
+    async def create_snapshot(self, name: str, *, origin: int = BASE_VIEW, directory: int = ROOT_INO, owner: int = 0) -> Instance:
+        """Make a snapshot that has everything whose write returned before this call; durable when it returns."""
+        snapshots.check_name(name)
+        async with self._snapshots_alone():
+            # Users write on during both; what they write may or may not be in the snapshot. The first gets what the kernel holds of
+            # what they have written; the second leaves little for the stretch in which nobody is served.
+            await self.kernel.flush({origin})
+            await self.commits.commit()
+            instance = await self.change(snapshots.create, self.fs, name, origin=origin, directory=directory, owner=owner)
+            try:
+                # The snapshot is the state that is sealed: one synchronous stretch, which is the pause in writing.
+                await self.commits.commit()
+            except SnapfsError:
+                self._abandon(instance)
+                raise
+        return instance
+
+    def _abandon(self, instance: Instance) -> None:
+        """What could not be sealed must not come into being later, when nobody expects it any more."""
+        instances = self.volume.instances
+        if instance in instances.pending:
+            instances.pending.remove(instance)
+            instances.counting[instance.id] = 0
+
+    async def delete_snapshot(self, name: str, *, in_request: bool = False) -> Instance:
+        """Delete a snapshot; its space comes back in the background. ``in_request``: the kernel asked, and waits."""
+        async with self._snapshots_alone():
+            instance = await self.change(snapshots.delete, self.fs, name)
+            await self.commits.commit()
+        self.work_soon()
+        await self.kernel.view_ended(instance.id, wait=not in_request)
+        return instance
+
+    async def rename_snapshot(self, name: str, new_name: str) -> Instance:
+        """Rename a snapshot. The kernel asks for names in ``.snap`` every time, so it need not be told."""
+        async with self._snapshots_alone():
+            instance = await self.change(snapshots.rename, self.fs, name, new_name)
+            await self.commits.commit()
+        return instance
+
+    async def restore(self, name: str, owner: int = 0) -> RestoreResult:
+        """Go back to a snapshot while the volume is in use. The state from before has all that was written before this call."""
+        async with self._snapshots_alone():
+            instance = await self.call(snapshots.get, self.fs, name)
+            await self.kernel.flush({BASE_VIEW, instance.id})  # or what the kernel holds would be written over the restored state later
+            await self.commits.commit()
+            async with self.gate.closed():
+                result = await self.call(snapshots.restore, self.fs, name, owner=owner)
+            await self.commits.commit()
+        # Gate and lock are free: forgetting may make the kernel write, and wait for requests that wait for the lock.
+        if result.changed:
+            await self.kernel.restored(result)
+        self.work_soon()
+        return result
+
+    @asynccontextmanager
+    async def _snapshots_alone(self) -> AsyncIterator[None]:
+        if self.volume.read_only:
+            raise ReadOnly("the volume is mounted read-only: snapshots cannot be changed")
+        if self._snapshot_lock.statistics().tasks_waiting >= WAITING_LIMIT:
+            raise SnapshotBusy(f"{WAITING_LIMIT} snapshot operations are waiting already: try again later")
+        async with self._snapshot_lock:
+            yield
+
+    # --- in the background ---
+
+    def work_soon(self) -> None:
+        """There may be something to do in the background."""
+        if not self.volume.read_only and self.volume.read_only_reason is None:
+            self._work_done = trio.Event() if self._work_done.is_set() else self._work_done
+            self._work_wanted.set()
+
+    async def run(self) -> None:
+        """Commit, and work in the background, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.commits.run)
+            if not self.volume.read_only:
+                nursery.start_soon(self._commit_regularly)
+                nursery.start_soon(self._work)
+                self.work_soon()
+
+    async def _commit_regularly(self) -> None:
+        while True:
+            await trio.sleep(self._commit_seconds)
+            self.commits.soon()
+
+    async def _work(self) -> None:
+        while True:
+            await self._work_wanted.wait()  # idle
+            self._work_wanted = trio.Event()
+            try:
+                while await self._step():
+                    pass
+            except SnapfsError as exc:
+                # It is tried again after the next commit.
+                log.warning("background work: %s", exc)
+            except Exception:
+                log.exception("background work: internal error")
+            if not self._work_wanted.is_set():
+                self._work_done.set()
+
+    async def _step(self) -> bool:
+        """One step of background work, and a pause that leaves half of the time to users who have something to do."""
+        requests = self.requests.total()
+        began = trio.current_time()
+        more = await self.call(self.fs.work)
+        took = trio.current_time() - began
+        await trio.lowlevel.checkpoint()  # requests run
+        if self.requests.total() != requests:
+            await trio.sleep(took)
+        return more
+
+    async def finish(self, seconds: float = 2.0) -> None:
+        """After the last request: work off what can be done in a moment, and commit the rest. Raises ``DeviceError``."""
+        if self.volume.read_only or self.volume.read_only_reason is not None:
+            return
+        with trio.move_on_after(seconds):
+            # Cancelled between steps only: a step has no checkpoint once it has begun to change something.
+            await self._work_done.wait()
+        await self.commits.commit()

@@ -1,0 +1,235 @@
+"""What the daemon asks of the kernel and tells it, outside of replies: send your cached writes; forget what you believe.
+
+All of that can block in the kernel until requests have been served, so it happens in worker threads while the loop serves. A request
+handler never waits for anything here that needs a lock of the kernel's: the kernel may hold it for that very request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import stat
+import threading
+from collections.abc import Callable, Collection, Iterable
+from typing import Final
+
+import pyfuse3
+import trio
+
+from snapfs.errors import DeviceError, NoSpace, NoSuchSnapshot, NotFound, StaleInode
+from snapfs.filesystem import Entry, Filesystem, View
+from snapfs.fuse.edge import Edge
+from snapfs.fuse.known import Known, Place
+from snapfs.fuse.numbers import KERNEL_ROOT, Numbers
+from snapfs.ids import BASE_VIEW
+from snapfs.snapshots import RestoreResult
+
+log = logging.getLogger("snapfs.fuse")
+
+#: How far the kernel reads ahead, in KiB.
+READ_AHEAD_KB: Final = 2048
+
+#: What a notification ends with when there is nothing to forget.
+_HARMLESS: Final = (errno.ENOENT, errno.ENOTCONN, errno.ENODEV, errno.ENOTDIR, errno.EBADF)
+
+#: Entries that are compared at a time after a restore.
+_CHUNK: Final = 1000
+
+
+class MountedKernel:
+    """The kernel's side of one mount. See ``edge.Kernel``. ``run`` must be running."""
+
+    def __init__(self, edge: Edge, known: Known, numbers: Numbers, mountpoint: str) -> None:
+        self._edge = edge
+        self._fs: Filesystem = edge.fs
+        self._known = known
+        self._numbers = numbers
+        self._mountpoint = os.fsencode(mountpoint)
+        self._device = -1
+        # How the names begin that ``flush`` uses in the root: in no listing, and nobody's by chance. Not in ``.snap``, which the kernel
+        # keeps locked while it waits for the mkdir that makes a snapshot.
+        self._alias = b".snapfs-%s-" % os.urandom(12).hex().encode()
+        self._flusher = -1  # the thread that may use them
+        self._flushing = trio.Lock()
+        self._jobs, self._todo = trio.open_memory_channel[Callable[[], None]](float("inf"))
+
+    def mounted(self) -> None:
+        """Called in a thread when requests are being served: from now on the mount is known by its device number."""
+        status = os.stat(self._mountpoint)
+        self._device = status.st_dev
+        if os.geteuid() == 0:
+            _raise_read_ahead(status.st_dev)
+
+    async def run(self) -> None:
+        """Do in the background what nobody waits for, until cancelled."""
+        async for job in self._todo:
+            # Abandoned when the mount ends: the thread may be stuck in a kernel that nobody serves any more.
+            await trio.to_thread.run_sync(job, abandon_on_cancel=True)
+
+    # --- writes that the kernel holds back ---
+
+    def node_of_alias(self, name: bytes, pid: int) -> int | None:
+        """The inode that a name in the root stands for while ``flush`` asks for it; None for every other name and everybody else."""
+        if pid != self._flusher or not name.startswith(self._alias):
+            return None
+        return int(name[len(self._alias) :], 16)
+
+    async def flush(self, view_ids: Collection[int] | None = None) -> None:
+        """See ``edge.Kernel``. Raises ``NoSpace`` or ``DeviceError`` when a write failed."""
+        nodes = [node for node in self._known.written() if view_ids is None or self._numbers.split(node)[0] in view_ids]
+        if nodes:
+            # Requests are served meanwhile, in particular the writes that this brings.
+            async with self._flushing:
+                await trio.to_thread.run_sync(self._flush, nodes)
+
+    def _flush(self, nodes: list[int]) -> None:
+        """Make the kernel send its dirty pages of these inodes, and wait until all of them have been served.
+
+        syncfs(2) will not do: on FUSE it starts that at most, and does not wait (and since Linux 6.18 not even that). What does, for one
+        inode, is closing it. So each is opened by its number, under a name that is there for the moment and for this thread, and closed.
+        """
+        directory = os.open(self._mountpoint, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._flusher = threading.get_native_id()
+        try:
+            reachable = os.fstat(directory).st_dev == self._device  # not detached, and nothing mounted over it
+            for node in nodes:
+                if not (reachable and self._flush_by_closing(directory, node)):
+                    # One write for each page, and nothing of the file stays in the kernel's memory; but it needs no permissions.
+                    _forget_inodes([node], attributes_only=False)
+        finally:
+            self._flusher = -1
+            os.close(directory)
+
+    def _flush_by_closing(self, directory: int, node: int) -> bool:
+        """False when the user who mounted the volume may not open the file."""
+        alias = b"%s%x" % (self._alias, node)
+        try:
+            descriptor = os.open(alias, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=directory)
+            try:
+                os.close(descriptor)
+            finally:
+                _forget_names([(KERNEL_ROOT, alias)])  # or the kernel would hold the inode for the sake of the name
+        except PermissionError:
+            return False
+        except OSError as exc:
+            if exc.errno in (errno.ESTALE, errno.ENOENT):  # deleted with its view
+                return True
+            kind = NoSpace if exc.errno == errno.ENOSPC else DeviceError
+            raise kind(f"what was written last could not be stored: {exc.strerror}") from exc
+        return True
+
+    # --- what the kernel believes ---
+
+    async def owner_changed(self, node: int) -> None:
+        """A directory has another owner, so its ``.snap`` has."""
+        snapdir = self._numbers.snapdir(node)
+        if snapdir in self._known:
+            # Only attributes, which takes no lock in the kernel: a request may wait for this.
+            await trio.to_thread.run_sync(lambda: _forget_inodes([snapdir], attributes_only=True))
+
+    async def view_ended(self, view_id: int, *, wait: bool) -> None:
+        """See ``edge.Kernel``. Until this is through, what the kernel still has cached of the view can be read."""
+        places = self._known.shown.pop(view_id, set())
+        nodes = list(self._known.nodes_of(view_id))
+        await self._forget(places, nodes, wait=wait)
+
+    async def restored(self, result: RestoreResult) -> None:
+        """See ``edge.Kernel``.
+
+        A regular file that changed has a new generation, so under its name the kernel must look again: it believes its own size of a
+        file that it knows. In directories, the names that differ; all names would take other people's working directories away.
+        """
+        places: set[Place] = set()
+        nodes: list[int] = []
+        before: View | None = None
+        if result.undo is not None:
+            try:
+                before = await self._edge.call(self._fs.view, result.undo.id)
+            except NoSuchSnapshot:  # deleted already
+                before = None
+        for ino in result.inodes:
+            node = self._numbers.node(BASE_VIEW, ino)
+            if node not in self._known:
+                continue
+            nodes.append(node)
+            places |= self._known.names(node)
+            if before is not None:
+                old = await self._listing(before, ino)
+                new = await self._listing(self._fs.base, ino)
+                places |= {(node, name) for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
+        await self._forget(places, nodes, wait=True)
+
+    async def _listing(self, view: View, ino: int) -> dict[bytes, tuple[int, int]]:
+        """Inode and type of every name in a directory; nothing when there is no such directory."""
+        found: dict[bytes, tuple[int, int]] = {}
+        after = 0
+        while True:
+            try:
+                entries = await self._edge.call(self._entries, view, ino, after)
+            except NoSuchSnapshot:
+                return found
+            if not entries:
+                return found
+            for entry in entries:
+                found[entry.name] = (entry.ino, entry.type)
+            after = entries[-1].cookie
+
+    def _entries(self, view: View, ino: int, after: int) -> list[Entry]:
+        try:
+            if not stat.S_ISDIR(self._fs.inode(view, ino).mode):
+                return []
+            return self._fs.entries(view, ino, after, _CHUNK)
+        except (StaleInode, NotFound):
+            return []
+
+    async def _forget(self, places: Iterable[Place], nodes: list[int], *, wait: bool) -> None:
+        """Names first: a kernel that walks a path then finds nothing old below."""
+        done = trio.Event()
+        token = trio.lowlevel.current_trio_token()
+        wanted = list(places)
+
+        def job() -> None:
+            try:
+                _forget_names(wanted)
+                _forget_inodes(nodes, attributes_only=False)
+            finally:
+                token.run_sync_soon(done.set)
+
+        self._jobs.send_nowait(job)
+        if wait:
+            # Requests are served meanwhile. Nobody who is served waits for this task: it is not a request of the kernel's.
+            await done.wait()
+
+
+def _forget_names(places: Iterable[Place]) -> None:
+    for parent, name in places:
+        try:
+            pyfuse3.invalidate_entry(parent, name)
+        except OSError as exc:
+            _not_forgotten(exc)
+
+
+def _forget_inodes(nodes: Iterable[int], *, attributes_only: bool) -> None:
+    for node in nodes:
+        try:
+            pyfuse3.invalidate_inode(node, attr_only=attributes_only)
+        except OSError as exc:
+            _not_forgotten(exc)
+
+
+def _not_forgotten(exc: OSError) -> None:
+    # What the kernel does not know it need not forget; and a mount that has ended knows nothing.
+    if exc.errno not in _HARMLESS:
+        log.warning("the kernel does not forget: %s", exc)
+
+
+def _raise_read_ahead(device: int) -> None:
+    """Let the kernel read ahead more than its 128 KiB: requests cost more than bytes. Not everybody may, and it is only speed."""
+    with contextlib.suppress(OSError):
+        path = f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb"
+        with open(path, "r+", encoding="ascii") as file:
+            if int(file.read()) < READ_AHEAD_KB:
+                file.seek(0)
+                file.write(str(READ_AHEAD_KB))

@@ -1,0 +1,142 @@
+"""The life of a mount: from the system call that makes it to the last commit after it is gone.
+
+Puts the parts together and takes them apart in order. Opening the volume before and closing it after is the caller's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import string
+import subprocess
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import pyfuse3
+import trio
+
+from snapfs import snapshots
+from snapfs.errors import SnapfsError
+from snapfs.filesystem import Filesystem
+from snapfs.fuse import polling
+from snapfs.fuse.edge import Edge, NoKernel
+from snapfs.fuse.kernel import MountedKernel
+from snapfs.fuse.known import Known
+from snapfs.fuse.numbers import Numbers
+from snapfs.fuse.operations import Operations
+from snapfs.fuse.options import MountOptions
+from snapfs.ids import BASE_VIEW
+
+log = logging.getLogger("snapfs.fuse")
+
+#: Requests that are worked on at once. More than snapshot operations may keep waiting (``edge.WAITING_LIMIT``).
+MAX_TASKS: Final = 200
+
+#: Characters that libfuse takes as they are in an option's value.
+_PLAIN: Final = frozenset((string.ascii_letters + string.digits + "/._-+@:=~ ").encode())
+
+_UMOUNT_NOFOLLOW: Final = 8
+
+Attach = Callable[[Edge, trio.Nursery], Awaitable[None]]
+
+
+async def serve(fs: Filesystem, mountpoint: str, options: MountOptions, ready: Callable[[], None], attach: Attach | None = None) -> None:
+    """Mount, serve until unmounted or until SIGTERM or SIGINT, and commit.
+
+    ``ready`` is called when the mount is usable; before it, ``attach`` may start tasks that live as long as the mount. Raises
+    ``NoSuchSnapshot`` for a view that is not there, ``RuntimeError`` for what libfuse says on standard error, ``DeviceError`` for a
+    last commit that failed.
+    """
+    if options.read_only or not options.atime:
+        fs.atime = "noatime"
+    edge = Edge(fs, commit_seconds=options.commit)
+    async with trio.open_nursery() as background:
+        background.start_soon(edge.run)
+        root_view = BASE_VIEW
+        if options.snapshot is not None:
+            root_view = (await edge.call(snapshots.get, fs, options.snapshot)).id
+        numbers = Numbers(root_view)
+        known = Known(numbers, lambda view_id, ino: fs.hold(fs.view(view_id), ino))
+        fs.view_ids_in_use = lambda: known.views_in_use() | {root_view}
+        kernel = MountedKernel(edge, known, numbers, mountpoint)
+        operations = Operations(edge, known, numbers, kernel, options, fs.volume.geometry.block_size)
+        pyfuse3.init(operations, mountpoint, fuse_options(options, fs.volume.device.path))
+        try:
+            await _serve(edge, kernel, mountpoint, ready, attach)
+        finally:
+            # Nothing is served any more, so nothing may wait for the kernel from here on.
+            pyfuse3.close(unmount=True)
+        for node in list(known.orphans):
+            known.drop(node, 1 << 62)
+            await operations.release_inode(node)
+        await edge.finish()
+        background.cancel_scope.cancel()
+
+
+async def _serve(edge: Edge, kernel: MountedKernel, mountpoint: str, ready: Callable[[], None], attach: Attach | None) -> None:
+    """Answer requests until there will be no more."""
+    polling.install(lambda: edge.in_progress > 0)
+    async with trio.open_nursery() as serving:
+
+        async def requests() -> None:
+            await pyfuse3.main(min_tasks=1, max_tasks=MAX_TASKS)
+            serving.cancel_scope.cancel()
+
+        serving.start_soon(requests)
+        serving.start_soon(kernel.run)
+        serving.start_soon(_until_signal, kernel, mountpoint)
+        # In a thread: it asks for attributes of the root, which this loop must serve. The kernel remembers them from then on, so
+        # that looking at the mount point itself does not block whoever is called next.
+        await trio.to_thread.run_sync(kernel.mounted)
+        edge.kernel = kernel
+        if attach is not None:
+            await attach(edge, serving)
+        ready()
+    edge.kernel = NoKernel()
+
+
+async def _until_signal(kernel: MountedKernel, mountpoint: str) -> None:
+    """Unmount when asked to end. Ends with the loop, which ends when the mount has."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            log.info("%s: unmounting", signal.Signals(number).name)
+            # Requests are served meanwhile: unmounting makes the kernel send all that it holds back.
+            if await trio.to_thread.run_sync(_unmount, mountpoint, abandon_on_cancel=True):
+                continue
+            # Somebody uses it, and will get errors from now on. What was written until now is not lost.
+            log.warning("%s is in use: it is taken away from its users", mountpoint)
+            try:
+                await kernel.flush()  # as above
+            except SnapfsError as exc:
+                log.critical("the kernel's cached writes may be lost: %s", exc)
+            pyfuse3.terminate()
+
+
+def _unmount(mountpoint: str) -> bool:
+    """Unmount if nobody uses it; whether that worked."""
+    if os.geteuid() == 0:
+        return bool(ctypes.CDLL(None).umount2(os.fsencode(mountpoint), _UMOUNT_NOFOLLOW) == 0)
+    command = ["fusermount3", "-u", "-q", "--", mountpoint]
+    return (
+        subprocess.run(command, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+    )
+
+
+def fuse_options(options: MountOptions, image: str) -> set[str]:
+    """What libfuse is given. ``default_permissions``: the kernel checks permissions, with ACLs; nothing here does."""
+    words = {"default_permissions", "subtype=snapfs", "fsname=" + _escaped(options.fsname or image), "ro" if options.read_only else "rw"}
+    words |= options.kernel
+    if os.geteuid() == 0:
+        # libfuse turns both off unless told otherwise; mount(8) leaves out that it wants them.
+        words |= {word for word in ("dev", "suid") if "no" + word not in options.kernel}
+    if not options.atime:
+        words.add("noatime")
+    words |= {word for word, wanted in (("allow_other", options.allow_other), ("allow_root", options.allow_root)) if wanted}
+    return words
+
+
+def _escaped(value: str) -> str:
+    """A value for libfuse's option parser, whose escapes are octal; pyfuse3 takes ASCII only."""
+    return "".join(chr(byte) if byte in _PLAIN else f"\\{byte:03o}" for byte in os.fsencode(value))

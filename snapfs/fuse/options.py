@@ -1,0 +1,165 @@
+"""Mount options: what mount(8), fstab and users write after ``-o``, read into one value.
+
+Loaded by ``snapfs mount`` before anything else is, so this imports no event loop. What the options do is decided by those who read
+them; here are only their names, their values, and which of them go on to the kernel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from snapfs.errors import UsageError
+
+#: Longest time between commits that can be asked for: a day.
+COMMIT_LIMIT: Final = 86_400.0
+
+#: Words that mean something to mount(8), systemd or other filesystems, and nothing here.
+_IGNORED: Final = frozenset(
+    {
+        *("defaults", "auto", "noauto", "user", "nouser", "users", "nousers", "owner", "noowner", "group", "nogroup"),
+        *("nofail", "fail", "_netdev", "loop", "silent", "loud", "mand", "nomand", "iversion", "noiversion", "quiet"),
+        *("exec", "async", "norelatime", "nostrictatime", "lazytime", "nolazytime", "diratime", "nodiratime", "default_permissions"),
+    }
+)
+
+#: The same with a value (``user=NAME`` is what libmount makes of ``user``).
+_IGNORED_WITH_VALUE: Final = frozenset({"comment", "user", "context", "fscontext", "defcontext", "rootcontext", "subtype"})
+
+#: Restrictions, and sync, which the kernel enforces. Their opposites cancel them.
+_TO_KERNEL: Final = {"noexec": "exec", "nosuid": "suid", "nodev": "dev", "sync": "async", "dirsync": ""}
+
+_FLAGS: Final[dict[str, dict[str, Any]]] = {
+    "ro": {"read_only": True},
+    "rw": {"read_only": False},
+    "snapshow": {"snapshow": True},
+    "nosnapshow": {"snapshow": False},
+    "noxattr": {"xattr": False},
+    "xattr": {"xattr": True},
+    "user_xattr": {"xattr": True},
+    "acl": {},
+    "allow_other": {"allow_other": True},
+    "allow_root": {"allow_root": True},
+    "noatime": {"atime": False},
+    "atime": {"atime": True},
+    "relatime": {"atime": True},
+    "strictatime": {"atime": True},
+}
+
+
+@dataclass(frozen=True)
+class MountOptions:
+    """What a mount is asked to be. ``umask`` and the owners replace what the volume says, for the whole mount."""
+
+    read_only: bool = False
+    restore: str | None = None
+    snapshot: str | None = None
+    snapdir: str = ".snap"
+    snapshow: bool = False
+    commit: float = 5.0
+    xattr: bool = True
+    writeback: bool = True
+    allow_other: bool = False
+    allow_root: bool = False
+    uid: int | None = None
+    gid: int | None = None
+    umask: int | None = None
+    fsname: str | None = None
+    atime: bool = True
+    kernel: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.restore is not None and self.read_only:
+            raise UsageError("option 'restore' changes the volume, so it cannot be combined with 'ro'")
+        if self.restore is not None and self.snapshot is not None:
+            raise UsageError("options 'restore' and 'snapshot' exclude each other: restore first, then mount the snapshot")
+        if self.allow_other and self.allow_root:
+            raise UsageError("options 'allow_other' and 'allow_root' exclude each other")
+
+
+def parse_options(text: str) -> MountOptions:
+    """Read a comma separated list; of several values for one thing the last one counts.
+
+    Raises ``UsageError`` that names the first option that is unknown or has a value that cannot be.
+    """
+    values: dict[str, Any] = {}
+    kernel: set[str] = set()
+    for word in text.split(","):
+        name, equals, value = word.partition("=")
+        if not name and not equals:
+            continue
+        if _is_ignored(name, equals):
+            kernel -= {restriction for restriction, opposite in _TO_KERNEL.items() if opposite == name}
+        elif name in _FLAGS or name in _TO_KERNEL or name in ("dev", "suid"):
+            if equals:
+                raise UsageError(f"mount option '{name}' takes no value")
+            values |= _FLAGS.get(name, {})
+            if name in _TO_KERNEL:
+                kernel.add(name)
+            kernel -= {restriction for restriction, opposite in _TO_KERNEL.items() if opposite == name}
+        elif name in _WITH_VALUE:
+            if not value:
+                raise UsageError(f"mount option '{name}' needs a value: {name}={_WITH_VALUE[name][1]}")
+            values |= _WITH_VALUE[name][0](name, value)
+        else:
+            raise UsageError(f"unknown mount option '{word}'")
+    return MountOptions(**values, kernel=frozenset(kernel))
+
+
+def _is_ignored(name: str, equals: str) -> bool:
+    if name.startswith(("x-", "X-")):
+        return True
+    return name in (_IGNORED_WITH_VALUE if equals else _IGNORED)
+
+
+def _text(name: str, value: str) -> dict[str, Any]:
+    return {name: value}
+
+
+def _snapdir(name: str, value: str) -> dict[str, Any]:
+    if "/" in value or value in (".", "..") or "\0" in value or len(value.encode(errors="surrogateescape")) > 255:
+        raise UsageError(f"mount option '{name}={value}': not a name for a directory")
+    return {name: value}
+
+
+def _seconds(name: str, value: str) -> dict[str, Any]:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds <= COMMIT_LIMIT:  # NaN fails this, too
+        raise UsageError(f"mount option '{name}={value}': not a number of seconds between 0 and {COMMIT_LIMIT:.0f}")
+    return {name: seconds}
+
+
+def _switch(name: str, value: str) -> dict[str, Any]:
+    if value not in ("on", "off"):
+        raise UsageError(f"mount option '{name}={value}': must be 'on' or 'off'")
+    return {name: value == "on"}
+
+
+def _id(name: str, value: str) -> dict[str, Any]:
+    # The largest number means "no id" to the kernel.
+    if not (value.isascii() and value.isdecimal()) or int(value) >= 0xFFFF_FFFF:
+        raise UsageError(f"mount option '{name}={value}': not a numeric {name}")
+    return {name: int(value)}
+
+
+def _octal(name: str, value: str) -> dict[str, Any]:
+    if not value or set(value) - set("01234567") or int(value, 8) > 0o777:
+        raise UsageError(f"mount option '{name}={value}': not an octal mask of permissions")
+    return {name: int(value, 8)}
+
+
+#: Reader, and what to show as the value's form.
+_WITH_VALUE: Final = {
+    "restore": (_text, "NAME"),
+    "snapshot": (_text, "NAME"),
+    "snapdir": (_snapdir, "NAME"),
+    "commit": (_seconds, "SECONDS"),
+    "writeback": (_switch, "on|off"),
+    "uid": (_id, "NUMBER"),
+    "gid": (_id, "NUMBER"),
+    "umask": (_octal, "OCTAL"),
+    "fsname": (_text, "NAME"),
+}

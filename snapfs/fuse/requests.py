@@ -1,0 +1,120 @@
+"""What all request handlers share: the way from the kernel's numbers to the core and back, and from exceptions to errno.
+
+A handler is a coroutine that answers one request. Which requests there are and what they mean is in the modules that import this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+
+import pyfuse3
+
+from snapfs.errors import NoSuchSnapshot, ReadOnly, SnapfsError, StaleInode
+from snapfs.filesystem import Filesystem, Inode, View
+from snapfs.fuse.attributes import VALID, Attributes
+from snapfs.fuse.edge import Edge
+from snapfs.fuse.errno import errno_of
+from snapfs.fuse.kernel import MountedKernel
+from snapfs.fuse.known import Known
+from snapfs.fuse.numbers import VIEW_SHIFT, Numbers
+from snapfs.fuse.options import MountOptions
+from snapfs.ids import BASE_VIEW
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+T = TypeVar("T")
+
+
+def handler(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Count the request, and let nothing but an errno out of it: anything else would end the mount."""
+    name = function.__name__
+
+    @functools.wraps(function)
+    async def answer(*args: P.args, **kwargs: P.kwargs) -> T:
+        edge = cast("Requests", args[0]).edge
+        edge.requests[name] += 1
+        edge.in_progress += 1
+        try:
+            return await function(*args, **kwargs)
+        except pyfuse3.FUSEError:
+            raise
+        except Exception as exc:
+            raise pyfuse3.FUSEError(errno_of(exc, name)) from exc
+        finally:
+            edge.in_progress -= 1
+
+    return answer
+
+
+class Requests(pyfuse3.Operations):
+    """Base of the handlers' classes, each of which adds requests of one kind."""
+
+    supports_dot_lookup = True
+
+    def __init__(self, edge: Edge, known: Known, numbers: Numbers, kernel: MountedKernel, options: MountOptions, block_size: int) -> None:
+        super().__init__()
+        self.edge = edge
+        self.fs: Filesystem = edge.fs
+        self.known = known
+        self.numbers = numbers
+        self.kernel = kernel
+        self.options = options
+        self.attributes = Attributes(options, block_size)
+        self.snapdir_name = options.snapdir.encode(errors="surrogateescape")
+
+    def view(self, view_id: int) -> View:
+        """A view that the kernel has a number of. Raises ``StaleInode`` when it is gone."""
+        if view_id == BASE_VIEW:
+            return self.fs.base
+        try:
+            return self.fs.view(view_id)
+        except NoSuchSnapshot as exc:
+            raise StaleInode(str(exc)) from exc
+
+    def place(self, node: int) -> tuple[View, int]:
+        """View and inode number. Raises ``ReadOnly`` for a ``.snap`` directory: it has no inode that could take part in anything."""
+        if self.numbers.is_snapdir(node):
+            raise ReadOnly("in this directory snapshots are made, renamed and deleted, and nothing else")
+        view_id, ino = self.numbers.split(node)
+        return self.view(view_id), ino
+
+    async def at(self, function: Callable[Concatenate[View, int, Q], T], node: int, /, *args: Q.args, **kwargs: Q.kwargs) -> T:
+        """Run a core function on the view and inode of ``node``; see ``Edge.call``."""
+        return await self.edge.call(self._at, function, node, *args, **kwargs)
+
+    async def change_at(self, function: Callable[Concatenate[View, int, Q], T], node: int, /, *args: Q.args, **kwargs: Q.kwargs) -> T:
+        """The same for one that changes something; see ``Edge.change``."""
+        return await self.edge.change(self._at, function, node, *args, **kwargs)
+
+    def _at(self, function: Callable[Concatenate[View, int, Q], T], node: int, /, *args: Q.args, **kwargs: Q.kwargs) -> T:
+        # In every attempt anew: while one waits the view may go away.
+        view, ino = self.place(node)
+        return function(view, ino, *args, **kwargs)
+
+    async def accessed(self, node: int) -> None:
+        """Renew an access time where that is due. Not worth failing for, nor waiting for a snapshot that is being made."""
+        if self.fs.atime == "relatime" and node >> VIEW_SHIFT == BASE_VIEW and not self.edge.gate.is_closed:
+            with contextlib.suppress(SnapfsError):
+                await self.change_at(self.fs.touch_atime, node)
+
+    def learned(self, parent: int, name: bytes, inode: Inode, *, valid: float = VALID) -> pyfuse3.EntryAttributes:
+        """What to reply with when the kernel learns of an inode of the same view as ``parent`` by its name.
+
+        To be called in the synchronous stretch in which the core gave the inode.
+        """
+        view_id, _ = self.numbers.split(parent)
+        node = self.numbers.node(view_id, inode.ino)
+        self.known.add(node)
+        self.known.name(node, inode.mode, parent, name)
+        return self.attributes.entry(node, inode, valid=valid)
+
+    def unlinked(self, view_id: int, inode: Inode) -> None:
+        """A name of an inode is gone, perhaps the last."""
+        if inode.nlink == 0:
+            node = self.numbers.node(view_id, inode.ino)
+            if node in self.known:
+                self.known.orphans.add(node)
+            self.edge.work_soon()

@@ -1,0 +1,138 @@
+"""``.snap``: a directory in every directory that is on no volume, in which snapshots are made, renamed, deleted and entered.
+
+As CephFS has it. Its entries are the snapshots that cover the directory; each leads to that directory in the snapshot's view. The
+kernel asks for these names every time: snapshots also come and go by the control socket, and through other ``.snap`` directories.
+"""
+
+from __future__ import annotations
+
+import stat
+from typing import Final
+
+import pyfuse3
+
+from snapfs import snapshots
+from snapfs.errors import BadName, NotCached, NotDirectory, NotPermitted
+from snapfs.filesystem import Inode, View
+from snapfs.fuse.listing import FIRST_COOKIE, Row
+from snapfs.fuse.requests import Requests
+from snapfs.snapshots import Instance
+from snapfs.store.cache import Want
+
+#: Seconds for which the kernel may believe a name in ``.snap``.
+_VALID: Final = 0.0
+
+
+class SnapdirRequests(Requests):
+    """What the handlers of names do when the directory is a ``.snap``; ``node`` is its number."""
+
+    async def enter_snapdir(self, parent: int) -> pyfuse3.EntryAttributes:
+        """The ``.snap`` of a directory."""
+        inode = await self.at(self._directory, parent)
+        node = self.numbers.snapdir(parent)
+        self.known.add(node)
+        return self.attributes.snapdir(node, inode)
+
+    async def snapdir_attributes(self, node: int) -> pyfuse3.EntryAttributes:
+        """Its attributes."""
+        return self.attributes.snapdir(node, await self.at(self.fs.inode, self.numbers.covered(node)))
+
+    async def snapshot_lookup(self, node: int, name: bytes) -> pyfuse3.EntryAttributes:
+        """A snapshot by name; ``.`` and ``..`` as everywhere."""
+        covered = self.numbers.covered(node)
+        if name == b".":
+            inode = await self.at(self._directory, covered)
+            self.known.add(node)
+            return self.attributes.snapdir(node, inode)
+        if name == b"..":
+            inode = await self.at(self._directory, covered)
+            self.known.add(covered)
+            return self.attributes.entry(covered, inode)
+        instance, inode = await self.edge.call(self._find, covered, name)
+        return self._shown(node, name, instance, inode)
+
+    async def snapshot_make(self, node: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        """mkdir: a snapshot that covers the directory."""
+        covered = self.numbers.covered(node)
+        text = _text(name)
+        view_id, ino = self.numbers.split(covered)
+        above = await self.at(self._directory, covered)
+        if ctx.uid not in (0, self.attributes.owner(above)):
+            raise NotPermitted("only the owner of a directory may make snapshots of it")
+        # Requests are served meanwhile; the kernel keeps this ``.snap`` locked, and nothing else.
+        await self.edge.create_snapshot(text, origin=view_id, directory=ino, owner=ctx.uid)
+        instance, inode = await self.edge.call(self._find, covered, name)
+        return self._shown(node, name, instance, inode)
+
+    async def snapshot_delete(self, node: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        """rmdir: where the snapshot was made, by those who may."""
+        instance = await self._own(node, name, ctx)
+        await self.edge.delete_snapshot(instance.name, in_request=True)  # as for mkdir
+
+    async def snapshot_rename(self, node: int, name: bytes, new_name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        """Rename within one ``.snap``."""
+        text = _text(new_name)
+        instance = await self._own(node, name, ctx)
+        if text != instance.name:
+            await self.edge.rename_snapshot(instance.name, text)  # as for mkdir
+
+    async def snapshot_rows(self, node: int, after: int) -> list[Row]:
+        """What a listing shows after a cookie. Cookies are instance ids: a listing goes on rightly while snapshots are deleted."""
+        covered = self.numbers.covered(node)
+        return await self.edge.call(self._snapshots, covered, after)
+
+    # --- core calls ---
+
+    def _snapshots(self, covered: int, after: int) -> list[Row]:
+        view, ino = self.place(covered)
+        rows: list[Row] = []
+        wants: list[Want] = []
+        for instance in sorted(snapshots.visible(self.fs, view, ino), key=lambda each: each.id):
+            if FIRST_COOKIE + instance.id <= after:
+                continue
+            try:
+                inode = snapshots.view_inode(self.fs, instance, ino)
+            except NotCached as exc:  # all that is missing is fetched at once
+                wants += exc.wants
+                continue
+            target = self.numbers.node(instance.id, inode.ino)
+            rows.append(Row(instance.name.encode(), target, inode, FIRST_COOKIE + instance.id, _VALID))
+        if wants:
+            raise NotCached(wants)
+        return rows
+
+    def _find(self, covered: int, name: bytes) -> tuple[Instance, Inode]:
+        view, ino = self.place(covered)
+        instance = snapshots.find(self.fs, view, ino, name)
+        return instance, snapshots.view_inode(self.fs, instance, ino)
+
+    def _directory(self, view: View, ino: int) -> Inode:
+        inode = self.fs.inode(view, ino)
+        if not stat.S_ISDIR(inode.mode):
+            raise NotDirectory("only directories have snapshots")
+        return inode
+
+    async def _own(self, node: int, name: bytes, ctx: pyfuse3.RequestContext) -> Instance:
+        """The snapshot, if it was made here and the caller may change it. Raises ``NotPermitted``."""
+        covered = self.numbers.covered(node)
+        view_id, ino = self.numbers.split(covered)
+        instance, _ = await self.edge.call(self._find, covered, name)
+        if (instance.origin, instance.directory) != (view_id, ino):
+            raise NotPermitted(f"this snapshot was made in another directory ({instance.path}), where it can be changed")
+        above = await self.at(self._directory, covered)
+        if ctx.uid not in (0, self.attributes.owner(above), instance.owner):
+            raise NotPermitted("only its owner and the directory's may change a snapshot")
+        return instance
+
+    def _shown(self, node: int, name: bytes, instance: Instance, inode: Inode) -> pyfuse3.EntryAttributes:
+        target = self.numbers.node(instance.id, inode.ino)
+        self.known.add(target)
+        self.known.shown.setdefault(instance.id, set()).add((node, name))
+        return self.attributes.entry(target, inode, valid=_VALID)
+
+
+def _text(name: bytes) -> str:
+    try:
+        return name.decode()
+    except UnicodeDecodeError as exc:
+        raise BadName("names of snapshots are UTF-8") from exc

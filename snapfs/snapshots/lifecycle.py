@@ -1,0 +1,87 @@
+"""Creating, renaming and deleting snapshots: what happens in front of the user. The caller commits afterwards."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from snapfs.errors import NameTaken, NotDirectory, NotFound
+from snapfs.ids import BASE_VIEW, ROOT_INO
+from snapfs.snapshots.naming import ancestry, check_name, get, path_of
+from snapfs.store.commit import name_live
+from snapfs.store.instances import Instance
+
+if TYPE_CHECKING:
+    from snapfs.filesystem import Filesystem
+
+
+def new_instance(fs: Filesystem, name: str, *, origin: int, directory: int, owner: int, now_ns: int | None) -> Instance:
+    """An instance with a bit of its own, for the caller to publish. Raises ``NameTaken``, ``BadName``, ``TooManySnapshots``, ``NoSpace``."""
+    volume = fs.volume
+    volume.check_writable()
+    check_name(name)
+    check_free(fs, name)
+    view = fs.view(origin)
+    covered = view.inode(directory)
+    if not covered.is_directory:
+        raise NotDirectory("a snapshot covers a directory")
+    if not covered.nlink:
+        raise NotFound("the directory has been removed")
+    chain: tuple[int, ...] = ()
+    path = "/"
+    if directory != ROOT_INO:
+        chain = tuple(reversed(ancestry(view, covered)[:-1]))
+        path = path_of(view, covered)
+    volume.allocator.prepare(0, metadata=volume.dirtied + 8)
+    bit = volume.instances.take_bit(fs.view_ids_in_use())
+    now = fs.now() if now_ns is None else now_ns
+    return Instance(bit, name, created_ns=now, changed_ns=now, origin=origin, owner=owner, directory=directory, path=path, chain=chain)
+
+
+def create(fs: Filesystem, name: str, *, origin: int = BASE_VIEW, directory: int = ROOT_INO, owner: int = 0, now_ns: int | None = None) -> Instance:
+    """Make a snapshot of a view, or of one directory of it: the state that the next commit seals (A2).
+
+    Nothing is walked and nothing copied. Raises ``NameTaken``, ``BadName``, ``TooManySnapshots``, ``NoSuchSnapshot``, ``NoSpace``, ``ReadOnly``.
+    """
+    instance = new_instance(fs, name, origin=origin, directory=directory, owner=owner, now_ns=now_ns)
+    fs.volume.instances.pending.append(instance)
+    return instance
+
+
+def check_free(fs: Filesystem, name: str) -> None:
+    """Raises ``NameTaken``."""
+    instances = fs.volume.instances
+    if instances.by_name(name) is not None or any(one.name == name for one in instances.pending):
+        raise NameTaken(f"a snapshot named {name!r} exists already")
+
+
+def rename(fs: Filesystem, name: str, new_name: str) -> Instance:
+    """Give a snapshot another name. Raises ``NoSuchSnapshot``, ``NameTaken``, ``BadName``, ``ReadOnly``."""
+    fs.volume.check_writable()
+    instance = get(fs, name)
+    check_name(new_name)
+    if new_name != name:
+        check_free(fs, new_name)
+        fs.volume.allocator.prepare(0, urgency=1, metadata=fs.volume.dirtied + 4)
+        instance.name = new_name
+        fs.volume.instances.dirty.add(instance.id)
+    return instance
+
+
+def delete(fs: Filesystem, name: str) -> Instance:
+    """Delete a snapshot: its name and its view are gone with the next commit, its space comes back in the background (A9).
+
+    Raises ``NoSuchSnapshot``, ``ReadOnly``.
+    """
+    volume = fs.volume
+    volume.check_writable()
+    instance = get(fs, name)
+    volume.allocator.prepare(0, urgency=2, metadata=volume.dirtied + 4)
+    instance.going = True
+    volume.instances.dirty.add(instance.id)
+    for other in volume.instances.table.values():
+        if other.origin == instance.id:  # a snapshot of this snapshot: it is found where this one was
+            other.origin = instance.origin
+            volume.instances.dirty.add(other.id)
+    fs.drop_view(instance.id)
+    name_live(volume)
+    return instance

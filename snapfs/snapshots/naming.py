@@ -1,0 +1,121 @@
+"""Names of snapshots, and which of them the ``.snap`` of a directory shows."""
+
+from __future__ import annotations
+
+import datetime
+import unicodedata
+from typing import TYPE_CHECKING
+
+from snapfs.errors import BadName, CorruptBlock, NoSuchSnapshot, NotCached, StaleInode
+from snapfs.ids import NAME_MAX, ROOT_INO
+from snapfs.store.instances import Instance
+
+if TYPE_CHECKING:
+    from snapfs.filesystem import Filesystem, Inode, View
+    from snapfs.store.cache import Want
+
+
+def default_name(now_ns: int) -> str:
+    """The name of a snapshot that was given none: the UTC time."""
+    return datetime.datetime.fromtimestamp(now_ns // 1_000_000_000, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def check_name(name: str) -> None:
+    """Raises ``BadName``, saying why."""
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise BadName("a snapshot's name must be valid UTF-8") from None
+    if not name:
+        raise BadName("a snapshot's name cannot be empty")
+    if size > NAME_MAX:
+        raise BadName(f"a snapshot's name has at most {NAME_MAX} bytes, this one has {size}")
+    if name.startswith("."):
+        raise BadName(f"{name!r}: a snapshot's name cannot begin with a dot")
+    for sign in name:
+        if sign in "/," or unicodedata.category(sign) == "Cc":
+            raise BadName(f"{name!r}: a snapshot's name cannot contain {sign!r}")
+
+
+def get(fs: Filesystem, name: str) -> Instance:
+    """The live instance of that name. Raises ``NoSuchSnapshot``."""
+    found = fs.volume.instances.by_name(name)
+    if found is None:
+        raise NoSuchSnapshot(f"no snapshot is named {name!r}; 'snapfs snapshot list' shows those that there are")
+    return found
+
+
+def all(fs: Filesystem) -> list[Instance]:  # noqa: A001 - reads as snapshots.all
+    """All live instances, oldest first."""
+    return fs.volume.instances.live()
+
+
+def visible(fs: Filesystem, view: View, directory: int) -> list[Instance]:
+    """What the ``.snap`` of a directory shows, oldest first. May raise ``NotCached``."""
+    out: list[Instance] = []
+    wants: list[Want] = []
+    for instance in all(fs):
+        try:
+            if shows(fs, view, directory, instance):
+                out.append(instance)
+        except NotCached as exc:
+            wants += exc.wants
+    if wants:
+        raise NotCached(list(dict.fromkeys(wants)))
+    return out
+
+
+def find(fs: Filesystem, view: View, directory: int, name: bytes) -> Instance:
+    """One of them by its name. Raises ``NoSuchSnapshot``."""
+    try:
+        instance = fs.volume.instances.by_name(name.decode())
+    except UnicodeDecodeError:
+        instance = None
+    if instance is None or not shows(fs, view, directory, instance):
+        raise NoSuchSnapshot("no such snapshot here")
+    return instance
+
+
+def view_inode(fs: Filesystem, instance: Instance, directory: int) -> Inode:
+    """The directory that ``.snap/NAME`` of a directory stands for."""
+    return fs.view(instance.id).inode(directory)
+
+
+def shows(fs: Filesystem, view: View, directory: int, instance: Instance) -> bool:
+    """Is the instance made of this view, was this directory there then, and does the instance cover it?"""
+    if instance.origin != view.id:
+        return False
+    if directory == ROOT_INO:
+        return instance.directory == ROOT_INO
+    past = fs.view(instance.id)
+    try:
+        then = past.inode(directory)
+    except StaleInode:
+        return False
+    if then.generation != view.inode(directory).generation or not then.is_directory or not then.nlink:
+        return False
+    return instance.directory == ROOT_INO or instance.directory in ancestry(past, then)
+
+
+def ancestry(view: View, directory: Inode) -> list[int]:
+    """The numbers from a directory up to the root, both included. Raises ``CorruptBlock`` for a cycle."""
+    out = [directory.ino]
+    while out[-1] != ROOT_INO:
+        directory = view.inode(directory.parent)
+        if directory.ino in out:
+            raise CorruptBlock("directories form a cycle")
+        out.append(directory.ino)
+    return out
+
+
+def path_of(view: View, directory: Inode) -> str:
+    """The path of a directory in its view, beginning with ``/``. May raise ``NotCached``."""
+    parts: list[str] = []
+    while directory.ino != ROOT_INO:
+        parent = view.inode(directory.parent)
+        name = next((name for _, name, value in parent.names.scan(0, 1 << 30) if value >> 4 == directory.ino), b"?")
+        parts.append(name.decode(errors="replace"))
+        directory = parent
+    return "/" + "/".join(reversed(parts))
+
+

@@ -1,0 +1,229 @@
+"""Sealing a generation (I4, I5, I8): the one synchronous stretch in which everything dirty gets its place and its bytes.
+
+``plan`` may be interrupted and repeated; it loads and makes writable whatever the rest changes, and finds the room. From then on nothing can fail.
+The order of the rest follows from what depends on what: views change holder sets, sets change their table, tables allocate,
+allocation changes groups, group headers go into the group table, its root into the root record, and that into the superblock.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from snapfs.blocks.checksum import crc32c
+from snapfs.blocks.geometry import RING_SLOTS
+from snapfs.blocks.group_header import ENTRY, ENTRY_WRITTEN, PAYLOAD_OFFSET, GroupEntry, GroupHeader, encode_records
+from snapfs.errors import CommitNeeded, CorruptBlock, NoSpace
+from snapfs.store import recovery
+from snapfs.store.sealing import Sealed, Sealing
+
+if TYPE_CHECKING:
+    from snapfs.store.buckets import BucketTree
+    from snapfs.store.group import Group
+    from snapfs.store.volume import Volume
+
+#: Bytes that one run of a record takes in msgpack, at most for volumes of sane size.
+RUN_BYTES = 11
+
+
+def seal(volume: Volume) -> Sealed:
+    """Seal the open generation and start the next. Raises ``NotCached``, ``CommitNeeded``, ``NoSpace`` before anything has changed."""
+    plan(volume)
+    sealing = Sealing(volume)
+    volume.contents.seal(sealing)
+    publish_pending(volume)
+    flush_sets(volume)
+    volume.sets_tree.seal(sealing)
+    flush_instances(volume)
+    volume.instances_tree.seal(sealing)
+    store_records(volume, sealing)
+    return write_roots(volume, sealing)
+
+
+def plan(volume: Volume) -> None:
+    """Load and make writable all that sealing changes, and make sure of the blocks that it needs."""
+    allocator, holders, instances = volume.allocator, volume.holders, volume.instances
+    needed = volume.contents.plan_seal()
+    views = volume.contents.dirty_views()
+    sets = {holders.intern(False, 0, 1 << view) for view in views}
+    for pending in instances.pending:
+        if pending.origin:
+            sets.update(holders.naming(1 << pending.origin))
+    sets |= holders.dirty
+    for number in sets:
+        volume.sets_tree.touch(number)
+    changed = instances.dirty | {one.id for one in instances.pending} | set(views)
+    for number in changed:
+        volume.instances_tree.touch(number)
+    per_leaf = volume.geometry.block_size // ENTRY.size
+    volume.group_tree.grow(-(-volume.geometry.groups // per_leaf))
+    done = -1
+    while True:
+        allocator.need_block(volume.root_block)
+        touched = {group.number for group in allocator.dirty_groups()} | set(allocator.window) | {volume.root_block // volume.geometry.group_span}
+        for number in list(touched):
+            spill = [(block, 1) for block, _ in allocator.groups[number].spill]
+            allocator.need(spill)
+            touched |= {block // volume.geometry.group_span for block, _ in spill}
+        for leaf in {number // per_leaf for number in touched}:
+            volume.group_tree.writable(0, leaf)
+        total = (
+            needed + tree_growth(volume.sets_tree, sum(40 + holders.sets[number].mask.bit_length() // 8 for number in sets if number in holders.sets))
+            + tree_growth(volume.instances_tree, 400 * len(changed)) + len(volume.group_tree.dirty)
+            + sum(spill_blocks(volume, allocator.groups[number]) for number in touched if number in allocator.groups) + 1
+        )  # fmt: skip
+        try:
+            allocator.prepare(total, urgency=2)
+        except CommitNeeded:
+            # The blocks that wait do so for this very commit.
+            raise NoSpace("no space is left for a commit") from None
+        state = len(touched) + len(allocator.window) + len(volume.group_tree.dirty) + len(allocator.dirty_groups())
+        if state == done and all(number in allocator.groups for number in touched):
+            return
+        done = state
+
+
+def tree_growth(tree: BucketTree, changed_bytes: int) -> int:
+    """Blocks that a bucket tree's seal takes, at most, after ``changed_bytes`` were put into it."""
+    block_size = tree.volume.geometry.block_size
+    return 2 * len(tree.dirty) + 4 * changed_bytes // block_size + 4 if tree.dirty or changed_bytes else 0
+
+
+def spill_blocks(volume: Volume, group: Group) -> int:
+    """Blocks that the records of a group may take, with some growth."""
+    if not group.records_dirty and group.number not in volume.allocator.window:
+        return 0
+    block_size = volume.geometry.block_size
+    size = (len(group.records) + 64) * RUN_BYTES
+    return 0 if size <= block_size - PAYLOAD_OFFSET else -(-size // block_size)
+
+
+def publish_pending(volume: Volume) -> None:
+    """Give the snapshots that are being made the state that was just sealed (A2), and move the epoch on."""
+    instances = volume.instances
+    of_base = False
+    for one in instances.pending:
+        if one.origin:
+            origin = instances.table[one.origin]
+            one.root, one.epoch = origin.root, origin.epoch
+            volume.holders.join(one.origin, one.id)
+        else:
+            one.root, one.epoch = volume.base_root, volume.epoch
+            of_base = True
+        instances.add(one)
+    instances.pending.clear()
+    if of_base:
+        if volume.epoch == 0xFFFF_FFFF:
+            raise CorruptBlock("the epoch counter is exhausted")
+        volume.epoch += 1
+    name_live(volume)
+
+
+def name_live(volume: Volume) -> None:
+    """Tell the holder sets which instances are live."""
+    volume.holders.set_instances({one.id: one.epoch for one in volume.instances.table.values() if not one.going})
+
+
+def flush_sets(volume: Volume) -> None:
+    """Write the changed holder sets into their table. What is put comes first, so that every bucket that was touched stays until then."""
+    holders = volume.holders
+    gone = []
+    for number in sorted(holders.dirty):
+        entry = holders.sets.get(number)
+        if entry is not None and not entry.count:
+            holders.forget(number)
+            entry = None
+        if entry is None:
+            gone.append(number)
+        else:
+            volume.sets_tree.put(number, recovery.encode_set(entry))
+    for number in gone:
+        volume.sets_tree.pop(number)
+    holders.dirty.clear()
+
+
+def flush_instances(volume: Volume) -> None:
+    """Write the changed instances into their table."""
+    instances = volume.instances
+    gone = []
+    for number in sorted(instances.dirty):
+        one = instances.table.get(number)
+        if one is None:
+            gone.append(number)
+        else:
+            volume.instances_tree.put(number, one.encode())
+    for number in gone:
+        volume.instances_tree.pop(number)
+    instances.dirty.clear()
+
+
+def store_records(volume: Volume, sealing: Sealing) -> None:
+    """Find room for the records of the groups where they changed: in the header, or in blocks of record storage (A6 to A8)."""
+    block_size = volume.geometry.block_size
+    # Allocating for one group may make others dirty, but changes no records.
+    for group in volume.allocator.dirty_groups():
+        if not group.records_dirty:
+            continue
+        data = encode_records(group.records)
+        old = group.spill
+        spill: list[tuple[int, int]] = []
+        if len(data) > block_size - PAYLOAD_OFFSET:
+            count = -(-len(data) // block_size)
+            for position, block in enumerate(sealing.allocate(count, volume.record_owner)):
+                chunk = data[position * block_size : (position + 1) * block_size].ljust(block_size, b"\0")
+                checksum = crc32c(chunk)
+                sealing.blocks[block] = chunk
+                spill.append((block, checksum))
+        for block, _ in old:
+            volume.record_owner.drop(block, 1, 0)
+        group.spill = tuple(spill)
+        group.encoded = b"" if spill else data
+        group.encoded_bytes = len(data)
+        group.records_dirty = False
+
+
+def write_roots(volume: Volume, sealing: Sealing) -> Sealed:
+    """Headers, group table, root record and superblock."""
+    allocator, geometry = volume.allocator, volume.geometry
+    generation = volume.generation + 1
+    places = sealing.allocate(len(volume.group_tree.dirty), volume.system_owner)
+    (root_block,) = sealing.allocate(1, volume.system_owner)
+    if volume.root_block:  # a volume that is being formatted has none yet
+        volume.system_owner.drop(volume.root_block, 1, 0)
+    # Nothing is allocated or freed from here on.
+    per_leaf = geometry.block_size // ENTRY.size
+    for group in allocator.dirty_groups():
+        entry = write_header(volume, sealing, group, generation)
+        allocator.entries[group.number] = entry
+        leaf = volume.group_tree.writable(0, group.number // per_leaf)
+        ENTRY.pack_into(leaf, group.number % per_leaf * ENTRY.size, *entry.fields)
+    volume.group_tree.seal(sealing, places)
+    root = recovery.RootRecord(
+        volume.epoch, volume.hash_seed, volume.next_inode_generation, volume.record_blocks, volume.instances.counting.tobytes().rstrip(b"\0"), volume.base_root,
+        (volume.group_tree.root_words, volume.group_tree.depth, volume.group_tree.blocks),
+        (volume.sets_tree.root_words, volume.sets_tree.blocks), (volume.instances_tree.root_words, volume.instances_tree.blocks),
+    ).encode()  # fmt: skip
+    sealing.blocks[root_block] = root.ljust(geometry.block_size, b"\0")
+    volume.root_block = root_block
+    volume.superblock = replace(
+        volume.superblock, generation=generation, committed_ns=time.time_ns(), root_block=root_block, root_length=len(root), root_checksum=crc32c(root)
+    )
+    volume.generation = generation
+    volume.dirtied = volume.written_bytes = 0
+    front, tail = geometry.slot_offsets()
+    slot = generation % RING_SLOTS
+    return Sealed(volume.device, geometry.block_size, generation, sealing.blocks, (volume.superblock.encode(), (front[slot], tail[slot])), allocator.seal())
+
+
+def write_header(volume: Volume, sealing: Sealing, group: Group, generation: int) -> GroupEntry:
+    """Serialise a group into its other slot; the entry for the group table."""
+    group.slot ^= 1
+    bitmap, snapshot = group.blocks.tobytes(), group.snapshot.tobytes()
+    header = GroupHeader(
+        group.number, generation, group.free, group.snapshot_count, len(group.records), group.encoded_bytes, crc32c(bitmap), crc32c(snapshot),
+        group.encoded, group.spill,
+    ).encode(volume.geometry.block_size)  # fmt: skip
+    block = volume.geometry.header_block(group.number, group.slot)
+    sealing.blocks[block], sealing.blocks[block + 1], sealing.blocks[block + 2] = header, bitmap, snapshot
+    return GroupEntry(generation, crc32c(header), group.free, group.snapshot_count, len(group.records), ENTRY_WRITTEN | group.slot)

@@ -1,0 +1,158 @@
+"""Instances: one snapshot each, with its bit of the counting bitmap (A4). ``FORMAT.md`` section 8.
+
+The table's values are msgpack maps; all of them are in memory while a volume is open.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from bitarray import bitarray
+
+from snapfs.blocks.pointer import BLOCK_MASK, FLAG_DIRTY
+from snapfs.blocks.schema import check_range
+from snapfs.errors import CorruptBlock, TooManySnapshots
+from snapfs.ids import BASE_VIEW, INO_LIMIT, MAX_INSTANCES, NAME_MAX, ROOT_INO
+
+#: Numbers below 2**64, as they stand in msgpack.
+_WORD: Final = (1 << 64) - 1
+_TIME: Final = 1 << 63
+
+
+@dataclass(frozen=True, slots=True)
+class ViewRoot:
+    """Where a view begins: the root of its inode table, and its counters."""
+
+    first: int = 0
+    second: int = 0
+    depth: int = 0
+    blocks: int = 0
+    inodes: int = 0
+    next_ino: int = 0
+
+    def encode(self) -> list[int]:
+        """As it stands in the root record and in the instance table."""
+        return [self.first, self.second, self.depth, self.blocks, self.inodes, self.next_ino]
+
+    @classmethod
+    def decode(cls, value: object, what: str, blocks: int) -> ViewRoot:
+        """Validate. Raises ``CorruptBlock``."""
+        if type(value) is not list or len(value) != 6:
+            raise CorruptBlock(f"{what}: not a root of a view")
+        first = check_range(value[0], 0, _WORD, what)
+        if first & FLAG_DIRTY or first & BLOCK_MASK >= blocks:
+            raise CorruptBlock(f"{what}: its root lies outside the volume")
+        check_range(value[1], 0, _WORD, what)
+        check_range(value[2], 0, 6, what)
+        check_range(value[3], 0, blocks, what)
+        check_range(value[4], 0, INO_LIMIT, what)
+        check_range(value[5], 0, INO_LIMIT, what)
+        return cls(*value)
+
+
+@dataclass(slots=True)
+class Instance:
+    """One snapshot. ``directory`` is the inode that it covers, ``chain`` the inodes from the root's child down to it.
+
+    ``origin`` is the view that it was made of: 0, or an instance's id. ``undo`` marks the state that a restore left behind.
+    """
+
+    id: int
+    name: str
+    epoch: int = 0
+    created_ns: int = 0
+    changed_ns: int = 0
+    origin: int = BASE_VIEW
+    owner: int = 0
+    directory: int = ROOT_INO
+    path: str = "/"
+    chain: tuple[int, ...] = ()
+    undo: bool = False
+    going: bool = False
+    root: ViewRoot = field(default_factory=ViewRoot)
+
+    def encode(self) -> dict[str, Any]:
+        """The value in the instance table."""
+        return {
+            "name": self.name, "epoch": self.epoch, "created": self.created_ns, "changed": self.changed_ns, "origin": self.origin,
+            "owner": self.owner, "directory": self.directory, "path": self.path, "chain": list(self.chain),
+            "undo": self.undo, "going": self.going, "root": self.root.encode(),
+        }  # fmt: skip
+
+    @classmethod
+    def decode(cls, number: object, value: object, blocks: int) -> Instance:
+        """Validate an entry of the table. Raises ``CorruptBlock``."""
+        what = f"instance {number!r}"
+        if type(value) is not dict:
+            raise CorruptBlock(f"{what}: a map was expected")
+        get = value.get
+        name, path, chain = get("name"), get("path"), get("chain")
+        if type(name) is not str or not 0 < len(name.encode(errors="surrogatepass")) <= NAME_MAX or type(path) is not str:
+            raise CorruptBlock(f"{what}: it has no name or no path")
+        if type(chain) is not list or type(get("undo")) is not bool or type(get("going")) is not bool:
+            raise CorruptBlock(f"{what}: a field is missing")
+        return cls(
+            check_range(number, 1, MAX_INSTANCES, what),
+            name,
+            check_range(get("epoch"), 1, 0xFFFF_FFFF, what),
+            check_range(get("created"), -_TIME, _TIME, what),
+            check_range(get("changed"), -_TIME, _TIME, what),
+            check_range(get("origin"), 0, MAX_INSTANCES, what),
+            check_range(get("owner"), 0, 0xFFFF_FFFF, what),
+            check_range(get("directory"), 1, INO_LIMIT, what),
+            path,
+            tuple(check_range(ino, 1, INO_LIMIT, what) for ino in chain),
+            get("undo"),
+            get("going"),
+            ViewRoot.decode(get("root"), what, blocks),
+        )
+
+    def copy(self) -> Instance:
+        """An independent copy."""
+        return replace(self)
+
+
+class Instances:
+    """The instance table in memory, with the counting bitmap. ``pending`` ones get their root when the generation is sealed."""
+
+    def __init__(self) -> None:
+        self.table: dict[int, Instance] = {}
+        self.pending: list[Instance] = []
+        self.dirty: set[int] = set()
+        self.counting = bitarray(MAX_INSTANCES + 1, endian="little")
+        self.counting.setall(0)
+        self.counting[BASE_VIEW] = 1  # not an instance: its bit is never given out
+
+    def live(self) -> list[Instance]:
+        """Instances that can be seen, oldest first; the ones that are being made are not among them."""
+        return sorted((one for one in self.table.values() if not one.going), key=lambda one: (one.created_ns, one.epoch, one.id))
+
+    def by_name(self, name: str) -> Instance | None:
+        """The live instance of that name."""
+        return next((one for one in self.table.values() if one.name == name and not one.going), None)
+
+    def going(self) -> list[Instance]:
+        """Instances that wait for their background deletion."""
+        return [one for one in self.table.values() if one.going]
+
+    def take_bit(self, in_use: set[int]) -> int:
+        """An unused bit of the counting bitmap; not one of ``in_use``. Raises ``TooManySnapshots``."""
+        bit = self.counting.find(0)
+        while bit in in_use:
+            bit = self.counting.find(0, bit + 1)
+        if bit < 0:
+            raise TooManySnapshots(f"there are {MAX_INSTANCES} snapshots already; delete some")
+        self.counting[bit] = 1
+        return bit
+
+    def add(self, instance: Instance) -> None:
+        """A new instance, complete."""
+        self.table[instance.id] = instance
+        self.dirty.add(instance.id)
+
+    def remove(self, number: int) -> None:
+        """The instance is gone: its bit may be used again."""
+        del self.table[number]
+        self.counting[number] = 0
+        self.dirty.add(number)

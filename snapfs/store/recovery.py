@@ -1,0 +1,243 @@
+"""Opening a volume: find the last durable generation and read its tables. ``FORMAT.md`` sections 2, 4 and 9."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from bitarray import bitarray
+
+from snapfs.blocks.checksum import crc32c
+from snapfs.blocks.geometry import BLOCK_SIZES, SLOT_BYTES, Geometry
+from snapfs.blocks.group_header import ENTRY, ENTRY_SLOT, ENTRY_WRITTEN, GroupEntry, GroupHeader, decode_records, header_checksum
+from snapfs.blocks.pointer import BLOCK_MASK, FLAG_DIRTY
+from snapfs.blocks.schema import check_range, pack, unpack_map
+from snapfs.blocks.superblock import Superblock
+from snapfs.errors import CorruptBlock, DeviceError, NotAVolume, NotCached, SnapfsError, Truncated, UnsupportedVersion, UsageError
+from snapfs.ids import MAX_INSTANCES
+from snapfs.store.allocator import fresh_entries
+from snapfs.store.group import Group
+from snapfs.store.holders import HolderSet
+from snapfs.store.instances import Instance, ViewRoot
+from snapfs.store.runs import RunMap
+
+if TYPE_CHECKING:
+    from snapfs.device.base import Device
+    from snapfs.store.volume import Volume
+
+V = TypeVar("V", bound="Volume")
+
+TreeRoot = tuple[tuple[int, int], int]  # root words, blocks
+MapRoot = tuple[tuple[int, int], int, int]  # root words, depth, blocks
+
+#: Items that one step of loading a table takes.
+BATCH = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class RootRecord:
+    """What a superblock names: the roots of everything else, and the volume's counters."""
+
+    epoch: int = 1
+    hash_seed: int = 0
+    next_inode_generation: int = 1
+    record_blocks: int = 0
+    counting: bytes = b""
+    base: ViewRoot = ViewRoot()
+    groups: MapRoot = ((0, 0), 0, 0)
+    sets: TreeRoot = ((0, 0), 0)
+    instances: TreeRoot = ((0, 0), 0)
+
+    def encode(self) -> bytes:
+        """The root record's bytes."""
+        return pack({
+            "epoch": self.epoch, "seed": self.hash_seed, "inode_generation": self.next_inode_generation, "records": self.record_blocks,
+            "counting": self.counting, "base": self.base.encode(), "groups": [*self.groups[0], *self.groups[1:]],
+            "sets": [*self.sets[0], self.sets[1]], "instances": [*self.instances[0], self.instances[1]],
+        })  # fmt: skip
+
+    @classmethod
+    def decode(cls, data: bytes, blocks: int) -> RootRecord:
+        """Validate. Raises ``CorruptBlock``."""
+        what = "root record"
+        fields = {
+            "epoch": int, "seed": int, "inode_generation": int, "records": int, "counting": bytes, "base": list, "groups": list,
+            "sets": list, "instances": list,
+        }  # fmt: skip
+        found = unpack_map(data, what, fields)
+        if len(found["counting"]) > MAX_INSTANCES // 8 + 1:
+            raise CorruptBlock(f"{what}: its counting bitmap is too long")
+        groups = _root(found["groups"], 4, blocks)
+        sets, instances = _root(found["sets"], 3, blocks), _root(found["instances"], 3, blocks)
+        return cls(
+            check_range(found["epoch"], 1, 0xFFFF_FFFF, what),
+            check_range(found["seed"], 0, (1 << 64) - 1, what),
+            check_range(found["inode_generation"], 0, (1 << 64) - 1, what),
+            check_range(found["records"], 0, blocks, what),
+            found["counting"],
+            ViewRoot.decode(found["base"], what, blocks),
+            ((groups[0], groups[1]), check_range(groups[2], 0, 6, what), groups[3]),
+            ((sets[0], sets[1]), sets[2]),
+            ((instances[0], instances[1]), instances[2]),
+        )
+
+
+def _root(value: list[Any], length: int, blocks: int) -> list[int]:
+    if len(value) != length:
+        raise CorruptBlock("root record: a root of another length was expected")
+    words = [check_range(number, 0, (1 << 64) - 1, "root record") for number in value]
+    if words[0] & FLAG_DIRTY or words[0] & BLOCK_MASK >= blocks or words[-1] > blocks:
+        raise CorruptBlock("root record: a root lies outside the volume")
+    return words
+
+
+def open_volume(kind: type[V], device: Device) -> V:
+    """Build a volume from the newest generation that its device holds whole. See ``Volume.open``."""
+    superblock = newest_superblock(device)
+    if superblock.geometry.size > device.size:
+        raise Truncated(
+            f"{device.path}: truncated: the volume has {superblock.geometry.size} bytes, the image only {device.size}; "
+            "if the rest was lost, it cannot be mounted: restore the image from a backup"
+        )
+    data = device.read(superblock.root_block * superblock.block_size, superblock.root_length)
+    if crc32c(data) != superblock.root_checksum:
+        raise CorruptBlock(f"{device.path}: the root record of generation {superblock.generation} fails its checksum")
+    root = RootRecord.decode(data, superblock.blocks)
+    volume = kind(device, superblock, root, fresh_entries(superblock.geometry))
+    _fetch(volume, load_group_table)
+    _fetch(volume, load_tables)
+    if root.counting.rstrip(b"\0") != volume.instances.counting.tobytes().rstrip(b"\0"):
+        raise CorruptBlock(f"{device.path}: the counting bitmap does not fit the instance table")
+    return volume
+
+
+def _fetch(volume: Volume, function: Callable[[Volume], None]) -> None:
+    while True:
+        try:
+            return function(volume)
+        except NotCached as exc:
+            volume.admit(volume.read_wants(exc.wants))
+
+
+def newest_superblock(device: Device) -> Superblock:
+    """The valid superblock of the highest generation, from the ring at the front and its copy at the end."""
+    failures: list[SnapfsError] = []
+    found: list[Superblock] = []
+    for offset in _slots(device):
+        if offset + SLOT_BYTES > device.size:
+            continue
+        try:
+            found.append(Superblock.decode(device.read(offset, SLOT_BYTES)))
+        except (NotAVolume, CorruptBlock, UnsupportedVersion, DeviceError) as exc:
+            failures.append(exc)
+    newer = [exc for exc in failures if isinstance(exc, UnsupportedVersion)]
+    if newer:
+        raise UnsupportedVersion(f"{device.path}: {newer[0]}")
+    if found:
+        return max(found, key=lambda one: one.generation)
+    for exc in failures:
+        if not isinstance(exc, NotAVolume):
+            raise CorruptBlock(f"{device.path}: no superblock is intact: {exc}") from exc
+    raise NotAVolume(f"{device.path}: not a snapfs volume; 'snapfs mkfs' makes one")
+
+
+def _slots(device: Device) -> Iterator[int]:
+    """Offsets of all slots. Where the copy is depends on the geometry, which may have to be guessed from the size."""
+    front, _ = Geometry(BLOCK_SIZES[0], 1 << 20).slot_offsets()
+    yield from front
+    seen = set(front)
+    shapes = []
+    for offset in front:
+        try:
+            shapes.append(Superblock.decode(device.read(offset, SLOT_BYTES)).geometry)
+        except SnapfsError:
+            continue
+    for size in BLOCK_SIZES:
+        try:
+            shapes.append(Geometry.for_size(size, device.size))
+        except UsageError:
+            continue
+    for shape in shapes:
+        for offset in shape.slot_offsets()[1]:
+            if offset not in seen:
+                seen.add(offset)
+                yield offset
+
+
+def load_group_table(volume: Volume) -> None:
+    """Read the entries of all groups that were ever written. May raise ``NotCached``."""
+    per_leaf = volume.geometry.block_size // ENTRY.size
+    entries = volume.allocator.entries
+    leaves = -(-volume.geometry.groups // per_leaf)
+    for index, words, slot, count in volume.group_tree.spans(0, leaves):
+        if words is None:
+            continue
+        pointers = [(index + n, words[2 * (slot + n)], words[2 * (slot + n) + 1]) for n in range(count) if words[2 * (slot + n)]]
+        leaf_data = volume.load_all("groups", [(first, second) for _, first, second in pointers])
+        for (leaf, _, _), data in zip(pointers, leaf_data, strict=True):
+            for number, fields in enumerate(ENTRY.iter_unpack(data), leaf * per_leaf):
+                if number < len(entries) and fields[5] & ENTRY_WRITTEN:
+                    entries[number] = GroupEntry(*fields)
+                    if fields[2] > volume.geometry.group_length(number) or fields[3] > volume.geometry.group_length(number):
+                        raise CorruptBlock(f"group table: impossible counts for group {number}")
+    volume.allocator.recount()
+
+
+def load_tables(volume: Volume) -> None:
+    """Read all instances and all holder sets. May raise ``NotCached``."""
+    instances, holders = volume.instances, volume.holders
+    names = set()
+    for key, value in _items(volume.instances_tree):
+        instance = Instance.decode(key, value, volume.geometry.blocks)
+        if not instance.going:
+            if instance.name in names:
+                raise CorruptBlock(f"instance table: two snapshots are named {instance.name!r}")
+            names.add(instance.name)
+        instances.table[instance.id] = instance
+        instances.counting[instance.id] = 1
+    for key, value in _items(volume.sets_tree):
+        holders.load(check_range(key, 1, 1 << 48, "holder set"), decode_set(value))
+    holders.loaded()
+    holders.set_instances({one.id: one.epoch for one in instances.table.values() if not one.going})
+
+
+def _items(tree: Any) -> Iterator[tuple[Any, Any]]:
+    start = 0
+    while some := tree.scan(start, BATCH):
+        for _, key, value in some:
+            yield key, value
+        start = some[-1][0] + 1
+
+
+def encode_set(entry: HolderSet) -> list[Any]:
+    """A holder set as it stands in its table."""
+    return [entry.base_held, entry.since, entry.mask.to_bytes((entry.mask.bit_length() + 7) // 8, "little"), entry.count]
+
+
+def decode_set(value: object) -> HolderSet:
+    """Validate a holder set. Raises ``CorruptBlock``."""
+    if type(value) is not list or len(value) != 4 or type(value[0]) is not bool or type(value[2]) is not bytes or len(value[2]) > MAX_INSTANCES // 8 + 1:
+        raise CorruptBlock("holder set: not a set")
+    return HolderSet(value[0], check_range(value[1], 0, 0xFFFF_FFFF, "holder set"), int.from_bytes(value[2], "little"), check_range(value[3], 0, 1 << 48, "holder set"))
+
+
+def read_group(geometry: Geometry, entry: GroupEntry, number: int, read: Callable[[int, int], bytes]) -> Group:
+    """Read a group's header slot, bitmaps and records through ``read(block, checksum)``. Raises ``CorruptBlock``."""
+    block = geometry.header_block(number, entry.flags & ENTRY_SLOT)
+    data = read(block, entry.checksum)
+    if header_checksum(data) != entry.checksum:
+        raise CorruptBlock(f"group {number}: its header fails its checksum")
+    header = GroupHeader.decode(data, number, geometry.blocks)
+    bitmaps = []
+    for position, checksum in ((1, header.bitmap_checksum), (2, header.snapshot_checksum)):
+        bits = bitarray(endian="little")
+        bits.frombytes(read(block + position, checksum))
+        bitmaps.append(bits)
+    stored = b"".join(read(where, checksum) for where, checksum in header.spill)[: header.record_bytes] if header.spill else header.inline
+    records = RunMap(decode_records(stored, number, geometry.group_span))
+    group = Group(number, geometry.group_start(number), bitmaps[0], bitmaps[1], records, entry.flags & ENTRY_SLOT, header.spill)
+    group.encoded, group.encoded_bytes = header.inline, header.record_bytes
+    if group.free != header.free or group.snapshot_count != header.snapshot or len(records) != header.runs:
+        raise CorruptBlock(f"group {number}: its header's counts do not fit its bitmaps and records")
+    return group

@@ -1,0 +1,284 @@
+"""A volume in memory: everything that the layers above work with, from mount to the last commit.
+
+Nothing here waits. What is not in memory is asked for with ``NotCached``; the driver fetches it with ``read_wants`` (which may run
+in a worker thread) and hands it over with ``admit``.
+"""
+
+from __future__ import annotations
+
+import uuid as uuids
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from snapfs.blocks.checksum import crc32c
+from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, decode_pointers
+from snapfs.errors import CommitNeeded, CorruptBlock, DeviceError, NotCached, ReadOnly
+from snapfs.store import commit, recovery
+from snapfs.store.allocator import Allocator
+from snapfs.store.buckets import Bucket, BucketTree
+from snapfs.store.cache import BlockCache, Want
+from snapfs.store.holders import HolderSets
+from snapfs.store.instances import Instances, ViewRoot
+from snapfs.store.owners import RecordOwner, SystemOwner
+from snapfs.store.tree import BlockMap, check_pointer
+
+if TYPE_CHECKING:
+    from snapfs.blocks.group_header import GroupEntry
+    from snapfs.blocks.superblock import Superblock
+    from snapfs.device.base import Device
+    from snapfs.store.sealing import Sealed, Sealing
+
+#: Bytes of metadata blocks that the cache keeps at least; decoded, and with the older half, they take several times as much.
+CACHE_BYTES = 16 << 20
+
+#: A commit is wanted when so many metadata blocks are dirty, or so many bytes of data were written.
+DIRTY_BLOCKS = 8192
+DIRTY_BYTES = 256 << 20
+
+Loaded = list[tuple[Want, Any]]
+
+_DECODERS: dict[str, Callable[[bytes], Any]] = {"node": decode_pointers, "bucket": Bucket.decode}
+
+
+class Contents(Protocol):
+    """What the layer above keeps in memory and a commit must write: ``filesystem.Filesystem``."""
+
+    @property
+    def dirty(self) -> bool:
+        """Is there anything to seal?"""
+
+    def plan_seal(self) -> int:
+        """Make everything writable that ``seal`` changes; the blocks that it allocates, at most. May raise ``NotCached``."""
+
+    def dirty_views(self) -> list[int]:
+        """Ids of the snapshot views that ``seal`` gives a new root."""
+
+    def seal(self, sealing: Sealing) -> None:
+        """Seal the views and publish their roots."""
+
+
+class Nothing:
+    """The contents of a volume that only its tables are read of."""
+
+    dirty = False
+
+    def plan_seal(self) -> int:
+        """Nothing to do."""
+        return 0
+
+    def dirty_views(self) -> list[int]:
+        """None."""
+        return []
+
+    def seal(self, sealing: Sealing) -> None:
+        """Nothing to do."""
+
+
+def number_hash(key: int) -> int:
+    """Spreads consecutive numbers over 64 bits (Fibonacci hashing: Knuth, TAOCP 6.4)."""
+    return key * 0x9E3779B97F4A7C15 & 0xFFFF_FFFF_FFFF_FFFF
+
+
+class Volume:
+    """An open volume. ``epoch`` moves when a snapshot is made, ``generation`` with every commit."""
+
+    def __init__(self, device: Device, superblock: Superblock, root: recovery.RootRecord, entries: list[GroupEntry] | None = None) -> None:
+        self.device = device
+        self.superblock = superblock
+        self.geometry = superblock.geometry
+        self.read_only = device.read_only
+        self.read_only_reason: str | None = None
+        self.generation = superblock.generation
+        self.epoch = root.epoch
+        self.hash_seed = root.hash_seed
+        self.next_inode_generation = root.next_inode_generation
+        self.record_blocks = root.record_blocks
+        self.root_block = superblock.root_block
+        self.base_root: ViewRoot = root.base
+        self.cache = BlockCache(CACHE_BYTES // self.geometry.block_size)
+        self.holders = HolderSets()
+        self.instances = Instances()
+        self.system_owner = SystemOwner(self)
+        self.record_owner = RecordOwner(self)
+        self.allocator = Allocator(self.geometry, self.holders, self.cache, entries if entries is not None else [])
+        self.group_tree = BlockMap(self, self.system_owner, *root.groups, leaf_kind="groups")
+        self.sets_tree = BucketTree(self, self.record_owner, number_hash, *root.sets)
+        self.instances_tree = BucketTree(self, self.system_owner, number_hash, *root.instances)
+        self.contents: Contents = Nothing()
+        self.in_flight: Sealed | None = None
+        self.dirtied = 0  # metadata blocks and inodes made dirty since the last seal: what a commit must allocate, about
+        self.written_bytes = 0  # data written since the last seal
+        self.blocks_written = 0
+        self.blocks_read = 0
+
+    @classmethod
+    def open(cls, device: Device, *, read_only: bool = False) -> Volume:
+        """Recover the last durable generation.
+
+        Raises ``NotAVolume``, ``UnsupportedVersion``, ``Truncated``, ``CorruptBlock``, ``DeviceError``.
+        """
+        volume = recovery.open_volume(cls, device)
+        volume.read_only = read_only or device.read_only
+        return volume
+
+    def close(self) -> None:
+        """Forget what is cached. Whoever wants it durable commits before; the device stays open."""
+        self.cache.clear()
+
+    # Facts
+
+    @property
+    def label(self) -> str:
+        """The volume's label."""
+        return self.superblock.label
+
+    @property
+    def uuid(self) -> uuids.UUID:
+        """The volume's UUID."""
+        return uuids.UUID(bytes=self.superblock.uuid)
+
+    @property
+    def created_ns(self) -> int:
+        """When it was formatted."""
+        return self.superblock.created_ns
+
+    @property
+    def committed_ns(self) -> int:
+        """When the newest sealed generation was sealed."""
+        return self.superblock.committed_ns
+
+    @property
+    def dirty(self) -> bool:
+        """Is there anything that a commit would write?"""
+        return bool(
+            self.contents.dirty or self.holders.dirty or self.instances.dirty or self.instances.pending
+            or any(group.dirty for group in self.allocator.groups.values())
+        )  # fmt: skip
+
+    @property
+    def commit_wanted(self) -> bool:
+        """Is so much dirty that a commit should not wait for its timer?"""
+        return self.dirtied > DIRTY_BLOCKS or self.written_bytes > DIRTY_BYTES
+
+    def statistics(self) -> dict[str, int]:
+        """Counters, for people and for tests."""
+        allocator = self.allocator
+        return {
+            "blocks": self.geometry.blocks,
+            "free_blocks": allocator.free,
+            "available_blocks": allocator.available,
+            "snapshot_blocks": allocator.held,
+            "record_blocks": self.record_blocks,
+            "holder_sets": len(self.holders.sets),
+            "record_runs": sum(entry.runs for entry in allocator.entries),
+            "groups": self.geometry.groups,
+            "groups_loaded": len(allocator.groups),
+            "instances": len(self.instances.table),
+            "cached_blocks": len(self.cache),
+            "cache_hits": self.cache.hits,
+            "cache_misses": self.cache.misses,
+            "blocks_read": self.blocks_read,
+            "blocks_written": self.blocks_written,
+        }
+
+    def check_writable(self) -> None:
+        """Raises ``ReadOnly`` when the volume must not be changed."""
+        if self.read_only:
+            raise ReadOnly(self.read_only_reason or "the volume is mounted read-only")
+
+    # Reading
+
+    def load(self, kind: str, first: int, second: int) -> Any:
+        """The decoded block that a pointer names. Raises ``NotCached``, ``CorruptBlock``."""
+        block = first & BLOCK_MASK
+        found = self.cache.get(kind, block, second >> CHECKSUM_SHIFT)
+        if found is None:
+            check_pointer(first, self.geometry.blocks)
+            raise NotCached([Want(kind, block, second >> CHECKSUM_SHIFT)])
+        return found
+
+    def load_all(self, kind: str, pointers: Iterable[tuple[int, int]]) -> list[Any]:
+        """The same for several pointers; what is missing is asked for at once."""
+        out, wants = [], []
+        for first, second in pointers:
+            try:
+                out.append(self.load(kind, first, second))
+            except NotCached as exc:
+                wants += exc.wants
+        if wants:
+            raise NotCached(wants)
+        return out
+
+    def read_wants(self, wants: Iterable[Want]) -> Loaded:
+        """Read, verify and decode. May block; safe in a worker thread. Raises ``CorruptBlock``, ``DeviceError``."""
+        return [(want, self._decode(want, self.device.read)) for want in wants]
+
+    def read_wants_nowait(self, wants: Iterable[Want]) -> Loaded | None:
+        """The same from what the host has in memory; None when a read would block."""
+
+        def read(offset: int, length: int) -> bytes:
+            data = self.device.read_nowait(offset, length)
+            if data is None:
+                raise BlockingIOError
+            return data
+
+        try:
+            return [(want, self._decode(want, read)) for want in wants]
+        except BlockingIOError:
+            return None
+
+    def read_block(self, block: int, checksum: int, read: Callable[[int, int], bytes]) -> bytes:
+        """One verified block; from the generation in flight, if it is there. Raises ``CorruptBlock``."""
+        flying = self.in_flight
+        data = flying.blocks.get(block) if flying else None
+        if data is None:
+            data = read(block * self.geometry.block_size, self.geometry.block_size)
+            self.blocks_read += 1
+            if crc32c(data) != checksum:
+                raise CorruptBlock(f"{self.device.path}: block {block} fails its checksum")
+        return data
+
+    def _decode(self, want: Want, read: Callable[[int, int], bytes]) -> Any:
+        def block(number: int, checksum: int) -> bytes:
+            return self.read_block(number, checksum, read)
+
+        if want.kind == "group":
+            return recovery.read_group(self.geometry, self.allocator.entries[want.block], want.block, block)
+        data = block(want.block, want.checksum)
+        decoder = _DECODERS.get(want.kind)
+        try:
+            return decoder(data) if decoder else data
+        except CorruptBlock as exc:
+            raise CorruptBlock(f"block {want.block}: {exc}") from exc
+
+    def admit(self, loaded: Loaded) -> None:
+        """Take what was read into memory. What has changed since it was wanted is left aside."""
+        for want, found in loaded:
+            if want.kind == "group":
+                if self.allocator.entries[want.block].checksum == want.checksum:
+                    self.allocator.admit(found)
+            else:
+                self.cache.put(want.kind, want.block, want.checksum, found)
+
+    # Committing
+
+    def seal(self) -> Sealed:
+        """Seal the open generation: see ``commit.seal``. One generation may be in flight at a time."""
+        self.check_writable()
+        if self.in_flight is not None:
+            raise CommitNeeded
+        sealed = commit.seal(self)
+        self.in_flight = sealed
+        return sealed
+
+    def committed(self, sealed: Sealed) -> None:
+        """The generation is durable: what it freed may be used again."""
+        self.in_flight = None
+        self.blocks_written += len(sealed.blocks)
+        self.allocator.released(sealed.waiting)
+
+    def failed(self, sealed: Sealed, exc: DeviceError) -> None:
+        """The generation could not be made durable: nothing may be written any more, as nobody knows what reached the device."""
+        self.read_only = True
+        self.read_only_reason = f"generation {sealed.generation} could not be written: {exc}"
+        # Its blocks may not be on the device: they go on being read from memory.
