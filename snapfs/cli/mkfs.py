@@ -42,7 +42,7 @@ def run_helper(words: Sequence[str]) -> int:
 def run(arguments: argparse.Namespace) -> int:
     """Format; a file that was made for it disappears again when that fails."""
     from snapfs.device import open_device
-    from snapfs.store.format import format_volume
+    from snapfs.filesystem.format import format_volume
 
     path: str = arguments.image
     with _prepared(path, arguments.size):
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
                 os.truncate(path, 0)
                 os.truncate(path, arguments.size)
                 device.size = arguments.size
-            format_volume(device, block_size=arguments.block_size, label=arguments.label, clear=True)
+            format_volume(device, block_size=arguments.block_size, label=arguments.label, uid=os.geteuid(), gid=os.getegid())
         finally:
             device.close()
     return OK

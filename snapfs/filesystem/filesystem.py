@@ -307,7 +307,9 @@ class Filesystem:
     def statfs(self) -> Statfs:
         """The sizes of the volume. A commit that is due is taken off, what waits for it is counted in."""
         allocator, geometry = self.volume.allocator, self.volume.geometry
-        fixed = sum(geometry.fixed_blocks(number) for number in (0, geometry.groups - 1)) if geometry.groups < 3 else geometry.groups * geometry.fixed_blocks(min(1, geometry.groups - 1))
+        fixed = sum(geometry.fixed_blocks(number) for number in {0, geometry.groups - 1})
+        if geometry.groups > 2:
+            fixed += (geometry.groups - 2) * geometry.fixed_blocks(1)
         free = max(0, allocator.free - self.volume.dirtied)
         available = max(0, free - allocator.reserve)
         files_free = available * self.base.per_leaf

@@ -147,11 +147,11 @@ class DataRequests(SnapdirRequests):
         return True
 
     def _reply(self, token: pyfuse3.ReaddirToken, parent: int, row: Row, *, in_snapdir: bool) -> bool:
-        if not pyfuse3.readdir_reply(token, row.name, self.attributes.entry(row.node, row.inode, valid=row.valid), row.cookie):
+        if not pyfuse3.readdir_reply(token, row.name, self.attributes.entry(row.node, row.inode), row.cookie):
             return False
         self.known.add(row.node)
         if in_snapdir:
-            self.known.shown.setdefault(self.numbers.split(row.node)[0], set()).add((parent, row.name))
+            self.known.show(self.numbers.split(row.node)[0], parent, row.name)
         else:
             self.known.name(row.node, row.inode.mode, parent, row.name)
         return True

@@ -45,8 +45,11 @@ class Kernel(Protocol):
     async def flush(self, view_ids: Collection[int] | None = None) -> None:
         """Have the kernel send the writes to these views (None: all) that it holds back, and wait until they are done."""
 
-    async def view_ended(self, view_id: int, *, wait: bool) -> None:
-        """A snapshot is gone: let go of everything in it. Must not wait when a request of the kernel's caused it."""
+    async def view_ended(self, view_id: int, *, asked_by: int | None) -> None:
+        """A snapshot is gone: let go of everything in it. ``asked_by``: the ``.snap`` whose request caused it, if one did."""
+
+    async def view_renamed(self, view_id: int, *, asked_by: int | None) -> None:
+        """A snapshot has another name: the one that the kernel was shown is wrong."""
 
     async def restored(self, result: RestoreResult) -> None:
         """The base has changed under the kernel."""
@@ -58,8 +61,11 @@ class NoKernel:
     async def flush(self, view_ids: Collection[int] | None = None) -> None:
         """Nobody holds writes back."""
 
-    async def view_ended(self, view_id: int, *, wait: bool) -> None:
+    async def view_ended(self, view_id: int, *, asked_by: int | None) -> None:
         """Nobody knows the view."""
+
+    async def view_renamed(self, view_id: int, *, asked_by: int | None) -> None:
+        """As ``view_ended``."""
 
     async def restored(self, result: RestoreResult) -> None:
         """Nobody remembers anything."""
@@ -168,20 +174,21 @@ class Edge:
             instances.pending.remove(instance)
             instances.counting[instance.id] = 0
 
-    async def delete_snapshot(self, name: str, *, in_request: bool = False) -> Instance:
-        """Delete a snapshot; its space comes back in the background. ``in_request``: the kernel asked, and waits."""
+    async def delete_snapshot(self, name: str, *, asked_by: int | None = None) -> Instance:
+        """Delete a snapshot; its space comes back in the background. ``asked_by``: the ``.snap`` in which it was done, if in one."""
         async with self._snapshots_alone():
             instance = await self.change(snapshots.delete, self.fs, name)
             await self.commits.commit()
         self.work_soon()
-        await self.kernel.view_ended(instance.id, wait=not in_request)
+        await self.kernel.view_ended(instance.id, asked_by=asked_by)
         return instance
 
-    async def rename_snapshot(self, name: str, new_name: str) -> Instance:
-        """Rename a snapshot. The kernel asks for names in ``.snap`` every time, so it need not be told."""
+    async def rename_snapshot(self, name: str, new_name: str, *, asked_by: int | None = None) -> Instance:
+        """Rename a snapshot."""
         async with self._snapshots_alone():
             instance = await self.change(snapshots.rename, self.fs, name, new_name)
             await self.commits.commit()
+        await self.kernel.view_renamed(instance.id, asked_by=asked_by)
         return instance
 
     async def restore(self, name: str, owner: int = 0) -> RestoreResult:

@@ -31,6 +31,9 @@ log = logging.getLogger("snapfs.fuse")
 #: How far the kernel reads ahead, in KiB.
 READ_AHEAD_KB: Final = 2048
 
+#: Seconds that a rename in one ``.snap`` waits until the old name is gone from the others.
+RENAME_SECONDS: Final = 1.0
+
 #: What a notification ends with when there is nothing to forget.
 _HARMLESS: Final = (errno.ENOENT, errno.ENOTCONN, errno.ENODEV, errno.ENOTDIR, errno.EBADF)
 
@@ -129,11 +132,26 @@ class MountedKernel:
             # Only attributes, which takes no lock in the kernel: a request may wait for this.
             await trio.to_thread.run_sync(lambda: _forget_inodes([snapdir], attributes_only=True))
 
-    async def view_ended(self, view_id: int, *, wait: bool) -> None:
-        """See ``edge.Kernel``. Until this is through, what the kernel still has cached of the view can be read."""
-        places = self._known.shown.pop(view_id, set())
+    async def view_ended(self, view_id: int, *, asked_by: int | None) -> None:
+        """See ``edge.Kernel``.
+
+        The kernel takes its locks to forget names and pages, so a request cannot wait for that. What it can wait for is that attributes
+        are forgotten where the snapshot was shown: a path that leads there then ends with ESTALE, for which the kernel looks again.
+        """
+        places = self._known.take_shown(view_id)
         nodes = list(self._known.nodes_of(view_id))
-        await self._forget(places, nodes, wait=wait)
+        await trio.to_thread.run_sync(lambda: _forget_inodes(nodes, attributes_only=True))
+        # What processes have open in it can be read from the kernel's memory until this is through.
+        done = self._forget(places, nodes)
+        if asked_by is None:
+            await done.wait()
+
+    async def view_renamed(self, view_id: int, *, asked_by: int | None) -> None:
+        """See ``edge.Kernel``. In the ``.snap`` that asked, the kernel renames by itself."""
+        done = self._forget({place for place in self._known.take_shown(view_id) if place[0] != asked_by}, [])
+        # Two requests that rename each in its own ``.snap`` could wait for each other here: the limit ends that.
+        with trio.move_on_after(float("inf") if asked_by is None else RENAME_SECONDS):
+            await done.wait()
 
     async def restored(self, result: RestoreResult) -> None:
         """See ``edge.Kernel``.
@@ -159,7 +177,7 @@ class MountedKernel:
                 old = await self._listing(before, ino)
                 new = await self._listing(self._fs.base, ino)
                 places |= {(node, name) for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
-        await self._forget(places, nodes, wait=True)
+        await self._forget(places, nodes).wait()  # requests are served meanwhile, and none of them waits for this task
 
     async def _listing(self, view: View, ino: int) -> dict[bytes, tuple[int, int]]:
         """Inode and type of every name in a directory; nothing when there is no such directory."""
@@ -184,8 +202,8 @@ class MountedKernel:
         except (StaleInode, NotFound):
             return []
 
-    async def _forget(self, places: Iterable[Place], nodes: list[int], *, wait: bool) -> None:
-        """Names first: a kernel that walks a path then finds nothing old below."""
+    def _forget(self, places: Iterable[Place], nodes: list[int]) -> trio.Event:
+        """Forget names, then inodes, in the background; tells when it is done. Whoever waits for that must hold no lock of the kernel's."""
         done = trio.Event()
         token = trio.lowlevel.current_trio_token()
         wanted = list(places)
@@ -198,9 +216,7 @@ class MountedKernel:
                 token.run_sync_soon(done.set)
 
         self._jobs.send_nowait(job)
-        if wait:
-            # Requests are served meanwhile. Nobody who is served waits for this task: it is not a request of the kernel's.
-            await done.wait()
+        return done
 
 
 def _forget_names(places: Iterable[Place]) -> None:

@@ -36,8 +36,8 @@ class Known:
         self._writers: dict[int, int] = {}
         #: Held inodes without a name.
         self.orphans: set[int] = set()
-        #: Where the kernel was shown a snapshot: entries of ``.snap`` directories, by view.
-        self.shown: dict[int, set[Place]] = {}
+        # Where the kernel was shown a snapshot: entries of ``.snap`` directories, by view.
+        self._shown: dict[int, set[Place]] = {}
 
     def __contains__(self, node: int) -> bool:
         return node in self._counts
@@ -116,7 +116,15 @@ class Known:
             self._views[view_id] -= 1
             if not self._views[view_id]:
                 del self._views[view_id]
-                self.shown.pop(view_id, None)
+                self._shown.pop(view_id, None)
+
+    def show(self, view_id: int, snapdir: int, name: bytes) -> None:
+        """The kernel is about to be shown a snapshot in a ``.snap`` directory. To be called after ``add``."""
+        self._shown.setdefault(view_id, set()).add((snapdir, name))
+
+    def take_shown(self, view_id: int) -> set[Place]:
+        """Where it was shown, to be taken back there."""
+        return self._shown.pop(view_id, set())
 
     def views_in_use(self) -> set[int]:
         """Ids of the views of which the kernel knows inodes."""

@@ -11,7 +11,6 @@ from typing import Final, NamedTuple
 
 from snapfs.errors import NotCached
 from snapfs.filesystem import Filesystem, Inode, View
-from snapfs.fuse.attributes import VALID
 from snapfs.fuse.numbers import Numbers
 from snapfs.store.cache import Want
 
@@ -32,7 +31,6 @@ class Row(NamedTuple):
     node: int
     inode: Inode
     cookie: int
-    valid: float = VALID
 
 
 def first_rows(node: int, mode: int, parent: int, after: int) -> list[tuple[bytes, int, int, int]]:

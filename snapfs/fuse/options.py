@@ -23,8 +23,14 @@ _IGNORED: Final = frozenset(
     }
 )
 
-#: The same with a value (``user=NAME`` is what libmount makes of ``user``).
-_IGNORED_WITH_VALUE: Final = frozenset({"comment", "user", "context", "fscontext", "defcontext", "rootcontext", "subtype"})
+#: The same with a value. ``user=NAME`` is what libmount makes of ``user``; the ids and sizes are what it reads back from the kernel
+#: for a remount.
+_IGNORED_WITH_VALUE: Final = frozenset(
+    {
+        *("comment", "user", "context", "fscontext", "defcontext", "rootcontext"),
+        *("subtype", "user_id", "group_id", "rootmode", "max_read", "blksize"),
+    }
+)
 
 #: Restrictions, and sync, which the kernel enforces. Their opposites cancel them.
 _TO_KERNEL: Final = {"noexec": "exec", "nosuid": "suid", "nodev": "dev", "sync": "async", "dirsync": ""}

@@ -1,7 +1,7 @@
 """Waiting for requests with less delay: looks for the next one for a moment before it goes to sleep.
 
-Waking a sleeping process costs more than most requests do. pyfuse3 looks ``trio`` up through its own module, for its asyncio support; so one
-function can be put in trio's place there. Nothing else of pyfuse3 or trio is touched.
+Waking a sleeping process costs more than most requests do. pyfuse3 looks ``trio`` up through its own module, for the sake of its asyncio
+support; so one function and one lock can be put in trio's place there. Nothing else of pyfuse3 or trio is touched.
 """
 
 from __future__ import annotations
@@ -52,8 +52,34 @@ class _Lowlevel:
         await trio.lowlevel.wait_readable(descriptor)
 
 
+class _Lock:
+    """A lock that the same task can take again without letting others run, if it comes back before they do.
+
+    pyfuse3 uses one lock: its tasks take turns in waiting for requests. trio's fair lock makes every request change the task.
+    """
+
+    def __init__(self) -> None:
+        self._is_held = False
+        self._waiting = trio.lowlevel.ParkingLot()
+        self._is_called = False  # one of the waiting tasks has been woken and has not run yet
+
+    async def __aenter__(self) -> None:
+        while self._is_held:
+            await self._waiting.park()  # anything may happen, and somebody else may be quicker
+            self._is_called = False
+        self._is_held = True
+
+    async def __aexit__(self, *_: object) -> None:
+        self._is_held = False
+        if self._waiting and not self._is_called:
+            self._is_called = True
+            self._waiting.unpark()
+
+
 class _Trio:
-    """``trio``, with another ``lowlevel``."""
+    """``trio``, with these two in it."""
+
+    Lock = _Lock
 
     def __init__(self, lowlevel: _Lowlevel) -> None:
         self.lowlevel = lowlevel

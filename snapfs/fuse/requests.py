@@ -14,7 +14,7 @@ import pyfuse3
 
 from snapfs.errors import NoSuchSnapshot, ReadOnly, SnapfsError, StaleInode
 from snapfs.filesystem import Filesystem, Inode, View
-from snapfs.fuse.attributes import VALID, Attributes
+from snapfs.fuse.attributes import Attributes
 from snapfs.fuse.edge import Edge
 from snapfs.fuse.errno import errno_of
 from snapfs.fuse.kernel import MountedKernel
@@ -100,7 +100,7 @@ class Requests(pyfuse3.Operations):
             with contextlib.suppress(SnapfsError):
                 await self.change_at(self.fs.touch_atime, node)
 
-    def learned(self, parent: int, name: bytes, inode: Inode, *, valid: float = VALID) -> pyfuse3.EntryAttributes:
+    def learned(self, parent: int, name: bytes, inode: Inode) -> pyfuse3.EntryAttributes:
         """What to reply with when the kernel learns of an inode of the same view as ``parent`` by its name.
 
         To be called in the synchronous stretch in which the core gave the inode.
@@ -109,7 +109,7 @@ class Requests(pyfuse3.Operations):
         node = self.numbers.node(view_id, inode.ino)
         self.known.add(node)
         self.known.name(node, inode.mode, parent, name)
-        return self.attributes.entry(node, inode, valid=valid)
+        return self.attributes.entry(node, inode)
 
     def unlinked(self, view_id: int, inode: Inode) -> None:
         """A name of an inode is gone, perhaps the last."""

@@ -1,13 +1,13 @@
 """``.snap``: a directory in every directory that is on no volume, in which snapshots are made, renamed, deleted and entered.
 
-As CephFS has it. Its entries are the snapshots that cover the directory; each leads to that directory in the snapshot's view. The
-kernel asks for these names every time: snapshots also come and go by the control socket, and through other ``.snap`` directories.
+As CephFS has it. Its entries are the snapshots that cover the directory; each leads to that directory in the snapshot's view. Snapshots
+also come and go by the control socket, and through the ``.snap`` of other directories: names that are missing are never believed to be so,
+and which ones the kernel was shown is remembered, to take them back.
 """
 
 from __future__ import annotations
 
 import stat
-from typing import Final
 
 import pyfuse3
 
@@ -18,9 +18,6 @@ from snapfs.fuse.listing import FIRST_COOKIE, Row
 from snapfs.fuse.requests import Requests
 from snapfs.snapshots import Instance
 from snapfs.store.cache import Want
-
-#: Seconds for which the kernel may believe a name in ``.snap``.
-_VALID: Final = 0.0
 
 
 class SnapdirRequests(Requests):
@@ -67,14 +64,15 @@ class SnapdirRequests(Requests):
     async def snapshot_delete(self, node: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         """rmdir: where the snapshot was made, by those who may."""
         instance = await self._own(node, name, ctx)
-        await self.edge.delete_snapshot(instance.name, in_request=True)  # as for mkdir
+        await self.edge.delete_snapshot(instance.name, asked_by=node)  # as for mkdir
 
     async def snapshot_rename(self, node: int, name: bytes, new_name: bytes, ctx: pyfuse3.RequestContext) -> None:
         """Rename within one ``.snap``."""
         text = _text(new_name)
         instance = await self._own(node, name, ctx)
         if text != instance.name:
-            await self.edge.rename_snapshot(instance.name, text)  # as for mkdir
+            await self.edge.rename_snapshot(instance.name, text, asked_by=node)  # as for mkdir
+            self.known.show(instance.id, node, new_name)
 
     async def snapshot_rows(self, node: int, after: int) -> list[Row]:
         """What a listing shows after a cookie. Cookies are instance ids: a listing goes on rightly while snapshots are deleted."""
@@ -96,7 +94,7 @@ class SnapdirRequests(Requests):
                 wants += exc.wants
                 continue
             target = self.numbers.node(instance.id, inode.ino)
-            rows.append(Row(instance.name.encode(), target, inode, FIRST_COOKIE + instance.id, _VALID))
+            rows.append(Row(instance.name.encode(), target, inode, FIRST_COOKIE + instance.id))
         if wants:
             raise NotCached(wants)
         return rows
@@ -127,8 +125,8 @@ class SnapdirRequests(Requests):
     def _shown(self, node: int, name: bytes, instance: Instance, inode: Inode) -> pyfuse3.EntryAttributes:
         target = self.numbers.node(instance.id, inode.ino)
         self.known.add(target)
-        self.known.shown.setdefault(instance.id, set()).add((node, name))
-        return self.attributes.entry(target, inode, valid=_VALID)
+        self.known.show(instance.id, node, name)
+        return self.attributes.entry(target, inode)
 
 
 def _text(name: bytes) -> str:

@@ -240,7 +240,7 @@ def test_taken_names_and_missing_ones(top: Path) -> None:
     fails(errno.EEXIST, os.rename, top / ".snap" / "s", top / ".snap" / "t")
     fails(errno.EPERM, (top / "d" / ".snap" / "s").rmdir)  # made above
     (top / ".snap" / "s").rmdir()
-    assert os.listdir(top / "d" / ".snap") == []
+    assert os.listdir(top / "d" / ".snap") == ["t"]
 
 
 def test_renaming_keeps_what_is_open(mounted) -> None:
@@ -533,11 +533,11 @@ def test_the_state_before_a_live_restore_has_what_the_kernel_held(mounted) -> No
     (mounted / "file").write_bytes(b"old" * 1000)
     (mounted / ".snap" / "s").mkdir()
     with (mounted / "file").open("r+b", buffering=0) as file:
-        file.write(b"new" * 100_000)
+        file.write(b"new")  # little, or the kernel would send it of its own accord
         mounted.run("restore", mounted.path, "s")
     assert (mounted / "file").read_bytes() == b"old" * 1000
     undo = next(name for name in os.listdir(mounted / ".snap") if name != "s")
-    assert (mounted / ".snap" / undo / "file").read_bytes() == b"new" * 100_000
+    assert (mounted / ".snap" / undo / "file").read_bytes() == b"new" + (b"old" * 1000)[3:]
     mounted.remount()
     assert (mounted / "file").read_bytes() == b"old" * 1000
 

@@ -54,6 +54,7 @@ def test_options_mean_what_they_say(text: str, expected: dict[str, object]) -> N
 def test_what_is_for_others_is_ignored() -> None:
     text = "defaults,nofail,_netdev,user,users,owner,group,auto,noauto,nouser,dev,suid,exec,x-systemd.automount,comment=a b,user=me"
     assert parse_options(text) == MountOptions()
+    assert parse_options("rw,relatime,user_id=0,group_id=0,default_permissions,max_read=131072") == MountOptions()  # read back
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,37 @@
+"""The whole check: open read-only, walk the views and tables, compare with bitmaps and records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from snapfs.check.compare import Comparison
+from snapfs.check.findings import Finding, Findings
+from snapfs.check.reach import Reach
+from snapfs.check.tables import check_superblocks, check_tables
+from snapfs.check.trees import Walker
+from snapfs.check.views import ViewChecker
+from snapfs.device.base import Device
+from snapfs.errors import CorruptBlock
+from snapfs.filesystem import Filesystem
+from snapfs.store.volume import Volume
+
+
+def check_volume(device: Device, progress: Callable[[int, int], None] | None = None) -> list[Finding]:
+    """Check the volume on a device that nobody else changes; ``progress(done, total)`` is called now and then.
+
+    Raises ``NotAVolume``, ``UnsupportedVersion``, ``Truncated``, ``DeviceError`` when there is nothing to check.
+    """
+    findings = Findings()
+    try:
+        volume = Volume.open(device, read_only=True)
+        fs = Filesystem(volume)
+    except CorruptBlock as exc:
+        findings.add("format", "unreadable", "volume", str(exc))
+        return findings.found
+    reach = Reach(volume.geometry, findings)
+    walker = Walker(volume, reach, findings)
+    check_superblocks(volume, findings)
+    check_tables(volume, walker, findings)
+    ViewChecker(fs, walker, findings, progress or (lambda done, total: None)).run()
+    Comparison(volume, reach, findings).run()
+    return findings.found

@@ -1,0 +1,73 @@
+"""The volume's own tables: what they reach, and whether their counts are right."""
+
+from __future__ import annotations
+
+from snapfs.blocks.geometry import SLOT_BYTES
+from snapfs.blocks.group_header import ENTRY_WRITTEN
+from snapfs.blocks.superblock import Superblock
+from snapfs.check.findings import Findings, Severity
+from snapfs.check.reach import RECORDS, SYSTEM
+from snapfs.check.trees import Root, Walker
+from snapfs.errors import CorruptBlock, DeviceError, NotAVolume, UnsupportedVersion
+from snapfs.store.group import Group
+from snapfs.store.volume import Volume, number_hash
+
+
+def check_superblocks(volume: Volume, findings: Findings) -> None:
+    """Every slot of both rings that was ever written is intact; the newest stands in both."""
+    front, tail = volume.geometry.slot_offsets()
+    for ring, offsets in (("front", front), ("end", tail)):
+        newest = 0
+        for slot, offset in enumerate(offsets):
+            where = f"superblock slot {slot} at the {ring}"
+            try:
+                newest = max(newest, Superblock.decode(volume.device.read(offset, SLOT_BYTES)).generation)
+            except NotAVolume:
+                if slot == volume.generation % len(offsets):
+                    findings.add("I8", "superblock-copy", where, "the newest superblock is missing in this ring", Severity.WARNING)
+            except (CorruptBlock, UnsupportedVersion, DeviceError) as exc:
+                findings.add("format", "superblock", where, str(exc), Severity.WARNING)
+        if newest != volume.generation and newest:
+            findings.add("I8", "superblock-copy", f"superblocks at the {ring}", f"the newest one is of generation {newest}, not {volume.generation}", Severity.WARNING)
+
+
+def check_tables(volume: Volume, walker: Walker, findings: Findings) -> None:
+    """Claim the blocks of the tables, and check what they count."""
+    walker.reach.claim(volume.root_block, 1, SYSTEM, 0, "root record")
+    tree = volume.group_tree
+    totals, _ = walker.block_map([Root(tree.root_words, tree.depth, SYSTEM)], "", "group table")
+    if totals[0][0] != tree.blocks:
+        findings.add("I1", "table-blocks", "group table", f"it has {totals[0][0]} blocks, {tree.blocks} are counted")
+    for name, table, mask in (("instance table", volume.instances_tree, SYSTEM), ("holder sets", volume.sets_tree, RECORDS)):
+        counts, _ = walker.buckets([Root(table.root_words, 0, mask)], number_hash, name)
+        if counts[0] != table.blocks:
+            findings.add("I1", "table-blocks", name, f"it has {counts[0]} blocks, {table.blocks} are counted")
+    seen: dict[tuple[bool, int, int], int] = {}
+    for number, entry in volume.holders.sets.items():
+        if entry.key in seen:
+            # Sets become equal when an instance leaves both; new records then use the first.
+            continue
+        seen[entry.key] = number
+        known = sum(1 << one for one in volume.instances.table)
+        if entry.mask & ~known:
+            findings.add("I3", "unknown-holder", f"holder set {number}", "it names an instance that does not exist")
+        if entry.since > volume.epoch:
+            findings.add("I3", "future-epoch", f"holder set {number}", f"it counts instances from epoch {entry.since} on, the volume is at {volume.epoch}")
+    for one in volume.instances.table.values():
+        if one.epoch >= volume.epoch:
+            findings.add("I3", "future-epoch", f"snapshot {one.name}", f"its epoch {one.epoch} is not over")
+        if one.origin and one.origin not in volume.instances.table:
+            findings.add("format", "origin", f"snapshot {one.name}", f"it was made of instance {one.origin}, which does not exist", Severity.WARNING)
+
+
+def load_group(volume: Volume, number: int, findings: Findings) -> Group | None:
+    """A group with its bitmaps and records, None (and a finding) if it cannot be read."""
+    if not volume.allocator.entries[number].flags & ENTRY_WRITTEN:
+        return Group.empty(volume.geometry, number)
+    try:
+        ((_, group),) = volume.read_wants([volume.allocator.want(number)])
+    except (CorruptBlock, DeviceError) as exc:
+        findings.add("I7", "unreadable", f"group {number}", str(exc))
+        return None
+    found: Group = group
+    return found

@@ -1,0 +1,264 @@
+"""The facts of all views: inodes, their trees, names and link counts, each checked once for all the views that share it."""
+
+from __future__ import annotations
+
+import stat
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from snapfs.blocks.inode import INLINE_TARGET, INODE_BYTES
+from snapfs.check.findings import Findings
+from snapfs.check.reach import BASE
+from snapfs.check.trees import Root, Walker
+from snapfs.errors import CorruptBlock, DeviceError, NotCached
+from snapfs.filesystem import Filesystem, Inode, attributes
+from snapfs.filesystem.inode import EMPTY_SLOT
+from snapfs.filesystem.names import TYPE_BITS
+from snapfs.ids import FIRST_INO, INO_LIMIT, NAME_MAX, ORPHANS_INO, ROOT_INO
+from snapfs.store.driver import drive
+from snapfs.store.instances import ViewRoot
+from snapfs.store.tree import BlockMap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """An inode as it is in the views of ``mask``."""
+
+    inode: Inode
+    mask: int
+
+
+class ViewChecker:
+    """Checks the base and all live instances together. ``mask_names`` tells a person which views a mask stands for."""
+
+    def __init__(self, fs: Filesystem, walker: Walker, findings: Findings, progress: Callable[[int, int], None]) -> None:
+        self.fs = fs
+        self.walker = walker
+        self.findings = findings
+        self.progress = progress
+        self.instances = [one for one in fs.volume.instances.table.values() if not one.going]
+        self.everything = BASE | sum(1 << one.id for one in self.instances)
+        self.names: dict[int, list[tuple[int, int]]] = defaultdict(list)  # inode -> (directory, mask) of each name
+        self.subdirectories: dict[int, list[int]] = defaultdict(list)  # directory -> masks of its subdirectories
+        self.listed: dict[int, int] = defaultdict(int)  # orphan -> views that list it
+
+    def place(self, ino: int, mask: int) -> str:
+        """Where something is, in words."""
+        if mask & BASE:
+            return f"inode {ino}"
+        number = (mask & -mask).bit_length() - 1
+        one = next((one for one in self.instances if one.id == number), None)
+        return f"inode {ino} of snapshot {one.name if one else number}"
+
+    def run(self) -> None:
+        """Check everything."""
+        versions = self._inode_tables()
+        for done, (ino, found) in enumerate(sorted(versions.items())):
+            self._inode(ino, found)
+            if not done % 64:
+                self.progress(done, len(versions))
+        self._links(versions)
+        self._connection(versions)
+
+    # Inodes
+
+    def _inode_tables(self) -> dict[int, list[Version]]:
+        views: list[tuple[ViewRoot, int, str]] = [(self.fs.volume.base_root, BASE, "the base")]
+        views += [(one.root, 1 << one.id, f"snapshot {one.name}") for one in self.instances]
+        roots = [Root((root.first, root.second), root.depth, mask) for root, mask, _ in views]
+        totals, leaves = self.walker.block_map(roots, "inodes", "inode table")
+        slots: dict[tuple[int, bytes], int] = {}
+        per_leaf = self.fs.volume.geometry.block_size // INODE_BYTES
+        for number, leaf, mask in leaves:
+            if not any(leaf):
+                self.findings.add("I1", "empty-inode-block", f"inode table, block {number}", "no inode is in it")
+            for index in range(per_leaf):
+                slot = bytes(leaf[index * INODE_BYTES : (index + 1) * INODE_BYTES])
+                if slot != EMPTY_SLOT:
+                    key = number * per_leaf + index, slot
+                    slots[key] = slots.get(key, 0) | mask
+        versions: dict[int, list[Version]] = defaultdict(list)
+        for (ino, slot), mask in slots.items():
+            try:
+                inode = Inode.decode(self.fs.base, ino, slot)
+            except CorruptBlock as exc:
+                self.findings.add("format", "inode", self.place(ino, mask), str(exc))
+                continue
+            if inode is None:
+                self.findings.add("format", "inode", self.place(ino, mask), "a free slot is not empty")
+                continue
+            versions[ino].append(Version(inode, mask))
+        for (root, mask, what), (blocks, _) in zip(views, totals, strict=True):
+            if blocks != root.blocks:
+                self.findings.add("I1", "table-blocks", what, f"its inode table has {blocks} blocks, {root.blocks} are counted")
+            count = sum(1 for found in versions.values() for one in found if one.mask & mask)
+            if count != root.inodes:
+                self.findings.add("format", "inode-count", what, f"it has {count} inodes, {root.inodes} are counted")
+            if versions and max(versions) >= max(root.next_ino, FIRST_INO) and any(one.mask & mask for one in versions[max(versions)]):
+                self.findings.add("format", "next-inode", what, "an inode has a number that is still to be given out")
+        return versions
+
+    def _inode(self, ino: int, found: list[Version]) -> None:
+        if not FIRST_INO <= ino < INO_LIMIT and ino not in (ROOT_INO, ORPHANS_INO):
+            self.findings.add("format", "inode-number", self.place(ino, found[0].mask), "the number is reserved")
+        directories = [one for one in found if one.inode.is_directory]
+        files = [one for one in found if not one.inode.is_directory]
+        if directories:
+            roots = [Root(one.inode.names.root_words, 0, one.mask) for one in directories]
+            counts, items = self.walker.buckets(roots, self.fs.base.name_hash, self.place(ino, directories[0].mask))
+            for one, count in zip(directories, counts, strict=True):
+                self._count(one, "data-blocks", one.inode.data.blocks, count)
+            for name, value, mask in items:
+                self._name(ino, name, value, mask)
+        if files:
+            roots = [Root(one.inode.map.root_words, one.inode.map.depth, one.mask) for one in files]
+            totals, _ = self.walker.block_map(roots, "", self.place(ino, files[0].mask))
+            for one, (count, end) in zip(files, totals, strict=True):
+                self._count(one, "data-blocks", one.inode.data.blocks, count)
+                self._size(one, end)
+        roots = [Root(one.inode.attribute_map.root_words, one.inode.attribute_map.depth, one.mask) for one in found]
+        totals, _ = self.walker.block_map(roots, "", self.place(ino, found[0].mask))
+        for one, (count, _) in zip(found, totals, strict=True):
+            self._count(one, "attribute-blocks", one.inode.attribute_map.blocks, count)
+            self._readable(one)
+
+    def _count(self, one: Version, rule: str, counted: int, found: int) -> None:
+        if counted != found:
+            self.findings.add("I1", rule, self.place(one.inode.ino, one.mask), f"it has {found} blocks, {counted} are counted")
+
+    def _size(self, one: Version, end: int) -> None:
+        inode = one.inode
+        block_size = self.fs.volume.geometry.block_size
+        if type(inode.data) is BlockMap and end > -(-inode.size // block_size):
+            self.findings.add("format", "block-behind-end", self.place(inode.ino, one.mask), f"a block lies behind its size of {inode.size} bytes")
+        if stat.S_ISLNK(inode.mode) and inode.inline_kind == INLINE_TARGET and len(inode.inline) != inode.size:
+            self.findings.add("format", "symlink-size", self.place(inode.ino, one.mask), "its target has another length than its size")
+        if stat.S_IFMT(inode.mode) not in (stat.S_IFREG, stat.S_IFLNK) and end:
+            self.findings.add("format", "data-of-special", self.place(inode.ino, one.mask), "something that is neither file nor link has data")
+
+    def _readable(self, one: Version) -> None:
+        """Extended attributes and targets are metadata: they must be readable."""
+        try:
+            drive(self.fs.volume, attributes.load, one.inode)
+            if stat.S_ISLNK(one.inode.mode) and one.inode.data.blocks:
+                drive(self.fs.volume, one.inode.map.node, 0, 0)
+        except (CorruptBlock, DeviceError, NotCached) as exc:
+            self.findings.add("I7", "unreadable", self.place(one.inode.ino, one.mask), str(exc))
+
+    # Names
+
+    def _name(self, directory: int, name: object, value: object, mask: int) -> None:
+        where = self.place(directory, mask)
+        if type(name) is not bytes or not 0 < len(name) <= NAME_MAX or b"/" in name or b"\0" in name or name in (b".", b".."):
+            self.findings.add("format", "name", where, f"{name!r} is not a name")
+            return
+        if type(value) is not int or not FIRST_INO <= value >> TYPE_BITS < INO_LIMIT:
+            self.findings.add("format", "entry", where, f"{name!r} leads to no inode number")
+            return
+        ino = value >> TYPE_BITS
+        if directory == ORPHANS_INO:
+            self.listed[ino] |= mask
+            return
+        self.names[ino].append((directory, mask))
+        if value & 15 == stat.S_IFDIR >> 12:
+            self.subdirectories[directory].append(mask)
+
+    def _links(self, versions: dict[int, list[Version]]) -> None:
+        """Every name leads to an inode, every inode has as many names as it counts."""
+        for ino, names in self.names.items():
+            there = 0
+            for one in versions.get(ino, ()):
+                there |= one.mask
+            for directory, mask in names:
+                if mask & ~there:
+                    self.findings.add("format", "dangling-name", self.place(directory, mask & ~there), f"a name leads to inode {ino}, which does not exist")
+        for ino, found in versions.items():
+            if ino == ORPHANS_INO:
+                continue
+            masks = [mask for _, mask in self.names.get(ino, ())]
+            for one in found:
+                where = self.place(ino, one.mask)
+                for count, mask in partition(masks, one.mask):
+                    self._link_count(ino, one, count, mask, where)
+        for ino, mask in self.listed.items():
+            for one in versions.get(ino, ()):
+                if one.mask & mask and one.inode.nlink:
+                    self.findings.add("format", "orphan-with-name", self.place(ino, one.mask & mask), "it is listed as an orphan and has names")
+                mask &= ~one.mask
+            if mask:
+                self.findings.add("format", "dangling-orphan", self.place(ino, mask), "it is listed as an orphan and does not exist")
+
+    def _link_count(self, ino: int, one: Version, count: int, mask: int, where: str) -> None:
+        inode = one.inode
+        if not inode.nlink:
+            if count:
+                self.findings.add("format", "link-count", where, f"it has {count} names and counts none")
+            elif mask & ~self.listed.get(ino, 0):
+                self.findings.add("I1", "lost-inode", where, "it has no name and is not listed as an orphan")
+        elif not inode.is_directory:
+            if count != inode.nlink:
+                self.findings.add("format", "link-count", where, f"it has {count} names and counts {inode.nlink}")
+        else:
+            if count != (0 if ino == ROOT_INO else 1):
+                self.findings.add("format", "directory-names", where, f"the directory has {count} names")
+            for subdirectories, part in partition(self.subdirectories.get(ino, []), mask):
+                if inode.nlink != 2 + subdirectories:
+                    self.findings.add("format", "link-count", self.place(ino, part), f"the directory has {subdirectories} subdirectories and counts {inode.nlink} links")
+
+    def _connection(self, versions: dict[int, list[Version]]) -> None:
+        """Every directory is below the root, and knows where it is."""
+        children: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        for ino, names in self.names.items():
+            for directory, mask in names:
+                children[directory].append((ino, mask))
+        for ino, found in versions.items():
+            if ino in (ROOT_INO, ORPHANS_INO):
+                continue
+            for one in found:
+                if one.inode.is_directory and one.inode.nlink:
+                    stray = one.mask
+                    for directory, mask in self.names.get(ino, ()):
+                        if directory == one.inode.parent:
+                            stray &= ~mask
+                    if stray:
+                        self.findings.add("format", "parent", self.place(ino, stray), f"it takes inode {one.inode.parent} for its parent")
+        root = 0
+        for one in versions.get(ROOT_INO, ()):
+            root |= one.mask if one.inode.is_directory else 0
+        if root != self.everything:
+            self.findings.add("format", "no-root", self.place(ROOT_INO, self.everything & ~root), "the root directory is missing")
+        connected: dict[int, int] = defaultdict(int)
+        connected[ROOT_INO] = root
+        work = [(ROOT_INO, root)]
+        while work:
+            directory, mask = work.pop()
+            for ino, where in children.get(directory, ()):
+                new = where & mask & ~connected[ino]
+                if new:
+                    connected[ino] |= new
+                    work.append((ino, new))
+        for ino, found in versions.items():
+            for one in found:
+                lost = one.mask & ~connected.get(ino, 0)
+                if lost and one.inode.nlink and ino != ORPHANS_INO and self.names.get(ino):
+                    self.findings.add("format", "not-connected", self.place(ino, lost), "no path leads to it from the root")
+
+
+def partition(masks: list[int], whole: int) -> list[tuple[int, int]]:
+    """Cut the views of ``whole`` by how many of the masks they are in: (count, views)."""
+    counts = {0: whole}
+    for mask in masks:
+        if not mask & whole:
+            continue
+        moved: dict[int, int] = {}
+        for count, views in counts.items():
+            if views & mask:
+                moved[count + 1] = moved.get(count + 1, 0) | views & mask
+            if views & ~mask:
+                moved[count] = moved.get(count, 0) | views & ~mask
+        counts = moved
+    return list(counts.items())
