@@ -184,7 +184,7 @@ class ReadOnly(FsError):
     """EROFS"""
 
 
-class Interrupt(Exception):  # noqa: N818 - control flow, not an error
+class Interrupt(Exception):
     """Base of what the core raises to ask its driver for something, before it has changed anything."""
 
 

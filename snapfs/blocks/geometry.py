@@ -53,7 +53,8 @@ class Geometry:
             raise UsageError(f"block size {self.block_size} is not possible; use one of {sizes}")
         if self.blocks < MINIMUM_BLOCKS:
             need = MINIMUM_BLOCKS * self.block_size >> 10
-            raise UsageError(f"{self.blocks * self.block_size >> 10} KiB are too small for a volume with blocks of {self.block_size} bytes: {need} KiB are the least")
+            have = self.blocks * self.block_size >> 10
+            raise UsageError(f"{have} KiB are too small for a volume with blocks of {self.block_size} bytes: {need} KiB are the least")
         set_ = object.__setattr__
         set_(self, "ring_blocks", max(1, RING_SLOTS * SLOT_BYTES // self.block_size))
         set_(self, "group_span", self.block_size * 8)

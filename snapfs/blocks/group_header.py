@@ -17,7 +17,8 @@ from snapfs.errors import CorruptBlock
 
 MAGIC: Final = b"SGrp"
 
-#: magic, group, generation, free blocks, bits in the snapshot bitmap, record runs, bytes of records, blocks that store them, two bitmap CRCs
+#: magic, group, generation, free blocks, bits in the snapshot bitmap, record runs, bytes of records, blocks that store them,
+#: two bitmap CRCs
 LAYOUT: Final = struct.Struct("<4sIQIIIIIII")
 
 #: Records inline, or entries of ``SPILL`` that name the blocks that store them, start here.
@@ -72,8 +73,16 @@ class GroupHeader:
         """The header block's bytes."""
         payload = b"".join(SPILL.pack(*entry) for entry in self.spill) if self.spill else self.inline
         head = LAYOUT.pack(
-            MAGIC, self.group, self.generation, self.free, self.snapshot, self.runs, self.record_bytes, len(self.spill),
-            self.bitmap_checksum, self.snapshot_checksum,
+            MAGIC,
+            self.group,
+            self.generation,
+            self.free,
+            self.snapshot,
+            self.runs,
+            self.record_bytes,
+            len(self.spill),
+            self.bitmap_checksum,
+            self.snapshot_checksum,
         )
         return (head.ljust(PAYLOAD_OFFSET, b"\0") + payload).ljust(block_size, b"\0")
 

@@ -23,8 +23,14 @@ def unpack(data: bytes | memoryview, what: str) -> Any:
     size = len(data)
     try:
         return msgpack.unpackb(
-            data, raw=False, strict_map_key=False, max_str_len=size, max_bin_len=size,
-            max_array_len=size, max_map_len=size, max_ext_len=0,
+            data,
+            raw=False,
+            strict_map_key=False,
+            max_str_len=size,
+            max_bin_len=size,
+            max_array_len=size,
+            max_map_len=size,
+            max_ext_len=0,
         )
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as exc:
         raise CorruptBlock(f"{what}: not decodable ({type(exc).__name__})") from exc

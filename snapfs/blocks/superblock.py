@@ -46,8 +46,21 @@ class Superblock:
     def encode(self) -> bytes:
         """The bytes of a slot."""
         body = LAYOUT.pack(
-            MAGIC, VERSION, self.block_size, self.blocks, self.generation, self.compatible, self.read_only_compatible, self.incompatible,
-            self.uuid, encode_label(self.label), self.created_ns, self.committed_ns, self.root_block, self.root_length, self.root_checksum,
+            MAGIC,
+            VERSION,
+            self.block_size,
+            self.blocks,
+            self.generation,
+            self.compatible,
+            self.read_only_compatible,
+            self.incompatible,
+            self.uuid,
+            encode_label(self.label),
+            self.created_ns,
+            self.committed_ns,
+            self.root_block,
+            self.root_length,
+            self.root_checksum,
         ).ljust(CHECKSUM_OFFSET, b"\0")
         return (body + struct.pack("<I", crc32c(body))).ljust(SLOT_BYTES, b"\0")
 
@@ -73,7 +86,9 @@ class Superblock:
         if crc32c(data[:CHECKSUM_OFFSET]) != checksum:
             raise CorruptBlock("superblock: checksum mismatch")
         if incompatible & ~KNOWN_INCOMPATIBLE:
-            raise UnsupportedVersion(f"the volume uses features {incompatible & ~KNOWN_INCOMPATIBLE:#x} that this snapfs does not know: use a newer snapfs")
+            raise UnsupportedVersion(
+                f"the volume uses features {incompatible & ~KNOWN_INCOMPATIBLE:#x} that this snapfs does not know: use a newer snapfs"
+            )
         try:
             geometry = Geometry(block_size, blocks)
             text = label.rstrip(b"\0").decode()
@@ -82,7 +97,21 @@ class Superblock:
         root_block, root_length = fields[12], fields[13]
         if not 0 < root_block < geometry.blocks or not 0 < root_length <= block_size or version < 1:
             raise CorruptBlock("superblock: the root record lies outside the volume")
-        return cls(block_size, blocks, generation, uuid, text, fields[10], fields[11], root_block, root_length, fields[14], compatible, ro_compatible, incompatible)
+        return cls(
+            block_size,
+            blocks,
+            generation,
+            uuid,
+            text,
+            fields[10],
+            fields[11],
+            root_block,
+            root_length,
+            fields[14],
+            compatible,
+            ro_compatible,
+            incompatible,
+        )
 
 
 def encode_label(label: str) -> bytes:

@@ -32,6 +32,6 @@ def check_volume(device: Device, progress: Callable[[int, int], None] | None = N
     walker = Walker(volume, reach, findings)
     check_superblocks(volume, findings)
     check_tables(volume, walker, findings)
-    ViewChecker(fs, walker, findings, progress or (lambda done, total: None)).run()
+    ViewChecker(fs, walker, findings, progress or (lambda _done, _total: None)).run()
     Comparison(volume, reach, findings).run()
     return findings.found

@@ -48,10 +48,21 @@ class Comparison:
             if group is not None:
                 self._group(group)
         if spills + volume.sets_tree.blocks != volume.record_blocks:
-            self.findings.add("format", "record-blocks", "root record", f"{spills + volume.sets_tree.blocks} blocks store records, {volume.record_blocks} are counted", Severity.WARNING)
+            self.findings.add(
+                "format",
+                "record-blocks",
+                "root record",
+                f"{spills + volume.sets_tree.blocks} blocks store records, {volume.record_blocks} are counted",
+                Severity.WARNING,
+            )
         for number, entry in volume.holders.sets.items():
             if entry.count != self.set_counts.get(number, 0):
-                self.findings.add("I3", "set-count", f"holder set {number}", f"records name it for {self.set_counts.get(number, 0)} blocks, {entry.count} are counted")
+                self.findings.add(
+                    "I3",
+                    "set-count",
+                    f"holder set {number}",
+                    f"records name it for {self.set_counts.get(number, 0)} blocks, {entry.count} are counted",
+                )
 
     def _group(self, group: Group) -> None:
         volume = self.volume
@@ -92,14 +103,26 @@ class Comparison:
             add("I1", "not-marked", where, "reached, and not marked in the block bitmap")
         needs = bool(mask & RECORDS) or leaving or (bool(mask) and not mask & (BASE | SYSTEM))
         if needs != bool(held):
-            add("I2", "snapshot-bitmap", where, "marked in the snapshot bitmap for no reason" if held else "not marked in the snapshot bitmap, though only snapshots or records need it")
+            add(
+                "I2",
+                "snapshot-bitmap",
+                where,
+                "marked in the snapshot bitmap for no reason"
+                if held
+                else "not marked in the snapshot bitmap, though only snapshots or records need it",
+            )
         holders = mask & ~(BASE | SYSTEM | RECORDS)
         if leaving:
             return
         if entry is None:
             if mask & BASE:
                 if sets.default(epoch) != holders:
-                    add("I3", "holders", where, f"by its epoch {epoch} its holders are {names(sets.default(epoch))}, those that reach it are {names(holders)}")
+                    add(
+                        "I3",
+                        "holders",
+                        where,
+                        f"by its epoch {epoch} its holders are {names(sets.default(epoch))}, those that reach it are {names(holders)}",
+                    )
             elif holders:
                 add("I3", "no-record", where, f"only snapshots reach it ({names(holders)}), and no record covers it")
             return

@@ -65,7 +65,9 @@ class Reach:
             high = min(geometry.group_span, low + end - start)
             for first, last in self._fixed.get(group, self._fixed_elsewhere):
                 if low < last and high > first:
-                    self._findings.add("I4", "pointer-into-fixed", where, f"it names block {start}, which belongs to the volume's fixed metadata")
+                    self._findings.add(
+                        "I4", "pointer-into-fixed", where, f"it names block {start}, which belongs to the volume's fixed metadata"
+                    )
                     ok = False
             if ok:
                 self._claim(group, low, high, mask, epoch, where)
@@ -82,9 +84,13 @@ class Reach:
         for offset in range(low, high):
             old = self._masks[masks[offset]]
             if old & mask:
-                self._findings.add("I4", "reached-twice", where, f"block {start + offset} is reached at another place of the same view as well")
+                self._findings.add(
+                    "I4", "reached-twice", where, f"block {start + offset} is reached at another place of the same view as well"
+                )
             if old and epochs[offset] != epoch:
-                self._findings.add("format", "epoch-differs", where, f"block {start + offset} is said to be born in epoch {epoch} and in {epochs[offset]}")
+                self._findings.add(
+                    "format", "epoch-differs", where, f"block {start + offset} is said to be born in epoch {epoch} and in {epochs[offset]}"
+                )
             masks[offset] = self._id(old | mask)
             epochs[offset] = epoch
 

@@ -28,7 +28,13 @@ def check_superblocks(volume: Volume, findings: Findings) -> None:
             except (CorruptBlock, UnsupportedVersion, DeviceError) as exc:
                 findings.add("format", "superblock", where, str(exc), Severity.WARNING)
         if newest != volume.generation and newest:
-            findings.add("I8", "superblock-copy", f"superblocks at the {ring}", f"the newest one is of generation {newest}, not {volume.generation}", Severity.WARNING)
+            findings.add(
+                "I8",
+                "superblock-copy",
+                f"superblocks at the {ring}",
+                f"the newest one is of generation {newest}, not {volume.generation}",
+                Severity.WARNING,
+            )
 
 
 def check_tables(volume: Volume, walker: Walker, findings: Findings) -> None:
@@ -52,12 +58,19 @@ def check_tables(volume: Volume, walker: Walker, findings: Findings) -> None:
         if entry.mask & ~known:
             findings.add("I3", "unknown-holder", f"holder set {number}", "it names an instance that does not exist")
         if entry.since > volume.epoch:
-            findings.add("I3", "future-epoch", f"holder set {number}", f"it counts instances from epoch {entry.since} on, the volume is at {volume.epoch}")
+            findings.add(
+                "I3",
+                "future-epoch",
+                f"holder set {number}",
+                f"it counts instances from epoch {entry.since} on, the volume is at {volume.epoch}",
+            )
     for one in volume.instances.table.values():
         if one.epoch >= volume.epoch:
             findings.add("I3", "future-epoch", f"snapshot {one.name}", f"its epoch {one.epoch} is not over")
         if one.origin and one.origin not in volume.instances.table:
-            findings.add("format", "origin", f"snapshot {one.name}", f"it was made of instance {one.origin}, which does not exist", Severity.WARNING)
+            findings.add(
+                "format", "origin", f"snapshot {one.name}", f"it was made of instance {one.origin}, which does not exist", Severity.WARNING
+            )
 
 
 def load_group(volume: Volume, number: int, findings: Findings) -> Group | None:

@@ -58,14 +58,15 @@ class Walker:
     def block_map(self, roots: list[Root], leaf_kind: str, where: str) -> tuple[list[tuple[int, int]], Iterator[tuple[int, Any, int]]]:
         """Claim all blocks of a map in several views.
 
-        Returns for each root its blocks and the first index behind its last block, and the leaves (number, content, mask) when they have a kind.
+        Returns for each root its blocks and the first index behind its last block, and the leaves (number, content, mask) when
+        they have a kind.
         """
         fan_bits, fan_out = self.volume.geometry.fan_bits, self.volume.geometry.fan_out
         levels: dict[int, dict[tuple[int, Pointer], int]] = {}
         for root in roots:
             if root.pointer[0]:
-                level = levels.setdefault(root.depth, {})
-                level[0, root.pointer] = level.get((0, root.pointer), 0) | root.mask
+                top = levels.setdefault(root.depth, {})
+                top[0, root.pointer] = top.get((0, root.pointer), 0) | root.mask
         sums: dict[tuple[int, int, Pointer], tuple[int, int]] = {}
         below: dict[tuple[int, int, Pointer], list[tuple[int, int, Pointer]]] = {}
         for level in range(max(levels, default=0), 0, -1):
@@ -98,8 +99,8 @@ class Walker:
         for level in range(1, max(levels, default=0) + 1):
             for number, pointer in levels.get(level, {}):
                 key = (level, number, pointer)
-                for child in below[key]:
-                    sums[key] = (sums[key][0] + sums[child][0], max(sums[key][1], sums[child][1]))
+                for inner in below[key]:
+                    sums[key] = (sums[key][0] + sums[inner][0], max(sums[key][1], sums[inner][1]))
         totals = [sums[root.depth, 0, root.pointer] if root.pointer[0] else (0, 0) for root in roots]
         return totals, self._leaves(levels.get(0, {}), leaf_kind, where)
 
@@ -165,7 +166,9 @@ class Walker:
                 counts[level, key] = 1 + sum(counts[level + 1, child] for child in below[level, key])
         return [counts[0, (0, root.pointer, 0, 1 << HASH_BITS)] if root.pointer[0] else 0 for root in roots], items
 
-    def _bucket(self, bucket: Bucket, mask: int, low: int, high: int, hash_of: Callable[[Any], int], where: str, items: list[tuple[Any, Any, int]]) -> None:
+    def _bucket(
+        self, bucket: Bucket, mask: int, low: int, high: int, hash_of: Callable[[Any], int], where: str, items: list[tuple[Any, Any, int]]
+    ) -> None:
         if not bucket.items:
             self.findings.add("I1", "empty-bucket", where, "a bucket has no items")
         for key, value in bucket.items.items():

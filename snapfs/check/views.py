@@ -134,11 +134,15 @@ class ViewChecker:
         inode = one.inode
         block_size = self.fs.volume.geometry.block_size
         if type(inode.data) is BlockMap and end > -(-inode.size // block_size):
-            self.findings.add("format", "block-behind-end", self.place(inode.ino, one.mask), f"a block lies behind its size of {inode.size} bytes")
+            self.findings.add(
+                "format", "block-behind-end", self.place(inode.ino, one.mask), f"a block lies behind its size of {inode.size} bytes"
+            )
         if stat.S_ISLNK(inode.mode) and inode.inline_kind == INLINE_TARGET and len(inode.inline) != inode.size:
             self.findings.add("format", "symlink-size", self.place(inode.ino, one.mask), "its target has another length than its size")
         if stat.S_IFMT(inode.mode) not in (stat.S_IFREG, stat.S_IFLNK) and end:
-            self.findings.add("format", "data-of-special", self.place(inode.ino, one.mask), "something that is neither file nor link has data")
+            self.findings.add(
+                "format", "data-of-special", self.place(inode.ino, one.mask), "something that is neither file nor link has data"
+            )
 
     def _readable(self, one: Version) -> None:
         """Extended attributes and targets are metadata: they must be readable."""
@@ -175,7 +179,12 @@ class ViewChecker:
                 there |= one.mask
             for directory, mask in names:
                 if mask & ~there:
-                    self.findings.add("format", "dangling-name", self.place(directory, mask & ~there), f"a name leads to inode {ino}, which does not exist")
+                    self.findings.add(
+                        "format",
+                        "dangling-name",
+                        self.place(directory, mask & ~there),
+                        f"a name leads to inode {ino}, which does not exist",
+                    )
         for ino, found in versions.items():
             if ino == ORPHANS_INO:
                 continue
@@ -184,10 +193,13 @@ class ViewChecker:
                 where = self.place(ino, one.mask)
                 for count, mask in partition(masks, one.mask):
                     self._link_count(ino, one, count, mask, where)
-        for ino, mask in self.listed.items():
+        for ino, listed in self.listed.items():
+            mask = listed
             for one in versions.get(ino, ()):
                 if one.mask & mask and one.inode.nlink:
-                    self.findings.add("format", "orphan-with-name", self.place(ino, one.mask & mask), "it is listed as an orphan and has names")
+                    self.findings.add(
+                        "format", "orphan-with-name", self.place(ino, one.mask & mask), "it is listed as an orphan and has names"
+                    )
                 mask &= ~one.mask
             if mask:
                 self.findings.add("format", "dangling-orphan", self.place(ino, mask), "it is listed as an orphan and does not exist")
@@ -207,7 +219,12 @@ class ViewChecker:
                 self.findings.add("format", "directory-names", where, f"the directory has {count} names")
             for subdirectories, part in partition(self.subdirectories.get(ino, []), mask):
                 if inode.nlink != 2 + subdirectories:
-                    self.findings.add("format", "link-count", self.place(ino, part), f"the directory has {subdirectories} subdirectories and counts {inode.nlink} links")
+                    self.findings.add(
+                        "format",
+                        "link-count",
+                        self.place(ino, part),
+                        f"the directory has {subdirectories} subdirectories and counts {inode.nlink} links",
+                    )
 
     def _connection(self, versions: dict[int, list[Version]]) -> None:
         """Every directory is below the root, and knows where it is."""

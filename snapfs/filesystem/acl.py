@@ -34,7 +34,9 @@ class Acl:
         """Parse and validate. Raises ``InvalidArgument``."""
         if len(value) < _HEADER.size or _HEADER.unpack_from(value)[0] != _VERSION or (len(value) - _HEADER.size) % _ENTRY.size:
             raise InvalidArgument("not an access control list")
-        entries = tuple((tag, perm, who if tag in (USER, GROUP) else _NO_ID) for tag, perm, who in _ENTRY.iter_unpack(value[_HEADER.size :]))
+        entries = tuple(
+            (tag, perm, who if tag in (USER, GROUP) else _NO_ID) for tag, perm, who in _ENTRY.iter_unpack(value[_HEADER.size :])
+        )
         tags = [tag for tag, _, _ in entries]
         named = USER in tags or GROUP in tags
         once = all(tags.count(tag) == 1 for tag in (USER_OBJ, GROUP_OBJ, OTHER)) and tags.count(MASK) <= 1

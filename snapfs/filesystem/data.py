@@ -1,7 +1,8 @@
 """File data: what to read from where, writing, truncation.
 
 Reads are planned here and moved by the caller. Writes happen here whole: the bytes go to the device (the host's page cache takes
-them), then the pointers change. A block that was allocated in the open generation is overwritten in place; every other one is replaced (I4).
+them), then the pointers change. A block that was allocated in the open generation is overwritten in place; every other one is
+replaced (I4).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from array import array
 
     from snapfs.filesystem.inode import Inode
+    from snapfs.store.cache import Want
 
 #: Pointer blocks of level 1 that one step of a truncation drops at most. What fits one step happens whole or not at all.
 CUT_BUDGET = 1024
@@ -115,7 +117,13 @@ def write(inode: Inode, offset: int, data: bytes, *, urgency: int = 0) -> None:
     count = last - first + 1
     spans = tree.spans(first, count)
     content = _whole_blocks(inode, spans, offset, data)
-    old = [words[2 * n] & BLOCK_MASK for _, words, slot, number in spans if words is not None for n in range(slot, slot + number) if words[2 * n]]
+    old = [
+        words[2 * n] & BLOCK_MASK
+        for _, words, slot, number in spans
+        if words is not None
+        for n in range(slot, slot + number)
+        if words[2 * n]
+    ]
     allocator.need((block, 1) for block in old)
     fresh = {block for block in old if allocator.is_fresh(block)}
     allocator.prepare(count - len(fresh), urgency=urgency, metadata=volume.dirtied + 4)
@@ -157,7 +165,7 @@ def _whole_blocks(inode: Inode, spans: list[tuple[int, array[int] | None, int, i
         return found
 
     before = after = b""
-    wants = []
+    wants: list[Want] = []
     if head:
         try:
             before = content(spans[0][1], spans[0][2])[:head]

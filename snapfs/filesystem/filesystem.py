@@ -109,7 +109,9 @@ class Filesystem:
         return names.entries(view, ino, after, limit)
 
     def make(self, view: View, parent: int, name: bytes, mode: int, uid: int, gid: int, *, rdev: int = 0, target: bytes = b"") -> Inode:
-        """Create whatever type ``mode`` has, for the user ``uid`` and group ``gid``. Set-group-id directories and default ACLs have their say.
+        """Create whatever type ``mode`` has, for the user ``uid`` and group ``gid``.
+
+        Set-group-id directories and default ACLs have their say.
 
         Raises ``Exists``, ``NotDirectory``, ``NameTooLong``, ``TooManyLinks``, ``NoSpace``, ``ReadOnly``.
         """
@@ -256,7 +258,10 @@ class Filesystem:
         return plan.assemble([self.volume.device.read(start, length) for start, length in plan.runs])
 
     def write(self, view: View, ino: int, offset: int, content: bytes, *, kill_setid: bool = False) -> int:
-        """Write; the bytes are with the device's cache when this returns. Raises ``NoSpace``, ``FileTooBig``, ``ReadOnly``, ``DeviceError``."""
+        """Write; the bytes are with the device's cache when this returns.
+
+        Raises ``NoSpace``, ``FileTooBig``, ``ReadOnly``, ``DeviceError``.
+        """
         view.volume.check_writable()
         inode = self._file(view, ino)
         if offset < 0:
@@ -363,4 +368,3 @@ class Filesystem:
                 self.volume.instances.dirty.add(view.id)
             else:
                 self.volume.base_root = view.root
-

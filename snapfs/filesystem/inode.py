@@ -19,6 +19,9 @@ _TYPES = {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK,
 #: Depth that no block map of a file of the largest size reaches.
 DEPTH_LIMIT = 6
 
+#: Bytes of extended attributes that no inode has.
+ATTRIBUTES_LIMIT = 1 << 24
+
 EMPTY_SLOT = bytes(INODE_BYTES)
 
 
@@ -26,8 +29,27 @@ class Inode:
     """One inode of one view. Times are nanoseconds since 1970. Whoever changes it tells its view before (``View.change``)."""
 
     __slots__ = (
-        "atime", "attribute_bytes", "attribute_map", "attributes", "btime", "ctime", "data", "flags", "generation", "gid", "ino", "inline", "inline_kind",
-        "mode", "mtime", "nlink", "parent", "rdev", "size", "uid", "view",
+        "atime",
+        "attribute_bytes",
+        "attribute_map",
+        "attributes",
+        "btime",
+        "ctime",
+        "data",
+        "flags",
+        "generation",
+        "gid",
+        "inline",
+        "inline_kind",
+        "ino",
+        "mode",
+        "mtime",
+        "nlink",
+        "parent",
+        "rdev",
+        "size",
+        "uid",
+        "view",
     )  # fmt: skip
 
     def __init__(self, view: View, ino: int, mode: int, *, uid: int = 0, gid: int = 0, generation: int = 0, now: int = 0) -> None:
@@ -90,7 +112,8 @@ class Inode:
         depth = self.data.depth if type(self.data) is BlockMap else 0
         head = LAYOUT.pack(
             self.mode, self.uid, self.gid, self.nlink, self.size, self.data.blocks,
-            *divmod(self.atime, NANOSECONDS), *divmod(self.mtime, NANOSECONDS), *divmod(self.ctime, NANOSECONDS), *divmod(self.btime, NANOSECONDS),
+            *divmod(self.atime, NANOSECONDS), *divmod(self.mtime, NANOSECONDS),
+            *divmod(self.ctime, NANOSECONDS), *divmod(self.btime, NANOSECONDS),
             self.generation, self.flags, self.rdev, self.parent, *self.data.root, *self.attribute_map.root, self.attribute_bytes,
             depth, self.attribute_map.depth, self.inline_kind, len(self.inline),
         )  # fmt: skip
@@ -109,7 +132,14 @@ class Inode:
         blocks = view.volume.geometry.blocks
         depth, attribute_depth, kind, length = fields[23:27]
         block_size = view.volume.geometry.block_size
-        if depth > DEPTH_LIMIT or attribute_depth > DEPTH_LIMIT or kind > INLINE_ATTRIBUTES or length > INLINE_BYTES or fields[5] > blocks or fields[22] > 1 << 24:
+        if (
+            depth > DEPTH_LIMIT
+            or attribute_depth > DEPTH_LIMIT
+            or kind > INLINE_ATTRIBUTES
+            or length > INLINE_BYTES
+            or fields[5] > blocks
+            or fields[22] > 1 << 24
+        ):
             raise CorruptBlock(f"{what}: a field is not possible")
         for word in (fields[18], fields[20]):
             if word & FLAG_DIRTY or word & BLOCK_MASK >= blocks:

@@ -132,7 +132,9 @@ def _changed(parent: Inode, now: int) -> None:
     parent.size = parent.data.blocks * parent.view.volume.geometry.block_size
 
 
-def make(fs: Filesystem, view: View, parent_ino: int, name: bytes, mode: int, uid: int, gid: int, *, rdev: int = 0, target: bytes = b"") -> Inode:
+def make(
+    fs: Filesystem, view: View, parent_ino: int, name: bytes, mode: int, uid: int, gid: int, *, rdev: int = 0, target: bytes = b""
+) -> Inode:
     """Create a file, directory, symbolic link, FIFO, socket or device. See ``Filesystem.make``."""
     volume = view.volume
     parent = directory(view, parent_ino)
@@ -259,7 +261,9 @@ def rmdir(fs: Filesystem, view: View, parent_ino: int, name: bytes) -> Inode:
     return inode
 
 
-def rename(fs: Filesystem, view: View, parent_ino: int, name: bytes, new_parent_ino: int, new_name: bytes, flags: int) -> tuple[Inode, Inode | None]:
+def rename(
+    fs: Filesystem, view: View, parent_ino: int, name: bytes, new_parent_ino: int, new_name: bytes, flags: int
+) -> tuple[Inode, Inode | None]:
     """Rename, replace or exchange. See ``Filesystem.rename``."""
     if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or flags == RENAME_NOREPLACE | RENAME_EXCHANGE:
         raise InvalidArgument("unknown flags")

@@ -138,11 +138,17 @@ class View:
     def _search(self) -> None:
         """Find numbers that were freed before this mount, some leaves at a time."""
         first = self._searched // self.per_leaf
-        leaves = [(index, self.table.node(0, index)) for index in range(first, min(first + SEARCH_LEAVES, -(-self.next_ino // self.per_leaf)))]
+        leaves = [
+            (index, self.table.node(0, index)) for index in range(first, min(first + SEARCH_LEAVES, -(-self.next_ino // self.per_leaf)))
+        ]
         for index, leaf in leaves:
             for slot in range(self.per_leaf - 1, -1, -1):
                 ino = index * self.per_leaf + slot
-                if FIRST_INO <= ino < self.next_ino and ino not in self.dirty and (leaf is None or leaf[slot * INODE_BYTES : slot * INODE_BYTES + 4] == b"\0\0\0\0"):
+                if (
+                    FIRST_INO <= ino < self.next_ino
+                    and ino not in self.dirty
+                    and (leaf is None or leaf[slot * INODE_BYTES : slot * INODE_BYTES + 4] == b"\0\0\0\0")
+                ):
                     self._unused.append(ino)
         self._searched = (first + SEARCH_LEAVES) * self.per_leaf
 

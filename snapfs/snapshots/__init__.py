@@ -5,4 +5,18 @@ from snapfs.snapshots.naming import all, check_name, default_name, find, get, vi
 from snapfs.snapshots.restore import RestoreResult, restore
 from snapfs.store.instances import Instance
 
-__all__ = ["Instance", "RestoreResult", "all", "check_name", "create", "default_name", "delete", "find", "get", "rename", "restore", "view_inode", "visible"]
+__all__ = [
+    "Instance",
+    "RestoreResult",
+    "all",
+    "check_name",
+    "create",
+    "default_name",
+    "delete",
+    "find",
+    "get",
+    "rename",
+    "restore",
+    "view_inode",
+    "visible",
+]

@@ -57,7 +57,8 @@ Found = tuple[Pair, Any, Any, bool, bool]
 class Comparison:
     """The difference between two clean views: the blocks that only one of them reaches there, and the inodes that differ.
 
-    ``changed`` leaves out inodes that differ in nothing but their access time or have no name. ``slots`` are the changed inodes of the second view.
+    ``changed`` leaves out inodes that differ in nothing but their access time or have no name. ``slots`` are the changed inodes
+    of the second view.
     """
 
     def __init__(self, volume: Volume, base: ViewRoot, view: ViewRoot) -> None:
@@ -91,8 +92,8 @@ class Comparison:
         base, view = pair.base, pair.view
         if base[0] & BLOCK_MASK == view[0] & BLOCK_MASK and pair.base_level == pair.view_level:
             return pair, None, None, False, False
-        take_base = bool(base[0]) and pair.base_level >= pair.view_level or not view[0]
-        take_view = bool(view[0]) and pair.view_level >= pair.base_level or not base[0]
+        take_base = (bool(base[0]) and pair.base_level >= pair.view_level) or not view[0]
+        take_view = (bool(view[0]) and pair.view_level >= pair.base_level) or not base[0]
         wants: list[Want] = []
         nodes: list[Any] = []
         for pointer, level, take in ((base, pair.base_level, take_base), (view, pair.view_level, take_view)):

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def new_instance(fs: Filesystem, name: str, *, origin: int, directory: int, owner: int, now_ns: int | None) -> Instance:
-    """An instance with a bit of its own, for the caller to publish. Raises ``NameTaken``, ``BadName``, ``TooManySnapshots``, ``NoSpace``."""
+    """An instance with a bit of its own, for the caller to publish.
+
+    Raises ``NameTaken``, ``BadName``, ``TooManySnapshots``, ``NoSpace``.
+    """
     volume = fs.volume
     volume.check_writable()
     check_name(name)
@@ -37,10 +40,13 @@ def new_instance(fs: Filesystem, name: str, *, origin: int, directory: int, owne
     return Instance(bit, name, created_ns=now, changed_ns=now, origin=origin, owner=owner, directory=directory, path=path, chain=chain)
 
 
-def create(fs: Filesystem, name: str, *, origin: int = BASE_VIEW, directory: int = ROOT_INO, owner: int = 0, now_ns: int | None = None) -> Instance:
+def create(
+    fs: Filesystem, name: str, *, origin: int = BASE_VIEW, directory: int = ROOT_INO, owner: int = 0, now_ns: int | None = None
+) -> Instance:
     """Make a snapshot of a view, or of one directory of it: the state that the next commit seals (A2).
 
-    Nothing is walked and nothing copied. Raises ``NameTaken``, ``BadName``, ``TooManySnapshots``, ``NoSuchSnapshot``, ``NoSpace``, ``ReadOnly``.
+    Nothing is walked and nothing copied. Raises ``NameTaken``, ``BadName``, ``TooManySnapshots``, ``NoSuchSnapshot``, ``NoSpace``,
+    ``ReadOnly``.
     """
     instance = new_instance(fs, name, origin=origin, directory=directory, owner=owner, now_ns=now_ns)
     fs.volume.instances.pending.append(instance)

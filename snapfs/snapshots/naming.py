@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import unicodedata
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def default_name(now_ns: int) -> str:
     """The name of a snapshot that was given none: the UTC time."""
-    return datetime.datetime.fromtimestamp(now_ns // 1_000_000_000, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return dt.datetime.fromtimestamp(now_ns // 1_000_000_000, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def check_name(name: str) -> None:
@@ -117,5 +117,3 @@ def path_of(view: View, directory: Inode) -> str:
         parts.append(name.decode(errors="replace"))
         directory = parent
     return "/" + "/".join(reversed(parts))
-
-

@@ -47,7 +47,9 @@ def restore(fs: Filesystem, name: str, *, now_ns: int | None = None, owner: int 
     volume.check_writable()
     instance = get(fs, name)
     if instance.directory != ROOT_INO:
-        raise SnapshotBusy(f"snapshot {name!r} covers only {instance.path}: copy what you need out of it; going back to a part of the volume is not possible yet")
+        raise SnapshotBusy(
+            f"snapshot {name!r} covers only {instance.path}; going back to a part of the volume is not possible yet: copy from it what you need"
+        )
     view = fs.view(instance.id)
     if fs.base.is_dirty or view.is_dirty or volume.instances.pending or fs.base.orphans - fs.base.listed_orphans:
         raise CommitNeeded

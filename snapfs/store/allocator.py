@@ -229,11 +229,10 @@ class Allocator:
     def _record(self, group: Group, low: int, high: int, holders: int | None) -> None:
         if holders is not None:
             self.holders.adjust(holders, high - low)  # before the old ones, so that a set that stays is not forgotten
-        old_pieces = [piece for piece in group.records.pieces(low, high) if piece[2] is not None]
+        old_pieces = [(start, end, old) for start, end, old in group.records.pieces(low, high) if old is not None]
         if holders is None and not old_pieces:
             return
         for start, end, old in old_pieces:
-            assert old is not None
             self.holders.adjust(old, start - end)
         group.records.assign(low, high, holders)
         group.dirty = group.records_dirty = True

@@ -75,7 +75,9 @@ class BucketTree:
 
     __slots__ = ("blocks", "dirty", "hash_of", "owner", "root", "volume")
 
-    def __init__(self, volume: Volume, owner: Owner, hash_of: Callable[[Any], int], root: tuple[int, int] = (0, 0), blocks: int = 0) -> None:
+    def __init__(
+        self, volume: Volume, owner: Owner, hash_of: Callable[[Any], int], root: tuple[int, int] = (0, 0), blocks: int = 0
+    ) -> None:
         self.volume = volume
         self.owner = owner
         self.hash_of = hash_of

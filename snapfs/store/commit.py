@@ -1,8 +1,8 @@
 """Sealing a generation (I4, I5, I8): the one synchronous stretch in which everything dirty gets its place and its bytes.
 
-``plan`` may be interrupted and repeated; it loads and makes writable whatever the rest changes, and finds the room. From then on nothing can fail.
-The order of the rest follows from what depends on what: views change holder sets, sets change their table, tables allocate,
-allocation changes groups, group headers go into the group table, its root into the root record, and that into the superblock.
+``plan`` may be interrupted and repeated; it loads and makes writable whatever the rest changes, and finds the room. From then on
+nothing can fail. The order of the rest follows from what depends on what: views change holder sets, sets change their table,
+tables allocate, allocation changes groups, group headers go into the group table, its root into the root record, and that into the superblock.
 """
 
 from __future__ import annotations
@@ -61,15 +61,18 @@ def plan(volume: Volume) -> None:
     done = -1
     while True:
         allocator.need_block(volume.root_block)
-        touched = {group.number for group in allocator.dirty_groups()} | set(allocator.window) | {volume.root_block // volume.geometry.group_span}
+        touched = (
+            {group.number for group in allocator.dirty_groups()} | set(allocator.window) | {volume.root_block // volume.geometry.group_span}
+        )
         for number in list(touched):
             spill = [(block, 1) for block, _ in allocator.groups[number].spill]
             allocator.need(spill)
             touched |= {block // volume.geometry.group_span for block, _ in spill}
         for leaf in {number // per_leaf for number in touched}:
             volume.group_tree.writable(0, leaf)
+        set_bytes = sum(40 + holders.sets[number].mask.bit_length() // 8 for number in sets if number in holders.sets)
         total = (
-            needed + tree_growth(volume.sets_tree, sum(40 + holders.sets[number].mask.bit_length() // 8 for number in sets if number in holders.sets))
+            needed + tree_growth(volume.sets_tree, set_bytes)
             + tree_growth(volume.instances_tree, 400 * len(changed)) + len(volume.group_tree.dirty)
             + sum(spill_blocks(volume, allocator.groups[number]) for number in touched if number in allocator.groups) + 1
         )  # fmt: skip
@@ -200,20 +203,33 @@ def write_roots(volume: Volume, sealing: Sealing) -> Sealed:
         ENTRY.pack_into(leaf, group.number % per_leaf * ENTRY.size, *entry.fields)
     volume.group_tree.seal(sealing, places)
     root = recovery.RootRecord(
-        volume.epoch, volume.hash_seed, volume.next_inode_generation, volume.record_blocks, volume.instances.counting.tobytes().rstrip(b"\0"), volume.base_root,
+        volume.epoch, volume.hash_seed, volume.next_inode_generation, volume.record_blocks,
+        volume.instances.counting.tobytes().rstrip(b"\0"), volume.base_root,
         (volume.group_tree.root_words, volume.group_tree.depth, volume.group_tree.blocks),
         (volume.sets_tree.root_words, volume.sets_tree.blocks), (volume.instances_tree.root_words, volume.instances_tree.blocks),
     ).encode()  # fmt: skip
     sealing.blocks[root_block] = root.ljust(geometry.block_size, b"\0")
     volume.root_block = root_block
     volume.superblock = replace(
-        volume.superblock, generation=generation, committed_ns=time.time_ns(), root_block=root_block, root_length=len(root), root_checksum=crc32c(root)
+        volume.superblock,
+        generation=generation,
+        committed_ns=time.time_ns(),
+        root_block=root_block,
+        root_length=len(root),
+        root_checksum=crc32c(root),
     )
     volume.generation = generation
     volume.dirtied = volume.written_bytes = 0
     front, tail = geometry.slot_offsets()
     slot = generation % RING_SLOTS
-    return Sealed(volume.device, geometry.block_size, generation, sealing.blocks, (volume.superblock.encode(), (front[slot], tail[slot])), allocator.seal())
+    return Sealed(
+        volume.device,
+        geometry.block_size,
+        generation,
+        sealing.blocks,
+        (volume.superblock.encode(), (front[slot], tail[slot])),
+        allocator.seal(),
+    )
 
 
 def write_header(volume: Volume, sealing: Sealing, group: Group, generation: int) -> GroupEntry:
@@ -221,8 +237,8 @@ def write_header(volume: Volume, sealing: Sealing, group: Group, generation: int
     group.slot ^= 1
     bitmap, snapshot = group.blocks.tobytes(), group.snapshot.tobytes()
     header = GroupHeader(
-        group.number, generation, group.free, group.snapshot_count, len(group.records), group.encoded_bytes, crc32c(bitmap), crc32c(snapshot),
-        group.encoded, group.spill,
+        group.number, generation, group.free, group.snapshot_count, len(group.records), group.encoded_bytes,
+        crc32c(bitmap), crc32c(snapshot), group.encoded, group.spill,
     ).encode(volume.geometry.block_size)  # fmt: skip
     block = volume.geometry.header_block(group.number, group.slot)
     sealing.blocks[block], sealing.blocks[block + 1], sealing.blocks[block + 2] = header, bitmap, snapshot

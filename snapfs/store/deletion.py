@@ -91,4 +91,3 @@ class Deletion:
             volume.instances.remove(number)
         self._leaving = []
         name_live(volume)
-

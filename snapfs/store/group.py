@@ -16,9 +16,31 @@ from snapfs.store.runs import RunMap
 class Group:
     """One loaded group. ``free`` counts zeros of ``blocks``, ``available`` zeros of ``busy``."""
 
-    __slots__ = ("available", "blocks", "busy", "cursor", "dirty", "encoded", "encoded_bytes", "free", "fresh", "fresh_count", "number", "pinned", "records", "records_dirty", "slot", "snapshot", "snapshot_count", "spill", "start")
+    __slots__ = (
+        "available",
+        "blocks",
+        "busy",
+        "cursor",
+        "dirty",
+        "encoded",
+        "encoded_bytes",
+        "free",
+        "fresh",
+        "fresh_count",
+        "number",
+        "pinned",
+        "records",
+        "records_dirty",
+        "slot",
+        "snapshot",
+        "snapshot_count",
+        "spill",
+        "start",
+    )
 
-    def __init__(self, number: int, start: int, blocks: bitarray, snapshot: bitarray, records: RunMap, slot: int, spill: tuple[tuple[int, int], ...]) -> None:
+    def __init__(
+        self, number: int, start: int, blocks: bitarray, snapshot: bitarray, records: RunMap, slot: int, spill: tuple[tuple[int, int], ...]
+    ) -> None:
         self.number = number
         self.start = start
         self.blocks = blocks

@@ -87,10 +87,10 @@ class Instance:
         if type(value) is not dict:
             raise CorruptBlock(f"{what}: a map was expected")
         get = value.get
-        name, path, chain = get("name"), get("path"), get("chain")
+        name, path, chain, undo, going = get("name"), get("path"), get("chain"), get("undo"), get("going")
         if type(name) is not str or not 0 < len(name.encode(errors="surrogatepass")) <= NAME_MAX or type(path) is not str:
             raise CorruptBlock(f"{what}: it has no name or no path")
-        if type(chain) is not list or type(get("undo")) is not bool or type(get("going")) is not bool:
+        if type(chain) is not list or type(undo) is not bool or type(going) is not bool:
             raise CorruptBlock(f"{what}: a field is missing")
         return cls(
             check_range(number, 1, MAX_INSTANCES, what),
@@ -103,8 +103,8 @@ class Instance:
             check_range(get("directory"), 1, INO_LIMIT, what),
             path,
             tuple(check_range(ino, 1, INO_LIMIT, what) for ino in chain),
-            get("undo"),
-            get("going"),
+            undo,
+            going,
             ViewRoot.decode(get("root"), what, blocks),
         )
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 V = TypeVar("V", bound="Volume")
 
+EMPTY_ROOT = ViewRoot()
+
 TreeRoot = tuple[tuple[int, int], int]  # root words, blocks
 MapRoot = tuple[tuple[int, int], int, int]  # root words, depth, blocks
 
@@ -44,7 +46,7 @@ class RootRecord:
     next_inode_generation: int = 1
     record_blocks: int = 0
     counting: bytes = b""
-    base: ViewRoot = ViewRoot()
+    base: ViewRoot = EMPTY_ROOT
     groups: MapRoot = ((0, 0), 0, 0)
     sets: TreeRoot = ((0, 0), 0)
     instances: TreeRoot = ((0, 0), 0)
@@ -61,7 +63,7 @@ class RootRecord:
     def decode(cls, data: bytes, blocks: int) -> RootRecord:
         """Validate. Raises ``CorruptBlock``."""
         what = "root record"
-        fields = {
+        fields: dict[str, type | tuple[type, ...]] = {
             "epoch": int, "seed": int, "inode_generation": int, "records": int, "counting": bytes, "base": list, "groups": list,
             "sets": list, "instances": list,
         }  # fmt: skip
@@ -136,9 +138,9 @@ def newest_superblock(device: Device) -> Superblock:
         raise UnsupportedVersion(f"{device.path}: {newer[0]}")
     if found:
         return max(found, key=lambda one: one.generation)
-    for exc in failures:
-        if not isinstance(exc, NotAVolume):
-            raise CorruptBlock(f"{device.path}: no superblock is intact: {exc}") from exc
+    for failure in failures:
+        if not isinstance(failure, NotAVolume):
+            raise CorruptBlock(f"{device.path}: no superblock is intact: {failure}") from failure
     raise NotAVolume(f"{device.path}: not a snapfs volume; 'snapfs mkfs' makes one")
 
 
@@ -217,9 +219,20 @@ def encode_set(entry: HolderSet) -> list[Any]:
 
 def decode_set(value: object) -> HolderSet:
     """Validate a holder set. Raises ``CorruptBlock``."""
-    if type(value) is not list or len(value) != 4 or type(value[0]) is not bool or type(value[2]) is not bytes or len(value[2]) > MAX_INSTANCES // 8 + 1:
+    if (
+        type(value) is not list
+        or len(value) != 4
+        or type(value[0]) is not bool
+        or type(value[2]) is not bytes
+        or len(value[2]) > MAX_INSTANCES // 8 + 1
+    ):
         raise CorruptBlock("holder set: not a set")
-    return HolderSet(value[0], check_range(value[1], 0, 0xFFFF_FFFF, "holder set"), int.from_bytes(value[2], "little"), check_range(value[3], 0, 1 << 48, "holder set"))
+    return HolderSet(
+        value[0],
+        check_range(value[1], 0, 0xFFFF_FFFF, "holder set"),
+        int.from_bytes(value[2], "little"),
+        check_range(value[3], 0, 1 << 48, "holder set"),
+    )
 
 
 def read_group(geometry: Geometry, entry: GroupEntry, number: int, read: Callable[[int, int], bytes]) -> Group:

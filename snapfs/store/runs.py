@@ -46,7 +46,10 @@ class RunMap:
         """At most ``limit`` runs that begin at ``position`` or behind it."""
         first = bisect_left(self._starts, position)
         last = first + limit
-        return [(start, end - start, value) for start, end, value in zip(self._starts[first:last], self._ends[first:last], self._values[first:last], strict=True)]
+        return [
+            (start, end - start, value)
+            for start, end, value in zip(self._starts[first:last], self._ends[first:last], self._values[first:last], strict=True)
+        ]
 
     def pieces(self, start: int, end: int) -> list[tuple[int, int, int | None]]:
         """Cut ``start`` to ``end`` into (start, end, value), with None for the gaps."""

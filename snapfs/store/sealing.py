@@ -41,7 +41,15 @@ class Sealing:
 class Sealed:
     """A sealed generation. Its blocks can be read from here while they are being written."""
 
-    def __init__(self, device: Device, block_size: int, generation: int, blocks: dict[int, bytes], superblock: tuple[bytes, tuple[int, ...]], waiting: list[Waiting]) -> None:
+    def __init__(
+        self,
+        device: Device,
+        block_size: int,
+        generation: int,
+        blocks: dict[int, bytes],
+        superblock: tuple[bytes, tuple[int, ...]],
+        waiting: list[Waiting],
+    ) -> None:
         self.device = device
         self.block_size = block_size
         self.generation = generation

@@ -37,7 +37,9 @@ class BlockMap:
 
     __slots__ = ("blocks", "depth", "dirty", "leaf_kind", "owner", "root", "volume")
 
-    def __init__(self, volume: Volume, owner: Owner, root: tuple[int, int] = (0, 0), depth: int = 0, blocks: int = 0, leaf_kind: str = "") -> None:
+    def __init__(
+        self, volume: Volume, owner: Owner, root: tuple[int, int] = (0, 0), depth: int = 0, blocks: int = 0, leaf_kind: str = ""
+    ) -> None:
         self.volume = volume
         self.owner = owner
         self.root = array("Q", root)
@@ -85,7 +87,10 @@ class BlockMap:
         return self._slot(0, index)
 
     def spans(self, index: int, count: int) -> list[tuple[int, array[int] | None, int, int]]:
-        """Cut ``count`` blocks from ``index`` by pointer blocks: (index, words or None, first slot, blocks). Raises ``NotCached`` for all."""
+        """Cut ``count`` blocks from ``index`` by pointer blocks: (index, words or None, first slot, blocks).
+
+        Raises ``NotCached`` for all that it misses.
+        """
         bits = self.volume.geometry.fan_bits
         out: list[tuple[int, array[int] | None, int, int]] = []
         wants: list[Want] = []

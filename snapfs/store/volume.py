@@ -199,7 +199,8 @@ class Volume:
 
     def load_all(self, kind: str, pointers: Iterable[tuple[int, int]]) -> list[Any]:
         """The same for several pointers; what is missing is asked for at once."""
-        out, wants = [], []
+        out: list[Any] = []
+        wants: list[Want] = []
         for first, second in pointers:
             try:
                 out.append(self.load(kind, first, second))
