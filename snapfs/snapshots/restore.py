@@ -48,7 +48,7 @@ def restore(fs: Filesystem, name: str, *, now_ns: int | None = None, owner: int 
     instance = get(fs, name)
     if instance.directory != ROOT_INO:
         raise SnapshotBusy(
-            f"snapshot {name!r} covers only {instance.path}; going back to a part of the volume is not possible yet: copy from it what you need"
+            f"snapshot {name!r} covers only {instance.path}; a part of the volume cannot be restored yet: copy from it what you need"
         )
     view = fs.view(instance.id)
     if fs.base.is_dirty or view.is_dirty or volume.instances.pending or fs.base.orphans - fs.base.listed_orphans:

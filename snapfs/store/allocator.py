@@ -128,6 +128,12 @@ class Allocator:
         least = count + metadata + (self.reserve, self.reserve // 2, 0)[urgency]
         if self.available < least:
             raise self._exhausted()
+        if len(self._window) == 1 and len(self.entries) > 1:
+            # Stay with a group until it is nearly full, then let the search find a better one. Not between allocations: one call of this
+            # may precede several of them.
+            group = self.groups.get(self._window[0])
+            if group is None or group.available * ROOMY < self.geometry.group_span:
+                self._window.clear()
         room = sum(self.groups[number].available for number in self._window if number in self.groups)
         while room < count:
             number = self._choose()
@@ -181,9 +187,6 @@ class Allocator:
             offset, length = group.take(count)
             out.append((group.start + offset, length))
             count -= length
-            # Stay with a group until it is nearly full, then let the next search find a better one.
-            if group.available * ROOMY < self.geometry.group_span and len(self._window) == 1 and not count:
-                self._window.clear()
         return out
 
     def is_fresh(self, block: int, length: int = 1) -> bool:

@@ -2,7 +2,8 @@
 
 ``plan`` may be interrupted and repeated; it loads and makes writable whatever the rest changes, and finds the room. From then on
 nothing can fail. The order of the rest follows from what depends on what: views change holder sets, sets change their table,
-tables allocate, allocation changes groups, group headers go into the group table, its root into the root record, and that into the superblock.
+tables allocate, allocation changes groups, group headers go into the group table, its root into the root record, and that into the
+superblock.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ class SystemOwner:
     def taken(self, start: int, length: int) -> None:
         """Marked in the block bitmap by allocation; nothing else."""
 
-    def drop(self, start: int, length: int, epoch: int) -> None:
+    def drop(self, start: int, length: int, epoch: int) -> None:  # noqa: ARG002 - the interface's; tables free in any epoch
         """Free at once."""
         self._volume.allocator.free_run(start, length)
 
@@ -100,7 +100,7 @@ class RecordOwner(SystemOwner):
         volume.allocator.record(start, length, None, held=True)
         volume.record_blocks += length
 
-    def drop(self, start: int, length: int, epoch: int) -> None:
+    def drop(self, start: int, length: int, epoch: int) -> None:  # noqa: ARG002 - as above
         """Free in both bitmaps."""
         self._volume.record_blocks -= length
         self._volume.allocator.free_run(start, length)

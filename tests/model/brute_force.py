@@ -62,8 +62,10 @@ def view_blocks(fs: Filesystem, view: Any) -> Reached:
 
 
 def verify(fs: Filesystem) -> None:
-    """Commit, and compare everything with what can be reached."""
+    """Finish background work, commit, and compare everything with what can be reached."""
     volume = fs.volume
+    while drive(volume, fs.work):
+        pass
     commit(volume)
     allocator = volume.allocator
     holders: dict[int, int] = {}  # block -> views that reach it, as a mask; bit 0 is the base

@@ -584,6 +584,20 @@ def test_times_move_when_they_must(top: Path, wait_until) -> None:
     moves(top / "dir", (top / "dir" / "y").unlink, True, True)
 
 
+def test_what_is_made_later_is_never_older(top: Path) -> None:
+    """Or make(1) builds again what it has built: the kernel stamps written files, the daemon new ones."""
+    last = 0
+    for number in range(200):
+        path = top / f"file{number}"
+        if number % 2:
+            path.write_bytes(b"x")
+        else:
+            path.mkdir()
+        now = path.stat().st_mtime_ns
+        assert now >= last
+        last = now
+
+
 def test_access_times_follow_relatime(mounted) -> None:
     path = mounted / "file"
     path.write_bytes(b"x")

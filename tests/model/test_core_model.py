@@ -1,0 +1,145 @@
+"""The core against a model, driven by Hypothesis: files in nested directories, snapshots of snapshots, and everything that is done to them."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from tree_model import EXCHANGE, NOREPLACE
+from world import World
+
+SETTINGS = settings(
+    deadline=None,  # a step may commit, and a loaded machine may take its time
+    database=None,  # nothing is left in the repository
+    derandomize=bool(os.environ.get("CI")),  # what fails for one change must fail for the next as well
+    max_examples=int(os.environ.get("SNAPFS_MODEL_EXAMPLES", "30")),
+    stateful_step_count=40,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+)
+
+number = st.integers(0, 999)
+
+
+class Core(RuleBasedStateMachine):
+    """B1 to B4, A2, A4, A8 to A11: no view shows another's changes, and the space of what is deleted comes back."""
+
+    block_size = 4096
+    blocks = 2048
+
+    @initialize()
+    def format(self) -> None:
+        self.world = World(self.block_size, self.blocks)
+        self.steps = 0
+
+    @rule(which=number, where=number, name=number, kind=number, length=number)
+    def make(self, which: int, where: int, name: int, kind: int, length: int) -> None:
+        self.world.make(which, where, name, kind, 3 * length)
+
+    @rule(which=number, where=number, count=st.integers(1, 40))
+    def make_many(self, which: int, where: int, count: int) -> None:
+        self.world.make_many(which, where, count)
+
+    @rule(which=number, where=number)
+    def unlink_many(self, which: int, where: int) -> None:
+        self.world.unlink_many(which, where)
+
+    @rule(which=number, file=number, where=number, name=number)
+    def link(self, which: int, file: int, where: int, name: int) -> None:
+        self.world.link(which, file, where, name)
+
+    @rule(which=number, place=number, directory=st.booleans())
+    def unlink(self, which: int, place: int, directory: bool) -> None:
+        self.world.unlink(which, place, directory=directory)
+
+    @rule(which=number, place=number, where=number, name=number, flags=st.sampled_from([0, 0, NOREPLACE, EXCHANGE]))
+    def rename(self, which: int, place: int, where: int, name: int, flags: int) -> None:
+        self.world.rename(which, place, where, name, flags)
+
+    @rule(which=number, file=number, block=st.integers(0, 700), skip=st.sampled_from([0, 0, 1, 77]), blocks=st.integers(0, 9), rest=st.sampled_from([0, 1, 99]))
+    def write(self, which: int, file: int, block: int, skip: int, blocks: int, rest: int) -> None:
+        size = self.block_size
+        self.world.write(which, file, (block if block < 300 else block % 10) * size + skip, blocks * size + rest)
+
+    @rule(which=number, file=number, block=st.integers(0, 700), rest=st.sampled_from([0, 1, 99]))
+    def truncate(self, which: int, file: int, block: int, rest: int) -> None:
+        self.world.truncate(which, file, (block if block < 300 else block % 10) * self.block_size + rest)
+
+    @rule(which=number, file=number, mode=st.sampled_from([0o600, 0o755, 0o4711]))
+    def chmod(self, which: int, file: int, mode: int) -> None:
+        self.world.chmod(which, file, mode)
+
+    @rule(which=number, file=number, name=number, length=st.sampled_from([0, 5, 80, 500, 9000, 40000]))
+    def set_attribute(self, which: int, file: int, name: int, length: int) -> None:
+        self.world.set_attribute(which, file, name, length)
+
+    @rule(which=number, file=number, name=number)
+    def remove_attribute(self, which: int, file: int, name: int) -> None:
+        self.world.remove_attribute(which, file, name)
+
+    @rule(file=number)
+    def hold(self, file: int) -> None:
+        self.world.hold(file)
+
+    @rule(which=number)
+    def snapshot(self, which: int) -> None:
+        self.world.snapshot(which)
+
+    @precondition(lambda self: self.world.snaps)
+    @rule(which=number)
+    def delete(self, which: int) -> None:
+        self.world.delete(which)
+
+    @precondition(lambda self: self.world.snaps)
+    @rule(which=number)
+    def rename_snapshot(self, which: int) -> None:
+        self.world.rename_snapshot(which)
+
+    @precondition(lambda self: self.world.snaps)
+    @rule(which=number)
+    def restore(self, which: int) -> None:
+        self.world.restore(which)
+
+    @rule(steps=st.sampled_from([1, 2, 100]))
+    def work(self, steps: int) -> None:
+        self.world.work(steps)
+
+    @rule()
+    def commit(self) -> None:
+        self.world.commit()
+
+    @rule()
+    def reopen(self) -> None:
+        self.world.reopen()
+
+    @rule()
+    def crash(self) -> None:
+        self.world.crash()
+
+    @invariant()
+    def views_are_what_the_model_says(self) -> None:
+        self.steps += 1
+        if self.steps % 10 == 0:
+            self.world.compare()
+
+    def teardown(self) -> None:
+        if hasattr(self, "world"):
+            self.world.finish()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("block_size", "blocks"),
+    [
+        pytest.param(4096, 4096, id="4K"),
+        pytest.param(4096, 512, id="4K-nearly-full"),
+        pytest.param(8192, 2048, id="8K"),
+        pytest.param(65536, 512, id="64K"),
+    ],
+)
+def test_a_view_differs_from_what_was_done_to_it(block_size: int, blocks: int) -> None:
+    """I6, I10, A10, A11, B3: no view differs from the plain model, and deleting all leaves a fresh volume."""
+    kind = type("Core", (Core,), {"block_size": block_size, "blocks": blocks})
+    run_state_machine_as_test(kind, settings=SETTINGS)

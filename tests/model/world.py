@@ -1,0 +1,396 @@
+"""The core and its model side by side: every operation is done to both, and both must say the same.
+
+Arguments are plain numbers that pick among what there is, so that Hypothesis and a seeded generator can drive the same operations.
+"""
+
+from __future__ import annotations
+
+import random
+import stat
+from collections.abc import Callable
+from typing import Any
+
+import brute_force
+from tree_model import EXCHANGE, NOREPLACE, Tree
+
+from snapfs import snapshots
+from snapfs.check import check_volume
+from snapfs.device.memory import MemoryDevice
+from snapfs.errors import FsError, NoSpace
+from snapfs.filesystem import Changes, Filesystem, View
+from snapfs.filesystem.format import format_volume
+from snapfs.ids import ROOT_INO
+from snapfs.store.driver import commit, drive
+from snapfs.store.volume import Volume
+
+NAMES = [b"a", b"b", b"c", b"d", b"e.txt", "ü".encode(), b"n" * 255]
+ATTRIBUTES = [b"user.x", b"user.y", b"trusted.z"]
+SNAPSHOTS = 7
+
+
+class World:
+    """A volume in memory with its model: the base, the snapshots by name, and what the last commit made durable."""
+
+    def __init__(self, block_size: int, blocks: int) -> None:
+        self.block_size = block_size
+        self.device = MemoryDevice(blocks * block_size)
+        format_volume(self.device, block_size=block_size)
+        self.base = Tree()
+        self.snaps: dict[str, Tree] = {}
+        self.held: set[int] = set()
+        self.made = 0
+        self.open()
+        self.keep_durable()
+
+    # Plumbing
+
+    def open(self) -> None:
+        self.volume = Volume.open(self.device)
+        self.fs = Filesystem(self.volume)
+
+    def drive(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return drive(self.volume, function, *args, **kwargs)
+
+    def keep_durable(self) -> None:
+        self.durable = self.base.copy(named=True), {name: tree.copy() for name, tree in self.snaps.items()}
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run the core. If that commits, then what was before is what has become durable."""
+        generation = self.volume.generation
+        try:
+            return self.drive(function, *args, **kwargs)
+        finally:
+            if self.volume.generation != generation:
+                self.keep_durable()
+
+    def both(self, core: Callable[[], Any], model: Callable[[Any], None]) -> Any:
+        """Do it to both. Either both raise the same or none does; a full volume is the core's affair, and leaves all as it is."""
+        try:
+            result = core()
+        except NoSpace:
+            return None
+        except FsError as exc:
+            try:
+                model(None)
+            except type(exc):
+                return None
+            raise
+        model(result)
+        return result
+
+    def pick(self, which: int) -> tuple[Tree, View]:
+        """A view: the base half of the time."""
+        names = sorted(self.snaps)
+        if which % 2 == 0 or not names:
+            return self.base, self.fs.base
+        name = names[which // 2 % len(names)]
+        return self.snaps[name], self.view(name)
+
+    def view(self, name: str) -> View:
+        return self.fs.view(snapshots.get(self.fs, name).id)
+
+    def holding(self, tree: Tree) -> set[int]:
+        return self.held if tree is self.base else set()
+
+    # Names
+
+    def make(self, which: int, where: int, name: int, kind: int, long: int = 0) -> None:
+        tree, view = self.pick(which)
+        parent = _of(tree.directories(), where)
+        mode = _of([stat.S_IFREG | 0o644, stat.S_IFREG | 0o600, stat.S_IFDIR | 0o755, stat.S_IFLNK | 0o777, stat.S_IFIFO | 0o600], kind)
+        target = b"t" * (1 + long % 3000) if stat.S_ISLNK(mode) else b""
+        label = _of(NAMES, name)
+
+        def model(inode: Any) -> None:
+            tree.check_new(parent, label)
+            tree.make(parent, label, mode, inode.ino, target)
+
+        self.both(lambda: self.call(self.fs.make, view, parent, label, mode, 0, 0, target=target), model)
+
+    def make_many(self, which: int, where: int, count: int) -> None:
+        """Enough long names to need several buckets."""
+        tree, view = self.pick(which)
+        parent = _of(tree.directories(), where)
+        for _ in range(count):
+            self.made += 1
+            name = b"%d" % self.made + b"-" * 200
+            mode = stat.S_IFREG | 0o644
+
+            def model(inode: Any, name: bytes = name, mode: int = mode) -> None:
+                tree.make(parent, name, mode, inode.ino)
+
+            self.both(lambda name=name, mode=mode: self.call(self.fs.make, view, parent, name, mode, 0, 0), model)
+
+    def unlink_many(self, which: int, where: int) -> None:
+        tree, view = self.pick(which)
+        parent = _of(tree.directories(), where)
+        for name in sorted(tree.nodes[parent].names):
+            self.both(lambda name=name: self.call(self.fs.unlink, view, parent, name), lambda _, name=name: tree.unlink(parent, name, self.holding(tree)))
+
+    def link(self, which: int, file: int, where: int, name: int) -> None:
+        tree, view = self.pick(which)
+        ino, parent, label = _of(sorted(tree.nodes), file), _of(tree.directories(), where), _of(NAMES, name)
+        self.both(lambda: self.call(self.fs.link, view, ino, parent, label), lambda _: tree.link(ino, parent, label))
+
+    def unlink(self, which: int, place: int, *, directory: bool) -> None:
+        tree, view = self.pick(which)
+        if not tree.places():
+            return
+        parent, name = _of(tree.places(), place)
+        core, model = (self.fs.rmdir, tree.rmdir) if directory else (self.fs.unlink, tree.unlink)
+        self.both(lambda: self.call(core, view, parent, name), lambda _: model(parent, name, self.holding(tree)))
+
+    def rename(self, which: int, place: int, where: int, name: int, flags: int) -> None:
+        tree, view = self.pick(which)
+        if not tree.places():
+            return
+        parent, old = _of(tree.places(), place)
+        to, new = _of(tree.directories(), where), _of(NAMES, name)
+        if flags == EXCHANGE and len(tree.places()) > 1:  # a random name is rarely there
+            to, new = _of(tree.places(), where)
+        self.both(lambda: self.call(self.fs.rename, view, parent, old, to, new, flags), lambda _: tree.rename(parent, old, to, new, flags, self.holding(tree)))
+
+    # Contents
+
+    def write(self, which: int, file: int, offset: int, length: int) -> None:
+        tree, view = self.pick(which)
+        if not tree.files():
+            return
+        ino = _of(tree.files(), file)
+        self.made += 1
+        data = random.Random(self.made).randbytes(length)
+        self.both(lambda: self.call(self.fs.write, view, ino, offset, data), lambda _: tree.write(ino, offset, data))
+
+    def truncate(self, which: int, file: int, size: int) -> None:
+        tree, view = self.pick(which)
+        if not tree.files():
+            return
+        ino = _of(tree.files(), file)
+        self.both(lambda: self.call(self.fs.set_attributes, view, ino, Changes(size=size), privileged=True), lambda _: tree.truncate(ino, size))
+
+    def chmod(self, which: int, file: int, mode: int) -> None:
+        tree, view = self.pick(which)
+        ino = _of(sorted(tree.nodes), file)
+        node = tree.nodes[ino]
+
+        def model(_: Any) -> None:
+            node.mode = stat.S_IFMT(node.mode) | mode
+
+        self.both(lambda: self.call(self.fs.set_attributes, view, ino, Changes(mode=mode), privileged=True), model)
+
+    def set_attribute(self, which: int, file: int, name: int, length: int) -> None:
+        tree, view = self.pick(which)
+        ino, label = _of(sorted(ino for ino, node in tree.nodes.items() if node.is_directory or stat.S_ISREG(node.mode)), file), _of(ATTRIBUTES, name)
+        self.made += 1
+        value = random.Random(self.made).randbytes(length)
+        self.both(lambda: self.call(self.fs.xattr_set, view, ino, label, value), lambda _: tree.nodes[ino].attributes.update({label: value}))
+
+    def remove_attribute(self, which: int, file: int, name: int) -> None:
+        tree, view = self.pick(which)
+        ino, label = _of(sorted(tree.nodes), file), _of(ATTRIBUTES, name)
+        self.both(lambda: self.call(self.fs.xattr_remove, view, ino, label), lambda _: tree.remove_attribute(ino, label))
+
+    def hold(self, file: int) -> None:
+        """The kernel learns of an inode, or forgets it."""
+        files = self.base.files()
+        if not files:
+            return
+        ino = _of(files, file)
+        if ino in self.held:
+            self.held.discard(ino)
+            self.base.forget(ino)
+            self.fs.forget(self.fs.base, ino)
+        elif self.base.nodes[ino].nlink:
+            self.held.add(ino)
+            self.fs.hold(self.fs.base, ino)
+
+    # Snapshots
+
+    def snapshot(self, which: int) -> None:
+        tree, view = self.pick(which)
+        if len(self.snaps) >= SNAPSHOTS:
+            return
+        self.made += 1
+        name = f"s{self.made}"
+        try:
+            self.call(snapshots.create, self.fs, name, origin=view.id)
+        except NoSpace:
+            return
+        self.snaps[name] = tree.copy(named=True)
+        self.commit()
+
+    def delete(self, which: int) -> None:
+        if not self.snaps:
+            return
+        name = _of(sorted(self.snaps), which)
+        self.call(snapshots.delete, self.fs, name)
+        del self.snaps[name]
+
+    def rename_snapshot(self, which: int) -> None:
+        if not self.snaps:
+            return
+        name = _of(sorted(self.snaps), which)
+        self.made += 1
+        new = f"s{self.made}"
+        try:
+            self.call(snapshots.rename, self.fs, name, new)
+        except NoSpace:
+            return
+        self.snaps[new] = self.snaps.pop(name)
+
+    def restore(self, which: int) -> None:
+        if not self.snaps or len(self.snaps) >= SNAPSHOTS:
+            return
+        name = _of(sorted(self.snaps), which)
+        try:
+            result = self.call(snapshots.restore, self.fs, name)
+        except NoSpace:
+            return
+        if result.changed:
+            self.snaps[result.undo.name] = self.base.copy(named=True)
+        else:
+            assert {ino: node for ino, node in self.base.nodes.items() if node.nlink} == self.snaps[name].nodes, "a restore saw no difference"
+        if result.changed:
+            self.base = self.snaps[name].copy()
+            for ino in self.held:
+                self.fs.forget(self.fs.base, ino)
+            self.held.clear()
+        self.commit()
+
+    # Time
+
+    def commit(self) -> None:
+        commit(self.volume)
+        self.keep_durable()
+
+    def reopen(self) -> None:
+        """Unmount and mount."""
+        self.commit()
+        self.crash()
+
+    def crash(self) -> None:
+        """The process dies: what is not durable is gone (I8)."""
+        self.base, self.snaps = self.durable
+        self.held.clear()
+        self.open()
+        self.keep_durable()
+
+    def work(self, steps: int) -> None:
+        for _ in range(steps):
+            if not self.call(self.fs.work):
+                break
+
+    # Proofs
+
+    def compare(self) -> None:
+        """Every view shows what its model says (I6)."""
+        assert {one.name for one in snapshots.all(self.fs)} == set(self.snaps)
+        self.compare_view(self.base, self.fs.base)
+        for name, tree in self.snaps.items():
+            self.compare_view(tree, self.view(name))
+
+    def compare_view(self, tree: Tree, view: View) -> None:
+        for ino, node in tree.nodes.items():
+            inode = self.call(self.fs.inode, view, ino)
+            assert (oct(inode.mode), inode.nlink) == (oct(node.mode), node.nlink), f"inode {ino} of view {view.id}"
+            if node.is_directory:
+                assert self.listing(view, ino) == {name: (there, stat.S_IFMT(tree.nodes[there].mode)) for name, there in node.names.items()}
+            elif stat.S_ISREG(node.mode):
+                assert inode.size == len(node.content), f"inode {ino} of view {view.id}"
+                assert self.call(self.fs.read, view, ino, 0, inode.size + 100) == node.content, f"inode {ino} of view {view.id}"
+            elif stat.S_ISLNK(node.mode):
+                assert self.call(self.fs.readlink, view, ino) == node.content
+            assert {name: self.call(self.fs.xattr_get, view, ino, name) for name in self.call(self.fs.xattr_list, view, ino)} == node.attributes
+
+    def listing(self, view: View, ino: int) -> dict[bytes, tuple[int, int]]:
+        """A directory, read in small parts."""
+        found = {}
+        after = 0
+        while some := self.call(self.fs.entries, view, ino, after, 5):
+            for entry in some:
+                assert entry.name not in found, "a name was listed twice"
+                found[entry.name] = entry.ino, entry.type
+            after = some[-1].cookie
+        return found
+
+    def prove(self) -> None:
+        """Compare all views, recompute all that is counted, and let the checker look."""
+        self.compare()
+        self.commit()
+        self.check()
+        brute_force.verify(self.fs)
+        self.keep_durable()
+
+    def check(self) -> None:
+        """Ask the checker."""
+        findings = check_volume(self.device)
+        assert not findings, "\n".join(finding.message() for finding in findings)
+
+    def finish(self) -> None:
+        """Prove it all; then delete it all, and find the volume as if it were fresh (I10)."""
+        self.prove()
+        for name in list(self.snaps):
+            self.call(snapshots.delete, self.fs, name)
+        self.snaps.clear()
+        for ino in self.held:
+            self.fs.forget(self.fs.base, ino)
+        self.held.clear()
+        self.work(1_000_000)
+        self.base = self.base.copy(named=True)
+        for directory in reversed(self._depth_first(ROOT_INO)):
+            for name, ino in sorted(self.base.nodes[directory].names.items()):
+                self.call(self.fs.rmdir if self.base.nodes[ino].is_directory else self.fs.unlink, self.fs.base, directory, name)
+        for name in self.base.nodes[ROOT_INO].attributes:
+            self.call(self.fs.xattr_remove, self.fs.base, ROOT_INO, name)
+        self.commit()
+        self.work(1_000_000)
+        brute_force.verify(self.fs)
+        fresh = MemoryDevice(self.device.size)
+        format_volume(fresh, block_size=self.block_size)
+        assert brute_force.bitmaps(self.volume) == brute_force.bitmaps(Volume.open(fresh)), "I10"
+        assert self.volume.record_blocks == len(self.volume.holders.sets) == len(self.volume.instances.table) == 0
+        self.check()
+
+    def _depth_first(self, ino: int) -> list[int]:
+        out = [ino]
+        for there in self.base.nodes[ino].names.values():
+            if self.base.nodes[there].is_directory:
+                out += self._depth_first(there)
+        return out
+
+    # A random step
+
+    def step(self, rnd: random.Random) -> None:
+        """One operation, as likely as in a busy life."""
+        which, a, b, name = (rnd.randrange(1000) for _ in range(4))
+        size = self.block_size
+        offset = rnd.choice([0, rnd.randrange(5 * size), rnd.randrange(20) * size, rnd.randrange(100, 600) * size])
+        operations: list[tuple[int, Callable[[], None]]] = [
+            (14, lambda: self.make(which, a, name, b, rnd.randrange(3000))),
+            (2, lambda: self.make_many(which, a, 30)),
+            (1, lambda: self.unlink_many(which, a)),
+            (5, lambda: self.link(which, b, a, name)),
+            (6, lambda: self.unlink(which, a, directory=False)),
+            (4, lambda: self.unlink(which, a, directory=True)),
+            (8, lambda: self.rename(which, a, b, name, rnd.choice([0, 0, NOREPLACE, EXCHANGE]))),
+            (24, lambda: self.write(which, a, offset, rnd.choice([1, 100, size, 2 * size, 7 * size + 3]))),
+            (8, lambda: self.truncate(which, a, rnd.choice([0, offset, offset // size * size]))),
+            (3, lambda: self.chmod(which, a, rnd.choice([0o600, 0o755, 0o4711]))),
+            (5, lambda: self.set_attribute(which, a, name, rnd.choice([5, 80, 500, 2 * size]))),
+            (3, lambda: self.remove_attribute(which, a, name)),
+            (3, lambda: self.hold(a)),
+            (7, lambda: self.snapshot(which)),
+            (4, lambda: self.delete(a)),
+            (1, lambda: self.rename_snapshot(a)),
+            (3, lambda: self.restore(a)),
+            (5, lambda: self.work(rnd.choice([1, 3, 100]))),
+            (4, self.commit),
+            (2, self.reopen),
+            (2, self.crash),
+        ]
+        (operation,) = rnd.choices([one for _, one in operations], [weight for weight, _ in operations])
+        operation()
+
+
+def _of(items: list[Any], number: int) -> Any:
+    return items[number % len(items)]

@@ -1,0 +1,113 @@
+"""FORMAT.md is the format: its tables are those of the code."""
+
+from __future__ import annotations
+
+import re
+import struct
+from pathlib import Path
+
+import pytest
+
+from snapfs import ids
+from snapfs.blocks import geometry, group_header, inode, pointer, superblock
+
+TEXT = (Path(superblock.__file__).parents[1] / "FORMAT.md").read_text()
+
+
+def section(number: int) -> str:
+    return TEXT.split(f"\n## {number}. ")[1].split("\n## ")[0]
+
+
+def rows(number: int) -> list[tuple[int, int | None, str]]:
+    """The lines of a section's table of offsets: offset, size, meaning."""
+    found = re.findall(r"^\| (\d+) \| (\d*) \| (.*) \|$", section(number), re.MULTILINE)
+    return [(int(offset), int(size) if size else None, text) for offset, size, text in found]
+
+
+def layout_offsets(layout: struct.Struct) -> list[tuple[int, int]]:
+    """Offset and size of every field of a little-endian struct."""
+    out, position = [], 0
+    for count, code in re.findall(r"(\d*)([A-Za-z])", layout.format.lstrip("<")):
+        times = 1 if code == "s" or not count else int(count)
+        one = struct.calcsize(f"<{count}s") if code == "s" else struct.calcsize(f"<{code}")
+        for _ in range(times):
+            if code != "x":
+                out.append((position, one))
+            position += one
+    assert position == layout.size
+    return out
+
+
+def test_constants_in_the_table_are_those_in_the_code() -> None:
+    table = dict(re.findall(r"^\| `(\w+)` \| (\d+) \|", section(1), re.MULTILINE))
+    assert len(table) >= 11
+    for name, value in table.items():
+        module = next(module for module in (geometry, inode, ids) if hasattr(module, name))
+        assert getattr(module, name) == int(value), name
+
+
+def test_superblock_fields_are_where_the_document_says() -> None:
+    documented = [(offset, size) for offset, size, _ in rows(2)]
+    assert documented[:-1] == layout_offsets(superblock.LAYOUT)
+    assert documented[-1] == (superblock.CHECKSUM_OFFSET, 4)
+    assert superblock.MAGIC.hex(" ") in section(2)
+    assert f"version: {superblock.VERSION}" in section(2)
+
+
+def test_group_header_fields_are_where_the_document_says() -> None:
+    documented = rows(3)
+    assert [(offset, size) for offset, size, _ in documented[:-1]] == layout_offsets(group_header.LAYOUT)
+    assert documented[-1][0] == group_header.PAYLOAD_OFFSET
+    assert f"`{group_header.MAGIC.decode()}`" in section(3)
+    assert f"or {group_header.SPILL.size} bytes" in section(3)
+
+
+def test_group_table_entries_are_as_the_document_says() -> None:
+    documented = rows(4)
+    assert [(offset, size) for offset, size, _ in documented[:-1]] == layout_offsets(group_header.ENTRY)
+    assert group_header.ENTRY.size == 32 == documented[-1][0] + 4
+    assert (group_header.ENTRY_SLOT, group_header.ENTRY_WRITTEN) == (1, 2)
+
+
+def test_inode_fields_are_where_the_document_says() -> None:
+    single = layout_offsets(inode.LAYOUT)
+    merged: list[tuple[int, int]] = []
+    skip = 0
+    for index, (offset, size) in enumerate(single):
+        if skip:
+            skip -= 1
+        elif offset in (32, 44, 56, 68, 104, 120):  # times and pointers are one row each
+            merged.append((offset, size + single[index + 1][1]))
+            skip = 1
+        else:
+            merged.append((offset, size))
+    documented = [(offset, size) for offset, size, _ in rows(6)]
+    assert documented[:-1] == merged
+    assert documented[-1] == (inode.INLINE_OFFSET, inode.INLINE_BYTES)
+    assert inode.INLINE_OFFSET + inode.INLINE_BYTES == inode.INODE_BYTES
+
+
+@pytest.mark.parametrize(
+    ("word", "bits", "mask"),
+    [
+        (0, "0 to 47", pointer.BLOCK_MASK),
+        (0, "48 to 55", pointer.WRITES_MAX << pointer.WRITES_SHIFT),
+        (0, "56", pointer.FLAG_BUCKET),
+        (1, "0 to 31", pointer.EPOCH_MASK),
+        (1, "32 to 63", 0xFFFF_FFFF << pointer.CHECKSUM_SHIFT),
+    ],
+)
+def test_pointer_bits_are_where_the_document_says(word: int, bits: str, mask: int) -> None:
+    assert f"| {word} | {bits} |" in section(5)
+    low, _, high = bits.partition(" to ")
+    assert mask == (1 << int(high or low) + 1) - (1 << int(low))
+
+
+def test_instances_and_root_record_have_the_documented_keys() -> None:
+    from snapfs.store.instances import Instance
+    from snapfs.store.recovery import RootRecord
+
+    root = set(__import__("msgpack").unpackb(RootRecord().encode()))
+    assert root == set(re.findall(r"`(\w+)`", section(2).split("**root record**")[1]))
+    documented = set(re.findall(r"`(\w+)`", section(8).split("An instance is a map:")[1]))
+    assert set(Instance(1, "x").encode()) == documented
