@@ -13,15 +13,18 @@ from snapfs.check.views import ViewChecker
 from snapfs.device.base import Device
 from snapfs.errors import CorruptBlock
 from snapfs.filesystem import Filesystem
+from snapfs.store.recovery import newest_superblock
 from snapfs.store.volume import Volume
 
 
 def check_volume(device: Device, progress: Callable[[int, int], None] | None = None) -> list[Finding]:
     """Check the volume on a device that nobody else changes; ``progress(done, total)`` is called now and then.
 
-    Raises ``NotAVolume``, ``UnsupportedVersion``, ``Truncated``, ``DeviceError`` when there is nothing to check.
+    Raises ``NotAVolume``, ``UnsupportedVersion``, ``Truncated``, ``DeviceError`` when there is nothing to check, and ``CorruptBlock``
+    when no superblock is intact.
     """
     findings = Findings()
+    newest_superblock(device)
     try:
         volume = Volume.open(device, read_only=True)
         fs = Filesystem(volume)

@@ -100,17 +100,25 @@ def _check_mountpoint(path: str) -> None:
         if exc.errno == errno.ENOENT:
             raise CommandFailed(f"{path}: no such mount point: make the directory first", MOUNT_FAILED) from exc
         if exc.errno == errno.ENOTCONN:
-            raise CommandFailed(
-                f"{path}: a FUSE mount is left there whose daemon has ended: run 'snapfs umount --lazy {path}'", MOUNT_FAILED
-            ) from exc
+            raise _abandoned(path) from exc
         raise CommandFailed(f"{path}: {exc.strerror}", MOUNT_USAGE if exc.errno == errno.EACCES else MOUNT_FAILED) from exc
     if not stat.S_ISDIR(status.st_mode):
         raise CommandFailed(f"{path}: not a directory", MOUNT_FAILED)
     mount = mounts.mount_at(path)
+    if mount is not None and mount.is_ours:
+        try:
+            os.statvfs(path)  # the kernel may have answered stat from its cache; this asks the daemon
+        except OSError as exc:
+            if exc.errno == errno.ENOTCONN:
+                raise _abandoned(path) from exc
     # systemd's automount waits on the mount point for exactly this.
     if mount is not None and mount.fstype != "autofs":
         what = f"{mount.source} ({mount.fstype})"
         raise CommandFailed(f"{path}: busy: {what} is mounted there: unmount it first, or choose another directory", MOUNT_FAILED)
+
+
+def _abandoned(path: str) -> CommandFailed:
+    return CommandFailed(f"{path}: a FUSE mount is left there whose daemon has ended: run 'snapfs umount --lazy {path}'", MOUNT_FAILED)
 
 
 def _check_image(image: str) -> None:

@@ -101,7 +101,10 @@ def open_device(path: str, *, read_only: bool = False, lock: bool = True) -> Ima
     """
     flags = os.O_CLOEXEC | (os.O_RDONLY if read_only else os.O_RDWR)
     try:
-        if lock and stat.S_ISBLK(os.stat(path).st_mode):
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+        if kind not in (stat.S_IFREG, stat.S_IFBLK):
+            raise DeviceError(f"{path}: neither a regular file nor a block device")
+        if lock and kind == stat.S_IFBLK:
             flags |= os.O_EXCL  # the kernel then refuses devices that it has mounted itself
         descriptor = os.open(path, flags)
     except OSError as exc:

@@ -533,6 +533,6 @@ def test_a_python_program_is_compiled_packed_and_run(place: Place) -> None:
     python = top / "venv" / "bin" / "python"
     assert run(python, top / "app.pyz", env=environment) == f"{2 << 40}\n"
     where = "import snapfs.errors; print(snapfs.errors.__file__)"
-    assert run(python, "-c", where, env={"PYTHONPATH": str(top / "src")}) == f"{top}/src/snapfs/errors.py\n"
+    assert run(python, "-P", "-c", where, env={**environment, "PYTHONPATH": str(top / "src")}) == f"{top}/src/snapfs/errors.py\n"
     place.again()
     assert run(python, top / "app.pyz", env=environment) == f"{2 << 40}\n"

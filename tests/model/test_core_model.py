@@ -15,7 +15,7 @@ SETTINGS = settings(
     deadline=None,  # a step may commit, and a loaded machine may take its time
     database=None,  # nothing is left in the repository
     derandomize=bool(os.environ.get("CI")),  # what fails for one change must fail for the next as well
-    max_examples=int(os.environ.get("SNAPFS_MODEL_EXAMPLES", "30")),
+    max_examples=int(os.environ.get("SNAPFS_MODEL_EXAMPLES", "90")),
     stateful_step_count=40,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )

@@ -376,7 +376,7 @@ class World:
             (24, lambda: self.write(which, a, offset, rnd.choice([1, 100, size, 2 * size, 7 * size + 3]))),
             (8, lambda: self.truncate(which, a, rnd.choice([0, offset, offset // size * size]))),
             (3, lambda: self.chmod(which, a, rnd.choice([0o600, 0o755, 0o4711]))),
-            (5, lambda: self.set_attribute(which, a, name, rnd.choice([5, 80, 500, 2 * size]))),
+            (5, lambda: self.set_attribute(which, a, name, rnd.choice([5, 80, 500, min(2 * size, 65536)]))),
             (3, lambda: self.remove_attribute(which, a, name)),
             (3, lambda: self.hold(a)),
             (7, lambda: self.snapshot(which)),

@@ -559,7 +559,7 @@ def test_a_volume_that_snapshots_fill_can_be_emptied_by_deleting_them(mounted, w
 
 #: Becomes nobody once everything is loaded: the interpreter may lie where nobody has no access.
 AS_NOBODY = """
-import os, sys
+import os, shutil, sys
 import snapfs.cli.info, snapfs.cli.snapshot, snapfs.cli.umount
 from snapfs.cli.main import main
 os.setgroups([]); os.setgid(65534); os.setuid(65534)

@@ -92,7 +92,7 @@ def test_remount_and_fake_do_not_mount(with_helpers, images) -> None:
 
 
 def test_mkfs_and_fsck_by_type(with_helpers) -> None:
-    out = with_helpers("truncate -s 64M v.img; mkfs -t snapfs v.img; fsck -t snapfs -n v.img; fsck.snapfs -a v.img")
+    out = with_helpers("truncate -s 64M v.img; mkfs -t snapfs v.img; fsck -t snapfs -n $PWD/v.img; fsck.snapfs -a v.img")
     assert out.count("clean") == 2
 
 

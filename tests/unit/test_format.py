@@ -20,7 +20,7 @@ def section(number: int) -> str:
 
 def rows(number: int) -> list[tuple[int, int | None, str]]:
     """The lines of a section's table of offsets: offset, size, meaning."""
-    found = re.findall(r"^\| (\d+) \| (\d*) \| (.*) \|$", section(number), re.MULTILINE)
+    found = re.findall(r"^\| (\d+) \| (\d*) ?\| (.*) \|$", section(number), re.MULTILINE)
     return [(int(offset), int(size) if size else None, text) for offset, size, text in found]
 
 
