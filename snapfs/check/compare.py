@@ -22,7 +22,7 @@ class Comparison:
         self.reach = reach
         self.findings = findings
         self.set_counts: dict[int, int] = defaultdict(int)
-        self.going = sum(1 << one.id for one in volume.instances.table.values() if one.going)
+        self.going = sum(1 << one.id for one in volume.instances.going())
 
     def run(self) -> None:
         """Compare all groups that were written or are reached."""

@@ -257,8 +257,8 @@ class Filesystem:
         plan = self.plan_read(view, ino, offset, size)
         return plan.assemble([self.volume.device.read(start, length) for start, length in plan.runs])
 
-    def write(self, view: View, ino: int, offset: int, content: bytes, *, kill_setid: bool = False) -> int:
-        """Write; the bytes are with the device's cache when this returns.
+    def write(self, view: View, ino: int, offset: int, content: bytes, *, kill_setid: bool = False, stamp: bool = True) -> int:
+        """Write; the bytes are with the device's cache when this returns. ``stamp`` sets the times of change.
 
         Raises ``NoSpace``, ``FileTooBig``, ``ReadOnly``, ``DeviceError``.
         """
@@ -269,7 +269,8 @@ class Filesystem:
         if content:
             data.write(inode, offset, content)
             inode.size = max(inode.size, offset + len(content))
-            inode.mtime = inode.ctime = self.now()
+            if stamp:
+                inode.mtime = inode.ctime = self.now()
             if kill_setid:
                 self._clear_set_id(inode)
         return len(content)

@@ -144,11 +144,9 @@ class View:
         for index, leaf in leaves:
             for slot in range(self.per_leaf - 1, -1, -1):
                 ino = index * self.per_leaf + slot
-                if (
-                    FIRST_INO <= ino < self.next_ino
-                    and ino not in self.dirty
-                    and (leaf is None or leaf[slot * INODE_BYTES : slot * INODE_BYTES + 4] == b"\0\0\0\0")
-                ):
+                at = slot * INODE_BYTES
+                is_free = leaf is None or leaf[at : at + INODE_BYTES] == EMPTY_SLOT
+                if is_free and FIRST_INO <= ino < self.next_ino and ino not in self.dirty and ino not in self.known:
                     self._unused.append(ino)
         self._searched = (first + SEARCH_LEAVES) * self.per_leaf
 

@@ -81,17 +81,8 @@ class DataRequests(SnapdirRequests):
     @handler
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         """Write all of it."""
-        return await self.change_at(self._write, fh & ~WRITER_BIT, off, buf)
-
-    def _write(self, view: View, ino: int, off: int, buf: bytes) -> int:
-        if not self.options.writeback:
-            return self.fs.write(view, ino, off, buf)
-        # The kernel stamped the file when it was written, says so by setattr, and may have done that already.
-        inode = self.fs.inode(view, ino)
-        times = inode.mtime, inode.ctime
-        written = self.fs.write(view, ino, off, buf)
-        inode.mtime, inode.ctime = times
-        return written
+        # With its writeback cache the kernel stamped the file when it was written, says so by setattr, and may have done that already.
+        return await self.change_at(self.fs.write, fh & ~WRITER_BIT, off, buf, stamp=not self.options.writeback)
 
     @handler
     async def flush(self, fh: int) -> None:

@@ -163,16 +163,9 @@ class Edge:
                 # The snapshot is the state that is sealed: one synchronous stretch, which is the pause in writing.
                 await self.commits.commit()
             except SnapfsError:
-                self._abandon(instance)
+                snapshots.abandon(self.fs, instance)
                 raise
         return instance
-
-    def _abandon(self, instance: Instance) -> None:
-        """What could not be sealed must not come into being later, when nobody expects it any more."""
-        instances = self.volume.instances
-        if instance in instances.pending:
-            instances.pending.remove(instance)
-            instances.counting[instance.id] = 0
 
     async def delete_snapshot(self, name: str, *, asked_by: int | None = None) -> Instance:
         """Delete a snapshot; its space comes back in the background. ``asked_by``: the ``.snap`` in which it was done, if in one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from snapfs.errors import NameTaken, NotDirectory, NotFound
+from snapfs.errors import CommitNeeded, NameTaken, NotDirectory, NotFound
 from snapfs.ids import BASE_VIEW, ROOT_INO
 from snapfs.snapshots.naming import ancestry, check_name, get, path_of
 from snapfs.store.commit import name_live
@@ -53,6 +53,11 @@ def create(
     return instance
 
 
+def abandon(fs: Filesystem, instance: Instance) -> None:
+    """Take back a ``create`` whose commit failed: it must not come into being later, when nobody expects it any more."""
+    fs.volume.instances.abandon(instance)
+
+
 def check_free(fs: Filesystem, name: str) -> None:
     """Raises ``NameTaken``."""
     instances = fs.volume.instances
@@ -68,8 +73,7 @@ def rename(fs: Filesystem, name: str, new_name: str) -> Instance:
     if new_name != name:
         check_free(fs, new_name)
         fs.volume.allocator.prepare(0, urgency=1, metadata=fs.volume.dirtied + 4)
-        instance.name = new_name
-        fs.volume.instances.dirty.add(instance.id)
+        fs.volume.instances.rename(instance, new_name)
     return instance
 
 
@@ -82,8 +86,9 @@ def delete(fs: Filesystem, name: str) -> Instance:
     volume.check_writable()
     instance = get(fs, name)
     volume.allocator.prepare(0, urgency=2, metadata=volume.dirtied + 4)
-    instance.going = True
-    volume.instances.dirty.add(instance.id)
+    if any(one.origin == instance.id for one in volume.instances.pending):
+        raise CommitNeeded  # a snapshot of it is being made
+    volume.instances.leave(instance)
     for other in volume.instances.table.values():
         if other.origin == instance.id:  # a snapshot of this snapshot: it is found where this one was
             other.origin = instance.origin

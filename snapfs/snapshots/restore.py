@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import stat
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from snapfs.errors import CommitNeeded, CorruptBlock, SnapshotBusy
@@ -115,8 +115,10 @@ def _take_root(fs: Filesystem, instance: Instance, comparison: Comparison) -> No
     volume, base = fs.volume, fs.base
     # Files that the kernel knows get another generation: it would keep the sizes that it has cached for them.
     known = [ino for ino in comparison.changed & base.known if stat.S_ISREG(int.from_bytes(comparison.slots[ino][:4], "little"))]
-    volume.base_root = instance.root
-    base.set_root(instance.root)
+    # Numbers that the kernel may know are not given out again before it has forgotten them.
+    next_ino = max(base.next_ino, instance.root.next_ino)
+    volume.base_root = replace(instance.root, next_ino=next_ino)
+    base.set_root(volume.base_root)
     base.orphans.clear()
     base.listed_orphans.clear()
     fs.orphans.rescan()

@@ -31,7 +31,7 @@ class Deletion:
         """Is there anything to do?"""
         if self._volume.read_only:
             return False
-        return bool(self._leaving) or any(one.going for one in self._volume.instances.table.values())
+        return bool(self._leaving) or self._volume.instances.any_going
 
     def work(self) -> bool:
         """One bounded step; True while there is more. May raise ``NotCached``, ``CommitNeeded``."""

@@ -123,6 +123,8 @@ class Instances:
         self.counting = bitarray(MAX_INSTANCES + 1, endian="little")
         self.counting.setall(0)
         self.counting[BASE_VIEW] = 1  # not an instance: its bit is never given out
+        self._names: dict[str, Instance] = {}
+        self._going: set[int] = set()
 
     def live(self) -> list[Instance]:
         """Instances that can be seen, oldest first; the ones that are being made are not among them."""
@@ -130,11 +132,16 @@ class Instances:
 
     def by_name(self, name: str) -> Instance | None:
         """The live instance of that name."""
-        return next((one for one in self.table.values() if one.name == name and not one.going), None)
+        return self._names.get(name)
 
     def going(self) -> list[Instance]:
         """Instances that wait for their background deletion."""
-        return [one for one in self.table.values() if one.going]
+        return [self.table[number] for number in sorted(self._going)]
+
+    @property
+    def any_going(self) -> bool:
+        """Does any instance wait for its background deletion?"""
+        return bool(self._going)
 
     def take_bit(self, in_use: set[int]) -> int:
         """An unused bit of the counting bitmap; not one of ``in_use``. Raises ``TooManySnapshots``."""
@@ -146,13 +153,43 @@ class Instances:
         self.counting[bit] = 1
         return bit
 
+    def load(self, instance: Instance) -> None:
+        """Take an instance from the volume. Raises ``CorruptBlock`` for a second one of its name."""
+        self.table[instance.id] = instance
+        self.counting[instance.id] = 1
+        if instance.going:
+            self._going.add(instance.id)
+        elif self._names.setdefault(instance.name, instance) is not instance:
+            raise CorruptBlock(f"instance table: two snapshots are named {instance.name!r}")
+
     def add(self, instance: Instance) -> None:
         """A new instance, complete."""
-        self.table[instance.id] = instance
+        self.load(instance)
+        self.dirty.add(instance.id)
+
+    def rename(self, instance: Instance, name: str) -> None:
+        """Give a live instance another name, which no other has."""
+        del self._names[instance.name]
+        instance.name = name
+        self._names[name] = instance
+        self.dirty.add(instance.id)
+
+    def leave(self, instance: Instance) -> None:
+        """The instance is no longer live; its bit stays taken until ``remove``."""
+        instance.going = True
+        del self._names[instance.name]
+        self._going.add(instance.id)
         self.dirty.add(instance.id)
 
     def remove(self, number: int) -> None:
         """The instance is gone: its bit may be used again."""
         del self.table[number]
+        self._going.discard(number)
         self.counting[number] = 0
         self.dirty.add(number)
+
+    def abandon(self, instance: Instance) -> None:
+        """An instance that is pending will not be made after all. Does nothing when it has been."""
+        if instance in self.pending:
+            self.pending.remove(instance)
+            self.counting[instance.id] = 0

@@ -189,17 +189,13 @@ def load_group_table(volume: Volume) -> None:
 def load_tables(volume: Volume) -> None:
     """Read all instances and all holder sets. May raise ``NotCached``."""
     instances, holders = volume.instances, volume.holders
-    names = set()
-    for key, value in _items(volume.instances_tree):
-        instance = Instance.decode(key, value, volume.geometry.blocks)
-        if not instance.going:
-            if instance.name in names:
-                raise CorruptBlock(f"instance table: two snapshots are named {instance.name!r}")
-            names.add(instance.name)
-        instances.table[instance.id] = instance
-        instances.counting[instance.id] = 1
-    for key, value in _items(volume.sets_tree):
-        holders.load(check_range(key, 1, 1 << 48, "holder set"), decode_set(value))
+    found = [Instance.decode(key, value, volume.geometry.blocks) for key, value in _items(volume.instances_tree)]
+    sets = [(check_range(key, 1, 1 << 48, "holder set"), decode_set(value)) for key, value in _items(volume.sets_tree)]
+    # Both are in memory whole: nothing is taken twice when a fetch interrupts.
+    for instance in found:
+        instances.load(instance)
+    for number, entry in sets:
+        holders.load(number, entry)
     holders.loaded()
     holders.set_instances({one.id: one.epoch for one in instances.table.values() if not one.going})
 

@@ -287,8 +287,10 @@ def test_a_busy_mount_stays_unless_it_is_detached(mounted, wait_until) -> None:
 
 
 def test_a_mount_whose_daemon_was_killed_is_told_apart_and_can_be_removed(mounted, images) -> None:
-    (mounted / "file").write_text("text")
-    os.sync()
+    with (mounted / "file").open("w") as file:
+        file.write("text")
+        file.flush()
+        os.fsync(file.fileno())
     pid = mounted.pid
     watch = os.pidfd_open(pid)
     os.kill(pid, signal.SIGKILL)

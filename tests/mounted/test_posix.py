@@ -598,6 +598,26 @@ def test_what_is_made_later_is_never_older(top: Path) -> None:
         last = now
 
 
+@pytest.mark.parametrize("options", ["", "writeback=off"])
+def test_times_are_stored_as_they_were_shown(options: str, mounted) -> None:
+    """The kernel's own times of writes and those of the daemon must not overwrite each other."""
+    mounted.remount(options)
+    for number in range(100):
+        path = mounted / f"file{number}"
+        path.write_bytes(b"x" * 1000 * number)
+        if number % 3 == 0:
+            with path.open("ab") as file:
+                file.write(b"more")
+
+    def times() -> dict[str, tuple[int, int, int]]:
+        found = {path.name: path.stat() for path in mounted.path.iterdir()}
+        return {name: (status.st_mtime_ns, status.st_ctime_ns, status.st_size) for name, status in found.items()}
+
+    shown = times()
+    mounted.remount(options)
+    assert times() == shown
+
+
 def test_access_times_follow_relatime(mounted) -> None:
     path = mounted / "file"
     path.write_bytes(b"x")
