@@ -11,7 +11,7 @@ As in block maps, making something dirty changes nothing that anyone can see.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from snapfs.blocks.checksum import crc32c
@@ -278,6 +278,14 @@ class BucketTree:
             self._unplace(words, slot, prefix, depth)
             self._trim(prefix, depth)
         return value
+
+    def pop_all(self, keys: Iterable[Any]) -> None:
+        """Remove those of some touched keys that are there. Cannot fail.
+
+        Which ones are there is asked first: once a pop has removed a bucket, its hashes belong to a neighbour that nobody has touched.
+        """
+        for key in [key for key in keys if self.get(key) is not None]:
+            self.pop(key)
 
     def _trim(self, prefix: int, depth: int) -> None:
         """Remove pointer blocks that have become empty."""

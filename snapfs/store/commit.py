@@ -142,8 +142,7 @@ def flush_sets(volume: Volume) -> None:
             gone.append(number)
         else:
             volume.sets_tree.put(number, recovery.encode_set(entry))
-    for number in gone:
-        volume.sets_tree.pop(number)
+    volume.sets_tree.pop_all(gone)
     holders.dirty.clear()
 
 
@@ -157,8 +156,7 @@ def flush_instances(volume: Volume) -> None:
             gone.append(number)
         else:
             volume.instances_tree.put(number, one.encode())
-    for number in gone:
-        volume.instances_tree.pop(number)
+    volume.instances_tree.pop_all(gone)
     instances.dirty.clear()
 
 

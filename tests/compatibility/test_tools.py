@@ -167,12 +167,31 @@ def test_rsync_in_and_out_leaves_no_differences(place: Place, tree: Path, tmp_pa
     goal = place.top / "tree"
     run("rsync", "-aHAX", "--modify-window=-1", f"{tree}/", f"{goal}/")
     assert run("rsync", "-aHAX", "--modify-window=-1", "--itemize-changes", f"{tree}/", f"{goal}/") == ""
-    assert run("rsync", "-aHAX", "--modify-window=-1", "--itemize-changes", "--checksum", "--delete", "--dry-run", f"{tree}/", f"{goal}/") == ""
+    assert (
+        run("rsync", "-aHAX", "--modify-window=-1", "--itemize-changes", "--checksum", "--delete", "--dry-run", f"{tree}/", f"{goal}/")
+        == ""
+    )
     assert facts(goal) == facts(tree)
     place.again()
-    assert run("rsync", "-aHAX", "--modify-window=-1", "--itemize-changes", "--checksum", "--delete", "--dry-run", f"{tree}/", f"{goal}/") == ""
+    assert (
+        run("rsync", "-aHAX", "--modify-window=-1", "--itemize-changes", "--checksum", "--delete", "--dry-run", f"{tree}/", f"{goal}/")
+        == ""
+    )
     run("rsync", "-aHAX", "--modify-window=-1", f"{goal}/", f"{tmp_path / 'out'}/")
-    assert run("rsync", "-aHAX", "--modify-window=-1", "--itemize-changes", "--checksum", "--delete", "--dry-run", f"{tree}/", f"{tmp_path / 'out'}/") == ""
+    assert (
+        run(
+            "rsync",
+            "-aHAX",
+            "--modify-window=-1",
+            "--itemize-changes",
+            "--checksum",
+            "--delete",
+            "--dry-run",
+            f"{tree}/",
+            f"{tmp_path / 'out'}/",
+        )
+        == ""
+    )
     assert facts(tmp_path / "out") == facts(tree)
 
 
@@ -240,14 +259,27 @@ def test_cp_mv_and_friends(place: Place, tree: Path) -> None:
 def test_find_and_du(place: Place, tree: Path) -> None:
     top = place.top / "tree"
     run("cp", "-a", tree, top)
-    for words in (["-type", "f"], ["-type", "l"], ["-type", "p"], ["-links", "+1", "-type", "f"], ["-perm", "-4000"], ["-newermt", "2030-01-01"], ["-empty"], ["-size", "+1M"]):
-        assert sorted(run("find", ".", *words, "-print0", cwd=top).split("\0")) == sorted(run("find", ".", *words, "-print0", cwd=tree).split("\0"))
+    for words in (
+        ["-type", "f"],
+        ["-type", "l"],
+        ["-type", "p"],
+        ["-links", "+1", "-type", "f"],
+        ["-perm", "-4000"],
+        ["-newermt", "2030-01-01"],
+        ["-empty"],
+        ["-size", "+1M"],
+    ):
+        assert sorted(run("find", ".", *words, "-print0", cwd=top).split("\0")) == sorted(
+            run("find", ".", *words, "-print0", cwd=tree).split("\0")
+        )
     assert ".snap" not in run("find", place.top, "-name", ".snap")
     apparent = run("du", "-s", "--apparent-size", "-B1", "dir", cwd=top).split()[0]
     size = sum({path.lstat().st_ino: path.lstat().st_size for path in [top / "dir", *(top / "dir").rglob("*")]}.values())
     assert int(apparent) == size
     data = [path for path in (top / "dir").rglob("*") if path.is_file()]
-    assert int(run("du", "-s", "-B1", "dir", cwd=top).split()[0]) >= sum({path.stat().st_ino: path.stat().st_size for path in data}.values())
+    assert int(run("du", "-s", "-B1", "dir", cwd=top).split()[0]) >= sum(
+        {path.stat().st_ino: path.stat().st_size for path in data}.values()
+    )
     assert int(run("du", "-B1", "sparse", cwd=top).split()[0]) < 1 << 20
     run("find", top, "-name", "file1*", "-delete")
     assert run("find", top, "-name", "file1*") == ""
@@ -501,7 +533,9 @@ def test_a_c_program_is_built_by_make(place: Place) -> None:
     for number in parts:
         (top / f"part{number}.c").write_text(f'#include "parts.h"\nint part{number}(void) {{ return {number}; }}\n')
     total = "+".join(f"part{number}()" for number in parts)
-    (top / "main.c").write_text(f'#include <stdio.h>\n#include "parts.h"\nint main(void) {{ printf("%d\\n", {total} + extra()); return 0; }}\n')
+    (top / "main.c").write_text(
+        f'#include <stdio.h>\n#include "parts.h"\nint main(void) {{ printf("%d\\n", {total} + extra()); return 0; }}\n'
+    )
     run("make", "-j4", "-C", top, "program")
     assert run(top / "program") == "1021\n"
     assert "up to date" in run("make", "-C", top, "program")
