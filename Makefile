@@ -9,10 +9,11 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+STATES ?= 200000
 # Options for pytest: make test ARGS="tests/unit -x"
 ARGS ?=
 
-.PHONY: help install demo test check format bench clean
+.PHONY: help install demo test check format crash bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +36,9 @@ check: $(VENV)/.installed ## Lint, formatting, types, layers
 format: $(VENV)/.installed ## Format the source, mend what the linter can mend
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
+
+crash: $(VENV)/.installed ## Many more crash states than `make test` runs: STATES=200000
+	SNAPFS_CRASH_STATES=$(STATES) $(RUN) -m pytest -s tests/crash/test_power_loss.py
 
 bench: $(VENV)/.installed ## Measure against an empty pyfuse3 filesystem
 	@$(RUN) tests/benchmarks/bench.py $(ARGS)

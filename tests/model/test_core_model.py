@@ -58,7 +58,14 @@ class Core(RuleBasedStateMachine):
     def rename(self, which: int, place: int, where: int, name: int, flags: int) -> None:
         self.world.rename(which, place, where, name, flags)
 
-    @rule(which=number, file=number, block=st.integers(0, 700), skip=st.sampled_from([0, 0, 1, 77]), blocks=st.integers(0, 9), rest=st.sampled_from([0, 1, 99]))
+    @rule(
+        which=number,
+        file=number,
+        block=st.integers(0, 700),
+        skip=st.sampled_from([0, 0, 1, 77]),
+        blocks=st.integers(0, 9),
+        rest=st.sampled_from([0, 1, 99]),
+    )
     def write(self, which: int, file: int, block: int, skip: int, blocks: int, rest: int) -> None:
         size = self.block_size
         self.world.write(which, file, (block if block < 300 else block % 10) * size + skip, blocks * size + rest)

@@ -156,7 +156,8 @@ class Tree:
 
     def write(self, ino: int, offset: int, data: bytes) -> None:
         old = self.nodes[ino].content
-        self.nodes[ino].content = old[:offset].ljust(offset, b"\0") + data + old[offset + len(data) :]
+        if data:
+            self.nodes[ino].content = old[:offset].ljust(offset, b"\0") + data + old[offset + len(data) :]
 
     def truncate(self, ino: int, size: int) -> None:
         self.nodes[ino].content = self.nodes[ino].content[:size].ljust(size, b"\0")

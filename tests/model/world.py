@@ -125,7 +125,10 @@ class World:
         tree, view = self.pick(which)
         parent = _of(tree.directories(), where)
         for name in sorted(tree.nodes[parent].names):
-            self.both(lambda name=name: self.call(self.fs.unlink, view, parent, name), lambda _, name=name: tree.unlink(parent, name, self.holding(tree)))
+            self.both(
+                lambda name=name: self.call(self.fs.unlink, view, parent, name),
+                lambda _, name=name: tree.unlink(parent, name, self.holding(tree)),
+            )
 
     def link(self, which: int, file: int, where: int, name: int) -> None:
         tree, view = self.pick(which)
@@ -148,7 +151,10 @@ class World:
         to, new = _of(tree.directories(), where), _of(NAMES, name)
         if flags == EXCHANGE and len(tree.places()) > 1:  # a random name is rarely there
             to, new = _of(tree.places(), where)
-        self.both(lambda: self.call(self.fs.rename, view, parent, old, to, new, flags), lambda _: tree.rename(parent, old, to, new, flags, self.holding(tree)))
+        self.both(
+            lambda: self.call(self.fs.rename, view, parent, old, to, new, flags),
+            lambda _: tree.rename(parent, old, to, new, flags, self.holding(tree)),
+        )
 
     # Contents
 
@@ -166,7 +172,9 @@ class World:
         if not tree.files():
             return
         ino = _of(tree.files(), file)
-        self.both(lambda: self.call(self.fs.set_attributes, view, ino, Changes(size=size), privileged=True), lambda _: tree.truncate(ino, size))
+        self.both(
+            lambda: self.call(self.fs.set_attributes, view, ino, Changes(size=size), privileged=True), lambda _: tree.truncate(ino, size)
+        )
 
     def chmod(self, which: int, file: int, mode: int) -> None:
         tree, view = self.pick(which)
@@ -180,10 +188,15 @@ class World:
 
     def set_attribute(self, which: int, file: int, name: int, length: int) -> None:
         tree, view = self.pick(which)
-        ino, label = _of(sorted(ino for ino, node in tree.nodes.items() if node.is_directory or stat.S_ISREG(node.mode)), file), _of(ATTRIBUTES, name)
+        ino, label = (
+            _of(sorted(ino for ino, node in tree.nodes.items() if node.is_directory or stat.S_ISREG(node.mode)), file),
+            _of(ATTRIBUTES, name),
+        )
         self.made += 1
         value = random.Random(self.made).randbytes(length)
-        self.both(lambda: self.call(self.fs.xattr_set, view, ino, label, value), lambda _: tree.nodes[ino].attributes.update({label: value}))
+        self.both(
+            lambda: self.call(self.fs.xattr_set, view, ino, label, value), lambda _: tree.nodes[ino].attributes.update({label: value})
+        )
 
     def remove_attribute(self, which: int, file: int, name: int) -> None:
         tree, view = self.pick(which)
@@ -249,7 +262,9 @@ class World:
         if result.changed:
             self.snaps[result.undo.name] = self.base.copy(named=True)
         else:
-            assert {ino: node for ino, node in self.base.nodes.items() if node.nlink} == self.snaps[name].nodes, "a restore saw no difference"
+            assert {ino: node for ino, node in self.base.nodes.items() if node.nlink} == self.snaps[name].nodes, (
+                "a restore saw no difference"
+            )
         if result.changed:
             self.base = self.snaps[name].copy()
             for ino in self.held:
@@ -300,7 +315,9 @@ class World:
                 assert self.call(self.fs.read, view, ino, 0, inode.size + 100) == node.content, f"inode {ino} of view {view.id}"
             elif stat.S_ISLNK(node.mode):
                 assert self.call(self.fs.readlink, view, ino) == node.content
-            assert {name: self.call(self.fs.xattr_get, view, ino, name) for name in self.call(self.fs.xattr_list, view, ino)} == node.attributes
+            assert {
+                name: self.call(self.fs.xattr_get, view, ino, name) for name in self.call(self.fs.xattr_list, view, ino)
+            } == node.attributes
 
     def listing(self, view: View, ino: int) -> dict[bytes, tuple[int, int]]:
         """A directory, read in small parts."""

@@ -98,7 +98,14 @@ def test_a_minimal_list_costs_space(fs: Filesystem) -> None:
     file = drive(fs.volume, fs.make, fs.base, ROOT_INO, b"file", 0o100600, 0, 0)
     drive(fs.volume, fs.xattr_set, fs.base, file.ino, ACCESS, MINIMAL.encode())
     assert (file.mode, fs.xattr_list(fs.base, file.ino)) == (0o100644, [])
-    drive(fs.volume, fs.xattr_set, fs.base, file.ino, ACCESS, raw((USER_OBJ, 7, 0), (USER, 5, 1), (GROUP, 1, 2), (GROUP_OBJ, 5, 0), (MASK, 3, 0), (OTHER, 0, 0)))
+    drive(
+        fs.volume,
+        fs.xattr_set,
+        fs.base,
+        file.ino,
+        ACCESS,
+        raw((USER_OBJ, 7, 0), (USER, 5, 1), (GROUP, 1, 2), (GROUP_OBJ, 5, 0), (MASK, 3, 0), (OTHER, 0, 0)),
+    )
     assert file.mode == 0o100730
     drive(fs.volume, fs.set_attributes, fs.base, file.ino, Changes(mode=0o751), privileged=True)
     assert Acl.decode(fs.xattr_get(fs.base, file.ino, ACCESS)).mode == 0o751

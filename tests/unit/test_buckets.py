@@ -66,7 +66,9 @@ def everything(tree: BucketTree) -> list[tuple[int, int, bytes]]:
     return drive(tree.volume, tree.scan, 0, 1 << 30)
 
 
-steps = st.lists(st.tuples(st.sampled_from(["put", "put", "put", "pop", "write"]), st.integers(0, 60), st.integers(0, 900)), min_size=20, max_size=200)
+steps = st.lists(
+    st.tuples(st.sampled_from(["put", "put", "put", "pop", "write"]), st.integers(0, 60), st.integers(0, 900)), min_size=20, max_size=200
+)
 
 
 @pytest.mark.parametrize("hashing", ["even", "top", "bottom", "few"])
@@ -180,7 +182,12 @@ def test_an_item_larger_than_a_block_is_lost() -> None:
 
 
 def test_a_broken_bucket_is_believed() -> None:
-    for data in (b"\xff" * 4096, (4093).to_bytes(4, "little") + bytes(4092), b"\1\0\0\0\x90" + bytes(4091), b"\2\0\0\0\x81\1" + bytes(4090)):
+    for data in (
+        b"\xff" * 4096,
+        (4093).to_bytes(4, "little") + bytes(4092),
+        b"\1\0\0\0\x90" + bytes(4091),
+        b"\2\0\0\0\x81\1" + bytes(4090),
+    ):
         with pytest.raises(CorruptBlock):
             Bucket.decode(data)
 

@@ -7,7 +7,17 @@ from array import array
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, EPOCH_MASK, FLAG_BUCKET, FLAG_DIRTY, WRITES_MAX, WRITES_SHIFT, decode_pointers, encode_pointers
+from snapfs.blocks.pointer import (
+    BLOCK_MASK,
+    CHECKSUM_SHIFT,
+    EPOCH_MASK,
+    FLAG_BUCKET,
+    FLAG_DIRTY,
+    WRITES_MAX,
+    WRITES_SHIFT,
+    decode_pointers,
+    encode_pointers,
+)
 from snapfs.store.allocator import pointer_runs
 
 words = st.lists(st.integers(0, (1 << 64) - 1), max_size=64)

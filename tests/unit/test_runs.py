@@ -74,7 +74,11 @@ def test_a_write_into_a_run_damages_its_neighbours(at: tuple[int, int], expected
     assert list(runs) == [(10, 10, 1)]
 
 
-@pytest.mark.parametrize(("at", "expected"), [((10, 12), [(12, 8, 1)]), ((14, 16), [(10, 4, 1), (16, 4, 1)]), ((18, 20), [(10, 8, 1)])], ids=["start", "middle", "end"])
+@pytest.mark.parametrize(
+    ("at", "expected"),
+    [((10, 12), [(12, 8, 1)]), ((14, 16), [(10, 4, 1), (16, 4, 1)]), ((18, 20), [(10, 8, 1)])],
+    ids=["start", "middle", "end"],
+)
 def test_removal_takes_too_much_or_too_little(at: tuple[int, int], expected: list[tuple[int, int, int]]) -> None:
     """B6: what is removed leaves the rest of the run as it was."""
     runs = RunMap([(10, 10, 1)])

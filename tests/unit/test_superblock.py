@@ -87,7 +87,11 @@ def rewrite(device: MemoryDevice, generation: int, offset: int, value: bytes) ->
         device.data[slot : slot + SUPERBLOCK_BYTES] = bytes(body) + struct.pack("<I", crc32c(bytes(body)))
 
 
-@pytest.mark.parametrize(("offset", "value"), [(VERSION_OFFSET, struct.pack("<I", 99)), (INCOMPATIBLE_OFFSET, struct.pack("<Q", 1 << 40))], ids=["version", "feature"])
+@pytest.mark.parametrize(
+    ("offset", "value"),
+    [(VERSION_OFFSET, struct.pack("<I", 99)), (INCOMPATIBLE_OFFSET, struct.pack("<Q", 1 << 40))],
+    ids=["version", "feature"],
+)
 def test_a_newer_format_is_opened_as_an_older_generation(offset: int, value: bytes) -> None:
     """A volume that a newer snapfs wrote is refused, and says so, even when older slots can be read."""
     device, newest = with_generations(3)

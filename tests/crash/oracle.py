@@ -1,0 +1,77 @@
+"""What must be there after a crash: the whole visible state of each generation, taken when it was sealed."""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass, field
+from typing import Any
+
+from snapfs import snapshots
+from snapfs.check import check_volume
+from snapfs.device.memory import MemoryDevice
+from snapfs.filesystem import Filesystem, View
+from snapfs.ids import ROOT_INO
+from snapfs.store.driver import drive
+from snapfs.store.volume import Volume
+
+Dump = dict[str, dict[bytes, tuple[Any, ...]]]
+
+
+def dump(fs: Filesystem) -> Dump:
+    """Everything that a user can see: of each view, each path with attributes and content."""
+    views = {"": fs.base}
+    for instance in snapshots.all(fs):
+        views[instance.name] = fs.view(instance.id)
+    return {name: dict(_tree(fs, view)) for name, view in views.items()}
+
+
+def _tree(fs: Filesystem, view: View) -> list[tuple[bytes, tuple[Any, ...]]]:
+    volume = fs.volume
+    out = []
+    stack = [(b"", ROOT_INO)]
+    while stack:
+        path, ino = stack.pop()
+        inode = drive(volume, fs.inode, view, ino)
+        content: Any = b""
+        if stat.S_ISDIR(inode.mode):
+            entries = drive(volume, fs.entries, view, ino, 0, 1 << 30)
+            stack += [(path + b"/" + entry.name, entry.ino) for entry in entries]
+            content = tuple(sorted(entry.name for entry in entries))
+        elif stat.S_ISREG(inode.mode):
+            content = drive(volume, fs.read, view, ino, 0, inode.size)
+        elif stat.S_ISLNK(inode.mode):
+            content = drive(volume, fs.readlink, view, ino)
+        xattrs = tuple((name, drive(volume, fs.xattr_get, view, ino, name)) for name in drive(volume, fs.xattr_list, view, ino))
+        size = 0 if stat.S_ISDIR(inode.mode) else inode.size
+        out.append((path, (ino, inode.mode, inode.uid, inode.gid, inode.nlink, size, inode.mtime, inode.ctime, content, xattrs)))
+    return out
+
+
+@dataclass
+class Oracle:
+    """The states of all generations of a recording."""
+
+    generations: dict[int, Dump] = field(default_factory=dict)
+
+    def judge(self, data: bytearray, promised: int, newest: int) -> None:
+        """A crash left ``data``: the generation that comes up is whole, and none that was promised is lost (I8). Raises ``AssertionError``."""
+        device = MemoryDevice(0)
+        device.data, device.size = data, len(data)
+        volume = Volume.open(device)
+        assert promised <= volume.generation <= newest, f"generation {volume.generation}, promised {promised}, newest {newest}"
+        found = check_volume(device)
+        assert not [one for one in found if one.rule not in ("superblock", "superblock-copy")], [one.message() for one in found][:5]
+        fs = Filesystem(volume)
+        seen, expected = dump(fs), self.generations[volume.generation]
+        assert seen.keys() == expected.keys(), (sorted(seen), sorted(expected))
+        for name, tree in expected.items():
+            assert seen[name].keys() == tree.keys(), (name, sorted(seen[name].keys() ^ tree.keys()))
+            for path, facts in tree.items():
+                assert seen[name][path] == facts, (name, path)
+        # The volume goes on: what the crash interrupted is worked off, and changes can be committed.
+        while drive(volume, fs.work):
+            pass
+        drive(volume, fs.make, fs.base, ROOT_INO, b"after the crash", stat.S_IFREG | 0o600, 0, 0)
+        from snapfs.store.driver import commit
+
+        commit(volume)

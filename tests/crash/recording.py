@@ -1,0 +1,120 @@
+"""A device that remembers every write and flush, and the states that a power cut could have left it in.
+
+A flush makes everything before it durable. Of the writes after the last flush any subset may have reached the medium, in any order,
+and one of them torn at any sector boundary: so between two flushes lie the states that ALICE and CrashMonkey look at.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from snapfs.device.memory import MemoryDevice
+
+SECTOR = 512
+
+#: A device may reorder the parts of one large write: each piece of so many bytes arrives by itself.
+PIECE = 4096
+
+#: Up to so many writes between two flushes, all subsets are tried.
+EXHAUSTIVE = 8
+
+
+class RecordingDevice(MemoryDevice):
+    """Keeps the writes in segments: each ends with a flush. ``marks`` notes what had been promised when a segment began."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.recording = False
+        self.segments: list[Segment] = []
+
+    def start(self) -> None:
+        """What is there now is durable; remember what comes."""
+        self.recording = True
+        self.segments = [Segment(bytes(self.data), [], [])]
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        super().write(offset, data)
+        if self.recording:
+            content = bytes(data)
+            self.segments[-1].writes += [(offset + at, content[at : at + PIECE]) for at in range(0, len(content), PIECE)]
+
+    def flush(self) -> None:
+        if self.recording:
+            self.segments.append(Segment(bytes(self.data), [], []))
+
+    def promise(self, generation: int) -> None:
+        """From here on a crash must not lose this generation."""
+        self.segments[-1].promises.append((len(self.segments[-1].writes), generation))
+
+
+@dataclass
+class Segment:
+    """What is durable, and the writes after it until the next flush. ``promises``: (writes before it, generation)."""
+
+    durable: bytes
+    writes: list[tuple[int, bytes]]
+    promises: list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class State:
+    """Which writes of a segment arrived, and of which only how many bytes: enough to make the same state again."""
+
+    segment: int
+    arrived: tuple[int, ...]
+    torn: tuple[int, int] | None = None
+
+    def build(self, segments: list[Segment]) -> bytearray:
+        """The bytes of the device after the crash."""
+        segment = segments[self.segment]
+        data = bytearray(segment.durable)
+        for index in self.arrived:
+            offset, content = segment.writes[index]
+            length = self.torn[1] if self.torn and self.torn[0] == index else len(content)
+            data[offset : offset + length] = content[:length]
+        return data
+
+
+def states(segments: list[Segment], rng: random.Random, samples: int) -> Iterator[State]:
+    """Crash states of a recording, each once: exhaustive where a segment is short, else prefixes, single losses and samples."""
+    for number, segment in enumerate(segments):
+        count = len(segment.writes)
+        everything = tuple(range(count))
+        seen: set[State] = set()
+        for state in _of_segment(number, segment, count, everything, rng, samples):
+            if state not in seen:
+                seen.add(state)
+                yield state
+
+
+def _of_segment(number: int, segment: Segment, count: int, everything: tuple[int, ...], rng: random.Random, samples: int) -> Iterator[State]:
+    if count <= EXHAUSTIVE:
+        for size in range(count + 1):
+            for arrived in itertools.combinations(everything, size):
+                yield State(number, arrived)
+        for index in everything:
+            for cut in range(SECTOR, len(segment.writes[index][1]), SECTOR):
+                yield State(number, everything[: index + 1], (index, cut))
+        return
+    # A long segment has too many subsets. Prefixes are what an orderly device leaves, single losses and single arrivals what a
+    # reordering one does worst; the rest is sampled.
+    step = max(1, count // samples)
+    for size in range(0, count + 1, step):
+        yield State(number, everything[:size])
+    for index in rng.sample(everything, min(samples, count)):
+        yield State(number, everything[:index] + everything[index + 1 :])
+        yield State(number, (index,))
+        length = len(segment.writes[index][1])
+        if length > SECTOR:
+            yield State(number, everything[: index + 1], (index, rng.randrange(SECTOR, length, SECTOR)))
+    for _ in range(samples):
+        likely = rng.random()
+        arrived = tuple(index for index in everything if rng.random() < likely)
+        yield State(number, arrived)
+        long = [index for index in arrived if len(segment.writes[index][1]) > SECTOR]
+        if long:
+            index = rng.choice(long)
+            yield State(number, arrived, (index, rng.randrange(SECTOR, len(segment.writes[index][1]), SECTOR)))

@@ -1,0 +1,369 @@
+"""Scenarios for the crash tests: short stories, each about something that a commit must keep whole.
+
+A scenario gets a ``Stage`` and yields nothing: whenever it calls ``stage.commit()`` a generation is sealed, written and promised.
+"""
+
+from __future__ import annotations
+
+import random
+import stat
+from collections.abc import Callable
+from typing import Any
+
+from oracle import Oracle, dump
+from recording import RecordingDevice
+
+from snapfs import snapshots
+from snapfs.errors import CommitNeeded, NoSpace, NotCached
+from snapfs.filesystem import Changes, Filesystem
+from snapfs.filesystem.format import format_volume
+from snapfs.ids import ROOT_INO
+from snapfs.store.volume import Volume
+
+FILE = stat.S_IFREG | 0o644
+DIRECTORY = stat.S_IFDIR | 0o755
+
+
+class Stage:
+    """A recorded volume, and the handles that a story needs."""
+
+    def __init__(self, blocks: int = 320, block_size: int = 4096, seed: int = 1) -> None:
+        self.rng = random.Random(seed)
+        self.device = RecordingDevice(blocks * block_size)
+        format_volume(self.device, block_size=block_size)
+        self.volume = Volume.open(self.device)
+        self.fs = Filesystem(self.volume)
+        self.clock = 1_000_000_000_000
+        self.fs.now = self._now
+        self.oracle = Oracle()
+        self.oracle.generations[self.volume.generation] = dump(self.fs)
+
+    def _now(self) -> int:
+        self.clock += 1_000_000_007
+        return self.clock
+
+    def start(self) -> None:
+        """The story begins: what is there is durable."""
+        self.commit()
+        self.device.start()
+        self.device.promise(self.volume.generation)
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """As ``driver.drive``, with commits that the oracle sees."""
+        while True:
+            try:
+                return function(*args, **kwargs)
+            except NotCached as exc:
+                self.volume.admit(self.volume.read_wants(exc.wants))
+            except CommitNeeded:
+                while self.volume.allocator.more_to_come() and self.call(self.volume.allocator.reclaim):
+                    pass
+                self.commit()
+
+    def commit(self) -> None:
+        """Seal, write, promise."""
+        while self.volume.dirty:
+            try:
+                sealed = self.volume.seal()
+            except NotCached as exc:
+                self.volume.admit(self.volume.read_wants(exc.wants))
+                continue
+            self.oracle.generations[sealed.generation] = dump(self.fs)
+            sealed.write()
+            self.volume.committed(sealed)
+            if self.device.recording:
+                self.device.promise(sealed.generation)
+
+    # Words of the stories; names are paths from the root
+
+    def node(self, path: bytes, view: Any = None) -> int:
+        ino = ROOT_INO
+        for name in filter(None, path.split(b"/")):
+            ino = self.call(self.fs.lookup, view or self.fs.base, ino, name).ino
+        return ino
+
+    def _parent(self, path: bytes, view: Any) -> tuple[int, bytes]:
+        before, _, name = path.rpartition(b"/")
+        return self.node(before, view), name
+
+    def make(self, path: bytes, mode: int = FILE, view: Any = None, **more: Any) -> int:
+        view = view or self.fs.base
+        return self.call(self.fs.make, view, *self._parent(path, view), mode, 0, 0, **more).ino
+
+    def write(self, path: bytes, offset: int, data: bytes, view: Any = None) -> None:
+        view = view or self.fs.base
+        self.call(self.fs.write, view, self.node(path, view), offset, data)
+
+    def fill(self, path: bytes, size: int, view: Any = None) -> None:
+        view = view or self.fs.base
+        self.make(path, view=view)
+        self.write(path, 0, self.rng.randbytes(size), view)
+
+    def truncate(self, path: bytes, size: int) -> None:
+        self.call(self.fs.set_attributes, self.fs.base, self.node(path), Changes(size=size), privileged=True)
+
+    def unlink(self, path: bytes, view: Any = None) -> None:
+        view = view or self.fs.base
+        self.call(self.fs.unlink, view, *self._parent(path, view))
+
+    def rename(self, old: bytes, new: bytes, flags: int = 0) -> None:
+        view = self.fs.base
+        self.call(self.fs.rename, view, *self._parent(old, view), *self._parent(new, view), flags)
+
+    def xattr(self, path: bytes, name: bytes, value: bytes) -> None:
+        self.call(self.fs.xattr_set, self.fs.base, self.node(path), name, value)
+
+    def snapshot(self, name: str, origin: str | None = None) -> None:
+        number = snapshots.get(self.fs, origin).id if origin else 0
+        self.call(snapshots.create, self.fs, name, origin=number)
+        self.commit()
+
+    def view(self, name: str) -> Any:
+        return self.fs.view(snapshots.get(self.fs, name).id)
+
+    def delete(self, name: str) -> None:
+        self.call(snapshots.delete, self.fs, name)
+        self.commit()
+
+    def restore(self, name: str) -> None:
+        self.call(snapshots.restore, self.fs, name)
+        self.commit()
+
+    def work(self, steps: int = 1 << 30) -> None:
+        while steps and self.call(self.fs.work):
+            steps -= 1
+
+
+def files(stage: Stage) -> None:
+    """Write, overwrite, append, holes."""
+    stage.fill(b"kept", 20_000)
+    stage.start()
+    stage.fill(b"new", 9_000)
+    stage.commit()
+    stage.write(b"new", 4096, b"x" * 4096)
+    stage.write(b"kept", 3_000, b"y" * 6_000)
+    stage.commit()
+    stage.write(b"new", 200_000, b"far")
+    stage.write(b"new", 100, b"in place")
+    stage.commit()
+    stage.write(b"kept", 20_000, b"appended")
+    stage.commit()
+
+
+def directories(stage: Stage) -> None:
+    """Many names, a directory that splits and shrinks, moved subtrees."""
+    stage.make(b"d", DIRECTORY)
+    stage.start()
+    for number in range(150):
+        stage.make(b"d/%d" % number + b"n" * 60)
+    stage.make(b"d/sub", DIRECTORY)
+    stage.make(b"e", DIRECTORY)
+    stage.commit()
+    stage.rename(b"d/sub", b"e/moved")
+    for number in range(140):
+        stage.unlink(b"d/%d" % number + b"n" * 60)
+    stage.commit()
+    stage.make(b"e/moved/deep")
+    stage.commit()
+
+
+def rename_over(stage: Stage) -> None:
+    """The way editors save: write a new file, rename it over the old one."""
+    stage.fill(b"document", 8_000)
+    stage.start()
+    for _ in range(4):
+        stage.fill(b"document.new", 7_000 + stage.rng.randrange(4_000))
+        stage.commit()
+        stage.rename(b"document.new", b"document")
+        stage.commit()
+    stage.fill(b"other", 5_000)
+    stage.rename(b"other", b"document", 2)
+    stage.commit()
+
+
+def truncation(stage: Stage) -> None:
+    """Shorter, longer, to nothing."""
+    stage.fill(b"f", 150_000)
+    stage.start()
+    stage.truncate(b"f", 70_001)
+    stage.commit()
+    stage.truncate(b"f", 300_000)
+    stage.commit()
+    stage.write(b"f", 290_000, b"end")
+    stage.truncate(b"f", 0)
+    stage.commit()
+    stage.work()
+    stage.commit()
+
+
+def attributes(stage: Stage) -> None:
+    """Extended attributes inline, in blocks, and back."""
+    stage.fill(b"f", 100)
+    stage.start()
+    for size in (20, 3_000, 60_000, 200, 10):
+        stage.xattr(b"f", b"user.x", stage.rng.randbytes(size))
+        stage.commit()
+    stage.make(b"link", stat.S_IFLNK | 0o777, target=b"t" * 3000)
+    stage.commit()
+
+
+def orphans(stage: Stage) -> None:
+    """Files that are deleted while somebody uses them."""
+    stage.fill(b"f", 120_000)
+    stage.fill(b"g", 2_000)
+    inos = [stage.node(b"f"), stage.node(b"g")]
+    for ino in inos:
+        stage.fs.hold(stage.fs.base, ino)
+    stage.start()
+    stage.unlink(b"f")
+    stage.unlink(b"g")
+    stage.commit()
+    stage.call(stage.fs.write, stage.fs.base, inos[0], 0, b"still written")
+    stage.commit()
+    for ino in inos:
+        stage.fs.forget(stage.fs.base, ino)
+    stage.work()
+    stage.commit()
+
+
+def snapshot_create(stage: Stage) -> None:
+    """Snapshots with changes between them, and one of a snapshot."""
+    stage.fill(b"f", 40_000)
+    stage.start()
+    stage.snapshot("one")
+    stage.write(b"f", 0, b"1" * 8192)
+    stage.snapshot("two")
+    stage.write(b"f", 4096, b"2" * 8192)
+    stage.fill(b"g", 5_000)
+    stage.snapshot("three", "one")
+    stage.unlink(b"f")
+    stage.commit()
+
+
+def view_written(stage: Stage) -> None:
+    """Writes in a view, and in the base below it."""
+    stage.fill(b"f", 40_000)
+    stage.fill(b"g", 4_000)
+    stage.snapshot("one")
+    stage.start()
+    stage.write(b"f", 8192, b"view" * 1024, stage.view("one"))
+    stage.commit()
+    stage.fill(b"only here", 6_000, stage.view("one"))
+    stage.write(b"f", 8192, b"base" * 1024)
+    stage.unlink(b"g", stage.view("one"))
+    stage.commit()
+    stage.snapshot("two", "one")
+    stage.write(b"f", 0, b"again", stage.view("one"))
+    stage.commit()
+
+
+def deletion(stage: Stage) -> None:
+    """Snapshots deleted in any order, with background work between commits."""
+    stage.fill(b"f", 60_000)
+    for number in range(4):
+        stage.snapshot(f"s{number}")
+        stage.write(b"f", number * 12_000, stage.rng.randbytes(9_000))
+    stage.write(b"f", 0, b"v" * 5000, stage.view("s1"))
+    stage.start()
+    stage.delete("s1")
+    stage.work(1)
+    stage.commit()
+    stage.delete("s3")
+    stage.work()
+    stage.commit()
+    stage.delete("s0")
+    stage.unlink(b"f")
+    stage.work()
+    stage.commit()
+    stage.snapshot("new")
+
+
+def restoring(stage: Stage) -> None:
+    """There and back."""
+    stage.fill(b"f", 60_000)
+    stage.make(b"d", DIRECTORY)
+    stage.fill(b"d/g", 3_000)
+    stage.snapshot("one")
+    stage.write(b"f", 4096, b"x" * 20_000)
+    stage.unlink(b"d/g")
+    stage.fill(b"new", 9_000)
+    stage.snapshot("two")
+    stage.start()
+    stage.restore("one")
+    stage.write(b"f", 0, b"after")
+    stage.commit()
+    stage.restore("two")
+    stage.delete("one")
+    stage.work()
+    stage.commit()
+
+
+def records(stage: Stage) -> None:
+    """Records that outgrow their group's header, and shrink back into it."""
+    stage.make(b"f")
+    stage.write(b"f", 0, stage.rng.randbytes(4096 * 900))
+    stage.snapshot("one")
+    stage.start()
+    for position in range(0, 900, 2):
+        stage.write(b"f", position * 4096, b"x" * 4096)
+    stage.commit()
+    stage.snapshot("two")
+    for position in range(0, 900, 3):
+        stage.write(b"f", position * 4096, b"y" * 4096)
+    stage.commit()
+    stage.delete("one")
+    stage.work()
+    stage.commit()
+    stage.delete("two")
+    stage.work()
+    stage.commit()
+
+
+def ring(stage: Stage) -> None:
+    """More commits than the superblock ring and the header slots have places."""
+    stage.start()
+    for number in range(20):
+        stage.fill(b"f%d" % number, 100)
+        stage.commit()
+
+
+def full_volume(stage: Stage) -> None:
+    """Writing until there is no space, and deleting."""
+    stage.fill(b"first", 50_000)
+    stage.snapshot("one")
+    stage.start()
+    number = 0
+    try:
+        while number < 1000:
+            stage.fill(b"f%d" % number, 40_000)
+            number += 1
+    except NoSpace:
+        pass
+    assert number < 1000
+    stage.commit()
+    stage.unlink(b"first")
+    stage.unlink(b"f0")
+    stage.commit()
+    stage.delete("one")
+    stage.work()
+    stage.commit()
+    stage.fill(b"again", 30_000)
+    stage.commit()
+
+
+#: Name -> (story, blocks of its volume).
+SCENARIOS: dict[str, tuple[Callable[[Stage], None], int]] = {
+    "files": (files, 320),
+    "directories": (directories, 320),
+    "rename_over": (rename_over, 320),
+    "truncation": (truncation, 400),
+    "attributes": (attributes, 320),
+    "orphans": (orphans, 320),
+    "snapshot_create": (snapshot_create, 320),
+    "view_written": (view_written, 320),
+    "deletion": (deletion, 400),
+    "restoring": (restoring, 400),
+    "records": (records, 2600),
+    "ring": (ring, 320),
+    "full_volume": (full_volume, 288),
+}

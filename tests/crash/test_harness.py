@@ -1,0 +1,84 @@
+"""The crash harness catches what it is there for: each test plants a defect that loses data only in a crash."""
+
+from __future__ import annotations
+
+import pytest
+from run_states import run
+
+from snapfs.store import commit
+from snapfs.store.allocator import Allocator
+from snapfs.store.sealing import Sealed
+from snapfs.store.volume import Volume
+
+
+def test_a_missing_flush_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The superblock overtakes what it names."""
+    flush_last = Sealed.write
+
+    def write(self: Sealed) -> None:
+        device = self.device
+        flush = device.flush
+        calls = []
+
+        def second_only() -> None:
+            calls.append(1)
+            if len(calls) > 1:
+                flush()
+
+        device.flush = second_only  # type: ignore[method-assign]
+        try:
+            flush_last(self)
+        finally:
+            device.flush = flush  # type: ignore[method-assign]
+
+    monkeypatch.setattr(Sealed, "write", write)
+    with pytest.raises(AssertionError, match="replay with"):
+        run("files", 1, samples=60)
+
+
+def test_reuse_of_freed_blocks_before_the_commit_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I5: what the durable generation still reaches is overwritten."""
+    free_run = Allocator.free_run
+
+    def free_at_once(self: Allocator, start: int, length: int) -> None:
+        free_run(self, start, length)
+        for number, offset, size in self.waiting:
+            self.groups[number].busy[offset : offset + size] = 0
+            self.groups[number].available += size
+            self.groups[number].cursor = 0
+            self.available += size
+        self.waiting.clear()
+
+    monkeypatch.setattr(Allocator, "free_run", free_at_once)
+    with pytest.raises(AssertionError, match="replay with"):
+        run("rename_over", 1, samples=60)
+
+
+def test_a_header_slot_that_does_not_turn_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I4: the header of the durable generation is overwritten."""
+    write_header = commit.write_header
+
+    def same_slot(volume: Volume, sealing, group, generation):  # type: ignore[no-untyped-def]
+        if volume.generation > 1:
+            group.slot ^= 1
+        return write_header(volume, sealing, group, generation)
+
+    monkeypatch.setattr(commit, "write_header", same_slot)
+    with pytest.raises(AssertionError, match="replay with"):
+        run("files", 1, samples=60)
+
+
+def test_a_promise_before_the_last_flush_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The generation is acknowledged, and its superblock is still on the way."""
+
+    def write(self: Sealed) -> None:
+        for block in sorted(self.blocks):
+            self.device.write(block * self.block_size, self.blocks[block])
+        self.device.flush()
+        data, offsets = self.superblock
+        for offset in offsets:
+            self.device.write(offset, data)
+
+    monkeypatch.setattr(Sealed, "write", write)
+    with pytest.raises(AssertionError, match="replay with"):
+        run("files", 1, samples=60)

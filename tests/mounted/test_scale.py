@@ -1,0 +1,312 @@
+"""What must not grow: time and memory with the size of the volume, the number of files, the number of snapshots."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import stat
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from snapfs import ids
+from snapfs.device import open_device
+from snapfs.filesystem import Filesystem
+from snapfs.store.driver import commit, drive
+from snapfs.store.volume import Volume
+
+#: Seconds below which differences between two medians are noise of the machine.
+NOISE = 0.02
+
+
+@contextmanager
+def offline(image: Path) -> Iterator[Filesystem]:
+    """The core on an image that nobody has mounted: makes files without the way through the kernel."""
+    device = open_device(os.fspath(image))
+    try:
+        volume = Volume.open(device)
+        fs = Filesystem(volume)
+        yield fs
+        commit(volume)
+    finally:
+        device.close()
+
+
+def make(fs: Filesystem, parent: int, name: str, kind: int = stat.S_IFREG) -> int:
+    mode = kind | (0o755 if kind == stat.S_IFDIR else 0o644)
+    return drive(fs.volume, fs.make, fs.base, parent, name.encode(), mode, os.geteuid(), os.getegid()).ino
+
+
+def seconds(function: Callable[..., object], *args: object) -> float:
+    start = time.perf_counter()
+    function(*args)
+    return time.perf_counter() - start
+
+
+def resident(pid: int) -> int:
+    """VmRSS, in bytes."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmRSS:"))
+
+
+def process_start(run_snapfs) -> float:
+    """What any command takes here, to subtract from those that are measured: a busy machine starts processes slowly."""
+    return min(seconds(run_snapfs, "--version") for _ in range(3))
+
+
+# --- a large volume ---------------------------------------------------------------------------------
+
+
+def test_a_volume_of_1_tib_is_made_and_mounted_in_under_a_second(images, mount_volume, run_snapfs, tmp_path: Path) -> None:
+    idle = process_start(run_snapfs)
+    formatting, mounting = [], []
+    for number in range(3):
+        image = tmp_path / f"large{number}.img"
+        formatting.append(seconds(run_snapfs, "mkfs", image, "--size", "1T") - idle)
+        images.watch(image)
+    mounted = mount_volume(image)
+    for _ in range(3):
+        mounted.unmount()
+        mounting.append(seconds(mounted.mount) - idle)
+    assert statistics.median(formatting) < 1
+    assert statistics.median(mounting) < 1
+    assert image.stat().st_size == 1 << 40
+    assert image.stat().st_blocks * 512 < 16 << 20
+    status = os.statvfs(mounted.path)
+    assert status.f_blocks * status.f_frsize > (1 << 40) * 0.99
+    assert resident(mounted.pid) < 150 << 20
+
+
+def test_work_on_a_volume_of_1_tib_stays_in_150_mib(mount_volume) -> None:
+    """Files all over it, one of the largest size, snapshots: nothing is kept in memory for the size of the volume."""
+    mounted = mount_volume(size="1T")
+    pid = mounted.pid
+    chunk = os.urandom(1 << 20)
+    for number in range(3):
+        for name in range(300):
+            (mounted / f"file{name}").write_bytes(chunk[name : name + 50_000])
+        (mounted / "sparse").touch()
+        with (mounted / "sparse").open("r+b") as file:
+            for place in range(64):
+                os.pwrite(file.fileno(), chunk[:5000], place * (250 << 30) + number)
+        with (mounted / "large").open("wb") as file:
+            for _ in range(100):
+                file.write(chunk)
+        (mounted / ".snap" / f"s{number}").mkdir()
+        assert resident(pid) < 150 << 20
+    for number in range(3):
+        with (mounted.view(f"s{number}") / "sparse").open("rb") as file:
+            file.seek(63 * (250 << 30) + number)
+            assert file.read(5000) == chunk[:5000]
+    (mounted / "sparse").unlink()
+    (mounted / "large").unlink()
+    mounted.run("restore", mounted.path, "s1")
+    (mounted / ".snap" / "s1").rmdir()
+    assert (mounted / "large").stat().st_size == 100 << 20
+    assert resident(pid) < 150 << 20
+
+
+@pytest.mark.slow
+def test_a_snapshot_takes_as_long_as_on_a_volume_that_is_as_large_and_empty(mount_volume) -> None:
+    """A2: the pause does not grow with the volume: 256 MiB or 1 TiB."""
+    medians = []
+    for size in ("256M", "1T"):
+        mounted = mount_volume(size=size)
+        (mounted / "file").write_bytes(b"first")
+        medians.append(median_of_snapshots(mounted.path))
+    assert medians[1] < 3 * max(medians[0], NOISE)
+
+
+# --- many files -------------------------------------------------------------------------------------
+
+FILES = 200_000
+IN_DIRECTORY = 1000
+
+
+def median_of_snapshots(top: Path) -> float:
+    """Of fifteen, with a change before each, and deleted again."""
+    times = []
+    for number in range(15):
+        (top / "change").write_text(str(number))
+        times.append(seconds((top / ".snap" / f"s{number}").mkdir))
+    for number in range(15):
+        (top / ".snap" / f"s{number}").rmdir()
+    return statistics.median(times)
+
+
+@pytest.mark.slow
+def test_a_snapshot_of_200_000_files_takes_as_long_as_one_of_none(images, mount_volume) -> None:
+    """A2, C3: nothing is walked."""
+    full = images.make("1G")
+    with offline(full) as fs:
+        for start in range(0, FILES, IN_DIRECTORY):
+            directory = make(fs, ids.ROOT_INO, f"d{start}", stat.S_IFDIR)
+            for number in range(start, start + IN_DIRECTORY):
+                ino = make(fs, directory, f"file {number}")
+                if number % 100 == 0:
+                    drive(fs.volume, fs.write, fs.base, ino, 0, b"content of %d" % number)
+    empty, mounted = mount_volume(size="1G"), mount_volume(full)
+    base = median_of_snapshots(empty.path)
+    taken = median_of_snapshots(mounted.path)
+    assert taken < 3 * max(base, NOISE)
+    (mounted / ".snap" / "s").mkdir()
+    assert len(os.listdir(mounted.view("s"))) == FILES // IN_DIRECTORY + 1
+    assert (mounted.view("s") / "d77000" / "file 77700").read_text() == "content of 77700"
+    assert resident(mounted.pid) < 300 << 20
+
+
+@pytest.mark.slow
+def test_a_directory_of_100_000_names(images, mount_volume) -> None:
+    """Listed whole, each name once; looking one up, adding and removing cost nothing more."""
+    count = 100_000
+    image = images.make("512M")
+    with offline(image) as fs:
+        directory = make(fs, ids.ROOT_INO, "many", stat.S_IFDIR)
+        for number in range(count):
+            make(fs, directory, f"a rather long name, as people give them, number {number}")
+    mounted = mount_volume(image)
+    many = mounted / "many"
+    found = os.listdir(many)
+    assert len(found) == count
+    assert set(found) == {f"a rather long name, as people give them, number {number}" for number in range(count)}
+    mounted.snapshot("s")
+    few = mounted / "few"
+    few.mkdir()
+    for step in range(2):  # the first warms up
+        times = {}
+        for directory_ in (few, many):
+            samples = []
+            for number in range(200):
+                path = directory_ / f"new {step} {number}"
+                samples.append(seconds(path.touch) + seconds(path.unlink))
+            times[directory_] = statistics.median(samples)
+    assert times[many] < 4 * max(times[few], 0.001)
+    # Names that are there all the while are listed once, whatever is added and removed meanwhile.
+    seen = []
+    with os.scandir(many) as entries:
+        for index, entry in enumerate(entries):
+            seen.append(entry.name)
+            if index % 500 == 0:
+                (many / f"added {index}").touch()
+            if index % 500 == 250:
+                os.unlink(entry.path)
+    stable = [name for name in seen if name.startswith("a rather")]
+    assert len(stable) == len(set(stable)) == count
+    assert len(os.listdir(mounted.view("s") / "many")) == count
+
+
+# --- many snapshots ---------------------------------------------------------------------------------
+
+
+class History:
+    """A small tree that changes a little before every snapshot, and what each of them must show."""
+
+    def __init__(self, top: Path) -> None:
+        self.top = top
+        self.dice = random.Random(7)
+        self.now: dict[str, bytes] = {}
+        self.states: dict[str, dict[str, bytes]] = {}
+
+    def change(self) -> None:
+        name = f"file{self.dice.randrange(8)}"
+        path = self.top / name
+        content = self.now.get(name)
+        action = self.dice.random()
+        if content is None or action < 0.4:
+            self.now[name] = self.dice.randbytes(self.dice.randrange(1, 20_000))
+            path.write_bytes(self.now[name])
+        elif action < 0.7:
+            place, patch = self.dice.randrange(len(content) + 5000), self.dice.randbytes(self.dice.randrange(1, 5000))
+            with path.open("r+b") as file:
+                file.seek(place)
+                file.write(patch)
+            self.now[name] = content[:place].ljust(place, b"\0") + patch + content[place + len(patch) :]
+        elif action < 0.8:
+            size = self.dice.randrange(len(content) + 1)
+            os.truncate(path, size)
+            self.now[name] = content[:size]
+        elif action < 0.9:
+            path.unlink()
+            del self.now[name]
+        else:
+            other = f"file{self.dice.randrange(8)}"
+            os.rename(path, self.top / other)
+            self.now[other] = self.now.pop(name)
+
+    def snapshot(self, name: str) -> None:
+        (self.top / ".snap" / name).mkdir()
+        self.states[name] = dict(self.now)
+
+    def prove(self, name: str | None = None) -> None:
+        expected = self.now if name is None else self.states[name]
+        top = self.top if name is None else self.top / ".snap" / name
+        found = {}
+        for file in os.listdir(top):
+            with open(top / file, "rb") as stream:
+                found[file] = stream.read()
+        if found != expected:
+            sizes = [{key: len(value) for key, value in one.items()} for one in (found, expected)]
+            pytest.fail(f"{name or 'the base'} has not its content; sizes {sizes[0]}, expected {sizes[1]}")
+
+
+@pytest.mark.slow
+@pytest.mark.volume(size="512M")
+def test_1000_snapshots_with_a_change_between_each(mounted, wait_until) -> None:
+    """A4, A9, A10, C6: made, read, every second deleted, one in the middle gone back to: all exact."""
+    history = History(mounted.path)
+    times = []
+    for number in range(1000):
+        history.change()
+        start = time.perf_counter()
+        history.snapshot(f"s{number:04}")
+        times.append(time.perf_counter() - start)
+    # The last ones take as long as the first ones.
+    assert statistics.median(times[-100:]) < 3 * max(statistics.median(times[:100]), NOISE)
+    assert sorted(os.listdir(mounted / ".snap")) == sorted(history.states)
+    for name in history.states:
+        history.prove(name)
+    history.prove()
+    for number in range(0, 1000, 2):
+        (mounted / ".snap" / f"s{number:04}").rmdir()
+        del history.states[f"s{number:04}"]
+    listing = json.loads(mounted.run("snapshot", "list", mounted.path, "--json").stdout)
+    assert [one["name"] for one in listing] == sorted(history.states)
+
+    def remaining() -> int:
+        return json.loads(mounted.run("info", mounted.path, "--json").stdout)["counters"]["instances"]
+
+    wait_until(lambda: remaining() == 500, limit=60, what="the end of the background deletion")
+    for name in history.states:
+        history.prove(name)
+    history.prove()
+    mounted.remount()
+    before = dict(history.now)
+    target = "s0501"  # the 500th had an even number
+    mounted.run("restore", mounted.path, target)
+    (undo,) = set(os.listdir(mounted / ".snap")) - set(history.states)
+    history.now = dict(history.states[target])
+    history.states[undo] = before
+    history.prove()
+    for name in history.states:
+        history.prove(name)
+    for _ in range(20):
+        history.change()
+    mounted.remount()
+    history.prove()
+    for name in list(history.states)[::10]:
+        history.prove(name)
+    bits = {one["id"] for one in listing}
+    for number in range(20):
+        history.change()
+        history.snapshot(f"again {number}")
+    again = json.loads(mounted.run("snapshot", "list", mounted.path, "--json").stdout)
+    fresh = [one["id"] for one in again if one["name"].startswith("again")]
+    assert not bits & set(fresh)
+    assert max(fresh) <= 1000  # bits that were given back
+    for number in range(20):
+        history.prove(f"again {number}")
