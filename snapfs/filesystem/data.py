@@ -147,7 +147,7 @@ def write(inode: Inode, offset: int, data: bytes, *, urgency: int = 0) -> None:
     for start, length in runs:
         inode.view.owner.taken(start, length)
     volume.written_bytes += len(data)
-    _point(inode, writable, places, content, fresh)
+    _point(inode, writable, places, content, fresh, keep=content is not data)
 
 
 def _whole_blocks(inode: Inode, spans: list[tuple[int, array[int] | None, int, int]], offset: int, data: bytes) -> bytes:
@@ -197,11 +197,13 @@ def _store(inode: Inode, places: list[int], content: bytes) -> None:
                 start = index
 
 
-def _point(inode: Inode, spans: list[tuple[int, array[int], int, int]], places: list[int], content: bytes, fresh: set[int]) -> None:
-    """Let the pointers name the new blocks, and drop the old ones."""
+def _point(
+    inode: Inode, spans: list[tuple[int, array[int], int, int]], places: list[int], content: bytes, fresh: set[int], *, keep: bool
+) -> None:
+    """Let the pointers name the new blocks, and drop the old ones. ``keep`` the blocks at both ends in the cache."""
     volume = inode.view.volume
     block_size, epoch = volume.geometry.block_size, volume.epoch
-    partial = len(places) <= 2
+    last = len(places) - 1
     drops: list[list[int]] = []
     position = 0
     added = 0
@@ -226,7 +228,7 @@ def _point(inode: Inode, spans: list[tuple[int, array[int], int, int]], places: 
                 checksum = crc32c(piece)
                 words[n] = places[position] | writes << WRITES_SHIFT
                 words[n + 1] = checksum << CHECKSUM_SHIFT | epoch
-                if partial:
+                if keep and position in (0, last):  # the next write may go on in the same block
                     volume.cache.put("data", places[position], checksum, bytes(piece))
                 position += 1
     inode.map.blocks += added

@@ -170,7 +170,7 @@ def fragment(fs: Filesystem, ino: int, blocks: int) -> None:
 
 
 def test_record_storage_only_grows() -> None:
-    """A7: many fragmented runs do not fit their group's header; the blocks that store them are counted, marked in both bitmaps, and given back."""
+    """A7: many fragmented runs do not fit their group's header; the blocks that store them are marked in both bitmaps, and given back."""
     device = MemoryDevice(8192 * BLOCK)
     format_volume(device)
     fs = Filesystem(Volume.open(device))
