@@ -247,17 +247,18 @@ class Mounted:
     def pid(self) -> int:
         return int(json.loads(_run("info", self.path, "--json").stdout)["pid"])
 
-    def kill(self) -> None:
-        """kill -9 the daemon; the mount point is an empty directory afterwards."""
-        pid = self.pid
+    def kill(self, pid: int | None = None) -> None:
+        """kill -9 the daemon (``pid``, for a test that must not ask at that moment); the mount point is an empty directory afterwards."""
+        pid = pid or self.pid
         with contextlib.closing(_PidWatch(pid)) as watch:
             os.kill(pid, signal.SIGKILL)
+            self._detach()
             watch.wait()
-        self._detach()
         self.is_mounted = False
 
     def _detach(self) -> None:
-        command = ["umount", "-i", "-l"] if os.geteuid() == 0 else ["fusermount3", "-u", "-z"]
+        # -f ends the connection: a killed daemon's thread may wait for a lock of the kernel's that somebody holds who waits for the daemon.
+        command = ["umount", "-i", "-f", "-l"] if os.geteuid() == 0 else ["fusermount3", "-u", "-z"]
         subprocess.run([*command, os.fspath(self.path)], check=False, capture_output=True, timeout=COMMAND_LIMIT)
 
     def close(self) -> None:

@@ -32,18 +32,18 @@ class Comparison:
         numbers = sorted(self.reach.groups | {n for n, entry in enumerate(entries) if entry.flags & ENTRY_WRITTEN})
         # Record storage may lie in any group: it is claimed before any group is compared.
         spills = 0
-        readable = []
+        unreadable = set()
         for number in numbers:
             group = load_group(volume, number, self.findings)
             if group is None:
+                unreadable.add(number)
                 continue
-            readable.append(number)
             for block, _ in group.spill:
                 self.reach.claim(block, 1, RECORDS, 0, f"records of group {number}")
                 spills += 1
             if len(groups) < 64:
                 groups[number] = group
-        for number in sorted(set(readable) | self.reach.groups):
+        for number in sorted(self.reach.groups.union(numbers) - unreadable):
             group = groups.pop(number, None) or load_group(volume, number, self.findings)
             if group is not None:
                 self._group(group)
@@ -111,6 +111,8 @@ class Comparison:
                 if held
                 else "not marked in the snapshot bitmap, though only snapshots or records need it",
             )
+        if epoch > self.volume.epoch:
+            add("I3", "future-epoch", where, f"said to be born in epoch {epoch}, the volume is at {self.volume.epoch}")
         holders = mask & ~(BASE | SYSTEM | RECORDS)
         if leaving:
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from snapfs.blocks.geometry import SLOT_BYTES
 from snapfs.blocks.group_header import ENTRY_WRITTEN
-from snapfs.blocks.superblock import Superblock
+from snapfs.blocks.superblock import SUPERBLOCK_BYTES, Superblock
 from snapfs.check.findings import Findings, Severity
 from snapfs.check.reach import RECORDS, SYSTEM
 from snapfs.check.trees import Root, Walker
@@ -14,17 +14,22 @@ from snapfs.store.volume import Volume, number_hash
 
 
 def check_superblocks(volume: Volume, findings: Findings) -> None:
-    """Every slot of both rings that was ever written is intact; the newest stands in both."""
+    """Every slot of both rings that holds a superblock is intact; the newest stands in both."""
     front, tail = volume.geometry.slot_offsets()
     for ring, offsets in (("front", front), ("end", tail)):
         newest = 0
         for slot, offset in enumerate(offsets):
             where = f"superblock slot {slot} at the {ring}"
             try:
-                newest = max(newest, Superblock.decode(volume.device.read(offset, SLOT_BYTES)).generation)
+                data = volume.device.read(offset, SLOT_BYTES)
+                if any(data[SUPERBLOCK_BYTES:]):
+                    findings.add("format", "superblock", where, "what follows the superblock is not zero", Severity.WARNING)
+                newest = max(newest, Superblock.decode(data).generation)
             except NotAVolume:
                 if slot == volume.generation % len(offsets):
                     findings.add("I8", "superblock-copy", where, "the newest superblock is missing in this ring", Severity.WARNING)
+                elif any(data[:SUPERBLOCK_BYTES]):
+                    findings.add("format", "superblock", where, "it is neither empty nor a superblock", Severity.WARNING)
             except (CorruptBlock, UnsupportedVersion, DeviceError) as exc:
                 findings.add("format", "superblock", where, str(exc), Severity.WARNING)
         if newest != volume.generation and newest:
@@ -40,6 +45,7 @@ def check_superblocks(volume: Volume, findings: Findings) -> None:
 def check_tables(volume: Volume, walker: Walker, findings: Findings) -> None:
     """Claim the blocks of the tables, and check what they count."""
     walker.reach.claim(volume.root_block, 1, SYSTEM, 0, "root record")
+    check_root_block(volume, findings)
     tree = volume.group_tree
     totals, _ = walker.block_map([Root(tree.root_words, tree.depth, SYSTEM)], "", "group table")
     if totals[0][0] != tree.blocks:
@@ -71,6 +77,18 @@ def check_tables(volume: Volume, walker: Walker, findings: Findings) -> None:
             findings.add(
                 "format", "origin", f"snapshot {one.name}", f"it was made of instance {one.origin}, which does not exist", Severity.WARNING
             )
+
+
+def check_root_block(volume: Volume, findings: Findings) -> None:
+    """The rest of the root record's block, which no checksum covers, is zero."""
+    block_size = volume.geometry.block_size
+    try:
+        data = volume.device.read(volume.root_block * block_size, block_size)
+    except DeviceError as exc:
+        findings.add("I7", "unreadable", "root record", str(exc))
+        return
+    if any(data[volume.superblock.root_length :]):
+        findings.add("format", "root-record", "root record", "what follows it in its block is not zero", Severity.WARNING)
 
 
 def load_group(volume: Volume, number: int, findings: Findings) -> Group | None:

@@ -78,14 +78,20 @@ class Walker:
                 node = self.load("node", pointer, where)
                 if node is None:
                     continue
+                used = fan_out - node[::2].count(0)
+                if not used:
+                    self.findings.add("I1", "empty-pointer-block", where, "a pointer block points nowhere")
                 first = number << fan_bits
                 if level == 1 and not leaf_kind:
+                    self._flags(max(node[::2]), where)
                     count = end = 0
                     for block, length, epoch in pointer_runs(node, 0, fan_out, BLOCK_MASK):
                         self.reach.claim(block, length, mask, epoch, where)
                         count += length
+                    if count != used:
+                        self.findings.add("format", "pointer-range", where, f"{used - count} pointers name block 0")
                     end = next((slot + 1 for slot in range(fan_out - 1, -1, -1) if node[2 * slot]), 0)
-                    sums[key] = (1 + count, first + end if end else 0)
+                    sums[key] = (1 + used, first + end if end else 0)
                     continue
                 lower = levels.setdefault(level - 1, {})
                 for slot in range(fan_out):
@@ -111,8 +117,13 @@ class Walker:
                 if content is not None:
                     yield number, content, mask
 
-    def _claim(self, pointer: Pointer, mask: int, where: str) -> bool:
+    def _claim(self, pointer: Pointer, mask: int, where: str, flags: int = 0) -> bool:
+        self._flags(pointer[0] & ~flags, where)
         return self.reach.claim(pointer[0] & BLOCK_MASK, 1, mask, pointer[1] & EPOCH_MASK, where)
+
+    def _flags(self, first: int, where: str) -> None:
+        if first >= FLAG_BUCKET:
+            self.findings.add("format", "pointer-flags", where, f"a pointer has flags that it cannot have: {first & -FLAG_BUCKET:#x}")
 
     # Bucket trees
 
@@ -132,7 +143,7 @@ class Walker:
             for key, mask in levels[depth].items():
                 prefix, pointer, low, high = key
                 children = below[depth, key] = []
-                if not self._claim(pointer, mask, where):
+                if not self._claim(pointer, mask, where, FLAG_BUCKET):
                     continue
                 is_bucket = bool(pointer[0] & FLAG_BUCKET)
                 found = self.load("bucket" if is_bucket else "node", pointer, where)

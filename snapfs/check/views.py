@@ -15,7 +15,7 @@ from snapfs.errors import CorruptBlock, DeviceError, NotCached
 from snapfs.filesystem import Filesystem, Inode, attributes
 from snapfs.filesystem.inode import EMPTY_SLOT
 from snapfs.filesystem.names import TYPE_BITS
-from snapfs.ids import FIRST_INO, INO_LIMIT, NAME_MAX, ORPHANS_INO, ROOT_INO
+from snapfs.ids import FILE_SIZE_MAX, FIRST_INO, INO_LIMIT, NAME_MAX, ORPHANS_INO, ROOT_INO
 from snapfs.store.driver import drive
 from snapfs.store.instances import ViewRoot
 from snapfs.store.tree import BlockMap
@@ -42,7 +42,7 @@ class ViewChecker:
         self.progress = progress
         self.instances = [one for one in fs.volume.instances.table.values() if not one.going]
         self.everything = BASE | sum(1 << one.id for one in self.instances)
-        self.names: dict[int, list[tuple[int, int]]] = defaultdict(list)  # inode -> (directory, mask) of each name
+        self.names: dict[int, list[tuple[int, int, int]]] = defaultdict(list)  # inode -> (directory, type, mask) of each name
         self.subdirectories: dict[int, list[int]] = defaultdict(list)  # directory -> masks of its subdirectories
         self.listed: dict[int, int] = defaultdict(int)  # orphan -> views that list it
 
@@ -98,7 +98,8 @@ class ViewChecker:
             count = sum(1 for found in versions.values() for one in found if one.mask & mask)
             if count != root.inodes:
                 self.findings.add("format", "inode-count", what, f"it has {count} inodes, {root.inodes} are counted")
-            if versions and max(versions) >= max(root.next_ino, FIRST_INO) and any(one.mask & mask for one in versions[max(versions)]):
+            highest = max((ino for ino, found in versions.items() if any(one.mask & mask for one in found)), default=0)
+            if highest >= max(root.next_ino, FIRST_INO):
                 self.findings.add("format", "next-inode", what, "an inode has a number that is still to be given out")
         return versions
 
@@ -137,8 +138,12 @@ class ViewChecker:
             self.findings.add(
                 "format", "block-behind-end", self.place(inode.ino, one.mask), f"a block lies behind its size of {inode.size} bytes"
             )
-        if stat.S_ISLNK(inode.mode) and inode.inline_kind == INLINE_TARGET and len(inode.inline) != inode.size:
-            self.findings.add("format", "symlink-size", self.place(inode.ino, one.mask), "its target has another length than its size")
+        if inode.size > FILE_SIZE_MAX:
+            self.findings.add("format", "file-size", self.place(inode.ino, one.mask), f"a file cannot have {inode.size} bytes")
+        if stat.S_ISLNK(inode.mode):
+            inline = len(inode.inline) if inode.inline_kind == INLINE_TARGET else 0
+            if inline != inode.size if not inode.data.blocks else not 0 < inode.size <= block_size:
+                self.findings.add("format", "symlink-size", self.place(inode.ino, one.mask), "its target has another length than its size")
         if stat.S_IFMT(inode.mode) not in (stat.S_IFREG, stat.S_IFLNK) and end:
             self.findings.add(
                 "format", "data-of-special", self.place(inode.ino, one.mask), "something that is neither file nor link has data"
@@ -165,9 +170,11 @@ class ViewChecker:
             return
         ino = value >> TYPE_BITS
         if directory == ORPHANS_INO:
+            if name != b"%x" % ino:
+                self.findings.add("format", "orphan-name", where, f"{name!r} lists inode {ino}, whose entry would have another name")
             self.listed[ino] |= mask
             return
-        self.names[ino].append((directory, mask))
+        self.names[ino].append((directory, value & 15, mask))
         if value & 15 == stat.S_IFDIR >> 12:
             self.subdirectories[directory].append(mask)
 
@@ -177,7 +184,10 @@ class ViewChecker:
             there = 0
             for one in versions.get(ino, ()):
                 there |= one.mask
-            for directory, mask in names:
+            for directory, kind, mask in names:
+                wrong = mask & sum(one.mask for one in versions.get(ino, ()) if stat.S_IFMT(one.inode.mode) >> 12 != kind)
+                if wrong:
+                    self.findings.add("format", "entry-type", self.place(directory, wrong), f"a name says that inode {ino} has type {kind}")
                 if mask & ~there:
                     self.findings.add(
                         "format",
@@ -188,7 +198,7 @@ class ViewChecker:
         for ino, found in versions.items():
             if ino == ORPHANS_INO:
                 continue
-            masks = [mask for _, mask in self.names.get(ino, ())]
+            masks = [mask for _, _, mask in self.names.get(ino, ())]
             for one in found:
                 where = self.place(ino, one.mask)
                 for count, mask in partition(masks, one.mask):
@@ -230,7 +240,7 @@ class ViewChecker:
         """Every directory is below the root, and knows where it is."""
         children: dict[int, list[tuple[int, int]]] = defaultdict(list)
         for ino, names in self.names.items():
-            for directory, mask in names:
+            for directory, _, mask in names:
                 children[directory].append((ino, mask))
         for ino, found in versions.items():
             if ino in (ROOT_INO, ORPHANS_INO):
@@ -238,16 +248,14 @@ class ViewChecker:
             for one in found:
                 if one.inode.is_directory and one.inode.nlink:
                     stray = one.mask
-                    for directory, mask in self.names.get(ino, ()):
+                    for directory, _, mask in self.names.get(ino, ()):
                         if directory == one.inode.parent:
                             stray &= ~mask
                     if stray:
                         self.findings.add("format", "parent", self.place(ino, stray), f"it takes inode {one.inode.parent} for its parent")
-        root = 0
-        for one in versions.get(ROOT_INO, ()):
-            root |= one.mask if one.inode.is_directory else 0
-        if root != self.everything:
-            self.findings.add("format", "no-root", self.place(ROOT_INO, self.everything & ~root), "the root directory is missing")
+        root = self._fixed(versions, ROOT_INO, "no-root", "the root directory is missing")
+        self._fixed(versions, ORPHANS_INO, "no-orphan-list", "the list of orphans is missing")
+        self._covered(versions)
         connected: dict[int, int] = defaultdict(int)
         connected[ROOT_INO] = root
         work = [(ROOT_INO, root)]
@@ -263,6 +271,28 @@ class ViewChecker:
                 lost = one.mask & ~connected.get(ino, 0)
                 if lost and one.inode.nlink and ino != ORPHANS_INO and self.names.get(ino):
                     self.findings.add("format", "not-connected", self.place(ino, lost), "no path leads to it from the root")
+
+    def _fixed(self, versions: dict[int, list[Version]], ino: int, rule: str, detail: str) -> int:
+        """A directory that every view has; the views that do have it."""
+        there = 0
+        for one in versions.get(ino, ()):
+            there |= one.mask if one.inode.is_directory else 0
+        if there != self.everything:
+            self.findings.add("format", rule, self.place(ino, self.everything & ~there), detail)
+        return there
+
+    def _covered(self, versions: dict[int, list[Version]]) -> None:
+        """The chain of a snapshot leads from its root to the directory that it covers."""
+        for one in self.instances:
+            parent = ROOT_INO
+            for ino in one.chain:
+                there = [found.inode for found in versions.get(ino, ()) if found.mask >> one.id & 1]
+                if not any(inode.is_directory and inode.parent == parent for inode in there):
+                    break
+                parent = ino
+            if parent != one.directory:
+                detail = f"its chain {list(one.chain)} does not lead to inode {one.directory}"
+                self.findings.add("format", "covered-directory", f"snapshot {one.name}", detail)
 
 
 def partition(masks: list[int], whole: int) -> list[tuple[int, int]]:

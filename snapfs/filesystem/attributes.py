@@ -9,6 +9,7 @@ from snapfs.blocks.schema import pack, unpack
 from snapfs.errors import CorruptBlock, Exists, NoAttribute, NoSpace, NotPermitted, NotSupported, OutOfRange, TooBig
 from snapfs.filesystem import acl
 from snapfs.filesystem.inode import Inode
+from snapfs.filesystem.view import View
 from snapfs.ids import NAME_MAX
 
 #: Largest value, and largest list of names, that the kernel passes on (linux/limits.h).
@@ -69,14 +70,31 @@ def plan_store(inode: Inode, attributes: dict[bytes, bytes]) -> bytes:
     if len(data) > TOTAL_MAX:
         raise NoSpace("the extended attributes of one file may not exceed 1 MiB")
     count = 0 if _fits(inode, data) else -(-len(data) // volume.geometry.block_size)
-    volume.allocator.prepare(2 * count, metadata=volume.dirtied)
+    volume.allocator.prepare(0, metadata=volume.dirtied + 2 * count + 4)
     inode.view.change(inode)
+    _make_room(inode, count)
+    inode.attribute_map.cut(count, 1 << 20)
+    return data
+
+
+def _make_room(inode: Inode, count: int) -> None:
     if count:
         inode.attribute_map.grow(count)
         for index in range(count):
             inode.attribute_map.writable(0, index)
-    inode.attribute_map.cut(count, 1 << 20)
-    return data
+
+
+def blocks_for(view: View, attributes: dict[bytes, bytes]) -> int:
+    """Blocks that the attributes of a new inode take, at most."""
+    return 2 * -(-len(pack(attributes)) // view.volume.geometry.block_size) if attributes else 0
+
+
+def store_new(inode: Inode, attributes: dict[bytes, bytes]) -> None:
+    """Give a new inode its first attributes. Cannot fail: the caller has made sure of ``blocks_for`` them."""
+    data = pack(attributes)
+    if not _fits(inode, data):
+        _make_room(inode, -(-len(data) // inode.view.volume.geometry.block_size))
+    store(inode, attributes, data)
 
 
 def store(inode: Inode, attributes: dict[bytes, bytes], data: bytes) -> None:

@@ -143,6 +143,7 @@ def write(inode: Inode, offset: int, data: bytes, *, urgency: int = 0) -> None:
     except DeviceError:
         for start, length in runs:
             allocator.free_run(start, length)
+        _adopt_torn(inode, writable, fresh)
         raise
     for start, length in runs:
         inode.view.owner.taken(start, length)
@@ -195,6 +196,23 @@ def _store(inode: Inode, places: list[int], content: bytes) -> None:
             if index == len(places) or places[index] != places[index - 1] + 1:
                 volume.device.write(places[start] * block_size, view[start * block_size : index * block_size])
                 start = index
+
+
+def _adopt_torn(inode: Inode, spans: list[tuple[int, array[int], int, int]], fresh: set[int]) -> None:
+    """A write over blocks in place has failed, nobody knows where: what they hold now is what the file has there.
+
+    That is what a failed write may leave, as on any disk; without this, all that these blocks held would be unreadable.
+    """
+    volume = inode.view.volume
+    block_size = volume.geometry.block_size
+    for _, words, slot, number in spans:
+        for n in range(2 * slot, 2 * (slot + number), 2):
+            if words[n] & BLOCK_MASK in fresh:
+                try:
+                    found = volume.device.read((words[n] & BLOCK_MASK) * block_size, block_size)
+                except DeviceError:
+                    continue  # it can be read neither now nor, with its old checksum, later
+                words[n + 1] = crc32c(found) << CHECKSUM_SHIFT | words[n + 1] & EPOCH_MASK
 
 
 def _point(
@@ -259,7 +277,7 @@ def truncate(inode: Inode, size: int) -> None:
     volume.allocator.prepare(0, urgency=1, metadata=volume.dirtied + 8)
     inode.view.change(inode)
     while True:
-        left = inode.map.cut(keep, CUT_BUDGET)
+        left = inode.map.cut(keep, min(CUT_BUDGET, volume.cache.capacity // 2))  # all of a step is in the cache at once
         inode.size = min(inode.size, left * block_size)
         if left <= keep:
             break

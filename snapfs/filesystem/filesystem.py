@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from snapfs.errors import CorruptBlock, InvalidArgument, IsDirectory, NoSuchSnapshot, NotPermitted
+from snapfs.errors import CommitNeeded, CorruptBlock, InvalidArgument, IsDirectory, NoSpace, NoSuchSnapshot, NotPermitted
 from snapfs.filesystem import acl, attributes, data, names
 from snapfs.filesystem.data import ReadPlan
 from snapfs.filesystem.inode import Inode
@@ -294,6 +294,10 @@ class Filesystem:
         inode = view.inode(ino)
         now = self.now()
         if inode.atime <= inode.mtime or inode.atime <= inode.ctime or now - inode.atime >= ATIME_INTERVAL:
+            try:
+                self.volume.allocator.prepare(0, metadata=self.volume.dirtied + 4)
+            except (NoSpace, CommitNeeded):
+                return  # an access time is not worth the last blocks
             view.change(inode)
             inode.atime = now
 

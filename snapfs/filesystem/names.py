@@ -161,7 +161,7 @@ def make(
         if kind == stat.S_IFDIR:
             inherited[acl.DEFAULT] = default
     ino = view.plan_new()
-    volume.allocator.prepare(1, metadata=volume.dirtied + 8)
+    volume.allocator.prepare(0, metadata=volume.dirtied + 9 + attributes.blocks_for(view, inherited))
     _touch(parent, name)
     now = fs.now()
     inode = Inode(view, ino, mode, uid=uid, gid=gid, generation=volume.next_inode_generation & 0xFFFF_FFFF, now=now)
@@ -172,7 +172,7 @@ def make(
     inode.parent = parent_ino
     inode.rdev = rdev if kind in (stat.S_IFCHR, stat.S_IFBLK) else 0
     if inherited:
-        attributes.store(inode, inherited, attributes.plan_store(inode, inherited))
+        attributes.store_new(inode, inherited)
     if kind == stat.S_IFLNK:
         inode.size = len(target)
         if len(target) <= INLINE_BYTES and not inode.inline:

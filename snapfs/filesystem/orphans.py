@@ -35,16 +35,16 @@ class Orphans:
     def __init__(self, fs: Filesystem) -> None:
         self._fs = fs
         self.queue: dict[tuple[int, int], None] = {}
-        self._unread = not fs.volume.read_only  # the base's list of an earlier mount was not looked at yet
+        self._unread: int | None = 0  # where in the base's list of an earlier mount to read on; None: read
 
     def rescan(self) -> None:
         """The base view is another one: what is in its list is to be freed."""
-        self._unread = True
+        self._unread = 0
 
     @property
     def pending(self) -> bool:
         """Is there anything to do?"""
-        return bool(self.queue or self._unread) and not self._fs.volume.read_only
+        return (bool(self.queue) or self._unread is not None) and not self._fs.volume.read_only
 
     # When the last name goes
 
@@ -86,11 +86,11 @@ class Orphans:
     def work(self) -> bool:
         """Free some; True while there is more. May raise ``NotCached``, ``CommitNeeded``."""
         fs = self._fs
-        if self._unread:
-            self._read_list()
+        if self._unread is not None:
+            self._read_list(self._unread)
         for _ in range(STEPS):
             if not self.queue:
-                return False
+                break
             (view_id, ino) = next(iter(self.queue))
             view = fs.views.get(view_id)
             if view is None or ino not in view.orphans or ino in view.known:
@@ -98,7 +98,7 @@ class Orphans:
                 continue
             if self._step(view, view.inode(ino)):
                 del self.queue[view_id, ino]
-        return bool(self.queue)
+        return self.pending
 
     def _step(self, view: View, inode: Inode) -> bool:
         """Free a bounded part of an inode; True when it is gone."""
@@ -109,24 +109,25 @@ class Orphans:
             view.change(place)
             place.names.touch(_name(inode.ino))
         view.change(inode)
-        if inode.attribute_map.cut(0, STEP_BUDGET) or (not inode.is_directory and inode.map.cut(0, STEP_BUDGET)):
+        if not inode.is_directory and inode.map.cut(0, STEP_BUDGET):
             return False
+        inode.attribute_map.cut(0, STEP_BUDGET)  # it has fewer pointer blocks than that
         view.free(inode)
         if listed:
             view.inode(ORPHANS_INO).names.pop(_name(inode.ino))
             view.listed_orphans.discard(inode.ino)
         return True
 
-    def _read_list(self) -> None:
-        """Find what an earlier mount left."""
+    def _read_list(self, after: int) -> None:
+        """Find some of what an earlier mount left."""
         view = self._fs.base
-        items = names.entries(view, ORPHANS_INO, 0, 1 << 30)
+        items = names.entries(view, ORPHANS_INO, after, 1)
         for entry in items:
             if entry.ino not in view.orphans:
                 view.orphans.add(entry.ino)
                 view.listed_orphans.add(entry.ino)
                 self.queue[BASE_VIEW, entry.ino] = None
-        self._unread = False
+        self._unread = items[-1].cookie if items else None
 
     # Commit
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from snapfs.errors import CommitNeeded, NameTaken, NotDirectory, NotFound
+from snapfs.errors import CommitNeeded, NameTaken, NotDirectory, NotFound, UsageError
 from snapfs.ids import BASE_VIEW, ROOT_INO
 from snapfs.snapshots.naming import ancestry, check_name, get, path_of
 from snapfs.store.commit import name_live
@@ -12,6 +12,10 @@ from snapfs.store.instances import Instance
 
 if TYPE_CHECKING:
     from snapfs.filesystem import Filesystem
+
+
+#: Deepest directory that a snapshot may cover: an instance is one item of a block.
+DEPTH_MAX = 256
 
 
 def new_instance(fs: Filesystem, name: str, *, origin: int, directory: int, owner: int, now_ns: int | None) -> Instance:
@@ -33,7 +37,9 @@ def new_instance(fs: Filesystem, name: str, *, origin: int, directory: int, owne
     path = "/"
     if directory != ROOT_INO:
         chain = tuple(reversed(ancestry(view, covered)[:-1]))
-        path = path_of(view, covered)
+        if len(chain) > DEPTH_MAX:
+            raise UsageError(f"the directory lies more than {DEPTH_MAX} levels deep: make the snapshot further up")
+        path = path_of(fs, view, covered)
     volume.allocator.prepare(0, metadata=volume.dirtied + 8)
     bit = volume.instances.take_bit(fs.view_ids_in_use())
     now = fs.now() if now_ns is None else now_ns

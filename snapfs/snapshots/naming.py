@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import datetime as dt
 import unicodedata
+import weakref
 from typing import TYPE_CHECKING
 
 from snapfs.errors import BadName, CorruptBlock, NoSuchSnapshot, NotCached, StaleInode
+from snapfs.filesystem.names import TYPE_BITS
 from snapfs.ids import NAME_MAX, ROOT_INO
 from snapfs.store.instances import Instance
 
 if TYPE_CHECKING:
     from snapfs.filesystem import Filesystem, Inode, View
     from snapfs.store.cache import Want
+
+
+#: Bytes of a directory's path that an instance keeps, for people to see.
+PATH_SHOWN = 1000
 
 
 def default_name(now_ns: int) -> str:
@@ -108,12 +114,32 @@ def ancestry(view: View, directory: Inode) -> list[int]:
     return out
 
 
-def path_of(view: View, directory: Inode) -> str:
-    """The path of a directory in its view, beginning with ``/``. May raise ``NotCached``."""
+def path_of(fs: Filesystem, view: View, directory: Inode) -> str:
+    """The path of a directory in its view, beginning with ``/``; of a very long one the end. May raise ``NotCached``."""
     parts: list[str] = []
     while directory.ino != ROOT_INO:
         parent = view.inode(directory.parent)
-        name = next((name for _, name, value in parent.names.scan(0, 1 << 30) if value >> 4 == directory.ino), b"?")
-        parts.append(name.decode(errors="replace"))
+        parts.append(_name_of(fs, parent, directory.ino).decode(errors="replace"))
         directory = parent
-    return "/" + "/".join(reversed(parts))
+    path = "/" + "/".join(reversed(parts))
+    while len(path.encode()) > PATH_SHOWN:
+        path = "..." + path[max(4, len(path) // 8) :]
+    return path
+
+
+#: How far searches for a name were that ``NotCached`` interrupted: (view, directory, inode) -> the hash to go on from.
+_searches: weakref.WeakKeyDictionary[Filesystem, dict[tuple[int, int, int], int]] = weakref.WeakKeyDictionary()
+
+
+def _name_of(fs: Filesystem, parent: Inode, ino: int) -> bytes:
+    """The name of an inode in a directory, ``?`` when it has none. Goes on where it was interrupted: directories can be large."""
+    searches = _searches.setdefault(fs, {})
+    key = parent.view.id, parent.ino, ino
+    while items := parent.names.scan(searches.get(key, 0), 1):
+        for _, name, value in items:
+            if value >> TYPE_BITS == ino:
+                searches.pop(key, None)
+                return bytes(name)
+        searches[key] = items[-1][0] + 1
+    searches.pop(key, None)
+    return b"?"

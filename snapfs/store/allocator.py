@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING
 
 from snapfs.blocks.group_header import ENTRY_SLOT, ENTRY_WRITTEN, GroupEntry
@@ -26,6 +26,9 @@ ROOMY = 16
 
 #: Clean groups kept in memory beyond those in use.
 GROUPS_KEPT = 256
+
+#: So many calls that needed groups are remembered: an operation makes fewer before it uses them.
+RECENT_NEEDS = 64
 
 Waiting = tuple[int, int, int]  # group, offset, length
 
@@ -47,7 +50,7 @@ class Allocator:
         self.reclaim: Callable[[], bool] = lambda: False
         self.reserve = min(16384, max(32, geometry.blocks // 64))
         self._window: list[int] = []
-        self._needed: deque[set[int]] = deque(maxlen=8)
+        self._needed: deque[Collection[int]] = deque(maxlen=RECENT_NEEDS)
         self._shift = geometry.group_span.bit_length() - 1
         self._mask = geometry.group_span - 1
 
@@ -76,15 +79,16 @@ class Allocator:
     def need_block(self, block: int) -> None:
         """The same for one block."""
         number = block >> self._shift
+        self._needed.append((number,))
         if number not in self.groups:
             self._load({number})
 
     def need_groups(self, numbers: Iterable[int]) -> None:
         """The same for groups by their numbers."""
         numbers = set(numbers)
+        self._needed.append(numbers)
         missing = {number for number in numbers if number not in self.groups}
         if missing:
-            self._needed.append(numbers)
             self._load(missing)
 
     def _load(self, missing: set[int]) -> None:

@@ -156,9 +156,18 @@ class BucketTree:
 
     # Changing
 
-    def touch(self, key: Any) -> None:
-        """Make everything writable that ``put`` or ``pop`` of this key may change. Raises ``NotCached``."""
-        self._writable(self.hash_of(key))
+    def touch(self, key: Any, *, beside: bool = False) -> None:
+        """Make everything writable that ``put`` or ``pop`` of this key may change. Raises ``NotCached``.
+
+        Before several keys are put in a row, ``beside`` must be given: a bucket that splits may leave a part of its range to the bucket
+        before it, and with it keys that are still to come.
+        """
+        _, slot, prefix, depth, _ = self._writable(self.hash_of(key))
+        if beside and depth and slot:
+            words = self.dirty[prefix >> self.volume.geometry.fan_bits << DEPTH_BITS | depth - 1]
+            before = next((place for place in range(slot - 1, -1, -1) if words[2 * place]), -1)
+            if before >= 0 and words[2 * before] & FLAG_BUCKET:
+                self._dirty_path(prefix - slot + before, depth)
 
     def _writable(self, value: int) -> tuple[array[int], int, int, int, Bucket | None]:
         while True:
@@ -221,7 +230,7 @@ class BucketTree:
         while bucket.size + size > room:
             if not bucket.items:
                 raise NoSpace("an item does not fit a block")
-            self._split(words, slot, prefix, depth, bucket)
+            self._split(words, slot, prefix, depth, bucket, hashed)
             words, slot, prefix, depth, found = self._writable(hashed)
             if found is None:
                 found = Bucket({}, 0)
@@ -235,10 +244,15 @@ class BucketTree:
         self._adopt(prefix << DEPTH_BITS | depth, bucket)
         self.blocks += 1
 
-    def _split(self, words: array[int], slot: int, prefix: int, depth: int, bucket: Bucket) -> None:
-        """Make room: the upper half of a bucket's slots goes to a new bucket, or a bucket of one slot goes below a pointer block."""
+    def _split(self, words: array[int], slot: int, prefix: int, depth: int, bucket: Bucket, hashed: int) -> None:
+        """Make room for a key with this hash: the upper half of a bucket goes to a new one, or all of it below a pointer block.
+
+        One half may be empty afterwards: the key belongs there then.
+        """
         bits = self.volume.geometry.fan_bits
-        digits = sorted({self._digit(self.hash_of(key), depth - 1) for key in bucket.items}) if depth else [0]
+        digits = [0]
+        if depth:
+            digits = sorted({self._digit(one, depth - 1) for one in (hashed, *map(self.hash_of, bucket.items))})
         if len(digits) == 1:
             if bits * (depth + 1) > HASH_BITS:
                 raise NoSpace("too many names with one hash")

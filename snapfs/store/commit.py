@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from snapfs.blocks.checksum import crc32c
 from snapfs.blocks.geometry import RING_SLOTS
 from snapfs.blocks.group_header import ENTRY, ENTRY_WRITTEN, PAYLOAD_OFFSET, GroupEntry, GroupHeader, encode_records
+from snapfs.blocks.schema import pack
 from snapfs.errors import CommitNeeded, CorruptBlock, NoSpace
 from snapfs.store import recovery
 from snapfs.store.sealing import Sealed, Sealing
@@ -29,8 +30,7 @@ RUN_BYTES = 11
 
 
 def seal(volume: Volume) -> Sealed:
-    """Seal the open generation and start the next. Raises ``NotCached``, ``CommitNeeded``, ``NoSpace`` before anything has changed."""
-    plan(volume)
+    """Seal the open generation, which was planned in the same synchronous stretch, and start the next. Cannot fail."""
     sealing = Sealing(volume)
     volume.contents.seal(sealing)
     publish_pending(volume)
@@ -43,7 +43,10 @@ def seal(volume: Volume) -> Sealed:
 
 
 def plan(volume: Volume) -> None:
-    """Load and make writable all that sealing changes, and make sure of the blocks that it needs."""
+    """Load and make writable all that sealing changes, and make sure of the blocks that it needs.
+
+    Raises ``NotCached``, ``NoSpace``, ``CorruptBlock``; nothing has changed then.
+    """
     allocator, holders, instances = volume.allocator, volume.holders, volume.instances
     needed = volume.contents.plan_seal()
     views = volume.contents.dirty_views()
@@ -53,10 +56,10 @@ def plan(volume: Volume) -> None:
             sets.update(holders.naming(1 << pending.origin))
     sets |= holders.dirty
     for number in sets:
-        volume.sets_tree.touch(number)
+        volume.sets_tree.touch(number, beside=True)
     changed = instances.dirty | {one.id for one in instances.pending} | set(views)
     for number in changed:
-        volume.instances_tree.touch(number)
+        volume.instances_tree.touch(number, beside=True)
     per_leaf = volume.geometry.block_size // ENTRY.size
     volume.group_tree.grow(-(-volume.geometry.groups // per_leaf))
     done = -1
@@ -71,10 +74,12 @@ def plan(volume: Volume) -> None:
             touched |= {block // volume.geometry.group_span for block, _ in spill}
         for leaf in {number // per_leaf for number in touched}:
             volume.group_tree.writable(0, leaf)
+        made = [*instances.pending, *(instances.table[number] for number in changed if number in instances.table)]
+        instance_bytes = sum(64 + len(pack(one.encode())) for one in made)
         set_bytes = sum(40 + holders.sets[number].mask.bit_length() // 8 for number in sets if number in holders.sets)
         total = (
             needed + tree_growth(volume.sets_tree, set_bytes)
-            + tree_growth(volume.instances_tree, 400 * len(changed)) + len(volume.group_tree.dirty)
+            + tree_growth(volume.instances_tree, instance_bytes) + len(volume.group_tree.dirty)
             + sum(spill_blocks(volume, allocator.groups[number]) for number in touched if number in allocator.groups) + 1
         )  # fmt: skip
         try:

@@ -24,17 +24,16 @@ from snapfs.store.runs import RunMap
 
 if TYPE_CHECKING:
     from snapfs.device.base import Device
+    from snapfs.store.buckets import BucketTree
     from snapfs.store.volume import Volume
 
 V = TypeVar("V", bound="Volume")
+T = TypeVar("T")
 
 EMPTY_ROOT = ViewRoot()
 
 TreeRoot = tuple[tuple[int, int], int]  # root words, blocks
 MapRoot = tuple[tuple[int, int], int, int]  # root words, depth, blocks
-
-#: Items that one step of loading a table takes.
-BATCH = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,35 +106,46 @@ def open_volume(kind: type[V], device: Device) -> V:
         raise CorruptBlock(f"{device.path}: the root record of generation {superblock.generation} fails its checksum")
     root = RootRecord.decode(data, superblock.blocks)
     volume = kind(device, superblock, root, fresh_entries(superblock.geometry))
-    _fetch(volume, load_group_table)
-    _fetch(volume, load_tables)
+    _fetch(volume, lambda: load_group_table(volume))
+    load_tables(volume)
     if root.counting.rstrip(b"\0") != volume.instances.counting.tobytes().rstrip(b"\0"):
         raise CorruptBlock(f"{device.path}: the counting bitmap does not fit the instance table")
     return volume
 
 
-def _fetch(volume: Volume, function: Callable[[Volume], None]) -> None:
+def _fetch(volume: Volume, function: Callable[[], T]) -> T:
     while True:
         try:
-            return function(volume)
+            return function()
         except NotCached as exc:
             volume.admit(volume.read_wants(exc.wants))
 
 
 def newest_superblock(device: Device) -> Superblock:
-    """The valid superblock of the highest generation, from the ring at the front and its copy at the end."""
+    """The valid superblock of the highest generation, from the ring at the front and its copy at the end.
+
+    Where the copy is follows from the ring at the front. Only when that is lost altogether are the possible places looked at, and then no
+    two volumes may be found: what files contain can look like a superblock.
+    """
     failures: list[SnapfsError] = []
-    found: list[Superblock] = []
-    for offset in _slots(device):
-        if offset + SLOT_BYTES > device.size:
-            continue
-        try:
-            found.append(Superblock.decode(device.read(offset, SLOT_BYTES)))
-        except (NotAVolume, CorruptBlock, UnsupportedVersion, DeviceError) as exc:
-            failures.append(exc)
+    front, _ = Geometry(BLOCK_SIZES[0], 1 << 20).slot_offsets()
+    found = _intact(device, front, failures)
     newer = [exc for exc in failures if isinstance(exc, UnsupportedVersion)]
     if newer:
         raise UnsupportedVersion(f"{device.path}: {newer[0]}")
+    if found:
+        newest = max(found, key=lambda one: one.generation)
+        copies = _intact(device, newest.geometry.slot_offsets()[1], failures)
+        found += [one for one in copies if (one.uuid, one.geometry) == (newest.uuid, newest.geometry)]
+    else:
+        for size in BLOCK_SIZES:
+            try:
+                shape = Geometry.for_size(size, device.size)
+            except UsageError:
+                continue
+            found += [one for one in _intact(device, shape.slot_offsets()[1], failures) if one.geometry == shape]
+        if len({(one.uuid, one.block_size) for one in found}) > 1:
+            raise CorruptBlock(f"{device.path}: the superblocks at the front are lost, and at the end there is more than one volume")
     if found:
         return max(found, key=lambda one: one.generation)
     for failure in failures:
@@ -144,27 +154,15 @@ def newest_superblock(device: Device) -> Superblock:
     raise NotAVolume(f"{device.path}: not a snapfs volume; 'snapfs mkfs' makes one")
 
 
-def _slots(device: Device) -> Iterator[int]:
-    """Offsets of all slots. Where the copy is depends on the geometry, which may have to be guessed from the size."""
-    front, _ = Geometry(BLOCK_SIZES[0], 1 << 20).slot_offsets()
-    yield from front
-    seen = set(front)
-    shapes = []
-    for offset in front:
-        try:
-            shapes.append(Superblock.decode(device.read(offset, SLOT_BYTES)).geometry)
-        except SnapfsError:
-            continue
-    for size in BLOCK_SIZES:
-        try:
-            shapes.append(Geometry.for_size(size, device.size))
-        except UsageError:
-            continue
-    for shape in shapes:
-        for offset in shape.slot_offsets()[1]:
-            if offset not in seen:
-                seen.add(offset)
-                yield offset
+def _intact(device: Device, offsets: list[int], failures: list[SnapfsError]) -> list[Superblock]:
+    found = []
+    for offset in offsets:
+        if 0 <= offset <= device.size - SLOT_BYTES:
+            try:
+                found.append(Superblock.decode(device.read(offset, SLOT_BYTES)))
+            except (NotAVolume, CorruptBlock, UnsupportedVersion, DeviceError) as exc:
+                failures.append(exc)
+    return found
 
 
 def load_group_table(volume: Volume) -> None:
@@ -187,22 +185,19 @@ def load_group_table(volume: Volume) -> None:
 
 
 def load_tables(volume: Volume) -> None:
-    """Read all instances and all holder sets. May raise ``NotCached``."""
-    instances, holders = volume.instances, volume.holders
-    found = [Instance.decode(key, value, volume.geometry.blocks) for key, value in _items(volume.instances_tree)]
-    sets = [(check_range(key, 1, 1 << 48, "holder set"), decode_set(value)) for key, value in _items(volume.sets_tree)]
-    # Both are in memory whole: nothing is taken twice when a fetch interrupts.
-    for instance in found:
-        instances.load(instance)
-    for number, entry in sets:
-        holders.load(number, entry)
-    holders.loaded()
-    holders.set_instances({one.id: one.epoch for one in instances.table.values() if not one.going})
+    """Read all instances and all holder sets."""
+    for key, value in _items(volume, volume.instances_tree):
+        volume.instances.load(Instance.decode(key, value, volume.geometry.blocks))
+    for key, value in _items(volume, volume.sets_tree):
+        volume.holders.load(check_range(key, 1, 1 << 48, "holder set"), decode_set(value))
+    volume.holders.loaded()
+    volume.holders.set_instances({one.id: one.epoch for one in volume.instances.live()})
 
 
-def _items(tree: Any) -> Iterator[tuple[Any, Any]]:
+def _items(volume: Volume, tree: BucketTree) -> Iterator[tuple[Any, Any]]:
+    """All items of a table, bucket by bucket: a table may be larger than the cache."""
     start = 0
-    while some := tree.scan(start, BATCH):
+    while some := _fetch(volume, lambda: tree.scan(start, 1)):  # noqa: B023 - called at once
         for _, key, value in some:
             yield key, value
         start = some[-1][0] + 1

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from snapfs.blocks.checksum import crc32c
 from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, decode_pointers
+from snapfs.blocks.superblock import KNOWN_READ_ONLY_COMPATIBLE
 from snapfs.errors import CommitNeeded, CorruptBlock, DeviceError, NotCached, ReadOnly
 from snapfs.store import commit, recovery
 from snapfs.store.allocator import Allocator
@@ -119,6 +120,10 @@ class Volume:
         """
         volume = recovery.open_volume(cls, device)
         volume.read_only = read_only or device.read_only
+        unknown = volume.superblock.read_only_compatible & ~KNOWN_READ_ONLY_COMPATIBLE
+        if unknown:
+            volume.read_only = True
+            volume.read_only_reason = f"it has features {unknown:#x} that this snapfs can only read: use a newer one to change it"
         return volume
 
     def close(self) -> None:
@@ -264,11 +269,20 @@ class Volume:
     # Committing
 
     def seal(self) -> Sealed:
-        """Seal the open generation: see ``commit.seal``. One generation may be in flight at a time."""
+        """Seal the open generation: see ``commit``. One generation may be in flight at a time.
+
+        Raises ``NotCached``, ``CommitNeeded``, ``NoSpace``, ``ReadOnly`` before anything has changed.
+        """
         self.check_writable()
         if self.in_flight is not None:
             raise CommitNeeded
-        sealed = commit.seal(self)
+        commit.plan(self)
+        try:
+            sealed = commit.seal(self)
+        except Exception as exc:
+            # A defect, or memory has run out. What is in memory is half of one generation and half of the next: it must not be written.
+            self.read_only, self.read_only_reason = True, f"a commit broke off: {type(exc).__name__}: {exc}"
+            raise
         self.in_flight = sealed
         return sealed
 

@@ -62,6 +62,7 @@ class ForgetfulWorld(World):
                 self.interrupted += 1
                 if self.rnd.random() < self.gives_up:
                     self.give_up()
+                    continue  # what was wanted may have moved meanwhile
                 self.volume.admit(self.volume.read_wants(exc.wants))
                 if self.rnd.random() < self.commits:
                     commit(self.volume)
@@ -108,18 +109,18 @@ def test_an_interrupted_call_leaves_something_behind(block_size: int, blocks: in
         if step % 50 == 49:
             world.prove()
     world.finish()
-    assert world.interrupted > 100
+    assert world.interrupted > 50
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_call_that_is_given_up_was_half_done(seed: int) -> None:
     """I1, I6: a call that raised ``NotCached`` and is not repeated has changed nothing, now and after a commit."""
     rnd = random.Random(seed)
-    world = ForgetfulWorld(4096, 3000, rnd, gives_up=0.1)
+    world = ForgetfulWorld(4096, 3000, rnd, gives_up=0.2)
     for step in range(150):
         world.step(rnd)
         if step % 50 == 49:
             world.prove()
     world.gives_up = 0  # the end deletes without telling the model
     world.finish()
-    assert world.unrepeated > 20
+    assert world.unrepeated > 5
