@@ -8,7 +8,7 @@ from itertools import groupby
 
 from snapfs.blocks.group_header import ENTRY_WRITTEN
 from snapfs.check.findings import Findings, Severity
-from snapfs.check.reach import BASE, RECORDS, SYSTEM, Reach
+from snapfs.check.reach import BASE, RECORDS, SYSTEM, Reach, everywhere
 from snapfs.check.tables import load_group
 from snapfs.store.group import Group
 from snapfs.store.volume import Volume
@@ -39,7 +39,7 @@ class Comparison:
                 unreadable.add(number)
                 continue
             for block, _ in group.spill:
-                self.reach.claim(block, 1, RECORDS, 0, f"records of group {number}")
+                self.reach.claim(block, 1, RECORDS, 0, everywhere(f"records of group {number}"))
                 spills += 1
             if len(groups) < 64:
                 groups[number] = group

@@ -7,6 +7,7 @@ and for the storage of records. Masks are interned; a group that something reach
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from typing import Final
 
 from snapfs.blocks.geometry import Geometry
@@ -16,6 +17,14 @@ from snapfs.ids import MAX_INSTANCES
 BASE: Final = 1
 SYSTEM: Final = 1 << MAX_INSTANCES + 1
 RECORDS: Final = 1 << MAX_INSTANCES + 2
+
+#: Says where something is, in words, for the views of a mask.
+Where = Callable[[int], str]
+
+
+def everywhere(place: str) -> Where:
+    """One place for all views."""
+    return lambda _mask: place
 
 
 class Reach:
@@ -52,11 +61,13 @@ class Reach:
         """Groups that anything reaches."""
         return set(self._groups)
 
-    def claim(self, start: int, length: int, mask: int, epoch: int, where: str) -> bool:
+    def claim(self, start: int, length: int, mask: int, epoch: int, where: Where) -> bool:
         """Views reach these blocks at a place. False when the place is impossible: outside the volume, or in fixed metadata."""
         geometry = self._geometry
         if start < 1 or start + length > geometry.blocks:
-            self._findings.add("format", "pointer-range", where, f"it names blocks {start} to {start + length - 1}, outside the volume")
+            self._findings.add(
+                "format", "pointer-range", where(mask), f"it names blocks {start} to {start + length - 1}, outside the volume"
+            )
             return False
         ok = True
         end = start + length
@@ -66,7 +77,7 @@ class Reach:
             for first, last in self._fixed.get(group, self._fixed_elsewhere):
                 if low < last and high > first:
                     self._findings.add(
-                        "I4", "pointer-into-fixed", where, f"it names block {start}, which belongs to the volume's fixed metadata"
+                        "I4", "pointer-into-fixed", where(mask), f"it names block {start}, which belongs to the volume's fixed metadata"
                     )
                     ok = False
             if ok:
@@ -74,7 +85,7 @@ class Reach:
             start += high - low
         return ok
 
-    def _claim(self, group: int, low: int, high: int, mask: int, epoch: int, where: str) -> None:
+    def _claim(self, group: int, low: int, high: int, mask: int, epoch: int, where: Where) -> None:
         masks, epochs = self._arrays(group)
         if not any(masks[low:high]):
             masks[low:high] = array("I", [self._id(mask)]) * (high - low)
@@ -85,11 +96,14 @@ class Reach:
             old = self._masks[masks[offset]]
             if old & mask:
                 self._findings.add(
-                    "I4", "reached-twice", where, f"block {start + offset} is reached at another place of the same view as well"
+                    "I4", "reached-twice", where(mask), f"block {start + offset} is reached at another place of the same view as well"
                 )
             if old and epochs[offset] != epoch:
                 self._findings.add(
-                    "format", "epoch-differs", where, f"block {start + offset} is said to be born in epoch {epoch} and in {epochs[offset]}"
+                    "format",
+                    "epoch-differs",
+                    where(mask),
+                    f"block {start + offset} is said to be born in epoch {epoch} and in {epochs[offset]}",
                 )
             masks[offset] = self._id(old | mask)
             epochs[offset] = epoch

@@ -6,7 +6,7 @@ from snapfs.blocks.geometry import SLOT_BYTES
 from snapfs.blocks.group_header import ENTRY_WRITTEN
 from snapfs.blocks.superblock import SUPERBLOCK_BYTES, Superblock
 from snapfs.check.findings import Findings, Severity
-from snapfs.check.reach import RECORDS, SYSTEM
+from snapfs.check.reach import RECORDS, SYSTEM, everywhere
 from snapfs.check.trees import Root, Walker
 from snapfs.errors import CorruptBlock, DeviceError, NotAVolume, UnsupportedVersion
 from snapfs.store.group import Group
@@ -14,44 +14,47 @@ from snapfs.store.volume import Volume, number_hash
 
 
 def check_superblocks(volume: Volume, findings: Findings) -> None:
-    """Every slot of both rings that holds a superblock is intact; the newest stands in both."""
+    """Every slot of both rings that holds a superblock is intact; the newest stands in both, or in one of them after a crash.
+
+    A commit that a crash interrupted may have left anything in the slots that it was to write: those of the next generation, and in
+    the ring that comes second those of the newest one.
+    """
     front, tail = volume.geometry.slot_offsets()
+    next_slot = (volume.generation + 1) % len(front)
     for ring, offsets in (("front", front), ("end", tail)):
         newest = 0
+        damaged: list[tuple[int, str]] = []
         for slot, offset in enumerate(offsets):
-            where = f"superblock slot {slot} at the {ring}"
+            if slot == next_slot:
+                continue
             try:
                 data = volume.device.read(offset, SLOT_BYTES)
                 if any(data[SUPERBLOCK_BYTES:]):
-                    findings.add("format", "superblock", where, "what follows the superblock is not zero", Severity.WARNING)
+                    damaged.append((slot, "what follows the superblock is not zero"))
                 newest = max(newest, Superblock.decode(data).generation)
             except NotAVolume:
-                if slot == volume.generation % len(offsets):
-                    findings.add("I8", "superblock-copy", where, "the newest superblock is missing in this ring", Severity.WARNING)
-                elif any(data[:SUPERBLOCK_BYTES]):
-                    findings.add("format", "superblock", where, "it is neither empty nor a superblock", Severity.WARNING)
+                if any(data[:SUPERBLOCK_BYTES]):
+                    damaged.append((slot, "it is neither empty nor a superblock"))
             except (CorruptBlock, UnsupportedVersion, DeviceError) as exc:
-                findings.add("format", "superblock", where, str(exc), Severity.WARNING)
-        if newest != volume.generation and newest:
-            findings.add(
-                "I8",
-                "superblock-copy",
-                f"superblocks at the {ring}",
-                f"the newest one is of generation {newest}, not {volume.generation}",
-                Severity.WARNING,
-            )
+                damaged.append((slot, str(exc)))
+        for slot, what in damaged:
+            if newest != volume.generation - 1 or slot != volume.generation % len(offsets):
+                findings.add("format", "superblock", f"superblock slot {slot} at the {ring}", what, Severity.WARNING)
+        if not volume.generation - 1 <= newest <= volume.generation:
+            what = f"the newest one is of generation {newest}, not {volume.generation}"
+            findings.add("I8", "superblock-copy", f"superblocks at the {ring}", what, Severity.WARNING)
 
 
 def check_tables(volume: Volume, walker: Walker, findings: Findings) -> None:
     """Claim the blocks of the tables, and check what they count."""
-    walker.reach.claim(volume.root_block, 1, SYSTEM, 0, "root record")
+    walker.reach.claim(volume.root_block, 1, SYSTEM, 0, everywhere("root record"))
     check_root_block(volume, findings)
     tree = volume.group_tree
-    totals, _ = walker.block_map([Root(tree.root_words, tree.depth, SYSTEM)], "", "group table")
+    totals, _ = walker.block_map([Root(tree.root_words, tree.depth, SYSTEM)], "", everywhere("group table"))
     if totals[0][0] != tree.blocks:
         findings.add("I1", "table-blocks", "group table", f"it has {totals[0][0]} blocks, {tree.blocks} are counted")
     for name, table, mask in (("instance table", volume.instances_tree, SYSTEM), ("holder sets", volume.sets_tree, RECORDS)):
-        counts, _ = walker.buckets([Root(table.root_words, 0, mask)], number_hash, name)
+        counts, _ = walker.buckets([Root(table.root_words, 0, mask)], number_hash, everywhere(name))
         if counts[0] != table.blocks:
             findings.add("I1", "table-blocks", name, f"it has {counts[0]} blocks, {table.blocks} are counted")
     seen: dict[tuple[bool, int, int], int] = {}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from snapfs.blocks.pointer import BLOCK_MASK, EPOCH_MASK, FLAG_BUCKET
 from snapfs.check.findings import Findings
-from snapfs.check.reach import Reach
+from snapfs.check.reach import Reach, Where
 from snapfs.errors import CorruptBlock, DeviceError, NotCached
 from snapfs.store.allocator import pointer_runs
 from snapfs.store.buckets import HASH_BITS, Bucket
@@ -36,26 +36,26 @@ class Walker:
         self.reach = reach
         self.findings = findings
 
-    def load(self, kind: str, pointer: Pointer, where: str) -> Any:
+    def load(self, kind: str, pointer: Pointer, mask: int, where: Where) -> Any:
         """A decoded block, None (and a finding) if it cannot be read."""
         try:
             return self.volume.load(kind, *pointer)
         except NotCached as exc:
             wants = exc.wants
         except CorruptBlock as exc:
-            self.findings.add("I7", "unreadable", where, str(exc))
+            self.findings.add("I7", "unreadable", where(mask), str(exc))
             return None
         try:
             ((_, found),) = loaded = self.volume.read_wants(wants)
         except (CorruptBlock, DeviceError) as exc:
-            self.findings.add("I7", "unreadable", where, str(exc))
+            self.findings.add("I7", "unreadable", where(mask), str(exc))
             return None
         self.volume.admit(loaded)
         return found
 
     # Block maps
 
-    def block_map(self, roots: list[Root], leaf_kind: str, where: str) -> tuple[list[tuple[int, int]], Iterator[tuple[int, Any, int]]]:
+    def block_map(self, roots: list[Root], leaf_kind: str, where: Where) -> tuple[list[tuple[int, int]], Iterator[tuple[int, Any, int]]]:
         """Claim all blocks of a map in several views.
 
         Returns for each root its blocks and the first index behind its last block, and the leaves (number, content, mask) when
@@ -75,21 +75,21 @@ class Walker:
                 sums[key], below[key] = (1, 0), []
                 if not self._claim(pointer, mask, where):
                     continue
-                node = self.load("node", pointer, where)
+                node = self.load("node", pointer, mask, where)
                 if node is None:
                     continue
                 used = fan_out - node[::2].count(0)
                 if not used:
-                    self.findings.add("I1", "empty-pointer-block", where, "a pointer block points nowhere")
+                    self.findings.add("I1", "empty-pointer-block", where(mask), "a pointer block points nowhere")
                 first = number << fan_bits
                 if level == 1 and not leaf_kind:
-                    self._flags(max(node[::2]), where)
+                    self._flags(max(node[::2]), mask, where)
                     count = end = 0
                     for block, length, epoch in pointer_runs(node, 0, fan_out, BLOCK_MASK):
                         self.reach.claim(block, length, mask, epoch, where)
                         count += length
                     if count != used:
-                        self.findings.add("format", "pointer-range", where, f"{used - count} pointers name block 0")
+                        self.findings.add("format", "pointer-range", where(mask), f"{used - count} pointers name block 0")
                     end = next((slot + 1 for slot in range(fan_out - 1, -1, -1) if node[2 * slot]), 0)
                     sums[key] = (1 + used, first + end if end else 0)
                     continue
@@ -110,24 +110,24 @@ class Walker:
         totals = [sums[root.depth, 0, root.pointer] if root.pointer[0] else (0, 0) for root in roots]
         return totals, self._leaves(levels.get(0, {}), leaf_kind, where)
 
-    def _leaves(self, leaves: dict[tuple[int, Pointer], int], kind: str, where: str) -> Iterator[tuple[int, Any, int]]:
+    def _leaves(self, leaves: dict[tuple[int, Pointer], int], kind: str, where: Where) -> Iterator[tuple[int, Any, int]]:
         if kind:
             for (number, pointer), mask in sorted(leaves.items()):
-                content = self.load(kind, pointer, where)
+                content = self.load(kind, pointer, mask, where)
                 if content is not None:
                     yield number, content, mask
 
-    def _claim(self, pointer: Pointer, mask: int, where: str, flags: int = 0) -> bool:
-        self._flags(pointer[0] & ~flags, where)
+    def _claim(self, pointer: Pointer, mask: int, where: Where, flags: int = 0) -> bool:
+        self._flags(pointer[0] & ~flags, mask, where)
         return self.reach.claim(pointer[0] & BLOCK_MASK, 1, mask, pointer[1] & EPOCH_MASK, where)
 
-    def _flags(self, first: int, where: str) -> None:
+    def _flags(self, first: int, mask: int, where: Where) -> None:
         if first >= FLAG_BUCKET:
-            self.findings.add("format", "pointer-flags", where, f"a pointer has flags that it cannot have: {first & -FLAG_BUCKET:#x}")
+            self.findings.add("format", "pointer-flags", where(mask), f"a pointer has flags that it cannot have: {first & -FLAG_BUCKET:#x}")
 
     # Bucket trees
 
-    def buckets(self, roots: list[Root], hash_of: Callable[[Any], int], where: str) -> tuple[list[int], list[tuple[Any, Any, int]]]:
+    def buckets(self, roots: list[Root], hash_of: Callable[[Any], int], where: Where) -> tuple[list[int], list[tuple[Any, Any, int]]]:
         """Claim all blocks of a bucket tree in several views: for each root its blocks, and the items (key, value, mask)."""
         fan_bits, fan_out = self.volume.geometry.fan_bits, self.volume.geometry.fan_out
         items: list[tuple[Any, Any, int]] = []
@@ -146,7 +146,7 @@ class Walker:
                 if not self._claim(pointer, mask, where, FLAG_BUCKET):
                     continue
                 is_bucket = bool(pointer[0] & FLAG_BUCKET)
-                found = self.load("bucket" if is_bucket else "node", pointer, where)
+                found = self.load("bucket" if is_bucket else "node", pointer, mask, where)
                 if found is None:
                     continue
                 if is_bucket:
@@ -154,7 +154,7 @@ class Walker:
                     continue
                 shift = HASH_BITS - fan_bits * (depth + 1)
                 if shift < 0:
-                    self.findings.add("format", "tree-too-deep", where, "its pointer blocks are deeper than its hashes")
+                    self.findings.add("format", "tree-too-deep", where(mask), "its pointer blocks are deeper than its hashes")
                     continue
                 if depth + 1 == len(levels):
                     levels.append({})
@@ -169,7 +169,7 @@ class Walker:
                         children.append(child)
                         end = slot
                 if not children:
-                    self.findings.add("I1", "empty-pointer-block", where, "a pointer block points nowhere")
+                    self.findings.add("I1", "empty-pointer-block", where(mask), "a pointer block points nowhere")
             depth += 1
         counts: dict[tuple[int, tuple[int, Pointer, int, int]], int] = {}
         for level in range(len(levels) - 1, -1, -1):
@@ -178,16 +178,16 @@ class Walker:
         return [counts[0, (0, root.pointer, 0, 1 << HASH_BITS)] if root.pointer[0] else 0 for root in roots], items
 
     def _bucket(
-        self, bucket: Bucket, mask: int, low: int, high: int, hash_of: Callable[[Any], int], where: str, items: list[tuple[Any, Any, int]]
+        self, bucket: Bucket, mask: int, low: int, high: int, hash_of: Callable[[Any], int], where: Where, items: list[tuple[Any, Any, int]]
     ) -> None:
         if not bucket.items:
-            self.findings.add("I1", "empty-bucket", where, "a bucket has no items")
+            self.findings.add("I1", "empty-bucket", where(mask), "a bucket has no items")
         for key, value in bucket.items.items():
             try:
                 hashed = hash_of(key)
             except TypeError:
-                self.findings.add("format", "key-type", where, f"{key!r} is not a key")
+                self.findings.add("format", "key-type", where(mask), f"{key!r} is not a key")
                 continue
             if not low <= hashed < high:
-                self.findings.add("format", "misplaced-item", where, f"{key!r} is in a bucket where a look-up does not find it")
+                self.findings.add("format", "misplaced-item", where(mask), f"{key!r} is in a bucket where a look-up does not find it")
             items.append((key, value, mask))

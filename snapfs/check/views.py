@@ -5,11 +5,12 @@ from __future__ import annotations
 import stat
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from snapfs.blocks.inode import INLINE_TARGET, INODE_BYTES
 from snapfs.check.findings import Findings
-from snapfs.check.reach import BASE
+from snapfs.check.reach import BASE, everywhere
 from snapfs.check.trees import Root, Walker
 from snapfs.errors import CorruptBlock, DeviceError, NotCached
 from snapfs.filesystem import Filesystem, Inode, attributes
@@ -70,7 +71,7 @@ class ViewChecker:
         views: list[tuple[ViewRoot, int, str]] = [(self.fs.volume.base_root, BASE, "the base")]
         views += [(one.root, 1 << one.id, f"snapshot {one.name}") for one in self.instances]
         roots = [Root((root.first, root.second), root.depth, mask) for root, mask, _ in views]
-        totals, leaves = self.walker.block_map(roots, "inodes", "inode table")
+        totals, leaves = self.walker.block_map(roots, "inodes", everywhere("inode table"))
         slots: dict[tuple[int, bytes], int] = {}
         per_leaf = self.fs.volume.geometry.block_size // INODE_BYTES
         for number, leaf, mask in leaves:
@@ -106,23 +107,24 @@ class ViewChecker:
     def _inode(self, ino: int, found: list[Version]) -> None:
         if not FIRST_INO <= ino < INO_LIMIT and ino not in (ROOT_INO, ORPHANS_INO):
             self.findings.add("format", "inode-number", self.place(ino, found[0].mask), "the number is reserved")
+        where = partial(self.place, ino)
         directories = [one for one in found if one.inode.is_directory]
         files = [one for one in found if not one.inode.is_directory]
         if directories:
             roots = [Root(one.inode.names.root_words, 0, one.mask) for one in directories]
-            counts, items = self.walker.buckets(roots, self.fs.base.name_hash, self.place(ino, directories[0].mask))
+            counts, items = self.walker.buckets(roots, self.fs.base.name_hash, where)
             for one, count in zip(directories, counts, strict=True):
                 self._count(one, "data-blocks", one.inode.data.blocks, count)
             for name, value, mask in items:
                 self._name(ino, name, value, mask)
         if files:
             roots = [Root(one.inode.map.root_words, one.inode.map.depth, one.mask) for one in files]
-            totals, _ = self.walker.block_map(roots, "", self.place(ino, files[0].mask))
+            totals, _ = self.walker.block_map(roots, "", where)
             for one, (count, end) in zip(files, totals, strict=True):
                 self._count(one, "data-blocks", one.inode.data.blocks, count)
                 self._size(one, end)
         roots = [Root(one.inode.attribute_map.root_words, one.inode.attribute_map.depth, one.mask) for one in found]
-        totals, _ = self.walker.block_map(roots, "", self.place(ino, found[0].mask))
+        totals, _ = self.walker.block_map(roots, "", where)
         for one, (count, _) in zip(found, totals, strict=True):
             self._count(one, "attribute-blocks", one.inode.attribute_map.blocks, count)
             self._readable(one)

@@ -274,7 +274,7 @@ def truncate(inode: Inode, size: int) -> None:
         words, slot = inode.map.pointers(keep - 1)
         if words is not None and words[2 * slot]:
             tail = volume.load("data", words[2 * slot], words[2 * slot + 1])[size % block_size :]
-    volume.allocator.prepare(0, urgency=1, metadata=volume.dirtied + 8)
+    volume.allocator.prepare(1 if any(tail) else 0, urgency=1, metadata=volume.dirtied + 8)
     inode.view.change(inode)
     while True:
         left = inode.map.cut(keep, min(CUT_BUDGET, volume.cache.capacity // 2))  # all of a step is in the cache at once

@@ -11,8 +11,8 @@ import errno
 import logging
 import os
 import stat
-import threading
 from collections.abc import Callable, Collection, Iterable
+from itertools import zip_longest
 from typing import Final
 
 import pyfuse3
@@ -21,6 +21,7 @@ import trio
 from snapfs.errors import DeviceError, NoSpace, NoSuchSnapshot, NotFound, StaleInode
 from snapfs.filesystem import Entry, Filesystem, View
 from snapfs.fuse.edge import Edge
+from snapfs.fuse.flusher import Flusher
 from snapfs.fuse.known import Known, Place
 from snapfs.fuse.numbers import KERNEL_ROOT, Numbers
 from snapfs.ids import BASE_VIEW
@@ -40,6 +41,9 @@ _HARMLESS: Final = (errno.ENOENT, errno.ENOTCONN, errno.ENODEV, errno.ENOTDIR, e
 #: Entries that are compared at a time after a restore.
 _CHUNK: Final = 1000
 
+#: Inodes that are flushed by one message.
+_FLUSH_BATCH: Final = 256
+
 
 class MountedKernel:
     """The kernel's side of one mount. See ``edge.Kernel``. ``run`` must be running."""
@@ -54,7 +58,7 @@ class MountedKernel:
         # How the names begin that ``flush`` uses in the root: in no listing, and nobody's by chance. Not in ``.snap``, which the kernel
         # keeps locked while it waits for the mkdir that makes a snapshot.
         self._alias = b".snapfs-%s-" % os.urandom(12).hex().encode()
-        self._flusher = -1  # the thread that may use them
+        self._flusher = Flusher()  # the process that may use them
         self._flushing = trio.Lock()
         self._jobs, self._todo = trio.open_memory_channel[Callable[[], None]](float("inf"))
 
@@ -75,7 +79,7 @@ class MountedKernel:
 
     def node_of_alias(self, name: bytes, pid: int) -> int | None:
         """The inode that a name in the root stands for while ``flush`` asks for it; None for every other name and everybody else."""
-        if pid != self._flusher or not name.startswith(self._alias):
+        if pid != self._flusher.pid or not name.startswith(self._alias):
             return None
         return int(name[len(self._alias) :], 16)
 
@@ -91,37 +95,29 @@ class MountedKernel:
         """Make the kernel send its dirty pages of these inodes, and wait until all of them have been served.
 
         syncfs(2) will not do: on FUSE it starts that at most, and does not wait (and since Linux 6.18 not even that). What does, for one
-        inode, is closing it. So each is opened by its number, under a name that is there for the moment and for this thread, and closed.
+        inode, is closing it. So each is opened by its number, under a name that is there for the moment and for one process, and closed.
         """
-        directory = os.open(self._mountpoint, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._flusher = threading.get_native_id()
-        try:
-            reachable = os.fstat(directory).st_dev == self._device  # not detached, and nothing mounted over it
-            for node in nodes:
-                if not (reachable and self._flush_by_closing(directory, node)):
-                    # One write for each page, and nothing of the file stays in the kernel's memory; but it needs no permissions.
-                    _forget_inodes([node], attributes_only=False)
-        finally:
-            self._flusher = -1
-            os.close(directory)
-
-    def _flush_by_closing(self, directory: int, node: int) -> bool:
-        """False when the user who mounted the volume may not open the file."""
-        alias = b"%s%x" % (self._alias, node)
-        try:
-            descriptor = os.open(alias, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=directory)
+        for first in range(0, len(nodes), _FLUSH_BATCH):
+            batch = nodes[first : first + _FLUSH_BATCH]
+            names = [b"%s%x" % (self._alias, node) for node in batch]
             try:
-                os.close(descriptor)
-            finally:
-                _forget_names([(KERNEL_ROOT, alias)])  # or the kernel would hold the inode for the sake of the name
-        except PermissionError:
-            return False
-        except OSError as exc:
-            if exc.errno in (errno.ESTALE, errno.ENOENT):  # deleted with its view
-                return True
-            kind = NoSpace if exc.errno == errno.ENOSPC else DeviceError
-            raise kind(f"what was written last could not be stored: {exc.strerror}") from exc
-        return True
+                results = self._flusher.flush(self._mountpoint, self._device, names)
+            except OSError as exc:
+                log.warning("the kernel's cached writes are fetched page by page: %s", exc)
+                results = []
+            # Or the kernel would hold the inodes for the sake of the names.
+            _forget_names((KERNEL_ROOT, name) for name in names)
+            for node, result in zip_longest(batch, results, fillvalue=errno.EACCES):
+                if result in (errno.EACCES, errno.EPERM):
+                    # The user who mounted may not open it. One write for each page, and nothing of the file stays in the kernel's memory.
+                    _forget_inodes([node], attributes_only=False)
+                elif result not in (0, errno.ESTALE, errno.ENOENT):  # deleted with its view
+                    kind = NoSpace if result == errno.ENOSPC else DeviceError
+                    raise kind(f"what was written last could not be stored: {os.strerror(result)}")
+
+    def close(self) -> None:
+        """The mount has ended."""
+        self._flusher.close()
 
     # --- what the kernel believes ---
 

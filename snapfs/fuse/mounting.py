@@ -72,6 +72,7 @@ async def serve(fs: Filesystem, mountpoint: str, options: MountOptions, ready: C
         finally:
             # Nothing is served any more, so nothing may wait for the kernel from here on.
             pyfuse3.close(unmount=True)
+            kernel.close()
         for node in list(known.orphans):
             known.drop(node, 1 << 62)
             await operations.release_inode(node)

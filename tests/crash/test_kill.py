@@ -188,6 +188,12 @@ def prove(top: Path, log: Log, digests: dict[str, dict[str, bytes]]) -> None:
         del digests[name]
 
 
+def findings(mounted) -> list[str]:
+    """What the checker says, but that the newest superblock has no copy yet: between its two writes a kill leaves it so."""
+    found = json.loads(mounted.run("check", mounted.image, "--json", code=None).stdout)["findings"]
+    return [one["message"] for one in found if one["rule"] != "superblock-copy"]
+
+
 @pytest.mark.slow
 @pytest.mark.volume(size="256M", options="commit=1")
 def test_50_kills_lose_nothing_that_was_acknowledged(mounted, wait_until) -> None:
@@ -216,8 +222,7 @@ def test_50_kills_lose_nothing_that_was_acknowledged(mounted, wait_until) -> Non
             for thread in threads:
                 thread.join(60)
         assert not life.wrong
-        found = json.loads(mounted.run("check", mounted.image, "--json", code=None).stdout)
-        assert found["findings"] == [], f"after kill {kill} of seed {seed}"
+        assert findings(mounted) == [], f"after kill {kill} of seed {seed}"
         mounted.mount("commit=1")
     prove(mounted.path, log, digests)
     assert log.acknowledged > KILLS
@@ -237,7 +242,7 @@ def test_a_kill_while_mounting_going_back_and_unmounting(mounted, snapfs_command
             pass
         mounted.kill(pid)
         thread.join(60)
-        mounted.run("check", mounted.image)
+        assert findings(mounted) == []
         mounted.mount()
         content = (mounted / "file").read_bytes()
         assert content in states

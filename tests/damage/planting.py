@@ -76,16 +76,13 @@ class Overlay:
     def close(self) -> None:
         """The bytes stay."""
 
-    def flip(self, offset: int, bit: int = 0) -> None:
-        """What a medium does to a bit."""
-        self.write(offset, bytes([self.read(offset, 1)[0] ^ 1 << bit]))
-
 
 class Planted:
     """An open volume that damage is planted in."""
 
     def __init__(self, device: Any) -> None:
         self.device = device
+        self.is_written = False  # the damage is on the device: a commit might mend it
         self.open()
 
     def open(self) -> None:
@@ -105,6 +102,15 @@ class Planted:
 
     def check(self) -> list[Finding]:
         return check_volume(self.device)
+
+    def flip(self, offset: int, bit: int = 0) -> None:
+        """What a medium does to a bit."""
+        self.overwrite(offset, bytes([self.device.read(offset, 1)[0] ^ 1 << bit]))
+
+    def overwrite(self, offset: int, content: bytes) -> None:
+        """Damage that no checksum covers for."""
+        self.device.write(offset, content)
+        self.is_written = True
 
     # Files
 
@@ -190,6 +196,7 @@ def build() -> MemoryDevice:
     device = MemoryDevice(BLOCKS * BLOCK)
     format_volume(device)
     p = Planted(device)
+    p.volume.hash_seed = 1  # as long as there are no names; the same buckets in every run
     make = p.make
     make("", "plain", REGULAR, b"plain" * 3000)
     make("", "twice", REGULAR, b"twice")
