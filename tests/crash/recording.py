@@ -90,7 +90,9 @@ def states(segments: list[Segment], rng: random.Random, samples: int) -> Iterato
                 yield state
 
 
-def _of_segment(number: int, segment: Segment, count: int, everything: tuple[int, ...], rng: random.Random, samples: int) -> Iterator[State]:
+def _of_segment(
+    number: int, segment: Segment, count: int, everything: tuple[int, ...], rng: random.Random, samples: int
+) -> Iterator[State]:
     if count <= EXHAUSTIVE:
         for size in range(count + 1):
             for arrived in itertools.combinations(everything, size):
@@ -117,4 +119,5 @@ def _of_segment(number: int, segment: Segment, count: int, everything: tuple[int
         long = [index for index in arrived if len(segment.writes[index][1]) > SECTOR]
         if long:
             index = rng.choice(long)
-            yield State(number, arrived, (index, rng.randrange(SECTOR, len(segment.writes[index][1]), SECTOR)))
+            cut = rng.randrange(SECTOR, len(segment.writes[index][1]), SECTOR)
+            yield State(number, arrived, (index, cut))
