@@ -863,7 +863,7 @@ def a_target_fails_its_checksum(p: Planted) -> str:
 
 
 def test_the_volume_that_is_damaged_is_not_clean_before() -> None:
-    """Clean, and with all that the cases need: in the header and in blocks of record storage, held by the base and not, shared and leaving."""
+    """Clean, and with all that the cases need: records in the header and in blocks, held by the base and not, shared and leaving."""
     p = planted()
     assert [finding.message() for finding in p.check()] == []
     assert p.find("sparse").map.depth == 2
