@@ -24,6 +24,9 @@ LAYOUT: Final = struct.Struct("<4sIQIIIIIII")
 #: Records inline, or entries of ``SPILL`` that name the blocks that store them, start here.
 PAYLOAD_OFFSET: Final = 64
 
+#: Highest number of a holder set.
+SET_NUMBER_MAX: Final = 1 << 48
+
 #: A block of record storage and the CRC32C of its content.
 SPILL: Final = struct.Struct("<QI")
 
@@ -126,7 +129,7 @@ def decode_records(data: bytes, group: int, span: int) -> Iterator[Run]:
             raise CorruptBlock(f"records of group {group}: not a number")
         start = position + gap
         position = start + length
-        if gap < 0 or length < 1 or holders < 1 or position > span:
+        if gap < 0 or length < 1 or not 1 <= holders <= SET_NUMBER_MAX or position > span:
             raise CorruptBlock(f"records of group {group}: run ({start}, {length}) outside the group")
         yield start, length, holders
 

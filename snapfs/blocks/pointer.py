@@ -14,6 +14,8 @@ import sys
 from array import array
 from typing import Final
 
+from snapfs.errors import CorruptBlock
+
 BLOCK_MASK: Final = (1 << 48) - 1
 WRITES_SHIFT: Final = 48
 WRITES_MAX: Final = 255
@@ -33,10 +35,12 @@ Words = array  # of type code 'Q'
 
 
 def decode_pointers(data: bytes) -> array[int]:
-    """The words of a pointer block."""
+    """The words of a pointer block. Raises ``CorruptBlock`` for flags that no pointer has on a volume."""
     words = array("Q", data)
     if _SWAP:
         words.byteswap()
+    if max(words[::2]) >= FLAG_BUCKET << 1:
+        raise CorruptBlock("a pointer has flags that no pointer has on a volume")
     return words
 
 

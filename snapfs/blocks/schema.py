@@ -5,11 +5,14 @@ A decoder here either returns the expected types or raises ``CorruptBlock``. Cal
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgpack
 
 from snapfs.errors import CorruptBlock
+
+#: Highest value of a counter of blocks or inodes on a volume.
+COUNT_MAX: Final = 1 << 48
 
 
 def pack(value: object) -> bytes:
@@ -54,6 +57,11 @@ def unpack_map(data: bytes | memoryview, what: str, fields: dict[str, type | tup
         if not isinstance(found, kind) or isinstance(found, bool) != (kind is bool):
             raise CorruptBlock(f"{what}: field {name!r} is missing or of the wrong type")
     return value
+
+
+def as_count(value: int) -> int:
+    """A counter as it may be written: one that damage had made wrong must not make the volume unreadable by running below zero."""
+    return min(max(value, 0), COUNT_MAX)
 
 
 def check_range(value: object, low: int, high: int, what: str) -> int:

@@ -61,15 +61,18 @@ class Reach:
         """Groups that anything reaches."""
         return set(self._groups)
 
-    def claim(self, start: int, length: int, mask: int, epoch: int, where: Where) -> bool:
-        """Views reach these blocks at a place. False when the place is impossible: outside the volume, or in fixed metadata."""
+    def claim(self, start: int, length: int, mask: int, epoch: int, where: Where) -> int:
+        """Views reach these blocks at a place. The views among them that do so for the first time: none when the place is impossible.
+
+        Whoever walks on from there does it for these only: pointers that lead back, or to one place many times, end so.
+        """
         geometry = self._geometry
         if start < 1 or start + length > geometry.blocks:
             self._findings.add(
                 "format", "pointer-range", where(mask), f"it names blocks {start} to {start + length - 1}, outside the volume"
             )
-            return False
-        ok = True
+            return 0
+        new = mask
         end = start + length
         while start < end:
             group, low = divmod(start, geometry.group_span)
@@ -79,18 +82,19 @@ class Reach:
                     self._findings.add(
                         "I4", "pointer-into-fixed", where(mask), f"it names block {start}, which belongs to the volume's fixed metadata"
                     )
-                    ok = False
-            if ok:
-                self._claim(group, low, high, mask, epoch, where)
+                    new = 0
+            if new:
+                new &= self._claim(group, low, high, mask, epoch, where)
             start += high - low
-        return ok
+        return new
 
-    def _claim(self, group: int, low: int, high: int, mask: int, epoch: int, where: Where) -> None:
+    def _claim(self, group: int, low: int, high: int, mask: int, epoch: int, where: Where) -> int:
         masks, epochs = self._arrays(group)
         if not any(masks[low:high]):
             masks[low:high] = array("I", [self._id(mask)]) * (high - low)
             epochs[low:high] = array("I", [epoch]) * (high - low)
-            return
+            return mask
+        new = mask
         start = self._geometry.group_start(group)
         for offset in range(low, high):
             old = self._masks[masks[offset]]
@@ -98,6 +102,7 @@ class Reach:
                 self._findings.add(
                     "I4", "reached-twice", where(mask), f"block {start + offset} is reached at another place of the same view as well"
                 )
+                new &= ~old
             if old and epochs[offset] != epoch:
                 self._findings.add(
                     "format",
@@ -107,6 +112,7 @@ class Reach:
                 )
             masks[offset] = self._id(old | mask)
             epochs[offset] = epoch
+        return new
 
     def of_group(self, group: int) -> tuple[list[int], array[int], array[int]] | None:
         """The interned masks, and for each block of a group the number of its mask and its epoch; None if nothing reaches the group."""

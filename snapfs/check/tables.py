@@ -54,7 +54,7 @@ def check_tables(volume: Volume, walker: Walker, findings: Findings) -> None:
     if totals[0][0] != tree.blocks:
         findings.add("I1", "table-blocks", "group table", f"it has {totals[0][0]} blocks, {tree.blocks} are counted")
     for name, table, mask in (("instance table", volume.instances_tree, SYSTEM), ("holder sets", volume.sets_tree, RECORDS)):
-        counts, _ = walker.buckets([Root(table.root_words, 0, mask)], number_hash, everywhere(name))
+        counts, _ = walker.buckets([Root(table.root_words, 0, mask)], "table", number_hash, everywhere(name))
         if counts[0] != table.blocks:
             findings.add("I1", "table-blocks", name, f"it has {counts[0]} blocks, {table.blocks} are counted")
     seen: dict[tuple[bool, int, int], int] = {}

@@ -73,8 +73,10 @@ class Walker:
             for (number, pointer), mask in levels.get(level, {}).items():
                 key = (level, number, pointer)
                 sums[key], below[key] = (1, 0), []
-                if not self._claim(pointer, mask, where):
+                new = self._claim(pointer, mask, where)
+                if not new:
                     continue
+                mask = new  # noqa: PLW2901 - the rest of the loop is about these
                 node = self.load("node", pointer, mask, where)
                 if node is None:
                     continue
@@ -117,7 +119,7 @@ class Walker:
                 if content is not None:
                     yield number, content, mask
 
-    def _claim(self, pointer: Pointer, mask: int, where: Where, flags: int = 0) -> bool:
+    def _claim(self, pointer: Pointer, mask: int, where: Where, flags: int = 0) -> int:
         self._flags(pointer[0] & ~flags, mask, where)
         return self.reach.claim(pointer[0] & BLOCK_MASK, 1, mask, pointer[1] & EPOCH_MASK, where)
 
@@ -127,7 +129,9 @@ class Walker:
 
     # Bucket trees
 
-    def buckets(self, roots: list[Root], hash_of: Callable[[Any], int], where: Where) -> tuple[list[int], list[tuple[Any, Any, int]]]:
+    def buckets(
+        self, roots: list[Root], kind: str, hash_of: Callable[[Any], int], where: Where
+    ) -> tuple[list[int], list[tuple[Any, Any, int]]]:
         """Claim all blocks of a bucket tree in several views: for each root its blocks, and the items (key, value, mask)."""
         fan_bits, fan_out = self.volume.geometry.fan_bits, self.volume.geometry.fan_out
         items: list[tuple[Any, Any, int]] = []
@@ -143,10 +147,12 @@ class Walker:
             for key, mask in levels[depth].items():
                 prefix, pointer, low, high = key
                 children = below[depth, key] = []
-                if not self._claim(pointer, mask, where, FLAG_BUCKET):
+                new = self._claim(pointer, mask, where, FLAG_BUCKET)
+                if not new:
                     continue
+                mask = new  # noqa: PLW2901 - the rest of the loop is about these
                 is_bucket = bool(pointer[0] & FLAG_BUCKET)
-                found = self.load("bucket" if is_bucket else "node", pointer, mask, where)
+                found = self.load(kind if is_bucket else "node", pointer, mask, where)
                 if found is None:
                     continue
                 if is_bucket:
@@ -180,14 +186,7 @@ class Walker:
     def _bucket(
         self, bucket: Bucket, mask: int, low: int, high: int, hash_of: Callable[[Any], int], where: Where, items: list[tuple[Any, Any, int]]
     ) -> None:
-        if not bucket.items:
-            self.findings.add("I1", "empty-bucket", where(mask), "a bucket has no items")
         for key, value in bucket.items.items():
-            try:
-                hashed = hash_of(key)
-            except TypeError:
-                self.findings.add("format", "key-type", where(mask), f"{key!r} is not a key")
-                continue
-            if not low <= hashed < high:
+            if not low <= hash_of(key) < high:
                 self.findings.add("format", "misplaced-item", where(mask), f"{key!r} is in a bucket where a look-up does not find it")
             items.append((key, value, mask))

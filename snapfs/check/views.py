@@ -112,7 +112,7 @@ class ViewChecker:
         files = [one for one in found if not one.inode.is_directory]
         if directories:
             roots = [Root(one.inode.names.root_words, 0, one.mask) for one in directories]
-            counts, items = self.walker.buckets(roots, self.fs.base.name_hash, where)
+            counts, items = self.walker.buckets(roots, "names", self.fs.base.name_hash, where)
             for one, count in zip(directories, counts, strict=True):
                 self._count(one, "data-blocks", one.inode.data.blocks, count)
             for name, value, mask in items:

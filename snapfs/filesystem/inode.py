@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from snapfs.blocks.inode import INLINE_ATTRIBUTES, INLINE_BYTES, INLINE_NONE, INLINE_OFFSET, INLINE_TARGET, INODE_BYTES, LAYOUT, NANOSECONDS
 from snapfs.blocks.pointer import BLOCK_MASK, FLAG_DIRTY
+from snapfs.blocks.schema import COUNT_MAX, as_count
 from snapfs.errors import CorruptBlock
 from snapfs.store.buckets import BucketTree
 from snapfs.store.tree import BlockMap
@@ -75,7 +76,7 @@ class Inode:
     def _tree(self, root: tuple[int, int], depth: int, blocks: int) -> BlockMap | BucketTree:
         view = self.view
         if stat.S_ISDIR(self.mode):
-            return BucketTree(view.volume, view.owner, view.name_hash, root, blocks)
+            return BucketTree(view.volume, view.owner, "names", view.name_hash, root, blocks)
         return BlockMap(view.volume, view.owner, root, depth, blocks, "blob" if stat.S_ISLNK(self.mode) else "")
 
     @property
@@ -111,7 +112,7 @@ class Inode:
         """The slot's bytes. Its trees must be clean."""
         depth = self.data.depth if type(self.data) is BlockMap else 0
         head = LAYOUT.pack(
-            self.mode, self.uid, self.gid, self.nlink, self.size, self.data.blocks,
+            self.mode, self.uid, self.gid, max(self.nlink, 0), self.size, as_count(self.data.blocks),
             *divmod(self.atime, NANOSECONDS), *divmod(self.mtime, NANOSECONDS),
             *divmod(self.ctime, NANOSECONDS), *divmod(self.btime, NANOSECONDS),
             self.generation, self.flags, self.rdev, self.parent, *self.data.root, *self.attribute_map.root, self.attribute_bytes,
@@ -137,8 +138,9 @@ class Inode:
             or attribute_depth > DEPTH_LIMIT
             or kind > INLINE_ATTRIBUTES
             or length > INLINE_BYTES
-            or fields[5] > blocks
+            or fields[5] > COUNT_MAX
             or fields[22] > 1 << 24
+            or max(fields[7:14:2]) >= NANOSECONDS
         ):
             raise CorruptBlock(f"{what}: a field is not possible")
         for word in (fields[18], fields[20]):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from snapfs.blocks.checksum import crc32c
 from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, EPOCH_MASK, FLAG_BUCKET, FLAG_DIRTY, encode_pointers
@@ -52,14 +52,29 @@ class Bucket:
         return (len(body).to_bytes(4, "little") + body).ljust(block_size, b"\0")
 
     @classmethod
-    def decode(cls, data: bytes) -> Bucket:
-        """Decode a verified block. Raises ``CorruptBlock``."""
+    def decode_names(cls, data: bytes) -> Bucket:
+        """Decode a verified block of a directory: names and numbers. Raises ``CorruptBlock``."""
+        bucket = cls._decode(data)
+        if not all(type(key) is bytes and type(value) is int for key, value in bucket.items.items()):
+            raise CorruptBlock("a bucket of names has something else in it")
+        return bucket
+
+    @classmethod
+    def decode_table(cls, data: bytes) -> Bucket:
+        """Decode a verified block of a table: numbers, each with a value of any kind. Raises ``CorruptBlock``."""
+        bucket = cls._decode(data)
+        if not all(type(key) is int and 0 <= key < 1 << HASH_BITS for key in bucket.items):
+            raise CorruptBlock("a bucket of a table has a key that is no number")
+        return bucket
+
+    @classmethod
+    def _decode(cls, data: bytes) -> Bucket:
         size = int.from_bytes(data[:4], "little")
         if size > len(data) - 4:
             raise CorruptBlock("a bucket is longer than its block")
         items = unpack(memoryview(data)[4 : 4 + size], "bucket")
-        if type(items) is not dict:
-            raise CorruptBlock("a bucket is not a map")
+        if type(items) is not dict or not items:
+            raise CorruptBlock("a bucket is not a map, or has no items")
         return cls(items, sum(item_size(key, value) for key, value in items.items()))
 
 
@@ -71,15 +86,25 @@ def item_size(key: Any, value: Any) -> int:
 
 
 class BucketTree:
-    """A map whose ``hash_of(key)`` gives 64 bits. ``blocks`` counts all its blocks, ``dirty`` holds what the next seal writes."""
+    """A map whose ``hash_of(key)`` gives 64 bits. ``blocks`` counts all its blocks, ``dirty`` holds what the next seal writes.
 
-    __slots__ = ("blocks", "dirty", "hash_of", "owner", "root", "volume")
+    ``kind`` says what its buckets hold: "names" and their numbers, or numbers and what a "table" says about them.
+    """
+
+    __slots__ = ("blocks", "dirty", "hash_of", "kind", "owner", "root", "volume")
 
     def __init__(
-        self, volume: Volume, owner: Owner, hash_of: Callable[[Any], int], root: tuple[int, int] = (0, 0), blocks: int = 0
+        self,
+        volume: Volume,
+        owner: Owner,
+        kind: Literal["names", "table"],
+        hash_of: Callable[[Any], int],
+        root: tuple[int, int] = (0, 0),
+        blocks: int = 0,
     ) -> None:
         self.volume = volume
         self.owner = owner
+        self.kind = kind
         self.hash_of = hash_of
         self.root = array("Q", root)
         self.blocks = blocks
@@ -94,7 +119,7 @@ class BucketTree:
         first = words[2 * slot]
         if first & FLAG_DIRTY:
             return self.dirty[key]
-        return self.volume.load("bucket" if first & FLAG_BUCKET else "node", first, words[2 * slot + 1])
+        return self.volume.load(self.kind if first & FLAG_BUCKET else "node", first, words[2 * slot + 1])
 
     def _digit(self, value: int, depth: int) -> int:
         bits = self.volume.geometry.fan_bits
@@ -139,14 +164,22 @@ class BucketTree:
         return bucket.items.get(key) if bucket else None
 
     def scan(self, start: int, limit: int) -> list[tuple[int, Any, Any]]:
-        """Items (hash, key, value) in hash order from hash ``start`` on: at least ``limit`` while there are more, whole buckets."""
+        """Items (hash, key, value) in hash order from hash ``start`` on: at least ``limit`` while there are more, whole buckets.
+
+        Raises ``NotCached``, and ``CorruptBlock`` for a bucket that none of its range's hashes are in: pointer blocks of a hostile image
+        may name one bucket from so many places that walking them would never end.
+        """
         out: list[tuple[int, Any, Any]] = []
         hash_of = self.hash_of
+        first = start
         while start < 1 << HASH_BITS and len(out) < limit and self.root[0]:
             bucket, end = self._find(start)[4:]
             if bucket:
                 some = [(hash_of(key), key, value) for key, value in bucket.items.items()]
-                out += sorted((item for item in some if start <= item[0] < end), key=lambda item: item[:2])
+                some = sorted((item for item in some if start <= item[0] < end), key=lambda item: item[:2])
+                if not some and start != first:
+                    raise CorruptBlock("a bucket holds no item of its range")
+                out += some
             start = end
         return out
 
@@ -328,7 +361,7 @@ class BucketTree:
         for key, block in zip(sorted(dirty, key=lambda key: -(key & depth_mask)), places, strict=True):
             prefix, depth = key >> DEPTH_BITS, key & depth_mask
             found = dirty[key]
-            kind, flag = ("bucket", FLAG_BUCKET) if type(found) is Bucket else ("node", 0)
+            kind, flag = (self.kind, FLAG_BUCKET) if type(found) is Bucket else ("node", 0)
             data = found.encode(block_size) if flag else encode_pointers(found)
             checksum = crc32c(data)
             if depth:

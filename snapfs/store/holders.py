@@ -40,7 +40,6 @@ class HolderSets:
         self.live = 0
         self._numbers: dict[tuple[bool, int, int], int] = {}
         self._spare: list[int] = []
-        self._next = 1
         self._epochs: list[int] = []
         self._suffixes: list[int] = [0]
         self._bits: dict[int, int] = {}
@@ -49,11 +48,6 @@ class HolderSets:
         """Take a set from the volume."""
         self.sets[number] = entry
         self._numbers.setdefault(entry.key, number)
-        self._next = max(self._next, number + 1)
-
-    def loaded(self) -> None:
-        """All sets of the volume are in: learn which numbers are unused."""
-        self._spare = [number for number in range(1, self._next) if number not in self.sets]
 
     def set_instances(self, epochs: dict[int, int]) -> None:
         """Name the live instances: bit -> epoch."""
@@ -91,9 +85,10 @@ class HolderSets:
         key = (base_held, since if base_held else 0, mask)
         number = self._numbers.get(key)
         if number is None:
-            number = self._spare.pop() if self._spare else self._next
-            if number == self._next:
-                self._next += 1
+            if not self._spare:
+                # Half of these at least are unused, so numbers stay small whatever a volume comes with.
+                self._spare = [number for number in range(2 * len(self.sets) + 2, 0, -1) if number not in self.sets]
+            number = self._spare.pop()
             self.sets[number] = HolderSet(*key)
             self._numbers[key] = number
             self.dirty.add(number)

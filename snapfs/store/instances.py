@@ -11,7 +11,7 @@ from typing import Any, Final
 from bitarray import bitarray
 
 from snapfs.blocks.pointer import BLOCK_MASK, FLAG_DIRTY
-from snapfs.blocks.schema import check_range
+from snapfs.blocks.schema import COUNT_MAX, as_count, check_range
 from snapfs.errors import CorruptBlock, TooManySnapshots
 from snapfs.ids import BASE_VIEW, INO_LIMIT, MAX_INSTANCES, NAME_MAX, ROOT_INO
 
@@ -33,7 +33,7 @@ class ViewRoot:
 
     def encode(self) -> list[int]:
         """As it stands in the root record and in the instance table."""
-        return [self.first, self.second, self.depth, self.blocks, self.inodes, self.next_ino]
+        return [self.first, self.second, self.depth, as_count(self.blocks), as_count(self.inodes), self.next_ino]
 
     @classmethod
     def decode(cls, value: object, what: str, blocks: int) -> ViewRoot:
@@ -45,8 +45,8 @@ class ViewRoot:
             raise CorruptBlock(f"{what}: its root lies outside the volume")
         check_range(value[1], 0, _WORD, what)
         check_range(value[2], 0, 6, what)
-        check_range(value[3], 0, blocks, what)
-        check_range(value[4], 0, INO_LIMIT, what)
+        check_range(value[3], 0, COUNT_MAX, what)
+        check_range(value[4], 0, COUNT_MAX, what)
         check_range(value[5], 0, INO_LIMIT, what)
         return cls(*value)
 

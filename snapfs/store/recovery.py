@@ -10,9 +10,18 @@ from bitarray import bitarray
 
 from snapfs.blocks.checksum import crc32c
 from snapfs.blocks.geometry import BLOCK_SIZES, SLOT_BYTES, Geometry
-from snapfs.blocks.group_header import ENTRY, ENTRY_SLOT, ENTRY_WRITTEN, GroupEntry, GroupHeader, decode_records, header_checksum
+from snapfs.blocks.group_header import (
+    ENTRY,
+    ENTRY_SLOT,
+    ENTRY_WRITTEN,
+    SET_NUMBER_MAX,
+    GroupEntry,
+    GroupHeader,
+    decode_records,
+    header_checksum,
+)
 from snapfs.blocks.pointer import BLOCK_MASK, FLAG_DIRTY
-from snapfs.blocks.schema import check_range, pack, unpack_map
+from snapfs.blocks.schema import COUNT_MAX, as_count, check_range, pack, unpack_map
 from snapfs.blocks.superblock import Superblock
 from snapfs.errors import CorruptBlock, DeviceError, NotAVolume, NotCached, SnapfsError, Truncated, UnsupportedVersion, UsageError
 from snapfs.ids import MAX_INSTANCES
@@ -53,8 +62,9 @@ class RootRecord:
     def encode(self) -> bytes:
         """The root record's bytes."""
         return pack({
-            "epoch": self.epoch, "seed": self.hash_seed, "inode_generation": self.next_inode_generation, "records": self.record_blocks,
-            "counting": self.counting, "base": self.base.encode(), "groups": [*self.groups[0], *self.groups[1:]],
+            "epoch": self.epoch, "seed": self.hash_seed, "inode_generation": self.next_inode_generation,
+            "records": as_count(self.record_blocks), "counting": self.counting, "base": self.base.encode(),
+            "groups": [*self.groups[0], *self.groups[1:]],
             "sets": [*self.sets[0], self.sets[1]], "instances": [*self.instances[0], self.instances[1]],
         })  # fmt: skip
 
@@ -75,7 +85,7 @@ class RootRecord:
             check_range(found["epoch"], 1, 0xFFFF_FFFF, what),
             check_range(found["seed"], 0, (1 << 64) - 1, what),
             check_range(found["inode_generation"], 0, (1 << 64) - 1, what),
-            check_range(found["records"], 0, blocks, what),
+            check_range(found["records"], 0, COUNT_MAX, what),
             found["counting"],
             ViewRoot.decode(found["base"], what, blocks),
             ((groups[0], groups[1]), check_range(groups[2], 0, 6, what), groups[3]),
@@ -189,8 +199,7 @@ def load_tables(volume: Volume) -> None:
     for key, value in _items(volume, volume.instances_tree):
         volume.instances.load(Instance.decode(key, value, volume.geometry.blocks))
     for key, value in _items(volume, volume.sets_tree):
-        volume.holders.load(check_range(key, 1, 1 << 48, "holder set"), decode_set(value))
-    volume.holders.loaded()
+        volume.holders.load(check_range(key, 1, SET_NUMBER_MAX, "holder set"), decode_set(value))
     volume.holders.set_instances({one.id: one.epoch for one in volume.instances.live()})
 
 

@@ -38,7 +38,7 @@ DIRTY_BYTES = 256 << 20
 
 Loaded = list[tuple[Want, Any]]
 
-_DECODERS: dict[str, Callable[[bytes], Any]] = {"node": decode_pointers, "bucket": Bucket.decode}
+_DECODERS: dict[str, Callable[[bytes], Any]] = {"node": decode_pointers, "names": Bucket.decode_names, "table": Bucket.decode_table}
 
 
 class Contents(Protocol):
@@ -103,8 +103,8 @@ class Volume:
         self.record_owner = RecordOwner(self)
         self.allocator = Allocator(self.geometry, self.holders, self.cache, entries if entries is not None else [])
         self.group_tree = BlockMap(self, self.system_owner, *root.groups, leaf_kind="groups")
-        self.sets_tree = BucketTree(self, self.record_owner, number_hash, *root.sets)
-        self.instances_tree = BucketTree(self, self.system_owner, number_hash, *root.instances)
+        self.sets_tree = BucketTree(self, self.record_owner, "table", number_hash, *root.sets)
+        self.instances_tree = BucketTree(self, self.system_owner, "table", number_hash, *root.instances)
         self.contents: Contents = Nothing()
         self.in_flight: Sealed | None = None
         self.dirtied = 0  # metadata blocks and inodes made dirty since the last seal: what a commit must allocate, about

@@ -37,7 +37,7 @@ def new_volume() -> Volume:
 
 def new_tree(hash_of: Callable[[int], int]) -> BucketTree:
     volume = new_volume()
-    return BucketTree(volume, volume.system_owner, hash_of)
+    return BucketTree(volume, volume.system_owner, "table", hash_of)
 
 
 def write_out(tree: BucketTree) -> None:
@@ -79,7 +79,7 @@ def test_a_bucket_tree_differs_from_a_dict(hashing: str, todo: list[tuple[str, i
     hash_of = HASHES[hashing]
     volume = new_volume()
     free = volume.allocator.free
-    tree, expected = BucketTree(volume, volume.system_owner, hash_of), {}
+    tree, expected = BucketTree(volume, volume.system_owner, "table", hash_of), {}
     for step, key, size in todo:
         if step == "put":
             if hashing == "few" and key not in expected and sum(hash_of(other) == hash_of(key) for other in expected) >= 3:
@@ -189,13 +189,13 @@ def test_a_broken_bucket_is_believed() -> None:
         b"\2\0\0\0\x81\1" + bytes(4090),
     ):
         with pytest.raises(CorruptBlock):
-            Bucket.decode(data)
+            Bucket.decode_table(data)
 
 
 def test_sealed_counts_differ_from_the_blocks() -> None:
     """``blocks`` is what the tree takes on the volume, splits and all."""
     volume = new_volume()
-    tree = BucketTree(volume, volume.system_owner, number_hash)
+    tree = BucketTree(volume, volume.system_owner, "table", number_hash)
     free = volume.allocator.free
     for key in range(500):
         put(tree, key, bytes(100))

@@ -193,7 +193,6 @@ def test_a_record_that_names_no_set_is_believed() -> None:
     with pytest.raises(CorruptBlock, match="does not exist"):
         sets.holders(5)
     sets.load(3, HolderSet(False, 0, 2, 1))
-    sets.loaded()
     with pytest.raises(CorruptBlock, match="fewer"):
         sets.adjust(3, -2)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,17 +19,27 @@ from snapfs.blocks.pointer import (
     decode_pointers,
     encode_pointers,
 )
+from snapfs.errors import CorruptBlock
 from snapfs.store.allocator import pointer_runs
 
-words = st.lists(st.integers(0, (1 << 64) - 1), max_size=64)
+first_words = st.integers(0, BLOCK_MASK | WRITES_MAX << WRITES_SHIFT | FLAG_BUCKET)
+pointers = st.lists(st.tuples(first_words, st.integers(0, (1 << 64) - 1)), min_size=1, max_size=32)
 
 
 @settings(deadline=None, database=None)
-@given(words)
-def test_a_pointer_block_changes_on_its_way(values: list[int]) -> None:
+@given(pointers)
+def test_a_pointer_block_changes_on_its_way(found: list[tuple[int, int]]) -> None:
+    values = [word for pointer in found for word in pointer]
     data = encode_pointers(array("Q", values))
     assert list(decode_pointers(data)) == values
     assert data == b"".join(value.to_bytes(8, "little") for value in values)
+
+
+@pytest.mark.parametrize("bit", range(57, 64))
+def test_flags_that_only_memory_knows_are_read_from_a_volume(bit: int) -> None:
+    """A hostile pointer must not pass for a dirty one."""
+    with pytest.raises(CorruptBlock):
+        decode_pointers(encode_pointers(array("Q", [0, 0, 1 << bit, 0])))
 
 
 def test_fields_of_a_pointer_overlap() -> None:
