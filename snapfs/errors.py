@@ -10,6 +10,7 @@
     │   ├── UnsupportedVersion     a newer format, or an unknown feature
     │   ├── Truncated              the device is shorter than the volume
     │   └── CorruptBlock           a checksum or a schema does not hold
+    │       └── CorruptData        of a file's data: the rest of the volume does not depend on it
     ├── VolumeBusy                 another process uses the image
     ├── UsageError                 an argument that cannot be
     ├── SnapshotError
@@ -70,6 +71,10 @@ class Truncated(VolumeError):
 
 class CorruptBlock(VolumeError):
     """A block fails its checksum or its schema. Files get EIO for it, never wrong data."""
+
+
+class CorruptData(CorruptBlock):
+    """A block of file data fails its checksum. Only that file has lost anything; any other ``CorruptBlock`` ends writing."""
 
 
 class VolumeBusy(SnapfsError):

@@ -35,8 +35,7 @@ class ImageDevice:
 
     def read(self, offset: int, length: int) -> bytes:
         """See ``Device.read``."""
-        if offset < 0 or offset + length > self.size:
-            raise DeviceError(f"{self.path}: read of {length} bytes at {offset} is outside the device")
+        self._check_range("read", offset, length)
         try:
             data = os.pread(self._descriptor, length, offset)
             while len(data) < length:
@@ -50,6 +49,7 @@ class ImageDevice:
 
     def read_nowait(self, offset: int, length: int) -> bytes | None:
         """See ``Device.read_nowait``; a partial hit counts as a miss."""
+        self._check_range("read", offset, length)
         if not self._nowait:
             return None
         buffer = bytearray(length)
@@ -66,28 +66,37 @@ class ImageDevice:
 
     def write(self, offset: int, data: Buffer) -> None:
         """See ``Device.write``."""
-        if offset < 0 or offset + len(data) > self.size:
-            raise DeviceError(f"{self.path}: write of {len(data)} bytes at {offset} is outside the device")
+        self._check_range("write", offset, len(data))
         try:
             count = os.pwrite(self._descriptor, data, offset)
             while count < len(data):
                 with memoryview(data) as view:
-                    count += os.pwrite(self._descriptor, view[count:], offset + count)
+                    more = os.pwrite(self._descriptor, view[count:], offset + count)
+                if not more:
+                    raise DeviceError(f"{self.path}: write at {offset} ended after {count} of {len(data)} bytes")
+                count += more
         except OSError as exc:
             raise self._failed("write", offset, exc) from exc
 
     def flush(self) -> None:
-        """See ``Device.flush``."""
+        """See ``Device.flush``. What somebody cut off the image meanwhile is not durable, and later writes would hide that it is gone."""
         try:
             os.fdatasync(self._descriptor)
+            size = _size(self._descriptor, self.path)
         except OSError as exc:
             raise self._failed("flush", 0, exc) from exc
+        if size < self.size:
+            raise DeviceError(f"{self.path}: the image has been cut from {self.size} to {size} bytes while it was in use")
 
     def close(self) -> None:
         """Close the file, which gives the lock back. Further calls do nothing."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+    def _check_range(self, what: str, offset: int, length: int) -> None:
+        if offset < 0 or offset + length > self.size:
+            raise DeviceError(f"{self.path}: {what} of {length} bytes at {offset} is outside the device")
 
     def _failed(self, what: str, offset: int, exc: OSError) -> DeviceError:
         kind = DeviceFull if exc.errno in (errno.ENOSPC, errno.EDQUOT) else DeviceError

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from snapfs.blocks.checksum import crc32c
 from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, EPOCH_MASK, WRITES_MAX, WRITES_SHIFT
-from snapfs.errors import CorruptBlock, DeviceError, FileTooBig, NotCached
+from snapfs.errors import CorruptData, DeviceError, DeviceFull, FileTooBig, NotCached
 from snapfs.ids import FILE_SIZE_MAX
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class ReadPlan:
     """Which bytes of the device a read consists of. ``runs`` are (offset, length); holes have none.
 
     ``pieces`` are (blocks, checksums or None for a hole) in the order of the file; ``skip`` bytes of the first block and
-    all that exceeds ``size`` are not part of the answer.
+    all that exceeds ``size`` are not part of the answer. ``start`` is where the first block stands in the file, in bytes.
     """
 
     runs: list[tuple[int, int]]
@@ -38,22 +38,26 @@ class ReadPlan:
     skip: int
     size: int
     block_size: int
+    start: int = 0
 
     def assemble(self, parts: list[bytes]) -> bytes:
-        """The bytes of the read, from the bytes of its runs; every block is verified (I7). Raises ``CorruptBlock``."""
+        """The bytes of the read, from the bytes of its runs; every block is verified (I7). Raises ``CorruptData``."""
         block_size = self.block_size
         out: list[bytes | memoryview] = []
-        rest = iter(parts)
+        rest = iter(zip(self.runs, parts, strict=True))
+        at = self.start
         for blocks, checksums in self.pieces:
             if checksums is None:
                 out.append(bytes(blocks * block_size))
-                continue
-            part = next(rest)
-            view = memoryview(part)
-            for index, checksum in enumerate(checksums):
-                if crc32c(view[index * block_size : (index + 1) * block_size]) != checksum:
-                    raise CorruptBlock("a data block fails its checksum")
-            out.append(part)
+            else:
+                (offset, _), part = next(rest)
+                view = memoryview(part)
+                for index, checksum in enumerate(checksums):
+                    if crc32c(view[index * block_size : (index + 1) * block_size]) != checksum:
+                        block = offset // block_size + index
+                        raise CorruptData(f"block {block}, which has the data from byte {at + index * block_size} on, fails its checksum")
+                out.append(part)
+            at += blocks * block_size
         whole = out[0] if len(out) == 1 else b"".join(out)
         if self.skip or self.size != len(whole):
             whole = whole[self.skip : self.skip + self.size]
@@ -101,13 +105,13 @@ def plan_read(inode: Inode, offset: int, size: int) -> ReadPlan:
         pieces.append((length, checksums))
     if hole:
         pieces.append((hole, None))
-    return ReadPlan(runs, pieces, offset - first * block_size, size, block_size)
+    return ReadPlan(runs, pieces, offset - first * block_size, size, block_size, first * block_size)
 
 
 def write(inode: Inode, offset: int, data: bytes, *, urgency: int = 0) -> None:
     """Write ``data``; the size grows as needed. Raises ``NotCached``, ``CommitNeeded``, ``NoSpace``, ``FileTooBig``, ``DeviceError``."""
     if offset + len(data) > FILE_SIZE_MAX:
-        raise FileTooBig("files cannot be larger than 16 TiB")
+        raise FileTooBig("files cannot be larger than 8 EiB")
     volume = inode.view.volume
     allocator = volume.allocator
     block_size = volume.geometry.block_size
@@ -140,10 +144,13 @@ def write(inode: Inode, offset: int, data: bytes, *, urgency: int = 0) -> None:
             places.append(block if block in fresh else next(new))
     try:
         _store(inode, places, content)
-    except DeviceError:
-        for start, length in runs:
-            allocator.free_run(start, length)
+    except DeviceError as exc:
+        # What has got space below a sparse image when the rest did not is the best place for the next commit. A bad place is not.
+        allocator.give_back(runs, first_choice=isinstance(exc, DeviceFull))
         _adopt_torn(inode, writable, fresh)
+        for index, _, _, _ in writable:
+            tree.trim(index)
+        tree.shrink()
         raise
     for start, length in runs:
         inode.view.owner.taken(start, length)
@@ -260,7 +267,7 @@ def truncate(inode: Inode, size: int) -> None:
     Cutting off many blocks may take several calls, each with ``NotCached``; the size goes down with them.
     """
     if size > FILE_SIZE_MAX:
-        raise FileTooBig("files cannot be larger than 16 TiB")
+        raise FileTooBig("files cannot be larger than 8 EiB")
     volume = inode.view.volume
     block_size = volume.geometry.block_size
     if size >= inode.size:
@@ -276,12 +283,14 @@ def truncate(inode: Inode, size: int) -> None:
             tail = volume.load("data", words[2 * slot], words[2 * slot + 1])[size % block_size :]
     volume.allocator.prepare(1 if any(tail) else 0, urgency=1, metadata=volume.dirtied + 8)
     inode.view.change(inode)
+    budget = min(CUT_BUDGET, volume.cache.capacity // 2)  # all of a step is in the cache at once
     while True:
-        left = inode.map.cut(keep, min(CUT_BUDGET, volume.cache.capacity // 2))  # all of a step is in the cache at once
+        if any(tail) and inode.map.plan_cut(keep, budget) <= keep:
+            # Nothing but zeros may be stored behind the end. This may fail, what is left of the truncation after it cannot.
+            write(inode, size, bytes(min(inode.size, keep * block_size) - size), urgency=1)
+            tail = b""
+        left = inode.map.cut(keep, budget)
         inode.size = min(inode.size, left * block_size)
         if left <= keep:
             break
-    if any(tail):
-        # Nothing but zeros may be stored behind the end.
-        write(inode, size, bytes(inode.size - size), urgency=1)
     inode.size = size

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from snapfs.errors import CorruptBlock, DeviceError, NotCached, ReadOnly, SnapfsError
+from snapfs.errors import CorruptBlock, DeviceError, DeviceFull, NotCached, SnapfsError
 from snapfs.store.volume import Volume
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Commits:
         self._next: _Round | None = None
         self._current: _Round | None = None
         self._wanted = trio.Event()
+        self._is_stalled = False
 
     async def commit(self) -> bool:
         """Return when everything done before the call is durable; False when it was so already.
@@ -60,7 +61,12 @@ class Commits:
             self._ask()
 
     async def relieve(self) -> None:
-        """For whoever is about to change something when too much is dirty already: let the commit in flight finish first."""
+        """For whoever is about to change something when too much is dirty already: let the commit in flight finish first.
+
+        Raises ``DeviceFull`` while there is no space for it.
+        """
+        if self._is_stalled and self._volume.in_flight is not None:
+            await self.commit()  # or what waits behind it would grow without end
         self.soon()
         if self._current is not None:
             # As in ``commit``. Its failure concerns those who asked for it.
@@ -69,12 +75,10 @@ class Commits:
     def _ask(self) -> _Round | None:
         """The commit that has all that was done before now, or None when nothing is to be committed."""
         volume = self._volume
-        if volume.read_only_reason is not None:
-            raise ReadOnly(volume.read_only_reason)
-        if volume.read_only:
-            return None
-        if not volume.dirty:
+        is_on_its_way = self._current is not None or volume.in_flight is None
+        if not volume.dirty and is_on_its_way:
             return self._current
+        volume.check_writable()
         if self._next is None:
             self._next = _Round()
             self._wanted.set()
@@ -101,21 +105,20 @@ class Commits:
     async def _one(self) -> None:
         joined = self._next
         assert joined is not None  # noqa: S101 - the caller's condition
+        volume = self._volume
         try:
-            sealed = await self._seal()
-            self._current, self._next = joined, None
-            try:
+            if volume.in_flight is not None:
+                # There was no space for it. Whoever asks meanwhile joins what is sealed after it.
+                await self._write(volume.in_flight)
+            if volume.dirty:
+                sealed = await self._seal()
+                self._current, self._next = joined, None
                 # Operations run meanwhile, in the next generation; whoever asks now gets a round of his own.
-                await trio.to_thread.run_sync(sealed.write)
-            except DeviceError as exc:
-                self._volume.failed(sealed, exc)
-                raise
-            except Exception as exc:
-                self._volume.failed(sealed, DeviceError(f"internal error: {exc}"))
-                raise
-            self._volume.committed(sealed)
+                await self._write(sealed)
         except SnapfsError as exc:
-            log.critical("a commit failed: %s", exc)
+            if isinstance(exc, CorruptBlock):
+                volume.damaged(exc)
+            self._log(exc)
             joined.error = exc
         except Exception as exc:
             # A defect. Whoever waits must hear of it, and the loop must go on: others may still read.
@@ -128,6 +131,29 @@ class Commits:
             joined.done.set()
         if joined.error is None:
             self._committed()
+
+    async def _write(self, sealed: Sealed) -> None:
+        try:
+            await trio.to_thread.run_sync(sealed.write)
+        except DeviceError as exc:
+            self._volume.failed(sealed, exc)
+            raise
+        except Exception as exc:
+            self._volume.failed(sealed, DeviceError(f"internal error: {exc}"))
+            raise
+        self._volume.committed(sealed)
+        if self._is_stalled:
+            self._is_stalled = False
+            log.info("there is space for commits again")
+
+    def _log(self, exc: SnapfsError) -> None:
+        """Say that a commit failed, if nothing else does: the volume itself says when it becomes read-only."""
+        if isinstance(exc, DeviceFull) and self._volume.read_only_reason is None:
+            if not self._is_stalled:
+                log.critical("a commit failed, and is tried again until there is space: %s", exc)
+            self._is_stalled = True
+        elif self._volume.read_only_reason is None:
+            log.critical("a commit failed: %s", exc)
 
 
 async def fetch(volume: Volume, wants: Sequence[Want], *, trusting: bool = True) -> bool:

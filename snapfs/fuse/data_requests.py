@@ -15,7 +15,7 @@ import os
 import pyfuse3
 import trio
 
-from snapfs.errors import CorruptBlock, ReadOnly
+from snapfs.errors import CorruptData, ReadOnly
 from snapfs.filesystem import Changes, ReadPlan, View
 from snapfs.fuse import listing
 from snapfs.fuse.listing import Row
@@ -51,11 +51,11 @@ class DataRequests(SnapdirRequests):
         plan = await self.at(self.fs.plan_read, node, off, size)
         try:
             data = plan.assemble(await self._fetched(plan))
-        except CorruptBlock:
+        except CorruptData:
             # While a thread read, the file may have been changed and its old blocks been used again. This time nothing can happen.
             plan = await self.at(self.fs.plan_read, node, off, size)
             device = self.fs.volume.device
-            data = self._verified(plan, [device.read(*run) for run in plan.runs], node)
+            data = plan.assemble([device.read(*run) for run in plan.runs])
         await self.accessed(node)
         return data
 
@@ -70,13 +70,6 @@ class DataRequests(SnapdirRequests):
             for index, part in zip(missing, read, strict=True):
                 parts[index] = part
         return [part for part in parts if part is not None]
-
-    def _verified(self, plan: ReadPlan, parts: list[bytes], node: int) -> bytes:
-        try:
-            return plan.assemble(parts)
-        except CorruptBlock as exc:
-            view_id, ino = self.numbers.split(node)
-            raise CorruptBlock(f"view {view_id}, inode {ino}: {exc}") from exc
 
     @handler
     async def write(self, fh: int, off: int, buf: bytes) -> int:

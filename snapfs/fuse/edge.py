@@ -10,14 +10,14 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, ParamSpec, Protocol, TypeVar
 
 import trio
 
 from snapfs import snapshots
-from snapfs.errors import Interrupt, NoSpace, NotCached, ReadOnly, SnapfsError, SnapshotBusy
+from snapfs.errors import CorruptBlock, Interrupt, NoSpace, NotCached, ReadOnly, SnapfsError, SnapshotBusy
 from snapfs.filesystem import Filesystem
 from snapfs.fuse.commits import Commits, fetch
 from snapfs.fuse.gate import Gate
@@ -93,6 +93,7 @@ class Edge:
         #: Requests that are being worked on.
         self.in_progress = 0
         self.commits = Commits(self.volume, self.work_soon)
+        self.volume.became_read_only = self._became_read_only
         self._commit_seconds = commit_seconds
         self._snapshot_lock = trio.Lock()
         self._work_wanted = trio.Event()
@@ -107,26 +108,38 @@ class Edge:
         When the function's result arrives, no other task has run since it was found: callers may rely on it.
         """
         attempts = None
-        while True:
-            try:
-                return function(*args, **kwargs)
-            except Interrupt as why:
-                attempts = attempts or _Attempts(may_reclaim=function != self.volume.allocator.reclaim)
-                await self._mend(why, attempts)  # anything may happen meanwhile: the function looks at everything anew
+        try:
+            while True:
+                try:
+                    return function(*args, **kwargs)
+                except Interrupt as why:
+                    attempts = attempts or _Attempts(may_reclaim=function != self.volume.allocator.reclaim)
+                    await self._mend(why, attempts)  # anything may happen meanwhile: the function looks at everything anew
+        except CorruptBlock as exc:
+            self.volume.damaged(exc)
+            raise
 
     async def change(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """The same for one that changes something: waits while a snapshot is being made, or while too much waits for a commit."""
         attempts = None
-        while True:
-            if self.volume.commit_wanted:
-                await self.commits.relieve()  # anything may happen meanwhile, as in all that follow
-            if self.gate.is_closed:
-                await self.gate.passed()
-            try:
-                return function(*args, **kwargs)
-            except Interrupt as why:
-                attempts = attempts or _Attempts()
-                await self._mend(why, attempts)
+        try:
+            while True:
+                if self.volume.commit_wanted:
+                    await self.commits.relieve()  # anything may happen meanwhile, as in all that follow
+                if self.gate.is_closed:
+                    await self.gate.passed()
+                try:
+                    return function(*args, **kwargs)
+                except Interrupt as why:
+                    attempts = attempts or _Attempts()
+                    await self._mend(why, attempts)
+        except CorruptBlock as exc:
+            self.volume.damaged(exc)
+            raise
+
+    def _became_read_only(self, reason: str) -> None:
+        lost = "; what was changed since the last commit is lost when it is unmounted" if self.volume.unsaved else ""
+        log.critical("the volume is read-only from now on: %s%s", reason, lost)
 
     async def _mend(self, why: Interrupt, attempts: _Attempts) -> None:
         """Do what a core call was interrupted for. Raises ``NoSpace`` when there turns out to be none to be had."""
@@ -163,7 +176,8 @@ class Edge:
                 # The snapshot is the state that is sealed: one synchronous stretch, which is the pause in writing.
                 await self.commits.commit()
             except SnapfsError:
-                snapshots.abandon(self.fs, instance)
+                with suppress(SnapfsError):  # of a volume that has become read-only nothing comes into being any more
+                    await self.change(snapshots.abandon, self.fs, instance)
                 raise
         return instance
 
@@ -171,17 +185,21 @@ class Edge:
         """Delete a snapshot; its space comes back in the background. ``asked_by``: the ``.snap`` in which it was done, if in one."""
         async with self._snapshots_alone():
             instance = await self.change(snapshots.delete, self.fs, name)
-            await self.commits.commit()
+            failure = await self._failure()
         self.work_soon()
         await self.kernel.view_ended(instance.id, asked_by=asked_by)
+        if failure is not None:
+            raise failure
         return instance
 
     async def rename_snapshot(self, name: str, new_name: str, *, asked_by: int | None = None) -> Instance:
         """Rename a snapshot."""
         async with self._snapshots_alone():
             instance = await self.change(snapshots.rename, self.fs, name, new_name)
-            await self.commits.commit()
+            failure = await self._failure()
         await self.kernel.view_renamed(instance.id, asked_by=asked_by)
+        if failure is not None:
+            raise failure
         return instance
 
     async def restore(self, name: str, owner: int = 0) -> RestoreResult:
@@ -192,17 +210,27 @@ class Edge:
             await self.commits.commit()
             async with self.gate.closed():
                 result = await self.call(snapshots.restore, self.fs, name, owner=owner)
-            await self.commits.commit()
+            failure = await self._failure()
         # Gate and lock are free: forgetting may make the kernel write, and wait for requests that wait for the lock.
         if result.changed:
             await self.kernel.restored(result)
         self.work_soon()
+        if failure is not None:
+            raise failure
         return result
+
+    async def _failure(self) -> SnapfsError | None:
+        """Commit what was changed already; what went wrong with that. Whatever it was, the kernel must hear of the change."""
+        try:
+            await self.commits.commit()
+        except SnapfsError as exc:
+            return exc
+        return None
 
     @asynccontextmanager
     async def _snapshots_alone(self) -> AsyncIterator[None]:
         if self.volume.read_only:
-            raise ReadOnly("the volume is mounted read-only: snapshots cannot be changed")
+            raise ReadOnly(self.volume.read_only_reason or "the volume is mounted read-only: snapshots cannot be changed")
         if self._snapshot_lock.statistics().tasks_waiting >= WAITING_LIMIT:
             raise SnapshotBusy(f"{WAITING_LIMIT} snapshot operations are waiting already: try again later")
         async with self._snapshot_lock:
@@ -238,8 +266,9 @@ class Edge:
                 while await self._step():
                     pass
             except SnapfsError as exc:
-                # It is tried again after the next commit.
-                log.warning("background work: %s", exc)
+                # It is tried again after the next commit, if there can be one.
+                if self.volume.read_only_reason is None:
+                    log.warning("background work: %s", exc)
             except Exception:
                 log.exception("background work: internal error")
             if not self._work_wanted.is_set():

@@ -50,11 +50,16 @@ ERRNO: Final[dict[type[BaseException], int]] = {
 _LOGGED: Final = (errors.DeviceError, errors.VolumeError)
 
 
-def errno_of(exc: Exception, what: str) -> int:
-    """The errno that tells a user about ``exc``; ``what`` names the request in the log."""
+def is_trouble(exc: Exception) -> bool:
+    """Whether the log must say more of it than the user is told."""
+    return isinstance(exc, _LOGGED)
+
+
+def errno_of(exc: Exception, what: str | None) -> int:
+    """The errno that tells a user about ``exc``; ``what`` names the request in the log, None for trouble that was logged already."""
     for kind in type(exc).__mro__:
         if kind in ERRNO:
-            if isinstance(exc, _LOGGED):
+            if is_trouble(exc) and what is not None:
                 log.error("%s: %s", what, exc)
             return ERRNO[kind]
     log.error("%s: internal error: %s", what, exc, exc_info=exc)

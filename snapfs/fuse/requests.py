@@ -16,11 +16,12 @@ from snapfs.errors import NoSuchSnapshot, ReadOnly, SnapfsError, StaleInode
 from snapfs.filesystem import Filesystem, Inode, View
 from snapfs.fuse.attributes import Attributes
 from snapfs.fuse.edge import Edge
-from snapfs.fuse.errno import errno_of
+from snapfs.fuse.errno import errno_of, is_trouble
 from snapfs.fuse.kernel import MountedKernel
 from snapfs.fuse.known import Known
 from snapfs.fuse.numbers import VIEW_SHIFT, Numbers
 from snapfs.fuse.options import MountOptions
+from snapfs.fuse.trouble import Trouble
 from snapfs.ids import BASE_VIEW
 
 P = ParamSpec("P")
@@ -34,7 +35,8 @@ def handler(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corout
 
     @functools.wraps(function)
     async def answer(*args: P.args, **kwargs: P.kwargs) -> T:
-        edge = cast("Requests", args[0]).edge
+        requests = cast("Requests", args[0])
+        edge = requests.edge
         edge.requests[name] += 1
         edge.in_progress += 1
         try:
@@ -42,7 +44,8 @@ def handler(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corout
         except pyfuse3.FUSEError:
             raise
         except Exception as exc:
-            raise pyfuse3.FUSEError(errno_of(exc, name)) from exc
+            what = await requests.trouble.words(name, args[1:], exc) if is_trouble(exc) else name
+            raise pyfuse3.FUSEError(errno_of(exc, what)) from exc
         finally:
             edge.in_progress -= 1
 
@@ -61,6 +64,7 @@ class Requests(pyfuse3.Operations):
         self.known = known
         self.numbers = numbers
         self.kernel = kernel
+        self.trouble = Trouble(edge, numbers)
         self.options = options
         self.attributes = Attributes(options, block_size)
         self.snapdir_name = options.snapdir.encode(errors="surrogateescape")

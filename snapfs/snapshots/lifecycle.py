@@ -60,8 +60,13 @@ def create(
 
 
 def abandon(fs: Filesystem, instance: Instance) -> None:
-    """Take back a ``create`` whose commit failed: it must not come into being later, when nobody expects it any more."""
+    """Take back a ``create`` whose commit failed: it must not come into being later, when nobody expects it any more.
+
+    Once sealed it comes into being with a commit that is tried again, and is deleted like any other. Raises as ``delete``.
+    """
     fs.volume.instances.abandon(instance)
+    if fs.volume.instances.by_name(instance.name) is instance:
+        delete(fs, instance.name)
 
 
 def check_free(fs: Filesystem, name: str) -> None:

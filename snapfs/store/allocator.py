@@ -48,6 +48,8 @@ class Allocator:
         # Whether background work will free blocks, and one step of it.
         self.more_to_come: Callable[[], bool] = lambda: False
         self.reclaim: Callable[[], bool] = lambda: False
+        #: Told of runs that are given out: whoever remembers something about blocks by their numbers must forget it.
+        self.watchers: list[Callable[[list[tuple[int, int]]], None]] = []
         self.reserve = min(16384, max(32, geometry.blocks // 64))
         self._window: list[int] = []
         self._needed: deque[Collection[int]] = deque(maxlen=RECENT_NEEDS)
@@ -191,6 +193,8 @@ class Allocator:
             offset, length = group.take(count)
             out.append((group.start + offset, length))
             count -= length
+        for watcher in self.watchers:
+            watcher(out)
         return out
 
     def is_fresh(self, block: int, length: int = 1) -> bool:
@@ -214,6 +218,13 @@ class Allocator:
             self.available += group.available - before
             self.free += high - low
             self.waiting += [(group.number, offset, size) for offset, size in waiting]
+
+    def give_back(self, runs: list[tuple[int, int]], *, first_choice: bool) -> None:
+        """Undo ``allocate``; with ``first_choice`` the same blocks are the next ones to be given out."""
+        for start, length in reversed(runs):
+            self.free_run(start, length)
+            if first_choice:
+                self.groups[start >> self._shift].cursor = start & self._mask
 
     def record(self, start: int, length: int, holders: int | None, *, held: bool) -> None:
         """Give blocks a record that names a holder set (None: no record), and set or clear their snapshot bits."""

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from snapfs.errors import CommitNeeded, DeviceError, NotCached
+from snapfs.errors import CommitNeeded, CorruptBlock, DeviceError, NotCached
 from snapfs.store.volume import Volume
+
+if TYPE_CHECKING:
+    from snapfs.store.sealing import Sealed
 
 T = TypeVar("T")
 
 
 def drive(volume: Volume, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
-    """Call ``function`` until it is through: fetch what it misses, commit when it needs that."""
-    while True:
-        try:
-            return function(*args, **kwargs)
-        except NotCached as exc:
-            volume.admit(volume.read_wants(exc.wants))
-        except CommitNeeded:
-            # Blocks may be waiting for a commit, or for background work that comes before it.
-            while volume.allocator.more_to_come() and _fetching(volume, volume.allocator.reclaim):
-                pass
-            commit(volume)
+    """Call ``function`` until it is through: fetch what it misses, commit when it needs that. Damaged metadata ends writing."""
+    try:
+        while True:
+            try:
+                return function(*args, **kwargs)
+            except NotCached as exc:
+                volume.admit(volume.read_wants(exc.wants))
+            except CommitNeeded:
+                # Blocks may be waiting for a commit, or for background work that comes before it.
+                while volume.allocator.more_to_come() and _fetching(volume, volume.allocator.reclaim):
+                    pass
+                commit(volume)
+    except CorruptBlock as exc:
+        volume.damaged(exc)
+        raise
 
 
 def _fetching(volume: Volume, function: Callable[[], T]) -> T:
@@ -36,15 +43,22 @@ def _fetching(volume: Volume, function: Callable[[], T]) -> T:
 
 
 def commit(volume: Volume) -> None:
-    """Make everything durable. Does nothing when nothing is dirty. Raises ``DeviceError``."""
-    if not volume.dirty:
-        return
-    while True:
-        try:
-            sealed = volume.seal()
-            break
-        except NotCached as exc:
-            volume.admit(volume.read_wants(exc.wants))
+    """Make everything durable. Does nothing when all of it is. Raises ``DeviceError``, ``ReadOnly``."""
+    if volume.in_flight is not None:
+        volume.check_writable()
+        _write(volume, volume.in_flight)  # the device was full
+    try:
+        while volume.dirty:
+            try:
+                _write(volume, volume.seal())
+            except NotCached as exc:
+                volume.admit(volume.read_wants(exc.wants))
+    except CorruptBlock as exc:
+        volume.damaged(exc)
+        raise
+
+
+def _write(volume: Volume, sealed: Sealed) -> None:
     try:
         sealed.write()
     except DeviceError as exc:

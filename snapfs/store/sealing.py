@@ -56,9 +56,14 @@ class Sealed:
         self.blocks = blocks
         self.superblock = superblock
         self.waiting = waiting
+        #: A flush has failed: nobody knows which writes are on the device, those of file data among them.
+        self.is_unsure = False
 
     def write(self) -> None:
-        """Write everything, flush, write the superblock and its copy, flush (I8). Blocks; raises ``DeviceError``."""
+        """Write everything, flush, write the superblock and its copy, flush (I8). Blocks; raises ``DeviceError``.
+
+        After ``DeviceFull`` it may be called again, unless ``is_unsure``: the same bytes go to the same places.
+        """
         run: list[bytes] = []
         start = previous = -2
         limit = max(1, WRITE_BYTES // self.block_size)
@@ -69,11 +74,16 @@ class Sealed:
             run.append(self.blocks[block])
             previous = block
         self._write_run(start, run)
-        self.device.flush()
+        self._flush()
         data, offsets = self.superblock
         for offset in offsets:
             self.device.write(offset, data)
+        self._flush()
+
+    def _flush(self) -> None:
+        self.is_unsure = True
         self.device.flush()
+        self.is_unsure = False
 
     def _write_run(self, start: int, run: list[bytes]) -> None:
         if run:

@@ -173,9 +173,9 @@ class BlockMap:
             self.volume.allocator.need_block(words[2 * slot] & BLOCK_MASK)
         words, slot = self.writable_pointers(index)
         self._drop_child(words, slot, 0, index)
-        self._trim(index)
+        self.trim(index)
 
-    def _trim(self, index: int) -> None:
+    def trim(self, index: int) -> None:
         """Remove the dirty pointer blocks above ``index`` that are empty."""
         bits = self.volume.geometry.fan_bits
         for level in range(1, self.depth + 1):
@@ -212,13 +212,17 @@ class BlockMap:
         if not self.root[0]:
             self.depth = 0
             return keep
-        low, nodes = self._plan_cut(keep, budget)
+        low, nodes = self._cut_plan(keep, budget)
         if low < 1 << self.volume.geometry.fan_bits * self.depth:
             self._prune(self.root, 0, self.depth, 0, low, nodes)
             self._collapse(low)
         return low
 
-    def _plan_cut(self, keep: int, budget: int) -> tuple[int, dict[int, Any]]:
+    def plan_cut(self, keep: int, budget: int) -> int:
+        """Make sure that ``cut`` cannot be interrupted, and say what it will return. Raises ``NotCached``."""
+        return self._cut_plan(keep, budget)[0] if self.root[0] else keep
+
+    def _cut_plan(self, keep: int, budget: int) -> tuple[int, dict[int, Any]]:
         """Bring everything that a cut touches into memory: the index to cut at, and the clean pointer blocks by their keys."""
         nodes: dict[int, Any] = {}
         bits, fan_out = self.volume.geometry.fan_bits, self.volume.geometry.fan_out

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from snapfs.blocks.checksum import crc32c
 from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, decode_pointers
 from snapfs.blocks.superblock import KNOWN_READ_ONLY_COMPATIBLE
-from snapfs.errors import CommitNeeded, CorruptBlock, DeviceError, NotCached, ReadOnly
+from snapfs.errors import CommitNeeded, CorruptBlock, CorruptData, DeviceError, DeviceFull, NotCached, ReadOnly
 from snapfs.store import commit, recovery
 from snapfs.store.allocator import Allocator
 from snapfs.store.buckets import Bucket, BucketTree
@@ -89,6 +89,8 @@ class Volume:
         self.geometry = superblock.geometry
         self.read_only = device.read_only
         self.read_only_reason: str | None = None
+        #: Called with the reason when an error makes the volume read-only while it is open.
+        self.became_read_only: Callable[[str], None] = lambda _reason: None
         self.generation = superblock.generation
         self.epoch = root.epoch
         self.hash_seed = root.hash_seed
@@ -161,6 +163,11 @@ class Volume:
         )  # fmt: skip
 
     @property
+    def unsaved(self) -> bool:
+        """Is there anything that is not known to be durable?"""
+        return self.in_flight is not None or self.dirty
+
+    @property
     def commit_wanted(self) -> bool:
         """Is so much dirty that a commit should not wait for its timer?"""
         return self.dirtied > DIRTY_BLOCKS or self.written_bytes > DIRTY_BYTES
@@ -190,6 +197,21 @@ class Volume:
         """Raises ``ReadOnly`` when the volume must not be changed."""
         if self.read_only:
             raise ReadOnly(self.read_only_reason or "the volume is mounted read-only")
+
+    def damaged(self, exc: CorruptBlock) -> None:
+        """The core met damage while it used the volume. In metadata it ends writing: what is changed by what it says would spread it.
+
+        Not in file data, which only its file depends on; and where nothing is written anyway there is nothing to end.
+        """
+        if not self.read_only and not isinstance(exc, CorruptData):
+            self._end_writing(f"its metadata is damaged ({exc}): unmount it, then run 'snapfs check'")
+
+    def _end_writing(self, reason: str) -> None:
+        """Be read-only from now on. What memory has that is not durable can be read, and is lost when the volume is closed."""
+        if self.read_only:
+            return  # the first reason is the one to know
+        self.read_only, self.read_only_reason = True, reason
+        self.became_read_only(reason)
 
     # Reading
 
@@ -250,6 +272,11 @@ class Volume:
 
         if want.kind == "group":
             return recovery.read_group(self.geometry, self.allocator.entries[want.block], want.block, block)
+        if want.kind == "data":
+            try:
+                return block(want.block, want.checksum)
+            except CorruptBlock as exc:
+                raise CorruptData(str(exc)) from exc
         data = block(want.block, want.checksum)
         decoder = _DECODERS.get(want.kind)
         try:
@@ -281,7 +308,7 @@ class Volume:
             sealed = commit.seal(self)
         except Exception as exc:
             # A defect, or memory has run out. What is in memory is half of one generation and half of the next: it must not be written.
-            self.read_only, self.read_only_reason = True, f"a commit broke off: {type(exc).__name__}: {exc}"
+            self._end_writing(f"a commit broke off: {type(exc).__name__}: {exc}")
             raise
         self.in_flight = sealed
         return sealed
@@ -293,7 +320,10 @@ class Volume:
         self.allocator.released(sealed.waiting)
 
     def failed(self, sealed: Sealed, exc: DeviceError) -> None:
-        """The generation could not be made durable: nothing may be written any more, as nobody knows what reached the device."""
-        self.read_only = True
-        self.read_only_reason = f"generation {sealed.generation} could not be written: {exc}"
-        # Its blocks may not be on the device: they go on being read from memory.
+        """The generation could not be made durable. It stays in flight: its blocks go on being read from memory.
+
+        When there was no space for it, nothing durable is touched and nothing lost, and it can be written again. After any other failure
+        nobody knows what reached the device: nothing may be written any more.
+        """
+        if not isinstance(exc, DeviceFull) or sealed.is_unsure:
+            self._end_writing(f"generation {sealed.generation} could not be written: {exc}")

@@ -183,6 +183,10 @@ async def test_damage_is_told_once_it_is_certain(device: SlowDevice, nursery: tr
             calls += 1
             raise CorruptBlock("block 1 fails its checksum")
 
+        def damaged(self, exc: CorruptBlock) -> None:
+            told.append(exc)
+
+    told: list[CorruptBlock] = []
     edge = Edge(opened(device), commit_seconds=3600.0)
     edge.volume.cache.clear()
     doubtful: Any = Doubtful()
@@ -197,6 +201,7 @@ async def test_damage_is_told_once_it_is_certain(device: SlowDevice, nursery: tr
     with pytest.raises(CorruptBlock):
         await edge.call(wants_something)
     assert calls == 2
+    assert len(told) == 1
 
 
 async def test_a_failed_commit_is_told_to_all_and_ends_writing(edge: Edge, device: SlowDevice) -> None:
