@@ -10,10 +10,11 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 STATES ?= 200000
+KILLS ?= 500
 # Options for pytest: make test ARGS="tests/unit -x"
 ARGS ?=
 
-.PHONY: help install demo test check format crash bench clean
+.PHONY: help install demo test check format crash torture bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +40,9 @@ format: $(VENV)/.installed ## Format the source, mend what the linter can mend
 
 crash: $(VENV)/.installed ## Many more crash states than `make test` runs: STATES=200000
 	SNAPFS_CRASH_STATES=$(STATES) $(RUN) -m pytest -s tests/crash/test_power_loss.py
+
+torture: $(VENV)/.installed ## Kill the daemon under load again and again: nothing acknowledged may be missing: KILLS=500
+	SNAPFS_KILLS=$(KILLS) $(RUN) -m pytest -s tests/crash/test_kill.py -k kills_lose_nothing
 
 bench: $(VENV)/.installed ## Measure against an empty pyfuse3 filesystem
 	@$(RUN) tests/benchmarks/bench.py $(ARGS)
