@@ -29,8 +29,9 @@ NAME_MAX: Final = 255
 #: Longest symbolic link target, in bytes (the kernel's PATH_MAX less its terminator).
 SYMLINK_MAX: Final = 4095
 
-#: Largest file, in bytes (ext4's limit at 4 KiB blocks).
-FILE_SIZE_MAX: Final = 1 << 44
+#: Largest file, in bytes: what the kernel takes for the limit of every FUSE filesystem. With its writeback cache it would accept
+#: what lies behind a smaller one, and say later that it is lost.
+FILE_SIZE_MAX: Final = (1 << 63) - 1
 
 #: ext4's limit is 65,000; nothing here needs a limit below the counter's width.
 LINK_MAX: Final = 0xFFFF_FFFF

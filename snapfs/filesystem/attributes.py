@@ -6,18 +6,15 @@ import stat
 
 from snapfs.blocks.inode import INLINE_ATTRIBUTES, INLINE_BYTES, INLINE_NONE
 from snapfs.blocks.schema import pack, unpack
-from snapfs.errors import CorruptBlock, Exists, NoAttribute, NoSpace, NotPermitted, NotSupported, OutOfRange, TooBig
+from snapfs.errors import CorruptBlock, Exists, InvalidArgument, NoAttribute, NoSpace, NotPermitted, NotSupported, OutOfRange, TooBig
 from snapfs.filesystem import acl
-from snapfs.filesystem.inode import Inode
+from snapfs.filesystem.inode import ATTRIBUTES_LIMIT, Inode
 from snapfs.filesystem.view import View
 from snapfs.ids import NAME_MAX
 
 #: Largest value, and largest list of names, that the kernel passes on (linux/limits.h).
 VALUE_MAX = 65536
 LIST_MAX = 65536
-
-#: All attributes of one inode together.
-TOTAL_MAX = 1 << 20
 
 NAMESPACES = (b"user.", b"trusted.", b"security.", b"system.")
 
@@ -52,8 +49,10 @@ def get(inode: Inode, name: bytes) -> bytes:
 
 
 def check_name(inode: Inode, name: bytes) -> None:
-    """Raises ``NotSupported``, ``OutOfRange``, ``NotPermitted`` for names that cannot be, here or at all."""
-    if not name.startswith(NAMESPACES) or name in NAMESPACES:
+    """Raises ``InvalidArgument``, ``NotSupported``, ``OutOfRange``, ``NotPermitted`` for names that cannot be, here or at all."""
+    if name in NAMESPACES:
+        raise InvalidArgument("an attribute's name does not end with its namespace")
+    if not name.startswith(NAMESPACES):
         raise NotSupported(f"no such namespace: {name!r}")
     if name.startswith(b"system.") and name not in (acl.ACCESS, acl.DEFAULT):
         raise NotSupported(f"no such attribute: {name!r}")
@@ -67,7 +66,7 @@ def plan_store(inode: Inode, attributes: dict[bytes, bytes]) -> bytes:
     """Make everything writable that storing these attributes changes; their bytes. May raise ``NotCached``, ``NoSpace``."""
     volume = inode.view.volume
     data = pack(attributes) if attributes else b""
-    if len(data) > TOTAL_MAX:
+    if len(data) > ATTRIBUTES_LIMIT:
         raise NoSpace("the extended attributes of one file may not exceed 1 MiB")
     count = 0 if _fits(inode, data) else -(-len(data) // volume.geometry.block_size)
     volume.allocator.prepare(0, metadata=volume.dirtied + 2 * count + 4)

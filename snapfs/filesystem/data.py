@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from snapfs.blocks.checksum import crc32c
 from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, EPOCH_MASK, WRITES_MAX, WRITES_SHIFT
-from snapfs.errors import CorruptData, DeviceError, DeviceFull, FileTooBig, NotCached
+from snapfs.errors import CorruptBlock, CorruptData, DeviceError, DeviceFull, FileTooBig, NotCached
 from snapfs.ids import FILE_SIZE_MAX
 
 if TYPE_CHECKING:
@@ -105,6 +105,9 @@ def plan_read(inode: Inode, offset: int, size: int) -> ReadPlan:
         pieces.append((length, checksums))
     if hole:
         pieces.append((hole, None))
+    end = volume.geometry.size
+    if any(start + length > end for start, length in runs):
+        raise CorruptBlock(f"inode {inode.ino}: a pointer names a block outside the volume")
     return ReadPlan(runs, pieces, offset - first * block_size, size, block_size, first * block_size)
 
 

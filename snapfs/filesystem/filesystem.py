@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from snapfs.filesystem.inode import Inode
 from snapfs.filesystem.names import Entry
 from snapfs.filesystem.orphans import Orphans
 from snapfs.filesystem.view import InodeCache, View
-from snapfs.ids import BASE_VIEW
+from snapfs.ids import BASE_VIEW, SYMLINK_MAX
 from snapfs.store.deletion import Deletion
 from snapfs.store.tree import BlockMap
 
@@ -135,23 +135,28 @@ class Filesystem:
 
     # Attributes
 
-    def set_attributes(self, view: View, ino: int, changes: Changes, *, privileged: bool, in_group: bool | None = None) -> Inode:
+    def set_attributes(
+        self, view: View, ino: int, changes: Changes, *, privileged: bool, in_group: bool | None = None, stamp: bool = True
+    ) -> Inode:
         """Change attributes as chmod(2), chown(2), truncate(2) and utimensat(2) do, set-id bits and access lists included.
 
-        ``privileged`` is what CAP_FSETID gives; ``in_group`` whether the caller is in the file's group, if known.
+        ``privileged`` is what CAP_FSETID gives; ``in_group`` whether the caller is in the file's group, if known. ``stamp`` sets the
+        times also when nothing but a size is set that the file has already.
         """
         view.volume.check_writable()
         inode = view.inode(ino)
         self._check_covered(view, inode)
         now = self.now()
         access = attributes.load(inode).get(acl.ACCESS) if changes.mode is not None else None
+        stamp = stamp or changes != Changes(size=inode.size)
         if changes.size is not None:
             if inode.is_directory:
                 raise IsDirectory("a directory has no size to set")
             if not stat.S_ISREG(inode.mode):
                 raise InvalidArgument("only files have a size to set")
             self._set_size(inode, changes.size)
-            inode.mtime = now
+            if stamp:
+                inode.mtime = now
             if not privileged:
                 self._clear_set_id(inode)
         view.volume.allocator.prepare(0, urgency=1, metadata=view.volume.dirtied + 4)
@@ -176,7 +181,8 @@ class Filesystem:
             inode.atime = changes.atime
         if changes.mtime is not None:
             inode.mtime = changes.mtime
-        inode.ctime = changes.ctime if changes.ctime is not None else now
+        if stamp:
+            inode.ctime = changes.ctime if changes.ctime is not None else now
         return inode
 
     def _set_size(self, inode: Inode, size: int) -> None:
@@ -222,12 +228,27 @@ class Filesystem:
         """The names of all extended attributes."""
         return sorted(attributes.load(view.inode(ino)))
 
-    def xattr_set(self, view: View, ino: int, name: bytes, value: bytes, *, create: bool = False, replace: bool = False) -> None:
-        """Set an extended attribute. Raises ``Exists``, ``NoAttribute``, ``NotSupported``, ``TooBig``, ``NoSpace``."""
+    def xattr_set(
+        self,
+        view: View,
+        ino: int,
+        name: bytes,
+        value: bytes,
+        *,
+        create: bool = False,
+        replace: bool = False,
+        groups: Collection[int] | None = None,
+    ) -> None:
+        """Set an extended attribute. Raises ``Exists``, ``NoAttribute``, ``NotSupported``, ``TooBig``, ``NoSpace``.
+
+        ``groups``: those of a caller who may not give a file to a group that is not among them (None: who may). See acl(5), chmod(2).
+        """
         view.volume.check_writable()
         inode = view.inode(ino)
         self._check_covered(view, inode)
         attributes.set_value(inode, name, value, create=create, replace=replace)
+        if name == acl.ACCESS and groups is not None and inode.gid not in groups:
+            inode.mode &= ~stat.S_ISGID
         inode.ctime = self.now()
 
     def xattr_remove(self, view: View, ino: int, name: bytes) -> None:
@@ -283,7 +304,7 @@ class Filesystem:
         if not inode.data.blocks:
             return inode.inline
         block = inode.map.node(0, 0)
-        if block is None or inode.size > len(block):
+        if block is None or inode.size > min(len(block), SYMLINK_MAX):
             raise CorruptBlock(f"inode {ino}: the target is missing")
         return bytes(block[: inode.size])
 
@@ -323,7 +344,7 @@ class Filesystem:
         free = max(0, allocator.free - self.volume.dirtied)
         available = max(0, free - allocator.reserve)
         files_free = available * self.base.per_leaf
-        return Statfs(geometry.block_size, geometry.blocks - fixed, free, available, self.base.inodes + files_free, files_free)
+        return Statfs(geometry.block_size, geometry.blocks - fixed, free, available, max(self.base.inodes, 0) + files_free, files_free)
 
     @property
     def has_work(self) -> bool:

@@ -9,6 +9,7 @@ from snapfs.blocks.inode import INLINE_ATTRIBUTES, INLINE_BYTES, INLINE_NONE, IN
 from snapfs.blocks.pointer import BLOCK_MASK, FLAG_DIRTY
 from snapfs.blocks.schema import COUNT_MAX, as_count
 from snapfs.errors import CorruptBlock
+from snapfs.ids import FILE_SIZE_MAX, INO_LIMIT, LINK_MAX
 from snapfs.store.buckets import BucketTree
 from snapfs.store.tree import BlockMap
 
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
 
 _TYPES = {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK}
 
-#: Depth that no block map of a file of the largest size reaches.
-DEPTH_LIMIT = 6
+#: Depth of the block map of a file of the largest size, with the smallest blocks.
+DEPTH_LIMIT = 7
 
-#: Bytes of extended attributes that no inode has.
-ATTRIBUTES_LIMIT = 1 << 24
+#: Extended attributes of one inode together, in bytes, and the depth of their map.
+ATTRIBUTES_LIMIT = 1 << 20
+ATTRIBUTES_DEPTH = 1
 
 EMPTY_SLOT = bytes(INODE_BYTES)
 
@@ -101,7 +103,12 @@ class Inode:
     @property
     def blocks(self) -> int:
         """Blocks of the volume that it reaches: data, pointers, names, extended attributes."""
-        return self.data.blocks + self.attribute_map.blocks
+        return min(max(self.data.blocks + self.attribute_map.blocks, 0), self.view.volume.geometry.blocks)
+
+    @property
+    def size_shown(self) -> int:
+        """Its size, as far as the kernel has numbers for it."""
+        return min(self.size, FILE_SIZE_MAX)
 
     @property
     def sectors(self) -> int:
@@ -112,7 +119,7 @@ class Inode:
         """The slot's bytes. Its trees must be clean."""
         depth = self.data.depth if type(self.data) is BlockMap else 0
         head = LAYOUT.pack(
-            self.mode, self.uid, self.gid, max(self.nlink, 0), self.size, as_count(self.data.blocks),
+            self.mode, self.uid, self.gid, min(max(self.nlink, 0), LINK_MAX), self.size, as_count(self.data.blocks),
             *divmod(self.atime, NANOSECONDS), *divmod(self.mtime, NANOSECONDS),
             *divmod(self.ctime, NANOSECONDS), *divmod(self.btime, NANOSECONDS),
             self.generation, self.flags, self.rdev, self.parent, *self.data.root, *self.attribute_map.root, self.attribute_bytes,
@@ -134,12 +141,13 @@ class Inode:
         depth, attribute_depth, kind, length = fields[23:27]
         block_size = view.volume.geometry.block_size
         if (
-            depth > DEPTH_LIMIT
-            or attribute_depth > DEPTH_LIMIT
+            depth > view.volume.geometry.file_depth
+            or attribute_depth > ATTRIBUTES_DEPTH
             or kind > INLINE_ATTRIBUTES
             or length > INLINE_BYTES
             or fields[5] > COUNT_MAX
-            or fields[22] > 1 << 24
+            or fields[22] > ATTRIBUTES_LIMIT
+            or fields[17] >= INO_LIMIT
             or max(fields[7:14:2]) >= NANOSECONDS
         ):
             raise CorruptBlock(f"{what}: a field is not possible")

@@ -16,7 +16,7 @@ from typing import Final
 import pyfuse3
 
 from snapfs.errors import NoAttribute
-from snapfs.filesystem import Changes, View
+from snapfs.filesystem import Changes, View, acl
 from snapfs.fuse.requests import handler
 from snapfs.fuse.snapdir import SnapdirRequests
 from snapfs.ids import NAME_MAX
@@ -26,6 +26,14 @@ SNAP_BTIME: Final = b"ceph.snap.btime"
 
 #: Names that only root may know of, as in every filesystem of the kernel's.
 _TRUSTED: Final = b"trusted."
+
+
+def _groups(ctx: pyfuse3.RequestContext) -> set[int]:
+    """The groups of a caller, as far as can be seen."""
+    try:
+        return {ctx.gid} | pyfuse3.get_sup_groups(ctx.pid)
+    except OSError:  # it is not of our process namespace
+        return {ctx.gid}
 
 
 class AttributeRequests(SnapdirRequests):
@@ -52,7 +60,8 @@ class AttributeRequests(SnapdirRequests):
             mtime=attr.st_mtime_ns if fields.update_mtime else None,
             ctime=attr.st_ctime_ns if fields.update_ctime else None,
         )
-        changed = await self.change_at(self.fs.set_attributes, inode, changes, privileged=ctx.uid == 0)
+        stamp = not self.options.writeback
+        changed = await self.change_at(self.fs.set_attributes, inode, changes, privileged=ctx.uid == 0, stamp=stamp)
         entry = self.attributes.entry(inode, changed)
         if stat.S_ISDIR(changed.mode) and (fields.update_uid or fields.update_gid):
             await self.kernel.owner_changed(inode)  # the reply is made already; what happens meanwhile has its own
@@ -107,7 +116,8 @@ class AttributeRequests(SnapdirRequests):
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
         """Set one. pyfuse3 has looked whether it must or must not exist."""
         self._with_xattrs()
-        await self.change_at(self.fs.xattr_set, inode, name, value)
+        groups = None if ctx.uid == 0 or name != acl.ACCESS else _groups(ctx)
+        await self.change_at(self.fs.xattr_set, inode, name, value, groups=groups)
 
     @handler
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:

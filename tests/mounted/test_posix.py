@@ -480,20 +480,25 @@ def test_any_pattern_of_writes_reads_back(mounted) -> None:
     assert path.read_bytes() == expected
 
 
-def test_sixteen_tebibytes_of_nothing_are_made_and_removed_at_once(mounted, wait_until) -> None:
+def test_what_the_kernel_takes_behind_the_largest_size_is_lost(mounted) -> None:
+    """The kernel's cache takes writes up to its own limit, 2**63 - 1: so files are as large as that, and made and removed at once."""
+    limit = (1 << 63) - 1
     path = mounted / "huge"
     began = time.monotonic()
     path.touch()
-    os.truncate(path, 1 << 44)
-    assert path.stat().st_size == 1 << 44
+    os.truncate(path, limit)
+    assert path.stat().st_size == limit
     assert path.stat().st_blocks < 100
     with path.open("r+b") as file:
-        file.seek((1 << 44) - 10)
-        assert file.read() == bytes(10)
-        os.pwrite(file.fileno(), b"end", (1 << 44) - 3)
+        assert os.pread(file.fileno(), 10, limit - 10) == bytes(10)
+        os.pwrite(file.fileno(), b"end", limit - 3)
         os.pwrite(file.fileno(), b"mid", 1 << 43)
+        os.fsync(file.fileno())
     assert path.stat().st_blocks < 200
-    fails(errno.EFBIG, os.truncate, path, (1 << 44) + 1)
+    mounted.remount()
+    with path.open("rb") as file:
+        assert os.pread(file.fileno(), 5, limit - 5) == b"\0\0end"
+        assert os.pread(file.fileno(), 4, 1 << 43) == b"mid\0"
     path.unlink()
     assert time.monotonic() - began < 20
     assert os.listdir(mounted.path) == []
@@ -893,6 +898,24 @@ def test_an_access_list_lets_in_whom_it_names(mounted) -> None:
     setfacl("-b", path)
     assert getfacl(path) == ["user::rw-", "group::---", "other::---"]
     fails(errno.EACCES, as_user, mounted.path, lambda: os.open("file", os.O_RDONLY))
+
+
+@needs_root
+@with_others
+@pytest.mark.parametrize(("groups", "expected"), [((), 0o755), ((23_456,), 0o2755)])
+def test_an_access_list_keeps_a_group_that_its_owner_is_not_in(groups: tuple[int, ...], expected: int, top: Path) -> None:
+    """As for chmod(2): who is not in the file's group may not have a program run as that group."""
+    entries = ((1, 7), (4, 5), (32, 5))  # u::rwx,g::r-x,o::r-x in the form of linux/posix_acl_xattr.h
+    value = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", tag, bits, 0xFFFF_FFFF) for tag, bits in entries)
+    path = top / "program"
+    path.touch()
+    os.chown(path, USER, 23_456)
+    path.chmod(0o2700)
+    as_user(top, lambda: os.setxattr("program", "system.posix_acl_access", value), groups=groups)
+    assert oct(stat.S_IMODE(path.stat().st_mode)) == oct(expected)
+    path.chmod(0o2700)
+    os.setxattr(path, "system.posix_acl_access", value)
+    assert oct(stat.S_IMODE(path.stat().st_mode)) == oct(0o2755)
 
 
 @needs_setfacl
