@@ -1,6 +1,6 @@
-"""The damage tests share a module that is no test; pytest's importlib mode does not look beside a test for it."""
+"""The damage tests share modules that are no tests, some with the crash tests; pytest's importlib mode does not look beside a test for them."""
 
 import os
 import sys
 
-sys.path.insert(0, os.path.dirname(__file__))
+sys.path[:0] = [os.path.dirname(__file__), os.path.join(os.path.dirname(__file__), os.pardir, "crash")]

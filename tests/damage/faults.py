@@ -1,0 +1,128 @@
+"""A device in memory that fails when it is told to, and the ways in which devices fail.
+
+A fault hits the n-th operation of its kind, once or from then on for good. After a flush that failed the device has forgotten some of the
+writes before it and says nothing more about them: what Linux does with dirty pages that it could not write.
+"""
+
+from __future__ import annotations
+
+import enum
+import random
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from snapfs.device.base import Buffer
+from snapfs.device.memory import MemoryDevice
+from snapfs.errors import DeviceError, DeviceFull
+
+SECTOR = 512
+
+#: Operations of one run that nothing needs: more of them is a loop that does not end.
+ENDLESS = 200_000
+
+
+class Kind(enum.Enum):
+    """What goes wrong. The value is the operation that it happens to."""
+
+    READ = "read error", "read"
+    FLIP = "flipped bit", "read"
+    WRITE = "write error", "write"
+    SHORT_WRITE = "short write", "write"
+    FULL = "no space below", "write"
+    FLUSH = "flush error", "flush"
+
+    @property
+    def operation(self) -> str:
+        return self.value[1]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """``at`` counts from 1."""
+
+    kind: Kind
+    at: int
+    lasting: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.kind.value[0]} at {self.kind.operation} {self.at}{' and ever after' if self.lasting else ''}"
+
+
+class FaultyDevice(MemoryDevice):
+    """Starts with ``content``. ``counts`` are the operations since ``arm``."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(len(content))
+        self.data[:] = content
+        self.durable = content
+        self.pending: list[tuple[int, bytes]] = []
+        self.fault: Fault | None = None
+        self.is_armed = False
+        self.hits = 0
+        self.counts: Counter[str] = Counter()
+        self._dice = random.Random(1)
+
+    def arm(self, fault: Fault | None) -> None:
+        """Count from now on, and fail at the fault."""
+        self.fault, self.is_armed = fault, True
+        self.counts.clear()
+
+    @contextmanager
+    def trusted(self) -> Iterator[None]:
+        """Nothing fails and nothing is counted meanwhile."""
+        before, self.is_armed = self.is_armed, False
+        try:
+            yield
+        finally:
+            self.is_armed = before
+
+    def _fails(self, operation: str) -> Kind | None:
+        if not self.is_armed:
+            return None
+        self.counts[operation] += 1
+        assert self.counts.total() < ENDLESS, "this does not end"
+        fault = self.fault
+        if fault is None or fault.kind.operation != operation or not (
+            self.counts[operation] == fault.at or (fault.lasting and self.counts[operation] > fault.at)
+        ):  # fmt: skip
+            return None
+        self.hits += 1
+        return fault.kind
+
+    def read(self, offset: int, length: int) -> bytes:
+        kind = self._fails("read")
+        found = super().read(offset, length)
+        if kind is Kind.READ:
+            raise DeviceError(f"read at {offset} failed: planted")
+        if kind is Kind.FLIP:
+            position = self._dice.randrange(len(found))
+            return found[:position] + bytes([found[position] ^ 1 << self._dice.randrange(8)]) + found[position + 1 :]
+        return found
+
+    def write(self, offset: int, data: Buffer) -> None:
+        kind = self._fails("write")
+        content = bytes(data)
+        if kind is not None:
+            if kind is not Kind.WRITE:  # a part has arrived
+                content = content[: self._dice.randrange(0, len(content), SECTOR)]
+                self._store(offset, content)
+            raise (DeviceFull if kind is Kind.FULL else DeviceError)(f"write at {offset} failed: planted")
+        self._store(offset, content)
+
+    def _store(self, offset: int, content: bytes) -> None:
+        super().write(offset, content)
+        self.pending.append((offset, content))
+
+    def flush(self) -> None:
+        if self._fails("flush") is not None:
+            lost = bytearray(self.durable)
+            for offset, content in self.pending:
+                if self._dice.random() < 0.5:
+                    lost[offset : offset + len(content)] = content
+            self.data[:] = lost
+            self.durable, self.pending = bytes(lost), []
+            raise DeviceError("flush failed: planted")
+        if self.pending:
+            self.durable, self.pending = bytes(self.data), []
