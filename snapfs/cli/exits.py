@@ -11,6 +11,9 @@ OK: Final = 0
 ERROR: Final = 1
 USAGE: Final = 2
 
+#: scrub, as of fsck(8)
+DAMAGED: Final = 4
+
 #: mount(8)
 MOUNT_USAGE: Final = 1
 MOUNT_SYSTEM: Final = 2

@@ -43,8 +43,8 @@ def locate(target: str) -> Mount | None:
 
 
 @contextlib.contextmanager
-def session(target: str, *, write: bool) -> Iterator[Session]:
-    """Ask the daemon of TARGET, or open the image: for changes with ``write``. Raises errors of snapfs."""
+def session(target: str, *, write: bool, damaged: bool = False) -> Iterator[Session]:
+    """Ask the daemon of TARGET, or open the image: for changes with ``write``, ``damaged`` or not. Raises errors of snapfs."""
     mount = locate(target)
     found = client.of_mount(mount) if mount else client.of_image(target)
     if found is not None:
@@ -54,7 +54,12 @@ def session(target: str, *, write: bool) -> Iterator[Session]:
         return
 
     from snapfs.control import offline
+    from snapfs.control.caller import Alone
 
-    with offline.opened(target, write=write) as handlers:
+    with offline.opened(target, write=write, damaged=damaged) as handlers:
         uid = os.geteuid()
-        yield Session(lambda command, **arguments: offline.run(handlers.handle(Request(command, arguments), uid)), None)
+
+        def call(command: str, /, told: Callable[[Result], None] | None = None, **arguments: object) -> Result:
+            return offline.run(handlers.handle(Request(command, arguments), uid, Alone(told)))
+
+        yield Session(call, None)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Self
 
 from snapfs.control import registry
 from snapfs.control.mounts import Mount
-from snapfs.control.protocol import ANSWER_LIMIT, ControlError, Result, decode_answer, encode_request
+from snapfs.control.protocol import ANSWER_LIMIT, ControlError, Event, Result, decode_reply, encode_request
 from snapfs.errors import AccessDenied
 
 #: struct ucred of SO_PEERCRED (unix(7)): pid, uid, gid.
@@ -37,16 +37,24 @@ class Client:
         self._connection = connection
         self._lines = connection.makefile("rb")
 
-    def call(self, command: str, **arguments: Any) -> Result:
-        """Send one request, wait for its answer. Raises what the handler raised, ``ControlError`` when the daemon is gone."""
+    def call(self, command: str, /, told: Callable[[Result], None] | None = None, **arguments: Any) -> Result:
+        """Send one request, wait for its answer; ``told`` is called with each event before it.
+
+        Raises what the handler raised, ``ControlError`` when the daemon is gone.
+        """
         try:
             self._connection.sendall(encode_request(command, arguments))
-            line = self._lines.readline(ANSWER_LIMIT + 1)
+            while True:
+                line = self._lines.readline(ANSWER_LIMIT + 1)
+                if not line.endswith(b"\n"):
+                    raise ControlError(f"the daemon (process {self.pid}) ended before it answered")
+                reply = decode_reply(line)
+                if not isinstance(reply, Event):
+                    return reply
+                if told is not None:
+                    told(reply.content)
         except OSError as exc:
             raise ControlError(f"the daemon (process {self.pid}) does not answer: {exc.strerror}") from exc
-        if not line.endswith(b"\n"):
-            raise ControlError(f"the daemon (process {self.pid}) ended before it answered")
-        return decode_answer(line)
 
     def close(self) -> None:
         """Hang up."""

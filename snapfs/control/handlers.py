@@ -6,6 +6,7 @@ written once, as coroutines, and know neither trio nor FUSE.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -13,8 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from snapfs import ids, snapshots
+from snapfs.control.caller import Alone, Caller
 from snapfs.control.protocol import Request, Result
-from snapfs.errors import NotDirectory, NotFound, UsageError
+from snapfs.control.scrubbing import scrub
+from snapfs.errors import NotDirectory, NotFound, SnapfsError, UsageError
 from snapfs.filesystem import Filesystem
 from snapfs.snapshots import Instance, RestoreResult
 
@@ -24,6 +27,9 @@ class Engine(Protocol):
 
     async def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Run a function of the core, with whatever it must have fetched or committed first."""
+
+    async def commit(self) -> None:
+        """Make everything durable that was changed before. Raises ``DeviceError``, ``ReadOnly``."""
 
     async def create_snapshot(self, name: str, *, origin: int = 0, directory: int = ids.ROOT_INO, owner: int = 0) -> Instance:
         """See ``snapshots.create``."""
@@ -56,7 +62,10 @@ class Handlers:
     engine: Engine
     fs: Filesystem
     live: Live | None = None
+    #: Why the volume could not be opened as a whole, if that was tolerated.
+    trouble: str | None = None
     _commands: dict[str, tuple[dict[str, type], Callable[..., Awaitable[Result]]]] = field(init=False, repr=False)
+    _long: dict[str, tuple[dict[str, type], Callable[..., Awaitable[Result]]]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         # Each command's arguments and their types; a missing one is None, so that a command says itself what it cannot do without.
@@ -70,16 +79,24 @@ class Handlers:
             "snapshot.delete": ({"name": str}, self.snapshot_delete),
             "restore": ({"name": str}, self.restore),
         }
+        # Those that tell their caller how it goes; they end when nobody listens.
+        self._long = {
+            "scrub": ({"rate": int}, self.scrub),
+        }
 
-    async def handle(self, request: Request, uid: int) -> Result:
+    async def handle(self, request: Request, uid: int, caller: Caller | None = None) -> Result:
         """Run a request for the user ``uid``. Raises ``UsageError`` for a malformed one, and whatever the core raises."""
-        if request.command not in self._commands:
+        commands = self._long if request.command in self._long else self._commands
+        if request.command not in commands:
             raise UsageError(f"unknown command {request.command!r}: is the volume mounted by another version of snapfs?")
-        types, function = self._commands[request.command]
+        types, function = commands[request.command]
         for name, value in request.arguments.items():
             if name not in types or (value is not None and not isinstance(value, types[name])):
                 raise UsageError(f"{request.command}: bad argument {name!r}")
-        return await function(uid, **{name: request.arguments.get(name) for name in types})
+        arguments = {name: request.arguments.get(name) for name in types}
+        if commands is self._long:
+            return await function(uid, caller or Alone(), **arguments)
+        return await function(uid, **arguments)
 
     async def hello(self, _uid: int) -> Result:
         """Who answers, and for which mount."""
@@ -145,6 +162,14 @@ class Handlers:
         result = await self.engine.restore(_needed("name", name), owner=uid)
         undo = self.describe(result.undo, []) if result.undo else None
         return {"name": name, "changed": result.changed, "undo": undo}
+
+    async def scrub(self, _uid: int, caller: Caller, rate: int | None) -> Result:
+        """Read and verify everything, at ``rate`` bytes a second at most. See ``scrubbing``."""
+        if rate is not None and rate < 1:
+            raise UsageError("scrub: a rate is at least one byte per second")
+        with contextlib.suppress(SnapfsError):  # of a volume that cannot be written, what is durable is scrubbed
+            await self.engine.commit()
+        return await scrub(self.fs, caller, rate, log_it=self.live is not None, trouble=self.trouble)
 
     @staticmethod
     def describe(instance: Instance, others: list[Instance]) -> Result:

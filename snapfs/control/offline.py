@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 from snapfs import ids, snapshots
+from snapfs.check.salvage import open_damaged
 from snapfs.control.handlers import Handlers
 from snapfs.device import open_device
 from snapfs.filesystem import Filesystem
@@ -29,6 +30,9 @@ class OfflineEngine:
     async def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Run a function of the core."""
         return drive(self.fs.volume, function, *args, **kwargs)
+
+    async def commit(self) -> None:
+        """Every change is durable already."""
 
     async def create_snapshot(self, name: str, *, origin: int = 0, directory: int = ids.ROOT_INO, owner: int = 0) -> Instance:
         """Make a snapshot."""
@@ -57,13 +61,16 @@ class OfflineEngine:
 
 
 @contextlib.contextmanager
-def opened(path: str, *, write: bool) -> Iterator[Handlers]:
-    """Handlers for the volume in an image, which is locked meanwhile. Raises ``VolumeBusy``, ``VolumeError``, ``DeviceError``."""
+def opened(path: str, *, write: bool, damaged: bool = False) -> Iterator[Handlers]:
+    """Handlers for the volume in an image, which is locked meanwhile. Raises ``VolumeBusy``, ``VolumeError``, ``DeviceError``.
+
+    With ``damaged`` also for one that has lost some of its tables, as far as they can be read.
+    """
     device = open_device(path, read_only=not write)
     try:
-        volume = Volume.open(device, read_only=not write)
+        volume, trouble = open_damaged(device) if damaged else (Volume.open(device, read_only=not write), None)
         fs = Filesystem(volume)
-        yield Handlers(OfflineEngine(fs), fs)
+        yield Handlers(OfflineEngine(fs), fs, trouble=trouble)
         volume.close()
     finally:
         device.close()

@@ -1,8 +1,9 @@
-"""What goes over a daemon's socket: one JSON object per line, a request, then its answer.
+"""What goes over a daemon's socket: one JSON object per line, a request, then its answer; before that, events if the work takes long.
 
 ::
 
     {"v": 1, "command": "snapshot.rename", "arguments": {"name": "a", "new_name": "b"}}
+    {"v": 1, "event": {...}}
     {"v": 1, "result": {...}}
     {"v": 1, "error": {"kind": "NameTaken", "message": "..."}}
 
@@ -40,6 +41,13 @@ class Request:
     arguments: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Event:
+    """What a daemon tells about work that goes on. Its meaning is the command's."""
+
+    content: dict[str, Any]
+
+
 def encode_request(command: str, arguments: dict[str, Any]) -> bytes:
     """The line for a request. Raises ``ControlError`` when it is too long."""
     line = _line({"command": command, "arguments": arguments})
@@ -63,6 +71,11 @@ def encode_result(result: Result) -> bytes:
     return line if len(line) <= ANSWER_LIMIT else encode_error(ControlError("the answer is too long"))
 
 
+def encode_event(event: Result) -> bytes:
+    """The line for an event."""
+    return _line({"event": event})
+
+
 def encode_error(error: BaseException) -> bytes:
     """The line for a failure. Only errors of snapfs show their text; what else happens inside is for the log."""
     if isinstance(error, SnapfsError):
@@ -74,7 +87,17 @@ def encode_error(error: BaseException) -> bytes:
 
 def decode_answer(line: bytes) -> Result:
     """The result; or raises the error that the answer carries, as the class that the handler raised."""
+    return _answer(_message(line))
+
+
+def decode_reply(line: bytes) -> Result | Event:
+    """The same while events may come before the answer."""
     message = _message(line)
+    event = message.get("event")
+    return Event(event) if isinstance(event, dict) else _answer(message)
+
+
+def _answer(message: dict[str, Any]) -> Result:
     result, error = message.get("result"), message.get("error")
     if isinstance(result, dict):
         return result

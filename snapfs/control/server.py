@@ -10,16 +10,30 @@ import contextlib
 import logging
 import os
 import socket
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import Final, ParamSpec, Protocol, TypeVar
 
 import trio
 
 from snapfs.control import registry
+from snapfs.control.caller import Caller
 from snapfs.control.client import peer
-from snapfs.control.protocol import REQUEST_LIMIT, ControlError, Request, Result, decode_request, encode_error, encode_result
+from snapfs.control.protocol import (
+    REQUEST_LIMIT,
+    ControlError,
+    Request,
+    Result,
+    decode_request,
+    encode_error,
+    encode_event,
+    encode_result,
+)
 from snapfs.errors import AccessDenied, SnapfsError
 
 log = logging.getLogger("snapfs.control")
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 #: Connections that are served at once; more wait.
 CONNECTIONS: Final = 16
@@ -34,8 +48,27 @@ IDLE_SECONDS: Final = 60.0
 class Answers(Protocol):
     """What knows the answers: ``handlers.Handlers``."""
 
-    async def handle(self, request: Request, uid: int) -> Result:
+    async def handle(self, request: Request, uid: int, caller: Caller) -> Result:
         """The result for the user ``uid``, or an exception."""
+
+
+class Connected:
+    """A caller on the other side of a connection. See ``Caller``."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+
+    async def tell(self, event: Result) -> None:
+        """Send it. Raises ``trio.BrokenResourceError`` when the caller has hung up."""
+        await self._stream.send_all(encode_event(event))
+
+    async def in_thread(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """In a worker thread, which is waited for whatever happens."""
+        return await trio.to_thread.run_sync(lambda: function(*args, **kwargs))
+
+    async def pause(self, seconds: float) -> None:
+        """Sleep."""
+        await trio.sleep(seconds)
 
 
 class ControlServer:
@@ -81,14 +114,16 @@ class ControlServer:
                     await stream.send_all(encode_error(AccessDenied("only root and the user who mounted the volume may ask its daemon")))
                     return
                 while line := await _line(stream, buffer):
-                    await stream.send_all(await self._answer(line, uid))
+                    await stream.send_all(await self._answer(line, uid, Connected(stream)))
 
-    async def _answer(self, line: bytes, uid: int) -> bytes:
+    async def _answer(self, line: bytes, uid: int, caller: Caller) -> bytes:
         try:
             request = decode_request(line)
-            return encode_result(await self.handlers.handle(request, uid))
+            return encode_result(await self.handlers.handle(request, uid, caller))
         except SnapfsError as exc:
             return encode_error(exc)
+        except trio.BrokenResourceError:
+            raise  # nobody is there to be answered
         except Exception as exc:
             log.exception("a control request failed")
             return encode_error(exc)

@@ -119,7 +119,7 @@ def path_of(fs: Filesystem, view: View, directory: Inode) -> str:
     parts: list[str] = []
     while directory.ino != ROOT_INO:
         parent = view.inode(directory.parent)
-        parts.append(_name_of(fs, parent, directory.ino).decode(errors="replace"))
+        parts.append(name_of(fs, parent, directory.ino).decode(errors="replace"))
         directory = parent
     path = "/" + "/".join(reversed(parts))
     while len(path.encode()) > PATH_SHOWN:
@@ -131,7 +131,7 @@ def path_of(fs: Filesystem, view: View, directory: Inode) -> str:
 _searches: weakref.WeakKeyDictionary[Filesystem, dict[tuple[int, int, int], int]] = weakref.WeakKeyDictionary()
 
 
-def _name_of(fs: Filesystem, parent: Inode, ino: int) -> bytes:
+def name_of(fs: Filesystem, parent: Inode, ino: int) -> bytes:
     """The name of an inode in a directory, ``?`` when it has none. Goes on where it was interrupted: directories can be large."""
     searches = _searches.setdefault(fs, {})
     key = parent.view.id, parent.ino, ino

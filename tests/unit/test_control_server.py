@@ -15,6 +15,7 @@ import pytest
 import trio
 
 from snapfs.control import client, protocol
+from snapfs.control.caller import Caller
 from snapfs.control.client import Client
 from snapfs.control.protocol import ControlError, Request, Result
 from snapfs.control.server import CONNECTIONS, ControlServer
@@ -22,19 +23,23 @@ from snapfs.errors import AccessDenied, NoSuchSnapshot
 
 
 class Answers:
-    """Knows three commands; ``wait`` is answered when ``go`` is set."""
+    """Knows four commands; ``wait`` is answered when ``go`` is set."""
 
     def __init__(self) -> None:
         self.go = trio.Event()
         self.waiting = 0
 
-    async def handle(self, request: Request, uid: int) -> Result:
+    async def handle(self, request: Request, uid: int, caller: Caller) -> Result:
         if request.command == "echo":
             return {"uid": uid, **request.arguments}
         if request.command == "wait":
             self.waiting += 1
             await self.go.wait()
             return {}
+        if request.command == "work":
+            for number in range(3):
+                await caller.tell({"done": number})
+            return {"sum": await caller.in_thread(sum, [1, 2])}
         if request.command == "break":
             raise ZeroDivisionError("inside")
         raise NoSuchSnapshot(f"{request.command}: no such snapshot")
@@ -131,6 +136,17 @@ async def test_hanging_up_early_harms_nobody(server: ControlServer) -> None:
         await stream.send_all(protocol.encode_request("echo", {"big": "x" * 60_000}))
         await stream.aclose()
     assert await ask(server, "echo")
+
+
+async def test_events_are_lost_or_taken_for_the_answer(server: ControlServer) -> None:
+    def conversation() -> None:
+        with connect(server) as one:
+            for told in ([], None):
+                result = one.call("work", told=told.append if told is not None else None)
+                assert result == {"sum": 3}
+                assert told in (None, [{"done": 0}, {"done": 1}, {"done": 2}])
+
+    await trio.to_thread.run_sync(conversation)
 
 
 async def test_a_slow_request_does_not_delay_others(server: ControlServer) -> None:

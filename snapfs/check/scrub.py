@@ -1,0 +1,500 @@
+"""Scrub: read everything that a volume reaches, metadata and data of all views, once each, and verify every checksum (I7).
+
+The walk is a generator: it yields what is to be read, its driver reads that (in a worker thread, where there is an event loop) and sends
+back what was found. Between two yields it runs synchronously. It goes by the newest sealed generation as it is on the device, never by what
+is cached or dirty, so that a mounted volume and one at rest are scrubbed in the same way.
+
+A mounted volume goes on changing under the walk. What it has read of a tree stays its map of that tree, though blocks may be freed and
+used again meanwhile. That loses nothing: a place whose pointer changes is written anew, and needs no scrub. But then a block may fail the
+checksum of an old pointer. So one that fails is walked to anew, from the root that counts now, and is damaged only if it fails again while
+no generation was sealed: the blocks of a sealed generation are overwritten only after the next one has been sealed (I4, I5).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
+
+from snapfs.blocks.checksum import crc32c
+from snapfs.blocks.geometry import RING_SLOTS, SLOT_BYTES
+from snapfs.blocks.group_header import ENTRY_SLOT, ENTRY_WRITTEN, GroupHeader
+from snapfs.blocks.inode import INODE_BYTES
+from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, EPOCH_MASK, FLAG_BUCKET, decode_pointers
+from snapfs.blocks.superblock import SUPERBLOCK_BYTES, Superblock
+from snapfs.check.verifying import MISMATCH, READ_BYTES, Found, Verifier, Wanted
+from snapfs.check.visited import Run, Visited
+from snapfs.errors import CorruptBlock, NotAVolume, UnsupportedVersion
+from snapfs.filesystem.inode import EMPTY_SLOT, Inode
+from snapfs.ids import BASE_VIEW
+from snapfs.store.recovery import RootRecord
+
+if TYPE_CHECKING:
+    from snapfs.filesystem import Filesystem
+    from snapfs.store.instances import Instance, ViewRoot
+
+T = TypeVar("T")
+
+#: A part of the walk: yields what is to be read, gets what was found, returns a result.
+Steps = Generator[list[Wanted], list[Found], T]
+
+#: How often a place is walked to again while generations are being sealed, before it is done in one stretch.
+PATIENCE: Final = 3
+
+
+class Kind(enum.StrEnum):
+    """What a tree holds; the values are what people are told."""
+
+    GROUPS = "group table"
+    SETS = "holder sets"
+    INSTANCES = "instance table"
+    INODES = "inode table"
+    DATA = "data"
+    NAMES = "names"
+    TARGET = "target"
+    ATTRIBUTES = "extended attributes"
+
+
+_BUCKETS: Final = (Kind.SETS, Kind.INSTANCES, Kind.NAMES)
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """One tree: its kind, and unless it is a table of the volume its view and inode. ``created_ns`` tells instances of one id apart."""
+
+    kind: Kind
+    view: int = BASE_VIEW
+    created_ns: int = 0
+    ino: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in a tree a block stands: level and number as ``FORMAT.md`` counts them; in bucket trees depth and prefix."""
+
+    tree: Tree
+    level: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A damaged block: what is wrong with it, and where it stands: at a place in a tree, or as a fixed part of the volume."""
+
+    block: int
+    problem: str
+    part: str = ""
+    place: Place | None = None
+    epoch: int = 0
+
+
+class Frame:
+    """Pointers of one pointer block (or a root) that are still to be followed. ``level`` and ``base`` say what the first one names."""
+
+    __slots__ = ("base", "level", "slot", "tree", "words")
+
+    def __init__(self, tree: Tree, level: int, base: int, words: Sequence[int]) -> None:
+        self.tree = tree
+        self.level = level
+        self.base = base
+        self.words = words
+        self.slot = 0
+
+    def following(self, limit: int) -> tuple[int, int, int] | None:
+        """The next blocks that lie side by side, ``limit`` at most: slot, block, number of blocks. None at the end."""
+        words, slot, count = self.words, self.slot, len(self.words) // 2
+        while slot < count and not words[2 * slot]:
+            slot += 1
+        if slot == count:
+            return None
+        block = words[2 * slot] & BLOCK_MASK
+        end, last = slot + 1, min(count, slot + limit)
+        while end < last and words[2 * end] & BLOCK_MASK == block + end - slot:
+            end += 1
+        self.slot = end
+        return slot, block, end - slot
+
+
+class Item(NamedTuple):
+    """Blocks to be verified that stand side by side in a tree; ``inner`` blocks lead on."""
+
+    place: Place
+    wanted: Wanted
+    epochs: Sequence[int]
+    inner: bool
+
+
+class Looked(NamedTuple):
+    """What stands at a place, and what was read there."""
+
+    place: Place
+    block: int
+    checksum: int
+    epoch: int
+    inner: bool
+    found: Found
+
+
+class _LostError(Exception):
+    """A place cannot be walked to: something on the way fails."""
+
+
+class Scrub:
+    """One scrub of an open volume. ``steps`` is the walk; ``damage`` grows meanwhile, and may be taken out of it."""
+
+    def __init__(self, fs: Filesystem, *, step_bytes: int = READ_BYTES) -> None:
+        self.fs = fs
+        self.volume = fs.volume
+        self.verifier = Verifier(fs.volume)
+        self.damage: list[Damage] = []
+        self.step_blocks = max(1, min(step_bytes, READ_BYTES) // fs.volume.geometry.block_size)
+        self._visited = Visited(self.volume.geometry)
+        # Given out since the scrub began. The walk may come to one of them by an old pointer, so it proves nothing that it has been there.
+        self._fresh = Visited(self.volume.geometry)
+        self.volume.allocator.watchers.append(self._given_out)
+
+    def close(self) -> None:
+        """The scrub has ended."""
+        self.volume.allocator.watchers.remove(self._given_out)
+        self.verifier.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def total_bytes(self) -> int:
+        """About how much there is to read."""
+        geometry, allocator = self.volume.geometry, self.volume.allocator
+        written = sum(1 for entry in allocator.entries if entry.flags & ENTRY_WRITTEN)
+        fixed = sum(geometry.fixed_blocks(number) for number in range(min(geometry.groups, 2)))
+        fixed += (geometry.groups - 2) * geometry.fixed_blocks(1) if geometry.groups > 2 else 0
+        blocks = geometry.blocks - allocator.free - fixed + 3 * written + 2 * geometry.ring_blocks
+        return max(self.verifier.bytes, blocks * geometry.block_size)
+
+    def _given_out(self, runs: list[Run]) -> None:
+        self._visited.forget(runs)
+        for run in runs:
+            self._fresh.claim(*run)
+
+    # The walk
+
+    def steps(self) -> Steps[None]:
+        """All of it. Damage is noted as it is met."""
+        yield from self._checked(self._rings)
+        yield from self._checked(self._root_damage)
+        record = yield from self._root_record()
+        if record is not None:
+            (first, second), depth, _ = record.groups
+            roots = [Frame(Tree(Kind.GROUPS), depth, 0, (first, second))]
+            roots += [Frame(Tree(Kind.SETS), 0, 0, record.sets[0]), Frame(Tree(Kind.INSTANCES), 0, 0, record.instances[0])]
+            yield from self._walk(roots)
+        for number, entry in enumerate(self.volume.allocator.entries):
+            if entry.flags & ENTRY_WRITTEN:
+                yield from self._checked(partial(self._group, number))
+        yield from self._view(BASE_VIEW, 0, self.volume.base_root)
+        # Snapshots that are made of the base from now on show nothing that the base did not have. A copy of an older one has its epoch.
+        epoch = self.volume.epoch
+        done: set[tuple[int, int]] = set()
+        while one := self._next_instance(epoch, done):
+            done.add((one.id, one.created_ns))
+            yield from self._view(one.id, one.created_ns, one.root)
+
+    def _next_instance(self, epoch: int, done: set[tuple[int, int]]) -> Instance | None:
+        live = (one for one in self.volume.instances.live() if one.epoch < epoch)
+        return next((one for one in live if (one.id, one.created_ns) not in done), None)
+
+    def _view(self, view: int, created_ns: int, root: ViewRoot) -> Steps[None]:
+        yield from self._walk([Frame(Tree(Kind.INODES, view, created_ns), root.depth, 0, (root.first, root.second))])
+
+    def _walk(self, stack: list[Frame]) -> Steps[None]:
+        """Verify everything below these pointers that has not been visited; the last frame comes first."""
+        while stack:
+            batch: list[Item] = []
+            room = self.step_blocks
+            while stack and room > 0:
+                if not (items := self._items(stack[-1], room)):
+                    stack.pop()
+                    continue
+                batch += items
+                room -= sum(len(item.wanted.checksums) for item in items)
+            found = yield [item.wanted for item in batch]
+            below: list[Frame] = []
+            for item, one in zip(batch, found, strict=True):
+                if item.inner and not one.problems:
+                    below += self._below(item.place, item.wanted.start, one.content)
+                for at in one.problems:
+                    below += yield from self._failed(item, at)
+            stack += reversed(below)
+
+    def _items(self, frame: Frame, room: int) -> list[Item]:
+        """The next pointers of a frame whose blocks have not been visited; none at its end."""
+        tree, level = frame.tree, frame.level
+        blocks = self.volume.geometry.blocks
+        while True:
+            inner = level > 0 or tree.kind is Kind.INODES
+            if not (following := frame.following(1 if inner or tree.kind in _BUCKETS else room)):
+                return []
+            slot, block, length = following
+            words = frame.words
+            if tree.kind in _BUCKETS:
+                inner = not words[2 * slot] & FLAG_BUCKET
+            if not 0 < block <= blocks - length:
+                self.damage.append(Damage(block, "lies outside the volume", place=Place(tree, level, frame.base + slot)))
+                continue
+            runs = self._visited.claim(block, length)
+            if inner and not runs and block in self._fresh:
+                runs = [(block, 1)]
+            items = []
+            for start, count in runs:
+                at = slot + start - block
+                seconds = words[2 * at + 1 : 2 * (at + count) : 2]
+                wanted = Wanted(start, [second >> CHECKSUM_SHIFT for second in seconds], inner)
+                items.append(Item(Place(tree, level, frame.base + at), wanted, [second & EPOCH_MASK for second in seconds], inner))
+            if items:
+                return items
+
+    def _below(self, place: Place, block: int, content: bytes) -> list[Frame]:
+        """The pointers in an inner block that has been verified."""
+        tree = place.tree
+        if tree.kind is Kind.INODES and place.level == 0:
+            return self._trees(tree, place.number, content)
+        try:
+            words = decode_pointers(content)
+        except CorruptBlock as exc:
+            self.damage.append(Damage(block, str(exc), place=place))
+            return []
+        step = 1 if tree.kind in _BUCKETS else -1
+        return [Frame(tree, place.level + step, place.number << self.volume.geometry.fan_bits, words)]
+
+    def _trees(self, table: Tree, number: int, leaf: bytes) -> list[Frame]:
+        """The trees of the inodes in a block of the inode table."""
+        frames = []
+        per_leaf = self.volume.geometry.block_size // INODE_BYTES
+        for slot in range(per_leaf):
+            content = leaf[slot * INODE_BYTES : (slot + 1) * INODE_BYTES]
+            if content == EMPTY_SLOT:
+                continue
+            try:
+                inode = Inode.decode(self.fs.base, number * per_leaf + slot, content)
+            except CorruptBlock:
+                inode = None
+            if inode is not None:  # what makes no sense is the checker's business
+                for kind in (data_kind(inode), Kind.ATTRIBUTES):
+                    first, second, depth = root_of(inode, kind)
+                    if first:
+                        frames.append(Frame(replace(table, kind=kind, ino=inode.ino), depth, 0, (first, second)))
+        return frames
+
+    # What fails
+
+    def _failed(self, item: Item, at: int) -> Steps[list[Frame]]:
+        """A block has failed: look again at what stands there now. Notes damage; what is below, if it leads on."""
+        place = replace(item.place, number=item.place.number + at)
+        block = item.wanted.start + at
+        looked = yield from self._settled(partial(self._look, place))
+        if looked is None or (looked.block, looked.checksum) != (block, item.wanted.checksums[at]):
+            # The block is no longer what it was taken for, here. It may still stand elsewhere.
+            self._visited.forget([(block, 1)])
+            if looked is None or not (self._visited.claim(looked.block, 1) or looked.inner):
+                return []
+        if looked.found.problems:
+            self.damage.append(Damage(looked.block, looked.found.problems[0], place=looked.place, epoch=looked.epoch))
+            return []
+        return self._below(looked.place, looked.block, looked.found.content) if looked.inner else []
+
+    def _checked(self, look: Callable[[], Steps[list[Damage]]]) -> Steps[None]:
+        """Note the damage of a fixed part, once it is sure."""
+        if (yield from look()):
+            self.damage += yield from self._settled(look)
+
+    def _settled(self, look: Callable[[], Steps[T]]) -> Steps[T]:
+        """What a look finds while no generation is sealed."""
+        for _ in range(PATIENCE):
+            generation = self.volume.generation
+            result = yield from look()
+            if self.volume.generation == generation:
+                return result
+        steps = look()
+        try:
+            wanted = next(steps)
+            while True:
+                wanted = steps.send(self.verifier.read(wanted))
+        except StopIteration as stop:
+            settled: T = stop.value
+            return settled
+
+    def _look(self, place: Place) -> Steps[Looked | None]:
+        """Walk to a place from the root, and read what stands there; None when nothing does, or when it cannot be found."""
+        try:
+            found = yield from self._pointer(place)
+        except (_LostError, CorruptBlock):
+            return None
+        if found is None:
+            return None
+        now, (first, second) = found
+        kind = now.tree.kind
+        inner = not first & FLAG_BUCKET if kind in _BUCKETS else now.level > 0 or kind is Kind.INODES
+        block, checksum = first & BLOCK_MASK, second >> CHECKSUM_SHIFT
+        (read,) = yield [Wanted(block, [checksum])]
+        return Looked(now, block, checksum, second & EPOCH_MASK, inner, read)
+
+    def _pointer(self, place: Place) -> Steps[tuple[Place, tuple[int, int]] | None]:
+        """The pointer at a place, and the place: a map that has become lower has its root there."""
+        root = yield from self._root(place.tree)
+        if root is None or not root[0]:
+            return None
+        first, second, depth = root
+        bits = self.volume.geometry.fan_bits
+        mask = (1 << bits) - 1
+        is_map = place.tree.kind not in _BUCKETS
+        if is_map and place.level > depth:
+            place = Place(place.tree, depth, 0)
+        steps = depth - place.level if is_map else place.level
+        if place.number >> bits * steps:
+            return None
+        for step in range(steps - 1, -1, -1):
+            if first & FLAG_BUCKET:
+                return None
+            words = decode_pointers((yield from self._load(first, second)))
+            slot = place.number >> bits * step & mask
+            first, second = words[2 * slot], words[2 * slot + 1]
+            if not first:
+                return None
+        return place, (first, second)
+
+    def _root(self, tree: Tree) -> Steps[tuple[int, int, int] | None]:
+        """The root pointer of a tree, and its depth; None when the tree is gone."""
+        if tree.kind in (Kind.GROUPS, Kind.SETS, Kind.INSTANCES):
+            record = yield from self._root_record()
+            if record is None:
+                return None
+            if tree.kind is Kind.GROUPS:
+                return *record.groups[0], record.groups[1]
+            return *(record.sets if tree.kind is Kind.SETS else record.instances)[0], 0
+        if tree.kind is Kind.INODES:
+            view = self.volume.base_root
+            if tree.view != BASE_VIEW:
+                one = self.volume.instances.table.get(tree.view)
+                if one is None or one.going or one.created_ns != tree.created_ns:
+                    return None
+                view = one.root
+            return view.first, view.second, view.depth
+        per_leaf = self.volume.geometry.block_size // INODE_BYTES
+        table = Tree(Kind.INODES, tree.view, tree.created_ns)
+        found = yield from self._pointer(Place(table, 0, tree.ino // per_leaf))
+        if found is None:
+            return None
+        leaf = yield from self._load(*found[1])
+        at = tree.ino % per_leaf * INODE_BYTES
+        inode = Inode.decode(self.fs.base, tree.ino, leaf[at : at + INODE_BYTES])
+        if inode is None or (tree.kind is not Kind.ATTRIBUTES and tree.kind is not data_kind(inode)):
+            return None
+        return root_of(inode, tree.kind)
+
+    def _load(self, first: int, second: int) -> Steps[bytes]:
+        """A block on the way to a place."""
+        if not 0 < first & BLOCK_MASK < self.volume.geometry.blocks:
+            raise _LostError
+        (found,) = yield [Wanted(first & BLOCK_MASK, [second >> CHECKSUM_SHIFT])]
+        if found.problems:
+            raise _LostError
+        return found.content
+
+    # Fixed parts
+
+    def _rings(self) -> Steps[list[Damage]]:
+        """The slots of both superblock rings: each is empty, or has a superblock and zeros. One that is being written is left out."""
+        geometry = self.volume.geometry
+        flying = self.volume.in_flight
+        out = []
+        for ring, start in (("front", 0), ("end", geometry.blocks - geometry.ring_blocks)):
+            (found,) = yield [Wanted(start, [None] * geometry.ring_blocks)]
+            for slot in range(RING_SLOTS):
+                if flying is not None and slot == flying.generation % RING_SLOTS:
+                    continue
+                position = slot * SLOT_BYTES // geometry.block_size
+                problem = found.problems.get(position) or slot_problem(found.content[slot * SLOT_BYTES : (slot + 1) * SLOT_BYTES])
+                if problem:
+                    out.append(Damage(start + position, problem, f"superblock slot {slot} at the {ring}"))
+        return out
+
+    def _root_damage(self) -> Steps[list[Damage]]:
+        superblock = self.volume.superblock
+        (found,) = yield [Wanted(superblock.root_block, [None])]
+        problem = found.problems.get(0)
+        if not problem and crc32c(found.content[: superblock.root_length]) != superblock.root_checksum:
+            problem = MISMATCH
+        if not problem and any(found.content[superblock.root_length :]):
+            problem = "what follows the record is not zero"
+        return [Damage(superblock.root_block, problem, "root record")] if problem else []
+
+    def _root_record(self) -> Steps[RootRecord | None]:
+        """The root record of the newest sealed generation, None when it cannot be read."""
+        while True:
+            superblock = self.volume.superblock
+            (found,) = yield [Wanted(superblock.root_block, [None])]
+            data = found.content[: superblock.root_length]
+            if crc32c(data) == superblock.root_checksum:
+                try:
+                    return RootRecord.decode(data, superblock.geometry)
+                except CorruptBlock:
+                    return None
+            if self.volume.superblock is superblock:
+                return None
+
+    def _group(self, number: int) -> Steps[list[Damage]]:
+        """The header slot of a group that counts, both bitmaps, and the blocks that store its records."""
+        geometry = self.volume.geometry
+        entry = self.volume.allocator.entries[number]
+        start = geometry.header_block(number, entry.flags & ENTRY_SLOT)
+        (found,) = yield [Wanted(start, [entry.checksum, None, None])]
+        parts = [f"header of group {number}", f"block bitmap of group {number}", f"snapshot bitmap of group {number}"]
+        if 0 not in found.problems:
+            block_size = geometry.block_size
+            try:
+                header = GroupHeader.decode(found.content[:block_size], number, geometry.blocks)
+            except CorruptBlock as exc:
+                return [Damage(start, str(exc), parts[0])]
+            for at, checksum in ((1, header.bitmap_checksum), (2, header.snapshot_checksum)):
+                if at not in found.problems and crc32c(found.content[at * block_size : (at + 1) * block_size]) != checksum:
+                    found.problems[at] = MISMATCH
+            if header.spill:
+                stored = yield [Wanted(block, [checksum], kept=False) for block, checksum in header.spill]
+                spoilt = [(block, one.problems[0]) for (block, _), one in zip(header.spill, stored, strict=True) if one.problems]
+                damage = [Damage(block, problem, f"records of group {number}") for block, problem in spoilt]
+            else:
+                damage = []
+        else:
+            damage = []
+        return [Damage(start + at, problem, parts[at]) for at, problem in sorted(found.problems.items())] + damage
+
+
+def slot_problem(slot: bytes) -> str | None:
+    """What is wrong with a superblock slot."""
+    try:
+        Superblock.decode(slot)
+    except NotAVolume:
+        return "it is neither empty nor a superblock" if any(slot) else None
+    except (CorruptBlock, UnsupportedVersion) as exc:
+        return str(exc)
+    return "what follows the superblock is not zero" if any(slot[SUPERBLOCK_BYTES:]) else None
+
+
+def data_kind(inode: Inode) -> Kind:
+    """What the tree of an inode's content holds."""
+    if inode.is_directory:
+        return Kind.NAMES
+    return Kind.TARGET if inode.mode & 0o170000 == 0o120000 else Kind.DATA
+
+
+def root_of(inode: Inode, kind: Kind) -> tuple[int, int, int]:
+    """The root pointer of one of an inode's trees, and its depth (of bucket trees: 0)."""
+    if kind is Kind.NAMES:
+        return *inode.names.root_words, 0
+    tree = inode.attribute_map if kind is Kind.ATTRIBUTES else inode.map
+    return *tree.root_words, tree.depth
