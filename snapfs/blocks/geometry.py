@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from snapfs.blocks.inode import INODE_BYTES
 from snapfs.errors import UsageError
+from snapfs.ids import FILE_SIZE_MAX, INO_LIMIT
 
 #: Bytes of one superblock slot; a multiple of every common physical sector size.
 SLOT_BYTES: Final = 4096
@@ -31,6 +33,9 @@ POINTER_BYTES: Final = 16
 #: A volume smaller than this could not hold its own metadata, its reserve and a file.
 MINIMUM_BLOCKS: Final = 256
 
+#: Groups of a volume at most: 128 TiB of the smallest blocks. The table of their free counts is in memory.
+MAXIMUM_GROUPS: Final = 1 << 20
+
 #: A rest of the device that is shorter than this is left unused instead of becoming a group.
 MINIMUM_LAST_GROUP: Final = 64
 
@@ -46,6 +51,8 @@ class Geometry:
     groups: int = field(init=False)
     fan_out: int = field(init=False)
     fan_bits: int = field(init=False)
+    file_depth: int = field(init=False)
+    table_depth: int = field(init=False)
 
     def __post_init__(self) -> None:
         if self.block_size not in BLOCK_SIZES:
@@ -55,12 +62,17 @@ class Geometry:
             need = MINIMUM_BLOCKS * self.block_size >> 10
             have = self.blocks * self.block_size >> 10
             raise UsageError(f"{have} KiB are too small for a volume with blocks of {self.block_size} bytes: {need} KiB are the least")
+        if self.blocks > MAXIMUM_GROUPS * self.block_size * 8:
+            most = MAXIMUM_GROUPS * self.block_size * self.block_size * 8 >> 40
+            raise UsageError(f"a volume with blocks of {self.block_size} bytes has {most} TiB at most: use larger blocks")
         set_ = object.__setattr__
         set_(self, "ring_blocks", max(1, RING_SLOTS * SLOT_BYTES // self.block_size))
         set_(self, "group_span", self.block_size * 8)
         set_(self, "groups", -(-self.blocks // self.group_span))
         set_(self, "fan_out", self.block_size // POINTER_BYTES)
         set_(self, "fan_bits", (self.block_size // POINTER_BYTES).bit_length() - 1)
+        set_(self, "file_depth", self.depth_for(FILE_SIZE_MAX // self.block_size + 1))
+        set_(self, "table_depth", self.depth_for(INO_LIMIT * INODE_BYTES // self.block_size))
 
     @classmethod
     def for_size(cls, block_size: int, size: int) -> Geometry:
@@ -77,6 +89,13 @@ class Geometry:
     def size(self) -> int:
         """Bytes of the volume."""
         return self.block_size * self.blocks
+
+    def depth_for(self, count: int) -> int:
+        """The depth that a block map of ``count`` blocks needs."""
+        depth = 0
+        while count > 1 << self.fan_bits * depth:
+            depth += 1
+        return depth
 
     def slot_offsets(self) -> tuple[list[int], list[int]]:
         """Byte offsets of the superblock slots in the ring at the front and in its copy at the end."""
@@ -105,6 +124,11 @@ class Geometry:
         if group == self.groups - 1:
             ranges.append((length - self.ring_blocks, self.group_span))
         return ranges
+
+    def usable_range(self, group: int) -> tuple[int, int]:
+        """Offsets within a group, (start, end), of what lies between its fixed ranges."""
+        ranges = self.fixed_ranges(group)
+        return ranges[0][1], ranges[1][0] if len(ranges) > 1 else self.group_span
 
     def fixed_blocks(self, group: int) -> int:
         """Blocks of a group that fixed metadata takes."""

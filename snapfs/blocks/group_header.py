@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from snapfs.blocks.checksum import crc32c
-from snapfs.blocks.schema import pack, unpack_list
+from snapfs.blocks.schema import pack, unpack_numbers
 from snapfs.errors import CorruptBlock
 
 MAGIC: Final = b"SGrp"
@@ -37,10 +37,14 @@ ENTRY: Final = struct.Struct("<QIIIII4x")
 ENTRY_WRITTEN: Final = 2
 ENTRY_SLOT: Final = 1
 
+#: Bytes of one run in msgpack, at most: two numbers below 2**32, one below 2**64; and of the list's header.
+RUN_BYTES_MAX: Final = 5 + 5 + 9
+RECORDS_HEADER_MAX: Final = 5
+
 Run = tuple[int, int, int]  # offset of the first block within the group, blocks, holder set
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class GroupEntry:
     """What the group table knows of a group."""
 
@@ -94,13 +98,16 @@ class GroupHeader:
         """Decode a header block whose checksum has been verified. Raises ``CorruptBlock``."""
         magic, number, generation, free, snapshot, runs, size, spilled, crc_blocks, crc_snapshot = LAYOUT.unpack_from(data)
         room = len(data) - PAYLOAD_OFFSET
+        most = 8 * len(data) * RUN_BYTES_MAX + RECORDS_HEADER_MAX
         if magic != MAGIC or number != group:
             raise CorruptBlock(f"group {group}: not its header")
-        if spilled * SPILL.size > room or (not spilled and size > room) or spilled * len(data) >= size + len(data):
+        if spilled * SPILL.size > room or (not spilled and size > room) or spilled * len(data) >= size + len(data) or size > most:
             raise CorruptBlock(f"group {group}: record storage of impossible size")
         spill = tuple((block, crc) for block, crc in SPILL.iter_unpack(data[PAYLOAD_OFFSET : PAYLOAD_OFFSET + spilled * SPILL.size]))
         if any(not 0 < block < blocks for block, _ in spill):
             raise CorruptBlock(f"group {group}: record storage outside the volume")
+        if len({block for block, _ in spill}) < spilled:
+            raise CorruptBlock(f"group {group}: a block stores records twice")
         inline = b"" if spilled else data[PAYLOAD_OFFSET : PAYLOAD_OFFSET + size]
         return cls(group, generation, free, snapshot, runs, size, crc_blocks, crc_snapshot, inline, spill)
 
@@ -119,7 +126,7 @@ def decode_records(data: bytes, group: int, span: int) -> Iterator[Run]:
     """The runs of ``encode_records``. Raises ``CorruptBlock``."""
     if not data:
         return
-    flat = unpack_list(data, f"records of group {group}")
+    flat = unpack_numbers(data, f"records of group {group}")
     if len(flat) % 3:
         raise CorruptBlock(f"records of group {group}: an incomplete run")
     position = 0

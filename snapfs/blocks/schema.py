@@ -11,6 +11,10 @@ import msgpack
 
 from snapfs.errors import CorruptBlock
 
+#: No list on a volume is longer, but the records of a group, which are not decoded by ``unpack``: one that says it is would make the
+#: decoder set memory aside for what never comes, once more for each list in it.
+LIST_MAX: Final = 512
+
 #: Highest value of a counter of blocks or inodes on a volume.
 COUNT_MAX: Final = 1 << 48
 
@@ -22,7 +26,7 @@ def pack(value: object) -> bytes:
 
 
 def unpack(data: bytes | memoryview, what: str) -> Any:
-    """Decode one value that fills ``data``; lengths inside cannot exceed its size. Raises ``CorruptBlock``."""
+    """Decode one value that fills ``data``; no length in it may exceed its size, no list ``LIST_MAX``. Raises ``CorruptBlock``."""
     size = len(data)
     try:
         return msgpack.unpackb(
@@ -31,7 +35,7 @@ def unpack(data: bytes | memoryview, what: str) -> Any:
             strict_map_key=False,
             max_str_len=size,
             max_bin_len=size,
-            max_array_len=size,
+            max_array_len=min(size, LIST_MAX),
             max_map_len=size,
             max_ext_len=0,
         )
@@ -39,12 +43,19 @@ def unpack(data: bytes | memoryview, what: str) -> Any:
         raise CorruptBlock(f"{what}: not decodable ({type(exc).__name__})") from exc
 
 
-def unpack_list(data: bytes | memoryview, what: str) -> list[Any]:
-    """Decode a list. Raises ``CorruptBlock``."""
-    value = unpack(data, what)
-    if type(value) is not list:
-        raise CorruptBlock(f"{what}: a list was expected")
-    return value
+def unpack_numbers(data: bytes, what: str) -> list[Any]:
+    """Decode a list of any length that has no lists, maps or strings in it. Raises ``CorruptBlock``."""
+    unpacker = msgpack.Unpacker(max_buffer_size=len(data), max_array_len=0, max_map_len=0, max_str_len=0, max_bin_len=0, max_ext_len=0)
+    unpacker.feed(data)
+    try:
+        count = unpacker.read_array_header()
+        # One value after the other: each costs memory only when it is there.
+        values = list(unpacker)
+    except (ValueError, TypeError, msgpack.UnpackException) as exc:
+        raise CorruptBlock(f"{what}: not decodable ({type(exc).__name__})") from exc
+    if len(values) != count or unpacker.tell() != len(data):
+        raise CorruptBlock(f"{what}: a list of another length was expected")
+    return values
 
 
 def unpack_map(data: bytes | memoryview, what: str, fields: dict[str, type | tuple[type, ...]]) -> dict[str, Any]:

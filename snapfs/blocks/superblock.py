@@ -21,6 +21,9 @@ CHECKSUM_OFFSET: Final = 508
 SUPERBLOCK_BYTES: Final = 512
 LABEL_BYTES: Final = 64
 
+#: Generations are below this: no volume lives to see it, and there are always more.
+GENERATION_LIMIT: Final = 1 << 62
+
 KNOWN_INCOMPATIBLE: Final = 0
 KNOWN_READ_ONLY_COMPATIBLE: Final = 0
 
@@ -97,6 +100,8 @@ class Superblock:
         root_block, root_length = fields[12], fields[13]
         if not 0 < root_block < geometry.blocks or not 0 < root_length <= block_size or version < 1:
             raise CorruptBlock("superblock: the root record lies outside the volume")
+        if generation >= GENERATION_LIMIT:
+            raise CorruptBlock(f"superblock: generation {generation} is not possible")
         return cls(
             block_size,
             blocks,

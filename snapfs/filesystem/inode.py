@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 _TYPES = {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK}
 
-#: Depth of the block map of a file of the largest size, with the smallest blocks.
-DEPTH_LIMIT = 7
-
 #: Extended attributes of one inode together, in bytes, and the depth of their map.
 ATTRIBUTES_LIMIT = 1 << 20
 ATTRIBUTES_DEPTH = 1

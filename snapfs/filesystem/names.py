@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from snapfs.blocks.inode import INLINE_BYTES, INLINE_TARGET
+from snapfs.blocks.schema import as_count
 from snapfs.errors import (
     CorruptBlock,
     Exists,
@@ -20,6 +21,7 @@ from snapfs.errors import (
     NotEmpty,
     NotFound,
     NotPermitted,
+    StaleInode,
     TooManyLinks,
 )
 from snapfs.filesystem import acl, attributes
@@ -34,6 +36,8 @@ RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 
 TYPE_BITS = 4
+
+_DOTS = (b".", b"..")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +74,19 @@ def find(view: View, parent: Inode, name: bytes) -> int:
     only = view.above.get(parent.ino)
     if value is None or (only is not None and value >> TYPE_BITS != only):
         raise NotFound("no such name")
-    if type(value) is not int or not FIRST_INO <= value >> TYPE_BITS < INO_LIMIT:
+    if not FIRST_INO <= value >> TYPE_BITS < INO_LIMIT:
         raise CorruptBlock(f"directory {parent.ino}: an entry is not an inode number")
-    return value >> TYPE_BITS
+    number: int = value >> TYPE_BITS
+    return number
+
+
+def named(view: View, parent: Inode, name: bytes) -> Inode:
+    """The inode behind a name. Raises ``NotFound``, and ``CorruptBlock`` for a name that leads nowhere."""
+    ino = find(view, parent, name)
+    try:
+        return view.inode(ino)
+    except StaleInode as exc:
+        raise CorruptBlock(f"directory {parent.ino}: a name leads to inode {ino}, which does not exist") from exc
 
 
 def lookup(view: View, parent: int, name: bytes) -> Inode:
@@ -81,8 +95,8 @@ def lookup(view: View, parent: int, name: bytes) -> Inode:
     if name == b".":
         return where
     if name == b"..":
-        return view.inode(where.parent or ROOT_INO)
-    return view.inode(find(view, where, name))
+        return directory(view, where.parent or ROOT_INO)
+    return named(view, where, name)
 
 
 def entries(view: View, ino: int, after: int, limit: int) -> list[Entry]:
@@ -96,8 +110,10 @@ def entries(view: View, ino: int, after: int, limit: int) -> list[Entry]:
         if not items:
             break
         for index, (hashed, name, value) in enumerate(items):
-            if type(name) is not bytes or type(value) is not int:
-                raise CorruptBlock(f"directory {ino}: an entry is not one")
+            if not 0 < len(name) <= NAME_MAX or b"/" in name or b"\0" in name or name in _DOTS:
+                raise CorruptBlock(f"directory {ino}: {name[:NAME_MAX]!r} is not a name")
+            if not FIRST_INO <= value >> TYPE_BITS < INO_LIMIT:
+                raise CorruptBlock(f"directory {ino}: an entry is not an inode number")
             if only is not None and value >> TYPE_BITS != only:
                 continue
             # Of names with one hash, a listing that stops between them begins again: a name twice is better than one lost.
@@ -129,7 +145,7 @@ def _touch(parent: Inode, *names: bytes) -> None:
 
 def _changed(parent: Inode, now: int) -> None:
     parent.mtime = parent.ctime = now
-    parent.size = parent.data.blocks * parent.view.volume.geometry.block_size
+    parent.size = as_count(parent.data.blocks) * parent.view.volume.geometry.block_size
 
 
 def make(
@@ -215,7 +231,7 @@ def unlink(fs: Filesystem, view: View, parent_ino: int, name: bytes) -> Inode:
     """Remove a name of something that is not a directory. See ``Filesystem.unlink``."""
     parent = directory(view, parent_ino)
     check_changeable(view, parent)
-    inode = view.inode(find(view, parent, name))
+    inode = named(view, parent, name)
     if inode.is_directory:
         raise IsDirectory("it is a directory")
     view.volume.allocator.prepare(0, urgency=1, metadata=view.volume.dirtied + 8)
@@ -242,7 +258,7 @@ def rmdir(fs: Filesystem, view: View, parent_ino: int, name: bytes) -> Inode:
         raise NotEmpty("the directory is not empty")
     parent = directory(view, parent_ino)
     check_changeable(view, parent)
-    inode = view.inode(find(view, parent, name))
+    inode = named(view, parent, name)
     if not inode.is_directory:
         raise NotDirectory("it is not a directory")
     if not inode.names.is_empty():
@@ -269,12 +285,12 @@ def rename(
         raise InvalidArgument("unknown flags")
     exchange = bool(flags & RENAME_EXCHANGE)
     parent, new_parent = directory(view, parent_ino), directory(view, new_parent_ino)
-    inode = view.inode(find(view, parent, name))
+    inode = named(view, parent, name)
     check_name(new_name)
     check_changeable(view, parent)
     check_changeable(view, new_parent)
     there = new_parent.names.get(new_name)
-    other = view.inode(find(view, new_parent, new_name)) if there is not None else None
+    other = named(view, new_parent, new_name) if there is not None else None
     if other is None and exchange:
         raise NotFound("there is nothing to exchange with")
     if other is not None and flags & RENAME_NOREPLACE:
@@ -339,13 +355,13 @@ def _count_subdirectories(inode: Inode, old: Inode, new: Inode) -> None:
 
 def _check_not_below(view: View, inode: Inode, where: Inode) -> None:
     """A directory cannot move below itself. Raises ``InvalidArgument``."""
-    seen = 0
+    seen = set()
     while True:
         if where is inode or where.ino == inode.ino:
             raise InvalidArgument("a directory cannot move below itself")
         if where.ino == ROOT_INO:
             return
-        seen += 1
-        if seen > 1 << 20:
+        if where.ino in seen:
             raise CorruptBlock("directories form a cycle")
+        seen.add(where.ino)
         where = view.inode(where.parent)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from snapfs.blocks.pointer import BLOCK_MASK
-from snapfs.errors import NotFound
+from snapfs.errors import CorruptBlock
 from snapfs.filesystem import names
 from snapfs.filesystem.inode import Inode
 from snapfs.ids import BASE_VIEW, ORPHANS_INO
@@ -96,7 +96,10 @@ class Orphans:
             if view is None or ino not in view.orphans or ino in view.known:
                 del self.queue[view_id, ino]
                 continue
-            if self._step(view, view.inode(ino)):
+            inode = view.inode(ino)
+            if inode.nlink:
+                raise CorruptBlock(f"inode {ino} is listed as an orphan, and has names")
+            if self._step(view, inode):
                 del self.queue[view_id, ino]
         return self.pending
 
@@ -141,7 +144,7 @@ class Orphans:
         for ino in sorted(missing):
             inode = view.inode(ino)
             if inode.nlink:
-                raise NotFound(f"inode {ino} has a name and is an orphan")
+                raise CorruptBlock(f"inode {ino} has names, and is an orphan")
             place.names.touch(_name(ino))
             place.names.put(_name(ino), names.entry_value(inode))
             view.listed_orphans.add(ino)

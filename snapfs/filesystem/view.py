@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from xxhash import xxh3_64_intdigest
 
 from snapfs.blocks.inode import INODE_BYTES
-from snapfs.errors import StaleInode
+from snapfs.errors import NoSpace, StaleInode
 from snapfs.filesystem.inode import EMPTY_SLOT, Inode
-from snapfs.ids import BASE_VIEW, FIRST_INO, ROOT_INO
+from snapfs.filesystem.number_set import NumberSet
+from snapfs.ids import BASE_VIEW, FIRST_INO, INO_LIMIT, ROOT_INO
 from snapfs.store.instances import Instance, ViewRoot
 from snapfs.store.owners import BaseOwner, Owner, ViewOwner
 from snapfs.store.tree import BlockMap
@@ -77,7 +78,7 @@ class View:
         self.chain: tuple[int, ...] = instance.chain if instance else ()
         #: In a view of a subset: the one child that a directory above the covered one shows.
         self.above = dict(zip((ROOT_INO, *self.chain[:-1]), self.chain, strict=True)) if self.chain else {}
-        self.known: set[int] = set()
+        self.known = NumberSet()
         self.orphans: set[int] = set()
         self.listed_orphans: set[int] = set()
         self.dirty: dict[int, Inode | None] = {}
@@ -133,7 +134,11 @@ class View:
         """An unused inode number, which ``add`` takes. May raise ``NotCached``."""
         if not self._unused and self.next_ino - self.inodes > max(1024, self.inodes) and self._searched < self.next_ino:
             self._search()
-        return self._unused[-1] if self._unused else self.next_ino
+        if self._unused:
+            return self._unused[-1]
+        if self.next_ino >= INO_LIMIT:
+            raise NoSpace("there are no more inode numbers")
+        return self.next_ino
 
     def _search(self) -> None:
         """Find numbers that were freed before this mount, some leaves at a time."""

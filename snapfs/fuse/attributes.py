@@ -39,11 +39,11 @@ class Attributes:
         entry.entry_timeout = valid
         entry.attr_timeout = VALID
         entry.st_mode = inode.mode if self._permissions is None else stat.S_IFMT(inode.mode) | self._permissions
-        entry.st_nlink = inode.nlink
+        entry.st_nlink = max(inode.nlink, 0)
         entry.st_uid = self.owner(inode)
         entry.st_gid = inode.gid if self._gid is None else self._gid
         entry.st_rdev = inode.rdev
-        entry.st_size = inode.size
+        entry.st_size = inode.size_shown
         entry.st_blksize = self._block_size
         entry.st_blocks = inode.sectors
         entry.st_atime_ns = inode.atime

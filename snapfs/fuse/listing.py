@@ -9,7 +9,7 @@ from __future__ import annotations
 import stat
 from typing import Final, NamedTuple
 
-from snapfs.errors import NotCached
+from snapfs.errors import CorruptBlock, NotCached, StaleInode
 from snapfs.filesystem import Filesystem, Inode, View
 from snapfs.fuse.numbers import Numbers
 from snapfs.store.cache import Want
@@ -49,6 +49,8 @@ def rows(fs: Filesystem, numbers: Numbers, view: View, ino: int, after: int) -> 
         except NotCached as exc:
             wants += exc.wants
             continue
+        except StaleInode as exc:
+            raise CorruptBlock(f"directory {ino}: a name leads to inode {entry.ino}, which does not exist") from exc
         found.append(Row(entry.name, numbers.node(view.id, entry.ino), inode, entry.cookie + FIRST_COOKIE))
     if wants:
         raise NotCached(wants)

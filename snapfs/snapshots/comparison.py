@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from snapfs.blocks.inode import INODE_BYTES, LAYOUT
 from snapfs.blocks.pointer import BLOCK_MASK, EPOCH_MASK, FLAG_BUCKET
-from snapfs.errors import NotCached
+from snapfs.errors import CorruptBlock, NotCached
 from snapfs.filesystem.inode import EMPTY_SLOT
 from snapfs.ids import ORPHANS_INO
 
@@ -64,8 +64,8 @@ class Comparison:
     def __init__(self, volume: Volume, base: ViewRoot, view: ViewRoot) -> None:
         self.volume = volume
         self.roots = base, view
-        self.only_base: list[tuple[int, int]] = []  # block, epoch
-        self.only_view: list[tuple[int, int]] = []
+        self.only_base: dict[int, int] = {}  # block -> epoch
+        self.only_view: dict[int, int] = {}
         self.changed: set[int] = set()
         self.slots: dict[int, bytes] = {}
         self._stack = [Pair(INODES, (base.first, base.second), base.depth, (view.first, view.second), view.depth, 0, 0)]
@@ -121,9 +121,9 @@ class Comparison:
         if not take_base and not take_view:
             return iter(())
         if take_base and pair.base[0]:
-            self.only_base.append((pair.base[0] & BLOCK_MASK, pair.base[1] & EPOCH_MASK))
+            _only(self.only_base, pair.base)
         if take_view and pair.view[0]:
-            self.only_view.append((pair.view[0] & BLOCK_MASK, pair.view[1] & EPOCH_MASK))
+            _only(self.only_view, pair.view)
         if pair.kind == NAMES:
             return self._names(pair, base_node, view_node)
         level = max(pair.base_level if take_base else 0, pair.view_level if take_view else 0)
@@ -176,6 +176,14 @@ class Comparison:
         if named and ino != ORPHANS_INO:
             self.changed.add(ino)
             self.slots[ino] = right
+
+
+def _only(found: dict[int, int], pointer: Pointer) -> None:
+    """Note a block of one view. Raises ``CorruptBlock`` for one that this view reaches twice: what is below it could be endless."""
+    block = pointer[0] & BLOCK_MASK
+    if block in found:
+        raise CorruptBlock(f"block {block} stands at two places of one view")
+    found[block] = pointer[1] & EPOCH_MASK
 
 
 def _comparable(slot: bytes) -> bytes:

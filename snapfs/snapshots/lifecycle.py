@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from snapfs.errors import CommitNeeded, NameTaken, NotDirectory, NotFound, UsageError
+from snapfs.blocks.pointer import EPOCH_MASK
+from snapfs.errors import CommitNeeded, NameTaken, NotDirectory, NotFound, TooManySnapshots, UsageError
 from snapfs.ids import BASE_VIEW, ROOT_INO
 from snapfs.snapshots.naming import ancestry, check_name, get, path_of
 from snapfs.store.commit import name_live
@@ -40,6 +41,8 @@ def new_instance(fs: Filesystem, name: str, *, origin: int, directory: int, owne
         if len(chain) > DEPTH_MAX:
             raise UsageError(f"the directory lies more than {DEPTH_MAX} levels deep: make the snapshot further up")
         path = path_of(fs, view, covered)
+    if volume.epoch >= EPOCH_MASK:
+        raise TooManySnapshots(f"{EPOCH_MASK} snapshots have been made of this volume, and there cannot be more: copy it to a new one")
     volume.allocator.prepare(0, metadata=volume.dirtied + 8)
     bit = volume.instances.take_bit(fs.view_ids_in_use())
     now = fs.now() if now_ns is None else now_ns

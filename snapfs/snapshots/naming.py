@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-import unicodedata
 import weakref
 from typing import TYPE_CHECKING
 
 from snapfs.errors import BadName, CorruptBlock, NoSuchSnapshot, NotCached, StaleInode
 from snapfs.filesystem.names import TYPE_BITS
-from snapfs.ids import NAME_MAX, ROOT_INO
-from snapfs.store.instances import Instance
+from snapfs.ids import ROOT_INO
+from snapfs.store.instances import Instance, name_fault
 
 if TYPE_CHECKING:
     from snapfs.filesystem import Filesystem, Inode, View
@@ -28,19 +27,8 @@ def default_name(now_ns: int) -> str:
 
 def check_name(name: str) -> None:
     """Raises ``BadName``, saying why."""
-    try:
-        size = len(name.encode())
-    except UnicodeEncodeError:
-        raise BadName("a snapshot's name must be valid UTF-8") from None
-    if not name:
-        raise BadName("a snapshot's name cannot be empty")
-    if size > NAME_MAX:
-        raise BadName(f"a snapshot's name has at most {NAME_MAX} bytes, this one has {size}")
-    if name.startswith("."):
-        raise BadName(f"{name!r}: a snapshot's name cannot begin with a dot")
-    for sign in name:
-        if sign in "/," or unicodedata.category(sign) == "Cc":
-            raise BadName(f"{name!r}: a snapshot's name cannot contain {sign!r}")
+    if fault := name_fault(name):
+        raise BadName(fault)
 
 
 def get(fs: Filesystem, name: str) -> Instance:
@@ -105,13 +93,13 @@ def shows(fs: Filesystem, view: View, directory: int, instance: Instance) -> boo
 
 def ancestry(view: View, directory: Inode) -> list[int]:
     """The numbers from a directory up to the root, both included. Raises ``CorruptBlock`` for a cycle."""
-    out = [directory.ino]
-    while out[-1] != ROOT_INO:
+    out = {directory.ino: None}
+    while directory.ino != ROOT_INO:
         directory = view.inode(directory.parent)
         if directory.ino in out:
             raise CorruptBlock("directories form a cycle")
-        out.append(directory.ino)
-    return out
+        out[directory.ino] = None
+    return list(out)
 
 
 def path_of(fs: Filesystem, view: View, directory: Inode) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import stat
 import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -56,13 +57,17 @@ def restore(fs: Filesystem, name: str, *, now_ns: int | None = None, owner: int 
     comparison = _running.get(fs)
     if comparison is None or comparison.roots != (volume.base_root, instance.root):
         comparison = _running[fs] = Comparison(volume, volume.base_root, instance.root)
-    comparison.run()
+    try:
+        comparison.run()
+    except CorruptBlock:
+        del _running[fs]
+        raise
     if not comparison.changed:
         del _running[fs]
         return RestoreResult(False, None, frozenset())
     allocator = volume.allocator
     allocator.prepare(0, urgency=2, metadata=volume.dirtied + 16)
-    allocator.need((block, 1) for block, _ in comparison.only_base + comparison.only_view)
+    allocator.need((block, 1) for block in (*comparison.only_base, *comparison.only_view))
     now = fs.now() if now_ns is None else now_ns
     undo = new_instance(fs, undo_name(fs, now), origin=BASE_VIEW, directory=ROOT_INO, owner=owner, now_ns=now)
     undo.undo = True
@@ -91,16 +96,16 @@ def exchange(fs: Filesystem, comparison: Comparison) -> None:
     """Move the blocks that differ between the base and the instances, as ``holders_model.py`` says."""
     volume = fs.volume
     allocator, sets = volume.allocator, volume.holders
-    for start, length, epoch in _runs(comparison.only_base):
+    for start, length, epoch in _runs(comparison.only_base.items()):
         fs.base.owner.drop(start, length, epoch)
-    for start, length, _ in _runs(comparison.only_view):
+    for start, length, _ in _runs(comparison.only_view.items()):
         for low, size, number in allocator.pieces(start, length):
             if number is None:
                 raise CorruptBlock(f"block {low}: a snapshot reaches it, the base does not, and it has no record")
             allocator.record(low, size, sets.intern(True, volume.epoch, sets.holders(number)), held=False)
 
 
-def _runs(blocks: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
+def _runs(blocks: Iterable[tuple[int, int]]) -> list[tuple[int, int, int]]:
     """Blocks with their epochs as runs (start, length, epoch)."""
     out: list[tuple[int, int, int]] = []
     for block, epoch in sorted(blocks):

@@ -1,7 +1,7 @@
 """Allocation: which blocks are free, which are held, and by whom (A4, A6, A8; I1, I2, I3, I5).
 
 Planning (``need``, ``prepare``) may raise ``NotCached``, ``CommitNeeded`` or ``NoSpace`` and changes nothing that matters; what
-follows (``allocate``, ``free``, ``record``) cannot fail.
+follows (``allocate``, ``free``, ``record``) cannot fail, unless the volume contradicts itself: ``CorruptBlock`` then ends all writing.
 """
 
 from __future__ import annotations
@@ -76,14 +76,17 @@ class Allocator:
             numbers.add(first)
             if last > first:
                 numbers.update(range(first + 1, last + 1))
-        self.need_groups(numbers)
+        self._needed.append(numbers)
+        missing = numbers.difference(self.groups)
+        if missing:
+            self._load_named(missing)
 
     def need_block(self, block: int) -> None:
         """The same for one block."""
         number = block >> self._shift
         self._needed.append((number,))
         if number not in self.groups:
-            self._load({number})
+            self._load_named({number})
 
     def need_groups(self, numbers: Iterable[int]) -> None:
         """The same for groups by their numbers."""
@@ -93,12 +96,22 @@ class Allocator:
         if missing:
             self._load(missing)
 
+    def _load_named(self, missing: set[int]) -> None:
+        """Load groups that pointers name blocks of. A group that was never written and is not in memory has none.
+
+        A pointer costs 16 bytes of an image; what it makes us load must have cost as much as it takes.
+        """
+        for number in missing:
+            if not 0 <= number < len(self.entries):
+                raise CorruptBlock(f"a pointer names block {number << self._shift}, which is outside the volume")
+            if not self.entries[number].flags & ENTRY_WRITTEN:
+                raise CorruptBlock(f"a pointer names a block in group {number}, of which no block is in use")
+        self._load(missing)
+
     def _load(self, missing: set[int]) -> None:
         self._make_room(len(missing))
         wants = []
         for number in sorted(missing):
-            if not 0 <= number < len(self.entries):
-                raise CorruptBlock(f"a pointer names block {number << self._shift}, which is outside the volume")
             if self.entries[number].flags & ENTRY_WRITTEN:
                 wants.append(self.want(number))
             else:
@@ -207,6 +220,7 @@ class Allocator:
         """Free blocks of loaded groups, and whatever records and snapshot bits they have (A8)."""
         self.cache.forget(start, length)
         for group, low, high in self._split(start, length):
+            group.check_in_use(low, high)
             if group.records:
                 self._record(group, low, high, None)
             if group.snapshot_count:
@@ -229,6 +243,7 @@ class Allocator:
     def record(self, start: int, length: int, holders: int | None, *, held: bool) -> None:
         """Give blocks a record that names a holder set (None: no record), and set or clear their snapshot bits."""
         for group, low, high in self._split(start, length):
+            group.check_in_use(low, high)
             self._record(group, low, high, holders)
             before = group.snapshot_count
             group.mark_snapshot(low, high, int(held))
@@ -297,7 +312,11 @@ class Allocator:
 
 def fresh_entries(geometry: Geometry) -> list[GroupEntry]:
     """The group table of a volume whose groups were never written."""
-    return [GroupEntry(0, 0, geometry.group_length(n) - geometry.fixed_blocks(n), 0, 0, 0) for n in range(geometry.groups)]
+    count = geometry.groups
+    first, inner, last = (
+        GroupEntry(0, 0, geometry.group_length(n) - geometry.fixed_blocks(n), 0, 0, 0) for n in (0, min(1, count - 1), count - 1)
+    )
+    return [first, *[inner] * (count - 2), last][:count]
 
 
 def pointer_runs(words: array[int], low: int, high: int, block_mask: int) -> list[tuple[int, int, int]]:

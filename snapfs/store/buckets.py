@@ -149,6 +149,8 @@ class BucketTree:
             else:
                 while after < fan_out and not words[2 * after]:
                     after += 1
+                if after == fan_out and not slot and not words[0]:
+                    raise CorruptBlock("a pointer block of a bucket tree points nowhere")
             depth += 1
             end = (prefix << bits) + after << HASH_BITS - bits * depth
             prefix = (prefix << bits) + slot
@@ -285,6 +287,7 @@ class BucketTree:
         bits = self.volume.geometry.fan_bits
         digits = [0]
         if depth:
+            self._check_range(words, slot, prefix, depth, bucket)
             digits = sorted({self._digit(one, depth - 1) for one in (hashed, *map(self.hash_of, bucket.items))})
         if len(digits) == 1:
             if bits * (depth + 1) > HASH_BITS:
@@ -305,6 +308,13 @@ class BucketTree:
             upper.size += size
             bucket.size -= size
         self._place(words, middle, prefix - slot + middle, depth, upper)
+
+    def _check_range(self, words: array[int], slot: int, prefix: int, depth: int, bucket: Bucket) -> None:
+        """Raises ``CorruptBlock`` for a bucket with items that are not of its range: split, they would take places that others have."""
+        fan_out, shift = self.volume.geometry.fan_out, HASH_BITS - self.volume.geometry.fan_bits * depth
+        after = next((place for place in range(slot + 1, fan_out) if words[2 * place]), fan_out)
+        if not all(prefix <= self.hash_of(key) >> shift < prefix - slot + after for key in bucket.items):
+            raise CorruptBlock("a bucket has items that are not of its range")
 
     def _unplace(self, words: array[int], slot: int, prefix: int, depth: int) -> None:
         words[2 * slot] = words[2 * slot + 1] = 0

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from snapfs.errors import CorruptBlock
+
 
 class Want(NamedTuple):
     """A block that is needed in memory; ``kind`` says how to decode it. For a group, ``block`` is its number."""
@@ -36,7 +38,10 @@ class BlockCache:
         return len(self._young) + len(self._old)
 
     def get(self, kind: str, block: int, checksum: int) -> Any:
-        """The decoded block, None when it is not here."""
+        """The decoded block, None when it is not here. Raises ``CorruptBlock`` for one that is here as something else.
+
+        Whoever needed both would otherwise fetch each again and again, because the other had taken its place.
+        """
         found = self._young.get(block)
         if found is None:
             found = self._old.pop(block, None)
@@ -44,6 +49,8 @@ class BlockCache:
                 self._keep(block, found)
         if found is None or found[0] != checksum or found[1] != kind:
             self.misses += 1
+            if found is not None and found[0] == checksum:
+                raise CorruptBlock(f"block {block} is in use for two things: {found[1] or 'data'} and {kind or 'data'}")
             return None
         self.hits += 1
         return found[2]

@@ -16,7 +16,7 @@ from snapfs.blocks.checksum import crc32c
 from snapfs.blocks.geometry import RING_SLOTS
 from snapfs.blocks.group_header import ENTRY, ENTRY_WRITTEN, PAYLOAD_OFFSET, GroupEntry, GroupHeader, encode_records
 from snapfs.blocks.schema import pack
-from snapfs.errors import CommitNeeded, CorruptBlock, NoSpace
+from snapfs.errors import CommitNeeded, NoSpace
 from snapfs.store import recovery
 from snapfs.store.sealing import Sealed, Sealing
 
@@ -64,7 +64,7 @@ def plan(volume: Volume) -> None:
     volume.group_tree.grow(-(-volume.geometry.groups // per_leaf))
     done = -1
     while True:
-        allocator.need_block(volume.root_block)
+        allocator.need_groups([volume.root_block // volume.geometry.group_span])
         touched = (
             {group.number for group in allocator.dirty_groups()} | set(allocator.window) | {volume.root_block // volume.geometry.group_span}
         )
@@ -123,9 +123,7 @@ def publish_pending(volume: Volume) -> None:
         instances.add(one)
     instances.pending.clear()
     if of_base:
-        if volume.epoch == 0xFFFF_FFFF:
-            raise CorruptBlock("the epoch counter is exhausted")
-        volume.epoch += 1
+        volume.epoch += 1  # ``snapshots.lifecycle`` makes none where that would be too much
     name_live(volume)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from snapfs.errors import CommitNeeded, CorruptBlock, DeviceError, NotCached
+from snapfs.errors import CommitNeeded, CorruptBlock, DeviceError, NoSpace, NotCached
 from snapfs.store.volume import Volume
 
 if TYPE_CHECKING:
@@ -23,23 +23,33 @@ def drive(volume: Volume, function: Callable[..., T], /, *args: Any, **kwargs: A
             except NotCached as exc:
                 volume.admit(volume.read_wants(exc.wants))
             except CommitNeeded:
-                # Blocks may be waiting for a commit, or for background work that comes before it.
-                while volume.allocator.more_to_come() and _fetching(volume, volume.allocator.reclaim):
-                    pass
-                commit(volume)
+                _make_room(volume)
     except CorruptBlock as exc:
         volume.damaged(exc)
         raise
 
 
-def _fetching(volume: Volume, function: Callable[[], T]) -> T:
-    while True:
+def _make_room(volume: Volume) -> None:
+    """Blocks wait for a commit, or for background work that comes before it. Raises ``NoSpace`` when there is nothing to be done."""
+    generation = volume.generation
+    has_worked = False
+    while volume.allocator.more_to_come():
         try:
-            return function()
+            more = volume.allocator.reclaim()
         except NotCached as exc:
             volume.admit(volume.read_wants(exc.wants))
         except CommitNeeded:
+            before = volume.generation
             commit(volume)
+            if volume.generation == before:
+                break
+        else:
+            has_worked = True
+            if not more:
+                break
+    commit(volume)
+    if volume.generation == generation and not has_worked:
+        raise NoSpace("no space left on the volume")
 
 
 def commit(volume: Volume) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from bitarray import bitarray
 
 from snapfs.blocks.geometry import Geometry
+from snapfs.errors import CorruptBlock
 from snapfs.store.runs import RunMap
 
 
@@ -24,9 +25,11 @@ class Group:
         "dirty",
         "encoded",
         "encoded_bytes",
+        "first",
         "free",
         "fresh",
         "fresh_count",
+        "last",
         "number",
         "pinned",
         "records",
@@ -39,10 +42,18 @@ class Group:
     )
 
     def __init__(
-        self, number: int, start: int, blocks: bitarray, snapshot: bitarray, records: RunMap, slot: int, spill: tuple[tuple[int, int], ...]
+        self,
+        geometry: Geometry,
+        number: int,
+        blocks: bitarray,
+        snapshot: bitarray,
+        records: RunMap,
+        slot: int,
+        spill: tuple[tuple[int, int], ...],
     ) -> None:
         self.number = number
-        self.start = start
+        self.start = geometry.group_start(number)
+        self.first, self.last = geometry.usable_range(number)
         self.blocks = blocks
         self.busy = blocks.copy()
         self.snapshot = snapshot
@@ -70,7 +81,19 @@ class Group:
             blocks[start:end] = 1
         snapshot = bitarray(geometry.group_span, endian="little")
         snapshot.setall(0)
-        return cls(number, geometry.group_start(number), blocks, snapshot, RunMap(), 1, ())
+        return cls(geometry, number, blocks, snapshot, RunMap(), 1, ())
+
+    @property
+    def guards_fixed(self) -> bool:
+        """Is what is fixed metadata, or behind the end of the volume, marked as in use? Else it would be given out and overwritten."""
+        fixed = self.first + len(self.blocks) - self.last
+        return self.blocks.count(1, 0, self.first) + self.blocks.count(1, self.last, len(self.blocks)) == fixed
+
+    def check_in_use(self, start: int, end: int) -> None:
+        """Raises ``CorruptBlock`` for blocks that nobody can have: free ones, and fixed metadata."""
+        if start < self.first or end > self.last or self.blocks.count(1, start, end) != end - start:
+            first, last = self.start + start, self.start + end - 1
+            raise CorruptBlock(f"blocks {first} to {last} are named by something, and are free or fixed metadata")
 
     def take(self, limit: int) -> tuple[int, int]:
         """Allocate the next free run of at most ``limit`` blocks after the cursor; (offset, length). ``available`` must not be 0."""

@@ -5,11 +5,13 @@ The table's values are msgpack maps; all of them are in memory while a volume is
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from bitarray import bitarray
 
+from snapfs.blocks.geometry import Geometry
 from snapfs.blocks.pointer import BLOCK_MASK, FLAG_DIRTY
 from snapfs.blocks.schema import COUNT_MAX, as_count, check_range
 from snapfs.errors import CorruptBlock, TooManySnapshots
@@ -18,6 +20,24 @@ from snapfs.ids import BASE_VIEW, INO_LIMIT, MAX_INSTANCES, NAME_MAX, ROOT_INO
 #: Numbers below 2**64, as they stand in msgpack.
 _WORD: Final = (1 << 64) - 1
 _TIME: Final = 1 << 63
+
+
+def name_fault(name: str) -> str | None:
+    """Why this cannot be a snapshot's name; None when it can."""
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        return "a snapshot's name must be valid UTF-8"
+    if not name:
+        return "a snapshot's name cannot be empty"
+    if size > NAME_MAX:
+        return f"a snapshot's name has at most {NAME_MAX} bytes, this one has {size}"
+    if name.startswith("."):
+        return f"{name!r}: a snapshot's name cannot begin with a dot"
+    for sign in name:
+        if sign in "/," or unicodedata.category(sign) == "Cc":
+            return f"{name!r}: a snapshot's name cannot contain {sign!r}"
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +56,15 @@ class ViewRoot:
         return [self.first, self.second, self.depth, as_count(self.blocks), as_count(self.inodes), self.next_ino]
 
     @classmethod
-    def decode(cls, value: object, what: str, blocks: int) -> ViewRoot:
+    def decode(cls, value: object, what: str, geometry: Geometry) -> ViewRoot:
         """Validate. Raises ``CorruptBlock``."""
         if type(value) is not list or len(value) != 6:
             raise CorruptBlock(f"{what}: not a root of a view")
         first = check_range(value[0], 0, _WORD, what)
-        if first & FLAG_DIRTY or first & BLOCK_MASK >= blocks:
+        if first & FLAG_DIRTY or first & BLOCK_MASK >= geometry.blocks:
             raise CorruptBlock(f"{what}: its root lies outside the volume")
         check_range(value[1], 0, _WORD, what)
-        check_range(value[2], 0, 6, what)
+        check_range(value[2], 0, geometry.table_depth, what)
         check_range(value[3], 0, COUNT_MAX, what)
         check_range(value[4], 0, COUNT_MAX, what)
         check_range(value[5], 0, INO_LIMIT, what)
@@ -81,15 +101,17 @@ class Instance:
         }  # fmt: skip
 
     @classmethod
-    def decode(cls, number: object, value: object, blocks: int) -> Instance:
+    def decode(cls, number: object, value: object, geometry: Geometry) -> Instance:
         """Validate an entry of the table. Raises ``CorruptBlock``."""
         what = f"instance {number!r}"
         if type(value) is not dict:
             raise CorruptBlock(f"{what}: a map was expected")
         get = value.get
         name, path, chain, undo, going = get("name"), get("path"), get("chain"), get("undo"), get("going")
-        if type(name) is not str or not 0 < len(name.encode(errors="surrogatepass")) <= NAME_MAX or type(path) is not str:
+        if type(name) is not str or type(path) is not str:
             raise CorruptBlock(f"{what}: it has no name or no path")
+        if fault := name_fault(name):
+            raise CorruptBlock(f"{what}: {fault}")
         if type(chain) is not list or type(undo) is not bool or type(going) is not bool:
             raise CorruptBlock(f"{what}: a field is missing")
         return cls(
@@ -105,7 +127,7 @@ class Instance:
             tuple(check_range(ino, 1, INO_LIMIT, what) for ino in chain),
             undo,
             going,
-            ViewRoot.decode(get("root"), what, blocks),
+            ViewRoot.decode(get("root"), what, geometry),
         )
 
     def copy(self) -> Instance:

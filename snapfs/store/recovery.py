@@ -69,9 +69,10 @@ class RootRecord:
         })  # fmt: skip
 
     @classmethod
-    def decode(cls, data: bytes, blocks: int) -> RootRecord:
+    def decode(cls, data: bytes, geometry: Geometry) -> RootRecord:
         """Validate. Raises ``CorruptBlock``."""
         what = "root record"
+        blocks = geometry.blocks
         fields: dict[str, type | tuple[type, ...]] = {
             "epoch": int, "seed": int, "inode_generation": int, "records": int, "counting": bytes, "base": list, "groups": list,
             "sets": list, "instances": list,
@@ -84,11 +85,11 @@ class RootRecord:
         return cls(
             check_range(found["epoch"], 1, 0xFFFF_FFFF, what),
             check_range(found["seed"], 0, (1 << 64) - 1, what),
-            check_range(found["inode_generation"], 0, (1 << 64) - 1, what),
+            check_range(found["inode_generation"], 0, COUNT_MAX, what),
             check_range(found["records"], 0, COUNT_MAX, what),
             found["counting"],
-            ViewRoot.decode(found["base"], what, blocks),
-            ((groups[0], groups[1]), check_range(groups[2], 0, 6, what), groups[3]),
+            ViewRoot.decode(found["base"], what, geometry),
+            ((groups[0], groups[1]), check_range(groups[2], 0, geometry.table_depth, what), groups[3]),
             ((sets[0], sets[1]), sets[2]),
             ((instances[0], instances[1]), instances[2]),
         )
@@ -106,17 +107,13 @@ def _root(value: list[Any], length: int, blocks: int) -> list[int]:
 def open_volume(kind: type[V], device: Device) -> V:
     """Build a volume from the newest generation that its device holds whole. See ``Volume.open``."""
     superblock = newest_superblock(device)
-    if superblock.geometry.size > device.size:
-        raise Truncated(
-            f"{device.path}: truncated: the volume has {superblock.geometry.size} bytes, the image only {device.size}; "
-            "if the rest was lost, it cannot be mounted: restore the image from a backup"
-        )
+    check_size(device, superblock)
     data = device.read(superblock.root_block * superblock.block_size, superblock.root_length)
     if crc32c(data) != superblock.root_checksum:
         raise CorruptBlock(f"{device.path}: the root record of generation {superblock.generation} fails its checksum")
-    root = RootRecord.decode(data, superblock.blocks)
+    root = RootRecord.decode(data, superblock.geometry)
     volume = kind(device, superblock, root, fresh_entries(superblock.geometry))
-    _fetch(volume, lambda: load_group_table(volume))
+    load_group_table(volume)
     load_tables(volume)
     if root.counting.rstrip(b"\0") != volume.instances.counting.tobytes().rstrip(b"\0"):
         raise CorruptBlock(f"{device.path}: the counting bitmap does not fit the instance table")
@@ -131,6 +128,15 @@ def _fetch(volume: Volume, function: Callable[[], T]) -> T:
             volume.admit(volume.read_wants(exc.wants))
 
 
+def check_size(device: Device, superblock: Superblock) -> None:
+    """Raises ``Truncated`` when the device is shorter than the volume."""
+    if superblock.geometry.size > device.size:
+        raise Truncated(
+            f"{device.path}: truncated: the volume has {superblock.geometry.size} bytes, the image only {device.size}; "
+            "if the rest was lost, it cannot be mounted: restore the image from a backup"
+        )
+
+
 def newest_superblock(device: Device) -> Superblock:
     """The valid superblock of the highest generation, from the ring at the front and its copy at the end.
 
@@ -139,13 +145,13 @@ def newest_superblock(device: Device) -> Superblock:
     """
     failures: list[SnapfsError] = []
     front, _ = Geometry(BLOCK_SIZES[0], 1 << 20).slot_offsets()
-    found = _intact(device, front, failures)
+    found = intact(device, front, failures)
     newer = [exc for exc in failures if isinstance(exc, UnsupportedVersion)]
     if newer:
         raise UnsupportedVersion(f"{device.path}: {newer[0]}")
     if found:
         newest = max(found, key=lambda one: one.generation)
-        copies = _intact(device, newest.geometry.slot_offsets()[1], failures)
+        copies = intact(device, newest.geometry.slot_offsets()[1], failures)
         found += [one for one in copies if (one.uuid, one.geometry) == (newest.uuid, newest.geometry)]
     else:
         for size in BLOCK_SIZES:
@@ -153,7 +159,7 @@ def newest_superblock(device: Device) -> Superblock:
                 shape = Geometry.for_size(size, device.size)
             except UsageError:
                 continue
-            found += [one for one in _intact(device, shape.slot_offsets()[1], failures) if one.geometry == shape]
+            found += [one for one in intact(device, shape.slot_offsets()[1], failures) if one.geometry == shape]
         if len({(one.uuid, one.block_size) for one in found}) > 1:
             raise CorruptBlock(f"{device.path}: the superblocks at the front are lost, and at the end there is more than one volume")
     if found:
@@ -164,7 +170,8 @@ def newest_superblock(device: Device) -> Superblock:
     raise NotAVolume(f"{device.path}: not a snapfs volume; 'snapfs mkfs' makes one")
 
 
-def _intact(device: Device, offsets: list[int], failures: list[SnapfsError]) -> list[Superblock]:
+def intact(device: Device, offsets: list[int], failures: list[SnapfsError]) -> list[Superblock]:
+    """The superblocks that are whole in these slots; why the others are not."""
     found = []
     for offset in offsets:
         if 0 <= offset <= device.size - SLOT_BYTES:
@@ -176,16 +183,18 @@ def _intact(device: Device, offsets: list[int], failures: list[SnapfsError]) -> 
 
 
 def load_group_table(volume: Volume) -> None:
-    """Read the entries of all groups that were ever written. May raise ``NotCached``."""
+    """Read the entries of all groups that were ever written, a part at a time: the table may be larger than the cache."""
     per_leaf = volume.geometry.block_size // ENTRY.size
     entries = volume.allocator.entries
     leaves = -(-volume.geometry.groups // per_leaf)
-    for index, words, slot, count in volume.group_tree.spans(0, leaves):
+    fan_out = volume.geometry.fan_out
+    for start in range(0, leaves, fan_out):
+        ((index, words, slot, count), *_) = _fetch(volume, lambda: volume.group_tree.spans(start, min(fan_out, leaves - start)))  # noqa: B023
         if words is None:
             continue
         pointers = [(index + n, words[2 * (slot + n)], words[2 * (slot + n) + 1]) for n in range(count) if words[2 * (slot + n)]]
-        leaf_data = volume.load_all("groups", [(first, second) for _, first, second in pointers])
-        for (leaf, _, _), data in zip(pointers, leaf_data, strict=True):
+        for leaf, first, second in pointers:
+            data = _fetch(volume, lambda: volume.load("groups", first, second))  # noqa: B023 - called at once, as above
             for number, fields in enumerate(ENTRY.iter_unpack(data), leaf * per_leaf):
                 if number < len(entries) and fields[5] & ENTRY_WRITTEN:
                     entries[number] = GroupEntry(*fields)
@@ -197,7 +206,7 @@ def load_group_table(volume: Volume) -> None:
 def load_tables(volume: Volume) -> None:
     """Read all instances and all holder sets."""
     for key, value in _items(volume, volume.instances_tree):
-        volume.instances.load(Instance.decode(key, value, volume.geometry.blocks))
+        volume.instances.load(Instance.decode(key, value, volume.geometry))
     for key, value in _items(volume, volume.sets_tree):
         volume.holders.load(check_range(key, 1, SET_NUMBER_MAX, "holder set"), decode_set(value))
     volume.holders.set_instances({one.id: one.epoch for one in volume.instances.live()})
@@ -249,8 +258,10 @@ def read_group(geometry: Geometry, entry: GroupEntry, number: int, read: Callabl
         bitmaps.append(bits)
     stored = b"".join(read(where, checksum) for where, checksum in header.spill)[: header.record_bytes] if header.spill else header.inline
     records = RunMap(decode_records(stored, number, geometry.group_span))
-    group = Group(number, geometry.group_start(number), bitmaps[0], bitmaps[1], records, entry.flags & ENTRY_SLOT, header.spill)
+    group = Group(geometry, number, bitmaps[0], bitmaps[1], records, entry.flags & ENTRY_SLOT, header.spill)
     group.encoded, group.encoded_bytes = header.inline, header.record_bytes
     if group.free != header.free or group.snapshot_count != header.snapshot or len(records) != header.runs:
         raise CorruptBlock(f"group {number}: its header's counts do not fit its bitmaps and records")
+    if not group.guards_fixed:
+        raise CorruptBlock(f"group {number}: its block bitmap gives fixed metadata away")
     return group

@@ -55,10 +55,7 @@ class BlockMap:
 
     def levels_for(self, count: int) -> int:
         """The depth that a map of ``count`` blocks needs."""
-        bits, depth = self.volume.geometry.fan_bits, 0
-        while count > 1 << bits * depth:
-            depth += 1
-        return depth
+        return self.volume.geometry.depth_for(count)
 
     # Reading
 
@@ -228,6 +225,7 @@ class BlockMap:
         bits, fan_out = self.volume.geometry.fan_bits, self.volume.geometry.fan_out
         wants: list[Want] = []
         runs: list[tuple[int, int]] = []
+        seen: set[int] = set()
         low = 1 << bits * self.depth
         left = budget
         stack: list[tuple[int, int, int, int]] = [(self.root[0], self.root[1], self.depth, 0)]
@@ -235,7 +233,11 @@ class BlockMap:
             first, second, level, number = stack.pop()
             start = number << bits * level
             if not first & FLAG_DIRTY:
-                runs.append((first & BLOCK_MASK, 1))
+                block = first & BLOCK_MASK
+                if block in seen:
+                    raise CorruptBlock(f"block {block} stands at two places of one file")
+                seen.add(block)
+                runs.append((block, 1))
             if level == 0:
                 low = start
                 continue

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from snapfs.blocks.checksum import crc32c
 from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, decode_pointers
 from snapfs.blocks.superblock import KNOWN_READ_ONLY_COMPATIBLE
-from snapfs.errors import CommitNeeded, CorruptBlock, CorruptData, DeviceError, DeviceFull, NotCached, ReadOnly
+from snapfs.errors import CommitNeeded, CorruptBlock, CorruptData, DeviceError, DeviceFull, Interrupt, NotCached, ReadOnly
 from snapfs.store import commit, recovery
 from snapfs.store.allocator import Allocator
 from snapfs.store.buckets import Bucket, BucketTree
@@ -306,6 +306,10 @@ class Volume:
         commit.plan(self)
         try:
             sealed = commit.seal(self)
+        except Interrupt as exc:
+            # The plan has seen to everything that a sound volume can need.
+            self._end_writing("a commit broke off: the metadata contradicts itself: unmount it, then run 'snapfs check'")
+            raise CorruptBlock("a commit broke off: the metadata contradicts itself") from exc
         except Exception as exc:
             # A defect, or memory has run out. What is in memory is half of one generation and half of the next: it must not be written.
             self._end_writing(f"a commit broke off: {type(exc).__name__}: {exc}")

@@ -88,7 +88,7 @@ class History:
         self.snapshot()
         base, view = set(self.base.values()), set(self.views[number].values())
         difference = SimpleNamespace(
-            only_base=[(block, self.born[block]) for block in base - view], only_view=[(block, self.born[block]) for block in view - base]
+            only_base={block: self.born[block] for block in base - view}, only_view={block: self.born[block] for block in view - base}
         )
         exchange(self.fs, difference)
         self.base = dict(self.views[number])
