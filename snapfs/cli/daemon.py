@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable
 from typing import NoReturn
 
-from snapfs.cli.exits import MOUNT_FAILED, MOUNT_SYSTEM, OK, CommandFailed
+from snapfs.cli.exits import MOUNT_FAILED, MOUNT_SYSTEM, OK, CommandFailed, describe_unexpected
 
 #: Runs until the mount ends; calls its argument when it is live. Raises ``CommandFailed`` for what the user should read.
 Work = Callable[[Callable[[], None]], None]
@@ -71,6 +71,8 @@ def _daemon(work: Work, writer: int) -> NoReturn:
     except CommandFailed as exc:
         code = exc.code
         tell(code, str(exc))
+    except BaseException as exc:  # noqa: BLE001 - whatever it is, the caller waits for the reason
+        tell(code, describe_unexpected(exc))
     finally:
         # Nothing of the caller's may run here: its buffers, its exit handlers.
         os._exit(code)

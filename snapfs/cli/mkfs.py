@@ -87,7 +87,7 @@ def _prepared(path: str, wanted: int | None) -> Iterator[None]:
 
 
 def _make(path: str, wanted: int) -> None:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)  # all that is in it can be read in it
     try:
         os.ftruncate(descriptor, wanted)
     except OSError as exc:

@@ -59,19 +59,20 @@ def _serve(image: str, mountpoint: str, options: MountOptions, ready: Callable[[
         volume = Volume.open(device, read_only=options.read_only)
         fs = Filesystem(volume)
         if options.restore:
-            _restore(fs, options.restore)
+            _restore(fs, options.restore, options.uid)
         _run(fs, os.path.abspath(image), mountpoint, options, ready)
         volume.close()
     finally:
         device.close()
 
 
-def _restore(fs: Filesystem, name: str) -> None:
+def _restore(fs: Filesystem, name: str, shown_owner: int | None) -> None:
     """Go back to a snapshot before anyone sees the volume."""
     from snapfs import snapshots
     from snapfs.store.driver import commit, drive
 
-    result = drive(fs.volume, snapshots.restore, fs, name, owner=os.geteuid())
+    uid = os.geteuid()
+    result = drive(fs.volume, snapshots.restore, fs, name, owner=uid, permit=snapshots.owner_or_root(uid, shown_owner))
     commit(fs.volume)
     if result.undo is not None:
         log.info("restored %s; the state from before is the snapshot %s", name, result.undo.name)
@@ -96,7 +97,7 @@ def _run(fs: Filesystem, image: str, mountpoint: str, options: MountOptions, rea
             raise CommandFailed(f"{mountpoint}: the mount is not there", exits.MOUNT_FAILED)
         live = Live(mount.path, image, os.getpid(), time.time_ns(), lambda: dict(edge.requests))
         try:
-            server = ControlServer(Handlers(edge, fs, live), registry.new_socket_path(status, mount.device))
+            server = ControlServer(Handlers(edge, fs, live, shown_owner=options.uid), registry.new_socket_path(status, mount.device))
         except ControlError as exc:
             # The files are what matters; commands will say that the daemon cannot be asked.
             log.warning("%s", exc)

@@ -19,7 +19,7 @@ from snapfs.control.protocol import Request, Result
 from snapfs.control.scrubbing import scrub
 from snapfs.errors import NotDirectory, NotFound, SnapfsError, UsageError
 from snapfs.filesystem import Filesystem
-from snapfs.snapshots import Instance, RestoreResult
+from snapfs.snapshots import Instance, Permit, RestoreResult
 
 
 class Engine(Protocol):
@@ -31,16 +31,18 @@ class Engine(Protocol):
     async def commit(self) -> None:
         """Make everything durable that was changed before. Raises ``DeviceError``, ``ReadOnly``."""
 
-    async def create_snapshot(self, name: str, *, origin: int = 0, directory: int = ids.ROOT_INO, owner: int = 0) -> Instance:
+    async def create_snapshot(
+        self, name: str, *, origin: int = 0, directory: int = ids.ROOT_INO, owner: int = 0, permit: Permit = snapshots.anyone
+    ) -> Instance:
         """See ``snapshots.create``."""
 
-    async def delete_snapshot(self, name: str) -> Any:
+    async def delete_snapshot(self, name: str, *, permit: Permit = snapshots.anyone) -> Any:
         """See ``snapshots.delete``."""
 
-    async def rename_snapshot(self, name: str, new_name: str) -> Any:
+    async def rename_snapshot(self, name: str, new_name: str, *, permit: Permit = snapshots.anyone) -> Any:
         """See ``snapshots.rename``."""
 
-    async def restore(self, name: str, owner: int = 0) -> RestoreResult:
+    async def restore(self, name: str, owner: int = 0, permit: Permit = snapshots.anyone) -> RestoreResult:
         """See ``snapshots.restore``."""
 
 
@@ -57,11 +59,12 @@ class Live:
 
 @dataclass
 class Handlers:
-    """Answers requests about one volume."""
+    """Answers requests about one volume. ``shown_owner``: the mount's ``uid=``, whom everything belongs to for its users."""
 
     engine: Engine
     fs: Filesystem
     live: Live | None = None
+    shown_owner: int | None = None
     #: Why the volume could not be opened as a whole, if that was tolerated.
     trouble: str | None = None
     _commands: dict[str, tuple[dict[str, type], Callable[..., Awaitable[Result]]]] = field(init=False, repr=False)
@@ -133,7 +136,7 @@ class Handlers:
         """Make a snapshot of the whole volume, or of the directory at ``path``."""
         directory = ids.ROOT_INO if path is None else await self.engine.call(directory_at, self.fs, path)
         chosen = snapshots.default_name(time.time_ns()) if name is None else name
-        instance = await self.engine.create_snapshot(chosen, directory=directory, owner=uid)
+        instance = await self.engine.create_snapshot(chosen, directory=directory, owner=uid, permit=self._permit(uid))
         return self.describe(instance, [])
 
     async def snapshot_list(self, _uid: int) -> Result:
@@ -149,17 +152,17 @@ class Handlers:
     async def snapshot_rename(self, uid: int, name: str | None, new_name: str | None) -> Result:
         """Give a snapshot another name."""
         wanted = _needed("new_name", new_name)
-        await self.engine.rename_snapshot(_needed("name", name), wanted)
+        await self.engine.rename_snapshot(_needed("name", name), wanted, permit=self._permit(uid))
         return await self.snapshot_show(uid, wanted)
 
-    async def snapshot_delete(self, _uid: int, name: str | None) -> Result:
+    async def snapshot_delete(self, uid: int, name: str | None) -> Result:
         """Delete a snapshot. Its space comes back behind."""
-        await self.engine.delete_snapshot(_needed("name", name))
+        await self.engine.delete_snapshot(_needed("name", name), permit=self._permit(uid))
         return {"name": name}
 
     async def restore(self, uid: int, name: str | None) -> Result:
         """Go back to a snapshot."""
-        result = await self.engine.restore(_needed("name", name), owner=uid)
+        result = await self.engine.restore(_needed("name", name), owner=uid, permit=self._permit(uid))
         undo = self.describe(result.undo, []) if result.undo else None
         return {"name": name, "changed": result.changed, "undo": undo}
 
@@ -170,6 +173,9 @@ class Handlers:
         with contextlib.suppress(SnapfsError):  # of a volume that cannot be written, what is durable is scrubbed
             await self.engine.commit()
         return await scrub(self.fs, caller, rate, log_it=self.live is not None, trouble=self.trouble)
+
+    def _permit(self, uid: int) -> Permit:
+        return snapshots.owner_or_root(uid, self.shown_owner)
 
     @staticmethod
     def describe(instance: Instance, others: list[Instance]) -> Result:

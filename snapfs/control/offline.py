@@ -14,7 +14,7 @@ from snapfs.check.salvage import open_damaged
 from snapfs.control.handlers import Handlers
 from snapfs.device import open_device
 from snapfs.filesystem import Filesystem
-from snapfs.snapshots import Instance, RestoreResult
+from snapfs.snapshots import Instance, Permit, RestoreResult
 from snapfs.store.driver import commit, drive
 from snapfs.store.volume import Volume
 
@@ -34,25 +34,27 @@ class OfflineEngine:
     async def commit(self) -> None:
         """Every change is durable already."""
 
-    async def create_snapshot(self, name: str, *, origin: int = 0, directory: int = ids.ROOT_INO, owner: int = 0) -> Instance:
+    async def create_snapshot(
+        self, name: str, *, origin: int = 0, directory: int = ids.ROOT_INO, owner: int = 0, permit: Permit = snapshots.anyone
+    ) -> Instance:
         """Make a snapshot."""
-        return self._durable(snapshots.create, name, origin=origin, directory=directory, owner=owner)
+        return self._durable(snapshots.create, name, origin=origin, directory=directory, owner=owner, permit=permit)
 
-    async def delete_snapshot(self, name: str) -> Instance:
+    async def delete_snapshot(self, name: str, *, permit: Permit = snapshots.anyone) -> Instance:
         """Delete a snapshot and take its space back at once: there is no daemon that could do it later."""
-        instance = self._durable(snapshots.delete, name)
+        instance = self._durable(snapshots.delete, name, permit=permit)
         while drive(self.fs.volume, self.fs.work):
             pass
         commit(self.fs.volume)
         return instance
 
-    async def rename_snapshot(self, name: str, new_name: str) -> Instance:
+    async def rename_snapshot(self, name: str, new_name: str, *, permit: Permit = snapshots.anyone) -> Instance:
         """Rename a snapshot."""
-        return self._durable(snapshots.rename, name, new_name)
+        return self._durable(snapshots.rename, name, new_name, permit=permit)
 
-    async def restore(self, name: str, owner: int = 0) -> RestoreResult:
+    async def restore(self, name: str, owner: int = 0, permit: Permit = snapshots.anyone) -> RestoreResult:
         """Go back to a snapshot."""
-        return self._durable(snapshots.restore, name, owner=owner)
+        return self._durable(snapshots.restore, name, owner=owner, permit=permit)
 
     def _durable(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         result: T = drive(self.fs.volume, function, self.fs, *args, **kwargs)

@@ -7,6 +7,7 @@ from ``chmod``, and what a new file inherits from its directory's default list.
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from snapfs.errors import InvalidArgument
@@ -44,6 +45,11 @@ class Acl:
             raise InvalidArgument("not a valid access control list")
         return cls(entries)
 
+    @classmethod
+    def of_mode(cls, mode: int) -> Acl:
+        """The list that says what nine permission bits say."""
+        return cls(((USER_OBJ, mode >> 6 & 7, _NO_ID), (GROUP_OBJ, mode >> 3 & 7, _NO_ID), (OTHER, mode & 7, _NO_ID)))
+
     def encode(self) -> bytes:
         """As the kernel stores it."""
         return _HEADER.pack(_VERSION) + b"".join(_ENTRY.pack(*entry) for entry in self.entries)
@@ -68,6 +74,20 @@ class Acl:
         group = MASK if self._permissions(MASK) is not None else GROUP_OBJ
         bits = {USER_OBJ: mode >> 6 & 7, group: mode >> 3 & 7, OTHER: mode & 7}
         return Acl(tuple((tag, bits.get(tag, perm), who) for tag, perm, who in self.entries))
+
+    def permits(self, wanted: int, uid: int, groups: Collection[int], *, owner: int, group: int) -> bool:
+        """Does it grant these permissions (4 read, 2 write, 1 search) to a user? The order of acl(5), "Access check algorithm"."""
+        if uid == owner:
+            return (self._permissions(USER_OBJ) or 0) & wanted == wanted
+        mask = self._permissions(MASK)
+        limit = 7 if mask is None else mask
+        for tag, perm, who in self.entries:
+            if tag == USER and who == uid:
+                return perm & limit & wanted == wanted
+        mine = [perm for tag, perm, who in self.entries if (group if tag == GROUP_OBJ else who if tag == GROUP else None) in groups]
+        if mine:
+            return any(perm & limit & wanted == wanted for perm in mine)
+        return (self._permissions(OTHER) or 0) & wanted == wanted
 
     def inherited(self, mode: int) -> Acl:
         """The access list of something created with ``mode`` where this is the default list: no more than both allow."""

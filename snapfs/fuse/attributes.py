@@ -38,10 +38,9 @@ class Attributes:
         entry.generation = inode.generation
         entry.entry_timeout = valid
         entry.attr_timeout = VALID
-        entry.st_mode = inode.mode if self._permissions is None else stat.S_IFMT(inode.mode) | self._permissions
+        mode, entry.st_uid, entry.st_gid = self.permissions(inode)
+        entry.st_mode = stat.S_IFMT(inode.mode) | mode
         entry.st_nlink = max(inode.nlink, 0)
-        entry.st_uid = self.owner(inode)
-        entry.st_gid = inode.gid if self._gid is None else self._gid
         entry.st_rdev = inode.rdev
         entry.st_size = inode.size_shown
         entry.st_blksize = self._block_size
@@ -51,9 +50,10 @@ class Attributes:
         entry.st_ctime_ns = inode.ctime
         return entry
 
-    def owner(self, inode: Inode) -> int:
-        """The user whom the kernel takes for the owner."""
-        return inode.uid if self._uid is None else self._uid
+    def permissions(self, inode: Inode) -> tuple[int, int, int]:
+        """What the kernel goes by: permission bits, owner, group."""
+        mode = stat.S_IMODE(inode.mode) if self._permissions is None else self._permissions
+        return mode, inode.uid if self._uid is None else self._uid, inode.gid if self._gid is None else self._gid
 
     def snapdir(self, node: int, inode: Inode) -> pyfuse3.EntryAttributes:
         """The ``.snap`` directory ``node`` in the directory ``inode``: owned by the same, as old as that."""

@@ -141,7 +141,7 @@ class DataRequests(SnapdirRequests):
         return True
 
     def _reply(self, token: pyfuse3.ReaddirToken, parent: int, row: Row, *, in_snapdir: bool) -> bool:
-        if not pyfuse3.readdir_reply(token, row.name, self.attributes.entry(row.node, row.inode), row.cookie):
+        if not pyfuse3.readdir_reply(token, row.name, self.attributes.entry(row.node, row.inode, valid=row.valid), row.cookie):
             return False
         self.known.add(row.node)
         if in_snapdir:

@@ -22,7 +22,7 @@ from snapfs.filesystem import Filesystem
 from snapfs.fuse.commits import Commits, fetch
 from snapfs.fuse.gate import Gate
 from snapfs.ids import BASE_VIEW, ROOT_INO
-from snapfs.snapshots import Instance, RestoreResult
+from snapfs.snapshots import Instance, Permit, RestoreResult
 
 log = logging.getLogger("snapfs.fuse")
 
@@ -163,7 +163,9 @@ class Edge:
 
     # --- snapshots ---
 
-    async def create_snapshot(self, name: str, *, origin: int = BASE_VIEW, directory: int = ROOT_INO, owner: int = 0) -> Instance:
+    async def create_snapshot(
+        self, name: str, *, origin: int = BASE_VIEW, directory: int = ROOT_INO, owner: int = 0, permit: Permit = snapshots.anyone
+    ) -> Instance:
         """Make a snapshot that has everything whose write returned before this call; durable when it returns."""
         snapshots.check_name(name)
         async with self._snapshots_alone():
@@ -171,7 +173,7 @@ class Edge:
             # what they have written; the second leaves little for the stretch in which nobody is served.
             await self.kernel.flush({origin})
             await self.commits.commit()
-            instance = await self.change(snapshots.create, self.fs, name, origin=origin, directory=directory, owner=owner)
+            instance = await self.change(snapshots.create, self.fs, name, origin=origin, directory=directory, owner=owner, permit=permit)
             try:
                 # The snapshot is the state that is sealed: one synchronous stretch, which is the pause in writing.
                 await self.commits.commit()
@@ -181,10 +183,10 @@ class Edge:
                 raise
         return instance
 
-    async def delete_snapshot(self, name: str, *, asked_by: int | None = None) -> Instance:
+    async def delete_snapshot(self, name: str, *, asked_by: int | None = None, permit: Permit = snapshots.anyone) -> Instance:
         """Delete a snapshot; its space comes back in the background. ``asked_by``: the ``.snap`` in which it was done, if in one."""
         async with self._snapshots_alone():
-            instance = await self.change(snapshots.delete, self.fs, name)
+            instance = await self.change(snapshots.delete, self.fs, name, permit=permit)
             failure = await self._failure()
         self.work_soon()
         await self.kernel.view_ended(instance.id, asked_by=asked_by)
@@ -192,24 +194,27 @@ class Edge:
             raise failure
         return instance
 
-    async def rename_snapshot(self, name: str, new_name: str, *, asked_by: int | None = None) -> Instance:
+    async def rename_snapshot(
+        self, name: str, new_name: str, *, asked_by: int | None = None, permit: Permit = snapshots.anyone
+    ) -> Instance:
         """Rename a snapshot."""
         async with self._snapshots_alone():
-            instance = await self.change(snapshots.rename, self.fs, name, new_name)
+            instance = await self.change(snapshots.rename, self.fs, name, new_name, permit=permit)
             failure = await self._failure()
         await self.kernel.view_renamed(instance.id, asked_by=asked_by)
         if failure is not None:
             raise failure
         return instance
 
-    async def restore(self, name: str, owner: int = 0) -> RestoreResult:
+    async def restore(self, name: str, owner: int = 0, permit: Permit = snapshots.anyone) -> RestoreResult:
         """Go back to a snapshot while the volume is in use. The state from before has all that was written before this call."""
         async with self._snapshots_alone():
             instance = await self.call(snapshots.get, self.fs, name)
+            permit(await self.call(snapshots.covered, self.fs, instance))  # before anybody is made to wait for the kernel
             await self.kernel.flush({BASE_VIEW, instance.id})  # or what the kernel holds would be written over the restored state later
             await self.commits.commit()
             async with self.gate.closed():
-                result = await self.call(snapshots.restore, self.fs, name, owner=owner)
+                result = await self.call(snapshots.restore, self.fs, name, owner=owner, permit=permit)
             failure = await self._failure()
         # Gate and lock are free: forgetting may make the kernel write, and wait for requests that wait for the lock.
         if result.changed:

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from snapfs.errors import CorruptBlock, NotCached, StaleInode
 from snapfs.filesystem import Filesystem, Inode, View
+from snapfs.fuse.attributes import VALID
 from snapfs.fuse.numbers import Numbers
 from snapfs.store.cache import Want
 
@@ -25,12 +26,13 @@ CHUNK: Final = 64
 
 
 class Row(NamedTuple):
-    """One entry: its name, the kernel's number and the inode of what it leads to, and the cookie that stands after it."""
+    """One entry: its name, the kernel's number and the inode of what it leads to, the cookie that stands after it, how long it lasts."""
 
     name: bytes
     node: int
     inode: Inode
     cookie: int
+    valid: float = VALID
 
 
 def first_rows(node: int, mode: int, parent: int, after: int) -> list[tuple[bytes, int, int, int]]:

@@ -29,7 +29,7 @@ class NameRequests(SnapdirRequests):
     async def lookup(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         """Find a name. One that is missing may be believed to be so until something of that name is made."""
         if self.numbers.is_snapdir(parent_inode):
-            return await self.snapshot_lookup(parent_inode, name)
+            return await self.snapshot_lookup(parent_inode, name, ctx)
         if name == self.snapdir_name:
             return await self.enter_snapdir(parent_inode)
         if parent_inode == KERNEL_ROOT and (node := self.kernel.node_of_alias(name, ctx.pid)) is not None:

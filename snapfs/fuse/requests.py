@@ -21,6 +21,7 @@ from snapfs.fuse.kernel import MountedKernel
 from snapfs.fuse.known import Known
 from snapfs.fuse.numbers import VIEW_SHIFT, Numbers
 from snapfs.fuse.options import MountOptions
+from snapfs.fuse.passage import Passage
 from snapfs.fuse.trouble import Trouble
 from snapfs.ids import BASE_VIEW
 
@@ -67,6 +68,7 @@ class Requests(pyfuse3.Operations):
         self.trouble = Trouble(edge, numbers)
         self.options = options
         self.attributes = Attributes(options, block_size)
+        self.passage = Passage(self.fs, self.attributes)
         self.snapdir_name = options.snapdir.encode(errors="surrogateescape")
 
     def view(self, view_id: int) -> View:

@@ -16,7 +16,7 @@ from snapfs.errors import BadName, NotCached, NotDirectory, NotPermitted
 from snapfs.filesystem import Inode, View
 from snapfs.fuse.listing import FIRST_COOKIE, Row
 from snapfs.fuse.requests import Requests
-from snapfs.snapshots import Instance
+from snapfs.snapshots import Instance, Permit
 from snapfs.store.cache import Want
 
 
@@ -34,7 +34,7 @@ class SnapdirRequests(Requests):
         """Its attributes."""
         return self.attributes.snapdir(node, await self.at(self.fs.inode, self.numbers.covered(node)))
 
-    async def snapshot_lookup(self, node: int, name: bytes) -> pyfuse3.EntryAttributes:
+    async def snapshot_lookup(self, node: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         """A snapshot by name; ``.`` and ``..`` as everywhere."""
         covered = self.numbers.covered(node)
         if name == b".":
@@ -45,33 +45,36 @@ class SnapdirRequests(Requests):
             inode = await self.at(self._directory, covered)
             self.known.add(covered)
             return self.attributes.entry(covered, inode)
-        instance, inode = await self.edge.call(self._find, covered, name)
-        return self._shown(node, name, instance, inode)
+        return await self._enter(node, name, ctx)
+
+    async def _enter(self, node: int, name: bytes, ctx: pyfuse3.RequestContext | None) -> pyfuse3.EntryAttributes:
+        """What a snapshot leads to. Raises ``AccessDenied`` for a caller who may not get there."""
+        instance, inode, valid = await self.edge.call(self._find_for, self.numbers.covered(node), name, ctx)
+        target = self.numbers.node(instance.id, inode.ino)
+        self.known.add(target)
+        self.known.show(instance.id, node, name)
+        return self.attributes.entry(target, inode, valid=valid)
 
     async def snapshot_make(self, node: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         """mkdir: a snapshot that covers the directory."""
         covered = self.numbers.covered(node)
         text = _text(name)
         view_id, ino = self.numbers.split(covered)
-        above = await self.at(self._directory, covered)
-        if ctx.uid not in (0, self.attributes.owner(above)):
-            raise NotPermitted("only the owner of a directory may make snapshots of it")
         # Requests are served meanwhile; the kernel keeps this ``.snap`` locked, and nothing else.
-        await self.edge.create_snapshot(text, origin=view_id, directory=ino, owner=ctx.uid)
-        instance, inode = await self.edge.call(self._find, covered, name)
-        return self._shown(node, name, instance, inode)
+        await self.edge.create_snapshot(text, origin=view_id, directory=ino, owner=ctx.uid, permit=self._permit(ctx))
+        return await self._enter(node, name, None)
 
     async def snapshot_delete(self, node: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         """rmdir: where the snapshot was made, by those who may."""
-        instance = await self._own(node, name, ctx)
-        await self.edge.delete_snapshot(instance.name, asked_by=node)  # as for mkdir
+        instance = await self._made_here(node, name)
+        await self.edge.delete_snapshot(instance.name, asked_by=node, permit=self._permit(ctx))  # as for mkdir
 
     async def snapshot_rename(self, node: int, name: bytes, new_name: bytes, ctx: pyfuse3.RequestContext) -> None:
         """Rename within one ``.snap``."""
         text = _text(new_name)
-        instance = await self._own(node, name, ctx)
+        instance = await self._made_here(node, name)
         if text != instance.name:
-            await self.edge.rename_snapshot(instance.name, text, asked_by=node)  # as for mkdir
+            await self.edge.rename_snapshot(instance.name, text, asked_by=node, permit=self._permit(ctx))  # as for mkdir
             self.known.show(instance.id, node, new_name)
 
     async def snapshot_rows(self, node: int, after: int) -> list[Row]:
@@ -90,11 +93,12 @@ class SnapdirRequests(Requests):
                 continue
             try:
                 inode = snapshots.view_inode(self.fs, instance, ino)
+                valid = self.passage.valid(instance, inode)
             except NotCached as exc:  # all that is missing is fetched at once
                 wants += exc.wants
                 continue
             target = self.numbers.node(instance.id, inode.ino)
-            rows.append(Row(instance.name.encode(), target, inode, FIRST_COOKIE + instance.id))
+            rows.append(Row(instance.name.encode(), target, inode, FIRST_COOKIE + instance.id, valid))
         if wants:
             raise NotCached(wants)
         return rows
@@ -104,29 +108,29 @@ class SnapdirRequests(Requests):
         instance = snapshots.find(self.fs, view, ino, name)
         return instance, snapshots.view_inode(self.fs, instance, ino)
 
+    def _find_for(self, covered: int, name: bytes, ctx: pyfuse3.RequestContext | None) -> tuple[Instance, Inode, float]:
+        instance, inode = self._find(covered, name)
+        if ctx is not None:
+            self.passage.check(instance, inode, ctx)
+        return instance, inode, self.passage.valid(instance, inode)
+
     def _directory(self, view: View, ino: int) -> Inode:
         inode = self.fs.inode(view, ino)
         if not stat.S_ISDIR(inode.mode):
             raise NotDirectory("only directories have snapshots")
         return inode
 
-    async def _own(self, node: int, name: bytes, ctx: pyfuse3.RequestContext) -> Instance:
-        """The snapshot, if it was made here and the caller may change it. Raises ``NotPermitted``."""
+    def _permit(self, ctx: pyfuse3.RequestContext) -> Permit:
+        return snapshots.owner_or_root(ctx.uid, self.options.uid)
+
+    async def _made_here(self, node: int, name: bytes) -> Instance:
+        """The snapshot, if it was made in the ``.snap`` ``node``. Raises ``NotPermitted``."""
         covered = self.numbers.covered(node)
         view_id, ino = self.numbers.split(covered)
         instance, _ = await self.edge.call(self._find, covered, name)
         if (instance.origin, instance.directory) != (view_id, ino):
             raise NotPermitted(f"this snapshot was made in another directory ({instance.path}), where it can be changed")
-        above = await self.at(self._directory, covered)
-        if ctx.uid not in (0, self.attributes.owner(above), instance.owner):
-            raise NotPermitted("only its owner and the directory's may change a snapshot")
         return instance
-
-    def _shown(self, node: int, name: bytes, instance: Instance, inode: Inode) -> pyfuse3.EntryAttributes:
-        target = self.numbers.node(instance.id, inode.ino)
-        self.known.add(target)
-        self.known.show(instance.id, node, name)
-        return self.attributes.entry(target, inode)
 
 
 def _text(name: bytes) -> str:

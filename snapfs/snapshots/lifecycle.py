@@ -8,6 +8,7 @@ from snapfs.blocks.pointer import EPOCH_MASK
 from snapfs.errors import CommitNeeded, NameTaken, NotDirectory, NotFound, TooManySnapshots, UsageError
 from snapfs.ids import BASE_VIEW, ROOT_INO
 from snapfs.snapshots.naming import ancestry, check_name, get, path_of
+from snapfs.snapshots.rights import Permit, anyone, covered
 from snapfs.store.commit import name_live
 from snapfs.store.instances import Instance
 
@@ -19,45 +20,55 @@ if TYPE_CHECKING:
 DEPTH_MAX = 256
 
 
-def new_instance(fs: Filesystem, name: str, *, origin: int, directory: int, owner: int, now_ns: int | None) -> Instance:
-    """An instance with a bit of its own, for the caller to publish.
+def new_instance(
+    fs: Filesystem, name: str, *, origin: int, directory: int, owner: int, now_ns: int | None, permit: Permit = anyone, urgency: int = 0
+) -> Instance:
+    """An instance with a bit of its own, for the caller to publish. ``urgency`` is that of ``Allocator.prepare``.
 
-    Raises ``NameTaken``, ``BadName``, ``TooManySnapshots``, ``NoSpace``.
+    Raises ``NameTaken``, ``BadName``, ``TooManySnapshots``, ``NoSpace``, and what ``permit`` raises.
     """
     volume = fs.volume
     volume.check_writable()
     check_name(name)
     check_free(fs, name)
     view = fs.view(origin)
-    covered = view.inode(directory)
-    if not covered.is_directory:
+    subject = view.inode(directory)
+    if not subject.is_directory:
         raise NotDirectory("a snapshot covers a directory")
-    if not covered.nlink:
+    if not subject.nlink:
         raise NotFound("the directory has been removed")
+    permit(subject)
     chain: tuple[int, ...] = ()
     path = "/"
     if directory != ROOT_INO:
-        chain = tuple(reversed(ancestry(view, covered)[:-1]))
+        chain = tuple(reversed(ancestry(view, subject)[:-1]))
         if len(chain) > DEPTH_MAX:
             raise UsageError(f"the directory lies more than {DEPTH_MAX} levels deep: make the snapshot further up")
-        path = path_of(fs, view, covered)
+        path = path_of(fs, view, subject)
     if volume.epoch >= EPOCH_MASK:
         raise TooManySnapshots(f"{EPOCH_MASK} snapshots have been made of this volume, and there cannot be more: copy it to a new one")
-    volume.allocator.prepare(0, metadata=volume.dirtied + 8)
+    volume.allocator.prepare(0, urgency=urgency, metadata=volume.dirtied + 8)
     bit = volume.instances.take_bit(fs.view_ids_in_use())
     now = fs.now() if now_ns is None else now_ns
     return Instance(bit, name, created_ns=now, changed_ns=now, origin=origin, owner=owner, directory=directory, path=path, chain=chain)
 
 
 def create(
-    fs: Filesystem, name: str, *, origin: int = BASE_VIEW, directory: int = ROOT_INO, owner: int = 0, now_ns: int | None = None
+    fs: Filesystem,
+    name: str,
+    *,
+    origin: int = BASE_VIEW,
+    directory: int = ROOT_INO,
+    owner: int = 0,
+    now_ns: int | None = None,
+    permit: Permit = anyone,
 ) -> Instance:
     """Make a snapshot of a view, or of one directory of it: the state that the next commit seals (A2).
 
     Nothing is walked and nothing copied. Raises ``NameTaken``, ``BadName``, ``TooManySnapshots``, ``NoSuchSnapshot``, ``NoSpace``,
-    ``ReadOnly``.
+    ``ReadOnly``, and what ``permit`` raises.
     """
-    instance = new_instance(fs, name, origin=origin, directory=directory, owner=owner, now_ns=now_ns)
+    instance = new_instance(fs, name, origin=origin, directory=directory, owner=owner, now_ns=now_ns, permit=permit)
     fs.volume.instances.pending.append(instance)
     return instance
 
@@ -79,10 +90,11 @@ def check_free(fs: Filesystem, name: str) -> None:
         raise NameTaken(f"a snapshot named {name!r} exists already")
 
 
-def rename(fs: Filesystem, name: str, new_name: str) -> Instance:
+def rename(fs: Filesystem, name: str, new_name: str, *, permit: Permit = anyone) -> Instance:
     """Give a snapshot another name. Raises ``NoSuchSnapshot``, ``NameTaken``, ``BadName``, ``ReadOnly``."""
     fs.volume.check_writable()
     instance = get(fs, name)
+    permit(covered(fs, instance))
     check_name(new_name)
     if new_name != name:
         check_free(fs, new_name)
@@ -91,7 +103,7 @@ def rename(fs: Filesystem, name: str, new_name: str) -> Instance:
     return instance
 
 
-def delete(fs: Filesystem, name: str) -> Instance:
+def delete(fs: Filesystem, name: str, *, permit: Permit = anyone) -> Instance:
     """Delete a snapshot: its name and its view are gone with the next commit, its space comes back in the background (A9).
 
     Raises ``NoSuchSnapshot``, ``ReadOnly``.
@@ -99,6 +111,7 @@ def delete(fs: Filesystem, name: str) -> Instance:
     volume = fs.volume
     volume.check_writable()
     instance = get(fs, name)
+    permit(covered(fs, instance))
     volume.allocator.prepare(0, urgency=2, metadata=volume.dirtied + 4)
     if any(one.origin == instance.id for one in volume.instances.pending):
         raise CommitNeeded  # a snapshot of it is being made

@@ -18,6 +18,7 @@ from snapfs.ids import BASE_VIEW, ROOT_INO
 from snapfs.snapshots.comparison import Comparison
 from snapfs.snapshots.lifecycle import new_instance
 from snapfs.snapshots.naming import default_name, get
+from snapfs.snapshots.rights import Permit, anyone, covered
 from snapfs.store.commit import name_live
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class RestoreResult:
 _running: weakref.WeakKeyDictionary[Filesystem, Comparison] = weakref.WeakKeyDictionary()
 
 
-def restore(fs: Filesystem, name: str, *, now_ns: int | None = None, owner: int = 0) -> RestoreResult:
+def restore(fs: Filesystem, name: str, *, now_ns: int | None = None, owner: int = 0, permit: Permit = anyone) -> RestoreResult:
     """Make the base what the snapshot is. The caller commits afterwards, and has nobody else change anything meanwhile.
 
     The comparison goes on where ``NotCached`` interrupted it; if the base was changed after that, it begins anew.
@@ -47,6 +48,7 @@ def restore(fs: Filesystem, name: str, *, now_ns: int | None = None, owner: int 
     volume = fs.volume
     volume.check_writable()
     instance = get(fs, name)
+    permit(covered(fs, instance))
     if instance.directory != ROOT_INO:
         raise SnapshotBusy(
             f"snapshot {name!r} covers only {instance.path}; a part of the volume cannot be restored yet: copy from it what you need"
@@ -69,7 +71,7 @@ def restore(fs: Filesystem, name: str, *, now_ns: int | None = None, owner: int 
     allocator.prepare(0, urgency=2, metadata=volume.dirtied + 16)
     allocator.need((block, 1) for block in (*comparison.only_base, *comparison.only_view))
     now = fs.now() if now_ns is None else now_ns
-    undo = new_instance(fs, undo_name(fs, now), origin=BASE_VIEW, directory=ROOT_INO, owner=owner, now_ns=now)
+    undo = new_instance(fs, undo_name(fs, now), origin=BASE_VIEW, directory=ROOT_INO, owner=owner, now_ns=now, urgency=2)
     undo.undo = True
     # Nothing can be missing from here on.
     del _running[fs]
