@@ -31,7 +31,7 @@ def check_volume(device: Device, progress: Callable[[int, int], None] | None = N
     except CorruptBlock as exc:
         findings.add("format", "unreadable", "volume", str(exc))
         return findings.found
-    reach = Reach(volume.geometry, findings)
+    reach = Reach(volume.geometry, findings, volume.epoch)
     walker = Walker(volume, reach, findings)
     check_superblocks(volume, findings)
     check_tables(volume, walker, findings)

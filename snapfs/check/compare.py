@@ -7,8 +7,8 @@ from collections import defaultdict
 from itertools import groupby
 
 from snapfs.blocks.group_header import ENTRY_WRITTEN
-from snapfs.check.findings import Findings, Severity
-from snapfs.check.reach import BASE, RECORDS, SYSTEM, Reach, everywhere
+from snapfs.check.findings import Findings, Severity, everywhere
+from snapfs.check.reach import BASE, RECORDS, SYSTEM, Reach
 from snapfs.check.tables import load_group
 from snapfs.store.group import Group
 from snapfs.store.volume import Volume
@@ -72,9 +72,8 @@ class Comparison:
             self.findings.add("format", "group-counts", where, "the group table counts differently")
         for _, length, number in group.records:
             self.set_counts[number] += length
-        found = self.reach.of_group(group.number)
         span = volume.geometry.group_span
-        masks, ids, epochs = found if found is not None else ([0], array("I", bytes(4 * span)), array("I", bytes(4 * span)))
+        masks, ids, epochs = self.reach.of_group(group.number)
         records = array("q", [-1]) * span
         for start, length, number in group.records:
             records[start : start + length] = array("q", [number]) * length
@@ -111,8 +110,6 @@ class Comparison:
                 if held
                 else "not marked in the snapshot bitmap, though only snapshots or records need it",
             )
-        if epoch > self.volume.epoch:
-            add("I3", "future-epoch", where, f"said to be born in epoch {epoch}, the volume is at {self.volume.epoch}")
         holders = mask & ~(BASE | SYSTEM | RECORDS)
         if leaving:
             return

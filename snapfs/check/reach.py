@@ -7,34 +7,47 @@ and for the storage of records. Masks are interned; a group that something reach
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from snapfs.blocks.geometry import Geometry
-from snapfs.check.findings import Findings
+from snapfs.check.findings import Findings, Mend, Subject
 from snapfs.ids import MAX_INSTANCES
 
 BASE: Final = 1
 SYSTEM: Final = 1 << MAX_INSTANCES + 1
 RECORDS: Final = 1 << MAX_INSTANCES + 2
 
-#: Says where something is, in words, for the views of a mask.
-Where = Callable[[int], str]
+
+@dataclass(frozen=True, slots=True)
+class Objection:
+    """A pointer to ``block`` cannot stand as it is in the views of ``mask``: it is to be dropped, or to have the epoch ``epoch``."""
+
+    block: int
+    mask: int
+    mend: Mend
+    epoch: int = 0
 
 
-def everywhere(place: str) -> Where:
-    """One place for all views."""
-    return lambda _mask: place
+def allowed(mask: int, objections: list[Objection]) -> int:
+    """The views of ``mask`` whose pointer to a block leads on: none where it is impossible, or leads where another one has led."""
+    for one in objections:
+        if one.mend is Mend.DROP_POINTER:
+            mask &= ~one.mask
+    return mask
 
 
 class Reach:
-    """Masks and epochs by block."""
+    """Masks and epochs by block. ``epoch`` is the volume's, which no block's can be above."""
 
-    def __init__(self, geometry: Geometry, findings: Findings) -> None:
+    def __init__(self, geometry: Geometry, findings: Findings, epoch: int) -> None:
+        self._epoch = epoch
         self._geometry = geometry
         self._findings = findings
         self._masks: list[int] = [0]
         self._ids: dict[int, int] = {0: 0}
+        #: Blocks whose pointers disagree on their epoch: the default rule cannot be trusted for them.
+        self.disputed: set[int] = set()
         self._groups: dict[int, tuple[array[int], array[int]]] = {}
         self._fixed = {}
         for group in range(geometry.groups):
@@ -61,60 +74,80 @@ class Reach:
         """Groups that anything reaches."""
         return set(self._groups)
 
-    def claim(self, start: int, length: int, mask: int, epoch: int, where: Where) -> int:
-        """Views reach these blocks at a place. The views among them that do so for the first time: none when the place is impossible.
+    def claim(self, start: int, length: int, mask: int, epoch: int, where: Subject) -> list[Objection]:
+        """Views reach these blocks at a place. What is wrong with that, besides being noted.
 
-        Whoever walks on from there does it for these only: pointers that lead back, or to one place many times, end so.
+        Whoever walks on from there does it for the views that are ``allowed`` only: pointers that lead back, or to one place many
+        times, end so.
         """
         geometry = self._geometry
         if start < 1 or start + length > geometry.blocks:
             self._findings.add(
-                "format", "pointer-range", where(mask), f"it names blocks {start} to {start + length - 1}, outside the volume"
+                "format", "pointer-range", where.words(mask), f"it names blocks {start} to {start + length - 1}, outside the volume"
             )
-            return 0
-        new = mask
+            return [Objection(block, mask, Mend.DROP_POINTER) for block in range(start, start + length)]
+        objections = []
+        if epoch > self._epoch:
+            self._findings.add(
+                "I3",
+                "future-epoch",
+                where.words(mask),
+                f"block {start} is said to be born in epoch {epoch}, the volume is at {self._epoch}",
+            )
+            epoch = self._epoch
+            objections += [Objection(block, mask, Mend.RENEW_POINTER, epoch) for block in range(start, start + length)]
         end = start + length
         while start < end:
             group, low = divmod(start, geometry.group_span)
             high = min(geometry.group_span, low + end - start)
-            for first, last in self._fixed.get(group, self._fixed_elsewhere):
-                if low < last and high > first:
-                    self._findings.add(
-                        "I4", "pointer-into-fixed", where(mask), f"it names block {start}, which belongs to the volume's fixed metadata"
-                    )
-                    new = 0
-            if new:
-                new &= self._claim(group, low, high, mask, epoch, where)
+            objections += self._claim_within(group, low, high, mask, epoch, where)
             start += high - low
-        return new
+        return objections
 
-    def _claim(self, group: int, low: int, high: int, mask: int, epoch: int, where: Where) -> int:
+    def _claim_within(self, group: int, low: int, high: int, mask: int, epoch: int, where: Subject) -> list[Objection]:
+        objections: list[Objection] = []
+        start = self._geometry.group_start(group)
+        for first, last in self._fixed.get(group, self._fixed_elsewhere):
+            if low < last and high > first:
+                self._findings.add(
+                    "I4",
+                    "pointer-into-fixed",
+                    where.words(mask),
+                    f"it names block {start + max(low, first)}, which belongs to the volume's fixed metadata",
+                )
+                fixed = range(max(low, first), min(high, last))
+                objections += [Objection(start + offset, mask, Mend.DROP_POINTER) for offset in fixed]
+                if low < first:
+                    objections += self._claim_within(group, low, first, mask, epoch, where)
+                if high > last:
+                    objections += self._claim_within(group, last, high, mask, epoch, where)
+                return objections
         masks, epochs = self._arrays(group)
         if not any(masks[low:high]):
             masks[low:high] = array("I", [self._id(mask)]) * (high - low)
             epochs[low:high] = array("I", [epoch]) * (high - low)
-            return mask
-        new = mask
-        start = self._geometry.group_start(group)
+            return objections
         for offset in range(low, high):
             old = self._masks[masks[offset]]
             if old & mask:
                 self._findings.add(
-                    "I4", "reached-twice", where(mask), f"block {start + offset} is reached at another place of the same view as well"
+                    "I4", "reached-twice", where.words(mask), f"block {start + offset} is reached at another place of the same view as well"
                 )
-                new &= ~old
-            if old and epochs[offset] != epoch:
+                objections.append(Objection(start + offset, old & mask, Mend.DROP_POINTER))
+            if not old:
+                epochs[offset] = epoch
+            elif epochs[offset] != epoch:
                 self._findings.add(
                     "format",
                     "epoch-differs",
-                    where(mask),
+                    where.words(mask),
                     f"block {start + offset} is said to be born in epoch {epoch} and in {epochs[offset]}",
                 )
+                objections.append(Objection(start + offset, mask & ~old, Mend.RENEW_POINTER, epochs[offset]))
+                self.disputed.add(start + offset)
             masks[offset] = self._id(old | mask)
-            epochs[offset] = epoch
-        return new
+        return objections
 
-    def of_group(self, group: int) -> tuple[list[int], array[int], array[int]] | None:
-        """The interned masks, and for each block of a group the number of its mask and its epoch; None if nothing reaches the group."""
-        found = self._groups.get(group)
-        return None if found is None else (self._masks, *found)
+    def of_group(self, group: int) -> tuple[list[int], array[int], array[int]]:
+        """The interned masks, and for each block of a group the number of its mask and its epoch."""
+        return self._masks, *self._arrays(group)

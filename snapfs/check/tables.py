@@ -5,8 +5,8 @@ from __future__ import annotations
 from snapfs.blocks.geometry import SLOT_BYTES
 from snapfs.blocks.group_header import ENTRY_WRITTEN
 from snapfs.blocks.superblock import SUPERBLOCK_BYTES, Superblock
-from snapfs.check.findings import Findings, Severity
-from snapfs.check.reach import RECORDS, SYSTEM, everywhere
+from snapfs.check.findings import Fault, Findings, Mend, Severity, everywhere
+from snapfs.check.reach import RECORDS, SYSTEM
 from snapfs.check.trees import Root, Walker
 from snapfs.errors import CorruptBlock, DeviceError, NotAVolume, UnsupportedVersion
 from snapfs.store.group import Group
@@ -39,7 +39,8 @@ def check_superblocks(volume: Volume, findings: Findings) -> None:
                 damaged.append((slot, str(exc)))
         for slot, what in damaged:
             if newest != volume.generation - 1 or slot != volume.generation % len(offsets):
-                findings.add("format", "superblock", f"superblock slot {slot} at the {ring}", what, Severity.WARNING)
+                fault = Fault(Mend.CLEAR_SUPERBLOCK, 0, value=offsets[slot])
+                findings.add("format", "superblock", f"superblock slot {slot} at the {ring}", what, Severity.WARNING, fault=fault)
         if not volume.generation - 1 <= newest <= volume.generation:
             what = f"the newest one is of generation {newest}, not {volume.generation}"
             findings.add("I8", "superblock-copy", f"superblocks at the {ring}", what, Severity.WARNING)

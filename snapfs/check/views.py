@@ -9,17 +9,16 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from snapfs.blocks.inode import INLINE_TARGET, INODE_BYTES
-from snapfs.check.findings import Findings
-from snapfs.check.reach import BASE, everywhere
+from snapfs.check.findings import Fault, Findings, Mend, Subject
+from snapfs.check.reach import BASE
 from snapfs.check.trees import Root, Walker
-from snapfs.errors import CorruptBlock, DeviceError, NotCached
+from snapfs.errors import CorruptBlock, DeviceError
 from snapfs.filesystem import Filesystem, Inode, attributes
 from snapfs.filesystem.inode import EMPTY_SLOT
 from snapfs.filesystem.names import TYPE_BITS
 from snapfs.ids import FILE_SIZE_MAX, FIRST_INO, INO_LIMIT, NAME_MAX, ORPHANS_INO, ROOT_INO
 from snapfs.store.driver import drive
 from snapfs.store.instances import ViewRoot
-from snapfs.store.tree import BlockMap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,12 +70,13 @@ class ViewChecker:
         views: list[tuple[ViewRoot, int, str]] = [(self.fs.volume.base_root, BASE, "the base")]
         views += [(one.root, 1 << one.id, f"snapshot {one.name}") for one in self.instances]
         roots = [Root((root.first, root.second), root.depth, mask) for root, mask, _ in views]
-        totals, leaves = self.walker.block_map(roots, "inodes", everywhere("inode table"))
+        totals, leaves = self.walker.block_map(roots, "inodes", Subject(lambda _mask: "inode table", "inodes"))
         slots: dict[tuple[int, bytes], int] = {}
         per_leaf = self.fs.volume.geometry.block_size // INODE_BYTES
         for number, leaf, mask in leaves:
             if not any(leaf):
-                self.findings.add("I1", "empty-inode-block", f"inode table, block {number}", "no inode is in it")
+                fault = Fault(Mend.DROP_EMPTY, mask, "inodes", number=number)
+                self.findings.add("I1", "empty-inode-block", f"inode table, block {number}", "no inode is in it", fault=fault)
             for index in range(per_leaf):
                 slot = bytes(leaf[index * INODE_BYTES : (index + 1) * INODE_BYTES])
                 if slot != EMPTY_SLOT:
@@ -87,93 +87,114 @@ class ViewChecker:
             try:
                 inode = Inode.decode(self.fs.base, ino, slot)
             except CorruptBlock as exc:
-                self.findings.add("format", "inode", self.place(ino, mask), str(exc))
+                self.findings.add("format", "inode", self.place(ino, mask), str(exc), fault=Fault(Mend.CLEAR_INODE, mask, ino=ino))
                 continue
             if inode is None:
-                self.findings.add("format", "inode", self.place(ino, mask), "a free slot is not empty")
+                fault = Fault(Mend.CLEAR_INODE, mask, ino=ino)
+                self.findings.add("format", "inode", self.place(ino, mask), "a free slot is not empty", fault=fault)
                 continue
             versions[ino].append(Version(inode, mask))
         for (root, mask, what), (blocks, _) in zip(views, totals, strict=True):
             if blocks != root.blocks:
-                self.findings.add("I1", "table-blocks", what, f"its inode table has {blocks} blocks, {root.blocks} are counted")
+                fault = Fault(Mend.SET_BLOCKS, mask, "inodes", value=blocks)
+                self.findings.add(
+                    "I1", "table-blocks", what, f"its inode table has {blocks} blocks, {root.blocks} are counted", fault=fault
+                )
             count = sum(1 for found in versions.values() for one in found if one.mask & mask)
             if count != root.inodes:
-                self.findings.add("format", "inode-count", what, f"it has {count} inodes, {root.inodes} are counted")
+                fault = Fault(Mend.SET_INODES, mask, value=count)
+                self.findings.add("format", "inode-count", what, f"it has {count} inodes, {root.inodes} are counted", fault=fault)
             highest = max((ino for ino, found in versions.items() if any(one.mask & mask for one in found)), default=0)
             if highest >= max(root.next_ino, FIRST_INO):
-                self.findings.add("format", "next-inode", what, "an inode has a number that is still to be given out")
+                fault = Fault(Mend.SET_NEXT_INODE, mask, value=highest + 1)
+                self.findings.add("format", "next-inode", what, "an inode has a number that is still to be given out", fault=fault)
         return versions
 
     def _inode(self, ino: int, found: list[Version]) -> None:
         if not FIRST_INO <= ino < INO_LIMIT and ino not in (ROOT_INO, ORPHANS_INO):
-            self.findings.add("format", "inode-number", self.place(ino, found[0].mask), "the number is reserved")
+            mask = sum(one.mask for one in found)
+            self.findings.add(
+                "format", "inode-number", self.place(ino, mask), "the number is reserved", fault=Fault(Mend.MOVE_INODE, mask, ino=ino)
+            )
         where = partial(self.place, ino)
         directories = [one for one in found if one.inode.is_directory]
         files = [one for one in found if not one.inode.is_directory]
         if directories:
             roots = [Root(one.inode.names.root_words, 0, one.mask) for one in directories]
-            counts, items = self.walker.buckets(roots, "names", self.fs.base.name_hash, where)
+            counts, items = self.walker.buckets(roots, "names", self.fs.base.name_hash, Subject(where, "names", ino))
             for one, count in zip(directories, counts, strict=True):
-                self._count(one, "data-blocks", one.inode.data.blocks, count)
+                self._count(one, "data-blocks", one.inode.data.blocks, count, "names")
             for name, value, mask in items:
                 self._name(ino, name, value, mask)
         if files:
             roots = [Root(one.inode.map.root_words, one.inode.map.depth, one.mask) for one in files]
-            totals, _ = self.walker.block_map(roots, "", where)
+            totals, _ = self.walker.block_map(roots, "", Subject(where, "data", ino))
             for one, (count, end) in zip(files, totals, strict=True):
-                self._count(one, "data-blocks", one.inode.data.blocks, count)
+                self._count(one, "data-blocks", one.inode.data.blocks, count, "data")
                 self._size(one, end)
         roots = [Root(one.inode.attribute_map.root_words, one.inode.attribute_map.depth, one.mask) for one in found]
-        totals, _ = self.walker.block_map(roots, "", where)
+        totals, _ = self.walker.block_map(roots, "", Subject(where, "attributes", ino))
         for one, (count, _) in zip(found, totals, strict=True):
-            self._count(one, "attribute-blocks", one.inode.attribute_map.blocks, count)
+            self._count(one, "attribute-blocks", one.inode.attribute_map.blocks, count, "attributes")
             self._readable(one)
 
-    def _count(self, one: Version, rule: str, counted: int, found: int) -> None:
+    def _count(self, one: Version, rule: str, counted: int, found: int, tree: str) -> None:
         if counted != found:
-            self.findings.add("I1", rule, self.place(one.inode.ino, one.mask), f"it has {found} blocks, {counted} are counted")
+            fault = Fault(Mend.SET_BLOCKS, one.mask, tree, one.inode.ino, value=found)
+            self.findings.add("I1", rule, self.place(one.inode.ino, one.mask), f"it has {found} blocks, {counted} are counted", fault=fault)
 
     def _size(self, one: Version, end: int) -> None:
         inode = one.inode
         block_size = self.fs.volume.geometry.block_size
-        if type(inode.data) is BlockMap and end > -(-inode.size // block_size):
-            self.findings.add(
-                "format", "block-behind-end", self.place(inode.ino, one.mask), f"a block lies behind its size of {inode.size} bytes"
-            )
-        if inode.size > FILE_SIZE_MAX:
-            self.findings.add("format", "file-size", self.place(inode.ino, one.mask), f"a file cannot have {inode.size} bytes")
-        if stat.S_ISLNK(inode.mode):
+        kind = stat.S_IFMT(inode.mode)
+        if kind == stat.S_IFREG:
+            if end > -(-inode.size // block_size):
+                self._odd(one, "block-behind-end", f"a block lies behind its size of {inode.size} bytes", Mend.SET_SIZE, end * block_size)
+            if inode.size > FILE_SIZE_MAX:
+                self._odd(one, "file-size", f"a file cannot have {inode.size} bytes", Mend.SET_SIZE, end * block_size)
+        elif kind == stat.S_IFLNK:
             inline = len(inode.inline) if inode.inline_kind == INLINE_TARGET else 0
-            if inline != inode.size if not inode.data.blocks else not 0 < inode.size <= block_size:
-                self.findings.add("format", "symlink-size", self.place(inode.ino, one.mask), "its target has another length than its size")
-        if stat.S_IFMT(inode.mode) not in (stat.S_IFREG, stat.S_IFLNK) and end:
-            self.findings.add(
-                "format", "data-of-special", self.place(inode.ino, one.mask), "something that is neither file nor link has data"
-            )
+            if end > 1:
+                self._odd(one, "block-behind-end", "a symbolic link has one block at most", Mend.CLEAR_INODE)
+            elif inline != inode.size if not inode.data.blocks else not 0 < inode.size <= block_size:
+                self._odd(one, "symlink-size", "its target has another length than its size", Mend.SET_SIZE, inline)
+        elif end:
+            self._odd(one, "data-of-special", "something that is neither file nor link has data", Mend.DROP_DATA)
+
+    def _odd(self, one: Version, rule: str, detail: str, mend: Mend, value: int = 0) -> None:
+        fault = Fault(mend, one.mask, "data", one.inode.ino, value=value)
+        self.findings.add("format", rule, self.place(one.inode.ino, one.mask), detail, fault=fault)
 
     def _readable(self, one: Version) -> None:
         """Extended attributes and targets are metadata: they must be readable."""
-        try:
-            drive(self.fs.volume, attributes.load, one.inode)
-            if stat.S_ISLNK(one.inode.mode) and one.inode.data.blocks:
-                drive(self.fs.volume, one.inode.map.node, 0, 0)
-        except (CorruptBlock, DeviceError, NotCached) as exc:
-            self.findings.add("I7", "unreadable", self.place(one.inode.ino, one.mask), str(exc))
+        for mend in (Mend.DROP_ATTRIBUTES, Mend.CLEAR_INODE):
+            try:
+                if mend is Mend.DROP_ATTRIBUTES:
+                    drive(self.fs.volume, attributes.load, one.inode)
+                elif stat.S_ISLNK(one.inode.mode) and one.inode.data.blocks:
+                    drive(self.fs.volume, one.inode.map.node, 0, 0)
+            except (CorruptBlock, DeviceError) as exc:
+                fault = Fault(mend, one.mask, ino=one.inode.ino)
+                self.findings.add("I7", "unreadable", self.place(one.inode.ino, one.mask), str(exc), fault=fault)
 
     # Names
 
     def _name(self, directory: int, name: object, value: object, mask: int) -> None:
         where = self.place(directory, mask)
         if type(name) is not bytes or not 0 < len(name) <= NAME_MAX or b"/" in name or b"\0" in name or name in (b".", b".."):
-            self.findings.add("format", "name", where, f"{name!r} is not a name")
+            fault = Fault(Mend.REBUILD_NAMES, mask, "names", directory)
+            self.findings.add("format", "name", where, f"{name!r} is not a name", fault=fault)
             return
         if type(value) is not int or not FIRST_INO <= value >> TYPE_BITS < INO_LIMIT:
-            self.findings.add("format", "entry", where, f"{name!r} leads to no inode number")
+            fault = Fault(Mend.REBUILD_NAMES, mask, "names", directory)
+            self.findings.add("format", "entry", where, f"{name!r} leads to no inode number", fault=fault)
             return
         ino = value >> TYPE_BITS
         if directory == ORPHANS_INO:
             if name != b"%x" % ino:
-                self.findings.add("format", "orphan-name", where, f"{name!r} lists inode {ino}, whose entry would have another name")
+                fault = Fault(Mend.LIST_ORPHANS, mask)
+                detail = f"{name!r} lists inode {ino}, whose entry would have another name"
+                self.findings.add("format", "orphan-name", where, detail, fault=fault)
             self.listed[ino] |= mask
             return
         self.names[ino].append((directory, value & 15, mask))
@@ -189,13 +210,16 @@ class ViewChecker:
             for directory, kind, mask in names:
                 wrong = mask & sum(one.mask for one in versions.get(ino, ()) if stat.S_IFMT(one.inode.mode) >> 12 != kind)
                 if wrong:
-                    self.findings.add("format", "entry-type", self.place(directory, wrong), f"a name says that inode {ino} has type {kind}")
+                    fault = Fault(Mend.SET_NAME_TYPE, wrong, ino=directory, number=ino)
+                    detail = f"a name says that inode {ino} has type {kind}"
+                    self.findings.add("format", "entry-type", self.place(directory, wrong), detail, fault=fault)
                 if mask & ~there:
                     self.findings.add(
                         "format",
                         "dangling-name",
                         self.place(directory, mask & ~there),
                         f"a name leads to inode {ino}, which does not exist",
+                        fault=Fault(Mend.DROP_NAMES, mask & ~there, ino=directory, number=ino),
                     )
         for ino, found in versions.items():
             if ino == ORPHANS_INO:
@@ -210,33 +234,41 @@ class ViewChecker:
             for one in versions.get(ino, ()):
                 if one.mask & mask and one.inode.nlink:
                     self.findings.add(
-                        "format", "orphan-with-name", self.place(ino, one.mask & mask), "it is listed as an orphan and has names"
+                        "format",
+                        "orphan-with-name",
+                        self.place(ino, one.mask & mask),
+                        "it is listed as an orphan and has names",
+                        fault=Fault(Mend.LIST_ORPHANS, one.mask & mask),
                     )
                 mask &= ~one.mask
             if mask:
-                self.findings.add("format", "dangling-orphan", self.place(ino, mask), "it is listed as an orphan and does not exist")
+                fault = Fault(Mend.LIST_ORPHANS, mask)
+                detail = "it is listed as an orphan and does not exist"
+                self.findings.add("format", "dangling-orphan", self.place(ino, mask), detail, fault=fault)
 
     def _link_count(self, ino: int, one: Version, count: int, mask: int, where: str) -> None:
         inode = one.inode
+        add = self.findings.add
         if not inode.nlink:
             if count:
-                self.findings.add("format", "link-count", where, f"it has {count} names and counts none")
-            elif mask & ~self.listed.get(ino, 0):
-                self.findings.add("I1", "lost-inode", where, "it has no name and is not listed as an orphan")
+                fault = Fault(Mend.SET_LINKS, mask, ino=ino, value=count)
+                add("format", "link-count", where, f"it has {count} names and counts none", fault=fault)
+            elif lost := mask & ~self.listed.get(ino, 0):
+                fault = Fault(Mend.REATTACH, lost, ino=ino)
+                add("I1", "lost-inode", where, "it has no name and is not listed as an orphan", fault=fault)
         elif not inode.is_directory:
             if count != inode.nlink:
-                self.findings.add("format", "link-count", where, f"it has {count} names and counts {inode.nlink}")
+                fault = Fault(Mend.SET_LINKS if count else Mend.REATTACH, mask, ino=ino, value=count)
+                add("format", "link-count", where, f"it has {count} names and counts {inode.nlink}", fault=fault)
         else:
             if count != (0 if ino == ROOT_INO else 1):
-                self.findings.add("format", "directory-names", where, f"the directory has {count} names")
+                fault = Fault(Mend.KEEP_ONE_NAME if count else Mend.REATTACH, mask, ino=ino)
+                add("format", "directory-names", where, f"the directory has {count} names", fault=fault)
             for subdirectories, part in partition(self.subdirectories.get(ino, []), mask):
                 if inode.nlink != 2 + subdirectories:
-                    self.findings.add(
-                        "format",
-                        "link-count",
-                        self.place(ino, part),
-                        f"the directory has {subdirectories} subdirectories and counts {inode.nlink} links",
-                    )
+                    fault = Fault(Mend.SET_LINKS, part, ino=ino, value=2 + subdirectories)
+                    detail = f"the directory has {subdirectories} subdirectories and counts {inode.nlink} links"
+                    add("format", "link-count", self.place(ino, part), detail, fault=fault)
 
     def _connection(self, versions: dict[int, list[Version]]) -> None:
         """Every directory is below the root, and knows where it is."""
@@ -254,7 +286,9 @@ class ViewChecker:
                         if directory == one.inode.parent:
                             stray &= ~mask
                     if stray:
-                        self.findings.add("format", "parent", self.place(ino, stray), f"it takes inode {one.inode.parent} for its parent")
+                        fault = Fault(Mend.SET_PARENT, stray, ino=ino)
+                        detail = f"it takes inode {one.inode.parent} for its parent"
+                        self.findings.add("format", "parent", self.place(ino, stray), detail, fault=fault)
         root = self._fixed(versions, ROOT_INO, "no-root", "the root directory is missing")
         self._fixed(versions, ORPHANS_INO, "no-orphan-list", "the list of orphans is missing")
         self._covered(versions)
@@ -272,7 +306,8 @@ class ViewChecker:
             for one in found:
                 lost = one.mask & ~connected.get(ino, 0)
                 if lost and one.inode.nlink and ino != ORPHANS_INO and self.names.get(ino):
-                    self.findings.add("format", "not-connected", self.place(ino, lost), "no path leads to it from the root")
+                    fault = Fault(Mend.CUT_LOOP, lost, ino=ino)
+                    self.findings.add("format", "not-connected", self.place(ino, lost), "no path leads to it from the root", fault=fault)
 
     def _fixed(self, versions: dict[int, list[Version]], ino: int, rule: str, detail: str) -> int:
         """A directory that every view has; the views that do have it."""
@@ -280,7 +315,8 @@ class ViewChecker:
         for one in versions.get(ino, ()):
             there |= one.mask if one.inode.is_directory else 0
         if there != self.everything:
-            self.findings.add("format", rule, self.place(ino, self.everything & ~there), detail)
+            fault = Fault(Mend.MAKE_DIRECTORY, self.everything & ~there, ino=ino)
+            self.findings.add("format", rule, self.place(ino, self.everything & ~there), detail, fault=fault)
         return there
 
     def _covered(self, versions: dict[int, list[Version]]) -> None:
@@ -294,7 +330,8 @@ class ViewChecker:
                 parent = ino
             if parent != one.directory:
                 detail = f"its chain {list(one.chain)} does not lead to inode {one.directory}"
-                self.findings.add("format", "covered-directory", f"snapshot {one.name}", detail)
+                fault = Fault(Mend.SET_CHAIN, 1 << one.id, number=one.id)
+                self.findings.add("format", "covered-directory", f"snapshot {one.name}", detail, fault=fault)
 
 
 def partition(masks: list[int], whole: int) -> list[tuple[int, int]]:

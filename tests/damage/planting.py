@@ -17,6 +17,7 @@ from snapfs.blocks.pointer import BLOCK_MASK, FLAG_BUCKET
 from snapfs.check import Finding, check_volume
 from snapfs.device.base import Buffer
 from snapfs.device.memory import MemoryDevice
+from snapfs.errors import CorruptBlock
 from snapfs.filesystem import Filesystem, Inode, View
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ORPHANS_INO, ROOT_INO
@@ -306,3 +307,27 @@ def tree_blocks(volume: Volume, tree: BlockMap | BucketTree) -> Iterator[int]:
             continue
         node = drive(volume, volume.load, "node", first, second)
         work += [(node[n], node[n + 1], level - 1) for n in range(0, len(node), 2) if node[n]]
+
+
+def everything(p: Planted) -> dict[tuple[object, ...], object]:
+    """All that the views show: names, attributes, targets, and each block of data (None: it cannot be read)."""
+    found: dict[tuple[object, ...], object] = {}
+    for view in (p.base, *(p.fs.view(one.id) for one in p.volume.instances.live())):
+        work = [ROOT_INO]
+        while work:
+            ino = work.pop()
+            inode = p.do(view.inode, ino)
+            found[view.id, ino, "attributes"] = {name: p.do(p.fs.xattr_get, view, ino, name) for name in p.do(p.fs.xattr_list, view, ino)}
+            if inode.is_directory:
+                entries = p.do(p.fs.entries, view, ino, 0, 1000)
+                found[view.id, ino, "names"] = entries
+                work += [entry.ino for entry in entries]
+            elif stat.S_ISLNK(inode.mode):
+                found[view.id, ino, "target"] = p.do(p.fs.readlink, view, ino)
+            elif stat.S_ISREG(inode.mode):
+                for index in range(-(-inode.size // BLOCK)):
+                    try:
+                        found[view.id, ino, index] = p.do(p.fs.read, view, ino, index * BLOCK, BLOCK)
+                    except CorruptBlock:
+                        found[view.id, ino, index] = None
+    return found

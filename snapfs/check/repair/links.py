@@ -1,0 +1,188 @@
+"""Mending names and links, once all trees can be read: every name leads to an inode, every inode has the names that it counts.
+
+What has lost its name is found again in ``lost+found``, as ``#`` and its inode number.
+"""
+
+from __future__ import annotations
+
+import stat
+
+from snapfs.check.findings import Fault, Mend
+from snapfs.check.repair.workshop import Workshop
+from snapfs.errors import Exists
+from snapfs.filesystem import Inode, View
+from snapfs.filesystem.names import entry_value
+from snapfs.ids import FIRST_INO, ORPHANS_INO, ROOT_INO
+from snapfs.store.buckets import BucketTree
+
+LOST_AND_FOUND = b"lost+found"
+
+
+class LinkMender:
+    """Mends what the walk found about names."""
+
+    def __init__(self, shop: Workshop, faults: list[Fault]) -> None:
+        self.shop = shop
+        self.checker = shop.checker
+        self._lists: set[int] = set()
+        #: Inodes that no path leads to, by view.
+        self._lost: dict[int, set[int]] = {}
+        for fault in faults:
+            if fault.mend is Mend.CUT_LOOP:
+                for view in shop.views(fault.mask):
+                    self._lost.setdefault(view.id, set()).add(fault.ino)
+
+    def mend(self, fault: Fault, view: View) -> None:
+        """Mend one fault in one view."""
+        if fault.mend is Mend.LIST_ORPHANS:
+            self._list_orphans(view)
+        elif fault.mend is Mend.SET_CHAIN:
+            self._set_chain(view)
+        elif fault.mend is Mend.CUT_LOOP:
+            self._cut_loop(view, fault.ino)
+        elif inode := self.shop.inode(view, fault.ino):
+            if fault.mend is Mend.DROP_NAMES:
+                self._drop_names(view, inode, fault.number)
+            elif fault.mend is Mend.SET_NAME_TYPE:
+                self._set_type(view, inode, fault.number)
+            elif fault.mend is Mend.SET_LINKS:
+                view.change(inode)
+                inode.nlink = fault.value
+            elif fault.mend is Mend.KEEP_ONE_NAME:
+                self._keep_one_name(view, inode)
+            elif fault.mend is Mend.SET_PARENT:
+                self._set_parent(view, inode)
+            elif fault.mend is Mend.REATTACH:
+                self._reattach(view, inode)
+
+    # Names
+
+    def _drop_names(self, view: View, directory: Inode, ino: int, keep: int = 0) -> None:
+        """Remove the names of an inode from a directory, but for the first ``keep``."""
+        for name in self.shop.names_of(view, directory.ino, ino)[keep:]:
+            self.shop.tell(f"{self.shop.name(view, directory.ino)}: the name {name.decode(errors='replace')!r} is removed")
+            view.change(directory)
+            self.shop.do(directory.names.touch, name)
+            directory.names.pop(name)
+
+    def _set_type(self, view: View, directory: Inode, ino: int) -> None:
+        inode = self.shop.inode(view, ino)
+        if inode is not None:
+            for name in self.shop.names_of(view, directory.ino, ino):
+                self._put(view, directory, name, inode)
+
+    def _put(self, view: View, directory: Inode, name: bytes, inode: Inode) -> None:
+        view.change(directory)
+        self.shop.do(directory.names.touch, name)
+        directory.names.put(name, entry_value(inode))
+
+    def _parents(self, view: View, ino: int) -> list[int]:
+        """The directories that have names of an inode, each once."""
+        found = [directory for directory, _, mask in self.checker.names.get(ino, ()) if mask >> view.id & 1]
+        return list(dict.fromkeys(found))
+
+    def _keep_one_name(self, view: View, inode: Inode) -> None:
+        parents = self._parents(view, inode.ino)
+        parents.sort(key=lambda directory: directory != inode.parent)
+        for position, number in enumerate(parents):
+            directory = self.shop.inode(view, number)
+            if directory is not None:
+                self._drop_names(view, directory, inode.ino, keep=0 if position else 1)
+
+    def _set_parent(self, view: View, inode: Inode) -> None:
+        parents = self._parents(view, inode.ino)
+        if len(parents) == 1:
+            view.change(inode)
+            inode.parent = parents[0]
+
+    # What has no name
+
+    def _lost_and_found(self, view: View, ino: int) -> Inode:
+        """The directory for what has lost its name, this inode; made when it is needed, where the view shows it."""
+        top = view.instance.directory if view.instance and ino not in view.chain else ROOT_INO
+        for number in range(1, 1 << 16):
+            name = LOST_AND_FOUND + (b".%d" % number if number > 1 else b"")
+            try:
+                made: Inode = self.shop.do(self.shop.fs.make, view, top, name, stat.S_IFDIR | 0o700, 0, 0)
+            except Exists:
+                found: Inode = self.shop.do(self.shop.fs.lookup, view, top, name)
+                if found.is_directory:
+                    return found
+            else:
+                return made
+        raise Exists("every name for lost+found is taken")
+
+    def _reattach(self, view: View, inode: Inode) -> None:
+        if inode.ino < FIRST_INO:
+            return
+        place = self._lost_and_found(view, inode.ino)
+        name = b"#%d" % inode.ino
+        self._put(view, place, name, inode)
+        view.change(inode)
+        if inode.is_directory:
+            inode.parent = place.ino
+            place.nlink += 1
+            inode.nlink = inode.nlink or 2
+        else:
+            inode.nlink = 1
+        where = f" in snapshot {view.instance.name}" if view.instance else ""
+        self.shop.tell(f"inode {inode.ino}{where} had lost its name: it is {LOST_AND_FOUND.decode()}/{name.decode()} now")
+
+    def _cut_loop(self, view: View, ino: int) -> None:
+        """Directories that are below each other: one of them goes to ``lost+found``, and the others with it."""
+        lost = self._lost.get(view.id, set())
+        way: list[int] = []
+        while ino not in way:
+            way.append(ino)
+            parents = [number for number in self._parents(view, ino) if number in lost]
+            if not parents:
+                return
+            ino = parents[0]
+        loop = way[way.index(ino) :]
+        lost.difference_update(loop)
+        child = min(loop)
+        inode = self.shop.inode(view, child)
+        for number in self._parents(view, child):
+            directory = self.shop.inode(view, number)
+            if directory is not None:
+                self._drop_names(view, directory, child)
+        if inode is not None:
+            self._reattach(view, inode)
+
+    # Orphans and snapshots
+
+    def _list_orphans(self, view: View) -> None:
+        """Another list, of all that has no name and was listed."""
+        if view.id in self._lists:
+            return
+        self._lists.add(view.id)
+        place = self.shop.inode(view, ORPHANS_INO)
+        if place is None:
+            return
+        tree = BucketTree(self.shop.volume, view.owner, "names", view.name_hash)
+        for ino, mask in sorted(self.checker.listed.items()):
+            inode = self.shop.inode(view, ino) if mask >> view.id & 1 else None
+            if inode is not None and not inode.nlink:
+                self.shop.do(tree.touch, b"%x" % ino)
+                tree.put(b"%x" % ino, entry_value(inode))
+        view.change(place)
+        place.data = tree
+
+    def _set_chain(self, view: View) -> None:
+        """The way from the root to the directory that a snapshot covers, as the directories have it; or it covers all."""
+        one = view.instance
+        if one is None:
+            return
+        chain: list[int] = []
+        ino = one.directory
+        while ino != ROOT_INO and ino not in chain:
+            chain.append(ino)
+            inode = self.shop.inode(view, ino)
+            if inode is None or not inode.is_directory:
+                break
+            ino = inode.parent
+        if ino != ROOT_INO:
+            self.shop.tell(f"snapshot {one.name}: the directory that it covered is lost, it shows all that it has")
+            one.directory, one.path, chain = ROOT_INO, "/", []
+        one.chain = tuple(reversed(chain))
+        self.shop.volume.instances.dirty.add(one.id)
