@@ -12,24 +12,22 @@ no generation was sealed: the blocks of a sealed generation are overwritten only
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
 
-from snapfs.blocks.checksum import crc32c
-from snapfs.blocks.geometry import RING_SLOTS, SLOT_BYTES
-from snapfs.blocks.group_header import ENTRY_SLOT, ENTRY_WRITTEN, GroupHeader
+from snapfs.blocks.group_header import ENTRY_WRITTEN
 from snapfs.blocks.inode import INODE_BYTES
 from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, EPOCH_MASK, FLAG_BUCKET, decode_pointers
-from snapfs.blocks.superblock import SUPERBLOCK_BYTES, Superblock
-from snapfs.check.verifying import MISMATCH, READ_BYTES, Found, Verifier, Wanted
+from snapfs.check import fixed
+from snapfs.check.fixed import Steps
+from snapfs.check.places import BUCKETS, Damage, Kind, Place, Tree, data_kind, root_of
+from snapfs.check.verifying import READ_BYTES, Found, Verifier, Wanted
 from snapfs.check.visited import Run, Visited
-from snapfs.errors import CorruptBlock, NotAVolume, UnsupportedVersion
+from snapfs.errors import CorruptBlock
 from snapfs.filesystem.inode import EMPTY_SLOT, Inode
 from snapfs.ids import BASE_VIEW
-from snapfs.store.recovery import RootRecord
 
 if TYPE_CHECKING:
     from snapfs.filesystem import Filesystem
@@ -37,57 +35,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: A part of the walk: yields what is to be read, gets what was found, returns a result.
-Steps = Generator[list[Wanted], list[Found], T]
-
 #: How often a place is walked to again while generations are being sealed, before it is done in one stretch.
 PATIENCE: Final = 3
-
-
-class Kind(enum.StrEnum):
-    """What a tree holds; the values are what people are told."""
-
-    GROUPS = "group table"
-    SETS = "holder sets"
-    INSTANCES = "instance table"
-    INODES = "inode table"
-    DATA = "data"
-    NAMES = "names"
-    TARGET = "target"
-    ATTRIBUTES = "extended attributes"
-
-
-_BUCKETS: Final = (Kind.SETS, Kind.INSTANCES, Kind.NAMES)
-
-
-@dataclass(frozen=True, slots=True)
-class Tree:
-    """One tree: its kind, and unless it is a table of the volume its view and inode. ``created_ns`` tells instances of one id apart."""
-
-    kind: Kind
-    view: int = BASE_VIEW
-    created_ns: int = 0
-    ino: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where in a tree a block stands: level and number as ``FORMAT.md`` counts them; in bucket trees depth and prefix."""
-
-    tree: Tree
-    level: int
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Damage:
-    """A damaged block: what is wrong with it, and where it stands: at a place in a tree, or as a fixed part of the volume."""
-
-    block: int
-    problem: str
-    part: str = ""
-    place: Place | None = None
-    epoch: int = 0
 
 
 class Frame:
@@ -185,9 +134,9 @@ class Scrub:
 
     def steps(self) -> Steps[None]:
         """All of it. Damage is noted as it is met."""
-        yield from self._checked(self._rings)
-        yield from self._checked(self._root_damage)
-        record = yield from self._root_record()
+        yield from self._checked(partial(fixed.rings, self.volume))
+        yield from self._checked(partial(fixed.root_damage, self.volume))
+        record = yield from fixed.root_record(self.volume)
         if record is not None:
             (first, second), depth, _ = record.groups
             roots = [Frame(Tree(Kind.GROUPS), depth, 0, (first, second))]
@@ -195,7 +144,7 @@ class Scrub:
             yield from self._walk(roots)
         for number, entry in enumerate(self.volume.allocator.entries):
             if entry.flags & ENTRY_WRITTEN:
-                yield from self._checked(partial(self._group, number))
+                yield from self._checked(partial(fixed.group, self.volume, number))
         yield from self._view(BASE_VIEW, 0, self.volume.base_root)
         # Snapshots that are made of the base from now on show nothing that the base did not have. A copy of an older one has its epoch.
         epoch = self.volume.epoch
@@ -237,11 +186,11 @@ class Scrub:
         blocks = self.volume.geometry.blocks
         while True:
             inner = level > 0 or tree.kind is Kind.INODES
-            if not (following := frame.following(1 if inner or tree.kind in _BUCKETS else room)):
+            if not (following := frame.following(1 if inner or tree.kind in BUCKETS else room)):
                 return []
             slot, block, length = following
             words = frame.words
-            if tree.kind in _BUCKETS:
+            if tree.kind in BUCKETS:
                 inner = not words[2 * slot] & FLAG_BUCKET
             if not 0 < block <= blocks - length:
                 self.damage.append(Damage(block, "lies outside the volume", place=Place(tree, level, frame.base + slot)))
@@ -268,7 +217,7 @@ class Scrub:
         except CorruptBlock as exc:
             self.damage.append(Damage(block, str(exc), place=place))
             return []
-        step = 1 if tree.kind in _BUCKETS else -1
+        step = 1 if tree.kind in BUCKETS else -1
         return [Frame(tree, place.level + step, place.number << self.volume.geometry.fan_bits, words)]
 
     def _trees(self, table: Tree, number: int, leaf: bytes) -> list[Frame]:
@@ -338,7 +287,7 @@ class Scrub:
             return None
         now, (first, second) = found
         kind = now.tree.kind
-        inner = not first & FLAG_BUCKET if kind in _BUCKETS else now.level > 0 or kind is Kind.INODES
+        inner = not first & FLAG_BUCKET if kind in BUCKETS else now.level > 0 or kind is Kind.INODES
         block, checksum = first & BLOCK_MASK, second >> CHECKSUM_SHIFT
         (read,) = yield [Wanted(block, [checksum])]
         return Looked(now, block, checksum, second & EPOCH_MASK, inner, read)
@@ -351,7 +300,7 @@ class Scrub:
         first, second, depth = root
         bits = self.volume.geometry.fan_bits
         mask = (1 << bits) - 1
-        is_map = place.tree.kind not in _BUCKETS
+        is_map = place.tree.kind not in BUCKETS
         if is_map and place.level > depth:
             place = Place(place.tree, depth, 0)
         steps = depth - place.level if is_map else place.level
@@ -370,7 +319,7 @@ class Scrub:
     def _root(self, tree: Tree) -> Steps[tuple[int, int, int] | None]:
         """The root pointer of a tree, and its depth; None when the tree is gone."""
         if tree.kind in (Kind.GROUPS, Kind.SETS, Kind.INSTANCES):
-            record = yield from self._root_record()
+            record = yield from fixed.root_record(self.volume)
             if record is None:
                 return None
             if tree.kind is Kind.GROUPS:
@@ -404,97 +353,3 @@ class Scrub:
         if found.problems:
             raise _LostError
         return found.content
-
-    # Fixed parts
-
-    def _rings(self) -> Steps[list[Damage]]:
-        """The slots of both superblock rings: each is empty, or has a superblock and zeros. One that is being written is left out."""
-        geometry = self.volume.geometry
-        flying = self.volume.in_flight
-        out = []
-        for ring, start in (("front", 0), ("end", geometry.blocks - geometry.ring_blocks)):
-            (found,) = yield [Wanted(start, [None] * geometry.ring_blocks)]
-            for slot in range(RING_SLOTS):
-                if flying is not None and slot == flying.generation % RING_SLOTS:
-                    continue
-                position = slot * SLOT_BYTES // geometry.block_size
-                problem = found.problems.get(position) or slot_problem(found.content[slot * SLOT_BYTES : (slot + 1) * SLOT_BYTES])
-                if problem:
-                    out.append(Damage(start + position, problem, f"superblock slot {slot} at the {ring}"))
-        return out
-
-    def _root_damage(self) -> Steps[list[Damage]]:
-        superblock = self.volume.superblock
-        (found,) = yield [Wanted(superblock.root_block, [None])]
-        problem = found.problems.get(0)
-        if not problem and crc32c(found.content[: superblock.root_length]) != superblock.root_checksum:
-            problem = MISMATCH
-        if not problem and any(found.content[superblock.root_length :]):
-            problem = "what follows the record is not zero"
-        return [Damage(superblock.root_block, problem, "root record")] if problem else []
-
-    def _root_record(self) -> Steps[RootRecord | None]:
-        """The root record of the newest sealed generation, None when it cannot be read."""
-        while True:
-            superblock = self.volume.superblock
-            (found,) = yield [Wanted(superblock.root_block, [None])]
-            data = found.content[: superblock.root_length]
-            if crc32c(data) == superblock.root_checksum:
-                try:
-                    return RootRecord.decode(data, superblock.geometry)
-                except CorruptBlock:
-                    return None
-            if self.volume.superblock is superblock:
-                return None
-
-    def _group(self, number: int) -> Steps[list[Damage]]:
-        """The header slot of a group that counts, both bitmaps, and the blocks that store its records."""
-        geometry = self.volume.geometry
-        entry = self.volume.allocator.entries[number]
-        start = geometry.header_block(number, entry.flags & ENTRY_SLOT)
-        (found,) = yield [Wanted(start, [entry.checksum, None, None])]
-        parts = [f"header of group {number}", f"block bitmap of group {number}", f"snapshot bitmap of group {number}"]
-        if 0 not in found.problems:
-            block_size = geometry.block_size
-            try:
-                header = GroupHeader.decode(found.content[:block_size], number, geometry.blocks)
-            except CorruptBlock as exc:
-                return [Damage(start, str(exc), parts[0])]
-            for at, checksum in ((1, header.bitmap_checksum), (2, header.snapshot_checksum)):
-                if at not in found.problems and crc32c(found.content[at * block_size : (at + 1) * block_size]) != checksum:
-                    found.problems[at] = MISMATCH
-            if header.spill:
-                stored = yield [Wanted(block, [checksum], kept=False) for block, checksum in header.spill]
-                spoilt = [(block, one.problems[0]) for (block, _), one in zip(header.spill, stored, strict=True) if one.problems]
-                damage = [Damage(block, problem, f"records of group {number}") for block, problem in spoilt]
-            else:
-                damage = []
-        else:
-            damage = []
-        return [Damage(start + at, problem, parts[at]) for at, problem in sorted(found.problems.items())] + damage
-
-
-def slot_problem(slot: bytes) -> str | None:
-    """What is wrong with a superblock slot."""
-    try:
-        Superblock.decode(slot)
-    except NotAVolume:
-        return "it is neither empty nor a superblock" if any(slot) else None
-    except (CorruptBlock, UnsupportedVersion) as exc:
-        return str(exc)
-    return "what follows the superblock is not zero" if any(slot[SUPERBLOCK_BYTES:]) else None
-
-
-def data_kind(inode: Inode) -> Kind:
-    """What the tree of an inode's content holds."""
-    if inode.is_directory:
-        return Kind.NAMES
-    return Kind.TARGET if inode.mode & 0o170000 == 0o120000 else Kind.DATA
-
-
-def root_of(inode: Inode, kind: Kind) -> tuple[int, int, int]:
-    """The root pointer of one of an inode's trees, and its depth (of bucket trees: 0)."""
-    if kind is Kind.NAMES:
-        return *inode.names.root_words, 0
-    tree = inode.attribute_map if kind is Kind.ATTRIBUTES else inode.map
-    return *tree.root_words, tree.depth

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from snapfs import ids
 from snapfs.blocks.pointer import BLOCK_MASK
-from snapfs.check.scrub import Damage, Kind
+from snapfs.check.places import Damage, Kind
 from snapfs.errors import FsError, SnapshotError
 from snapfs.filesystem import names
 from snapfs.snapshots import naming

@@ -23,11 +23,14 @@ def configure(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Scrub; findings are printed as they come."""
     found: list[dict[str, Any]] = []
+    named = 0
     # Progress bars take over the terminal, and with it what is printed there; what goes elsewhere must not go there.
     out = None if sys.stdout.isatty() else sys.stdout
     with session(arguments.target, write=False, damaged=True) as volume, output.progress("Scrubbing") as progress:
 
         def told(event: dict[str, Any]) -> None:
+            nonlocal named
+            named += len(event["findings"])
             for one in event["findings"]:
                 if arguments.json:
                     found.append(one)
@@ -42,8 +45,9 @@ def run(arguments: argparse.Namespace) -> int:
         document = {"target": arguments.target, "mounted": mountpoint, "clean": not result["errors"], **result, "findings": found}
         output.print_json(document)
     else:
-        read = f"{output.size_text(result['bytes_read'])} read"
-        print(f"{arguments.target}: {_outcome(result['errors'])}, {read}")
+        more = result["errors"] - named
+        unnamed = f" ({more} of them not named)" if more else ""
+        print(f"{arguments.target}: {_outcome(result['errors'])}{unnamed}, {output.size_text(result['bytes_read'])} read")
     return DAMAGED if result["errors"] else OK
 
 

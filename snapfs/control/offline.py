@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 from snapfs import ids, snapshots
-from snapfs.check.salvage import open_damaged
+from snapfs.check.opening import open_damaged
 from snapfs.control.handlers import Handlers
 from snapfs.device import open_device
 from snapfs.filesystem import Filesystem

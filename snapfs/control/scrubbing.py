@@ -13,7 +13,8 @@ from typing import Any, Final, TypeVar
 
 from snapfs import ids
 from snapfs.blocks.inode import INODE_BYTES
-from snapfs.check.scrub import Damage, Kind, Scrub
+from snapfs.check.places import Damage, Kind
+from snapfs.check.scrub import Scrub
 from snapfs.check.whereabouts import Shown, holders, shown
 from snapfs.control.caller import Caller
 from snapfs.control.protocol import Result

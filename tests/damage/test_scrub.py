@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
 import random
 import signal
@@ -28,13 +29,13 @@ from planting import BLOCK, DIRECTORY, REGULAR, SYMLINK, Overlay, Planted, build
 from snapfs import snapshots
 from snapfs.blocks.geometry import RING_SLOTS, SLOT_BYTES
 from snapfs.blocks.pointer import BLOCK_MASK
-from snapfs.check.salvage import open_damaged
+from snapfs.check.opening import open_damaged
+from snapfs.check.places import Damage
 from snapfs.check.scrub import Scrub
-from snapfs.control import offline, protocol
+from snapfs.control import offline, protocol, scrubbing
 from snapfs.control.caller import Alone
 from snapfs.control.handlers import Handlers
 from snapfs.control.protocol import Event
-from snapfs.control.scrubbing import scrub
 from snapfs.control.server import ControlServer
 from snapfs.device import open_device
 from snapfs.device.memory import MemoryDevice
@@ -53,7 +54,7 @@ def scrubbed(device: Any) -> Findings:
     volume, trouble = open_damaged(device)
     found: Findings = []
     caller = Alone(lambda event: found.extend(event["findings"]))
-    result = offline.run(scrub(Filesystem(volume), caller, None, trouble=trouble))
+    result = offline.run(scrubbing.scrub(Filesystem(volume), caller, None, trouble=trouble))
     assert result["errors"] == len(found)
     return found
 
@@ -203,7 +204,7 @@ def test_a_block_is_left_out_or_read_twice() -> None:
 
     fs = Filesystem(volume)
     p.device.read = read
-    result = offline.run(scrub(fs, Alone(), None))
+    result = offline.run(scrubbing.scrub(fs, Alone(), None))
     p.device.read = below
     rings = {offset // BLOCK for _, offset in ring_slots(p)}
     expected = {block for _, block in metadata(p)} | set(data(p)) | set(orphaned(p)) | rings
@@ -449,6 +450,46 @@ def test_damage_hides_behind_what_changes_meanwhile(seed: int) -> None:
 
     blocks, found = changing(seed, damage)
     assert sorted(found) == sorted(blocks)
+
+
+def test_the_changes_are_too_tame_to_prove_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scrub that believes what it sees first takes blocks that were used again for damaged."""
+
+    def hasty(self: Scrub, item: Any, at: int) -> Iterator[Any]:
+        self.damage.append(Damage(item.wanted.start + at, "it was too hasty"))
+        yield from ()
+        return []
+
+    monkeypatch.setattr(Scrub, "_failed", hasty)
+    assert any(changing(seed, lambda _: [])[1] for seed in range(8))
+
+
+def test_the_log_grows_with_the_damage(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line for each finding, and so many at most; all are told."""
+    monkeypatch.setattr(scrubbing, "LOGGED_MAX", 3)
+    p = opened(small())
+    for block in data(p):
+        p.flip(block * BLOCK)
+    found: Findings = []
+    with caplog.at_level(logging.INFO, "snapfs"):
+        result = offline.run(scrubbing.scrub(p.fs, Alone(lambda event: found.extend(event["findings"])), None, log_it=True))
+    assert result["errors"] == len(found) == len(data(p))
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[0] == "scrub: began"
+    assert lines[1:4] == [f"scrub: {one['message']}" for one in found[:3]]
+    assert lines[4] == "scrub: further damage is not logged"
+    assert lines[5].endswith(f"{len(found)} blocks damaged")
+    assert len(lines) == 6
+
+
+def test_more_damage_than_is_told_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scrubbing, "FINDINGS_MAX", 3)
+    p = opened(small())
+    for block in data(p):
+        p.flip(block * BLOCK)
+    found: Findings = []
+    result = offline.run(scrubbing.scrub(p.fs, Alone(lambda event: found.extend(event["findings"])), None))
+    assert (result["errors"], len(found)) == (len(data(p)), 3)
 
 
 # --- the daemon's socket --------------------------------------------------------------------------
