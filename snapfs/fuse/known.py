@@ -2,18 +2,105 @@
 
 An inode that the kernel knows is held in the core, so that a deleted file stays readable until its last user has gone, and a deleted
 snapshot's id is not given to another while old numbers are about. Counts change in synchronous stretches only; nothing here waits.
+
+The kernel may know millions of inodes. So what is kept for each lies in short arrays by number, where neighbours share what a dictionary
+would take for every one.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+from array import array
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from snapfs.fuse.numbers import WRITER_BIT, Numbers
 
 #: A place in the tree: the kernel's number of a directory, and a name.
 Place = tuple[int, bytes]
+
+#: Nodes whose facts share an array.
+_SHIFT: Final = 5
+_SPAN: Final = 1 << _SHIFT
+_MASK: Final = _SPAN - 1
+
+#: Bytes of the directory's number in a packed place.
+_PARENT_BYTES: Final = 8
+
+
+def _pack(place: Place) -> bytes:
+    return place[0].to_bytes(_PARENT_BYTES, "little") + place[1]
+
+
+def _unpack(packed: bytes) -> Place:
+    return int.from_bytes(packed[:_PARENT_BYTES], "little"), packed[_PARENT_BYTES:]
+
+
+class _Counts:
+    """Lookup counts by node; 0 for those that are not there."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[int, array[int]] = {}
+        self._total = 0
+
+    def __len__(self) -> int:
+        return self._total
+
+    def __iter__(self) -> Iterator[int]:
+        return (key << _SHIFT | index for key, counts in self._arrays.items() for index, count in enumerate(counts) if count)
+
+    def get(self, node: int) -> int:
+        counts = self._arrays.get(node >> _SHIFT)
+        return counts[node & _MASK] if counts else 0
+
+    def set(self, node: int, count: int) -> None:
+        key, index = node >> _SHIFT, node & _MASK
+        counts = self._arrays.get(key)
+        if counts is None:
+            if not count:
+                return
+            counts = self._arrays[key] = array("Q", bytes(8 * _SPAN))
+        self._total += bool(count) - bool(counts[index])
+        counts[index] = count
+        if not count and not any(counts):
+            del self._arrays[key]
+
+
+class _Names:
+    """Packed places by node: bytes for one, a set for several."""
+
+    def __init__(self) -> None:
+        self._lists: dict[int, list[bytes | set[bytes] | None]] = {}
+
+    def get(self, node: int) -> set[Place]:
+        names = self._lists.get(node >> _SHIFT)
+        found = names[node & _MASK] if names else None
+        if found is None:
+            return set()
+        return {_unpack(packed) for packed in (found if isinstance(found, set) else (found,))}
+
+    def add(self, node: int, place: Place) -> None:
+        packed = _pack(place)
+        key, index = node >> _SHIFT, node & _MASK
+        names = self._lists.get(key)
+        if names is None:
+            names = self._lists[key] = [None] * _SPAN
+        before = names[index]
+        if before is None:
+            names[index] = packed
+        elif isinstance(before, set):
+            before.add(packed)
+        elif before != packed:
+            names[index] = {before, packed}
+
+    def forget(self, node: int) -> None:
+        key = node >> _SHIFT
+        names = self._lists.get(key)
+        if names is not None:
+            names[node & _MASK] = None
+            if not any(names):
+                del self._lists[key]
 
 
 class Known:
@@ -26,12 +113,14 @@ class Known:
     def __init__(self, numbers: Numbers, hold: Callable[[int, int], None]) -> None:
         self._numbers = numbers
         self._hold = hold
-        self._counts: dict[int, int] = {}
-        # Nodes for which ``hold`` was called and that the core has not been told to forget. A superset of the counted ones: what is
-        # forgotten may be looked up again while the core still works on forgetting it.
-        self._held: set[int] = set()
+        self._counts = _Counts()
+        # Held are the nodes for which ``hold`` was called and that the core has not been told to forget: those that are counted, and
+        # these, of which it has not been told yet. They may be looked up again before it has.
+        self._leaving: set[int] = set()
+        # Counted, and not held all the same: with their whole view.
+        self._let_go: set[int] = set()
         self._views: dict[int, int] = {}
-        self._names: dict[int, Place | set[Place]] = {}
+        self._names = _Names()
         # How often each is open for writing.
         self._writers: dict[int, int] = {}
         #: Held inodes without a name.
@@ -40,20 +129,21 @@ class Known:
         self._shown: dict[int, set[Place]] = {}
 
     def __contains__(self, node: int) -> bool:
-        return node in self._counts
+        return self._counts.get(node) > 0
 
     def __len__(self) -> int:
         return len(self._counts)
 
     def add(self, node: int) -> None:
         """The kernel is about to be told of this inode once more."""
-        count = self._counts.get(node, 0)
-        self._counts[node] = count + 1
+        count = self._counts.get(node)
+        self._counts.set(node, count + 1)
         if count:
             return
-        if node not in self._held:
+        if node in self._leaving:
+            self._leaving.discard(node)
+        else:
             view_id, ino = self._numbers.split(node)
-            self._held.add(node)
             self._views[view_id] = self._views.get(view_id, 0) + 1
             if not self._numbers.is_snapdir(node):
                 self._hold(view_id, ino)
@@ -61,21 +151,11 @@ class Known:
     def name(self, node: int, mode: int, parent: int, name: bytes) -> None:
         """Remember a name of a regular file, to be able to make the kernel forget it. Names may outlive the truth: that costs nothing."""
         if stat.S_ISREG(mode):
-            place = (parent, name)
-            before = self._names.get(node)
-            if before is None:
-                self._names[node] = place
-            elif isinstance(before, set):
-                before.add(place)
-            elif before != place:
-                self._names[node] = {before, place}
+            self._names.add(node, (parent, name))
 
     def names(self, node: int) -> set[Place]:
         """Where the kernel may have this regular file in its tree."""
-        found = self._names.get(node)
-        if found is None:
-            return set()
-        return set(found) if isinstance(found, set) else {found}
+        return self._names.get(node)
 
     def opened(self, node: int, flags: int) -> int:
         """The handle for a file that the kernel opened with these flags."""
@@ -98,19 +178,26 @@ class Known:
 
     def drop(self, node: int, count: int) -> bool:
         """The kernel took back ``count`` lookups; True when it knows the inode no longer: then ``released`` must follow."""
-        left = self._counts.get(node, 0) - count
-        if left > 0:
-            self._counts[node] = left
+        before = self._counts.get(node)
+        if before > count:
+            self._counts.set(node, before - count)
             return False
-        self._counts.pop(node, None)
-        self._names.pop(node, None)
+        self._counts.set(node, 0)
+        self._names.forget(node)
         self._writers.pop(node, None)
-        return node in self._held
+        if node in self._let_go:
+            self._let_go.discard(node)
+        elif before:
+            self._leaving.add(node)
+        return node in self._leaving
 
     def released(self, node: int) -> None:
         """The core has been told to forget an inode, in this synchronous stretch."""
-        if node in self._held:
-            self._held.discard(node)
+        is_counted = node in self
+        if node in self._leaving or (is_counted and node not in self._let_go):
+            self._leaving.discard(node)
+            if is_counted:
+                self._let_go.add(node)
             self.orphans.discard(node)
             view_id, _ = self._numbers.split(node)
             self._views[view_id] -= 1

@@ -121,7 +121,7 @@ def _runs(blocks: Iterable[tuple[int, int]]) -> list[tuple[int, int, int]]:
 def _take_root(fs: Filesystem, instance: Instance, comparison: Comparison) -> None:
     volume, base = fs.volume, fs.base
     # Files that the kernel knows get another generation: it would keep the sizes that it has cached for them.
-    known = [ino for ino in comparison.changed & base.known if stat.S_ISREG(int.from_bytes(comparison.slots[ino][:4], "little"))]
+    known = [ino for ino in comparison.changed if ino in base.known and stat.S_ISREG(int.from_bytes(comparison.slots[ino][:4], "little"))]
     # Numbers that the kernel may know are not given out again before it has forgotten them.
     next_ino = max(base.next_ino, instance.root.next_ino)
     volume.base_root = replace(instance.root, next_ino=next_ino)
