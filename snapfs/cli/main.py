@@ -48,7 +48,7 @@ COMMANDS: Final = {
     "snapshot": Command("snapshot", "create, list, show, rename and delete snapshots"),
     "restore": Command("restore", "go back to a snapshot; what was stays as a snapshot of its own"),
     "info": Command("info", "show facts about a volume and its mount"),
-    "check": Command("check", "check a volume that is not mounted", exits.CHECK_USAGE, exits.CHECK_OPERATION, exits.CHECK_CANCELLED),
+    "check": Command("check", "check or repair an unmounted volume", exits.CHECK_USAGE, exits.CHECK_OPERATION, exits.CHECK_CANCELLED),
     "scrub": Command("scrub", "read everything, mounted or not, and verify every checksum"),
     "install-helpers": Command("install_helpers", "link the helpers that mount(8) and fsck(8) look for into /sbin"),
 }
