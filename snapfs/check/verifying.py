@@ -12,9 +12,10 @@ from snapfs.errors import DeviceError
 
 if TYPE_CHECKING:
     from snapfs.device import Device
+    from snapfs.device.base import Buffer
     from snapfs.store.volume import Volume
 
-#: Bytes that are read at a time, at most.
+#: Bytes that are read at a time, at most; no one wants more.
 READ_BYTES: Final = 1 << 20
 
 #: What is said of a block whose checksum is wrong.
@@ -49,50 +50,57 @@ class Verifier:
         self._direct = DirectReader(volume.device, max(READ_BYTES, self._block_size))
 
     def read(self, wanted: Sequence[Wanted]) -> list[Found]:
-        """Read and verify."""
-        return [self._one(one) for one in wanted]
-
-    def _one(self, one: Wanted) -> Found:
-        problems: dict[int, str] = {}
-        if one.kept:
-            return Found(b"".join(self._kept(one, at, problems) for at in range(len(one.checksums))), problems)
+        """Read and verify. Blocks that lie side by side are read together, whoever wants them."""
+        flying = self._volume.in_flight  # before anything is read: what is no longer in flight by then is on the device
+        on_the_way = flying.blocks if flying else {}
+        out = [Found(b"", {})] * len(wanted)
+        order = sorted(range(len(wanted)), key=lambda index: wanted[index].start)
         most = self._direct.limit // self._block_size
-        for at in range(0, len(one.checksums), most):
-            self._several(one, at, min(most, len(one.checksums) - at), problems)
-        return Found(b"", problems)
+        first = 0
+        while first < len(order):
+            start = wanted[order[first]].start
+            end, last = start + len(wanted[order[first]].checksums), first + 1
+            while last < len(order) and (one := wanted[order[last]]).start == end and end + len(one.checksums) - start <= most:
+                end, last = end + len(one.checksums), last + 1
+            content, problems = self._content(start, end - start)
+            for index in order[first:last]:
+                out[index] = self._verify(wanted[index], on_the_way, start, content, problems)
+            first = last
+        return out
 
-    def _kept(self, one: Wanted, at: int, problems: dict[int, str]) -> bytes:
-        """One block's content; zeros when it cannot be read."""
-        flying = self._volume.in_flight
-        data = flying.blocks.get(one.start + at) if flying else None
+    def _content(self, start: int, count: int) -> tuple[memoryview, dict[int, str]]:
+        """What is in these blocks, zeros where it cannot be read, and why not, by block number. It lasts until the next read."""
         try:
-            if data is None:
-                data = bytes(self._read(one.start + at, 1))
-        except DeviceError as exc:
-            problems[at] = f"cannot be read ({exc})"
-            return bytes(self._block_size)
-        if one.checksums[at] is not None and crc32c(data) != one.checksums[at]:
-            problems[at] = MISMATCH
-        return data
-
-    def _several(self, one: Wanted, first: int, count: int, problems: dict[int, str]) -> None:
-        block_size = self._block_size
-        flying = self._volume.in_flight
-        try:
-            with memoryview(self._read(one.start + first, count)) as view:
-                for at in range(count):
-                    if flying and one.start + first + at in flying.blocks:
-                        continue
-                    if crc32c(view[at * block_size : (at + 1) * block_size]) != one.checksums[first + at]:
-                        problems[first + at] = MISMATCH
+            return memoryview(self._read(start, count)), {}
         except DeviceError as exc:
             if count == 1:
-                problems[first] = f"cannot be read ({exc})"
-                return
-            for at in range(first, first + count):  # which of them?
-                self._several(one, at, 1, problems)
+                return memoryview(bytes(self._block_size)), {start: f"cannot be read ({exc})"}
+        whole = bytearray()  # which of them?
+        problems: dict[int, str] = {}
+        for block in range(start, start + count):
+            content, problem = self._content(block, 1)
+            whole += content
+            problems |= problem
+        return memoryview(whole), problems
 
-    def _read(self, block: int, count: int) -> bytes | bytearray | memoryview:
+    def _verify(self, one: Wanted, on_the_way: dict[int, bytes], start: int, content: memoryview, failed: dict[int, str]) -> Found:
+        block_size = self._block_size
+        kept: list[bytes] = []
+        problems: dict[int, str] = {}
+        for at, checksum in enumerate(one.checksums):
+            block = one.start + at
+            data: Buffer | None = on_the_way.get(block)
+            if data is None:
+                data = content[(block - start) * block_size : (block - start + 1) * block_size]
+                if block in failed:
+                    problems[at] = failed[block]
+            if at not in problems and checksum is not None and crc32c(data) != checksum:
+                problems[at] = MISMATCH
+            if one.kept:
+                kept.append(bytes(data))
+        return Found(b"".join(kept), problems)
+
+    def _read(self, block: int, count: int) -> Buffer:
         self.blocks += count
         self.bytes += count * self._block_size
         return self._direct.read(block * self._block_size, count * self._block_size)
