@@ -168,35 +168,41 @@ class MountedKernel:
             if node not in self._known:
                 continue
             nodes.append(node)
-            places |= self._known.names(node)
-            if before is not None:
-                old = await self._listing(before, ino)
-                new = await self._listing(self._fs.base, ino)
+            names = self._known.names(node)
+            if before is None:
+                places |= names
+                continue
+            # Remembered names may outlive their directory, whose number may be a file's by now: libfuse complains of such a place.
+            places |= {place for place in names if await self._listing(before, self._numbers.split(place[0])[1], limit=1) is not None}
+            old = await self._listing(before, ino)
+            if old is not None:
+                new = await self._listing(self._fs.base, ino) or {}
                 places |= {(node, name) for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
         await self._forget(places, nodes).wait()  # requests are served meanwhile, and none of them waits for this task
 
-    async def _listing(self, view: View, ino: int) -> dict[bytes, tuple[int, int]]:
-        """Inode and type of every name in a directory; nothing when there is no such directory."""
+    async def _listing(self, view: View, ino: int, limit: int | None = None) -> dict[bytes, tuple[int, int]] | None:
+        """Inode and type of every name in a directory, or of about ``limit`` of them; None when there is no such directory."""
         found: dict[bytes, tuple[int, int]] = {}
         after = 0
         while True:
             try:
-                entries = await self._edge.call(self._entries, view, ino, after)
+                entries = await self._edge.call(self._entries, view, ino, after, limit or _CHUNK)
             except NoSuchSnapshot:
                 return found
-            if not entries:
+            if entries is None:
+                return None
+            found |= {entry.name: (entry.ino, entry.type) for entry in entries}
+            if not entries or limit:
                 return found
-            for entry in entries:
-                found[entry.name] = (entry.ino, entry.type)
             after = entries[-1].cookie
 
-    def _entries(self, view: View, ino: int, after: int) -> list[Entry]:
+    def _entries(self, view: View, ino: int, after: int, limit: int) -> list[Entry] | None:
         try:
             if not stat.S_ISDIR(self._fs.inode(view, ino).mode):
-                return []
-            return self._fs.entries(view, ino, after, _CHUNK)
+                return None
+            return self._fs.entries(view, ino, after, limit)
         except (StaleInode, NotFound):
-            return []
+            return None
 
     def _forget(self, places: Iterable[Place], nodes: list[int]) -> trio.Event:
         """Forget names, then inodes, in the background; tells when it is done. Whoever waits for that must hold no lock of the kernel's."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,35 @@ def test_a_size_that_stays_has_other_times_after_a_remount(options: str, mounted
     mounted.remount(options)
     stored = path.stat()
     assert (stored.st_mtime_ns, stored.st_ctime_ns) == (shown.st_mtime_ns, shown.st_ctime_ns)
+
+
+def test_a_restore_has_the_kernel_forget_names_in_what_is_no_directory(
+    volume_image: Path, tmp_path: Path, snapfs_command, wait_until
+) -> None:
+    """A file that has the number of a directory that comes back: libfuse would complain on standard error for every name in it."""
+    mount = tmp_path / "mount"
+    mount.mkdir()
+    with subprocess.Popen(snapfs_command("mount", volume_image, mount, "-f"), stderr=subprocess.PIPE, text=True) as daemon:
+        try:
+            wait_until(mount.is_mount, what="the mount")
+            (mount / "directory").mkdir()
+            number = (mount / "directory").stat().st_ino
+            (mount / "directory" / "file").touch()
+            (mount / ".snap" / "before").mkdir()
+            (mount / "directory" / "file").unlink()
+            (mount / "directory").rmdir()
+
+            def again() -> bool:
+                path = mount / f"file{len(os.listdir(mount))}"
+                path.touch()
+                return path.stat().st_ino == number
+
+            wait_until(again, what="a file with the number of the directory")
+            with (mount / max(os.listdir(mount), key=lambda name: int(name[4:]))).open("rb"):  # so that the kernel knows it until the end
+                subprocess.run(snapfs_command("restore", mount, "before"), check=True, stdout=subprocess.DEVNULL)
+            assert os.listdir(mount) == ["directory"]
+            assert os.listdir(mount / "directory") == ["file"]
+        finally:
+            subprocess.run(snapfs_command("umount", mount), check=True)
+        assert daemon.stderr is not None
+        assert [line for line in daemon.stderr if "INFO" not in line] == []
