@@ -13,8 +13,9 @@ STATES ?= 200000
 KILLS ?= 500
 # Options for pytest: make test ARGS="tests/unit -x"
 ARGS ?=
+SECONDS ?= 60
 
-.PHONY: help install demo test check format crash torture bench clean
+.PHONY: help install demo test check format crash torture fuzz bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,11 +45,15 @@ crash: $(VENV)/.installed ## Many more crash states than `make test` runs: STATE
 torture: $(VENV)/.installed ## Kill the daemon under load again and again: nothing acknowledged may be missing: KILLS=500
 	SNAPFS_KILLS=$(KILLS) $(RUN) -m pytest -s tests/crash/test_kill.py -k kills_lose_nothing
 
+fuzz: $(VENV)/.fuzz-packages ## Fuzz decoders and hostile volumes, guided by coverage: SECONDS=60; what it learns stays in .fuzz
+	$(RUN) tests/fuzz/fuzz.py decoders $$(($(SECONDS) / 4))
+	$(RUN) tests/fuzz/fuzz.py volume $$(($(SECONDS) - $(SECONDS) / 4))
+
 bench: $(VENV)/.installed ## Measure against an empty pyfuse3 filesystem
 	@$(RUN) tests/benchmarks/bench.py $(ARGS)
 
 clean: ## Remove the virtual environment and everything generated
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis .fuzz
 	find snapfs tests examples -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/.system-packages: .ci/system-packages
@@ -64,4 +69,10 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.system-packages
 	@echo "Installing snapfs and its Python packages into $(VENV)"
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.fuzz-packages: pyproject.toml $(VENV)/.installed
+	@echo "Installing the fuzzer into $(VENV)"
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]' || \
+		echo "atheris cannot be installed here, for the reason above: inputs will be random, not guided by coverage"
 	@touch $@

@@ -34,6 +34,8 @@ class Comparison:
         spills = 0
         unreadable = set()
         for number in numbers:
+            if not entries[number].flags & ENTRY_WRITTEN:
+                continue
             group = load_group(volume, number, self.findings)
             if group is None:
                 unreadable.add(number)
@@ -44,6 +46,11 @@ class Comparison:
             if len(groups) < 64:
                 groups[number] = group
         for number in sorted(self.reach.groups.union(numbers) - unreadable):
+            few = None if entries[number].flags & ENTRY_WRITTEN else self.reach.few_of_group(number)
+            if few is not None:  # nothing is marked in it, and what is fixed cannot be claimed
+                for offset, mask, epoch in few:
+                    self._run(volume.geometry.group_start(number) + offset, 1, mask, epoch, -1, 0, 0, 0)
+                continue
             group = groups.pop(number, None) or load_group(volume, number, self.findings)
             if group is not None:
                 self._group(group)

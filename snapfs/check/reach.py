@@ -1,14 +1,14 @@
 """Which views and tables reach each block, found by walking them: the truth that bitmaps and records are held against.
 
 A set of views is a mask with bit 0 for the base and an instance's id for the others. Two more bits stand for the volume's tables
-and for the storage of records. Masks are interned; a group that something reaches takes 8 bytes a block.
+and for the storage of records. Masks are interned; a group of which much is reached takes 8 bytes a block.
 """
 
 from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from snapfs.blocks.geometry import Geometry
 from snapfs.check.findings import Findings, Mend, Subject
@@ -17,6 +17,21 @@ from snapfs.ids import MAX_INSTANCES
 BASE: Final = 1
 SYSTEM: Final = 1 << MAX_INSTANCES + 1
 RECORDS: Final = 1 << MAX_INSTANCES + 2
+
+
+#: Of a group, one block in 64 and fewer are few: they are kept one by one. A pointer costs 16 bytes of an image, and may name a group of
+#: which no other block is in use.
+FEW_SHIFT: Final = 6
+
+
+class _Few(dict[int, int]):
+    """Numbers by offset, 0 where there is none."""
+
+    def __missing__(self, offset: int) -> int:
+        return 0
+
+
+Marks: TypeAlias = "array[int] | _Few"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +63,7 @@ class Reach:
         self._ids: dict[int, int] = {0: 0}
         #: Blocks whose pointers disagree on their epoch: the default rule cannot be trusted for them.
         self.disputed: set[int] = set()
-        self._groups: dict[int, tuple[array[int], array[int]]] = {}
+        self._groups: dict[int, tuple[Marks, Marks]] = {}
         self._fixed = {}
         for group in range(geometry.groups):
             if group in (0, geometry.groups - 1):
@@ -62,12 +77,21 @@ class Reach:
             self._masks.append(mask)
         return number
 
-    def _arrays(self, group: int) -> tuple[array[int], array[int]]:
-        found = self._groups.get(group)
-        if found is None:
-            span = self._geometry.group_span
-            found = self._groups[group] = (array("I", bytes(4 * span)), array("I", bytes(4 * span)))
-        return found
+    def _marks(self, group: int, more: int) -> tuple[Marks, Marks]:
+        """The numbers of masks, and the epochs, by offset in a group, with room for some more."""
+        masks, epochs = self._groups.get(group) or (_Few(), _Few())
+        if isinstance(masks, _Few) and len(masks) + more > self._geometry.group_span >> FEW_SHIFT:
+            masks, epochs = self._whole(masks), self._whole(epochs)
+        self._groups[group] = masks, epochs
+        return masks, epochs
+
+    def _whole(self, marks: Marks) -> array[int]:
+        if isinstance(marks, array):
+            return marks
+        whole = array("I", bytes(4 * self._geometry.group_span))
+        for offset, number in marks.items():
+            whole[offset] = number
+        return whole
 
     @property
     def groups(self) -> set[int]:
@@ -122,8 +146,8 @@ class Reach:
                 if high > last:
                     objections += self._claim_within(group, last, high, mask, epoch, where)
                 return objections
-        masks, epochs = self._arrays(group)
-        if not any(masks[low:high]):
+        masks, epochs = self._marks(group, high - low)
+        if isinstance(masks, array) and isinstance(epochs, array) and not any(masks[low:high]):
             masks[low:high] = array("I", [self._id(mask)]) * (high - low)
             epochs[low:high] = array("I", [epoch]) * (high - low)
             return objections
@@ -150,4 +174,12 @@ class Reach:
 
     def of_group(self, group: int) -> tuple[list[int], array[int], array[int]]:
         """The interned masks, and for each block of a group the number of its mask and its epoch."""
-        return self._masks, *self._arrays(group)
+        masks, epochs = self._groups.get(group) or (_Few(), _Few())
+        return self._masks, self._whole(masks), self._whole(epochs)
+
+    def few_of_group(self, group: int) -> list[tuple[int, int, int]] | None:
+        """Offset, mask and epoch of all blocks of a group that are reached, in order; None when they are many."""
+        masks, epochs = self._groups.get(group) or (_Few(), _Few())
+        if isinstance(masks, array):
+            return None
+        return [(offset, self._masks[number], epochs[offset]) for offset, number in sorted(masks.items())]

@@ -1,0 +1,121 @@
+"""Coverage-guided fuzzing: of the decoders, and of a volume that is opened, walked, changed and checked.
+
+``python tests/fuzz/fuzz.py {volume,decoders} SECONDS [DIRECTORY]``: inputs that reach something new are collected in DIRECTORY. Ends with
+0 when nothing failed in this time. What failed is kept, and the command that runs it again is printed.
+
+With atheris it is libFuzzer that chooses, by what code an input reaches. Without, inputs are random: that finds less, and says so.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
+
+from replay import report  # noqa: E402 - found by the path above
+
+#: What one input may take.
+SECONDS, MEMORY = 20, 1 << 30
+
+#: Longest input, in bytes.
+LENGTH = {"volume": 128, "decoders": 2048}
+
+
+def target_of(name: str) -> Callable[[bytes], None]:
+    """A function that runs one input. Imports what is fuzzed, so it must be called where that is instrumented."""
+    from forging import forged, limits
+    from mutations import hostile
+    from using import decode, use
+
+    forging = forged()
+    forging.__enter__()
+
+    def run(data: bytes) -> None:
+        with report(data, name), limits(SECONDS, MEMORY):
+            if name == "volume":
+                use(*hostile(data))
+            else:
+                decode(data)
+
+    run(b"")  # makes the volumes, which takes longer than an input may
+    return run
+
+
+def guided(name: str, seconds: int, corpus: Path) -> None:
+    """Let libFuzzer choose. Ends the process."""
+    import atheris
+
+    with atheris.instrument_imports(include=["snapfs"]):
+        run = target_of(name)
+    if not any(corpus.iterdir()):
+        for number, data in enumerate(beginnings(name)):
+            (corpus / f"beginning-{number}").write_bytes(data)
+
+    def one(data: bytes) -> None:
+        try:
+            run(data)
+        except BaseException as exc:
+            print("\n".join(getattr(exc, "__notes__", [])), file=sys.stderr)
+            raise
+
+    options = [
+        f"-max_total_time={seconds}",
+        f"-max_len={LENGTH[name]}",
+        f"-timeout={2 * SECONDS}",
+        "-rss_limit_mb=3072",
+        "-print_final_stats=1",
+    ]
+    # What libFuzzer itself writes on a failure is the same input; ours has the name that was printed.
+    atheris.Setup([sys.argv[0], *options, f"-artifact_prefix={corpus}-", str(corpus)], one)
+    atheris.Fuzz()
+
+
+def beginnings(name: str) -> Iterator[bytes]:
+    """Inputs to begin with: the metadata of sound volumes; any choices."""
+    from using import DECODERS
+    from volumes import SHAPES, seed
+
+    chosen = random.Random(0)
+    for number in range(len(SHAPES)):
+        found = seed(number)
+        for place in found.places:
+            if name == "decoders" and place.kind in DECODERS:
+                yield bytes([DECODERS[place.kind]]) + found.image.block(place.block)[: LENGTH[name]].rstrip(b"\0")
+            elif name == "volume":
+                yield bytes([number]) + chosen.randbytes(40)
+
+
+def random_inputs(name: str, seconds: int) -> None:
+    """Without guidance."""
+    run = target_of(name)
+    chosen = random.Random()
+    end = time.monotonic() + seconds
+    count = 0
+    while time.monotonic() < end:
+        run(chosen.randbytes(chosen.randrange(LENGTH[name])))
+        count += 1
+    print(f"{name}: {count} random inputs, nothing found")
+
+
+def main() -> None:
+    """See the module."""
+    name, seconds = sys.argv[1], int(sys.argv[2])
+    corpus = Path(sys.argv[3] if len(sys.argv) > 3 else f".fuzz/{name}")
+    corpus.mkdir(parents=True, exist_ok=True)
+    try:
+        import atheris  # noqa: F401 - is it there?
+    except ImportError:
+        print("atheris is not installed: inputs are random, not guided by coverage", file=sys.stderr)
+        random_inputs(name, seconds)
+        return
+    guided(name, seconds, corpus)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONHASHSEED", "0")
+    main()

@@ -1,0 +1,63 @@
+"""Inputs that fail: where they are kept, and the command that runs one again.
+
+``python tests/fuzz/replay.py {volume,decoders} FILE``
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+HERE = Path(__file__).resolve()
+
+if __name__ == "__main__":
+    sys.path[:0] = [str(HERE.parent), str(HERE.parents[2])]
+
+
+def directory() -> Path:
+    """Where failing inputs are kept, as images of failing checks are."""
+    path = Path(os.environ.get("SNAPFS_KEEP") or Path(tempfile.gettempdir()) / "snapfs-kept")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def command(target: str, path: Path) -> str:
+    """What runs an input again."""
+    return f"{sys.executable} {os.path.relpath(HERE)} {target} {path}"
+
+
+@contextlib.contextmanager
+def report(data: bytes, target: str) -> Iterator[None]:
+    """When the block fails, keep the input and say how to run it again."""
+    try:
+        yield
+    except BaseException as exc:
+        path = directory() / f"{target}-{hashlib.sha1(data, usedforsecurity=False).hexdigest()[:12]}"
+        path.write_bytes(data)
+        exc.add_note(f"To run it again: {command(target, path)}")
+        raise
+
+
+def main() -> None:
+    """Run one input."""
+    from forging import forged, limits
+    from mutations import hostile
+    from using import decode, use
+
+    target, path = sys.argv[1:]
+    data = Path(path).read_bytes()
+    with forged(), limits(60, 1 << 30):
+        if target == "decoders":
+            decode(data)
+        else:
+            use(*hostile(data))
+    print(f"{path}: nothing wrong with it")
+
+
+if __name__ == "__main__":
+    main()
