@@ -92,7 +92,8 @@ def _run(fs: Filesystem, image: str, mountpoint: str, options: MountOptions, rea
 
     async def attach(edge: Edge, nursery: trio.Nursery) -> None:
         """Start to listen, once the kernel knows the mount."""
-        mount = mounts.mount_at(mountpoint)
+        # In a thread: it may ask for attributes of the root, which somebody who uses the mount already has made the kernel forget.
+        mount = await trio.to_thread.run_sync(mounts.mount_at, mountpoint)
         if mount is None:
             raise CommandFailed(f"{mountpoint}: the mount is not there", exits.MOUNT_FAILED)
         live = Live(mount.path, image, os.getpid(), time.time_ns(), lambda: dict(edge.requests))

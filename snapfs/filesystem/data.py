@@ -148,8 +148,9 @@ def write(inode: Inode, offset: int, data: bytes, *, urgency: int = 0) -> None:
     try:
         _store(inode, places, content)
     except DeviceError as exc:
-        # What has got space below a sparse image when the rest did not is the best place for the next commit. A bad place is not.
-        allocator.give_back(runs, first_choice=isinstance(exc, DeviceFull))
+        allocator.give_back(runs)
+        if isinstance(exc, DeviceFull):
+            allocator.prefer_used()
         _adopt_torn(inode, writable, fresh)
         for index, _, _, _ in writable:
             tree.trim(index)

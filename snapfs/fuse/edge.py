@@ -17,7 +17,7 @@ from typing import Final, ParamSpec, Protocol, TypeVar
 import trio
 
 from snapfs import snapshots
-from snapfs.errors import CorruptBlock, Interrupt, NoSpace, NotCached, ReadOnly, SnapfsError, SnapshotBusy
+from snapfs.errors import CommitNeeded, CorruptBlock, DeviceFull, Interrupt, NoSpace, NotCached, ReadOnly, SnapfsError, SnapshotBusy
 from snapfs.filesystem import Filesystem
 from snapfs.fuse.commits import Commits, fetch
 from snapfs.fuse.gate import Gate
@@ -78,6 +78,7 @@ class _Attempts:
     may_reclaim: bool = True
     trusting: bool = True
     commits: int = 0
+    is_host_full: bool = False
 
 
 class Edge:
@@ -133,6 +134,14 @@ class Edge:
                 except Interrupt as why:
                     attempts = attempts or _Attempts()
                     await self._mend(why, attempts)
+                except DeviceFull:
+                    allocator = self.volume.allocator
+                    attempts = attempts or _Attempts()
+                    if attempts.is_host_full or not (allocator.waiting or allocator.in_flight or allocator.more_to_come()):
+                        raise
+                    # What is about to be free has its space on the host.
+                    attempts.is_host_full = True
+                    await self._mend(CommitNeeded(), attempts)
         except CorruptBlock as exc:
             self.volume.damaged(exc)
             raise

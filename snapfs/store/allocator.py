@@ -44,6 +44,7 @@ class Allocator:
         self.groups: dict[int, Group] = {}
         self.waiting: list[Waiting] = []
         self.recount()
+        self.from_front = False
         self.in_flight = 0  # waiting blocks of a sealed generation
         # Whether background work will free blocks, and one step of it.
         self.more_to_come: Callable[[], bool] = lambda: False
@@ -203,6 +204,8 @@ class Allocator:
             if not group.available:
                 self._window.pop(0)
                 continue
+            if self.from_front:
+                group.cursor = 0
             offset, length = group.take(count)
             out.append((group.start + offset, length))
             count -= length
@@ -233,12 +236,19 @@ class Allocator:
             self.free += high - low
             self.waiting += [(group.number, offset, size) for offset, size in waiting]
 
-    def give_back(self, runs: list[tuple[int, int]], *, first_choice: bool) -> None:
-        """Undo ``allocate``; with ``first_choice`` the same blocks are the next ones to be given out."""
-        for start, length in reversed(runs):
+    def give_back(self, runs: list[tuple[int, int]]) -> None:
+        """Undo ``allocate``, for a change that failed: nothing else is being planned."""
+        for start, length in runs:
             self.free_run(start, length)
-            if first_choice:
-                self.groups[start >> self._shift].cursor = start & self._mask
+
+    def prefer_used(self) -> None:
+        """The host has no space for more of a sparse image: take free blocks from the front from now on.
+
+        They have most likely been used before, so they have their space already: what users delete can be written again. For the same
+        reason a commit finds the blocks that a failed write has got and given back.
+        """
+        self.from_front = True
+        self._window.clear()
 
     def record(self, start: int, length: int, holders: int | None, *, held: bool) -> None:
         """Give blocks a record that names a holder set (None: no record), and set or clear their snapshot bits."""

@@ -329,5 +329,7 @@ class Volume:
         When there was no space for it, nothing durable is touched and nothing lost, and it can be written again. After any other failure
         nobody knows what reached the device: nothing may be written any more.
         """
+        if isinstance(exc, DeviceFull):
+            self.allocator.prefer_used()
         if not isinstance(exc, DeviceFull) or sealed.is_unsure:
             self._end_writing(f"generation {sealed.generation} could not be written: {exc}")
