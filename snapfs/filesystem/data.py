@@ -262,7 +262,7 @@ def _point(
                 position += 1
     inode.map.blocks += added
     for start, length, born in drops:
-        inode.view.owner.drop(start, length, born)
+        inode.data.owner.drop(start, length, born)
 
 
 def truncate(inode: Inode, size: int) -> None:

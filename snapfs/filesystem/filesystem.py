@@ -12,8 +12,10 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from snapfs.blocks.inode import FLAG_HEIR
 from snapfs.errors import CommitNeeded, CorruptBlock, InvalidArgument, IsDirectory, NoSpace, NoSuchSnapshot, NotPermitted
 from snapfs.filesystem import acl, attributes, data, names
+from snapfs.filesystem.coverage import Coverage
 from snapfs.filesystem.data import ReadPlan
 from snapfs.filesystem.inode import Inode
 from snapfs.filesystem.names import Entry
@@ -71,7 +73,8 @@ class Filesystem:
         self.deletion = Deletion(volume)
         self._cache = InodeCache()
         self.views: dict[int, View] = {}
-        self.base = self.views[BASE_VIEW] = View(volume, self._cache, volume.base_root)
+        self.coverage = Coverage(self)
+        self.base = self.views[BASE_VIEW] = View(volume, self._cache, volume.base_root, self.coverage.refresh)
         self.orphans = Orphans(self)
         volume.contents = self
         volume.allocator.more_to_come = lambda: self.has_work
@@ -84,7 +87,7 @@ class Filesystem:
             raise NoSuchSnapshot("the snapshot is gone")
         found = self.views.get(instance_id)
         if found is None and instance is not None:
-            found = self.views[instance_id] = View(self.volume, self._cache, instance.root, instance)
+            found = self.views[instance_id] = View(self.volume, self._cache, instance.root, self.coverage.refresh, instance)
         if found is None:
             raise NoSuchSnapshot("the snapshot is gone")
         return found
@@ -201,6 +204,8 @@ class Filesystem:
         view.change(inode)
         heir = Inode(view, ino, stat.S_IFREG, generation=volume.next_inode_generation & 0xFFFF_FFFF, now=self.now())
         volume.next_inode_generation += 1
+        heir.flags |= FLAG_HEIR
+        heir.parent = inode.parent if inode.flags & FLAG_HEIR else inode.ino
         heir.size = inode.size
         heir.data, inode.data = inode.data, BlockMap(volume, view.owner)
         inode.size = 0

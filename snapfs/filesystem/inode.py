@@ -34,6 +34,7 @@ class Inode:
         "attribute_map",
         "attributes",
         "btime",
+        "coverage",
         "ctime",
         "data",
         "flags",
@@ -55,6 +56,7 @@ class Inode:
     def __init__(self, view: View, ino: int, mode: int, *, uid: int = 0, gid: int = 0, generation: int = 0, now: int = 0) -> None:
         self.view = view
         self.ino = ino
+        self.coverage = -1  # the version of the instances that the trees' owners fit
         self.mode = mode
         self.uid = uid
         self.gid = gid
@@ -152,7 +154,7 @@ class Inode:
             if word & FLAG_DIRTY or word & BLOCK_MASK >= blocks:
                 raise CorruptBlock(f"{what}: a root lies outside the volume")
         inode = cls.__new__(cls)
-        inode.view, inode.ino = view, ino
+        inode.view, inode.ino, inode.coverage = view, ino, -1
         inode.mode, inode.uid, inode.gid, inode.nlink, inode.size = fields[:5]
         inode.atime = fields[6] * NANOSECONDS + fields[7]
         inode.mtime = fields[8] * NANOSECONDS + fields[9]

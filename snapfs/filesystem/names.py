@@ -9,7 +9,7 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from snapfs.blocks.inode import INLINE_BYTES, INLINE_TARGET
+from snapfs.blocks.inode import FLAG_LINKED, INLINE_BYTES, INLINE_TARGET
 from snapfs.blocks.schema import as_count
 from snapfs.errors import (
     CorruptBlock,
@@ -70,9 +70,13 @@ def find(view: View, parent: Inode, name: bytes) -> int:
     """The inode number behind a name. Raises ``NotFound``."""
     if len(name) > NAME_MAX:
         raise NameTooLong("the name is too long")
-    value = parent.names.get(name)
     only = view.above.get(parent.ino)
-    if value is None or (only is not None and value >> TYPE_BITS != only):
+    if only is not None:
+        if name != only[1]:
+            raise NotFound("this snapshot does not cover it")
+        return only[0]
+    value = parent.names.get(name)
+    if value is None:
         raise NotFound("no such name")
     if not FIRST_INO <= value >> TYPE_BITS < INO_LIMIT:
         raise CorruptBlock(f"directory {parent.ino}: an entry is not an inode number")
@@ -102,7 +106,9 @@ def lookup(view: View, parent: int, name: bytes) -> Inode:
 def entries(view: View, ino: int, after: int, limit: int) -> list[Entry]:
     """Names behind the cookie ``after`` (0: from the beginning), about ``limit`` of them; empty at the end."""
     where = directory(view, ino)
-    only = view.above.get(ino)
+    if ino in view.above:
+        child, name = view.above[ino]
+        return [] if after else [Entry(name, child, stat.S_IFDIR, 1)]
     out: list[Entry] = []
     start = after * HASH_UNIT
     while not out:
@@ -114,8 +120,6 @@ def entries(view: View, ino: int, after: int, limit: int) -> list[Entry]:
                 raise CorruptBlock(f"directory {ino}: {name[:NAME_MAX]!r} is not a name")
             if not FIRST_INO <= value >> TYPE_BITS < INO_LIMIT:
                 raise CorruptBlock(f"directory {ino}: an entry is not an inode number")
-            if only is not None and value >> TYPE_BITS != only:
-                continue
             # Of names with one hash, a listing that stops between them begins again: a name twice is better than one lost.
             again = index + 1 < len(items) and items[index + 1][0] == hashed
             out.append(Entry(name, value >> TYPE_BITS, (value & 15) << 12, hashed // HASH_UNIT + (0 if again else 1)))
@@ -220,6 +224,7 @@ def link(fs: Filesystem, view: View, ino: int, parent_ino: int, name: bytes) -> 
     _touch(parent, name)
     view.change(inode)
     parent.names.put(name, entry_value(inode))
+    inode.flags |= FLAG_LINKED
     inode.nlink += 1
     now = fs.now()
     inode.ctime = now

@@ -16,6 +16,8 @@ from snapfs.store.owners import BaseOwner, Owner, ViewOwner
 from snapfs.store.tree import BlockMap
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from snapfs.store.sealing import Sealing
     from snapfs.store.volume import Volume
 
@@ -68,16 +70,21 @@ class InodeCache:
 class View:
     """A file tree. ``known`` are the inodes that the kernel holds, ``orphans`` those without a name that are not freed yet."""
 
-    def __init__(self, volume: Volume, cache: InodeCache, root: ViewRoot, instance: Instance | None = None) -> None:
+    def __init__(
+        self, volume: Volume, cache: InodeCache, root: ViewRoot, refresh: Callable[[Inode], None], instance: Instance | None = None
+    ) -> None:
         self.volume = volume
         self.cache = cache
+        self._refresh = refresh
         self.instance = instance
         self.id = instance.id if instance else BASE_VIEW
         self.writable = True
         self.owner: Owner = ViewOwner(volume, self.id) if instance else BaseOwner(volume)
         self.chain: tuple[int, ...] = instance.chain if instance else ()
-        #: In a view of a subset: the one child that a directory above the covered one shows.
-        self.above = dict(zip((ROOT_INO, *self.chain[:-1]), self.chain, strict=True)) if self.chain else {}
+        #: In a view of a directory: the one child, and its name, that each directory above it shows.
+        self.above: dict[int, tuple[int, bytes]] = {}
+        if instance and self.chain:
+            self.above = dict(zip((ROOT_INO, *self.chain[:-1]), zip(self.chain, instance.way, strict=True), strict=True))
         self.known = NumberSet()
         self.orphans: set[int] = set()
         self.listed_orphans: set[int] = set()
@@ -108,7 +115,14 @@ class View:
     # Inodes
 
     def inode(self, ino: int) -> Inode:
-        """The inode of that number. Raises ``NotCached``, ``StaleInode`` when there is none."""
+        """The inode of that number, which may be changed. Raises ``NotCached``, ``StaleInode`` when there is none."""
+        found = self.raw_inode(ino)
+        if found.coverage != self.volume.instances.version:
+            self._refresh(found)
+        return found
+
+    def raw_inode(self, ino: int) -> Inode:
+        """The same, to look at only."""
         if ino in self.dirty:
             found = self.dirty[ino]
         else:

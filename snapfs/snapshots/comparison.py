@@ -10,7 +10,7 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from snapfs.blocks.inode import INODE_BYTES, LAYOUT
+from snapfs.blocks.inode import FLAG_HEIR, INODE_BYTES, LAYOUT
 from snapfs.blocks.pointer import BLOCK_MASK, EPOCH_MASK, FLAG_BUCKET
 from snapfs.errors import CorruptBlock, NotCached
 from snapfs.filesystem.inode import EMPTY_SLOT
@@ -39,7 +39,7 @@ INODES, DATA, BLOB, NAMES = "inodes", "", "blob", "names"
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two pointers at one place; each with the level of what it points at. ``ino`` is the inode that the tree belongs to."""
+    """Two pointers at one place; each with the level of what it points at. ``ino`` is the inode that the tree belongs to in the base."""
 
     kind: str
     base: Pointer
@@ -48,6 +48,7 @@ class Pair:
     view_level: int
     number: int
     ino: int
+    is_attributes: bool = False
 
 
 #: A pair, its blocks as far as they are descended into, and whether they are.
@@ -65,6 +66,8 @@ class Comparison:
         self.volume = volume
         self.roots = base, view
         self.only_base: dict[int, int] = {}  # block -> epoch
+        #: The inode that a block of ``only_base`` belongs to (0: the inode table), and whether it is one of its extended attributes.
+        self.whose: dict[int, tuple[int, bool]] = {}
         self.only_view: dict[int, int] = {}
         self.changed: set[int] = set()
         self.slots: dict[int, bytes] = {}
@@ -122,6 +125,7 @@ class Comparison:
             return iter(())
         if take_base and pair.base[0]:
             _only(self.only_base, pair.base)
+            self.whose[pair.base[0] & BLOCK_MASK] = pair.ino, pair.kind == BLOB and pair.is_attributes
         if take_view and pair.view[0]:
             _only(self.only_view, pair.view)
         if pair.kind == NAMES:
@@ -146,7 +150,7 @@ class Comparison:
             if not take_view and slot == 0 and pair.number == 0:
                 view, view_level = pair.view, pair.view_level
             if base[0] or view[0]:
-                yield Pair(pair.kind, base, base_level, view, view_level, number, pair.ino)
+                yield Pair(pair.kind, base, base_level, view, view_level, number, pair.ino, pair.is_attributes)
 
     def _names(self, pair: Pair, base_node: Any, view_node: Any) -> Iterator[Pair]:
         left, right = base_node, view_node
@@ -169,7 +173,8 @@ class Comparison:
             ino = pair.number * per_leaf + index
             if _comparable(left) != _comparable(right):
                 self._note(ino, left, right)
-            yield from _trees(ino, left, right)
+            fields = LAYOUT.unpack_from(left)
+            yield from _trees(fields[17] if fields[15] & FLAG_HEIR else ino, left, right)
 
     def _note(self, ino: int, left: bytes, right: bytes) -> None:
         named = any(slot[:4] != b"\0\0\0\0" and int.from_bytes(slot[12:16], "little") for slot in (left, right))
@@ -202,7 +207,7 @@ def _trees(ino: int, left: bytes, right: bytes) -> Iterator[Pair]:
     else:
         yield Pair(kinds[0], *base, HOLE, 0, 0, ino)
         yield Pair(kinds[1], HOLE, 0, *view, 0, ino)
-    yield Pair(BLOB, (one[20], one[21]), one[24], (other[20], other[21]), other[24], 0, ino)
+    yield Pair(BLOB, (one[20], one[21]), one[24], (other[20], other[21]), other[24], 0, ino, is_attributes=True)
 
 
 def _tree_kind(mode: int) -> str:

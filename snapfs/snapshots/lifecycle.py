@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from snapfs.blocks.pointer import EPOCH_MASK
 from snapfs.errors import CommitNeeded, NameTaken, NotDirectory, NotFound, TooManySnapshots, UsageError
 from snapfs.ids import BASE_VIEW, ROOT_INO
-from snapfs.snapshots.naming import ancestry, check_name, get, path_of
+from snapfs.snapshots.naming import ancestry, as_path, check_name, get, way_to
 from snapfs.snapshots.rights import Permit, anyone, covered
 from snapfs.store.commit import name_live
 from snapfs.store.instances import Instance
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from snapfs.filesystem import Filesystem
 
 
-#: Deepest directory that a snapshot may cover: an instance is one item of a block.
+#: Deepest directory that a snapshot may cover, and bytes of the names on the way to it: an instance is one item of a block.
 DEPTH_MAX = 256
+WAY_MAX = 1000
 
 
 def new_instance(
@@ -39,18 +40,32 @@ def new_instance(
         raise NotFound("the directory has been removed")
     permit(subject)
     chain: tuple[int, ...] = ()
-    path = "/"
+    way: tuple[bytes, ...] = ()
     if directory != ROOT_INO:
         chain = tuple(reversed(ancestry(view, subject)[:-1]))
         if len(chain) > DEPTH_MAX:
             raise UsageError(f"the directory lies more than {DEPTH_MAX} levels deep: make the snapshot further up")
-        path = path_of(fs, view, subject)
+        way = tuple(way_to(fs, view, subject))
+        if sum(map(len, way)) > WAY_MAX:
+            raise UsageError(f"the names on the way to the directory have more than {WAY_MAX} bytes: make the snapshot further up")
     if volume.epoch >= EPOCH_MASK:
         raise TooManySnapshots(f"{EPOCH_MASK} snapshots have been made of this volume, and there cannot be more: copy it to a new one")
     volume.allocator.prepare(0, urgency=urgency, metadata=volume.dirtied + 8)
     bit = volume.instances.take_bit(fs.view_ids_in_use())
     now = fs.now() if now_ns is None else now_ns
-    return Instance(bit, name, created_ns=now, changed_ns=now, origin=origin, owner=owner, directory=directory, path=path, chain=chain)
+    return Instance(
+        bit,
+        name,
+        created_ns=now,
+        changed_ns=now,
+        origin=origin,
+        owner=owner,
+        directory=directory,
+        path=as_path(way),
+        chain=chain,
+        way=way,
+        covered=volume.instances.table[origin].covered if origin else directory,
+    )
 
 
 def create(

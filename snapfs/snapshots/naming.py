@@ -12,6 +12,8 @@ from snapfs.ids import ROOT_INO
 from snapfs.store.instances import Instance, name_fault
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from snapfs.filesystem import Filesystem, Inode, View
     from snapfs.store.cache import Want
 
@@ -103,16 +105,26 @@ def ancestry(view: View, directory: Inode) -> list[int]:
 
 
 def path_of(fs: Filesystem, view: View, directory: Inode) -> str:
-    """The path of a directory in its view, beginning with ``/``; of a very long one the end. May raise ``NotCached``."""
-    parts: list[str] = []
-    while directory.ino != ROOT_INO:
-        parent = view.inode(directory.parent)
-        parts.append(name_of(fs, parent, directory.ino).decode(errors="replace"))
-        directory = parent
-    path = "/" + "/".join(reversed(parts))
+    """The path of a directory in its view, for people. May raise ``NotCached``."""
+    return as_path(way_to(fs, view, directory))
+
+
+def as_path(way: Iterable[bytes]) -> str:
+    """Names from the root on as a path for people; of a very long one the end."""
+    path = "/" + "/".join(name.decode(errors="replace") for name in way)
     while len(path.encode()) > PATH_SHOWN:
         path = "..." + path[max(4, len(path) // 8) :]
     return path
+
+
+def way_to(fs: Filesystem, view: View, directory: Inode) -> list[bytes]:
+    """The names of the directories from the root to this one. May raise ``NotCached``."""
+    way: list[bytes] = []
+    while directory.ino != ROOT_INO:
+        parent = view.inode(directory.parent)
+        way.append(name_of(fs, parent, directory.ino))
+        directory = parent
+    return way[::-1]
 
 
 #: How far searches for a name were that ``NotCached`` interrupted: (view, directory, inode) -> the hash to go on from.
@@ -121,6 +133,9 @@ _searches: weakref.WeakKeyDictionary[Filesystem, dict[tuple[int, int, int], int]
 
 def name_of(fs: Filesystem, parent: Inode, ino: int) -> bytes:
     """The name of an inode in a directory, ``?`` when it has none. Goes on where it was interrupted: directories can be large."""
+    child, name = parent.view.above.get(parent.ino, (0, b""))
+    if child == ino:
+        return name
     searches = _searches.setdefault(fs, {})
     key = parent.view.id, parent.ino, ino
     while items := parent.names.scan(searches.get(key, 0), 1):

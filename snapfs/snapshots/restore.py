@@ -10,9 +10,9 @@ import stat
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from snapfs.errors import CommitNeeded, CorruptBlock, SnapshotBusy
+from snapfs.errors import CommitNeeded, CorruptBlock, NotCached, SnapshotBusy
 from snapfs.filesystem import Inode
 from snapfs.ids import BASE_VIEW, ROOT_INO
 from snapfs.snapshots.comparison import Comparison
@@ -23,7 +23,11 @@ from snapfs.store.commit import name_live
 
 if TYPE_CHECKING:
     from snapfs.filesystem import Filesystem
+    from snapfs.store.cache import Want
     from snapfs.store.instances import Instance
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,7 @@ def restore(fs: Filesystem, name: str, *, now_ns: int | None = None, owner: int 
     allocator = volume.allocator
     allocator.prepare(0, urgency=2, metadata=volume.dirtied + 16)
     allocator.need((block, 1) for block in (*comparison.only_base, *comparison.only_view))
+    uncovered = _uncovered(fs, comparison)
     now = fs.now() if now_ns is None else now_ns
     undo = new_instance(fs, undo_name(fs, now), origin=BASE_VIEW, directory=ROOT_INO, owner=owner, now_ns=now, urgency=2)
     undo.undo = True
@@ -79,7 +84,7 @@ def restore(fs: Filesystem, name: str, *, now_ns: int | None = None, owner: int 
     volume.instances.add(undo)
     volume.epoch += 1
     name_live(volume)
-    exchange(fs, comparison)
+    exchange(fs, comparison, uncovered)
     _take_root(fs, instance, comparison)
     return RestoreResult(True, undo, frozenset(comparison.changed))
 
@@ -94,12 +99,32 @@ def undo_name(fs: Filesystem, now_ns: int) -> str:
     return name
 
 
-def exchange(fs: Filesystem, comparison: Comparison) -> None:
+def _uncovered(fs: Filesystem, comparison: Comparison) -> dict[tuple[int, bool], int]:
+    """Which instances do not preserve what the base is about to lose, by the inode that it belongs to. Raises ``NotCached`` for all."""
+    coverage = fs.coverage
+    found: dict[tuple[int, bool], int] = {(0, False): 0}
+    wants: dict[Want, None] = {}
+    for ino, is_attributes in set(comparison.whose.values()) if coverage.parts else ():
+        if ino:
+            try:
+                mask = coverage.uncovered_attributes(ino) if is_attributes else coverage.uncovered(ino)
+            except NotCached as exc:
+                wants.update(dict.fromkeys(exc.wants))
+            else:
+                found[ino, is_attributes] = mask
+    if wants:
+        raise NotCached(list(wants))
+    return found
+
+
+def exchange(fs: Filesystem, comparison: Comparison, uncovered: dict[tuple[int, bool], int]) -> None:
     """Move the blocks that differ between the base and the instances, as ``holders_model.py`` says."""
     volume = fs.volume
     allocator, sets = volume.allocator, volume.holders
-    for start, length, epoch in _runs(comparison.only_base.items()):
-        fs.base.owner.drop(start, length, epoch)
+    whose = comparison.whose
+    lost = ((block, (epoch, uncovered.get(whose[block], 0))) for block, epoch in comparison.only_base.items())
+    for start, length, (epoch, mask) in _runs(lost):
+        fs.base.owner.drop(start, length, epoch, mask)
     for start, length, _ in _runs(comparison.only_view.items()):
         for low, size, number in allocator.pieces(start, length):
             if number is None:
@@ -107,14 +132,14 @@ def exchange(fs: Filesystem, comparison: Comparison) -> None:
             allocator.record(low, size, sets.intern(True, volume.epoch, sets.holders(number)), held=False)
 
 
-def _runs(blocks: Iterable[tuple[int, int]]) -> list[tuple[int, int, int]]:
-    """Blocks with their epochs as runs (start, length, epoch)."""
-    out: list[tuple[int, int, int]] = []
-    for block, epoch in sorted(blocks):
-        if out and out[-1][0] + out[-1][1] == block and out[-1][2] == epoch:
-            out[-1] = (out[-1][0], out[-1][1] + 1, epoch)
+def _runs(blocks: Iterable[tuple[int, T]]) -> list[tuple[int, int, T]]:
+    """Blocks, each with a value, as runs (start, length, value)."""
+    out: list[tuple[int, int, T]] = []
+    for block, value in sorted(blocks, key=lambda one: one[0]):
+        if out and out[-1][0] + out[-1][1] == block and out[-1][2] == value:
+            out[-1] = (out[-1][0], out[-1][1] + 1, value)
         else:
-            out.append((block, 1, epoch))
+            out.append((block, 1, value))
     return out
 
 

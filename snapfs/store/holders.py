@@ -74,11 +74,11 @@ class HolderSets:
         except KeyError:
             raise CorruptBlock(f"a record names holder set {number}, which does not exist") from None
 
-    def holders(self, number: int) -> int:
-        """The mask of live instances that a record's set stands for now."""
+    def holders(self, number: int, uncovered: int = 0) -> int:
+        """The mask of live instances that a record's set stands for now; by default not those that are ``uncovered``."""
         entry = self.get(number)
         mask = entry.mask & self.live
-        return mask | self.default(entry.since) if entry.base_held else mask
+        return mask | self.default(entry.since) & ~uncovered if entry.base_held else mask
 
     def intern(self, base_held: bool, since: int, mask: int) -> int:
         """The number of a set, new if need be."""

@@ -73,8 +73,9 @@ class ViewRoot:
 
 @dataclass(slots=True)
 class Instance:
-    """One snapshot. ``directory`` is the inode that it covers, ``chain`` the inodes from the root's child down to it.
+    """One snapshot. ``directory`` is the inode that it shows, ``chain`` the inodes from the root's child down to it, ``way`` their names.
 
+    ``covered`` is the directory below which it preserves what is changed: the same, or that of the snapshot that it was made of.
     ``origin`` is the view that it was made of: 0, or an instance's id. ``undo`` marks the state that a restore left behind.
     """
 
@@ -88,6 +89,8 @@ class Instance:
     directory: int = ROOT_INO
     path: str = "/"
     chain: tuple[int, ...] = ()
+    way: tuple[bytes, ...] = ()
+    covered: int = ROOT_INO
     undo: bool = False
     going: bool = False
     root: ViewRoot = field(default_factory=ViewRoot)
@@ -97,6 +100,7 @@ class Instance:
         return {
             "name": self.name, "epoch": self.epoch, "created": self.created_ns, "changed": self.changed_ns, "origin": self.origin,
             "owner": self.owner, "directory": self.directory, "path": self.path, "chain": list(self.chain),
+            "way": list(self.way), "covered": self.covered,
             "undo": self.undo, "going": self.going, "root": self.root.encode(),
         }  # fmt: skip
 
@@ -112,7 +116,10 @@ class Instance:
             raise CorruptBlock(f"{what}: it has no name or no path")
         if fault := name_fault(name):
             raise CorruptBlock(f"{what}: {fault}")
-        if type(chain) is not list or type(undo) is not bool or type(going) is not bool:
+        way = get("way")
+        if type(way) is not list or type(chain) is not list or len(way) != len(chain) or any(type(part) is not bytes for part in way):
+            raise CorruptBlock(f"{what}: the way to its directory is missing")
+        if type(undo) is not bool or type(going) is not bool:
             raise CorruptBlock(f"{what}: a field is missing")
         return cls(
             check_range(number, 1, MAX_INSTANCES, what),
@@ -125,6 +132,8 @@ class Instance:
             check_range(get("directory"), 1, INO_LIMIT, what),
             path,
             tuple(check_range(ino, 1, INO_LIMIT, what) for ino in chain),
+            tuple(way),
+            check_range(get("covered"), 1, INO_LIMIT, what),
             undo,
             going,
             ViewRoot.decode(get("root"), what, geometry),
@@ -147,6 +156,8 @@ class Instances:
         self.counting[BASE_VIEW] = 1  # not an instance: its bit is never given out
         self._names: dict[str, Instance] = {}
         self._going: set[int] = set()
+        #: Moves whenever the live instances change.
+        self.version = 0
 
     def live(self) -> list[Instance]:
         """Instances that can be seen, oldest first; the ones that are being made are not among them."""
@@ -179,6 +190,7 @@ class Instances:
         """Take an instance from the volume. Raises ``CorruptBlock`` for a second one of its name."""
         self.table[instance.id] = instance
         self.counting[instance.id] = 1
+        self.version += 1
         if instance.going:
             self._going.add(instance.id)
         elif self._names.setdefault(instance.name, instance) is not instance:
@@ -199,6 +211,7 @@ class Instances:
     def leave(self, instance: Instance) -> None:
         """The instance is no longer live; its bit stays taken until ``remove``."""
         instance.going = True
+        self.version += 1
         del self._names[instance.name]
         self._going.add(instance.id)
         self.dirty.add(instance.id)
@@ -206,6 +219,7 @@ class Instances:
     def remove(self, number: int) -> None:
         """The instance is gone: its bit may be used again."""
         del self.table[number]
+        self.version += 1
         self._going.discard(number)
         self.counting[number] = 0
         self.dirty.add(number)

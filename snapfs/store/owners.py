@@ -19,8 +19,8 @@ class Owner(Protocol):
     def taken(self, start: int, length: int) -> None:
         """The tree now reaches these newly allocated blocks."""
 
-    def drop(self, start: int, length: int, epoch: int) -> None:
-        """The tree no longer reaches these blocks, which were born in ``epoch``."""
+    def drop(self, start: int, length: int, epoch: int, uncovered: int = 0) -> None:
+        """The tree no longer reaches these blocks, which were born in ``epoch``; the instances ``uncovered`` do not need them."""
 
 
 class BaseOwner:
@@ -32,7 +32,7 @@ class BaseOwner:
     def taken(self, start: int, length: int) -> None:
         """Blocks of the base have no record: the default rule holds."""
 
-    def drop(self, start: int, length: int, epoch: int) -> None:
+    def drop(self, start: int, length: int, epoch: int, uncovered: int = 0) -> None:
         """Bind the blocks to the instances that still need them (A3), or free them."""
         allocator, sets = self._volume.allocator, self._volume.holders
         if not sets.live and not any(value is not None for _, _, value in allocator.pieces(start, length)):
@@ -40,9 +40,9 @@ class BaseOwner:
             return
         for low, size, number in allocator.pieces(start, length):
             if number is None:
-                mask = sets.default(epoch)
+                mask = sets.default(epoch) & ~uncovered
             elif sets.get(number).base_held:
-                mask = sets.holders(number)
+                mask = sets.holders(number, uncovered)
             else:
                 raise CorruptBlock(f"block {low}: its record says that the base does not reach it")
             if mask:
@@ -62,19 +62,37 @@ class ViewOwner:
         """New blocks are held by this instance alone."""
         self._volume.allocator.record(start, length, self._volume.holders.intern(False, 0, self._bit), held=True)
 
-    def drop(self, start: int, length: int, epoch: int) -> None:
+    def drop(self, start: int, length: int, epoch: int, uncovered: int = 0) -> None:
         """Leave the blocks to their other holders; free those without any."""
         volume = self._volume
         allocator, sets = volume.allocator, volume.holders
         for low, size, number in allocator.pieces(start, length):
             base_held = number is None or sets.get(number).base_held
-            mask = (sets.default(epoch) if number is None else sets.holders(number)) & ~self._bit
+            mask = (sets.default(epoch) & ~uncovered if number is None else sets.holders(number, uncovered)) & ~self._bit
             if base_held:
                 allocator.record(low, size, sets.intern(True, volume.epoch, mask), held=False)
             elif mask:
                 allocator.record(low, size, sets.intern(False, 0, mask), held=True)
             else:
                 allocator.free_run(low, size)
+
+
+class TreeOwner:
+    """The owner of a view for one of its trees: some instances cover only a part of the volume, which the tree is not in (C2)."""
+
+    __slots__ = ("_owner", "uncovered")
+
+    def __init__(self, owner: Owner, uncovered: int) -> None:
+        self._owner = owner
+        self.uncovered = uncovered
+
+    def taken(self, start: int, length: int) -> None:
+        """As the view's owner."""
+        self._owner.taken(start, length)
+
+    def drop(self, start: int, length: int, epoch: int, uncovered: int = 0) -> None:
+        """As the view's owner; those that do not cover the tree are not among the holders."""
+        self._owner.drop(start, length, epoch, uncovered | self.uncovered)
 
 
 class SystemOwner:
@@ -86,7 +104,7 @@ class SystemOwner:
     def taken(self, start: int, length: int) -> None:
         """Marked in the block bitmap by allocation; nothing else."""
 
-    def drop(self, start: int, length: int, epoch: int) -> None:  # noqa: ARG002 - the interface's; tables free in any epoch
+    def drop(self, start: int, length: int, epoch: int, uncovered: int = 0) -> None:  # noqa: ARG002 - the interface's
         """Free at once."""
         self._volume.allocator.free_run(start, length)
 
@@ -100,7 +118,7 @@ class RecordOwner(SystemOwner):
         volume.allocator.record(start, length, None, held=True)
         volume.record_blocks += length
 
-    def drop(self, start: int, length: int, epoch: int) -> None:  # noqa: ARG002 - as above
+    def drop(self, start: int, length: int, epoch: int, uncovered: int = 0) -> None:  # noqa: ARG002 - as above
         """Free in both bitmaps."""
         self._volume.record_blocks -= length
         self._volume.allocator.free_run(start, length)
