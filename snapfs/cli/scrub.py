@@ -54,4 +54,4 @@ def run(arguments: argparse.Namespace) -> int:
 def _outcome(errors: int) -> str:
     if not errors:
         return "clean"
-    return "1 damaged block" if errors == 1 else f"{errors} damaged blocks"
+    return "1 finding" if errors == 1 else f"{errors} findings"

@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from snapfs.fuse.numbers import WRITER_BIT, Numbers
+from snapfs.fuse.numbers import VIEW_SHIFT, WRITER_BIT, Numbers
 
 #: A place in the tree: the kernel's number of a directory, and a name.
 Place = tuple[int, bytes]
@@ -47,8 +47,11 @@ class _Counts:
     def __len__(self) -> int:
         return self._total
 
-    def __iter__(self) -> Iterator[int]:
-        return (key << _SHIFT | index for key, counts in self._arrays.items() for index, count in enumerate(counts) if count)
+    def of_view(self, view_id: int) -> Iterator[int]:
+        """The nodes that belong to a view by their numbers; and some of the base, whose lowest number is the root of any."""
+        shift = VIEW_SHIFT - _SHIFT
+        arrays = ((key, counts) for key, counts in self._arrays.items() if key >> shift == view_id or not key)
+        return (key << _SHIFT | index for key, counts in arrays for index, count in enumerate(counts) if count)
 
     def get(self, node: int) -> int:
         counts = self._arrays.get(node >> _SHIFT)
@@ -218,5 +221,5 @@ class Known:
         return set(self._views)
 
     def nodes_of(self, view_id: int) -> Iterator[int]:
-        """Known nodes of a view, its ``.snap`` directories included. Walks all known nodes: for rare events."""
-        return (node for node in self._counts if self._numbers.split(node)[0] == view_id)
+        """Known nodes of a view, its ``.snap`` directories included."""
+        return (node for node in self._counts.of_view(view_id) if self._numbers.split(node)[0] == view_id)

@@ -595,7 +595,7 @@ def test_a_flipped_data_block_of_a_mounted_volume_is_not_found(mounted: Any, ima
     assert len(text) == 2
     assert f"block {block}: data of /dir/file" in text[0]
     assert "the live tree and snapshot one" in text[0]
-    assert "1 damaged block" in text[1]
+    assert "1 finding" in text[1]
     with pytest.raises(OSError, match="Input/output error"):
         (mounted / "dir" / "file").read_bytes()
     (mounted / "dir" / "file").write_bytes(b"new")
