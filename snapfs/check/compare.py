@@ -10,6 +10,7 @@ from snapfs.blocks.group_header import ENTRY_WRITTEN
 from snapfs.check.findings import Findings, Severity, everywhere
 from snapfs.check.reach import BASE, RECORDS, SYSTEM, Reach
 from snapfs.check.tables import load_group
+from snapfs.ids import ROOT_INO
 from snapfs.store.group import Group
 from snapfs.store.volume import Volume
 
@@ -22,6 +23,7 @@ class Comparison:
         self.reach = reach
         self.findings = findings
         self.set_counts: dict[int, int] = defaultdict(int)
+        self.partial = sum(1 << one.id for one in volume.instances.live() if one.covered != ROOT_INO)
         self.going = sum(1 << one.id for one in volume.instances.going())
 
     def run(self) -> None:
@@ -94,6 +96,13 @@ class Comparison:
             self._run(group.start + position, length, masks[key[0]], *key[1:])
             position += length
 
+    def _differ(self, named: int, possible: int, found: int) -> bool:
+        """Are the holders that were found others than those that are named, and those that are so by default?
+
+        Of the latter, instances that cover a part of the volume only may be missing.
+        """
+        return bool(found & ~possible or possible & ~found & (named | ~self.partial))
+
     def _run(self, start: int, length: int, mask: int, epoch: int, record: int, fixed: int, marked: int, held: int) -> None:
         where = f"block {start}" if length == 1 else f"blocks {start} to {start + length - 1}"
         add = self.findings.add
@@ -122,7 +131,7 @@ class Comparison:
             return
         if entry is None:
             if mask & BASE:
-                if sets.default(epoch) != holders:
+                if self._differ(0, sets.default(epoch), holders):
                     add(
                         "I3",
                         "holders",
@@ -136,7 +145,7 @@ class Comparison:
             add("I3", "record-of-nothing", where, f"a record covers it, and no view reaches it (holder set {record})")
         elif entry.base_held != bool(mask & BASE):
             add("I3", "base-held", where, "its record is wrong about whether the base reaches it")
-        elif sets.holders(record) != holders:
+        elif self._differ(entry.mask & sets.live, sets.holders(record), holders):
             add("I3", "holders", where, f"its record names {names(sets.holders(record))}, those that reach it are {names(holders)}")
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from snapfs.blocks.inode import INLINE_TARGET, INODE_BYTES
+from snapfs.blocks.inode import FLAG_LINKED, INLINE_TARGET, INODE_BYTES
 from snapfs.check.findings import Fault, Findings, Mend, Subject
+from snapfs.check.parts import Parts
 from snapfs.check.reach import BASE
 from snapfs.check.trees import Root, Walker
 from snapfs.errors import CorruptBlock, DeviceError
@@ -18,7 +19,7 @@ from snapfs.filesystem.inode import EMPTY_SLOT
 from snapfs.filesystem.names import TYPE_BITS
 from snapfs.ids import FILE_SIZE_MAX, FIRST_INO, INO_LIMIT, NAME_MAX, ORPHANS_INO, ROOT_INO
 from snapfs.store.driver import drive
-from snapfs.store.instances import ViewRoot
+from snapfs.store.instances import Instance, ViewRoot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +46,7 @@ class ViewChecker:
         self.names: dict[int, list[tuple[int, int, int]]] = defaultdict(list)  # inode -> (directory, type, mask) of each name
         self.subdirectories: dict[int, list[int]] = defaultdict(list)  # directory -> masks of its subdirectories
         self.listed: dict[int, int] = defaultdict(int)  # orphan -> views that list it
+        self.parts = Parts([], lambda _ino, _instance: None)
 
     def place(self, ino: int, mask: int) -> str:
         """Where something is, in words."""
@@ -57,6 +59,11 @@ class ViewChecker:
     def run(self) -> None:
         """Check everything."""
         versions = self._inode_tables()
+
+        def find(ino: int, instance: Instance) -> Inode | None:
+            return next((one.inode for one in versions.get(ino, ()) if one.mask >> instance.id & 1), None)
+
+        self.parts = Parts(self.instances, find)
         for done, (ino, found) in enumerate(sorted(versions.items())):
             self._inode(ino, found)
             if not done % 64:
@@ -117,8 +124,9 @@ class ViewChecker:
                 "format", "inode-number", self.place(ino, mask), "the number is reserved", fault=Fault(Mend.MOVE_INODE, mask, ino=ino)
             )
         where = partial(self.place, ino)
-        directories = [one for one in found if one.inode.is_directory]
-        files = [one for one in found if not one.inode.is_directory]
+        shown = without(found, self.parts.outside(ino)) if self.parts.mask else found
+        directories = [one for one in shown if one.inode.is_directory]
+        files = [one for one in shown if not one.inode.is_directory]
         if directories:
             roots = [Root(one.inode.names.root_words, 0, one.mask) for one in directories]
             counts, items = self.walker.buckets(roots, "names", self.fs.base.name_hash, Subject(where, "names", ino))
@@ -132,11 +140,14 @@ class ViewChecker:
             for one, (count, end) in zip(files, totals, strict=True):
                 self._count(one, "data-blocks", one.inode.data.blocks, count, "data")
                 self._size(one, end)
+        found = without(found, self.parts.outside_attributes(ino)) if self.parts.mask else found
         roots = [Root(one.inode.attribute_map.root_words, one.inode.attribute_map.depth, one.mask) for one in found]
         totals, _ = self.walker.block_map(roots, "", Subject(where, "attributes", ino))
         for one, (count, _) in zip(found, totals, strict=True):
             self._count(one, "attribute-blocks", one.inode.attribute_map.blocks, count, "attributes")
-            self._readable(one)
+            self._readable(one, Mend.DROP_ATTRIBUTES)
+        for one in files:
+            self._readable(one, Mend.CLEAR_INODE)
 
     def _count(self, one: Version, rule: str, counted: int, found: int, tree: str) -> None:
         if counted != found:
@@ -165,17 +176,16 @@ class ViewChecker:
         fault = Fault(mend, one.mask, "data", one.inode.ino, value=value)
         self.findings.add("format", rule, self.place(one.inode.ino, one.mask), detail, fault=fault)
 
-    def _readable(self, one: Version) -> None:
-        """Extended attributes and targets are metadata: they must be readable."""
-        for mend in (Mend.DROP_ATTRIBUTES, Mend.CLEAR_INODE):
-            try:
-                if mend is Mend.DROP_ATTRIBUTES:
-                    drive(self.fs.volume, attributes.load, one.inode)
-                elif stat.S_ISLNK(one.inode.mode) and one.inode.data.blocks:
-                    drive(self.fs.volume, one.inode.map.node, 0, 0)
-            except (CorruptBlock, DeviceError) as exc:
-                fault = Fault(mend, one.mask, ino=one.inode.ino)
-                self.findings.add("I7", "unreadable", self.place(one.inode.ino, one.mask), str(exc), fault=fault)
+    def _readable(self, one: Version, mend: Mend) -> None:
+        """Extended attributes and targets are metadata: they must be readable, or be mended so."""
+        try:
+            if mend is Mend.DROP_ATTRIBUTES:
+                drive(self.fs.volume, attributes.load, one.inode)
+            elif stat.S_ISLNK(one.inode.mode) and one.inode.data.blocks:
+                drive(self.fs.volume, one.inode.map.node, 0, 0)
+        except (CorruptBlock, DeviceError) as exc:
+            fault = Fault(mend, one.mask, ino=one.inode.ino)
+            self.findings.add("I7", "unreadable", self.place(one.inode.ino, one.mask), str(exc), fault=fault)
 
     # Names
 
@@ -225,10 +235,13 @@ class ViewChecker:
             if ino == ORPHANS_INO:
                 continue
             masks = [mask for _, _, mask in self.names.get(ino, ())]
-            for one in found:
-                where = self.place(ino, one.mask)
-                for count, mask in partition(masks, one.mask):
-                    self._link_count(ino, one, count, mask, where)
+            tops = self.parts.tops().get(ino, 0)
+            for one in without(found, self.parts.outside_names(ino)) if self.parts.mask else found:
+                if one.mask & tops:  # its name is outside
+                    self._link_count(ino, one, 1, one.mask & tops, self.place(ino, one.mask & tops))
+                if named := one.mask & ~tops:
+                    for count, mask in partition(masks, named):
+                        self._link_count(ino, one, count, mask, self.place(ino, named))
         for ino, listed in self.listed.items():
             mask = listed
             for one in versions.get(ino, ()):
@@ -279,9 +292,10 @@ class ViewChecker:
         for ino, found in versions.items():
             if ino in (ROOT_INO, ORPHANS_INO):
                 continue
-            for one in found:
-                if one.inode.is_directory and one.inode.nlink:
-                    stray = one.mask
+            outside = self.parts.outside_names(ino) | self.parts.tops().get(ino, 0) if self.parts.mask else 0
+            for one in without(found, outside):
+                if one.inode.nlink and (one.inode.is_directory or not one.inode.flags & FLAG_LINKED):
+                    stray = one.mask & sum(mask for _, _, mask in self.names.get(ino, ())) if not one.inode.is_directory else one.mask
                     for directory, _, mask in self.names.get(ino, ()):
                         if directory == one.inode.parent:
                             stray &= ~mask
@@ -294,7 +308,9 @@ class ViewChecker:
         self._covered(versions)
         connected: dict[int, int] = defaultdict(int)
         connected[ROOT_INO] = root
-        work = [(ROOT_INO, root)]
+        work = [(ROOT_INO, root), *self.parts.tops().items()]
+        for top, mask in self.parts.tops().items():
+            connected[top] |= mask
         while work:
             directory, mask = work.pop()
             for ino, where in children.get(directory, ()):
@@ -303,7 +319,7 @@ class ViewChecker:
                     connected[ino] |= new
                     work.append((ino, new))
         for ino, found in versions.items():
-            for one in found:
+            for one in without(found, self.parts.outside_names(ino)) if self.parts.mask else found:
                 lost = one.mask & ~connected.get(ino, 0)
                 if lost and one.inode.nlink and ino != ORPHANS_INO and self.names.get(ino):
                     fault = Fault(Mend.CUT_LOOP, lost, ino=ino)
@@ -328,10 +344,15 @@ class ViewChecker:
                 if not any(inode.is_directory and inode.parent == parent for inode in there):
                     break
                 parent = ino
-            if parent != one.directory:
+            if parent != one.directory or one.covered not in (ROOT_INO, *one.chain):
                 detail = f"its chain {list(one.chain)} does not lead to inode {one.directory}"
                 fault = Fault(Mend.SET_CHAIN, 1 << one.id, number=one.id)
                 self.findings.add("format", "covered-directory", f"snapshot {one.name}", detail, fault=fault)
+
+
+def without(found: list[Version], views: int) -> list[Version]:
+    """The versions in all views but some."""
+    return [Version(one.inode, one.mask & ~views) for one in found if one.mask & ~views] if views else found
 
 
 def partition(masks: list[int], whole: int) -> list[tuple[int, int]]:

@@ -33,6 +33,8 @@ def new_instance(
     check_name(name)
     check_free(fs, name)
     view = fs.view(origin)
+    if origin and directory == ROOT_INO:
+        directory = volume.instances.table[origin].directory
     subject = view.inode(directory)
     if not subject.is_directory:
         raise NotDirectory("a snapshot covers a directory")

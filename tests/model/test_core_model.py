@@ -96,6 +96,10 @@ class Core(RuleBasedStateMachine):
     def snapshot(self, which: int) -> None:
         self.world.snapshot(which)
 
+    @rule(which=number, where=number)
+    def snapshot_of(self, which: int, where: int) -> None:
+        self.world.snapshot_of(which, where)
+
     @precondition(lambda self: self.world.snaps)
     @rule(which=number)
     def delete(self, which: int) -> None:

@@ -38,12 +38,26 @@ class Tree:
     """One view: inodes by the numbers that the core gave them."""
 
     def __init__(self) -> None:
+        self.top = ROOT_INO  # what a snapshot of a directory begins with
         self.nodes = {ROOT_INO: Node(stat.S_IFDIR | 0o755, ROOT_INO, 2)}
 
     def copy(self, *, named: bool = False) -> Tree:
         """A copy; with ``named`` without the inodes that have lost their last name."""
         other = Tree()
+        other.top = self.top
         other.nodes = {ino: node.copy() for ino, node in self.nodes.items() if node.nlink or not named}
+        return other
+
+    def within(self, top: int) -> Tree:
+        """A copy of a directory and of what is below it."""
+        other = self.copy(named=True)
+        other.top = top
+        found, work = set(), [top]
+        while work:
+            ino = work.pop()
+            found.add(ino)
+            work += self.nodes[ino].names.values()
+        other.nodes = {ino: node for ino, node in other.nodes.items() if ino in found}
         return other
 
     def directories(self) -> list[int]:
@@ -109,11 +123,11 @@ class Tree:
             del self.nodes[ino]
 
     def _below(self, ino: int, where: int) -> bool:
-        while where != ROOT_INO:
+        while where != self.top:
             if where == ino:
                 return True
             where = self.nodes[where].parent
-        return False
+        return where == ino
 
     def rename(self, parent: int, name: bytes, to: int, new: bytes, flags: int, held: set[int]) -> None:
         ino = self.find(parent, name)

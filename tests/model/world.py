@@ -228,10 +228,25 @@ class World:
         self.made += 1
         name = f"s{self.made}"
         try:
-            self.call(snapshots.create, self.fs, name, origin=view.id)
+            self.call(snapshots.create, self.fs, name, origin=view.id, directory=tree.top)
         except NoSpace:
             return
         self.snaps[name] = tree.copy(named=True)
+        self.commit()
+
+    def snapshot_of(self, which: int, where: int) -> None:
+        """A snapshot of a directory."""
+        tree, view = self.pick(which)
+        if len(self.snaps) >= SNAPSHOTS:
+            return
+        self.made += 1
+        name = f"d{self.made}"
+        top = _of(tree.directories(), where)
+        try:
+            self.call(snapshots.create, self.fs, name, origin=view.id, directory=top)
+        except NoSpace:
+            return
+        self.snaps[name] = tree.within(top)
         self.commit()
 
     def delete(self, which: int) -> None:
@@ -254,9 +269,10 @@ class World:
         self.snaps[new] = self.snaps.pop(name)
 
     def restore(self, which: int) -> None:
-        if not self.snaps or len(self.snaps) >= SNAPSHOTS:
+        whole = sorted(name for name, tree in self.snaps.items() if tree.top == ROOT_INO)
+        if not whole or len(self.snaps) >= SNAPSHOTS:
             return
-        name = _of(sorted(self.snaps), which)
+        name = _of(whole, which)
         try:
             result = self.call(snapshots.restore, self.fs, name)
         except NoSpace:
@@ -398,7 +414,8 @@ class World:
             (5, lambda: self.set_attribute(which, a, name, rnd.choice([5, 80, 500, min(2 * size, 65536)]))),
             (3, lambda: self.remove_attribute(which, a, name)),
             (3, lambda: self.hold(a)),
-            (7, lambda: self.snapshot(which)),
+            (5, lambda: self.snapshot(which)),
+            (5, lambda: self.snapshot_of(which, a)),
             (4, lambda: self.delete(a)),
             (1, lambda: self.rename_snapshot(a)),
             (3, lambda: self.restore(a)),

@@ -125,6 +125,7 @@ class LinkMender:
             inode.nlink = inode.nlink or 2
         else:
             inode.nlink = 1
+            inode.parent = place.ino
         where = f" in snapshot {view.instance.name}" if view.instance else ""
         self.shop.tell(f"inode {inode.ino}{where} had lost its name: it is {LOST_AND_FOUND.decode()}/{name.decode()} now")
 

@@ -1,0 +1,69 @@
+"""Which inodes a snapshot of a directory preserves, found anew by the checker from what the walk has read (C1, C2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from snapfs.blocks.inode import FLAG_HEIR, FLAG_LINKED
+from snapfs.filesystem import Inode
+from snapfs.ids import ROOT_INO
+from snapfs.store.instances import Instance
+
+#: Gives the inode of a number in an instance's view, None when there is none.
+Find = Callable[[int, Instance], Inode | None]
+
+
+class Parts:
+    """Masks of the instances that preserve a part only, by inode."""
+
+    def __init__(self, instances: list[Instance], find: Find) -> None:
+        self._partial = [one for one in instances if one.covered != ROOT_INO]
+        self._find = find
+        self._inside: dict[tuple[int, int], bool] = {}
+        #: All instances that preserve a part only.
+        self.mask = sum(1 << one.id for one in self._partial)
+
+    def outside(self, ino: int) -> int:
+        """The instances that preserve no data and no names of an inode."""
+        return sum(1 << one.id for one in self._partial if not self._covers(one, ino, linked=True))
+
+    def outside_attributes(self, ino: int) -> int:
+        """The instances that preserve no extended attributes of it."""
+        return self.outside(ino) & ~sum(1 << one.id for one in self._partial if ino == ROOT_INO or ino in one.chain)
+
+    def outside_names(self, ino: int) -> int:
+        """The instances that cannot tell how many names it has: it is not within, or it may have other names elsewhere."""
+        out = 0
+        for one in self._partial:
+            inode = self._find(ino, one)
+            if inode is None or not inode.nlink or inode.flags & FLAG_LINKED or not self._covers(one, ino, linked=False):
+                out |= 1 << one.id
+        return out
+
+    def tops(self) -> dict[int, int]:
+        """The directories that parts begin with, and in which views: their own names are outside."""
+        found: dict[int, int] = {}
+        for one in self._partial:
+            found[one.covered] = found.get(one.covered, 0) | 1 << one.id
+        return found
+
+    def _covers(self, one: Instance, ino: int, *, linked: bool) -> bool:
+        inode = self._find(ino, one)
+        if inode is None:
+            return False
+        if linked and inode.flags & FLAG_LINKED and not inode.is_directory:
+            return True
+        if inode.flags & FLAG_HEIR:
+            return self._covers(one, inode.parent, linked=linked)
+        way: list[int] = []
+        answer = False
+        while inode is not None and inode.ino not in way:
+            known = self._inside.get((one.id, inode.ino))
+            if known is not None or inode.ino in (ROOT_INO, one.covered):
+                answer = known if known is not None else inode.ino == one.covered
+                break
+            way.append(inode.ino)
+            inode = self._find(inode.parent, one)
+        for number in way:
+            self._inside[one.id, number] = answer
+        return answer
