@@ -11,6 +11,9 @@ INODE_BYTES: Final = 256
 #: data root pointer, attribute root pointer, attribute bytes, data depth, attribute depth, inline kind, inline bytes
 LAYOUT: Final = struct.Struct("<IIIIQQqIqIqIqIIIQQQQQQIBBBB")
 
+#: What of these counts blocks, for a look at a slot that is not decoded: blocks, attribute bytes, attribute depth.
+COUNTED: Final = struct.Struct("<24xQ104xIxB")
+
 #: Bytes at the end of the slot for a short symlink target or few extended attributes.
 INLINE_OFFSET: Final = 144
 INLINE_BYTES: Final = INODE_BYTES - INLINE_OFFSET

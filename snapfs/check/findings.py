@@ -29,6 +29,7 @@ class Mend(enum.Enum):
     MOVE_INODE = enum.auto()  # to a number that is not reserved
     SET_INODES = enum.auto()  # the counter of a view
     SET_NEXT_INODE = enum.auto()
+    SET_CONTENT = enum.auto()  # the blocks of all inodes of a view
     MAKE_DIRECTORY = enum.auto()  # one that every view has
     # Names and links; those of inode ``number`` in directory ``ino``:
     DROP_NAMES = enum.auto()

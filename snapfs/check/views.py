@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from snapfs.blocks.inode import FLAG_LINKED, INLINE_TARGET, INODE_BYTES
-from snapfs.check.findings import Fault, Findings, Mend, Subject
+from snapfs.check.findings import Fault, Findings, Mend, Severity, Subject
 from snapfs.check.parts import Parts
 from snapfs.check.reach import BASE
 from snapfs.check.trees import Root, Walker
@@ -107,11 +107,17 @@ class ViewChecker:
                 self.findings.add(
                     "I1", "table-blocks", what, f"its inode table has {blocks} blocks, {root.blocks} are counted", fault=fault
                 )
-            count = sum(1 for found in versions.values() for one in found if one.mask & mask)
+            inodes = [one.inode for found in versions.values() for one in found if one.mask & mask]
+            count = len(inodes)
             if count != root.inodes:
                 fault = Fault(Mend.SET_INODES, mask, value=count)
                 self.findings.add("format", "inode-count", what, f"it has {count} inodes, {root.inodes} are counted", fault=fault)
-            highest = max((ino for ino, found in versions.items() if any(one.mask & mask for one in found)), default=0)
+            content = sum(inode.data.blocks + inode.attribute_map.blocks for inode in inodes)
+            if content != root.content:
+                fault = Fault(Mend.SET_CONTENT, mask, value=content)
+                detail = f"its inodes count {content} blocks, {root.content} are counted together"
+                self.findings.add("format", "content-count", what, detail, Severity.WARNING, fault=fault)
+            highest = max((inode.ino for inode in inodes), default=0)
             if highest >= max(root.next_ino, FIRST_INO):
                 fault = Fault(Mend.SET_NEXT_INODE, mask, value=highest + 1)
                 self.findings.add("format", "next-inode", what, "an inode has a number that is still to be given out", fault=fault)

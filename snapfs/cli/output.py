@@ -21,8 +21,14 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=True))
 
 
+def printable(text: str) -> str:
+    """Text from a volume, without what a terminal would obey."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
+
+
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Columns with headings; in a pipe aligned by spaces."""
+    rows = [tuple(map(printable, row)) for row in rows]
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table
@@ -43,7 +49,7 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
     """``name: value`` lines, values aligned."""
     width = max((len(name) for name, _ in facts), default=0) + 1
     for name, value in facts:
-        print(f"{name + ':':<{width}} {value}")
+        print(f"{name + ':':<{width}} {printable(value)}")
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from snapfs.blocks.inode import FLAG_HEIR
+from snapfs.blocks.inode import FLAG_HEIR, INODE_BYTES
 from snapfs.errors import CommitNeeded, CorruptBlock, InvalidArgument, IsDirectory, NoSpace, NoSuchSnapshot, NotPermitted
 from snapfs.filesystem import acl, attributes, data, names
 from snapfs.filesystem.coverage import Coverage
@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 
 #: relatime: an access time is renewed when it is older than this (mount(8)).
 ATIME_INTERVAL = 24 * 3600 * 1_000_000_000
+
+#: Blocks that a volume has left when a file has taken all that it can: the tables that are written anew with every commit.
+SLACK_BLOCKS = 8
+
+#: Bytes of a directory that a name takes, about: of middling length, in a bucket that is not full.
+NAME_SPACE = 64
 
 #: A file of more blocks loses its content in the background when it is emptied.
 DETACH_BLOCKS = 16384
@@ -146,7 +152,7 @@ class Filesystem:
         ``privileged`` is what CAP_FSETID gives; ``in_group`` whether the caller is in the file's group, if known. ``stamp`` sets the
         times also when nothing but a size is set that the file has already.
         """
-        view.volume.check_writable()
+        view.check_writable()
         inode = view.inode(ino)
         self._check_covered(view, inode)
         now = self.now()
@@ -248,7 +254,7 @@ class Filesystem:
 
         ``groups``: those of a caller who may not give a file to a group that is not among them (None: who may). See acl(5), chmod(2).
         """
-        view.volume.check_writable()
+        view.check_writable()
         inode = view.inode(ino)
         self._check_covered(view, inode)
         attributes.set_value(inode, name, value, create=create, replace=replace)
@@ -258,7 +264,7 @@ class Filesystem:
 
     def xattr_remove(self, view: View, ino: int, name: bytes) -> None:
         """Remove an extended attribute. Raises ``NoAttribute``."""
-        view.volume.check_writable()
+        view.check_writable()
         inode = view.inode(ino)
         self._check_covered(view, inode)
         attributes.remove(inode, name)
@@ -288,7 +294,7 @@ class Filesystem:
 
         Raises ``NoSpace``, ``FileTooBig``, ``ReadOnly``, ``DeviceError``.
         """
-        view.volume.check_writable()
+        view.check_writable()
         inode = self._file(view, ino)
         if offset < 0:
             raise InvalidArgument("a negative offset")
@@ -341,14 +347,18 @@ class Filesystem:
     # The whole
 
     def statfs(self) -> Statfs:
-        """The sizes of the volume. A commit that is due is taken off, what waits for it is counted in."""
+        """The sizes of the volume. A commit that is due is taken off, what waits for it is counted in.
+
+        ``available`` is what a file can take: without the reserve, the blocks that every writer leaves, and the file's pointer blocks.
+        """
         allocator, geometry = self.volume.allocator, self.volume.geometry
         fixed = sum(geometry.fixed_blocks(number) for number in {0, geometry.groups - 1})
         if geometry.groups > 2:
             fixed += (geometry.groups - 2) * geometry.fixed_blocks(1)
         free = max(0, allocator.free - self.volume.dirtied)
-        available = max(0, free - allocator.reserve)
-        files_free = available * self.base.per_leaf
+        spare = max(0, free - allocator.reserve - SLACK_BLOCKS)
+        available = spare - -(-spare // (geometry.fan_out + 1))
+        files_free = available * geometry.block_size // (INODE_BYTES + NAME_SPACE)
         return Statfs(geometry.block_size, geometry.blocks - fixed, free, available, max(self.base.inodes, 0) + files_free, files_free)
 
     @property
@@ -395,7 +405,7 @@ class Filesystem:
             view.seal(sealing)
             if view.instance is not None:
                 view.instance.root = view.root
-                view.instance.changed_ns = now
+                view.instance.written(now)
                 self.volume.instances.dirty.add(view.id)
             else:
                 self.volume.base_root = view.root

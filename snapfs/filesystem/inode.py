@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 from typing import TYPE_CHECKING
 
-from snapfs.blocks.inode import INLINE_ATTRIBUTES, INLINE_BYTES, INLINE_NONE, INLINE_OFFSET, INLINE_TARGET, INODE_BYTES, LAYOUT, NANOSECONDS
+from snapfs.blocks.inode import COUNTED, INLINE_ATTRIBUTES, INLINE_BYTES, INLINE_NONE, INLINE_OFFSET, INLINE_TARGET, INODE_BYTES, LAYOUT, NANOSECONDS
 from snapfs.blocks.pointer import BLOCK_MASK, FLAG_DIRTY
 from snapfs.blocks.schema import COUNT_MAX, as_count
 from snapfs.errors import CorruptBlock
@@ -14,6 +14,7 @@ from snapfs.store.buckets import BucketTree
 from snapfs.store.tree import BlockMap
 
 if TYPE_CHECKING:
+    from snapfs.blocks.geometry import Geometry
     from snapfs.filesystem.view import View
 
 _TYPES = {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK}
@@ -163,15 +164,26 @@ class Inode:
         inode.generation, inode.flags, inode.rdev, inode.parent = fields[14:18]
         inode.data = inode._tree((fields[18], fields[19]), depth, fields[5])
         inode.attribute_bytes = fields[22]
-        # The map of attributes has no holes, so its pointer blocks can be counted from its length.
-        attribute_blocks = below = -(-inode.attribute_bytes // block_size)
-        for _ in range(attribute_depth):
-            below = -(-below // view.volume.geometry.fan_out)
-            attribute_blocks += below
-        inode.attribute_map = BlockMap(view.volume, view.owner, (fields[20], fields[21]), attribute_depth, attribute_blocks, "blob")
+        count = attribute_blocks(inode.attribute_bytes, attribute_depth, view.volume.geometry)
+        inode.attribute_map = BlockMap(view.volume, view.owner, (fields[20], fields[21]), attribute_depth, count, "blob")
         inode.inline_kind = kind
         inode.inline = bytes(slot[INLINE_OFFSET : INLINE_OFFSET + length]) if kind else b""
         inode.attributes = None if inode.attribute_bytes or kind == INLINE_ATTRIBUTES else {}
         if kind == INLINE_TARGET and not stat.S_ISLNK(mode):
             raise CorruptBlock(f"{what}: a symbolic link's target in something else")
         return inode
+
+
+def attribute_blocks(length: int, depth: int, geometry: Geometry) -> int:
+    """Blocks of a map of ``length`` bytes of extended attributes: it has no holes, so its pointer blocks can be counted."""
+    count = below = -(-length // geometry.block_size)
+    for _ in range(depth):
+        below = -(-below // geometry.fan_out)
+        count += below
+    return count
+
+
+def content_blocks(leaf: bytes | bytearray, at: int, geometry: Geometry) -> int:
+    """Blocks that the inode in the slot at offset ``at`` counts: data, names, extended attributes; none for a free slot."""
+    blocks, length, depth = COUNTED.unpack_from(leaf, at)
+    return int(blocks + attribute_blocks(length, depth, geometry)) if length else int(blocks)

@@ -8,7 +8,7 @@ from xxhash import xxh3_64_intdigest
 
 from snapfs.blocks.inode import INODE_BYTES
 from snapfs.errors import NoSpace, StaleInode
-from snapfs.filesystem.inode import EMPTY_SLOT, Inode
+from snapfs.filesystem.inode import EMPTY_SLOT, Inode, content_blocks
 from snapfs.filesystem.number_set import NumberSet
 from snapfs.ids import BASE_VIEW, FIRST_INO, INO_LIMIT, ROOT_INO
 from snapfs.store.instances import Instance, ViewRoot
@@ -68,7 +68,10 @@ class InodeCache:
 
 
 class View:
-    """A file tree. ``known`` are the inodes that the kernel holds, ``orphans`` those without a name that are not freed yet."""
+    """A file tree. ``content`` counts the blocks of its inodes as they were sealed last.
+
+    ``known`` are the inodes that the kernel holds, ``orphans`` those without a name that are not freed yet.
+    """
 
     def __init__(
         self, volume: Volume, cache: InodeCache, root: ViewRoot, refresh: Callable[[Inode], None], instance: Instance | None = None
@@ -99,6 +102,7 @@ class View:
         self.table = BlockMap(self.volume, self.owner, (root.first, root.second), root.depth, root.blocks, "inodes")
         self.inodes = root.inodes
         self.next_ino = max(root.next_ino, FIRST_INO)
+        self.content = root.content
         self._unused = []
         self._searched = FIRST_INO
         self.cache.forget_view(self.id)
@@ -106,7 +110,7 @@ class View:
     @property
     def root(self) -> ViewRoot:
         """Where the view begins; its table must be clean."""
-        return ViewRoot(*self.table.root_words, self.table.depth, self.table.blocks, self.inodes, self.next_ino)
+        return ViewRoot(*self.table.root_words, self.table.depth, self.table.blocks, self.inodes, self.next_ino, self.content)
 
     def name_hash(self, name: bytes) -> int:
         """Where a name stands in its directory."""
@@ -213,6 +217,7 @@ class View:
             inode = self.dirty[ino]
             leaf = self.table.writable(0, ino // self.per_leaf)
             at = ino % self.per_leaf * INODE_BYTES
+            before = content_blocks(leaf, at, self.volume.geometry)
             if inode is None:
                 leaf[at : at + INODE_BYTES] = EMPTY_SLOT
                 emptied.add(ino // self.per_leaf)
@@ -221,6 +226,7 @@ class View:
                 inode.attribute_map.seal(sealing)
                 leaf[at : at + INODE_BYTES] = inode.encode()
                 self.cache.put(self.id << 48 | ino, inode)
+            self.content += content_blocks(leaf, at, self.volume.geometry) - before
         for index in sorted(emptied):
             if not any(self.table.writable(0, index)):
                 self.table.remove(index)

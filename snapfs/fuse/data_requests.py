@@ -15,7 +15,7 @@ import os
 import pyfuse3
 import trio
 
-from snapfs.errors import CorruptData, ReadOnly
+from snapfs.errors import CorruptData, NoSpace, ReadOnly
 from snapfs.filesystem import Changes, ReadPlan, View
 from snapfs.fuse import listing
 from snapfs.fuse.listing import Row
@@ -41,8 +41,13 @@ class DataRequests(SnapdirRequests):
         if flags & os.O_TRUNC:
             await self.change_at(self.fs.set_attributes, inode, Changes(size=0), privileged=ctx.uid == 0)
         else:
-            await self.at(self.fs.inode, inode)
+            await self.at(self._check_open, inode, writing)
         return pyfuse3.FileInfo(fh=self.known.opened(inode, flags), keep_cache=True)
+
+    def _check_open(self, view: View, ino: int, writing: bool) -> None:
+        self.fs.inode(view, ino)
+        if writing and not view.writable:
+            view.check_writable()
 
     @handler
     async def read(self, fh: int, off: int, size: int) -> bytes:
@@ -73,9 +78,30 @@ class DataRequests(SnapdirRequests):
 
     @handler
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        """Write all of it."""
+        """Write all of it; on a full volume, as much as fits. With its writeback cache the kernel takes no less than all."""
+        try:
+            return await self._write(fh & ~WRITER_BIT, off, buf)
+        except NoSpace:
+            done = await self._write_what_fits(fh & ~WRITER_BIT, off, buf)
+            if self.options.writeback or not done:
+                raise
+            return done
+
+    async def _write(self, node: int, off: int, buf: bytes) -> int:
         # With its writeback cache the kernel stamped the file when it was written, says so by setattr, and may have done that already.
-        return await self.change_at(self.fs.write, fh & ~WRITER_BIT, off, buf, stamp=not self.options.writeback)
+        return await self.change_at(self.fs.write, node, off, buf, stamp=not self.options.writeback)
+
+    async def _write_what_fits(self, node: int, off: int, buf: bytes) -> int:
+        """Write ever smaller pieces until not one more block fits; how many bytes did."""
+        done, size = 0, len(buf) // 2
+        while size >= self.fs.volume.geometry.block_size:
+            try:
+                done += await self._write(node, off + done, buf[done : done + size])
+            except NoSpace:
+                size //= 2
+            else:
+                size = min(size, len(buf) - done)
+        return done
 
     @handler
     async def flush(self, fh: int) -> None:

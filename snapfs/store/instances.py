@@ -42,7 +42,10 @@ def name_fault(name: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class ViewRoot:
-    """Where a view begins: the root of its inode table, and its counters."""
+    """Where a view begins: the root of its inode table, and its counters.
+
+    ``blocks`` are those of the inode table, ``content`` those of all its inodes: their data, names and extended attributes.
+    """
 
     first: int = 0
     second: int = 0
@@ -50,15 +53,17 @@ class ViewRoot:
     blocks: int = 0
     inodes: int = 0
     next_ino: int = 0
+    content: int = 0
 
     def encode(self) -> list[int]:
         """As it stands in the root record and in the instance table."""
-        return [self.first, self.second, self.depth, as_count(self.blocks), as_count(self.inodes), self.next_ino]
+        counts = as_count(self.blocks), as_count(self.inodes), self.next_ino, as_count(self.content)
+        return [self.first, self.second, self.depth, *counts]
 
     @classmethod
     def decode(cls, value: object, what: str, geometry: Geometry) -> ViewRoot:
         """Validate. Raises ``CorruptBlock``."""
-        if type(value) is not list or len(value) != 6:
+        if type(value) is not list or len(value) != 7:
             raise CorruptBlock(f"{what}: not a root of a view")
         first = check_range(value[0], 0, _WORD, what)
         if first & FLAG_DIRTY or first & BLOCK_MASK >= geometry.blocks:
@@ -68,6 +73,7 @@ class ViewRoot:
         check_range(value[3], 0, COUNT_MAX, what)
         check_range(value[4], 0, COUNT_MAX, what)
         check_range(value[5], 0, INO_LIMIT, what)
+        check_range(value[6], 0, COUNT_MAX, what)
         return cls(*value)
 
 

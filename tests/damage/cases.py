@@ -293,6 +293,14 @@ def a_view_counts_an_inode_too_many(p: Planted) -> str:
     return "snapshot copy"
 
 
+@damage("content-count", severity=Severity.WARNING)
+def a_view_counts_a_block_of_its_inodes_too_many(p: Planted) -> str:
+    view = p.view("copy")
+    p.find("plain", view, change=True)
+    view.content += 1
+    return "snapshot copy"
+
+
 @damage("next-inode")
 def a_number_would_be_given_out_twice(p: Planted) -> str:
     p.find("plain", change=True)

@@ -38,8 +38,8 @@ from snapfs.store.buckets import Bucket
 from snapfs.store.driver import commit, drive
 from snapfs.store.volume import Volume
 
-#: Cases of the fixed budget: they take about half a minute.
-EXAMPLES = 250
+#: Cases of the fixed budget: they take about twenty seconds.
+EXAMPLES = 400
 
 #: What one case may take. Sound volumes of this size take a hundredth of it.
 SECONDS, MEMORY = 20.0, 512 << 20

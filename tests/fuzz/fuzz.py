@@ -8,6 +8,7 @@ With atheris it is libFuzzer that chooses, by what code an input reaches. Withou
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import sys
@@ -22,6 +23,9 @@ from replay import report  # noqa: E402 - found by the path above
 #: What one input may take.
 SECONDS, MEMORY = 20, 1 << 30
 
+#: What holds for as long as this process lives.
+_forging = contextlib.ExitStack()
+
 #: Longest input, in bytes.
 LENGTH = {"volume": 128, "decoders": 2048}
 
@@ -32,8 +36,7 @@ def target_of(name: str) -> Callable[[bytes], None]:
     from mutations import hostile
     from using import decode, use
 
-    forging = forged()
-    forging.__enter__()
+    _forging.enter_context(forged())
 
     def run(data: bytes) -> None:
         with report(data, name), limits(SECONDS, MEMORY):
@@ -75,6 +78,15 @@ def guided(name: str, seconds: int, corpus: Path) -> None:
     atheris.Fuzz()
 
 
+def check_forging() -> None:
+    """A sound volume must open, or every input would be rejected at once and nothing would be tried."""
+    from volumes import seed
+
+    from snapfs.store.volume import Volume
+
+    Volume.open(seed(0).image.copy())
+
+
 def beginnings(name: str) -> Iterator[bytes]:
     """Inputs to begin with: the metadata of sound volumes; any choices."""
     from using import DECODERS
@@ -93,6 +105,7 @@ def beginnings(name: str) -> Iterator[bytes]:
 def random_inputs(name: str, seconds: int) -> None:
     """Without guidance."""
     run = target_of(name)
+    check_forging()
     chosen = random.Random()
     end = time.monotonic() + seconds
     count = 0

@@ -83,8 +83,8 @@ def fill(device: Any, *, large: bool, empty: bool) -> None:
         return
     directory = make(ROOT_INO, b"dir", DIRECTORY)
     below = make(directory, b"sub", DIRECTORY)
-    for index in range(160):
-        make(below, b"%0100d" % index)
+    for index in range(48):  # names that fill several buckets, but of the largest blocks
+        make(below, b"%0250d" % index)
     deep = make(below, b"deep", DIRECTORY)
     block_size = volume.geometry.block_size
     sparse = make(deep, b"sparse")

@@ -116,7 +116,7 @@ def _mend(shop: Workshop, faults: list[Fault]) -> None:
         return
     links = LinkMender(shop, faults)
     for fault in faults:
-        counts = fault.mend in (Mend.SET_BLOCKS, Mend.SET_INODES, Mend.SET_NEXT_INODE)
+        counts = fault.mend in (Mend.SET_BLOCKS, Mend.SET_INODES, Mend.SET_NEXT_INODE, Mend.SET_CONTENT)
         for view in list(shop.views(fault.mask)):
             _attempt(shop, trees.count if counts else links.mend, fault, view)
 

@@ -258,6 +258,9 @@ class TreeMender:
         elif fault.mend is Mend.SET_NEXT_INODE:
             view.next_ino = fault.value
             self.shop.touch(view)
+        elif fault.mend is Mend.SET_CONTENT:
+            view.content = fault.value
+            self.shop.touch(view)
         elif fault.tree == "inodes":
             view.table.blocks = fault.value
             self.shop.touch(view)
