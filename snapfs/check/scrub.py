@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
 
 from snapfs.blocks.group_header import ENTRY_WRITTEN
-from snapfs.blocks.inode import INODE_BYTES
+from snapfs.blocks.inode import FLAG_HEIR, FLAG_LINKED, INODE_BYTES
 from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, EPOCH_MASK, FLAG_BUCKET, decode_pointers
 from snapfs.check import fixed
 from snapfs.check.fixed import Steps
@@ -27,7 +27,7 @@ from snapfs.check.verifying import READ_BYTES, Found, Verifier, Wanted
 from snapfs.check.visited import Run, Visited
 from snapfs.errors import CorruptBlock
 from snapfs.filesystem.inode import EMPTY_SLOT, Inode
-from snapfs.ids import BASE_VIEW
+from snapfs.ids import BASE_VIEW, ORPHANS_INO, ROOT_INO
 
 if TYPE_CHECKING:
     from snapfs.filesystem import Filesystem
@@ -100,6 +100,8 @@ class Scrub:
         self.damage: list[Damage] = []
         self.step_blocks = max(1, min(step_bytes, READ_BYTES) // fs.volume.geometry.block_size)
         self._visited = Visited(self.volume.geometry)
+        #: Directories (instance, when it was made, inode): are they in what a snapshot of a directory preserves?
+        self._inside: dict[tuple[int, int, int], bool] = {}
         # Given out since the scrub began. The walk may come to one of them by an old pointer, so it proves nothing that it has been there.
         self._fresh = Visited(self.volume.geometry)
         self.volume.allocator.watchers.append(self._given_out)
@@ -175,7 +177,7 @@ class Scrub:
             below: list[Frame] = []
             for item, one in zip(batch, found, strict=True):
                 if item.inner and not one.problems:
-                    below += self._below(item.place, item.wanted.start, one.content)
+                    below += yield from self._below(item.place, item.wanted.start, one.content)
                 for at in one.problems:
                     below += yield from self._failed(item, at)
             stack += reversed(below)
@@ -207,11 +209,11 @@ class Scrub:
             if items:
                 return items
 
-    def _below(self, place: Place, block: int, content: bytes) -> list[Frame]:
+    def _below(self, place: Place, block: int, content: bytes) -> Steps[list[Frame]]:
         """The pointers in an inner block that has been verified."""
         tree = place.tree
         if tree.kind is Kind.INODES and place.level == 0:
-            return self._trees(tree, place.number, content)
+            return (yield from self._trees(tree, place.number, content))
         try:
             words = decode_pointers(content)
         except CorruptBlock as exc:
@@ -220,9 +222,11 @@ class Scrub:
         step = 1 if tree.kind in BUCKETS else -1
         return [Frame(tree, place.level + step, place.number << self.volume.geometry.fan_bits, words)]
 
-    def _trees(self, table: Tree, number: int, leaf: bytes) -> list[Frame]:
-        """The trees of the inodes in a block of the inode table."""
+    def _trees(self, table: Tree, number: int, leaf: bytes) -> Steps[list[Frame]]:
+        """The trees of the inodes in a block of the inode table; of a snapshot of a directory, those that it preserves."""
         frames = []
+        one = self.volume.instances.table.get(table.view)
+        part = one if one is not None and one.covered != ROOT_INO else None
         per_leaf = self.volume.geometry.block_size // INODE_BYTES
         for slot in range(per_leaf):
             content = leaf[slot * INODE_BYTES : (slot + 1) * INODE_BYTES]
@@ -233,11 +237,48 @@ class Scrub:
             except CorruptBlock:
                 inode = None
             if inode is not None:  # what makes no sense is the checker's business
-                for kind in (data_kind(inode), Kind.ATTRIBUTES):
+                kinds = [data_kind(inode), Kind.ATTRIBUTES]
+                if part is not None and not (yield from self._is_inside(part, table, inode)):
+                    kinds = [Kind.ATTRIBUTES] if inode.ino == ROOT_INO or inode.ino in part.chain else []
+                for kind in kinds:
                     first, second, depth = root_of(inode, kind)
                     if first:
                         frames.append(Frame(replace(table, kind=kind, ino=inode.ino), depth, 0, (first, second)))
         return frames
+
+    def _is_inside(self, part: Instance, table: Tree, inode: Inode) -> Steps[bool]:
+        """Is an inode in what a snapshot of a directory preserves? As ``filesystem.coverage`` has it, without the cache."""
+        if inode.ino == ORPHANS_INO or (inode.flags & FLAG_LINKED and not inode.is_directory):
+            return True
+        ino = inode.parent if inode.flags & FLAG_HEIR else inode.ino
+        way: list[int] = []
+        answer = False
+        while ino not in way:
+            known = self._inside.get((part.id, part.created_ns, ino))
+            if known is not None or ino in (ROOT_INO, part.covered):
+                answer = known if known is not None else ino == part.covered
+                break
+            way.append(ino)
+            try:
+                above = yield from self._inode(table, ino)
+            except (_LostError, CorruptBlock):
+                break
+            if above is None:
+                break
+            ino = above.parent
+        for number in way[1:]:
+            self._inside[part.id, part.created_ns, number] = answer
+        return answer
+
+    def _inode(self, table: Tree, ino: int) -> Steps[Inode | None]:
+        """An inode as it is now, None when there is none."""
+        per_leaf = self.volume.geometry.block_size // INODE_BYTES
+        found = yield from self._pointer(Place(table, 0, ino // per_leaf))
+        if found is None:
+            return None
+        leaf = yield from self._load(*found[1])
+        at = ino % per_leaf * INODE_BYTES
+        return Inode.decode(self.fs.base, ino, leaf[at : at + INODE_BYTES])
 
     # What fails
 
@@ -254,7 +295,7 @@ class Scrub:
         if looked.found.problems:
             self.damage.append(Damage(looked.block, looked.found.problems[0], place=looked.place, epoch=looked.epoch))
             return []
-        return self._below(looked.place, looked.block, looked.found.content) if looked.inner else []
+        return (yield from self._below(looked.place, looked.block, looked.found.content)) if looked.inner else []
 
     def _checked(self, look: Callable[[], Steps[list[Damage]]]) -> Steps[None]:
         """Note the damage of a fixed part, once it is sure."""
@@ -333,14 +374,7 @@ class Scrub:
                     return None
                 view = one.root
             return view.first, view.second, view.depth
-        per_leaf = self.volume.geometry.block_size // INODE_BYTES
-        table = Tree(Kind.INODES, tree.view, tree.created_ns)
-        found = yield from self._pointer(Place(table, 0, tree.ino // per_leaf))
-        if found is None:
-            return None
-        leaf = yield from self._load(*found[1])
-        at = tree.ino % per_leaf * INODE_BYTES
-        inode = Inode.decode(self.fs.base, tree.ino, leaf[at : at + INODE_BYTES])
+        inode = yield from self._inode(Tree(Kind.INODES, tree.view, tree.created_ns), tree.ino)
         if inode is None or (tree.kind is not Kind.ATTRIBUTES and tree.kind is not data_kind(inode)):
             return None
         return root_of(inode, tree.kind)

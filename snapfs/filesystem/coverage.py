@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from snapfs.blocks.inode import FLAG_HEIR, FLAG_LINKED
 from snapfs.errors import StaleInode
-from snapfs.ids import ROOT_INO
+from snapfs.ids import ORPHANS_INO, ROOT_INO
 from snapfs.store.owners import TreeOwner
 
 if TYPE_CHECKING:
@@ -69,6 +69,8 @@ class Coverage:
 
     def covers(self, instance: Instance, ino: int) -> bool:
         """Was the inode in the part that an instance covers, when it was made? May raise ``NotCached``."""
+        if ino == ORPHANS_INO:
+            return True  # each view has its own
         view = self._fs.view(instance.id)
         inode = self._inode(view, ino)
         if inode is None:

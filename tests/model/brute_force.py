@@ -18,7 +18,7 @@ from snapfs.blocks.inode import FLAG_HEIR, FLAG_LINKED
 from snapfs.blocks.pointer import BLOCK_MASK, EPOCH_MASK, FLAG_BUCKET
 from snapfs.errors import StaleInode
 from snapfs.filesystem import Filesystem
-from snapfs.ids import ROOT_INO
+from snapfs.ids import ORPHANS_INO, ROOT_INO
 from snapfs.store.buckets import BucketTree
 from snapfs.store.driver import commit, drive
 from snapfs.store.tree import BlockMap
@@ -71,7 +71,7 @@ def is_inside(view: Any, ino: int) -> bool:
     if view.instance is None or view.instance.covered == ROOT_INO:
         return True
     inode = drive(view.volume, view.raw_inode, ino)
-    if inode.flags & FLAG_LINKED:
+    if inode.flags & FLAG_LINKED or ino == ORPHANS_INO:
         return True
     seen = set()
     ino = inode.parent if inode.flags & FLAG_HEIR else ino

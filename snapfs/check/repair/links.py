@@ -13,6 +13,7 @@ from snapfs.errors import Exists
 from snapfs.filesystem import Inode, View
 from snapfs.filesystem.names import entry_value
 from snapfs.ids import FIRST_INO, ORPHANS_INO, ROOT_INO
+from snapfs.snapshots.naming import as_path
 from snapfs.store.buckets import BucketTree
 
 LOST_AND_FOUND = b"lost+found"
@@ -99,7 +100,10 @@ class LinkMender:
 
     def _lost_and_found(self, view: View, ino: int) -> Inode:
         """The directory for what has lost its name, this inode; made when it is needed, where the view shows it."""
-        top = view.instance.directory if view.instance and ino not in view.chain else ROOT_INO
+        one = view.instance
+        top = ROOT_INO
+        if one is not None and (one.covered != ROOT_INO or ino not in one.chain):
+            top = one.directory if one.covered == ROOT_INO else one.covered
         for number in range(1, 1 << 16):
             name = LOST_AND_FOUND + (b".%d" % number if number > 1 else b"")
             try:
@@ -170,20 +174,39 @@ class LinkMender:
         place.data = tree
 
     def _set_chain(self, view: View) -> None:
-        """The way from the root to the directory that a snapshot covers, as the directories have it; or it covers all."""
+        """The way from the root to the directory that a snapshot covers, as the directories have it.
+
+        When the way is lost the directory is found in the root; when the directory itself is, a snapshot of the whole volume shows all
+        that it has, and one that preserves nothing but the directory is lost.
+        """
         one = view.instance
         if one is None:
             return
         chain: list[int] = []
         ino = one.directory
         while ino != ROOT_INO and ino not in chain:
-            chain.append(ino)
             inode = self.shop.inode(view, ino)
             if inode is None or not inode.is_directory:
                 break
+            chain.append(ino)
             ino = inode.parent
-        if ino != ROOT_INO:
-            self.shop.tell(f"snapshot {one.name}: the directory that it covered is lost, it shows all that it has")
-            one.directory, one.path, chain = ROOT_INO, "/", []
-        one.chain = tuple(reversed(chain))
+        top = self.shop.inode(view, one.directory)
+        if ino == ROOT_INO and one.covered in (ROOT_INO, *chain):
+            one.chain = tuple(reversed(chain))
+            one.way = tuple((one.way + (b"?",) * len(chain))[: len(chain)])
+        elif top is not None and top.is_directory:
+            name = one.way[-1] if one.way else b"#%d" % one.directory
+            self.shop.tell(f"snapshot {one.name}: the way to its directory is lost, it is /{name.decode(errors='replace')} now")
+            view.change(top)
+            top.parent = ROOT_INO
+            one.chain, one.way = (one.directory,), (name,)
+            one.covered = one.covered if one.covered == ROOT_INO else one.directory
+        elif one.covered == ROOT_INO:
+            self.shop.tell(f"snapshot {one.name}: the directory that it showed is lost, it shows all that it has")
+            one.directory, one.chain, one.way = ROOT_INO, (), ()
+        else:
+            self.shop.tell(f"snapshot {one.name}: its directory cannot be read, it is lost")
+            self.shop.lose(view)
+            return
+        one.path = as_path(one.way)
         self.shop.volume.instances.dirty.add(one.id)

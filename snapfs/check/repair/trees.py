@@ -17,7 +17,6 @@ from snapfs.filesystem import Inode, View, attributes, data
 from snapfs.filesystem.names import TYPE_BITS
 from snapfs.ids import FILE_SIZE_MAX, FIRST_INO, INO_LIMIT, NAME_MAX, ORPHANS_INO, ROOT_INO
 from snapfs.store.buckets import BucketTree
-from snapfs.store.commit import name_live
 from snapfs.store.tree import BlockMap
 
 #: What changes the structure of a tree, in the order in which it is done. Counters and names wait for the next round.
@@ -97,9 +96,7 @@ class TreeMender:
                 self.shop.tell(f"inodes {first} to {first + count - 1}{self._of(view)}: they cannot be read, and are lost")
         elif view.instance is not None:
             self.shop.tell(f"snapshot {view.instance.name}: none of its inodes can be read, it is lost")
-            self.volume.instances.leave(view.instance)
-            self.shop.fs.drop_view(view.id)
-            name_live(self.volume)
+            self.shop.lose(view)
         else:
             self.shop.tell("none of the inodes of the volume can be read: the snapshots are what is left of it")
             self._zero(table, fault.level, fault.number)

@@ -11,6 +11,7 @@ from snapfs.errors import CorruptBlock, SnapfsError
 from snapfs.filesystem import Filesystem, Inode, View
 from snapfs.filesystem.names import TYPE_BITS
 from snapfs.ids import BASE_VIEW, ORPHANS_INO, ROOT_INO
+from snapfs.store.commit import name_live
 from snapfs.store.driver import drive
 
 
@@ -45,6 +46,13 @@ class Workshop:
                 view = self.fs.view(number)
                 view.above = {}  # what a snapshot of a directory does not show is mended as well
                 yield view
+
+    def lose(self, view: View) -> None:
+        """Give a snapshot up: nothing of it can be shown."""
+        if view.instance is not None:
+            self.volume.instances.leave(view.instance)
+            self.fs.drop_view(view.id)
+            name_live(self.volume)
 
     def touch(self, view: View) -> None:
         """Have the view's root written, with its counters."""
