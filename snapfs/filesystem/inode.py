@@ -5,7 +5,17 @@ from __future__ import annotations
 import stat
 from typing import TYPE_CHECKING
 
-from snapfs.blocks.inode import COUNTED, INLINE_ATTRIBUTES, INLINE_BYTES, INLINE_NONE, INLINE_OFFSET, INLINE_TARGET, INODE_BYTES, LAYOUT, NANOSECONDS
+from snapfs.blocks.inode import (
+    COUNTED,
+    INLINE_ATTRIBUTES,
+    INLINE_BYTES,
+    INLINE_NONE,
+    INLINE_OFFSET,
+    INLINE_TARGET,
+    INODE_BYTES,
+    LAYOUT,
+    NANOSECONDS,
+)
 from snapfs.blocks.pointer import BLOCK_MASK, FLAG_DIRTY
 from snapfs.blocks.schema import COUNT_MAX, as_count
 from snapfs.errors import CorruptBlock
@@ -137,7 +147,6 @@ class Inode:
             raise CorruptBlock(f"{what}: mode {mode:#o} is not possible")
         blocks = view.volume.geometry.blocks
         depth, attribute_depth, kind, length = fields[23:27]
-        block_size = view.volume.geometry.block_size
         if (
             depth > view.volume.geometry.file_depth
             or attribute_depth > ATTRIBUTES_DEPTH
