@@ -47,3 +47,4 @@ def format_volume(device: Device, *, block_size: int = 4096, label: str = "", cl
         inode.parent = ROOT_INO
         fs.base.add(inode)
     commit(volume)
+    volume.close()

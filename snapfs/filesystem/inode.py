@@ -149,7 +149,6 @@ class Inode:
             raise CorruptBlock(f"{what}: mode {mode:#o} is not possible")
         blocks = view.volume.geometry.blocks
         depth, attribute_depth, kind, length = fields[23:27]
-        block_size = view.volume.geometry.block_size
         if (
             depth > view.volume.geometry.file_depth
             or attribute_depth > ATTRIBUTES_DEPTH

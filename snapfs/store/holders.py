@@ -80,6 +80,24 @@ class HolderSets:
         mask = entry.mask & self.live
         return mask | self.default(entry.since) & ~uncovered if entry.base_held else mask
 
+    def only(self, mask: int) -> int:
+        """Blocks that instances of ``mask`` reach and nothing else does: what leaves with all of them."""
+        others = self.live & ~mask
+        return sum(one.count for one in self.sets.values() if not one.base_held and one.mask & mask & self.live and not one.mask & others)
+
+    def alone(self) -> dict[int, int]:
+        """The same for each live instance by itself, by its bit."""
+        found = dict.fromkeys(self._bits, 0)
+        for one in self.sets.values():
+            mask = one.mask & self.live
+            if mask and not one.base_held and not mask & mask - 1:
+                found[mask.bit_length() - 1] += one.count
+        return found
+
+    def leaving(self) -> int:
+        """Blocks that nothing live reaches any more: they wait for the background deletion."""
+        return sum(one.count for one in self.sets.values() if not one.base_held and not one.mask & self.live)
+
     def intern(self, base_held: bool, since: int, mask: int) -> int:
         """The number of a set, new if need be."""
         key = (base_held, since if base_held else 0, mask)

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from snapfs.errors import DeviceFull
+
 if TYPE_CHECKING:
     from snapfs.device.base import Device
+    from snapfs.device.reserve import HostReserve
     from snapfs.store.allocator import Waiting
     from snapfs.store.owners import Owner
     from snapfs.store.volume import Volume
@@ -58,6 +61,7 @@ class Sealed:
         self.waiting = waiting
         #: A flush has failed: nobody knows which writes are on the device, those of file data among them.
         self.is_unsure = False
+        self.reserve: HostReserve | None = None
 
     def write(self) -> None:
         """Write everything, flush, write the superblock and its copy, flush (I8). Blocks; raises ``DeviceError``.
@@ -77,8 +81,10 @@ class Sealed:
         self._flush()
         data, offsets = self.superblock
         for offset in offsets:
-            self.device.write(offset, data)
+            self._put(offset, data)
         self._flush()
+        if self.reserve is not None:
+            self.reserve.keep()
 
     def _flush(self) -> None:
         self.is_unsure = True
@@ -87,4 +93,12 @@ class Sealed:
 
     def _write_run(self, start: int, run: list[bytes]) -> None:
         if run:
-            self.device.write(start * self.block_size, b"".join(run))
+            self._put(start * self.block_size, b"".join(run))
+
+    def _put(self, offset: int, data: bytes) -> None:
+        try:
+            self.device.write(offset, data)
+        except DeviceFull:
+            if self.reserve is None or not self.reserve.spend():
+                raise
+            self.device.write(offset, data)

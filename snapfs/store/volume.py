@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from snapfs.blocks.checksum import crc32c
 from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, decode_pointers
 from snapfs.blocks.superblock import KNOWN_READ_ONLY_COMPATIBLE
+from snapfs.device.reserve import HostReserve
 from snapfs.errors import CommitNeeded, CorruptBlock, CorruptData, DeviceError, DeviceFull, Interrupt, NotCached, ReadOnly
 from snapfs.store import commit, recovery
 from snapfs.store.allocator import Allocator
@@ -108,6 +109,7 @@ class Volume:
         self.sets_tree = BucketTree(self, self.record_owner, "table", number_hash, *root.sets)
         self.instances_tree = BucketTree(self, self.system_owner, "table", number_hash, *root.instances)
         self.contents: Contents = Nothing()
+        self.reserve = HostReserve(device)
         self.in_flight: Sealed | None = None
         self.dirtied = 0  # metadata blocks and inodes made dirty since the last seal: what a commit must allocate, about
         self.written_bytes = 0  # data written since the last seal
@@ -130,6 +132,7 @@ class Volume:
 
     def close(self) -> None:
         """Forget what is cached. Whoever wants it durable commits before; the device stays open."""
+        self.reserve.spend()
         self.cache.clear()
 
     # Facts
@@ -314,6 +317,7 @@ class Volume:
             # A defect, or memory has run out. What is in memory is half of one generation and half of the next: it must not be written.
             self._end_writing(f"a commit broke off: {type(exc).__name__}: {exc}")
             raise
+        sealed.reserve = self.reserve
         self.in_flight = sealed
         return sealed
 
