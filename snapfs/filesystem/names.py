@@ -125,7 +125,7 @@ def entries(view: View, ino: int, after: int, limit: int) -> list[Entry]:
 
 def check_changeable(view: View, parent: Inode) -> None:
     """Raises unless names may be changed in a directory."""
-    view.volume.check_writable()
+    view.check_writable()
     if parent.ino in view.above:
         raise NotPermitted("this snapshot does not cover this directory")
     if not parent.nlink:

@@ -22,7 +22,7 @@ from snapfs.filesystem import Filesystem
 from snapfs.fuse.commits import Commits, fetch
 from snapfs.fuse.gate import Gate
 from snapfs.ids import BASE_VIEW, ROOT_INO
-from snapfs.snapshots import Instance, Permit, RestoreResult
+from snapfs.snapshots import Facts, Instance, Permit, RestoreResult
 
 log = logging.getLogger("snapfs.fuse")
 
@@ -173,7 +173,14 @@ class Edge:
     # --- snapshots ---
 
     async def create_snapshot(
-        self, name: str, *, origin: int = BASE_VIEW, directory: int = ROOT_INO, owner: int = 0, permit: Permit = snapshots.anyone
+        self,
+        name: str,
+        *,
+        origin: int = BASE_VIEW,
+        directory: int = ROOT_INO,
+        owner: int = 0,
+        permit: Permit = snapshots.anyone,
+        facts: Facts = snapshots.NO_FACTS,
     ) -> Instance:
         """Make a snapshot that has everything whose write returned before this call; durable when it returns."""
         snapshots.check_name(name)
@@ -182,7 +189,9 @@ class Edge:
             # what they have written; the second leaves little for the stretch in which nobody is served.
             await self.kernel.flush({origin})
             await self.commits.commit()
-            instance = await self.change(snapshots.create, self.fs, name, origin=origin, directory=directory, owner=owner, permit=permit)
+            instance = await self.change(
+                snapshots.create, self.fs, name, origin=origin, directory=directory, owner=owner, permit=permit, facts=facts
+            )
             try:
                 # The snapshot is the state that is sealed: one synchronous stretch, which is the pause in writing.
                 await self.commits.commit()
@@ -211,6 +220,19 @@ class Edge:
             instance = await self.change(snapshots.rename, self.fs, name, new_name, permit=permit)
             failure = await self._failure()
         await self.kernel.view_renamed(instance.id, asked_by=asked_by)
+        if failure is not None:
+            raise failure
+        return instance
+
+    async def change_facts(self, name: str, change: Callable[[Facts], Facts], *, permit: Permit = snapshots.anyone) -> Instance:
+        """Say something else about a snapshot. One that becomes read-only has all that was written into it before this call."""
+        async with self._snapshots_alone():
+            instance = await self.call(snapshots.get, self.fs, name)
+            permit(await self.call(snapshots.covered, self.fs, instance))  # before anybody is made to wait for the kernel
+            if change(instance.facts).read_only and not instance.facts.read_only:
+                await self.kernel.flush({instance.id})
+            instance = await self.change(snapshots.change_facts, self.fs, name, change, permit=permit)
+            failure = await self._failure()
         if failure is not None:
             raise failure
         return instance
