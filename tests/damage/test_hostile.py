@@ -474,7 +474,7 @@ def test_a_name_that_cannot_be_reaches_the_kernel(crafted: Crafted, name: bytes)
     directory, file = c.make("bad", DIRECTORY), c.find("file")
     c.put_name(directory, name, file.ino << 4 | 8)
     user = c.user()
-    with pytest.raises(CorruptBlock, match="not a name"):
+    with pytest.raises(CorruptBlock, match="is not a name"):
         names(user, directory.ino)
 
 
