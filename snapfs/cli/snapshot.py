@@ -12,7 +12,7 @@ from snapfs.cli import output
 from snapfs.cli.arguments import Parser, add_json, add_target
 from snapfs.cli.exits import ERROR, OK, report
 from snapfs.cli.target import Session, session
-from snapfs.errors import SnapfsError, UsageError
+from snapfs.errors import UsageError
 
 
 def configure(parser: Parser) -> None:
@@ -263,13 +263,17 @@ def _document(one: dict[str, Any]) -> dict[str, Any]:
         "tags": one["tags"],
         "holds": [
             {
-                "name": hold["name"], "reason": hold["reason"], "since": output.time_json(hold["since_ns"]),
-                "owner": hold["owner"], "owner_name": _user(hold["owner"]),
+                "name": hold["name"],
+                "reason": hold["reason"],
+                "since": output.time_json(hold["since_ns"]),
+                "owner": hold["owner"],
+                "owner_name": _user(hold["owner"]),
             }
             for hold in one["holds"]
         ],
         "id": one["id"],
-        **{figure: one[figure] for figure in ("refers", "only_here") if figure in one},
+        "refers": one["refers"],
+        "only_here": one["only_here"],
     }
 
 

@@ -91,7 +91,8 @@ class Handlers:
             "hello": ({}, self.hello),
             "info": ({}, self.info),
             "snapshot.create": (
-                {"name": str, "path": str, "origin": str, "read_only": bool, "description": str, "tags": dict}, self.snapshot_create
+                {"name": str, "path": str, "origin": str, "read_only": bool, "description": str, "tags": dict},
+                self.snapshot_create,
             ),
             "snapshot.list": ({}, self.snapshot_list),
             "snapshot.show": ({"name": str}, self.snapshot_show),
@@ -171,7 +172,7 @@ class Handlers:
         instance = await self.engine.create_snapshot(
             chosen, origin=view_id, directory=directory, owner=uid, permit=self._permit(uid), facts=facts
         )
-        return self.describe(instance)
+        return self._with_figures([instance])[0]
 
     async def snapshot_list(self, _uid: int) -> Result:
         """All snapshots, oldest first."""
@@ -179,8 +180,7 @@ class Handlers:
 
     async def snapshot_show(self, _uid: int, name: str | None) -> Result:
         """One snapshot."""
-        (found,) = self._with_figures([await self.engine.call(snapshots.get, self.fs, _needed("name", name))])
-        return found
+        return self._with_figures([await self.engine.call(snapshots.get, self.fs, _needed("name", name))])[0]
 
     async def snapshot_set(
         self,

@@ -53,9 +53,10 @@ class OfflineEngine:
     async def delete_snapshots(self, names: Sequence[str], *, permit: Permit = snapshots.anyone) -> SetDeletion:
         """Delete snapshots and take their space back at once: there is no daemon that could do it later."""
         deletion = self._durable(snapshots.delete_set, names, permit=permit)
-        while deletion.deleted and drive(self.fs.volume, self.fs.work):
-            pass
-        commit(self.fs.volume)
+        if deletion.deleted:
+            while drive(self.fs.volume, self.fs.work):
+                pass
+            commit(self.fs.volume)
         return deletion
 
     async def rename_snapshot(self, name: str, new_name: str, *, permit: Permit = snapshots.anyone) -> Instance:

@@ -139,16 +139,29 @@ def check_not_held(instance: Instance) -> None:
 def delete(fs: Filesystem, name: str, *, permit: Permit = anyone) -> Instance:
     """Delete a snapshot: its name and its view are gone with the next commit, its space comes back in the background (A9).
 
-    Raises ``NoSuchSnapshot``, ``SnapshotHeld``, ``ReadOnly``.
+    Raises ``NoSuchSnapshot``, ``SnapshotHeld``, ``ReadOnly``, and what ``permit`` raises.
     """
     volume = fs.volume
     volume.check_writable()
+    instance = deletable(fs, name, permit)
+    volume.allocator.prepare(0, urgency=2, metadata=volume.dirtied + 4)
+    leave(fs, instance)
+    return instance
+
+
+def deletable(fs: Filesystem, name: str, permit: Permit) -> Instance:
+    """The snapshot of that name, if it can be deleted now. Raises as ``delete``; ``CommitNeeded`` while a snapshot of it is being made."""
     instance = get(fs, name)
     permit(covered(fs, instance))
     check_not_held(instance)
-    volume.allocator.prepare(0, urgency=2, metadata=volume.dirtied + 4)
-    if any(one.origin == instance.id for one in volume.instances.pending):
-        raise CommitNeeded  # a snapshot of it is being made
+    if any(one.origin == instance.id for one in fs.volume.instances.pending):
+        raise CommitNeeded
+    return instance
+
+
+def leave(fs: Filesystem, instance: Instance) -> None:
+    """Delete a snapshot that is ``deletable``; the caller has seen to the room for it. Cannot fail."""
+    volume = fs.volume
     volume.instances.leave(instance)
     for other in volume.instances.table.values():
         if other.origin == instance.id:  # a snapshot of this snapshot: it is found where this one was
@@ -156,4 +169,3 @@ def delete(fs: Filesystem, name: str, *, permit: Permit = anyone) -> Instance:
             volume.instances.dirty.add(other.id)
     fs.drop_view(instance.id)
     name_live(volume)
-    return instance
