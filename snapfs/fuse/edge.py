@@ -278,7 +278,7 @@ class Edge:
         async with self._snapshots_alone():
             instance = await self.call(snapshots.get, self.fs, name)
             permit(await self.call(snapshots.covered, self.fs, instance))  # before anybody is made to wait for the kernel
-            if change(instance.facts).read_only and not instance.facts.read_only:
+            if snapshots.facts_after(instance, change).read_only and not instance.facts.read_only:
                 await self.kernel.flush({instance.id})
             instance = await self.change(snapshots.change_facts, self.fs, name, change, permit=permit)
             failure = await self._failure()

@@ -16,7 +16,9 @@ CEPH_BTIME: Final = b"ceph.snap.btime"
 _PREFIX: Final = b"user.snapfs."
 _TAG_PREFIX: Final = _PREFIX + b"tag."
 
-_NAMES: Final = tuple(_PREFIX + name for name in (b"name", b"created", b"changed", b"owner", b"read-only", b"description", b"holds", b"tags"))
+_NAMES: Final = tuple(
+    _PREFIX + name for name in (b"name", b"created", b"changed", b"owner", b"read-only", b"description", b"holds", b"tags")
+)
 
 
 def is_answered(name: bytes) -> bool:

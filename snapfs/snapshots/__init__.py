@@ -1,7 +1,7 @@
 """Snapshots: creating, naming, finding, deleting and going back to them. The rules of who holds a block are in ``store.owners``."""
 
 from snapfs.snapshots.deleting import SetDeletion, delete_set, plan_set
-from snapfs.snapshots.lifecycle import abandon, change_facts, check_not_held, create, delete, rename
+from snapfs.snapshots.lifecycle import abandon, change_facts, check_not_held, create, delete, facts_after, rename
 from snapfs.snapshots.naming import all, ancestry, check_name, default_name, find, get, view_inode, visible  # noqa: A004 - reads as snapshots.all
 from snapfs.snapshots.restore import RestoreResult, restore
 from snapfs.snapshots.rights import Permit, anyone, covered, owner_or_root
@@ -29,6 +29,7 @@ __all__ = [
     "default_name",
     "delete",
     "delete_set",
+    "facts_after",
     "find",
     "frees",
     "get",

@@ -117,16 +117,21 @@ def change_facts(fs: Filesystem, name: str, change: Callable[[Facts], Facts], *,
     volume.check_writable()
     instance = get(fs, name)
     permit(covered(fs, instance))
-    try:
-        facts = change(instance.facts)
-    except (NameTaken, NoSuchFact) as exc:
-        raise type(exc)(f"snapshot {name!r}: {exc}") from None
+    facts = facts_after(instance, change)
     if facts != instance.facts:
         # Of a full volume, what can be deleted must be: releasing may take what only commits may.
         urgency = 2 if len(facts.holds) < len(instance.facts.holds) else 1
         volume.allocator.prepare(0, urgency=urgency, metadata=volume.dirtied + 8)
         volume.instances.describe(instance, facts)
     return instance
+
+
+def facts_after(instance: Instance, change: Callable[[Facts], Facts]) -> Facts:
+    """What is said about an instance after a change. Errors name it."""
+    try:
+        return change(instance.facts)
+    except (NameTaken, NoSuchFact) as exc:
+        raise type(exc)(f"snapshot {instance.name!r}: {exc}") from None
 
 
 def check_not_held(instance: Instance) -> None:
