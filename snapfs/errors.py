@@ -18,7 +18,9 @@
     │   ├── NameTaken
     │   ├── BadName
     │   ├── TooManySnapshots
-    │   └── SnapshotBusy
+    │   ├── SnapshotBusy
+    │   ├── SnapshotHeld
+    │   └── NoSuchFact
     └── FsError                    results of file operations, one class for each errno
         ├── NotFound, Exists, NotDirectory, IsDirectory, NotEmpty, ...
         ├── NoSpace
@@ -107,6 +109,14 @@ class TooManySnapshots(SnapshotError):
 
 class SnapshotBusy(SnapshotError):
     """The instance is being deleted, or is in use in a way that forbids this."""
+
+
+class SnapshotHeld(SnapshotError):
+    """Somebody holds the snapshot: it cannot be deleted before it is released."""
+
+
+class NoSuchFact(SnapshotError):
+    """The snapshot has no such hold or tag."""
 
 
 class FsError(SnapfsError):

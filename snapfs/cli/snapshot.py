@@ -1,8 +1,9 @@
-"""``snapfs snapshot create|list|show|rename|delete``."""
+"""``snapfs snapshot create|list|show|rename|delete|set|hold|release``."""
 
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import os
 import pwd
 from typing import Any
@@ -11,7 +12,7 @@ from snapfs.cli import output
 from snapfs.cli.arguments import Parser, add_json, add_target
 from snapfs.cli.exits import ERROR, OK, report
 from snapfs.cli.target import Session, session
-from snapfs.errors import SnapfsError
+from snapfs.errors import UsageError
 
 
 def configure(parser: Parser) -> None:
@@ -22,11 +23,20 @@ def configure(parser: Parser) -> None:
     add_target(create)
     create.add_argument("name", metavar="NAME", nargs="?", help="its name (default: the time in UTC)")
     create.add_argument("--path", metavar="DIRECTORY", help="cover only this directory, given by its path in the volume or in the mount")
+    create.add_argument("--of", metavar="OTHER", help="what another snapshot shows now, instead of the live tree")
+    create.add_argument("--read-only", action="store_true", help="let nobody change what it shows (default: it can be changed)")
+    create.add_argument("--description", metavar="TEXT", help="one line about it")
+    create.add_argument("--tag", metavar="KEY=VALUE", type=_tag, action="append", default=[], help="tag it; may be given several times")
     add_json(create)
     create.set_defaults(action=_create)
 
     listing = actions.add_parser("list", help="list the snapshots, oldest first", allow_abbrev=False)
     add_target(listing)
+    listing.add_argument("--name", metavar="GLOB", help="only those with such a name, such as 'daily-*'")
+    listing.add_argument(
+        "--tag", metavar="KEY[=VALUE]", type=_wanted_tag, action="append", default=[], help="only those with this tag; with all, if several"
+    )
+    listing.add_argument("--held", action="store_true", help="only those that somebody holds")
     add_json(listing)
     listing.set_defaults(action=_list)
 
@@ -45,7 +55,33 @@ def configure(parser: Parser) -> None:
     delete = actions.add_parser("delete", help="delete snapshots", allow_abbrev=False)
     add_target(delete)
     delete.add_argument("names", metavar="NAME", nargs="+")
+    delete.add_argument("--dry-run", action="store_true", help="delete nothing; say what deleting all of them would free")
+    add_json(delete)
     delete.set_defaults(action=_delete)
+
+    change = actions.add_parser("set", help="make a snapshot read-only or writable, describe it, tag it", allow_abbrev=False)
+    add_target(change)
+    change.add_argument("name", metavar="NAME")
+    mode = change.add_mutually_exclusive_group()
+    mode.add_argument("--read-only", dest="read_only", action="store_true", default=None, help="let nobody change what it shows")
+    mode.add_argument("--writable", dest="read_only", action="store_false", default=None, help="let it be changed again")
+    change.add_argument("--description", metavar="TEXT", help="one line about it; '' for none")
+    change.add_argument("--tag", metavar="KEY=VALUE", type=_tag, action="append", default=[], help="set a tag; may be given several times")
+    change.add_argument("--untag", metavar="KEY", action="append", default=[], help="remove a tag; may be given several times")
+    change.set_defaults(action=_set)
+
+    hold = actions.add_parser("hold", help="forbid everybody to delete a snapshot, until it is released", allow_abbrev=False)
+    add_target(hold)
+    hold.add_argument("name", metavar="NAME")
+    hold.add_argument("--as", dest="hold", metavar="HOLD", help="a name for the hold: each of several must be released (default: 'hold')")
+    hold.add_argument("--reason", metavar="TEXT", help="why, for those who want to delete it")
+    hold.set_defaults(action=_hold)
+
+    release = actions.add_parser("release", help="end a hold", allow_abbrev=False)
+    add_target(release)
+    release.add_argument("name", metavar="NAME")
+    release.add_argument("--as", dest="hold", metavar="HOLD", help="the name of the hold (default: 'hold')")
+    release.set_defaults(action=_release)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -57,7 +93,15 @@ def run(arguments: argparse.Namespace) -> int:
 def _create(arguments: argparse.Namespace) -> int:
     with session(arguments.target, write=True) as volume:
         path = arguments.path and _in_volume(arguments.path, volume)
-        created = volume.call("snapshot.create", name=arguments.name, path=path)
+        created = volume.call(
+            "snapshot.create",
+            name=arguments.name,
+            path=path,
+            origin=arguments.of,
+            read_only=arguments.read_only,
+            description=arguments.description,
+            tags=dict(arguments.tag),
+        )
     if arguments.json:
         output.print_json(_document(created))
     else:
@@ -67,14 +111,21 @@ def _create(arguments: argparse.Namespace) -> int:
 
 def _list(arguments: argparse.Namespace) -> int:
     with session(arguments.target, write=False) as volume:
-        found = volume.call("snapshot.list")["snapshots"]
+        found = [one for one in volume.call("snapshot.list")["snapshots"] if _is_wanted(one, arguments)]
     if arguments.json:
         output.print_json([_document(one) for one in found])
     elif found:
         output.print_table(
-            ("Name", "Created", "Directory"),
-            [(_plain(one["name"]), output.time_text(one["created_ns"]), _plain(one["path"])) for one in found],
-        )
+            ("Name", "Created", "Only here", "By", "State", "Directory", "Description"),
+            [
+                (
+                    _plain(one["name"]), output.time_text(one["created_ns"]), output.size_text(one["only_here"]),
+                    _user(one["owner"]), ",".join(_state(one)) or "-",
+                    _plain(one["path"]), _plain(one["description"]),
+                )
+                for one in found
+            ],
+        )  # fmt: skip
     return OK
 
 
@@ -88,11 +139,21 @@ def _show(arguments: argparse.Namespace) -> int:
     facts = [
         ("Name", _plain(one["name"])),
         ("Created", output.time_text(one["created_ns"])),
-        ("Changed", output.time_text(one["changed_ns"]) if one["changed_ns"] else "never"),
-        ("Owner", _user(one["owner"])),
-        ("Directory", _plain(one["path"])),
+        ("Created by", _user(one["owner"])),
         ("Made from", f"snapshot {_plain(one['origin'])}" if one["origin"] else "the live tree"),
+        ("Directory", _plain(one["path"])),
+        ("Read-only", "yes" if one["read_only"] else "no"),
+        ("Changed", output.time_text(one["changed_ns"]) if one["changed"] else "never"),
     ]
+    if one["refers"] is not None:
+        facts.append(("Refers to", output.size_text(one["refers"])))
+    facts.append(("Only here", f"{output.size_text(one['only_here'])}: what deleting just this one frees"))
+    if one["description"]:
+        facts.append(("Description", _plain(one["description"])))
+    facts += [("Tag", _plain(f"{key}={value}")) for key, value in one["tags"].items()]
+    for hold in one["holds"]:
+        since = f"since {output.time_text(hold['since_ns'])} by {_user(hold['owner'])}"
+        facts.append(("Held as", _plain(f"{hold['name']}, {since}" + (f": {hold['reason']}" if hold["reason"] else ""))))
     if mountpoint:
         facts.append(("Seen at", _plain(os.path.join(mountpoint, one["path"].lstrip("/"), ".snap", one["name"]))))
     output.print_facts(facts)
@@ -107,15 +168,74 @@ def _rename(arguments: argparse.Namespace) -> int:
 
 def _delete(arguments: argparse.Namespace) -> int:
     """Delete all that can be; each that cannot gets its line."""
-    code = OK
+    with session(arguments.target, write=not arguments.dry_run) as volume:
+        found = volume.call("snapshot.delete", names=arguments.names, dry_run=arguments.dry_run)
+    if arguments.json:
+        output.print_json({"dry_run": arguments.dry_run, **found})
+    elif arguments.dry_run and found["names"]:
+        count = len(found["names"])
+        what = f"snapshot '{_plain(found['names'][0])}'" if count == 1 else f"{count} snapshots"
+        print(f"deleting {what} would free {output.size_text(found['frees'])} ({found['frees']} bytes)")
+    for refused in found["refused"]:
+        report(refused["reason"])
+    return ERROR if found["refused"] else OK
+
+
+def _set(arguments: argparse.Namespace) -> int:
+    if arguments.read_only is None and arguments.description is None and not arguments.tag and not arguments.untag:
+        raise UsageError("nothing to set: give --read-only, --writable, --description, --tag or --untag")
     with session(arguments.target, write=True) as volume:
-        for name in arguments.names:
-            try:
-                volume.call("snapshot.delete", name=name)
-            except SnapfsError as exc:
-                report(str(exc))
-                code = ERROR
-    return code
+        volume.call(
+            "snapshot.set",
+            name=arguments.name,
+            read_only=arguments.read_only,
+            description=arguments.description,
+            tags=dict(arguments.tag),
+            untag=arguments.untag,
+        )
+    return OK
+
+
+def _hold(arguments: argparse.Namespace) -> int:
+    with session(arguments.target, write=True) as volume:
+        volume.call("snapshot.hold", name=arguments.name, hold=arguments.hold, reason=arguments.reason)
+    return OK
+
+
+def _release(arguments: argparse.Namespace) -> int:
+    with session(arguments.target, write=True) as volume:
+        volume.call("snapshot.release", name=arguments.name, hold=arguments.hold)
+    return OK
+
+
+def _tag(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a tag: give KEY=VALUE")
+    return key, value
+
+
+def _wanted_tag(text: str) -> tuple[str, str | None]:
+    key, equals, value = text.partition("=")
+    if not key:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a tag: give KEY or KEY=VALUE")
+    return key, value if equals else None
+
+
+def _is_wanted(one: dict[str, Any], arguments: argparse.Namespace) -> bool:
+    """Whether a listing shall show a snapshot."""
+    tags = one["tags"]
+    return (
+        (arguments.name is None or fnmatch.fnmatchcase(one["name"], arguments.name))
+        and all(key in tags and value in (None, tags[key]) for key, value in arguments.tag)
+        and (not arguments.held or bool(one["holds"]))
+    )
+
+
+def _state(one: dict[str, Any]) -> list[str]:
+    """What is special about a snapshot, in a word each."""
+    words = {"held": one["holds"], "read-only": one["read_only"], "changed": one["changed"], "undo": one["undo"]}
+    return [word for word, holds in words.items() if holds] + ([f"of {_plain(one['origin'])}"] if one["origin"] else [])
 
 
 def _in_volume(path: str, volume: Session) -> str:
@@ -131,11 +251,29 @@ def _document(one: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": one["name"],
         "created": output.time_json(one["created_ns"]),
-        "changed": output.time_json(one["changed_ns"]) if one["changed_ns"] else None,
+        "changed": one["changed"],
+        "changed_at": output.time_json(one["changed_ns"]) if one["changed"] else None,
         "directory": one["path"],
         "owner": one["owner"],
+        "owner_name": _user(one["owner"]),
         "origin": one["origin"],
+        "undo": one["undo"],
+        "read_only": one["read_only"],
+        "description": one["description"],
+        "tags": one["tags"],
+        "holds": [
+            {
+                "name": hold["name"],
+                "reason": hold["reason"],
+                "since": output.time_json(hold["since_ns"]),
+                "owner": hold["owner"],
+                "owner_name": _user(hold["owner"]),
+            }
+            for hold in one["holds"]
+        ],
         "id": one["id"],
+        "refers": one["refers"],
+        "only_here": one["only_here"],
     }
 
 

@@ -9,17 +9,19 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from snapfs import ids, snapshots
+from snapfs.control import figures
 from snapfs.control.caller import Alone, Caller
 from snapfs.control.protocol import Request, Result
 from snapfs.control.scrubbing import scrub
 from snapfs.errors import NotDirectory, NotFound, SnapfsError, UsageError
 from snapfs.filesystem import Filesystem
-from snapfs.snapshots import Instance, Permit, RestoreResult
+from snapfs.snapshots import Facts, Hold, Instance, Permit, RestoreResult, SetDeletion
+from snapfs.store.facts import DEFAULT_HOLD
 
 
 class Engine(Protocol):
@@ -32,15 +34,28 @@ class Engine(Protocol):
         """Make everything durable that was changed before. Raises ``DeviceError``, ``ReadOnly``."""
 
     async def create_snapshot(
-        self, name: str, *, origin: int = 0, directory: int = ids.ROOT_INO, owner: int = 0, permit: Permit = snapshots.anyone
+        self,
+        name: str,
+        *,
+        origin: int = 0,
+        directory: int = ids.ROOT_INO,
+        owner: int = 0,
+        permit: Permit = snapshots.anyone,
+        facts: Facts = snapshots.NO_FACTS,
     ) -> Instance:
         """See ``snapshots.create``."""
 
-    async def delete_snapshot(self, name: str, *, permit: Permit = snapshots.anyone) -> Any:
-        """See ``snapshots.delete``."""
+    async def settle(self) -> None:
+        """Have all that users have written until now on the volume, if it can be written."""
+
+    async def delete_snapshots(self, names: Sequence[str], *, permit: Permit = snapshots.anyone) -> SetDeletion:
+        """See ``snapshots.delete_set``."""
 
     async def rename_snapshot(self, name: str, new_name: str, *, permit: Permit = snapshots.anyone) -> Any:
         """See ``snapshots.rename``."""
+
+    async def change_facts(self, name: str, change: Callable[[Facts], Facts], *, permit: Permit = snapshots.anyone) -> Instance:
+        """See ``snapshots.change_facts``."""
 
     async def restore(self, name: str, owner: int = 0, permit: Permit = snapshots.anyone) -> RestoreResult:
         """See ``snapshots.restore``."""
@@ -75,11 +90,18 @@ class Handlers:
         self._commands = {
             "hello": ({}, self.hello),
             "info": ({}, self.info),
-            "snapshot.create": ({"name": str, "path": str}, self.snapshot_create),
+            "snapshot.create": (
+                {"name": str, "path": str, "origin": str, "read_only": bool, "description": str, "tags": dict},
+                self.snapshot_create,
+            ),
             "snapshot.list": ({}, self.snapshot_list),
             "snapshot.show": ({"name": str}, self.snapshot_show),
             "snapshot.rename": ({"name": str, "new_name": str}, self.snapshot_rename),
-            "snapshot.delete": ({"name": str}, self.snapshot_delete),
+            "snapshot.delete": ({"names": list, "dry_run": bool}, self.snapshot_delete),
+            "snapshot.set": ({"name": str, "read_only": bool, "description": str, "tags": dict, "untag": list}, self.snapshot_set),
+            "snapshot.hold": ({"name": str, "hold": str, "reason": str}, self.snapshot_hold),
+            "snapshot.release": ({"name": str, "hold": str}, self.snapshot_release),
+            "df": ({"names": list}, self.df),
             "restore": ({"name": str}, self.restore),
         }
         # Those that tell their caller how it goes; they end when nobody listens.
@@ -132,22 +154,64 @@ class Handlers:
             "counters": volume.statistics(),
         }
 
-    async def snapshot_create(self, uid: int, name: str | None, path: str | None) -> Result:
-        """Make a snapshot of the whole volume, or of the directory at ``path``."""
-        directory = ids.ROOT_INO if path is None else await self.engine.call(directory_at, self.fs, path)
+    async def snapshot_create(
+        self,
+        uid: int,
+        name: str | None,
+        path: str | None,
+        origin: str | None,
+        read_only: bool | None,
+        description: str | None,
+        tags: dict[str, object] | None,
+    ) -> Result:
+        """Make a snapshot of the whole volume or of the directory at ``path``: as it is, or as the snapshot ``origin`` shows it."""
+        facts = snapshots.NO_FACTS.changed(read_only=read_only, description=description, tags=_texts(tags))
+        view_id = ids.BASE_VIEW if origin is None else (await self.engine.call(snapshots.get, self.fs, origin)).id
+        directory = ids.ROOT_INO if path is None else await self.engine.call(directory_at, self.fs, path, view_id)
         chosen = snapshots.default_name(time.time_ns()) if name is None else name
-        instance = await self.engine.create_snapshot(chosen, directory=directory, owner=uid, permit=self._permit(uid))
-        return self.describe(instance, [])
+        instance = await self.engine.create_snapshot(
+            chosen, origin=view_id, directory=directory, owner=uid, permit=self._permit(uid), facts=facts
+        )
+        return self._with_figures([instance])[0]
 
     async def snapshot_list(self, _uid: int) -> Result:
         """All snapshots, oldest first."""
-        instances = await self.engine.call(snapshots.all, self.fs)
-        return {"snapshots": [self.describe(instance, instances) for instance in instances]}
+        return {"snapshots": self._with_figures(await self.engine.call(snapshots.all, self.fs))}
 
     async def snapshot_show(self, _uid: int, name: str | None) -> Result:
         """One snapshot."""
-        instance = await self.engine.call(snapshots.get, self.fs, _needed("name", name))
-        return self.describe(instance, await self.engine.call(snapshots.all, self.fs))
+        return self._with_figures([await self.engine.call(snapshots.get, self.fs, _needed("name", name))])[0]
+
+    async def snapshot_set(
+        self,
+        uid: int,
+        name: str | None,
+        read_only: bool | None,
+        description: str | None,
+        tags: dict[str, object] | None,
+        untag: list[object] | None,
+    ) -> Result:
+        """Make a snapshot read-only or writable, describe it, tag it."""
+        given, gone = _texts(tags), [key for key in untag or () if isinstance(key, str)]
+
+        def change(facts: Facts) -> Facts:
+            return facts.changed(read_only=read_only, description=description, tags=given, untag=gone)
+
+        return self.describe(await self.engine.change_facts(_needed("name", name), change, permit=self._permit(uid)))
+
+    async def snapshot_hold(self, uid: int, name: str | None, hold: str | None, reason: str | None) -> Result:
+        """Let nobody delete a snapshot."""
+        held = Hold(DEFAULT_HOLD if hold is None else hold, reason or "", time.time_ns(), uid)
+        return self.describe(
+            await self.engine.change_facts(_needed("name", name), lambda facts: facts.hold(held), permit=self._permit(uid))
+        )
+
+    async def snapshot_release(self, uid: int, name: str | None, hold: str | None) -> Result:
+        """End a hold."""
+        chosen = DEFAULT_HOLD if hold is None else hold
+        return self.describe(
+            await self.engine.change_facts(_needed("name", name), lambda facts: facts.release(chosen), permit=self._permit(uid))
+        )
 
     async def snapshot_rename(self, uid: int, name: str | None, new_name: str | None) -> Result:
         """Give a snapshot another name."""
@@ -155,15 +219,44 @@ class Handlers:
         await self.engine.rename_snapshot(_needed("name", name), wanted, permit=self._permit(uid))
         return await self.snapshot_show(uid, wanted)
 
-    async def snapshot_delete(self, uid: int, name: str | None) -> Result:
-        """Delete a snapshot. Its space comes back behind."""
-        await self.engine.delete_snapshot(_needed("name", name), permit=self._permit(uid))
-        return {"name": name}
+    async def snapshot_delete(self, uid: int, names: list[object] | None, dry_run: bool | None) -> Result:
+        """Delete snapshots, all that can be; or say what that would free. Their space comes back behind."""
+        chosen = _names(names)
+        if not chosen:
+            raise UsageError("argument 'names' is missing")
+        if dry_run:
+            await self._settle()
+            deletion = await self.engine.call(snapshots.plan_set, self.fs, chosen, permit=self._permit(uid))
+        else:
+            deletion = await self.engine.delete_snapshots(chosen, permit=self._permit(uid))
+        return figures.of_deletion(self.fs, deletion)
+
+    async def df(self, _uid: int, names: list[object] | None) -> Result:
+        """Where the space of the volume is, what each snapshot has of it, and what deleting those of ``names`` would free."""
+        chosen = _names(names)
+        await self._settle()
+        found = [await self.engine.call(snapshots.get, self.fs, name) for name in chosen]
+        shown = found or await self.engine.call(snapshots.all, self.fs)
+        # All of one moment: nothing else runs from here on.
+        rows = zip(shown, figures.of_snapshots(self.fs, shown), strict=True)
+        return {
+            "volume": figures.of_volume(self.fs),
+            "snapshots": [{"name": one.name, "id": one.id, "path": one.path, **row} for one, row in rows],
+            "frees": snapshots.frees(self.fs, found) * self.fs.volume.geometry.block_size if found else None,
+        }
+
+    async def _settle(self) -> None:
+        with contextlib.suppress(SnapfsError):  # of a volume that cannot be written, the figures are those of what there is
+            await self.engine.settle()
+
+    def _with_figures(self, instances: list[Instance]) -> list[Result]:
+        rows = zip(instances, figures.of_snapshots(self.fs, instances), strict=True)
+        return [{**self.describe(one), **row} for one, row in rows]
 
     async def restore(self, uid: int, name: str | None) -> Result:
         """Go back to a snapshot."""
         result = await self.engine.restore(_needed("name", name), owner=uid, permit=self._permit(uid))
-        undo = self.describe(result.undo, []) if result.undo else None
+        undo = self.describe(result.undo) if result.undo else None
         return {"name": name, "changed": result.changed, "undo": undo}
 
     async def scrub(self, _uid: int, caller: Caller, rate: int | None) -> Result:
@@ -177,38 +270,59 @@ class Handlers:
     def _permit(self, uid: int) -> Permit:
         return snapshots.owner_or_root(uid, self.shown_owner)
 
-    @staticmethod
-    def describe(instance: Instance, others: list[Instance]) -> Result:
+    def describe(self, instance: Instance) -> Result:
         """An instance as commands report it; ``origin`` is the name of the snapshot that it was made from."""
-        origin = next((other.name for other in others if other.id == instance.origin), None) if instance.origin else None
+        origin = self.fs.volume.instances.table.get(instance.origin)
+        view, facts = self.fs.views.get(instance.id), instance.facts
+        changing = view is not None and view.is_dirty
         return {
             "name": instance.name,
             "id": instance.id,
             "created_ns": instance.created_ns,
-            "changed_ns": instance.changed_ns,
+            "changed": instance.changed or changing,
+            "changed_ns": self.fs.now() if changing else instance.changed_ns,
             "owner": instance.owner,
             "path": instance.path,
-            "origin": origin,
+            "origin": origin and origin.name,
             "epoch": instance.epoch,
+            "undo": instance.undo,
+            "read_only": facts.read_only,
+            "description": facts.description,
+            "tags": dict(facts.tags),
+            "holds": [{"name": one.name, "reason": one.reason, "since_ns": one.since_ns, "owner": one.owner} for one in facts.holds],
         }
 
 
-def directory_at(fs: Filesystem, path: str) -> int:
-    """The inode number of a directory of the base, from its path in the volume. Raises ``NotFound``, ``NotDirectory``."""
-    number = ids.ROOT_INO
+def directory_at(fs: Filesystem, path: str, view_id: int = ids.BASE_VIEW) -> int:
+    """The inode number of a directory of a view, from its path in the volume. Raises ``NotFound``, ``NotDirectory``."""
+    view, number = fs.view(view_id), ids.ROOT_INO
     for name in os.fsencode(path).split(b"/"):
         if name in (b"", b"."):
             continue
         if name == b"..":
             raise UsageError(f"{path}: '..' has no place in a path of the volume")
         try:
-            inode = fs.lookup(fs.base, number, name)
+            inode = fs.lookup(view, number, name)
         except NotFound:
             raise NotFound(f"{path}: no such directory in the volume") from None
         number = inode.ino
         if inode.mode & 0o170000 != 0o040000:
             raise NotDirectory(f"{path}: not a directory")
     return number
+
+
+def _names(values: list[object] | None) -> list[str]:
+    found = [name for name in values or () if isinstance(name, str)]
+    if len(found) != len(values or ()):
+        raise UsageError("names: each is text")
+    return found
+
+
+def _texts(values: dict[str, object] | None) -> dict[str, str]:
+    found = {key: value for key, value in (values or {}).items() if isinstance(value, str)}
+    if len(found) != len(values or {}):
+        raise UsageError("tags: the value of each is text")
+    return found
 
 
 def _needed(argument: str, value: str | None) -> str:

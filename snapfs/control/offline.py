@@ -6,7 +6,7 @@ It has the daemon's interface, so that the same handlers serve both. Its corouti
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
 from snapfs import ids, snapshots
@@ -14,7 +14,7 @@ from snapfs.check.opening import open_damaged
 from snapfs.control.handlers import Handlers
 from snapfs.device import open_device
 from snapfs.filesystem import Filesystem
-from snapfs.snapshots import Instance, Permit, RestoreResult
+from snapfs.snapshots import Facts, Instance, Permit, RestoreResult, SetDeletion
 from snapfs.store.driver import commit, drive
 from snapfs.store.volume import Volume
 
@@ -35,22 +35,37 @@ class OfflineEngine:
         """Every change is durable already."""
 
     async def create_snapshot(
-        self, name: str, *, origin: int = 0, directory: int = ids.ROOT_INO, owner: int = 0, permit: Permit = snapshots.anyone
+        self,
+        name: str,
+        *,
+        origin: int = 0,
+        directory: int = ids.ROOT_INO,
+        owner: int = 0,
+        permit: Permit = snapshots.anyone,
+        facts: Facts = snapshots.NO_FACTS,
     ) -> Instance:
         """Make a snapshot."""
-        return self._durable(snapshots.create, name, origin=origin, directory=directory, owner=owner, permit=permit)
+        return self._durable(snapshots.create, name, origin=origin, directory=directory, owner=owner, permit=permit, facts=facts)
 
-    async def delete_snapshot(self, name: str, *, permit: Permit = snapshots.anyone) -> Instance:
-        """Delete a snapshot and take its space back at once: there is no daemon that could do it later."""
-        instance = self._durable(snapshots.delete, name, permit=permit)
-        while drive(self.fs.volume, self.fs.work):
-            pass
-        commit(self.fs.volume)
-        return instance
+    async def settle(self) -> None:
+        """Every write is durable already."""
+
+    async def delete_snapshots(self, names: Sequence[str], *, permit: Permit = snapshots.anyone) -> SetDeletion:
+        """Delete snapshots and take their space back at once: there is no daemon that could do it later."""
+        deletion = self._durable(snapshots.delete_set, names, permit=permit)
+        if deletion.deleted:
+            while drive(self.fs.volume, self.fs.work):
+                pass
+            commit(self.fs.volume)
+        return deletion
 
     async def rename_snapshot(self, name: str, new_name: str, *, permit: Permit = snapshots.anyone) -> Instance:
         """Rename a snapshot."""
         return self._durable(snapshots.rename, name, new_name, permit=permit)
+
+    async def change_facts(self, name: str, change: Callable[[Facts], Facts], *, permit: Permit = snapshots.anyone) -> Instance:
+        """Say something else about a snapshot."""
+        return self._durable(snapshots.change_facts, name, change, permit=permit)
 
     async def restore(self, name: str, owner: int = 0, permit: Permit = snapshots.anyone) -> RestoreResult:
         """Go back to a snapshot."""

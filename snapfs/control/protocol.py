@@ -21,8 +21,8 @@ from snapfs.errors import SnapfsError
 
 VERSION: Final = 1
 
-#: Longest request and longest answer, in bytes with the newline. 16,000 snapshots listed take about 5 MiB.
-REQUEST_LIMIT: Final = 64 << 10
+#: Longest request and longest answer, in bytes with the newline: 16,000 snapshots named, and listed, which takes about 8 MiB.
+REQUEST_LIMIT: Final = 1 << 20
 ANSWER_LIMIT: Final = 32 << 20
 
 #: What a handler returns and a client gets: a JSON object.

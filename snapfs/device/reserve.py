@@ -1,7 +1,7 @@
 """Space on the host that is kept for commits: below a sparse image the host may fill up, and a commit must not be what it fails first.
 
-It is allocated behind the end of the image, where it changes neither its size nor its bytes, and given back to the host for the moment in which
-a commit finds no space. So what users delete on a full host is deleted durably, and its space can be written again.
+It is allocated behind the end of the image, where it changes neither its size nor its bytes, and given back to the host for the moment in
+which a commit finds no space. So what users delete on a full host is deleted durably, and its space can be written again.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from snapfs.blocks.checksum import crc32c
 from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, EPOCH_MASK, WRITES_MAX, WRITES_SHIFT
 from snapfs.errors import CorruptBlock, CorruptData, DeviceError, DeviceFull, FileTooBig, NotCached
-from snapfs.ids import FILE_SIZE_MAX
+from snapfs.ids import FILE_SIZE_MAX, SYMLINK_MAX
 
 if TYPE_CHECKING:
     from array import array
@@ -109,6 +109,16 @@ def plan_read(inode: Inode, offset: int, size: int) -> ReadPlan:
     if any(start + length > end for start, length in runs):
         raise CorruptBlock(f"inode {inode.ino}: a pointer names a block outside the volume")
     return ReadPlan(runs, pieces, offset - first * block_size, size, block_size, first * block_size)
+
+
+def target(inode: Inode) -> bytes:
+    """The target of a symbolic link. Raises ``NotCached``, ``CorruptBlock``."""
+    if not inode.data.blocks:
+        return inode.inline
+    block = inode.map.node(0, 0)
+    if block is None or inode.size > min(len(block), SYMLINK_MAX):
+        raise CorruptBlock(f"inode {inode.ino}: the target is missing")
+    return bytes(block[: inode.size])
 
 
 def write(inode: Inode, offset: int, data: bytes, *, urgency: int = 0) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from snapfs.blocks.inode import FLAG_HEIR, INODE_BYTES
-from snapfs.errors import CommitNeeded, CorruptBlock, InvalidArgument, IsDirectory, NoSpace, NoSuchSnapshot, NotPermitted
+from snapfs.errors import CommitNeeded, InvalidArgument, IsDirectory, NoSpace, NoSuchSnapshot, NotPermitted
 from snapfs.filesystem import acl, attributes, data, names
 from snapfs.filesystem.coverage import Coverage
 from snapfs.filesystem.data import ReadPlan
@@ -21,7 +21,7 @@ from snapfs.filesystem.inode import Inode
 from snapfs.filesystem.names import Entry
 from snapfs.filesystem.orphans import Orphans
 from snapfs.filesystem.view import InodeCache, View
-from snapfs.ids import BASE_VIEW, SYMLINK_MAX
+from snapfs.ids import BASE_VIEW
 from snapfs.store.deletion import Deletion
 from snapfs.store.tree import BlockMap
 
@@ -312,12 +312,7 @@ class Filesystem:
         inode = view.inode(ino)
         if not stat.S_ISLNK(inode.mode):
             raise InvalidArgument("it is not a symbolic link")
-        if not inode.data.blocks:
-            return inode.inline
-        block = inode.map.node(0, 0)
-        if block is None or inode.size > min(len(block), SYMLINK_MAX):
-            raise CorruptBlock(f"inode {ino}: the target is missing")
-        return bytes(block[: inode.size])
+        return data.target(inode)
 
     def touch_atime(self, view: View, ino: int) -> None:
         """Renew an access time as relatime does; in snapshots times stand still."""

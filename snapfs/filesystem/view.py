@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from xxhash import xxh3_64_intdigest
 
 from snapfs.blocks.inode import INODE_BYTES
-from snapfs.errors import NoSpace, StaleInode
+from snapfs.errors import NoSpace, ReadOnly, StaleInode
 from snapfs.filesystem.inode import EMPTY_SLOT, Inode, content_blocks
 from snapfs.filesystem.number_set import NumberSet
 from snapfs.ids import BASE_VIEW, FIRST_INO, INO_LIMIT, ROOT_INO
@@ -81,7 +81,6 @@ class View:
         self._refresh = refresh
         self.instance = instance
         self.id = instance.id if instance else BASE_VIEW
-        self.writable = True
         self.owner: Owner = ViewOwner(volume, self.id) if instance else BaseOwner(volume)
         self.chain: tuple[int, ...] = instance.chain if instance else ()
         #: In a view of a directory: the one child, and its name, that each directory above it shows.
@@ -111,6 +110,17 @@ class View:
     def root(self) -> ViewRoot:
         """Where the view begins; its table must be clean."""
         return ViewRoot(*self.table.root_words, self.table.depth, self.table.blocks, self.inodes, self.next_ino, self.content)
+
+    @property
+    def writable(self) -> bool:
+        """May users change what it shows?"""
+        return self.instance is None or not self.instance.facts.read_only
+
+    def check_writable(self) -> None:
+        """Raises ``ReadOnly`` unless users may change what it shows."""
+        self.volume.check_writable()
+        if not self.writable:
+            raise ReadOnly("the snapshot is read-only: 'snapfs snapshot set ... --writable' lets it be changed")
 
     def name_hash(self, name: bytes) -> int:
         """Where a name stands in its directory."""

@@ -17,12 +17,10 @@ import pyfuse3
 
 from snapfs.errors import NoAttribute
 from snapfs.filesystem import Changes, View, acl
+from snapfs.fuse import facts
 from snapfs.fuse.requests import handler
 from snapfs.fuse.snapdir import SnapdirRequests
 from snapfs.ids import NAME_MAX
-
-#: When the snapshot was made, in CephFS's form: what Samba's ceph_snapshots asks for.
-SNAP_BTIME: Final = b"ceph.snap.btime"
 
 #: Names that only root may know of, as in every filesystem of the kernel's.
 _TRUSTED: Final = b"trusted."
@@ -94,14 +92,17 @@ class AttributeRequests(SnapdirRequests):
         self._with_xattrs()
         if self.numbers.is_snapdir(inode):
             raise NoAttribute("a directory without attributes")
-        if name == SNAP_BTIME:
-            return await self.at(self._snap_btime, inode)
+        if facts.is_answered(name):
+            return await self.at(self._fact, inode, name)
         return await self.at(self.fs.xattr_get, inode, name)
 
-    def _snap_btime(self, view: View, ino: int) -> bytes:
+    def _fact(self, view: View, ino: int, name: bytes) -> bytes:
         if view.instance is None or not stat.S_ISDIR(self.fs.inode(view, ino).mode):
             raise NoAttribute("not a directory in a snapshot")
-        return b"%d.%09d" % divmod(view.instance.created_ns, 1_000_000_000)
+        value = facts.answer(view.instance, name)
+        if value is None:
+            raise NoAttribute("nothing is said about that")
+        return value
 
     @handler
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
@@ -116,6 +117,7 @@ class AttributeRequests(SnapdirRequests):
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
         """Set one. pyfuse3 has looked whether it must or must not exist."""
         self._with_xattrs()
+        facts.check_settable(name)
         groups = None if ctx.uid == 0 or name != acl.ACCESS else _groups(ctx)
         await self.change_at(self.fs.xattr_set, inode, name, value, groups=groups)
 

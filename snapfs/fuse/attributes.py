@@ -28,6 +28,7 @@ class Attributes:
         self._gid = options.gid
         self._permissions = None if options.umask is None else 0o777 & ~options.umask
         self._block_size = block_size
+        self._replaced: dict[int, int] = {}
         self._missing = pyfuse3.EntryAttributes()
         self._missing.entry_timeout = VALID
 
@@ -35,7 +36,7 @@ class Attributes:
         """An inode's attributes; ``valid`` is how long the name under which it was found may be believed."""
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = node
-        entry.generation = inode.generation
+        entry.generation = inode.generation + self._replaced.get(node, 0) & 0xFFFF_FFFF
         entry.entry_timeout = valid
         entry.attr_timeout = VALID
         mode, entry.st_uid, entry.st_gid = self.permissions(inode)
@@ -49,6 +50,10 @@ class Attributes:
         entry.st_mtime_ns = inode.mtime
         entry.st_ctime_ns = inode.ctime
         return entry
+
+    def replace(self, node: int) -> None:
+        """What the kernel believes of an inode, its size above all, is wrong: let it take the inode for another when it looks again."""
+        self._replaced[node] = self._replaced.get(node, 0) + 1
 
     def permissions(self, inode: Inode) -> tuple[int, int, int]:
         """What the kernel goes by: permission bits, owner, group."""

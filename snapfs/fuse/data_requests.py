@@ -86,10 +86,21 @@ class DataRequests(SnapdirRequests):
             if self.options.writeback or not done:
                 raise
             return done
+        except ReadOnly:
+            if not self.fs.volume.read_only:  # the snapshot has become read-only while the file was open
+                await self._refused(fh & ~WRITER_BIT, off + len(buf))
+            raise
 
     async def _write(self, node: int, off: int, buf: bytes) -> int:
         # With its writeback cache the kernel stamped the file when it was written, says so by setattr, and may have done that already.
         return await self.change_at(self.fs.write, node, off, buf, stamp=not self.options.writeback)
+
+    async def _refused(self, node: int, end: int) -> None:
+        """With its writeback cache the kernel may have taken the write, and shown it, already."""
+        inode = await self.at(self.fs.inode, node)
+        if end > inode.size:
+            self.attributes.replace(node)  # it would keep the size that it has
+        self.kernel.refused(node)
 
     async def _write_what_fits(self, node: int, off: int, buf: bytes) -> int:
         """Write ever smaller pieces until not one more block fits; how many bytes did."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, ParamSpec, Protocol, TypeVar
@@ -22,7 +22,7 @@ from snapfs.filesystem import Filesystem
 from snapfs.fuse.commits import Commits, fetch
 from snapfs.fuse.gate import Gate
 from snapfs.ids import BASE_VIEW, ROOT_INO
-from snapfs.snapshots import Instance, Permit, RestoreResult
+from snapfs.snapshots import Facts, Instance, Permit, RestoreResult, SetDeletion
 
 log = logging.getLogger("snapfs.fuse")
 
@@ -71,6 +71,27 @@ class NoKernel:
         """Nobody remembers anything."""
 
 
+class Room(Protocol):
+    """Who finds space when there is none left (``autodelete.AutoDelete``)."""
+
+    def soon(self) -> None:
+        """The background has done all that it had to do: there may be too little space."""
+
+    async def make(self) -> bool:
+        """A change found no space. Whether there may be more when it is tried again."""
+
+
+class NoRoom:
+    """Nobody does."""
+
+    def soon(self) -> None:
+        """That is how it stays."""
+
+    async def make(self) -> bool:
+        """There will not be."""
+        return False
+
+
 @dataclass
 class _Attempts:
     """What was tried already to get one core call through."""
@@ -88,6 +109,9 @@ class Edge:
         self.fs = fs
         self.volume = fs.volume
         self.kernel: Kernel = NoKernel()
+        self.room: Room = NoRoom()
+        #: The snapshot that somebody is restoring or making a snapshot of (0: none): no time to delete it for its space.
+        self.spared = BASE_VIEW
         self.gate = Gate()
         #: Requests of the kernel by name, for ``snapfs info``.
         self.requests: Counter[str] = Counter()
@@ -122,6 +146,14 @@ class Edge:
 
     async def change(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """The same for one that changes something: waits while a snapshot is being made, or while too much waits for a commit."""
+        while True:
+            try:
+                return await self._change(function, *args, **kwargs)
+            except NoSpace:
+                if not await self.room.make():  # anything may happen meanwhile
+                    raise
+
+    async def _change(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         attempts = None
         try:
             while True:
@@ -173,16 +205,26 @@ class Edge:
     # --- snapshots ---
 
     async def create_snapshot(
-        self, name: str, *, origin: int = BASE_VIEW, directory: int = ROOT_INO, owner: int = 0, permit: Permit = snapshots.anyone
+        self,
+        name: str,
+        *,
+        origin: int = BASE_VIEW,
+        directory: int = ROOT_INO,
+        owner: int = 0,
+        permit: Permit = snapshots.anyone,
+        facts: Facts = snapshots.NO_FACTS,
     ) -> Instance:
         """Make a snapshot that has everything whose write returned before this call; durable when it returns."""
         snapshots.check_name(name)
         async with self._snapshots_alone():
+            self.spared = origin
             # Users write on during both; what they write may or may not be in the snapshot. The first gets what the kernel holds of
             # what they have written; the second leaves little for the stretch in which nobody is served.
             await self.kernel.flush({origin})
             await self.commits.commit()
-            instance = await self.change(snapshots.create, self.fs, name, origin=origin, directory=directory, owner=owner, permit=permit)
+            instance = await self.change(
+                snapshots.create, self.fs, name, origin=origin, directory=directory, owner=owner, permit=permit, facts=facts
+            )
             try:
                 # The snapshot is the state that is sealed: one synchronous stretch, which is the pause in writing.
                 await self.commits.commit()
@@ -194,14 +236,30 @@ class Edge:
 
     async def delete_snapshot(self, name: str, *, asked_by: int | None = None, permit: Permit = snapshots.anyone) -> Instance:
         """Delete a snapshot; its space comes back in the background. ``asked_by``: the ``.snap`` in which it was done, if in one."""
+        deletion = await self.delete_snapshots([name], asked_by=asked_by, permit=permit)
+        for refusal in deletion.refused.values():
+            raise refusal
+        return deletion.deleted[0]
+
+    async def delete_snapshots(
+        self, names: Sequence[str], *, asked_by: int | None = None, permit: Permit = snapshots.anyone
+    ) -> SetDeletion:
+        """Delete several with one commit, all that can be."""
         async with self._snapshots_alone():
-            instance = await self.change(snapshots.delete, self.fs, name, permit=permit)
-            failure = await self._failure()
+            deletion = await self.change(snapshots.delete_set, self.fs, names, permit=permit)
+            failure = await self._failure() if deletion.deleted else None
         self.work_soon()
-        await self.kernel.view_ended(instance.id, asked_by=asked_by)
+        for instance in deletion.deleted:
+            await self.kernel.view_ended(instance.id, asked_by=asked_by)
         if failure is not None:
             raise failure
-        return instance
+        return deletion
+
+    async def settle(self) -> None:
+        """Have all that users have written until now on the volume, as before a snapshot, if it can be written at all."""
+        if not self.volume.read_only:
+            await self.kernel.flush()
+            await self.commits.commit()
 
     async def rename_snapshot(
         self, name: str, new_name: str, *, asked_by: int | None = None, permit: Permit = snapshots.anyone
@@ -215,10 +273,24 @@ class Edge:
             raise failure
         return instance
 
+    async def change_facts(self, name: str, change: Callable[[Facts], Facts], *, permit: Permit = snapshots.anyone) -> Instance:
+        """Say something else about a snapshot. One that becomes read-only has all that was written into it before this call."""
+        async with self._snapshots_alone():
+            instance = await self.call(snapshots.get, self.fs, name)
+            permit(await self.call(snapshots.covered, self.fs, instance))  # before anybody is made to wait for the kernel
+            if snapshots.facts_after(instance, change).read_only and not instance.facts.read_only:
+                await self.kernel.flush({instance.id})
+            instance = await self.change(snapshots.change_facts, self.fs, name, change, permit=permit)
+            failure = await self._failure()
+        if failure is not None:
+            raise failure
+        return instance
+
     async def restore(self, name: str, owner: int = 0, permit: Permit = snapshots.anyone) -> RestoreResult:
         """Go back to a snapshot while the volume is in use. The state from before has all that was written before this call."""
         async with self._snapshots_alone():
             instance = await self.call(snapshots.get, self.fs, name)
+            self.spared = instance.id
             permit(await self.call(snapshots.covered, self.fs, instance))  # before anybody is made to wait for the kernel
             await self.kernel.flush({BASE_VIEW, instance.id})  # or what the kernel holds would be written over the restored state later
             await self.commits.commit()
@@ -248,7 +320,10 @@ class Edge:
         if self._snapshot_lock.statistics().tasks_waiting >= WAITING_LIMIT:
             raise SnapshotBusy(f"{WAITING_LIMIT} snapshot operations are waiting already: try again later")
         async with self._snapshot_lock:
-            yield
+            try:
+                yield
+            finally:
+                self.spared = BASE_VIEW
 
     # --- in the background ---
 
@@ -287,6 +362,7 @@ class Edge:
                 log.exception("background work: internal error")
             if not self._work_wanted.is_set():
                 self._work_done.set()
+                self.room.soon()
 
     async def _step(self) -> bool:
         """One step of background work, and a pause that leaves half of the time to users who have something to do."""

@@ -40,6 +40,8 @@ ERRNO: Final[dict[type[BaseException], int]] = {
     errors.BadName: errno.EINVAL,
     errors.TooManySnapshots: errno.EMLINK,
     errors.SnapshotBusy: errno.EBUSY,
+    errors.SnapshotHeld: errno.EBUSY,
+    errors.NoSuchFact: errno.ENOENT,
     errors.UsageError: errno.EINVAL,
     errors.DeviceFull: errno.ENOSPC,
     errors.DeviceError: errno.EIO,

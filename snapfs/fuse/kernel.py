@@ -60,6 +60,7 @@ class MountedKernel:
         self._alias = b".snapfs-%s-" % os.urandom(12).hex().encode()
         self._flusher = Flusher()  # the process that may use them
         self._flushing = trio.Lock()
+        self._refused: set[int] = set()
         self._jobs, self._todo = trio.open_memory_channel[Callable[[], None]](float("inf"))
 
     def mounted(self) -> None:
@@ -148,6 +149,20 @@ class MountedKernel:
         # Two requests that rename each in its own ``.snap`` could wait for each other here: the limit ends that.
         with trio.move_on_after(float("inf") if asked_by is None else RENAME_SECONDS):
             await done.wait()
+
+    def refused(self, node: int) -> None:
+        """A write was refused that the kernel may have taken and shown already: it must not go on showing it."""
+        if node in self._refused:
+            return
+        self._refused.add(node)
+        names = self._known.names(node)
+
+        def job() -> None:
+            self._refused.discard(node)  # what is refused from now on needs another job
+            _forget_names(names)
+            _forget_inodes([node], attributes_only=False)
+
+        self._jobs.send_nowait(job)
 
     async def restored(self, result: RestoreResult) -> None:
         """See ``edge.Kernel``.

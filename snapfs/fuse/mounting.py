@@ -22,6 +22,7 @@ from snapfs import snapshots
 from snapfs.errors import SnapfsError
 from snapfs.filesystem import Filesystem
 from snapfs.fuse import polling
+from snapfs.fuse.autodelete import AutoDelete
 from snapfs.fuse.edge import Edge, NoKernel
 from snapfs.fuse.kernel import MountedKernel
 from snapfs.fuse.known import Known
@@ -57,6 +58,10 @@ async def serve(fs: Filesystem, mountpoint: str, options: MountOptions, ready: C
     fs.now = kernel_clock
     edge = Edge(fs, commit_seconds=options.commit)
     async with trio.open_nursery() as background:
+        if options.deletes_below is not None:
+            room = AutoDelete(edge, options.deletes_below)
+            edge.room = room
+            background.start_soon(room.run)
         background.start_soon(edge.run)
         root_view = BASE_VIEW
         if options.snapshot is not None:

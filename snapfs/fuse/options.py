@@ -14,6 +14,9 @@ from snapfs.errors import UsageError
 #: Longest time between commits that can be asked for: a day.
 COMMIT_LIMIT: Final = 86_400.0
 
+#: Percent of the volume that automatic deletion keeps available, unless told otherwise.
+AUTODELETE_BELOW: Final = 5.0
+
 #: Words that mean something to mount(8), systemd or other filesystems, and nothing here.
 _IGNORED: Final = frozenset(
     {
@@ -72,15 +75,26 @@ class MountOptions:
     umask: int | None = None
     fsname: str | None = None
     atime: bool = True
+    autodelete: str | None = None
+    autodelete_below: float | None = None
     kernel: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
+        if self.autodelete_below is not None and self.autodelete is None:
+            raise UsageError("option 'autodelete_below' says when to delete snapshots: add 'autodelete=oldest', or leave it out")
         if self.restore is not None and self.read_only:
             raise UsageError("option 'restore' changes the volume, so it cannot be combined with 'ro'")
         if self.restore is not None and self.snapshot is not None:
             raise UsageError("options 'restore' and 'snapshot' exclude each other: restore first, then mount the snapshot")
         if self.allow_other and self.allow_root:
             raise UsageError("options 'allow_other' and 'allow_root' exclude each other")
+
+    @property
+    def deletes_below(self) -> float | None:
+        """The percentage that shall stay available by deleting snapshots; None: none is deleted."""
+        if self.autodelete != "oldest" or self.read_only:
+            return None
+        return AUTODELETE_BELOW if self.autodelete_below is None else self.autodelete_below
 
 
 def parse_options(text: str) -> MountOptions:
@@ -144,6 +158,22 @@ def _switch(name: str, value: str) -> dict[str, Any]:
     return {name: value == "on"}
 
 
+def _autodelete(name: str, value: str) -> dict[str, Any]:
+    if value not in ("oldest", "none"):
+        raise UsageError(f"mount option '{name}={value}': must be 'oldest' or 'none'")
+    return {name: value}
+
+
+def _percent(name: str, value: str) -> dict[str, Any]:
+    try:
+        percent = float(value.removesuffix("%"))
+    except ValueError:
+        percent = -1.0
+    if not 0 <= percent < 100:  # NaN fails this, too
+        raise UsageError(f"mount option '{name}={value}': not a percentage, from 0 to less than 100")
+    return {name: percent}
+
+
 def _id(name: str, value: str) -> dict[str, Any]:
     # The largest number means "no id" to the kernel.
     if not (value.isascii() and value.isdecimal()) or int(value) >= 0xFFFF_FFFF:
@@ -168,4 +198,6 @@ _WITH_VALUE: Final = {
     "gid": (_id, "NUMBER"),
     "umask": (_octal, "OCTAL"),
     "fsname": (_text, "NAME"),
+    "autodelete": (_autodelete, "oldest|none"),
+    "autodelete_below": (_percent, "PERCENT"),
 }

@@ -1,27 +1,40 @@
 """Snapshots: creating, naming, finding, deleting and going back to them. The rules of who holds a block are in ``store.owners``."""
 
-from snapfs.snapshots.lifecycle import abandon, create, delete, rename
+from snapfs.snapshots.deleting import SetDeletion, delete_set, plan_set
+from snapfs.snapshots.lifecycle import abandon, change_facts, check_not_held, create, delete, facts_after, rename
 from snapfs.snapshots.naming import all, ancestry, check_name, default_name, find, get, view_inode, visible  # noqa: A004 - reads as snapshots.all
 from snapfs.snapshots.restore import RestoreResult, restore
 from snapfs.snapshots.rights import Permit, anyone, covered, owner_or_root
+from snapfs.snapshots.space import frees
+from snapfs.store.facts import NO_FACTS, Facts, Hold
 from snapfs.store.instances import Instance
 
 __all__ = [
+    "NO_FACTS",
+    "Facts",
+    "Hold",
     "Instance",
     "Permit",
     "RestoreResult",
+    "SetDeletion",
     "abandon",
     "all",
     "ancestry",
     "anyone",
+    "change_facts",
     "check_name",
+    "check_not_held",
     "covered",
     "create",
     "default_name",
     "delete",
+    "delete_set",
+    "facts_after",
     "find",
+    "frees",
     "get",
     "owner_or_root",
+    "plan_set",
     "rename",
     "restore",
     "view_inode",

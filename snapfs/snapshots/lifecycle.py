@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from snapfs.blocks.pointer import EPOCH_MASK
-from snapfs.errors import CommitNeeded, NameTaken, NotDirectory, NotFound, TooManySnapshots, UsageError
+from snapfs.errors import CommitNeeded, NameTaken, NoSuchFact, NotDirectory, NotFound, SnapshotHeld, TooManySnapshots, UsageError
 from snapfs.ids import BASE_VIEW, ROOT_INO
 from snapfs.snapshots.naming import ancestry, as_path, check_name, get, way_to
 from snapfs.snapshots.rights import Permit, anyone, covered
 from snapfs.store.commit import name_live
+from snapfs.store.facts import NO_FACTS, Facts
 from snapfs.store.instances import Instance
 
 if TYPE_CHECKING:
@@ -79,13 +81,16 @@ def create(
     owner: int = 0,
     now_ns: int | None = None,
     permit: Permit = anyone,
+    facts: Facts = NO_FACTS,
 ) -> Instance:
     """Make a snapshot of a view, or of one directory of it: the state that the next commit seals (A2).
 
     Nothing is walked and nothing copied. Raises ``NameTaken``, ``BadName``, ``TooManySnapshots``, ``NoSuchSnapshot``, ``NoSpace``,
-    ``ReadOnly``, and what ``permit`` raises.
+    ``ReadOnly``, ``UsageError`` for impossible facts, and what ``permit`` raises.
     """
+    facts.checked()
     instance = new_instance(fs, name, origin=origin, directory=directory, owner=owner, now_ns=now_ns, permit=permit)
+    instance.facts = facts
     fs.volume.instances.pending.append(instance)
     return instance
 
@@ -120,18 +125,65 @@ def rename(fs: Filesystem, name: str, new_name: str, *, permit: Permit = anyone)
     return instance
 
 
-def delete(fs: Filesystem, name: str, *, permit: Permit = anyone) -> Instance:
-    """Delete a snapshot: its name and its view are gone with the next commit, its space comes back in the background (A9).
+def change_facts(fs: Filesystem, name: str, change: Callable[[Facts], Facts], *, permit: Permit = anyone) -> Instance:
+    """Say something else about a snapshot: ``change`` gets what is said now. A read-only view can be changed no more by anyone.
 
-    Raises ``NoSuchSnapshot``, ``ReadOnly``.
+    Raises ``NoSuchSnapshot``, ``NoSpace``, ``ReadOnly``, and what ``permit`` and ``change`` raise.
     """
     volume = fs.volume
     volume.check_writable()
     instance = get(fs, name)
     permit(covered(fs, instance))
+    facts = facts_after(instance, change)
+    if facts != instance.facts:
+        # Of a full volume, what can be deleted must be: releasing may take what only commits may.
+        urgency = 2 if len(facts.holds) < len(instance.facts.holds) else 1
+        volume.allocator.prepare(0, urgency=urgency, metadata=volume.dirtied + 8)
+        volume.instances.describe(instance, facts)
+    return instance
+
+
+def facts_after(instance: Instance, change: Callable[[Facts], Facts]) -> Facts:
+    """What is said about an instance after a change. Errors name it."""
+    try:
+        return change(instance.facts)
+    except (NameTaken, NoSuchFact) as exc:
+        raise type(exc)(f"snapshot {instance.name!r}: {exc}") from None
+
+
+def check_not_held(instance: Instance) -> None:
+    """Raises ``SnapshotHeld``, which says by whom it can be let go."""
+    if instance.facts.holds:
+        holds = ", ".join(f"{hold.name!r}" + (f" ({hold.reason})" if hold.reason else "") for hold in instance.facts.holds)
+        raise SnapshotHeld(f"snapshot {instance.name!r} is held as {holds}: 'snapfs snapshot release' lets it go")
+
+
+def delete(fs: Filesystem, name: str, *, permit: Permit = anyone) -> Instance:
+    """Delete a snapshot: its name and its view are gone with the next commit, its space comes back in the background (A9).
+
+    Raises ``NoSuchSnapshot``, ``SnapshotHeld``, ``ReadOnly``, and what ``permit`` raises.
+    """
+    volume = fs.volume
+    volume.check_writable()
+    instance = deletable(fs, name, permit)
     volume.allocator.prepare(0, urgency=2, metadata=volume.dirtied + 4)
-    if any(one.origin == instance.id for one in volume.instances.pending):
-        raise CommitNeeded  # a snapshot of it is being made
+    leave(fs, instance)
+    return instance
+
+
+def deletable(fs: Filesystem, name: str, permit: Permit) -> Instance:
+    """The snapshot of that name, if it can be deleted now. Raises as ``delete``; ``CommitNeeded`` while a snapshot of it is being made."""
+    instance = get(fs, name)
+    permit(covered(fs, instance))
+    check_not_held(instance)
+    if any(one.origin == instance.id for one in fs.volume.instances.pending):
+        raise CommitNeeded
+    return instance
+
+
+def leave(fs: Filesystem, instance: Instance) -> None:
+    """Delete a snapshot that is ``deletable``; the caller has seen to the room for it. Cannot fail."""
+    volume = fs.volume
     volume.instances.leave(instance)
     for other in volume.instances.table.values():
         if other.origin == instance.id:  # a snapshot of this snapshot: it is found where this one was
@@ -139,4 +191,3 @@ def delete(fs: Filesystem, name: str, *, permit: Permit = anyone) -> Instance:
             volume.instances.dirty.add(other.id)
     fs.drop_view(instance.id)
     name_live(volume)
-    return instance

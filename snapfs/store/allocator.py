@@ -15,6 +15,7 @@ from snapfs.blocks.group_header import ENTRY_SLOT, ENTRY_WRITTEN, GroupEntry
 from snapfs.errors import CommitNeeded, CorruptBlock, NoSpace, NotCached
 from snapfs.store.cache import Want
 from snapfs.store.group import Group
+from snapfs.store.readers import Readers
 
 if TYPE_CHECKING:
     from snapfs.blocks.geometry import Geometry
@@ -45,7 +46,8 @@ class Allocator:
         self.waiting: list[Waiting] = []
         self.recount()
         self.from_front = False
-        self.in_flight = 0  # waiting blocks of a sealed generation
+        self.in_flight = 0  # waiting blocks of sealed generations
+        self.readers = Readers(self)
         # Whether background work will free blocks, and one step of it.
         self.more_to_come: Callable[[], bool] = lambda: False
         self.reclaim: Callable[[], bool] = lambda: False
@@ -146,6 +148,8 @@ class Allocator:
         and the deletion of snapshots) all. Raises ``CommitNeeded`` when that may help, else ``NoSpace``.
         """
         least = count + metadata + (self.reserve, self.reserve // 2, 0)[urgency]
+        if self.available < least:
+            self.readers.lose()
         if self.available < least:
             raise self._exhausted()
         if len(self._window) == 1 and len(self.entries) > 1:
@@ -248,6 +252,7 @@ class Allocator:
         reason a commit finds the blocks that a failed write has got and given back.
         """
         self.from_front = True
+        self.readers.lose()
         self._window.clear()
 
     def record(self, start: int, length: int, holders: int | None, *, held: bool) -> None:
@@ -305,7 +310,10 @@ class Allocator:
         return waiting
 
     def released(self, waiting: list[Waiting]) -> None:
-        """The generation is durable: what was freed in it may be allocated again (I5)."""
+        """The generation is durable: what was freed in it may be allocated again (I5), as soon as nobody reads it any more."""
+        if self.readers:
+            self.readers.keep(waiting)
+            return
         for number, offset, length in waiting:
             group = self.groups[number]
             group.busy[offset : offset + length] = 0

@@ -130,7 +130,7 @@ class BucketTree:
 
     def _find(self, value: int) -> tuple[array[int], int, int, int, Bucket | None, int]:
         """Where a hash belongs: words, slot, prefix, depth, the bucket there (None: none yet), and the first hash after its range."""
-        bits, fan_out = self.volume.geometry.fan_bits, self.volume.geometry.fan_out
+        bits = self.volume.geometry.fan_bits
         words, slot, prefix, depth = self.root, 0, 0, 0
         end = 1 << HASH_BITS
         while words[2 * slot]:
@@ -138,23 +138,26 @@ class BucketTree:
             if type(found) is Bucket:
                 return words, slot, prefix, depth, found, end
             words = found
-            digit = slot = self._digit(value, depth)
-            while slot > 0 and not words[2 * slot]:
-                slot -= 1
-            if words[2 * slot] and slot < digit and not words[2 * slot] & FLAG_BUCKET:
-                slot += 1  # the pointer block before it holds its own slot only
-            after = digit + 1
-            if words[2 * slot] and not words[2 * slot] & FLAG_BUCKET:
-                pass
-            else:
-                while after < fan_out and not words[2 * after]:
-                    after += 1
-                if after == fan_out and not slot and not words[0]:
-                    raise CorruptBlock("a pointer block of a bucket tree points nowhere")
+            slot, end = self.slot_of(words, prefix, depth, value)
             depth += 1
-            end = (prefix << bits) + after << HASH_BITS - bits * depth
             prefix = (prefix << bits) + slot
         return words, slot, prefix, depth, None, end
+
+    def slot_of(self, words: array[int], prefix: int, depth: int, value: int) -> tuple[int, int]:
+        """In a pointer block: the slot in which a hash is, or would be, and the first hash after the range of that slot."""
+        bits, fan_out = self.volume.geometry.fan_bits, self.volume.geometry.fan_out
+        digit = slot = self._digit(value, depth)
+        while slot > 0 and not words[2 * slot]:
+            slot -= 1
+        if words[2 * slot] and slot < digit and not words[2 * slot] & FLAG_BUCKET:
+            slot += 1  # the pointer block before it holds its own slot only
+        after = digit + 1
+        if not words[2 * slot] or words[2 * slot] & FLAG_BUCKET:
+            while after < fan_out and not words[2 * after]:
+                after += 1
+            if after == fan_out and not slot and not words[0]:
+                raise CorruptBlock("a pointer block of a bucket tree points nowhere")
+        return slot, (prefix << bits) + after << HASH_BITS - bits * (depth + 1)
 
     # Reading
 

@@ -58,8 +58,9 @@ def plan(volume: Volume) -> None:
     for number in sets:
         volume.sets_tree.touch(number, beside=True)
     changed = instances.dirty | {one.id for one in instances.pending} | set(views)
-    for number in changed:
-        volume.instances_tree.touch(number, beside=True)
+    items = {key: value for number in changed for key, value in instances.items(number).items()}
+    for key in items:
+        volume.instances_tree.touch(key, beside=True)
     per_leaf = volume.geometry.block_size // ENTRY.size
     volume.group_tree.grow(-(-volume.geometry.groups // per_leaf))
     done = -1
@@ -74,8 +75,7 @@ def plan(volume: Volume) -> None:
             touched |= {block // volume.geometry.group_span for block, _ in spill}
         for leaf in {number // per_leaf for number in touched}:
             volume.group_tree.writable(0, leaf)
-        made = [*instances.pending, *(instances.table[number] for number in changed if number in instances.table)]
-        instance_bytes = sum(64 + len(pack(one.encode())) for one in made)
+        instance_bytes = sum(64 + len(pack(value)) for value in items.values() if value is not None)
         set_bytes = sum(40 + holders.sets[number].mask.bit_length() // 8 for number in sets if number in holders.sets)
         total = (
             needed + tree_growth(volume.sets_tree, set_bytes)
@@ -154,11 +154,11 @@ def flush_instances(volume: Volume) -> None:
     instances = volume.instances
     gone = []
     for number in sorted(instances.dirty):
-        one = instances.table.get(number)
-        if one is None:
-            gone.append(number)
-        else:
-            volume.instances_tree.put(number, one.encode())
+        for key, value in instances.items(number).items():
+            if value is None:
+                gone.append(key)
+            else:
+                volume.instances_tree.put(key, value)
     volume.instances_tree.pop_all(gone)
     instances.dirty.clear()
 

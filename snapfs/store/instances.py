@@ -1,6 +1,7 @@
 """Instances: one snapshot each, with its bit of the counting bitmap (A4). ``FORMAT.md`` section 8.
 
-The table's values are msgpack maps; all of them are in memory while a volume is open.
+The table's values are msgpack maps; all of them are in memory while a volume is open. An instance's key is its id; what people say about
+it (``facts``) has a key of its own.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ from snapfs.blocks.pointer import BLOCK_MASK, FLAG_DIRTY
 from snapfs.blocks.schema import COUNT_MAX, as_count, check_range
 from snapfs.errors import CorruptBlock, TooManySnapshots
 from snapfs.ids import BASE_VIEW, INO_LIMIT, MAX_INSTANCES, NAME_MAX, ROOT_INO
+from snapfs.store.facts import NO_FACTS, Facts
+
+#: Set in the key of an instance's facts; the rest is its id.
+FACTS_KEY: Final = 1 << 16
 
 #: Numbers below 2**64, as they stand in msgpack.
 _WORD: Final = (1 << 64) - 1
@@ -100,9 +105,19 @@ class Instance:
     undo: bool = False
     going: bool = False
     root: ViewRoot = field(default_factory=ViewRoot)
+    facts: Facts = NO_FACTS
+
+    @property
+    def changed(self) -> bool:
+        """Was anything written into the view since it was made?"""
+        return self.changed_ns > self.created_ns
+
+    def written(self, now_ns: int) -> None:
+        """The view is another one from now on, whatever the clock says."""
+        self.changed_ns = max(now_ns, self.created_ns + 1)
 
     def encode(self) -> dict[str, Any]:
-        """The value in the instance table."""
+        """The value in the instance table, without the facts."""
         return {
             "name": self.name, "epoch": self.epoch, "created": self.created_ns, "changed": self.changed_ns, "origin": self.origin,
             "owner": self.owner, "directory": self.directory, "path": self.path, "chain": list(self.chain),
@@ -164,6 +179,7 @@ class Instances:
         self._going: set[int] = set()
         #: Moves whenever the live instances change.
         self.version = 0
+        self._described: set[int] = set()  # whose facts have had an item of the table, and may have to lose it
 
     def live(self) -> list[Instance]:
         """Instances that can be seen, oldest first; the ones that are being made are not among them."""
@@ -202,10 +218,35 @@ class Instances:
         elif self._names.setdefault(instance.name, instance) is not instance:
             raise CorruptBlock(f"instance table: two snapshots are named {instance.name!r}")
 
+    def load_facts(self, key: int, value: object) -> None:
+        """Take facts from the volume, after all instances. Raises ``CorruptBlock``."""
+        instance = self.table.get(key - FACTS_KEY)
+        if instance is None:
+            raise CorruptBlock(f"instance table: key {key} is no instance, nor are there facts about one")
+        instance.facts = Facts.decode(value, f"facts of instance {instance.id}")
+        self._described.add(instance.id)
+
     def add(self, instance: Instance) -> None:
         """A new instance, complete."""
         self.load(instance)
         self.dirty.add(instance.id)
+        if instance.facts != NO_FACTS:
+            self._described.add(instance.id)
+
+    def describe(self, instance: Instance, facts: Facts) -> None:
+        """Say something else about an instance."""
+        instance.facts = facts
+        self._described.add(instance.id)
+        self.dirty.add(instance.id)
+
+    def items(self, number: int) -> dict[int, dict[str, Any] | None]:
+        """What the table shall have under the keys of an instance, pending or not; None for nothing."""
+        instance = self.table.get(number) or next((one for one in self.pending if one.id == number), None)
+        items = {number: instance.encode() if instance else None}
+        facts = instance.facts if instance else NO_FACTS
+        if facts != NO_FACTS or number in self._described:
+            items[number | FACTS_KEY] = facts.encode() if facts != NO_FACTS else None
+        return items
 
     def rename(self, instance: Instance, name: str) -> None:
         """Give a live instance another name, which no other has."""

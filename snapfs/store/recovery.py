@@ -28,7 +28,7 @@ from snapfs.ids import MAX_INSTANCES
 from snapfs.store.allocator import fresh_entries
 from snapfs.store.group import Group
 from snapfs.store.holders import HolderSet
-from snapfs.store.instances import Instance, ViewRoot
+from snapfs.store.instances import FACTS_KEY, Instance, ViewRoot
 from snapfs.store.runs import RunMap
 
 if TYPE_CHECKING:
@@ -205,8 +205,14 @@ def load_group_table(volume: Volume) -> None:
 
 def load_tables(volume: Volume) -> None:
     """Read all instances and all holder sets."""
+    facts: list[tuple[int, Any]] = []
     for key, value in _items(volume, volume.instances_tree):
-        volume.instances.load(Instance.decode(key, value, volume.geometry))
+        if type(key) is int and key & FACTS_KEY:
+            facts.append((key, value))
+        else:
+            volume.instances.load(Instance.decode(key, value, volume.geometry))
+    for key, value in facts:
+        volume.instances.load_facts(key, value)
     for key, value in _items(volume, volume.sets_tree):
         volume.holders.load(check_range(key, 1, SET_NUMBER_MAX, "holder set"), decode_set(value))
     volume.holders.set_instances({one.id: one.epoch for one in volume.instances.live()})

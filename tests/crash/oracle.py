@@ -24,7 +24,10 @@ def dump(fs: Filesystem) -> Dump:
     views = {"": fs.base}
     for instance in snapshots.all(fs):
         views[instance.name] = fs.view(instance.id)
-    return {name: dict(_tree(fs, view)) for name, view in views.items()}
+    found = {name: dict(_tree(fs, view)) for name, view in views.items()}
+    for instance in snapshots.all(fs):
+        found[instance.name][b"what is said about it"] = (instance.facts,)
+    return found
 
 
 def _tree(fs: Filesystem, view: View) -> list[tuple[bytes, tuple[Any, ...]]]:

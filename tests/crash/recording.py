@@ -23,17 +23,19 @@ EXHAUSTIVE = 8
 
 
 class RecordingDevice(MemoryDevice):
-    """Keeps the writes in segments: each ends with a flush. ``marks`` notes what had been promised when a segment began."""
+    """Keeps the writes in segments: each ends with a flush."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
         self.recording = False
+        self.beginning = b""
         self.segments: list[Segment] = []
 
     def start(self) -> None:
         """What is there now is durable; remember what comes."""
         self.recording = True
-        self.segments = [Segment(bytes(self.data), [], [])]
+        self.beginning = bytes(self.data)
+        self.segments = [Segment([], [])]
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         super().write(offset, data)
@@ -43,7 +45,7 @@ class RecordingDevice(MemoryDevice):
 
     def flush(self) -> None:
         if self.recording:
-            self.segments.append(Segment(bytes(self.data), [], []))
+            self.segments.append(Segment([], []))
 
     def promise(self, generation: int) -> None:
         """From here on a crash must not lose this generation."""
@@ -52,9 +54,8 @@ class RecordingDevice(MemoryDevice):
 
 @dataclass
 class Segment:
-    """What is durable, and the writes after it until the next flush. ``promises``: (writes before it, generation)."""
+    """The writes between two flushes. ``promises``: (writes before it, generation)."""
 
-    durable: bytes
     writes: list[tuple[int, bytes]]
     promises: list[tuple[int, int]]
 
@@ -67,15 +68,39 @@ class State:
     arrived: tuple[int, ...]
     torn: tuple[int, int] | None = None
 
-    def build(self, segments: list[Segment]) -> bytearray:
+    def build(self, device: RecordingDevice) -> bytearray:
         """The bytes of the device after the crash."""
-        segment = segments[self.segment]
-        data = bytearray(segment.durable)
+        data = bytearray(device.beginning)
+        for segment in device.segments[: self.segment]:
+            for offset, content in segment.writes:
+                data[offset : offset + len(content)] = content
         for index in self.arrived:
-            offset, content = segment.writes[index]
+            offset, content = device.segments[self.segment].writes[index]
             length = self.torn[1] if self.torn and self.torn[0] == index else len(content)
             data[offset : offset + length] = content[:length]
         return data
+
+    def __str__(self) -> str:
+        """Segment, what arrived, what was torn: ``3:0-4,6,9:6@512``."""
+        ranges: list[list[int]] = []
+        for index in self.arrived:
+            if ranges and ranges[-1][1] == index - 1:
+                ranges[-1][1] = index
+            else:
+                ranges.append([index, index])
+        arrived = ",".join(f"{low}-{high}" if high > low else f"{low}" for low, high in ranges)
+        return f"{self.segment}:{arrived}:" + ("{}@{}".format(*self.torn) if self.torn else "")
+
+    @classmethod
+    def parse(cls, text: str) -> State:
+        """What ``str`` gave."""
+        segment, ranges, torn = text.split(":")
+        arrived: list[int] = []
+        for each in filter(None, ranges.split(",")):
+            low, _, high = each.partition("-")
+            arrived += range(int(low), int(high or low) + 1)
+        index, _, length = torn.partition("@")
+        return cls(int(segment), tuple(arrived), (int(index), int(length)) if torn else None)
 
 
 def states(segments: list[Segment], rng: random.Random, samples: int) -> Iterator[State]:

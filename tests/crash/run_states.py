@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from dataclasses import dataclass, field
 
+import xxhash
 from recording import State, states
 from scenarios import SCENARIOS, Stage
 
 
 def tell(name: str, seed: int) -> Stage:
-    """Play a scenario from beginning to end, recorded."""
+    """Play a scenario from beginning to end, recorded. The same seed tells the same story, to the block."""
     story, blocks = SCENARIOS[name]
     stage = Stage(blocks, seed=seed)
     story(stage)
@@ -28,28 +29,52 @@ def bounds(stage: Stage, state: State) -> tuple[int, int]:
     return promised, max(stage.oracle.generations)
 
 
-def judge(stage: Stage, state: State) -> None:
+def judge(stage: Stage, state: State, data: bytearray | None = None) -> None:
     """Recover from one state. Raises ``AssertionError`` or whatever recovery raises."""
     promised, newest = bounds(stage, state)
-    stage.oracle.judge(state.build(stage.device.segments), promised, newest)
+    stage.oracle.judge(state.build(stage.device) if data is None else data, promised, newest)
+
+
+def replay(identity: str) -> None:
+    """Judge one state, by what a failure said: ``NAME:SEED:SEGMENT:ARRIVED:TORN``."""
+    name, seed, state = identity.split(":", 2)
+    judge(tell(name, int(seed)), State.parse(state))
+
+
+@dataclass
+class Run:
+    """States judged. Two are the same when they leave the same bytes on the device: however they came about, they count once."""
+
+    judged: int = 0
+    seen: set[bytes] = field(default_factory=set)
+
+    @property
+    def distinct(self) -> int:
+        return len(self.seen)
+
+    def scenario(self, name: str, seed: int, samples: int, limit: int | None = None) -> None:
+        """Judge the states of a scenario, at most ``limit`` that are new. A failure says how to replay it."""
+        stage = tell(name, seed)
+        every = list(states(stage.device.segments, random.Random(seed), samples))
+        if limit is not None and len(every) > limit:
+            every = random.Random(seed).sample(every, limit)
+        for state in every:
+            data = state.build(stage.device)
+            digest = xxhash.xxh3_128_digest(data, bounds(stage, state)[0])
+            if digest in self.seen:
+                continue
+            try:
+                judge(stage, state, data)
+            except Exception as exc:
+                raise AssertionError(
+                    f"replay alone with: python tests/crash/replay.py {name}:{seed}:{state}\n{type(exc).__name__}: {exc}"
+                ) from exc
+            self.seen.add(digest)
+            self.judged += 1
 
 
 def run(name: str, seed: int, samples: int, limit: int | None = None) -> int:
-    """Judge the states of a scenario; how many there were. A failure says how to replay it."""
-    stage = tell(name, seed)
-    count = 0
-    for state in chosen(stage, seed, samples, limit):
-        try:
-            judge(stage, state)
-        except Exception as exc:
-            raise AssertionError(f"replay with: judge(tell({name!r}, {seed}), {state!r}): {type(exc).__name__}: {exc}") from exc
-        count += 1
-    return count
-
-
-def chosen(stage: Stage, seed: int, samples: int, limit: int | None) -> Iterator[State]:
-    """All states, or as many spread over the whole recording."""
-    every = list(states(stage.device.segments, random.Random(seed), samples))
-    if limit is not None and len(every) > limit:
-        every = random.Random(seed).sample(every, limit)
-    return iter(every)
+    """Judge the states of one telling of a scenario; how many distinct ones there were."""
+    all_of_them = Run()
+    all_of_them.scenario(name, seed, samples, limit)
+    return all_of_them.distinct

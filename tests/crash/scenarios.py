@@ -9,6 +9,7 @@ import random
 import stat
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 from oracle import Oracle, dump
 from recording import RecordingDevice
@@ -18,6 +19,8 @@ from snapfs.errors import CommitNeeded, NoSpace, NotCached
 from snapfs.filesystem import Changes, Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
+from snapfs.snapshots import Facts, Hold, autodelete
+from snapfs.store import deletion as background
 from snapfs.store.volume import Volume
 
 FILE = stat.S_IFREG | 0o644
@@ -30,7 +33,8 @@ class Stage:
     def __init__(self, blocks: int = 320, block_size: int = 4096, seed: int = 1) -> None:
         self.rng = random.Random(seed)
         self.device = RecordingDevice(blocks * block_size)
-        format_volume(self.device, block_size=block_size)
+        with mock.patch("os.urandom", self.rng.randbytes):  # the seed of the hash decides where names go
+            format_volume(self.device, block_size=block_size)
         self.volume = Volume.open(self.device)
         self.fs = Filesystem(self.volume)
         self.clock = 1_000_000_000_000
@@ -106,6 +110,9 @@ class Stage:
         view = view or self.fs.base
         self.call(self.fs.unlink, view, *self._parent(path, view))
 
+    def rmdir(self, path: bytes) -> None:
+        self.call(self.fs.rmdir, self.fs.base, *self._parent(path, self.fs.base))
+
     def rename(self, old: bytes, new: bytes, flags: int = 0) -> None:
         view = self.fs.base
         self.call(self.fs.rename, view, *self._parent(old, view), *self._parent(new, view), flags)
@@ -125,9 +132,17 @@ class Stage:
         self.call(snapshots.delete, self.fs, name)
         self.commit()
 
+    def say(self, name: str, change: Callable[[Facts], Facts]) -> None:
+        self.call(snapshots.change_facts, self.fs, name, change)
+
     def restore(self, name: str) -> None:
         self.call(snapshots.restore, self.fs, name)
         self.commit()
+
+    def allocate_from(self, *numbers: int) -> None:
+        """The next blocks come from these groups; left alone, allocation stays with one until that is nearly full."""
+        self.volume.allocator.need_groups(numbers)
+        self.volume.allocator.window[:] = numbers
 
     def work(self, steps: int = 1 << 30) -> None:
         while steps and self.call(self.fs.work):
@@ -164,6 +179,10 @@ def directories(stage: Stage) -> None:
         stage.unlink(b"d/%d" % number + b"n" * 60)
     stage.commit()
     stage.make(b"e/moved/deep")
+    for number in range(140, 150):
+        stage.unlink(b"d/%d" % number + b"n" * 60)
+    stage.rmdir(b"d")
+    stage.make(b"d")
     stage.commit()
 
 
@@ -278,6 +297,30 @@ def deletion(stage: Stage) -> None:
     stage.snapshot("new")
 
 
+def interrupted_deletion(stage: Stage) -> None:
+    """The background part of deleting goes through many records, and every commit finds it somewhere else."""
+    with mock.patch.object(background, "STEP_RUNS", 3):
+        stage.fill(b"f", 40 * 4096)
+        stage.snapshot("one")
+        for position in range(0, 40, 2):
+            stage.write(b"f", position * 4096, b"x" * 4096)
+        stage.snapshot("two")
+        for position in range(0, 40, 3):
+            stage.write(b"f", position * 4096, b"y" * 4096)
+        stage.write(b"f", 4096, b"view" * 3000, stage.view("one"))
+        stage.start()
+        stage.delete("one")
+        while stage.fs.has_work:
+            stage.work(2)
+            stage.write(b"f", stage.rng.randrange(40) * 4096, b"z" * 4096)
+            stage.commit()
+        stage.delete("two")
+        stage.work(1)
+        stage.snapshot("three")
+        stage.work()
+        stage.commit()
+
+
 def restoring(stage: Stage) -> None:
     """There and back."""
     stage.fill(b"f", 60_000)
@@ -294,6 +337,26 @@ def restoring(stage: Stage) -> None:
     stage.commit()
     stage.restore("two")
     stage.delete("one")
+    stage.work()
+    stage.commit()
+
+
+def facts(stage: Stage) -> None:
+    """What is said about snapshots, and taken back."""
+    stage.fill(b"f", 20_000)
+    for number in range(6):
+        stage.snapshot(f"s{number}")
+    stage.start()
+    for number in range(6):
+        stage.say(f"s{number}", lambda now: now.changed(read_only=True, description="d" * 500, tags={"k": "v" * 500}))
+        stage.say(f"s{number}", lambda now: now.hold(Hold("one", "r" * 100)).hold(Hold("two")))
+        stage.commit()
+    stage.call(snapshots.create, stage.fs, "more", facts=Facts(description="from the start"))
+    stage.say("s1", lambda now: now.release("one"))
+    stage.commit()
+    for number in range(5):
+        stage.say(f"s{number}", lambda _: Facts())
+    stage.delete("s3")
     stage.work()
     stage.commit()
 
@@ -325,6 +388,85 @@ def ring(stage: Stage) -> None:
     for number in range(20):
         stage.fill(b"f%d" % number, 100)
         stage.commit()
+
+
+def groups(stage: Stage) -> None:
+    """Two groups, whose headers turn together and in turn."""
+    stage.fill(b"f", 30_000)
+    stage.start()
+    for number in range(6):
+        if number % 3 < 2:
+            stage.allocate_from(number % 3)
+        else:
+            stage.allocate_from(0, 1)
+        stage.write(b"f", number * 5_000, stage.rng.randbytes(9_000))
+        stage.make(b"name %d" % number)
+        if number in (1, 3):
+            stage.snapshot(f"s{number}")
+        stage.commit()
+    stage.delete("s1")
+    stage.work()
+    stage.commit()
+
+
+def full_of_snapshots(stage: Stage) -> None:
+    """Overwriting until snapshots have taken all space; then going back, and deleting, out of the reserve."""
+    stage.fill(b"f", 160_000)
+    stage.snapshot("first")
+    number = 0
+    try:
+        while number < 1000:
+            stage.write(b"f", number % 39 * 4096, stage.rng.randbytes(4096))
+            if number % 13 == 12:
+                stage.snapshot(f"s{number}")
+            number += 1
+    except NoSpace:
+        pass
+    assert number < 1000
+    stage.start()
+    stage.restore("first")
+    for each in ("s12", "first"):
+        stage.delete(each)
+        stage.work(1)
+        stage.commit()
+    stage.unlink(b"f")
+    stage.commit()
+    for each in snapshots.all(stage.fs):
+        stage.delete(each.name)
+    stage.work()
+    stage.commit()
+    stage.fill(b"again", 30_000)
+    stage.commit()
+
+
+def autodeletion(stage: Stage) -> None:
+    """Writing until there is no space, and snapshots of a policy that go one by one to make some; the others stay."""
+    by_policy = Facts(tags={"policy": "hourly"})
+    kept = {"hand": Facts(), "held": by_policy.hold(Hold("audit"))}
+    for name, facts in {"p1": by_policy, "hand": kept["hand"], "p2": by_policy, "held": kept["held"], "p3": by_policy}.items():
+        stage.fill(b"f-" + name.encode(), 40_000)
+        stage.call(snapshots.create, stage.fs, name, facts=facts)
+        stage.commit()
+        stage.unlink(b"f-" + name.encode())
+    stage.start()
+
+    def insist(function: Callable[..., Any], *args: Any) -> bool:
+        while True:
+            try:
+                function(*args)
+                return True
+            except NoSpace:
+                if stage.call(autodelete.make_room, stage.fs) is None:
+                    return False
+            stage.work(stage.rng.randrange(2))
+            stage.commit()
+
+    number = 0
+    while insist(stage.make, b"n%d" % number) and insist(stage.write, b"n%d" % number, 0, stage.rng.randbytes(30_000)):
+        number += 1
+    assert [one.name for one in snapshots.all(stage.fs)] == list(kept)
+    stage.work()
+    stage.commit()
 
 
 def full_volume(stage: Stage) -> None:
@@ -362,8 +504,13 @@ SCENARIOS: dict[str, tuple[Callable[[Stage], None], int]] = {
     "snapshot_create": (snapshot_create, 320),
     "view_written": (view_written, 320),
     "deletion": (deletion, 400),
+    "interrupted_deletion": (interrupted_deletion, 400),
     "restoring": (restoring, 400),
+    "facts": (facts, 320),
     "records": (records, 2600),
     "ring": (ring, 320),
+    "groups": (groups, 33_024),
     "full_volume": (full_volume, 288),
+    "autodeletion": (autodeletion, 320),
+    "full_of_snapshots": (full_of_snapshots, 320),
 }

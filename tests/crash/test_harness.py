@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
-from run_states import run
+from recording import State
+from run_states import replay, run, tell
 
 from snapfs.store import commit
 from snapfs.store.allocator import Allocator
@@ -32,7 +38,7 @@ def test_a_missing_flush_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
             device.flush = flush  # type: ignore[method-assign]
 
     monkeypatch.setattr(Sealed, "write", write)
-    with pytest.raises(AssertionError, match="replay with"):
+    with pytest.raises(AssertionError, match="replay alone with"):
         run("files", 1, samples=60)
 
 
@@ -50,7 +56,7 @@ def test_reuse_of_freed_blocks_before_the_commit_is_caught(monkeypatch: pytest.M
         self.waiting.clear()
 
     monkeypatch.setattr(Allocator, "free_run", free_at_once)
-    with pytest.raises(AssertionError, match="replay with"):
+    with pytest.raises(AssertionError, match="replay alone with"):
         run("rename_over", 1, samples=60)
 
 
@@ -64,7 +70,7 @@ def test_a_header_slot_that_does_not_turn_is_caught(monkeypatch: pytest.MonkeyPa
         return write_header(volume, sealing, group, generation)
 
     monkeypatch.setattr(commit, "write_header", same_slot)
-    with pytest.raises(AssertionError, match="replay with"):
+    with pytest.raises(AssertionError, match="replay alone with"):
         run("files", 1, samples=60)
 
 
@@ -80,5 +86,37 @@ def test_a_promise_before_the_last_flush_is_caught(monkeypatch: pytest.MonkeyPat
             self.device.write(offset, data)
 
     monkeypatch.setattr(Sealed, "write", write)
-    with pytest.raises(AssertionError, match="replay with"):
+    with pytest.raises(AssertionError, match="replay alone with"):
         run("files", 1, samples=60)
+
+
+def test_a_failing_state_cannot_be_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a failure prints fails again by itself, and passes without the defect; the same story has the same blocks each time."""
+    with monkeypatch.context() as planted:
+
+        def write(self: Sealed) -> None:
+            for block in sorted(self.blocks):
+                self.device.write(block * self.block_size, self.blocks[block])
+            data, offsets = self.superblock
+            for offset in offsets:
+                self.device.write(offset, data)
+            self.device.flush()
+
+        planted.setattr(Sealed, "write", write)
+        with pytest.raises(AssertionError) as caught:
+            run("directories", 3, samples=60)
+        found = re.match(r"replay alone with: python (\S+) (\S+)\n(.*)", str(caught.value))
+        assert found is not None
+        with pytest.raises(Exception) as again:
+            replay(found[2])
+        assert f"{type(again.value).__name__}: {again.value}".splitlines()[0] == found[3]
+    script = Path(__file__).with_name(Path(found[1]).name)
+    result = subprocess.run([sys.executable, script, "directories:3:0::"], check=False, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    first, second = ([each.writes for each in tell("directories", 3).device.segments] for _ in range(2))
+    assert [[place for place, _ in writes] for writes in first] == [[place for place, _ in writes] for writes in second]
+
+
+@pytest.mark.parametrize("state", [State(0, ()), State(7, (0, 1, 2, 5, 9, 10), (10, 512)), State(12, (3,))])
+def test_the_name_of_a_state_stands_for_another(state: State) -> None:
+    assert State.parse(str(state)) == state

@@ -230,7 +230,7 @@ def a_snapshot_covers_a_file(p: Planted) -> str:
 @damage("covered-directory")
 def a_chain_leaves_out_a_directory(p: Planted) -> str:
     one = snapshots.get(p.fs, "part")
-    one.chain = one.chain[1:]
+    one.chain, one.way = one.chain[1:], one.way[1:]
     p.volume.instances.dirty.add(one.id)
     return "snapshot part"
 

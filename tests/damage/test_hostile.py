@@ -57,7 +57,7 @@ def bounded(function: Callable[..., Any], *args: Any) -> None:
 @given(st.binary(max_size=64))
 def test_an_image_does_more_than_fail(data: bytes) -> None:
     """Structure-aware mutations of volumes of several shapes; checked, opened, looked at, changed, and once more."""
-    with report(data, "volume"):
+    with report(data, "volume", "hypothesis"):
         bounded(lambda: use(*hostile(data)))
 
 
@@ -65,7 +65,7 @@ def test_an_image_does_more_than_fail(data: bytes) -> None:
 @given(st.binary(max_size=1) | st.sampled_from([b"%c%s" % (kind, bomb) for kind in range(9) for bomb in BOMBS]), st.binary(max_size=600))
 def test_a_decoder_does_more_than_fail(head: bytes, rest: bytes) -> None:
     """Every decoder, on bytes of any kind."""
-    with report(head + rest, "decoders"):
+    with report(head + rest, "decoders", "hypothesis"):
         bounded(decode, head + rest)
 
 
@@ -474,7 +474,7 @@ def test_a_name_that_cannot_be_reaches_the_kernel(crafted: Crafted, name: bytes)
     directory, file = c.make("bad", DIRECTORY), c.find("file")
     c.put_name(directory, name, file.ino << 4 | 8)
     user = c.user()
-    with pytest.raises(CorruptBlock, match="not a name"):
+    with pytest.raises(CorruptBlock, match="is not a name"):
         names(user, directory.ino)
 
 

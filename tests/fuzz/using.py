@@ -20,6 +20,7 @@ from snapfs.blocks.pointer import decode_pointers
 from snapfs.blocks.schema import unpack
 from snapfs.blocks.superblock import CHECKSUM_OFFSET, Superblock
 from snapfs.check import check_volume
+from snapfs.check.repair import repair_volume
 from snapfs.control.handlers import Handlers
 from snapfs.control.offline import OfflineEngine, run
 from snapfs.control.protocol import Request
@@ -33,7 +34,7 @@ from snapfs.ids import ROOT_INO
 from snapfs.snapshots.naming import ancestry, path_of
 from snapfs.store.buckets import Bucket
 from snapfs.store.driver import commit, drive
-from snapfs.store.recovery import RootRecord, decode_set
+from snapfs.store.recovery import RootRecord, decode_set, newest_superblock
 from snapfs.store.volume import Volume
 
 #: Inodes that one walk visits in a view: what is cyclic goes on for ever.
@@ -229,8 +230,20 @@ class User:
                 break
 
 
+def mend(image: Image) -> None:
+    """Repair a copy of a hostile image."""
+    image = image.copy()
+    try:
+        image.fence = newest_superblock(image).geometry.size
+        repair_volume(image)
+    except SnapfsError:
+        return
+
+
 def use(image: Image, choices: Choices) -> None:
-    """Check a hostile image, open it, look at everything, change it, and do so again."""
+    """Check a hostile image, open it, look at everything, change it, and do so again. Now and then, repair it."""
+    if choices.below(4) == 3:
+        mend(image)
     for _ in range(2):
         with contextlib.suppress(SnapfsError):
             check_volume(image)

@@ -304,7 +304,7 @@ def test_a_large_file_that_is_emptied_outside_is_preserved(volumes: Volumes) -> 
 def test_a_random_life_breaks_a_part(seed: int) -> None:
     """C6, I3, I6: with files that move in and out, links over the border, writable views, snapshots of them, and restores."""
     rnd = random.Random(1000 + seed)
-    world = World(BLOCK, 2048)
+    world = World(BLOCK, 2048, parts=True)
     for step in range(120):
         world.step(rnd)
         if step % 30 == 29:

@@ -84,7 +84,7 @@ def test_deleting_a_set_frees_something_else_than_was_said(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", HISTORIES)
 def test_the_parts_do_not_add_up(seed: int) -> None:
-    """E: every block is in one part, and in the right one; ``statfs`` says the same, in the middle of everything and when all is durable."""
+    """E: every block is in one part, and in the right one; ``statfs`` says the same, amid everything and when all is durable."""
     world = history(seed)
     assert_adds_up(world.fs)
     world.commit()

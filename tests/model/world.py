@@ -31,11 +31,12 @@ SNAPSHOTS = 7
 class World:
     """A volume in memory with its model: the base, the snapshots by name, and what the last commit made durable."""
 
-    def __init__(self, block_size: int, blocks: int) -> None:
+    def __init__(self, block_size: int, blocks: int, *, parts: bool = False) -> None:
         self.block_size = block_size
         self.device = MemoryDevice(blocks * block_size)
         format_volume(self.device, block_size=block_size)
         self.base = Tree()
+        self.parts = parts  # are there snapshots of directories?
         self.snaps: dict[str, Tree] = {}
         self.held: set[int] = set()
         self.made = 0
@@ -414,8 +415,8 @@ class World:
             (5, lambda: self.set_attribute(which, a, name, rnd.choice([5, 80, 500, min(2 * size, 65536)]))),
             (3, lambda: self.remove_attribute(which, a, name)),
             (3, lambda: self.hold(a)),
-            (5, lambda: self.snapshot(which)),
-            (5, lambda: self.snapshot_of(which, a)),
+            (7, lambda: self.snapshot(which)),
+            (7 if self.parts else 0, lambda: self.snapshot_of(which, a)),
             (4, lambda: self.delete(a)),
             (1, lambda: self.rename_snapshot(a)),
             (3, lambda: self.restore(a)),

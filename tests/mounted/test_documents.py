@@ -39,6 +39,23 @@ def test_the_options_in_the_readme_are_those_that_are_accepted() -> None:
     from snapfs.fuse.options import parse_options
 
     table = (ROOT / "README.md").read_text().split("## Mount options")[1].split("##")[0]
-    examples = {"NAME": "x", "SECONDS": "5", "on\\|off": "off", "": "0"}
+    examples = {"NAME": "x", "SECONDS": "5", "on\\|off": "off", "oldest\\|none": "oldest", "PERCENT": "5", "": "0"}
+    needs = {"autodelete_below": "autodelete=oldest,"}
     for name, equals, value in re.findall(r"`([a-z_]+)(=?)([^`]*)`", table.split("In `/etc/fstab`")[0]):
-        parse_options(f"{name}={examples[value]}" if equals else name)
+        parse_options(needs.get(name, "") + (f"{name}={examples[value]}" if equals else name))
+
+
+def test_a_promise_has_no_proof() -> None:
+    """Every line of "What snapfs promises" names tests, and each of them is there."""
+    table = (ROOT / "README.md").read_text().split("## What snapfs promises")[1].split("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 15
+    for promise, proof in rows:
+        proofs = re.findall(r"`([^`]+)`", proof)
+        assert proofs, promise
+        for name in proofs:
+            path, _, function = name.partition("::")
+            assert path.startswith("tests/"), name
+            assert (ROOT / path).is_file(), name
+            defined = re.findall(r"^(?:async )?def (test_\w+)", (ROOT / path).read_text(), re.MULTILINE)
+            assert function in defined if function else defined, name

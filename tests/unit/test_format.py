@@ -104,10 +104,15 @@ def test_pointer_bits_are_where_the_document_says(word: int, bits: str, mask: in
 
 
 def test_instances_and_root_record_have_the_documented_keys() -> None:
-    from snapfs.store.instances import Instance
+    from snapfs.store.facts import DESCRIPTION_MAX, HOLD_NAME_MAX, HOLDS_MAX, REASON_MAX, TAGS_BYTES_MAX, TAGS_MAX, Facts
+    from snapfs.store.instances import FACTS_KEY, Instance
     from snapfs.store.recovery import RootRecord
 
     root = set(__import__("msgpack").unpackb(RootRecord().encode()))
     assert root == set(re.findall(r"`(\w+)`", section(2).split("**root record**")[1]))
-    documented = set(re.findall(r"`(\w+)`", section(8).split("An instance is a map:")[1]))
-    assert set(Instance(1, "x").encode()) == documented
+    instance, facts = section(8).split("An instance is a map:")[1].split("What people say about an instance")
+    assert set(Instance(1, "x").encode()) == set(re.findall(r"`(\w+)`", instance))
+    assert set(Facts().encode()) == set(re.findall(r"`(\w+)`", facts))
+    assert f"its id + {FACTS_KEY};" in facts
+    limits = (DESCRIPTION_MAX, TAGS_MAX, TAGS_BYTES_MAX, HOLDS_MAX, HOLD_NAME_MAX, REASON_MAX)
+    assert [int(number) for number in re.findall(r"(?:at most|with|1 to) (\d+)", facts)] == list(limits)

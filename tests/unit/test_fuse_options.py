@@ -44,6 +44,9 @@ from snapfs.ids import FIRST_INO, INO_LIMIT, MAX_INSTANCES, ROOT_INO
         ("noatime,relatime", {"atime": True}),
         ("noexec,nosuid,nodev", {"kernel": frozenset({"noexec", "nosuid", "nodev"})}),
         ("noexec,exec,nosuid,suid,nodev,dev,sync,async", {}),
+        ("autodelete=oldest", {"autodelete": "oldest"}),
+        ("autodelete=oldest,autodelete=none,autodelete_below=7.5", {"autodelete": "none", "autodelete_below": 7.5}),
+        ("autodelete=oldest,autodelete_below=0%", {"autodelete": "oldest", "autodelete_below": 0.0}),
         ("sync,dirsync", {"kernel": frozenset({"sync", "dirsync"})}),
     ],
 )
@@ -92,6 +95,13 @@ def test_what_is_for_others_is_ignored() -> None:
         ("ro,restore=x", "restore"),
         ("snapshot=x,restore=x", "exclude"),
         ("allow_root,allow_other", "exclude"),
+        ("autodelete=newest", "oldest"),
+        ("autodelete", "autodelete=oldest|none"),
+        ("autodelete=oldest,autodelete_below=100", "autodelete_below"),
+        ("autodelete=oldest,autodelete_below=-1", "autodelete_below"),
+        ("autodelete=oldest,autodelete_below=nan", "autodelete_below"),
+        ("autodelete=oldest,autodelete_below=much", "autodelete_below"),
+        ("autodelete_below=5", "autodelete=oldest"),
     ],
 )
 def test_what_cannot_be_is_named(text: str, word: str) -> None:
@@ -99,6 +109,20 @@ def test_what_cannot_be_is_named(text: str, word: str) -> None:
         parse_options(text)
     assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "below"),
+    [
+        ("", None),
+        ("autodelete=none,autodelete_below=5", None),
+        ("autodelete=oldest", 5.0),
+        ("autodelete=oldest,autodelete_below=0", 0.0),
+        ("autodelete=oldest,ro", None),
+    ],
+)
+def test_snapshots_are_deleted_unasked(text: str, below: float | None) -> None:
+    assert parse_options(text).deletes_below == below
 
 
 def test_libfuse_gets_what_the_kernel_must_know_and_nothing_of_ours() -> None:

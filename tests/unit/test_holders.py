@@ -88,9 +88,11 @@ class History:
         self.snapshot()
         base, view = set(self.base.values()), set(self.views[number].values())
         difference = SimpleNamespace(
-            only_base={block: self.born[block] for block in base - view}, only_view={block: self.born[block] for block in view - base}
+            only_base={block: self.born[block] for block in base - view},
+            only_view={block: self.born[block] for block in view - base},
+            whose={block: (0, False) for block in base - view},
         )
-        exchange(self.fs, difference)
+        exchange(self.fs, difference, {(0, False): 0})
         self.base = dict(self.views[number])
 
     def verify(self, *, settled: bool) -> None:

@@ -16,7 +16,7 @@ from snapfs.errors import CorruptBlock, DeviceError, NotCached, UnsupportedVersi
 from snapfs.store import recovery
 from snapfs.store.allocator import fresh_entries
 from snapfs.store.buckets import BucketTree
-from snapfs.store.instances import Instance
+from snapfs.store.instances import FACTS_KEY, Instance
 from snapfs.store.volume import Volume
 
 Tell = Callable[[str], None]
@@ -116,7 +116,11 @@ def _instances(volume: Volume, tell: Tell) -> None:
         _fetched(volume, lambda: volume.instances_tree.scan(0, 1 << 20))
     except (CorruptBlock, DeviceError) as exc:
         tell(f"the table of snapshots is damaged, some of them may be lost: {exc}")
+    facts: list[tuple[Any, Any]] = []
     for number, value in readable_items(volume, volume.instances_tree):
+        if type(number) is int and number & FACTS_KEY:
+            facts.append((number, value))
+            continue
         try:
             one = Instance.decode(number, value, volume.geometry)
         except CorruptBlock as exc:
@@ -129,4 +133,9 @@ def _instances(volume: Volume, tell: Tell) -> None:
             tell(f"snapshot {one.id} has the name of snapshot {other.id}: it is named {name} now")
             one.name = name
         instances.load(one)
+    for key, value in facts:
+        try:
+            instances.load_facts(key, value)
+        except CorruptBlock as exc:
+            tell(f"what was said about a snapshot (holds, description, tags) is lost: {exc}")
     volume.holders.set_instances({one.id: one.epoch for one in instances.live()})

@@ -1,0 +1,58 @@
+"""Deleting several snapshots at once: what that frees, and doing it with one commit. Of one alone see ``lifecycle.delete``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from snapfs.errors import FsError, NotCached, SnapfsError, SnapshotError
+from snapfs.snapshots.lifecycle import deletable, leave
+from snapfs.snapshots.rights import Permit, anyone
+from snapfs.snapshots.space import frees
+
+if TYPE_CHECKING:
+    from snapfs.filesystem import Filesystem
+    from snapfs.store.cache import Want
+    from snapfs.store.instances import Instance
+
+
+@dataclass(frozen=True, slots=True)
+class SetDeletion:
+    """What becomes of a set of snapshots: those that are deleted, by name why others are not, and the blocks that this frees."""
+
+    deleted: tuple[Instance, ...]
+    refused: Mapping[str, SnapfsError]
+    blocks: int
+
+
+def plan_set(fs: Filesystem, names: Iterable[str], *, permit: Permit = anyone) -> SetDeletion:
+    """What ``delete_set`` would do now; nothing is changed. May raise ``NotCached``, ``CommitNeeded``."""
+    chosen: list[Instance] = []
+    refused: dict[str, SnapfsError] = {}
+    wants: list[Want] = []
+    for name in dict.fromkeys(names):
+        try:
+            chosen.append(deletable(fs, name, permit))
+        except NotCached as exc:  # all that is missing is fetched at once
+            wants += exc.wants
+        except (SnapshotError, FsError) as exc:
+            refused[name] = exc
+    if wants:
+        raise NotCached(wants)
+    return SetDeletion(tuple(chosen), refused, frees(fs, chosen))
+
+
+def delete_set(fs: Filesystem, names: Iterable[str], *, permit: Permit = anyone) -> SetDeletion:
+    """Delete all of these snapshots that can be deleted, as ``lifecycle.delete`` does each; the caller commits afterwards.
+
+    Raises ``NoSpace``, ``ReadOnly``.
+    """
+    volume = fs.volume
+    volume.check_writable()
+    planned = plan_set(fs, names, permit=permit)
+    changed = 4 + 2 * min(2 * len(planned.deleted), volume.instances_tree.blocks)  # buckets of the instance table that are written anew
+    volume.allocator.prepare(0, urgency=2, metadata=volume.dirtied + changed)
+    for instance in planned.deleted:
+        leave(fs, instance)
+    return planned

@@ -1,0 +1,175 @@
+"""What differs between two trees, found by walking both: the plainest way there is, which ``snapshots.diff`` is compared with."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from snapfs.errors import CorruptBlock
+from snapfs.filesystem import Filesystem, View
+from snapfs.ids import ROOT_INO
+from snapfs.snapshots.diff import Diff, Difference
+from snapfs.snapshots.sides import State
+from snapfs.store.volume import Volume
+
+#: kind, old path, path, do data differ, do attributes differ
+Row = tuple[str, bytes | None, bytes | None, bool, bool]
+
+#: Who a file is: number, generation, time of birth, type. As in a restore, either of generation and birth may stay.
+Identity = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Found:
+    """One path of a tree, with all that counts."""
+
+    path: bytes
+    identity: Identity
+    data: Any
+    attributes: Any
+
+    @property
+    def kind(self) -> int:
+        return self.identity[3]
+
+
+Listing = dict[bytes, dict[bytes, Found]]  # directory path -> name -> what is there
+
+
+def walk(fs: Filesystem, view: View, call: Callable[..., Any]) -> tuple[Found, Listing]:
+    """Everything in a view: its root, and what is in each directory."""
+
+    def found(ino: int, path: bytes) -> Found:
+        inode = call(fs.inode, view, ino)
+        kind = stat.S_IFMT(inode.mode)
+        data: Any = None
+        if kind == stat.S_IFREG:
+            data = call(fs.read, view, ino, 0, inode.size)
+        elif kind == stat.S_IFLNK:
+            data = call(fs.readlink, view, ino)
+        elif kind in (stat.S_IFCHR, stat.S_IFBLK):
+            data = inode.rdev
+        extended = {name: call(fs.xattr_get, view, ino, name) for name in call(fs.xattr_list, view, ino)}
+        attributes = inode.mode, inode.uid, inode.gid, extended, None if kind == stat.S_IFDIR else inode.mtime
+        return Found(path, (ino, inode.generation, inode.btime, kind), data, attributes)
+
+    root = found(ROOT_INO, b"")
+    listing: Listing = {}
+    waiting = [root]
+    while waiting:
+        directory = waiting.pop()
+        names = listing[directory.path] = {}
+        after = 0
+        while some := call(fs.entries, view, directory.identity[0], after, 1000):
+            for entry in some:
+                path = directory.path + b"/" + entry.name if directory.path else entry.name
+                names[entry.name] = found(entry.ino, path)
+                if names[entry.name].kind == stat.S_IFDIR:
+                    waiting.append(names[entry.name])
+            after = some[-1].cookie
+    return root, listing
+
+
+def same(one: Identity, other: Identity) -> bool:
+    return one[0] == other[0] and one[3] == other[3] and (one[0] == ROOT_INO or one[1] == other[1] or one[2] == other[2])
+
+
+def expected(old: tuple[Found, Listing], new: tuple[Found, Listing]) -> set[Row]:
+    """Directories that both trees have are one place, wherever they are; so are those that stand under one name in one place."""
+    rows: set[Row] = set()
+    olds, news = ({found.identity[0]: found for found in directories(*tree)} for tree in (old, new))
+    living = {ino for ino in olds if ino in news and same(olds[ino].identity, news[ino].identity)}
+    tables = []
+    for root, listing in (old, new):
+        table: dict[Any, Found] = {}
+        places: dict[bytes, Any] = {b"": root.identity[0]}
+        for path in sorted(listing, key=lambda one: (one.count(b"/") + bool(one), one)):
+            for name, found in listing[path].items():
+                place = places[path], name
+                if found.kind == stat.S_IFDIR and found.identity[0] in living:
+                    places[found.path] = found.identity[0]
+                else:
+                    table[place] = found
+                    if found.kind == stat.S_IFDIR:
+                        places[found.path] = place
+        tables.append((table, places))
+    (left, _), (right, _) = tables
+    for ino in living:
+        one, other = olds[ino], news[ino]
+        rows |= row("renamed" if one.path != other.path and moved(ino, old, new) else "changed", one, other)
+    gone: list[Found] = []
+    come: list[Found] = []
+    for place in left.keys() | right.keys():
+        before, after = left.get(place), right.get(place)
+        if before is None or after is None:
+            gone += [before] if before else []
+            come += [after] if after else []
+        elif before.kind != after.kind:
+            rows |= {("retyped", before.path, after.path, False, False)}
+        else:
+            rows |= row("changed", before, after)
+    for key in {found.identity[0] for found in gone if found.kind != stat.S_IFDIR}:
+        one_gone = sorted(
+            (found for found in gone if found.identity[0] == key and found.kind != stat.S_IFDIR), key=lambda found: found.path
+        )
+        one_come = sorted((found for found in come if same(found.identity, one_gone[0].identity)), key=lambda found: found.path)
+        for before, after in zip(one_gone, one_come, strict=False):
+            rows |= row("renamed", before, after)
+            gone.remove(before)
+            come.remove(after)
+    rows |= {("removed", found.path, None, False, False) for found in gone}
+    rows |= {("added", None, found.path, False, False) for found in come}
+    return rows
+
+
+def directories(root: Found, listing: Listing) -> list[Found]:
+    return [root, *(found for names in listing.values() for found in names.values() if found.kind == stat.S_IFDIR)]
+
+
+def moved(ino: int, *trees: tuple[Found, Listing]) -> bool:
+    """Has a directory another name, or another directory above it?"""
+    ends = []
+    for _, listing in trees:
+        ends += [(path, name) for path, names in listing.items() for name, found in names.items() if found.identity[0] == ino]
+    parents = [next(one.identity[0] for one in directories(*tree) if one.path == path) for tree, (path, _) in zip(trees, ends, strict=True)]
+    return parents[0] != parents[1] or ends[0][1] != ends[1][1]
+
+
+def row(kind: str, before: Found, after: Found) -> set[Row]:
+    change = before.data != after.data, before.attributes != after.attributes
+    return {(kind, before.path or b".", after.path or b".", *change)} if kind == "renamed" or any(change) else set()
+
+
+# What is compared with it
+
+
+def run(volume: Volume, diff: Diff, between: Callable[[], object] = lambda: None) -> list[Difference]:
+    """All that a comparison finds; ``between`` is called where others may have their turn."""
+    out: list[Difference] = []
+    steps = diff.steps()
+    try:
+        step = next(steps)
+        while True:
+            between()
+            if isinstance(step, Difference):
+                out.append(step)
+                step = next(steps)
+                continue
+            try:
+                volume.admit(volume.read_wants(step))
+            except CorruptBlock as exc:
+                step = steps.throw(exc)
+            else:
+                step = next(steps)
+    except StopIteration:
+        return out
+
+
+def rows(found: list[Difference]) -> list[Row]:
+    return [(one.kind.value, one.old_path, one.path, one.change.data, one.change.attributes) for one in found]
+
+
+def state(fs: Filesystem, view: View) -> State:
+    return State(view.instance.root, view.instance) if view.instance else State(fs.volume.base_root)
