@@ -91,8 +91,8 @@ class MountOptions:
 
     @property
     def deletes_below(self) -> float | None:
-        """The percentage that shall stay available by deleting snapshots; None: none is deleted."""
-        if self.autodelete != "oldest" or self.read_only:
+        """The percentage that shall stay available by deleting snapshots; None: none is deleted, as where one of them is all that shows."""
+        if self.autodelete != "oldest" or self.read_only or self.snapshot is not None:
             return None
         return AUTODELETE_BELOW if self.autodelete_below is None else self.autodelete_below
 

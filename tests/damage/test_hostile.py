@@ -18,7 +18,7 @@ from forging import CHECKSUM, Image, forged, limits
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mutations import BOMBS, hostile
-from replay import report
+from rerun import report
 from using import User, decode, use
 from volumes import DIRECTORY, REGULAR, seed
 

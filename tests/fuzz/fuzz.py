@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
 
-from replay import report  # noqa: E402 - found by the path above
+from rerun import report  # noqa: E402 - found by the path above
 
 #: What one input may take.
 SECONDS, MEMORY = 20, 1 << 30

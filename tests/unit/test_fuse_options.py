@@ -119,6 +119,7 @@ def test_what_cannot_be_is_named(text: str, word: str) -> None:
         ("autodelete=oldest", 5.0),
         ("autodelete=oldest,autodelete_below=0", 0.0),
         ("autodelete=oldest,ro", None),
+        ("autodelete=oldest,snapshot=monday", None),
     ],
 )
 def test_snapshots_are_deleted_unasked(text: str, below: float | None) -> None:

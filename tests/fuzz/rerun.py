@@ -1,6 +1,6 @@
 """Inputs that fail: where they are kept, and the command that runs one again.
 
-``python tests/fuzz/replay.py {volume,decoders} FILE``
+``python tests/fuzz/rerun.py {volume,decoders} FILE``
 """
 
 from __future__ import annotations
