@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from snapfs.blocks.pointer import EPOCH_MASK
 from snapfs.errors import CommitNeeded, NameTaken, NoSuchFact, NotDirectory, NotFound, SnapshotHeld, TooManySnapshots, UsageError
 from snapfs.ids import BASE_VIEW, ROOT_INO
-from snapfs.snapshots.naming import ancestry, as_path, check_name, get, way_to
+from snapfs.snapshots.naming import ancestry, check_name, get, way_to
 from snapfs.snapshots.rights import Permit, anyone, covered
 from snapfs.store.commit import name_live
 from snapfs.store.facts import NO_FACTS, Facts
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 #: Deepest directory that a snapshot may cover, and bytes of the names on the way to it: an instance is one item of a block.
-DEPTH_MAX = 256
+DEPTH_MAX = 192
 WAY_MAX = 1000
 
 
@@ -65,7 +65,6 @@ def new_instance(
         origin=origin,
         owner=owner,
         directory=directory,
-        path=as_path(way),
         chain=chain,
         way=way,
         covered=volume.instances.table[origin].covered if origin else directory,

@@ -98,7 +98,6 @@ class Instance:
     origin: int = BASE_VIEW
     owner: int = 0
     directory: int = ROOT_INO
-    path: str = "/"
     chain: tuple[int, ...] = ()
     way: tuple[bytes, ...] = ()
     covered: int = ROOT_INO
@@ -116,11 +115,16 @@ class Instance:
         """The view is another one from now on, whatever the clock says."""
         self.changed_ns = max(now_ns, self.created_ns + 1)
 
+    @property
+    def path(self) -> str:
+        """The path of the directory that it shows, for people."""
+        return "/" + "/".join(name.decode(errors="replace") for name in self.way)
+
     def encode(self) -> dict[str, Any]:
         """The value in the instance table, without the facts."""
         return {
             "name": self.name, "epoch": self.epoch, "created": self.created_ns, "changed": self.changed_ns, "origin": self.origin,
-            "owner": self.owner, "directory": self.directory, "path": self.path, "chain": list(self.chain),
+            "owner": self.owner, "directory": self.directory, "chain": list(self.chain),
             "way": list(self.way), "covered": self.covered,
             "undo": self.undo, "going": self.going, "root": self.root.encode(),
         }  # fmt: skip
@@ -132,9 +136,9 @@ class Instance:
         if type(value) is not dict:
             raise CorruptBlock(f"{what}: a map was expected")
         get = value.get
-        name, path, chain, undo, going = get("name"), get("path"), get("chain"), get("undo"), get("going")
-        if type(name) is not str or type(path) is not str:
-            raise CorruptBlock(f"{what}: it has no name or no path")
+        name, chain, undo, going = get("name"), get("chain"), get("undo"), get("going")
+        if type(name) is not str:
+            raise CorruptBlock(f"{what}: it has no name")
         if fault := name_fault(name):
             raise CorruptBlock(f"{what}: {fault}")
         way = get("way")
@@ -151,7 +155,6 @@ class Instance:
             check_range(get("origin"), 0, MAX_INSTANCES, what),
             check_range(get("owner"), 0, 0xFFFF_FFFF, what),
             check_range(get("directory"), 1, INO_LIMIT, what),
-            path,
             tuple(check_range(ino, 1, INO_LIMIT, what) for ino in chain),
             tuple(way),
             check_range(get("covered"), 1, INO_LIMIT, what),

@@ -291,6 +291,8 @@ def metadata(p: Planted) -> Iterator[tuple[str, int]]:
             except Exception:
                 continue
             yield from new("attributes", tree_blocks(volume, inode.attribute_map))
+            if view.instance and view.instance.covered != ROOT_INO and not p.do(p.fs.coverage.covers, view.instance, ino):
+                continue  # a snapshot of a directory: what its pointers lead to outside may be anything
             yield from new("directory" if inode.is_directory else "pointer block or target", tree_blocks(volume, inode.data))
 
 

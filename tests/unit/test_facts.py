@@ -16,8 +16,7 @@ from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import INO_LIMIT, MAX_INSTANCES, ROOT_INO
 from snapfs.snapshots import NO_FACTS, Facts, Hold
-from snapfs.snapshots.lifecycle import DEPTH_MAX
-from snapfs.snapshots.naming import PATH_SHOWN
+from snapfs.snapshots.lifecycle import DEPTH_MAX, WAY_MAX
 from snapfs.store.buckets import MAP_HEADER, item_size
 from snapfs.store.driver import commit, drive
 from snapfs.store.facts import (
@@ -74,8 +73,8 @@ def test_the_largest_instance_does_not_fit_a_block() -> None:
     """An instance and its facts are one item each, and the smallest block takes either."""
     root = ViewRoot(*[(1 << 64) - 1] * 2, 255, *[1 << 62] * 4)
     instance = Instance(
-        MAX_INSTANCES, "n" * 255, 0xFFFF_FFFF, LATE, LATE, MAX_INSTANCES, 0xFFFF_FFFF, INO_LIMIT, "p" * PATH_SHOWN,
-        (INO_LIMIT,) * DEPTH_MAX, True, True, root, LARGEST,
+        MAX_INSTANCES, "n" * 255, 0xFFFF_FFFF, LATE, LATE, MAX_INSTANCES, 0xFFFF_FFFF, INO_LIMIT,
+        (INO_LIMIT,) * DEPTH_MAX, (b"n" * (WAY_MAX // DEPTH_MAX + 1),) * DEPTH_MAX, INO_LIMIT, True, True, root, LARGEST,
     )  # fmt: skip
     room = min(BLOCK_SIZES) - 4 - MAP_HEADER
     assert LARGEST.fault is None

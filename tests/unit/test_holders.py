@@ -90,7 +90,7 @@ class History:
         difference = SimpleNamespace(
             only_base={block: self.born[block] for block in base - view},
             only_view={block: self.born[block] for block in view - base},
-            whose={block: (0, False) for block in base - view},
+            whose=dict.fromkeys(base - view, (0, False)),
         )
         exchange(self.fs, difference, {(0, False): 0})
         self.base = dict(self.views[number])

@@ -13,7 +13,6 @@ from snapfs.errors import Exists
 from snapfs.filesystem import Inode, View
 from snapfs.filesystem.names import entry_value
 from snapfs.ids import FIRST_INO, ORPHANS_INO, ROOT_INO
-from snapfs.snapshots.naming import as_path
 from snapfs.store.buckets import BucketTree
 
 LOST_AND_FOUND = b"lost+found"
@@ -208,5 +207,4 @@ class LinkMender:
             self.shop.tell(f"snapshot {one.name}: its directory cannot be read, it is lost")
             self.shop.lose(view)
             return
-        one.path = as_path(one.way)
         self.shop.volume.instances.dirty.add(one.id)
