@@ -11,6 +11,10 @@ OK: Final = 0
 ERROR: Final = 1
 USAGE: Final = 2
 
+#: diff(1)
+DIFFERENT: Final = 1
+TROUBLE: Final = 2
+
 #: scrub, as of fsck(8)
 DAMAGED: Final = 4
 

@@ -48,6 +48,8 @@ COMMANDS: Final = {
     "snapshot": Command("snapshot", "create, list, show, rename, describe, hold and delete snapshots"),
     "restore": Command("restore", "go back to a snapshot; what was stays as a snapshot of its own"),
     "df": Command("df", "show where the space is, and what deleting snapshots would free"),
+    "diff": Command("diff", "show what differs between two snapshots, or a snapshot and the present"),
+    "versions": Command("versions", "show the versions of a file, or the deleted names of a directory"),
     "info": Command("info", "show facts about a volume and its mount"),
     "check": Command("check", "check or repair an unmounted volume", exits.CHECK_USAGE, exits.CHECK_OPERATION, exits.CHECK_CANCELLED),
     "scrub": Command("scrub", "read everything, mounted or not, and verify every checksum"),

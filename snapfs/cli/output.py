@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-#: Called with what is done and how much there is to do, in any unit.
-Progress = Callable[[int, int], None]
+#: Called with what is done and how much there is to do (None: nobody knows), in any unit.
+Progress = Callable[[int, int | None], None]
 
 
 def print_json(value: Any) -> None:
@@ -77,11 +77,28 @@ def size_text(count: int) -> str:
 
 
 def time_text(nanoseconds: int) -> str:
-    """A time in UTC, as snapshots are named by default but with a space, to the second."""
-    return datetime.fromtimestamp(nanoseconds // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    """A time in UTC, as snapshots are named by default but with a space, to the second. One that no calendar has as ``@SECONDS``."""
+    try:
+        return datetime.fromtimestamp(nanoseconds // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (ValueError, OverflowError, OSError):
+        return f"@{nanoseconds // 1_000_000_000}"
 
 
 def time_json(nanoseconds: int) -> str:
-    """A time in UTC with all its digits, ISO 8601."""
+    """A time in UTC with all its digits, ISO 8601. One that no calendar has as ``@SECONDS``."""
     seconds, rest = divmod(nanoseconds, 1_000_000_000)
-    return f"{datetime.fromtimestamp(seconds, UTC).strftime('%Y-%m-%dT%H:%M:%S')}.{rest:09d}Z"
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC).strftime('%Y-%m-%dT%H:%M:%S')}.{rest:09d}Z"
+    except (ValueError, OverflowError, OSError):
+        return f"@{seconds}.{rest:09d}"
+
+
+def shown_json(one: dict[str, Any]) -> dict[str, Any]:
+    """What a state shows under a path (``control.comparing``), for programs: the mode in octal, times as text."""
+    document = {name: value for name, value in one.items() if name != "mtime_ns"}
+    return {**document, "mode": f"{one['mode']:04o}", "mtime": time_json(one["mtime_ns"])}
+
+
+def plain(text: str) -> str:
+    """Text that does nothing to a terminal: what cannot be printed is written as Python would."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)

@@ -8,7 +8,7 @@ import os
 import pwd
 from typing import Any
 
-from snapfs.cli import output
+from snapfs.cli import hot, output
 from snapfs.cli.arguments import Parser, add_json, add_target
 from snapfs.cli.exits import ERROR, OK, report
 from snapfs.cli.target import Session, session
@@ -43,6 +43,8 @@ def configure(parser: Parser) -> None:
     show = actions.add_parser("show", help="show one snapshot", allow_abbrev=False)
     add_target(show)
     show.add_argument("name", metavar="NAME")
+    show.add_argument("--hot", action="store_true", help="which files and blocks of the live tree were written most since then, instead")
+    show.add_argument("--limit", metavar="N", type=int, help="with --hot: how many of each (default: 10)")
     add_json(show)
     show.set_defaults(action=_show)
 
@@ -130,6 +132,10 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
+    if arguments.hot:
+        return hot.show(arguments)
+    if arguments.limit is not None:
+        raise UsageError("--limit goes with --hot")
     with session(arguments.target, write=False) as volume:
         one = volume.call("snapshot.show", name=arguments.name)
         mountpoint = volume.mountpoint

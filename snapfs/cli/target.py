@@ -11,11 +11,15 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from snapfs.cli.exits import CommandFailed, describe_os_error
 from snapfs.control import client, mounts
 from snapfs.control.mounts import Mount
 from snapfs.control.protocol import Request, Result
+
+#: How names travel to a daemon: as UTF-8, whatever the locale (``control.comparing``).
+CODING: Final = ("utf-8", "surrogateescape")
 
 
 @dataclass(frozen=True)
@@ -63,3 +67,36 @@ def session(target: str, *, write: bool, damaged: bool = False) -> Iterator[Sess
             return offline.run(handlers.handle(Request(command, arguments), uid, Alone(told)))
 
         yield Session(call, None)
+
+
+def in_volume(path: str, mountpoint: str | None) -> str:
+    """A path below the mount point becomes one in the volume; any other is one already. The last name is not followed."""
+    if mountpoint and os.path.isabs(path):
+        whole = mountpoint if os.path.realpath(path) == mountpoint else _without_links(path)
+        if whole == mountpoint or whole.startswith(mountpoint.rstrip("/") + "/"):
+            return whole[len(mountpoint.rstrip("/")) :] or "/"
+    return path
+
+
+def as_sent(path: str) -> str:
+    """A path of the command line as it travels."""
+    return os.fsencode(path).decode(*CODING)
+
+
+def place_of(path: str) -> tuple[str, str]:
+    """A path in a mount, which need not be there any more: something that is there, and the whole path without links on the way."""
+    there = path
+    while not os.path.lexists(there):
+        there = os.path.dirname(there.rstrip("/")) or ("/" if there.startswith("/") else ".")
+    if os.path.islink(there):
+        if mounts.mount_with_device(os.lstat(there).st_dev) is None:  # a link from elsewhere into a mount
+            there = path = os.path.realpath(path)
+        else:
+            there = os.path.dirname(there) or "."
+    return there, _without_links(path)
+
+
+def _without_links(path: str) -> str:
+    if os.path.basename(path) in ("", ".", ".."):
+        return os.path.realpath(path)
+    return os.path.join(os.path.realpath(os.path.dirname(path) or "."), os.path.basename(path))

@@ -42,19 +42,23 @@ class Client:
 
         Raises what the handler raised, ``ControlError`` when the daemon is gone.
         """
+        line = self._exchange(encode_request(command, arguments))
+        while isinstance(reply := decode_reply(line), Event):
+            if told is not None:
+                told(reply.content)  # what it raises is not the daemon's doing
+            line = self._exchange(b"")
+        return reply
+
+    def _exchange(self, request: bytes) -> bytes:
+        """Send, and receive a line. Raises ``ControlError``."""
         try:
-            self._connection.sendall(encode_request(command, arguments))
-            while True:
-                line = self._lines.readline(ANSWER_LIMIT + 1)
-                if not line.endswith(b"\n"):
-                    raise ControlError(f"the daemon (process {self.pid}) ended before it answered")
-                reply = decode_reply(line)
-                if not isinstance(reply, Event):
-                    return reply
-                if told is not None:
-                    told(reply.content)
+            self._connection.sendall(request)
+            line = self._lines.readline(ANSWER_LIMIT + 1)
         except OSError as exc:
             raise ControlError(f"the daemon (process {self.pid}) does not answer: {exc.strerror}") from exc
+        if not line.endswith(b"\n"):
+            raise ControlError(f"the daemon (process {self.pid}) ended before it answered")
+        return line
 
     def close(self) -> None:
         """Hang up."""

@@ -16,6 +16,8 @@ from typing import Any, Protocol
 from snapfs import ids, snapshots
 from snapfs.control import figures
 from snapfs.control.caller import Alone, Caller
+from snapfs.control.comparing import Comparing
+from snapfs.control.hot import Hot
 from snapfs.control.protocol import Request, Result
 from snapfs.control.scrubbing import scrub
 from snapfs.errors import NotDirectory, NotFound, SnapfsError, UsageError
@@ -107,6 +109,9 @@ class Handlers:
         # Those that tell their caller how it goes; they end when nobody listens.
         self._long = {
             "scrub": ({"rate": int}, self.scrub),
+            "diff": ({"old": str, "new": str, "paths": list}, self.diff),
+            "versions": ({"path": str, "deleted": bool}, self.versions),
+            "snapshot.hot": ({"name": str, "limit": int}, self.snapshot_hot),
         }
 
     async def handle(self, request: Request, uid: int, caller: Caller | None = None) -> Result:
@@ -266,6 +271,22 @@ class Handlers:
         with contextlib.suppress(SnapfsError):  # of a volume that cannot be written, what is durable is scrubbed
             await self.engine.commit()
         return await scrub(self.fs, caller, rate, log_it=self.live is not None, trouble=self.trouble)
+
+    async def snapshot_hot(self, uid: int, caller: Caller, name: str | None, limit: int | None) -> Result:
+        """The files and blocks of the present that were written most since a snapshot. See ``hot``."""
+        return await Hot(self.fs, caller, self._permit(uid)).hot(self.engine.call, self._settle, _needed("name", name), limit)
+
+    async def diff(self, uid: int, caller: Caller, old: str | None, new: str | None, paths: list[object] | None) -> Result:
+        """Tell what differs between two snapshots, or a snapshot and the present (None)."""
+        return await self._comparing(uid, caller).diff(self.engine.call, self.engine.settle, old, new, _names(paths))
+
+    async def versions(self, uid: int, caller: Caller, path: str | None, deleted: bool | None) -> Result:
+        """Tell the versions of the file at a path, or the deleted names of the directory there."""
+        work = self._comparing(uid, caller)
+        return await work.versions(self.engine.call, self.engine.settle, _needed("path", path), deleted=bool(deleted))
+
+    def _comparing(self, uid: int, caller: Caller) -> Comparing:
+        return Comparing(self.fs, caller, snapshots.may_look(uid, self.shown_owner))
 
     def _permit(self, uid: int) -> Permit:
         return snapshots.owner_or_root(uid, self.shown_owner)

@@ -1,22 +1,34 @@
 """Snapshots: creating, naming, finding, deleting and going back to them. The rules of who holds a block are in ``store.owners``."""
 
 from snapfs.snapshots.deleting import SetDeletion, delete_set, plan_set
+from snapfs.snapshots.diff import Diff, Difference, Shown
 from snapfs.snapshots.lifecycle import abandon, change_facts, check_not_held, create, delete, facts_after, rename
 from snapfs.snapshots.naming import all, ancestry, check_name, default_name, find, get, view_inode, visible  # noqa: A004 - reads as snapshots.all
 from snapfs.snapshots.restore import RestoreResult, restore
-from snapfs.snapshots.rights import Permit, anyone, covered, owner_or_root
+from snapfs.snapshots.rights import Permit, anyone, covered, may_look, owner_or_root
+from snapfs.snapshots.sides import State
 from snapfs.snapshots.space import frees
+from snapfs.snapshots.versions import Deleted, Lost, Seen, Version, Versions
 from snapfs.store.facts import NO_FACTS, Facts, Hold
 from snapfs.store.instances import Instance
 
 __all__ = [
     "NO_FACTS",
+    "Deleted",
+    "Diff",
+    "Difference",
     "Facts",
     "Hold",
     "Instance",
+    "Lost",
     "Permit",
     "RestoreResult",
+    "Seen",
     "SetDeletion",
+    "Shown",
+    "State",
+    "Version",
+    "Versions",
     "abandon",
     "all",
     "ancestry",
@@ -33,6 +45,7 @@ __all__ = [
     "find",
     "frees",
     "get",
+    "may_look",
     "owner_or_root",
     "plan_set",
     "rename",

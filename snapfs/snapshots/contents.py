@@ -1,7 +1,7 @@
 """Whether two states of a file, or two files, differ in their data, in their attributes, or in both.
 
-Data are a file's bytes, a link's target, a device's number. Attributes are permissions, owner, group, extended attributes, access lists,
-and the time of modification but for directories, where it changes with every name.
+Data are a file's bytes, a link's target, a device's number. Attributes are permissions, owner, group, extended attributes, access lists.
+The time of modification is one where the data are the same, and for directories never: there it changes with every name.
 """
 
 from __future__ import annotations
@@ -37,11 +37,14 @@ class Change(NamedTuple):
 
 def changes(one: Inode, other: Inode) -> Steps[Change]:
     """What differs between two inodes of one type, in two views."""
-    return Change((yield from _data_differ(one, other)), (yield from _attributes_differ(one, other)))
+    data_differ = yield from _data_differ(one, other)
+    if not data_differ and not one.is_directory and one.mtime != other.mtime:
+        return Change(data_differ, attributes=True)
+    return Change(data_differ, (yield from _attributes_differ(one, other)))
 
 
 def _attributes_differ(one: Inode, other: Inode) -> Steps[bool]:
-    if (one.mode, one.uid, one.gid) != (other.mode, other.uid, other.gid) or (not one.is_directory and one.mtime != other.mtime):
+    if (one.mode, one.uid, one.gid) != (other.mode, other.uid, other.gid):
         return True
     if _attributes_key(one) == _attributes_key(other):
         return False

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from snapfs.blocks.inode import INLINE_OFFSET, LAYOUT
 from snapfs.blocks.pointer import BLOCK_MASK
-from snapfs.errors import CorruptBlock, UsageError
+from snapfs.errors import CorruptBlock, NotFound, UsageError
 from snapfs.filesystem import Inode, names
 from snapfs.filesystem.names import TYPE_BITS
 from snapfs.ids import INO_LIMIT, ORPHANS_INO, ROOT_INO
@@ -145,8 +145,13 @@ class Diff:
         self._linked: dict[int, _Changed] = {}
 
     def steps(self) -> Steps[None]:
-        """All of it: yields ``Difference``, lists of blocks to be fetched, and empty ones between steps. Raises ``UsageError``."""
+        """All of it: yields ``Difference``, lists of blocks to be fetched, and empty ones between steps.
+
+        Raises ``UsageError`` for two states that have no part in common, ``NotFound`` for a path that neither has.
+        """
         yield from self._choose_part()
+        for path in self._paths:
+            yield from self._check_path(path)
         yield from self._compare_part()
         slots = SlotDifference(self.volume, _root(self.old), _root(self.new))
         directories: list[tuple[Inode, Inode]] = []
@@ -191,6 +196,13 @@ class Diff:
     def _directory_at(side: Side, path: bytes) -> Steps[Inode | None]:
         way = yield from side.at_path(path)
         return way[-1] if len(way) == path.count(b"/") + 1 and way[-1].is_directory else None
+
+    def _check_path(self, path: bytes) -> Steps[None]:
+        """Raises ``NotFound``."""
+        for side in (self.old, self.new):
+            if len((yield from side.at_path(path))) == path.count(b"/") + 1:
+                return
+        raise NotFound(f"/{path.decode(errors='replace')}: neither of the two states has it")
 
     def _compare_part(self) -> Steps[None]:
         """Compare the directories that are the part: no directory that is compared has a name for them."""

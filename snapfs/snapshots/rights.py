@@ -1,4 +1,4 @@
-"""Who may make, rename, delete and restore a snapshot: the owner of the directory that it covers, and root."""
+"""Who may make, rename, delete, restore and compare snapshots: the owner of the directory that they cover, and root."""
 
 from __future__ import annotations
 
@@ -26,6 +26,17 @@ def owner_or_root(uid: int, shown_owner: int | None = None) -> Permit:
         owner = directory.uid if shown_owner is None else shown_owner
         if uid not in (0, owner):
             raise NotPermitted(f"only root and the owner of the directory that a snapshot covers (user {owner}) may make or change it")
+
+    return permit
+
+
+def may_look(uid: int, shown_owner: int | None = None) -> Permit:
+    """The same for comparing states of a directory: that tells of what only some may read in it."""
+
+    def permit(directory: Inode) -> None:
+        owner = directory.uid if shown_owner is None else shown_owner
+        if uid not in (0, owner):
+            raise NotPermitted(f"only root and the owner of the directory (user {owner}) may compare its states")
 
     return permit
 

@@ -39,7 +39,7 @@ from snapfs.store.driver import commit, drive
 from snapfs.store.volume import Volume
 
 #: Cases of the fixed budget: they take about twenty seconds.
-EXAMPLES = 400
+EXAMPLES = 250
 
 #: What one case may take. Sound volumes of this size take a hundredth of it.
 SECONDS, MEMORY = 20.0, 512 << 20

@@ -24,7 +24,7 @@ from snapfs.check.repair import repair_volume
 from snapfs.control.handlers import Handlers
 from snapfs.control.offline import OfflineEngine, run
 from snapfs.control.protocol import Request
-from snapfs.errors import SnapfsError
+from snapfs.errors import CorruptBlock, SnapfsError
 from snapfs.filesystem import Changes, Filesystem, Inode, View
 from snapfs.fuse import listing
 from snapfs.fuse.attributes import Attributes
@@ -125,6 +125,24 @@ class User:
         handlers = Handlers(OfflineEngine(self.fs), self.fs)
         run(handlers.handle(Request("info", {}), 0))
         run(handlers.handle(Request("snapshot.list", {}), 0))
+        with contextlib.suppress(SnapfsError):
+            run(handlers.handle(Request("df", {}), 0))
+        for one in snapshots.all(self.fs):
+            self.compare(one)
+
+    def compare(self, one: snapshots.Instance) -> None:
+        """The difference between a snapshot and the present."""
+        with contextlib.suppress(SnapfsError), self.volume.allocator.readers.open():
+            steps = snapshots.Diff(self.fs, snapshots.State(self.volume.base_root), snapshots.State(one.root, one.copy())).steps()
+            step = next(steps, None)
+            while step is not None:
+                try:
+                    if isinstance(step, list):
+                        self.volume.admit(self.volume.read_wants(step))
+                except CorruptBlock as exc:
+                    step = steps.throw(exc)
+                else:
+                    step = next(steps, None)
 
     # Changing
 

@@ -29,6 +29,7 @@ class Found:
     identity: Identity
     data: Any
     attributes: Any
+    mtime: int | None  # of a directory, none
 
     @property
     def kind(self) -> int:
@@ -52,8 +53,9 @@ def walk(fs: Filesystem, view: View, call: Callable[..., Any]) -> tuple[Found, L
         elif kind in (stat.S_IFCHR, stat.S_IFBLK):
             data = inode.rdev
         extended = {name: call(fs.xattr_get, view, ino, name) for name in call(fs.xattr_list, view, ino)}
-        attributes = inode.mode, inode.uid, inode.gid, extended, None if kind == stat.S_IFDIR else inode.mtime
-        return Found(path, (ino, inode.generation, inode.btime, kind), data, attributes)
+        attributes = inode.mode, inode.uid, inode.gid, extended
+        mtime = None if kind == stat.S_IFDIR else inode.mtime
+        return Found(path, (ino, inode.generation, inode.btime, kind), data, attributes, mtime)
 
     root = found(ROOT_INO, b"")
     listing: Listing = {}
@@ -138,7 +140,8 @@ def moved(ino: int, *trees: tuple[Found, Listing]) -> bool:
 
 
 def row(kind: str, before: Found, after: Found) -> set[Row]:
-    change = before.data != after.data, before.attributes != after.attributes
+    data = before.data != after.data
+    change = data, before.attributes != after.attributes or (not data and before.mtime != after.mtime)
     return {(kind, before.path or b".", after.path or b".", *change)} if kind == "renamed" or any(change) else set()
 
 
@@ -146,14 +149,18 @@ def row(kind: str, before: Found, after: Found) -> set[Row]:
 
 
 def run(volume: Volume, diff: Diff, between: Callable[[], object] = lambda: None) -> list[Difference]:
-    """All that a comparison finds; ``between`` is called where others may have their turn."""
-    out: list[Difference] = []
-    steps = diff.steps()
+    """All that a comparison finds."""
+    return drive_steps(volume, diff.steps(), between)
+
+
+def drive_steps(volume: Volume, steps: Any, between: Callable[[], object] = lambda: None) -> list[Any]:
+    """All that ``steps`` yields but blocks to be fetched; ``between`` is called where others may have their turn."""
+    out: list[Any] = []
     try:
         step = next(steps)
         while True:
             between()
-            if isinstance(step, Difference):
+            if not isinstance(step, list):
                 out.append(step)
                 step = next(steps)
                 continue

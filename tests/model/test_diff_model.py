@@ -11,6 +11,7 @@ from diff_reference import Found, Listing, expected, rows, run, state, walk
 from world import World
 
 from snapfs.snapshots.diff import Diff
+from snapfs.store.volume import Volume
 
 EFFORT = int(os.environ.get("SNAPFS_MODEL_EFFORT", "1"))
 
@@ -62,7 +63,7 @@ def test_a_comparison_shows_what_was_changed_after_it_began(seed: int) -> None:
         wanted = expected(walk(fs, one, world.call), walk(fs, other, world.call))
         world.commit()
 
-        def between() -> None:
+        def between(volume: Volume = volume) -> None:
             if rnd.random() < 0.3:
                 world.step(rnd)
                 if world.volume is not volume:  # another mount has begun: the reader knows nothing of it

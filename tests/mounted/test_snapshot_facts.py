@@ -331,3 +331,50 @@ def test_somebody_else_says_something_about_my_snapshot(mounted: Any) -> None:
     assert (result.returncode, "busy" in result.stderr) == (1, True), result.stderr
     mounted.run("snapshot", "release", mounted.path, "one")
     assert delete().returncode == 0
+
+
+# --- what is written most -----------------------------------------------------------------------
+
+
+def hottest(
+    volume: Any, name: str, *arguments: str, target: Path | None = None
+) -> tuple[list[tuple[str, int, int]], list[tuple[str, int, int]]]:
+    found = json.loads(volume.run("snapshot", "show", target or volume.path, name, "--hot", *arguments, "--json").stdout)
+    return (
+        [(one["path"], one["writes"], one["blocks"]) for one in found["files"]],
+        [(one["path"], one["offset"], one["writes"]) for one in found["blocks"]],
+    )
+
+
+def test_the_hottest_files_are_others(mounted: Any) -> None:
+    """A3: `--hot` counts what was written since, without waiting for a commit, mounted or not; text and JSON agree."""
+    (mounted / "d").mkdir()
+    log, odd, cold = mounted / "d" / "log", mounted / os.fsdecode(b"odd\xff\n"), mounted / "cold"
+    for file in (log, odd, cold):
+        file.write_bytes(b"x" * 40960)
+    mounted.snapshot("one")
+    assert hottest(mounted, "one") == ([], [])
+    assert "nothing" in mounted.run("snapshot", "show", mounted.path, "one", "--hot").stdout
+    with log.open("r+b", buffering=0) as file:
+        for _ in range(300):
+            os.pwrite(file.fileno(), b"again", 8192)
+            os.fsync(file.fileno())  # or the kernel makes one write of them
+    with odd.open("r+b", buffering=0) as file:
+        os.pwrite(file.fileno(), b"y" * 8192, 0)  # the kernel holds it back
+        expected = (
+            [("/d/log", 255, 1), (f"/{odd.name}", 2, 2)],
+            [("/d/log", 8192, 255), (f"/{odd.name}", 4096, 1), (f"/{odd.name}", 0, 1)],
+        )
+        assert hottest(mounted, "one") == expected
+    assert hottest(mounted, "one", "--limit", "1") == (expected[0][:1], expected[1][:1])
+    text = mounted.run("snapshot", "show", mounted.path, "one", "--hot").stdout
+    assert re.search(r"^255\+ +1 +4\.0 KiB +/d/log$", text, re.MULTILINE)
+    assert "/odd?" in text
+    mounted.unmount()
+    assert hottest(mounted, "one", target=mounted.image) == expected
+    mounted.mount()
+    mounted.snapshot("two")
+    assert hottest(mounted, "two") == ([], [])
+    for words, code in ((["--hot", "--limit", "0"], 2), (["--limit", "3"], 2), (["--hot", "--limit", "x"], 2)):
+        one_line(mounted.run("snapshot", "show", mounted.path, "one", *words, code=code), "limit")
+    one_line(mounted.run("snapshot", "show", mounted.path, "missing", "--hot", code=1), "missing")
