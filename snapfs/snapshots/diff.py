@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from snapfs.blocks.inode import INLINE_OFFSET, LAYOUT
+from snapfs.blocks.inode import FLAG_LINKED, INLINE_OFFSET, LAYOUT
 from snapfs.blocks.pointer import BLOCK_MASK
 from snapfs.errors import CorruptBlock, NotFound, UsageError
 from snapfs.filesystem import Inode, names
@@ -125,7 +125,7 @@ class _Changed:
     @property
     def is_linked(self) -> bool:
         """May it have names elsewhere than in the directory that it was made in or moved to?"""
-        return self.new.nlink > 1
+        return not self.new.is_directory and bool(self.new.flags & FLAG_LINKED)
 
 
 class Diff:
@@ -185,6 +185,8 @@ class Diff:
             if found is None or not same_file(found, directory):
                 yield from side.find_paths([side.top])
                 found = yield from self._directory_at(other, side.path(side.top))
+                if found is not None and (yield from side.twin(found)) is not None:
+                    found = None  # it lives on within the part, and is compared with itself
             if found is None and other.top != ROOT_INO:
                 continue
             if found is None or (yield from other.shows(found.ino)):
@@ -279,7 +281,7 @@ class Diff:
             yield from self._find_paths([parent])
             yield from self._report_changed(old, new, within[parent])
         for wanted in within.values():
-            self._linked.update((ino, one) for ino, one in wanted.items() if one.missing > 0 and not one.new.is_directory)
+            self._linked.update((ino, one) for ino, one in wanted.items() if one.missing > 0 and one.is_linked)
         if len(self._linked) >= BATCH:
             yield from self._search_links()
 

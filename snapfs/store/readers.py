@@ -52,8 +52,8 @@ class Readers:
         self._open.add(reader)
         return reader
 
-    def __bool__(self) -> bool:
-        return bool(self._open)
+    def __len__(self) -> int:
+        return len(self._open)
 
     def keep(self, waiting: Iterable[Waiting]) -> None:
         """These blocks, which were freed and are not available yet, stay so. Each of their groups is pinned once for them."""

@@ -189,6 +189,7 @@ class Volume:
             "groups": self.geometry.groups,
             "groups_loaded": len(allocator.groups),
             "instances": len(self.instances.table),
+            "readers": len(allocator.readers),
             "cached_blocks": len(self.cache),
             "cache_hits": self.cache.hits,
             "cache_misses": self.cache.misses,

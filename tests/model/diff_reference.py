@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from snapfs.errors import CorruptBlock
+from snapfs.errors import CorruptBlock, UsageError
 from snapfs.filesystem import Filesystem, View
 from snapfs.ids import ROOT_INO
 from snapfs.snapshots.diff import Diff, Difference
@@ -37,9 +37,10 @@ class Found:
 
 
 Listing = dict[bytes, dict[bytes, Found]]  # directory path -> name -> what is there
+Tree = tuple[Found, Listing]  # the directory that is the root, or is compared, and what lies in it
 
 
-def walk(fs: Filesystem, view: View, call: Callable[..., Any]) -> tuple[Found, Listing]:
+def walk(fs: Filesystem, view: View, call: Callable[..., Any]) -> Tree:
     """Everything in a view: its root, and what is in each directory."""
 
     def found(ino: int, path: bytes) -> Found:
@@ -78,28 +79,44 @@ def same(one: Identity, other: Identity) -> bool:
     return one[0] == other[0] and one[3] == other[3] and (one[0] == ROOT_INO or one[1] == other[1] or one[2] == other[2])
 
 
-def expected(old: tuple[Found, Listing], new: tuple[Found, Listing]) -> set[Row]:
+def chosen(old: Tree, new: Tree, old_top: int, new_top: int) -> tuple[Tree | None, Tree | None]:
+    """The parts of two trees that are compared: the smaller one of the directories that they are of. Raises ``UsageError``."""
+    if old_top == new_top == ROOT_INO:
+        return old, new
+    for tree, top, other, other_top, turned in ((new, new_top, old, old_top, True), (old, old_top, new, new_top, False)):
+        if top == ROOT_INO:
+            continue
+        (directory,) = (found for found in directories(*tree) if found.identity[0] == top)
+        inner = part(tree, directory)
+        allowed = part(other, next(found for found in directories(*other) if found.identity[0] == other_top))
+        found = next((found for found in directories(*other) if same(found.identity, directory.identity)), None)
+        if found is None:
+            at = next((found for found in directories(*other) if found.path == directory.path), None)
+            lives = at is not None and any(same(at.identity, one.identity) for one in directories(*inner))
+            found = None if lives else at
+        if found is None and other_top != ROOT_INO:
+            continue
+        if found is None or any(one.path == found.path for one in directories(*allowed)):
+            outer = part(other, found) if found else None
+            return (outer, inner) if turned else (inner, outer)
+    raise UsageError
+
+
+def part(tree: Tree, top: Found) -> Tree:
+    inside = {path: names for path, names in tree[1].items() if not top.path or path == top.path or path.startswith(top.path + b"/")}
+    return top, inside
+
+
+def expected(old: Tree | None, new: Tree | None) -> set[Row]:
     """Directories that both trees have are one place, wherever they are; so are those that stand under one name in one place."""
     rows: set[Row] = set()
-    olds, news = ({found.identity[0]: found for found in directories(*tree)} for tree in (old, new))
+    olds, news = ({found.identity[0]: found for found in directories(*tree)} if tree else {} for tree in (old, new))
     living = {ino for ino in olds if ino in news and same(olds[ino].identity, news[ino].identity)}
-    tables = []
-    for root, listing in (old, new):
-        table: dict[Any, Found] = {}
-        places: dict[bytes, Any] = {b"": root.identity[0]}
-        for path in sorted(listing, key=lambda one: (one.count(b"/") + bool(one), one)):
-            for name, found in listing[path].items():
-                place = places[path], name
-                if found.kind == stat.S_IFDIR and found.identity[0] in living:
-                    places[found.path] = found.identity[0]
-                else:
-                    table[place] = found
-                    if found.kind == stat.S_IFDIR:
-                        places[found.path] = place
-        tables.append((table, places))
-    (left, _), (right, _) = tables
+    left, right = table(old, living), table(new, living)
     for ino in living:
         one, other = olds[ino], news[ino]
+        assert old is not None
+        assert new is not None
         rows |= row("renamed" if one.path != other.path and moved(ino, old, new) else "changed", one, other)
     gone: list[Found] = []
     come: list[Found] = []
@@ -121,22 +138,44 @@ def expected(old: tuple[Found, Listing], new: tuple[Found, Listing]) -> set[Row]
             rows |= row("renamed", before, after)
             gone.remove(before)
             come.remove(after)
-    rows |= {("removed", found.path, None, False, False) for found in gone}
-    rows |= {("added", None, found.path, False, False) for found in come}
+    rows |= {("removed", found.path or b".", None, False, False) for found in gone}
+    rows |= {("added", None, found.path or b".", False, False) for found in come}
     return rows
+
+
+def table(tree: Tree | None, living: set[int]) -> dict[Any, Found]:
+    """What is at each place, but the directories that live on."""
+    if tree is None:
+        return {}
+    root, listing = tree
+    out: dict[Any, Found] = {} if root.identity[0] in living else {"top": root}
+    places: dict[bytes, Any] = {root.path: root.identity[0] if root.identity[0] in living else "top"}
+    for path in sorted(listing, key=lambda one: (one.count(b"/") + bool(one), one)):
+        for name, found in listing[path].items():
+            place = places[path], name
+            if found.kind == stat.S_IFDIR and found.identity[0] in living:
+                places[found.path] = found.identity[0]
+            else:
+                out[place] = found
+                if found.kind == stat.S_IFDIR:
+                    places[found.path] = place
+    return out
 
 
 def directories(root: Found, listing: Listing) -> list[Found]:
     return [root, *(found for names in listing.values() for found in names.values() if found.kind == stat.S_IFDIR)]
 
 
-def moved(ino: int, *trees: tuple[Found, Listing]) -> bool:
+def moved(ino: int, *trees: Tree) -> bool:
     """Has a directory another name, or another directory above it?"""
     ends = []
-    for _, listing in trees:
-        ends += [(path, name) for path, names in listing.items() for name, found in names.items() if found.identity[0] == ino]
-    parents = [next(one.identity[0] for one in directories(*tree) if one.path == path) for tree, (path, _) in zip(trees, ends, strict=True)]
-    return parents[0] != parents[1] or ends[0][1] != ends[1][1]
+    for (root, listing), directory in ((tree, next(one for one in directories(*tree) if one.identity[0] == ino)) for tree in trees):
+        if directory is root:
+            return True  # the part that is compared has another path
+        path, _, name = directory.path.rpartition(b"/")
+        parent = next(one for one in directories(root, listing) if one.path == path)
+        ends.append((parent.identity[0], name))
+    return ends[0] != ends[1]
 
 
 def row(kind: str, before: Found, after: Found) -> set[Row]:
