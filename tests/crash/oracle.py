@@ -18,6 +18,9 @@ from snapfs.store.volume import Volume
 
 Dump = dict[str, dict[bytes, tuple[Any, ...]]]
 
+#: Stands for a path: holds, description and tags of a snapshot.
+FACTS = b"what is said about it"
+
 
 def dump(fs: Filesystem) -> Dump:
     """Everything that a user can see: of each view, each path with attributes and content."""
@@ -26,7 +29,7 @@ def dump(fs: Filesystem) -> Dump:
         views[instance.name] = fs.view(instance.id)
     found = {name: dict(_tree(fs, view)) for name, view in views.items()}
     for instance in snapshots.all(fs):
-        found[instance.name][b"what is said about it"] = (instance.facts,)
+        found[instance.name][FACTS] = (instance.facts,)
     return found
 
 

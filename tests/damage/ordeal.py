@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from faults import Fault, FaultyDevice, Kind
-from oracle import Dump, Oracle, dump
+from oracle import FACTS, Dump, Oracle, dump
 from scenarios import SCENARIOS, Stage
 
 from snapfs import snapshots
@@ -312,7 +312,10 @@ def look(fs: Filesystem) -> dict[str, dict[bytes, Any]]:
     views = {"": fs.base}
     for instance in snapshots.all(fs):
         views[instance.name] = fs.view(instance.id)
-    return {name: _look(fs, view) for name, view in views.items()}
+    found = {name: _look(fs, view) for name, view in views.items()}
+    for instance in snapshots.all(fs):
+        found[instance.name][FACTS] = (instance.facts,)
+    return found
 
 
 def _look(fs: Filesystem, view: View) -> dict[bytes, Any]:
