@@ -11,7 +11,7 @@ from typing import Any
 from snapfs.cli import hot, output
 from snapfs.cli.arguments import Parser, add_json, add_target
 from snapfs.cli.exits import ERROR, OK, report
-from snapfs.cli.target import Session, session
+from snapfs.cli.target import in_volume, session
 from snapfs.errors import UsageError
 
 
@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _create(arguments: argparse.Namespace) -> int:
     with session(arguments.target, write=True) as volume:
-        path = arguments.path and _in_volume(arguments.path, volume)
+        path = arguments.path and in_volume(arguments.path, volume.mountpoint, follow=True)
         created = volume.call(
             "snapshot.create",
             name=arguments.name,
@@ -242,15 +242,6 @@ def _state(one: dict[str, Any]) -> list[str]:
     """What is special about a snapshot, in a word each."""
     words = {"held": one["holds"], "read-only": one["read_only"], "changed": one["changed"], "undo": one["undo"]}
     return [word for word, holds in words.items() if holds] + ([f"of {_plain(one['origin'])}"] if one["origin"] else [])
-
-
-def _in_volume(path: str, volume: Session) -> str:
-    """A path below the mount point becomes one in the volume; any other is one already."""
-    if volume.mountpoint and os.path.isabs(path):
-        whole = os.path.realpath(path)
-        if whole == volume.mountpoint or whole.startswith(volume.mountpoint.rstrip("/") + "/"):
-            return whole[len(volume.mountpoint.rstrip("/")) :] or "/"
-    return path
 
 
 def _document(one: dict[str, Any]) -> dict[str, Any]:

@@ -69,10 +69,12 @@ def session(target: str, *, write: bool, damaged: bool = False) -> Iterator[Sess
         yield Session(call, None)
 
 
-def in_volume(path: str, mountpoint: str | None) -> str:
-    """A path below the mount point becomes one in the volume; any other is one already. The last name is not followed."""
+def in_volume(path: str, mountpoint: str | None, *, follow: bool = False) -> str:
+    """A path below the mount point becomes one in the volume; any other is one already. ``follow``: also if the last name is a link."""
     if mountpoint and os.path.isabs(path):
-        whole = mountpoint if os.path.realpath(path) == mountpoint else _without_links(path)
+        whole = os.path.realpath(path)
+        if whole != mountpoint and not follow:
+            whole = _without_links(path)
         if whole == mountpoint or whole.startswith(mountpoint.rstrip("/") + "/"):
             return whole[len(mountpoint.rstrip("/")) :] or "/"
     return path

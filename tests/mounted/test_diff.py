@@ -20,6 +20,9 @@ import pytest
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Rows = set[tuple[Any, ...]]
 
+#: A major number that no driver has.
+NO_DEVICE = 4000
+
 #: What a path shows: type, content, attributes, time of modification.
 Facts = tuple[int, Any, Any, Any]
 
@@ -119,14 +122,14 @@ def disturb(top: Path, dice: random.Random, count: int) -> None:
         other = dice.choice(files) if files else None
         action = dice.randrange(16)
         with contextlib.suppress(OSError, IndexError):  # what cannot be done, or there is nothing to do it to
-            if action < 3:
+            if action < 3 and (not os.path.lexists(place) or stat.S_ISREG(os.lstat(place).st_mode)):  # nobody reads a FIFO, or is a device
                 Path(place).write_bytes(dice.randbytes(dice.choice([0, 10, 9000])))
             elif action < 5:
                 os.mkdir(place)
             elif action == 5:
                 os.symlink(f"target {number}", place)
             elif action == 6:
-                os.mknod(place, dice.choice([stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK]) | 0o600, os.makedev(1, dice.randrange(9)))
+                os.mknod(place, dice.choice([stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK]) | 0o600, os.makedev(NO_DEVICE, number))
             elif action == 7:
                 os.rmdir(dice.choice(directories[1:]))
             elif action < 10:

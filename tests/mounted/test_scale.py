@@ -7,6 +7,7 @@ import os
 import random
 import stat
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -158,6 +159,84 @@ def test_a_snapshot_of_200_000_files_takes_as_long_as_one_of_none(images, mount_
     assert len(os.listdir(mounted.view("s"))) == FILES // IN_DIRECTORY + 1
     assert (mounted.view("s") / "d77000" / "file 77700").read_text() == "content of 77700"
     assert resident(mounted.pid) < 300 << 20
+
+
+def facts(top: Path) -> dict[str, tuple[object, ...]]:
+    """What a walk finds of each file, without looking into any."""
+    found: dict[str, tuple[object, ...]] = {}
+    waiting = [os.fspath(top)]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                status = entry.stat(follow_symlinks=False)
+                found[os.path.relpath(entry.path, top)] = status.st_mode, status.st_uid, status.st_gid, status.st_size, status.st_mtime_ns
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_comparison_takes_as_long_as_walking_both_trees(images, mount_volume) -> None:
+    """Of 200,000 files 100 are changed: 1/50 of the time, at most, of a walk that does not even read the files."""
+    full = images.make("1G")
+    with offline(full) as fs:
+        for start in range(0, FILES, IN_DIRECTORY):
+            directory = make(fs, ids.ROOT_INO, f"d{start}", stat.S_IFDIR)
+            for number in range(start, start + IN_DIRECTORY):
+                make(fs, directory, f"file {number}")
+    mounted = mount_volume(full)
+    (mounted / ".snap" / "s").mkdir()
+    changed = {f"d{number // IN_DIRECTORY * IN_DIRECTORY}/file {number}" for number in random.Random(1).sample(range(FILES), 100)}
+    for path in changed:
+        (mounted / path).write_text("changed")
+    mounted.remount()  # nothing is in memory
+    documents, times = [], []
+    for _ in range(3):
+        start = time.perf_counter()
+        documents.append(json.loads(mounted.run("diff", mounted.path, "s", "--json").stdout)["changes"])
+        times.append(time.perf_counter() - start)
+    start = time.perf_counter()
+    old, new = facts(mounted.view("s")), facts(mounted.path)
+    walked = {path for path in old if old[path] != new[path]}
+    walking = time.perf_counter() - start
+    assert walked == changed
+    for found in documents:
+        assert {one["path"] for one in found} == changed
+        assert {one["letters"] for one in found} == {"M"}
+    print(f"comparing: {[round(one, 3) for one in times]} s; walking: {walking:.1f} s")
+    assert statistics.median(times) < walking / 50
+    assert resident(mounted.pid) < 500 << 20
+
+
+@pytest.mark.slow
+def test_a_comparison_keeps_users_waiting(images, mount_volume, snapfs_command, tmp_path: Path) -> None:
+    """While 100,000 additions are found and told, files can be made as usual; what the daemon keeps for it is bounded."""
+    full = images.make("512M")
+    mounted = mount_volume(full)
+    (mounted / ".snap" / "empty").mkdir()
+    mounted.unmount()
+    with offline(full) as fs:
+        for start in range(0, FILES // 2, IN_DIRECTORY):
+            directory = make(fs, ids.ROOT_INO, f"d{start}", stat.S_IFDIR)
+            for number in range(start, start + IN_DIRECTORY):
+                make(fs, directory, f"file {number}")
+    mounted.mount()
+    pid = mounted.pid
+    (mounted / "warm").touch()
+    before = resident(pid)
+    waits = []
+    with (tmp_path / "out").open("w") as out:
+        with subprocess.Popen(snapfs_command("diff", mounted.path, "empty", "--json-lines"), stdout=out) as process:
+            while process.poll() is None:
+                waits.append(seconds((mounted / f"while {len(waits)}").touch))
+        assert process.returncode == 0
+    told = {json.loads(line)["path"] for line in (tmp_path / "out").read_text().splitlines()}
+    assert len([path for path in told if "/file" in path]) == FILES // 2
+    print(f"{len(waits)} files made meanwhile, median {statistics.median(waits):.4f} s, longest {max(waits):.3f} s")
+    assert len(waits) > 20
+    assert statistics.median(waits) < 0.1
+    assert resident(pid) - before < 100 << 20
 
 
 @pytest.mark.slow

@@ -36,6 +36,7 @@ import os, sys
 import shutil, subprocess, json, logging.handlers, socket, argparse, getopt, pwd, encodings.idna
 import trio, pyfuse3, rich.table, rich.console
 import snapfs.cli.main, snapfs.cli.mkfs, snapfs.cli.mount, snapfs.cli.umount, snapfs.cli.snapshot, snapfs.cli.restore, snapfs.cli.info
+import snapfs.cli.diff, snapfs.cli.versions
 import snapfs.cli.check, snapfs.cli.serving, snapfs.cli.output, snapfs.control.offline, snapfs.fuse.mounting, snapfs.check
 uid = int(sys.argv[1])
 os.setgroups([]); os.setgid(uid); os.setuid(uid)
@@ -317,6 +318,8 @@ def test_commands_do_what_the_directories_forbid(home: Path, run_snapfs, images)
             ("snapshot", "rename", target, "roots", "mine"),
             ("snapshot", "delete", target, "roots"),
             ("restore", target, "roots"),
+            ("diff", target, "roots"),
+            ("versions", target, "--path", "/", "--deleted"),
         ):
             one_line(run_as(USER, *words, code=1), "only root and the owner of the directory")
 
@@ -333,9 +336,34 @@ def test_commands_do_what_the_directories_forbid(home: Path, run_snapfs, images)
     run_as(USER, "mount", image, home / "m", "-o", f"uid={USER}")
     try:
         run_as(USER, "snapshot", "create", home / "m", "mine")
+        run_as(USER, "diff", home / "m", "roots")
+        run_as(USER, "versions", home / "m", "--deleted")
         as_user(home / "m", lambda: os.rmdir(".snap/roots"))
     finally:
         run_as(USER, "umount", home / "m")
+
+
+def test_a_comparison_tells_of_what_its_asker_may_not_read(home: Path, run_snapfs, images) -> None:
+    """Whoever owns a directory may compare its states, and not those of the rest."""
+    image = images.make(name="roots.img")
+    (home / "m").mkdir()
+    run_snapfs("mount", image, home / "m")
+    (home / "m" / "users").mkdir()
+    os.chown(home / "m" / "users", USER, USER)
+    (home / "m" / "users" / ".snap" / "part").mkdir()
+    (home / "m" / ".snap" / "whole").mkdir()
+    for path in ("users/file", "secret"):
+        (home / "m" / path).touch()
+    run_snapfs("umount", home / "m")
+    shutil.move(image, home / "roots.img")
+    image = images.watch(home / "roots.img")
+    os.chown(image, USER, USER)
+    for words in (("whole",), ("whole", "."), (".", "."), (".", "whole")):
+        one_line(run_as(USER, "diff", image, *words, code=1), "only root and the owner of the directory")
+    for words in (("part",), ("part", "whole"), ("whole", "part")):
+        assert "secret" not in run_as(USER, "diff", image, *words).stdout
+    assert "users/file" in run_as(USER, "diff", image, "part").stdout
+    one_line(run_as(USER, "versions", image, "--path", "secret", code=1), "only root and the owner of the directory")
 
 
 # --- inside snapshots -----------------------------------------------------------------------------
