@@ -56,7 +56,7 @@ class FaultyDevice(MemoryDevice):
     def __init__(self, content: bytes) -> None:
         super().__init__(len(content))
         self.data[:] = content
-        self.durable = content
+        self.durable = bytearray(content)
         self.pending: list[tuple[int, bytes]] = []
         self.fault: Fault | None = None
         self.is_armed = False
@@ -117,12 +117,12 @@ class FaultyDevice(MemoryDevice):
 
     def flush(self) -> None:
         if self._fails("flush") is not None:
-            lost = bytearray(self.durable)
-            for offset, content in self.pending:
-                if self._dice.random() < 0.5:
-                    lost[offset : offset + len(content)] = content
-            self.data[:] = lost
-            self.durable, self.pending = bytes(lost), []
+            self._arrive([write for write in self.pending if self._dice.random() < 0.5])
+            self.data[:] = self.durable
             raise DeviceError("flush failed: planted")
-        if self.pending:
-            self.durable, self.pending = bytes(self.data), []
+        self._arrive(self.pending)
+
+    def _arrive(self, writes: list[tuple[int, bytes]]) -> None:
+        for offset, content in writes:
+            self.durable[offset : offset + len(content)] = content
+        self.pending = []

@@ -33,8 +33,8 @@ from snapfs.ids import ROOT_INO
 from snapfs.store.driver import commit, drive
 from snapfs.store.volume import Volume
 
-#: Stories with more operations than a normal run has time for: so many of the faults, at least.
-SAMPLED = {"directories": 250, "records": 120, "ring": 400}
+#: Stories with more operations, or a larger volume, than a normal run has time for: so many of the faults, at least.
+SAMPLED = {"directories": 200, "records": 80, "ring": 300, "groups": 60, "full_of_snapshots": 300}
 
 
 @pytest.mark.slow
