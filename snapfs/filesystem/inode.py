@@ -81,11 +81,12 @@ class Inode:
         self.inline_kind = INLINE_NONE
         self.inline = b""
         self.attribute_bytes = 0
-        self.data: BlockMap | BucketTree = self._tree((0, 0), 0, 0)
+        self.data: BlockMap | BucketTree = self.new_tree()
         self.attribute_map = BlockMap(view.volume, view.owner, leaf_kind="blob")
         self.attributes: dict[bytes, bytes] | None = {}  # decoded extended attributes; None: not looked at yet
 
-    def _tree(self, root: tuple[int, int], depth: int, blocks: int) -> BlockMap | BucketTree:
+    def new_tree(self, root: tuple[int, int] = (0, 0), depth: int = 0, blocks: int = 0) -> BlockMap | BucketTree:
+        """A tree of the kind that it has, an empty one unless a root is given."""
         view = self.view
         if stat.S_ISDIR(self.mode):
             return BucketTree(view.volume, view.owner, "names", view.name_hash, root, blocks)
@@ -114,6 +115,10 @@ class Inode:
     def blocks(self) -> int:
         """Blocks of the volume that it reaches: data, pointers, names, extended attributes."""
         return min(max(self.data.blocks + self.attribute_map.blocks, 0), self.view.volume.geometry.blocks)
+
+    def count_size(self) -> None:
+        """A directory is as large as its blocks."""
+        self.size = as_count(self.data.blocks) * self.view.volume.geometry.block_size
 
     @property
     def size_shown(self) -> int:
@@ -171,7 +176,7 @@ class Inode:
         inode.ctime = fields[10] * NANOSECONDS + fields[11]
         inode.btime = fields[12] * NANOSECONDS + fields[13]
         inode.generation, inode.flags, inode.rdev, inode.parent = fields[14:18]
-        inode.data = inode._tree((fields[18], fields[19]), depth, fields[5])
+        inode.data = inode.new_tree((fields[18], fields[19]), depth, fields[5])
         inode.attribute_bytes = fields[22]
         count = attribute_blocks(inode.attribute_bytes, attribute_depth, view.volume.geometry)
         inode.attribute_map = BlockMap(view.volume, view.owner, (fields[20], fields[21]), attribute_depth, count, "blob")

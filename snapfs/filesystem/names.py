@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from snapfs.blocks.inode import FLAG_LINKED, INLINE_BYTES, INLINE_TARGET
-from snapfs.blocks.schema import as_count
 from snapfs.errors import (
     CorruptBlock,
     Exists,
@@ -163,7 +162,7 @@ def _touch(parent: Inode, *names: bytes) -> None:
 
 def _changed(parent: Inode, now: int) -> None:
     parent.mtime = parent.ctime = now
-    parent.size = as_count(parent.data.blocks) * parent.view.volume.geometry.block_size
+    parent.count_size()
 
 
 def make(

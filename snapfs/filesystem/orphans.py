@@ -25,7 +25,8 @@ STEP_BUDGET = 64
 STEPS = 8
 
 
-def _name(ino: int) -> bytes:
+def listed_name(ino: int) -> bytes:
+    """The name of an orphan in the hidden directory."""
     return b"%x" % ino
 
 
@@ -40,6 +41,11 @@ class Orphans:
     def rescan(self) -> None:
         """The base view is another one: what is in its list is to be freed."""
         self._unread = 0
+
+    @property
+    def is_reading(self) -> bool:
+        """Are there orphans of an earlier mount that are not in the queue yet?"""
+        return self._unread is not None
 
     @property
     def pending(self) -> bool:
@@ -110,14 +116,14 @@ class Orphans:
         if listed:
             place = view.inode(ORPHANS_INO)
             view.change(place)
-            place.names.touch(_name(inode.ino))
+            place.names.touch(listed_name(inode.ino))
         view.change(inode)
         if not inode.is_directory and inode.map.cut(0, STEP_BUDGET):
             return False
         inode.attribute_map.cut(0, STEP_BUDGET)  # it has fewer pointer blocks than that
         view.free(inode)
         if listed:
-            view.inode(ORPHANS_INO).names.pop(_name(inode.ino))
+            view.inode(ORPHANS_INO).names.pop(listed_name(inode.ino))
             view.listed_orphans.discard(inode.ino)
         return True
 
@@ -145,6 +151,6 @@ class Orphans:
             inode = view.inode(ino)
             if inode.nlink:
                 raise CorruptBlock(f"inode {ino} has names, and is an orphan")
-            place.names.touch(_name(ino))
-            place.names.put(_name(ino), names.entry_value(inode))
+            place.names.touch(listed_name(ino))
+            place.names.put(listed_name(ino), names.entry_value(inode))
             view.listed_orphans.add(ino)

@@ -91,6 +91,8 @@ class View:
         self.orphans: set[int] = set()
         self.listed_orphans: set[int] = set()
         self.dirty: dict[int, Inode | None] = {}
+        #: Slots that were put in place as they are, some of them empty.
+        self.replaced: dict[int, bytes] = {}
         self.per_leaf = volume.geometry.block_size // INODE_BYTES
         self._unused: list[int] = []
         self._searched = FIRST_INO
@@ -142,12 +144,14 @@ class View:
         else:
             found = self.cache.get(self.id << 48 | ino)
             if found is None:
-                leaf = self.table.node(0, ino // self.per_leaf)
-                if leaf is not None:
+                slot = self.replaced.get(ino)
+                if slot is None:
+                    leaf = self.table.node(0, ino // self.per_leaf)
                     at = ino % self.per_leaf * INODE_BYTES
-                    found = Inode.decode(self, ino, leaf[at : at + INODE_BYTES])
-                    if found is not None:
-                        self.cache.put(self.id << 48 | ino, found)
+                    slot = leaf[at : at + INODE_BYTES] if leaf is not None else EMPTY_SLOT
+                found = Inode.decode(self, ino, slot)
+                if found is not None:
+                    self.cache.put(self.id << 48 | ino, found)
         if found is None:
             raise StaleInode(f"inode {ino} does not exist")
         return found
@@ -179,7 +183,8 @@ class View:
                 ino = index * self.per_leaf + slot
                 at = slot * INODE_BYTES
                 is_free = leaf is None or leaf[at : at + INODE_BYTES] == EMPTY_SLOT
-                if is_free and FIRST_INO <= ino < self.next_ino and ino not in self.dirty and ino not in self.known:
+                is_changed = ino in self.dirty or ino in self.replaced
+                if is_free and FIRST_INO <= ino < self.next_ino and not is_changed and ino not in self.known:
                     self._unused.append(ino)
         self._searched = (first + SEARCH_LEAVES) * self.per_leaf
 
@@ -203,19 +208,33 @@ class View:
         self._unused.append(inode.ino)
         self.volume.dirtied += 1
 
+    def replace(self, slots: dict[int, bytes], *, inodes: int, next_ino: int) -> None:
+        """Put slots in place as they are, some of them empty; ``inodes`` is how many more there are then. None of them may be dirty.
+
+        Whoever calls it has seen to the blocks that their trees reached and reach.
+        """
+        for ino in slots:
+            self.cache.forget(self.id << 48 | ino)
+        self.replaced.update(slots)
+        self.inodes += inodes
+        self.next_ino = max(self.next_ino, next_ino)
+        self._unused = [ino for ino in self._unused if ino not in slots]
+        self.volume.dirtied += 2 * len({ino // self.per_leaf for ino in slots})
+
     # Commit
 
     @property
     def is_dirty(self) -> bool:
         """Is there anything to seal?"""
-        return bool(self.dirty or self.table.dirty)
+        return bool(self.dirty or self.replaced or self.table.dirty)
 
     def plan_seal(self) -> int:
         """Make the leaves of the inode table writable that dirty inodes lie in; the blocks that ``seal`` allocates, at most."""
         table = self.table
-        if self.dirty:
-            table.grow(max(self.dirty) // self.per_leaf + 1)
-            for leaf in sorted({ino // self.per_leaf for ino in self.dirty}):
+        changed = self.dirty.keys() | self.replaced.keys()
+        if changed:
+            table.grow(max(changed) // self.per_leaf + 1)
+            for leaf in sorted({ino // self.per_leaf for ino in changed}):
                 table.writable(0, leaf)
         trees = sum(len(inode.data.dirty) + len(inode.attribute_map.dirty) for inode in self.dirty.values() if inode)
         return trees + len(table.dirty)
@@ -223,19 +242,20 @@ class View:
     def seal(self, sealing: Sealing) -> None:
         """Give all that is dirty its place. Cannot fail."""
         emptied = set()
-        for ino in sorted(self.dirty):
-            inode = self.dirty[ino]
+        for ino in sorted(self.dirty.keys() | self.replaced.keys()):
+            inode = self.dirty.get(ino)
             leaf = self.table.writable(0, ino // self.per_leaf)
             at = ino % self.per_leaf * INODE_BYTES
             before = content_blocks(leaf, at, self.volume.geometry)
-            if inode is None:
-                leaf[at : at + INODE_BYTES] = EMPTY_SLOT
-                emptied.add(ino // self.per_leaf)
-            else:
+            slot = EMPTY_SLOT if ino in self.dirty else self.replaced[ino]
+            if inode is not None:
                 inode.data.seal(sealing)
                 inode.attribute_map.seal(sealing)
-                leaf[at : at + INODE_BYTES] = inode.encode()
+                slot = inode.encode()
                 self.cache.put(self.id << 48 | ino, inode)
+            if slot == EMPTY_SLOT:
+                emptied.add(ino // self.per_leaf)
+            leaf[at : at + INODE_BYTES] = slot
             self.content += content_blocks(leaf, at, self.volume.geometry) - before
         for index in sorted(emptied):
             if not any(self.table.writable(0, index)):
@@ -243,4 +263,5 @@ class View:
         if emptied:
             self.table.shrink()
         self.dirty = {}
+        self.replaced = {}
         self.table.seal(sealing)

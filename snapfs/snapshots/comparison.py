@@ -17,7 +17,7 @@ from snapfs.filesystem.inode import EMPTY_SLOT
 from snapfs.ids import ORPHANS_INO
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from snapfs.store.cache import Want
     from snapfs.store.instances import ViewRoot
@@ -56,22 +56,28 @@ Found = tuple[Pair, Any, Any, bool, bool]
 
 
 class Comparison:
-    """The difference between two clean views: the blocks that only one of them reaches there, and the inodes that differ.
+    """The difference between some trees of two clean views: the blocks that only one of them reaches there, and the inodes that differ.
 
     ``changed`` leaves out inodes that differ in nothing but their access time or have no name. ``slots`` are the changed inodes
     of the second view.
     """
 
-    def __init__(self, volume: Volume, base: ViewRoot, view: ViewRoot) -> None:
+    def __init__(self, volume: Volume, pairs: Iterable[Pair]) -> None:
         self.volume = volume
-        self.roots = base, view
         self.only_base: dict[int, int] = {}  # block -> epoch
         #: The inode that a block of ``only_base`` belongs to (0: the inode table), and whether it is one of its extended attributes.
         self.whose: dict[int, tuple[int, bool]] = {}
         self.only_view: dict[int, int] = {}
+        #: The same of ``only_view``, with the inode that it would belong to in the base.
+        self.whose_then: dict[int, tuple[int, bool]] = {}
         self.changed: set[int] = set()
         self.slots: dict[int, bytes] = {}
-        self._stack = [Pair(INODES, (base.first, base.second), base.depth, (view.first, view.second), view.depth, 0, 0)]
+        self._stack = list(pairs)
+
+    @classmethod
+    def of_views(cls, volume: Volume, base: ViewRoot, view: ViewRoot) -> Comparison:
+        """All of both views: their inode tables, and what these lead to."""
+        return cls(volume, [Pair(INODES, (base.first, base.second), base.depth, (view.first, view.second), view.depth, 0, 0)])
 
     def run(self) -> None:
         """Compare to the end. May raise ``NotCached``; then call again."""
@@ -128,6 +134,7 @@ class Comparison:
             self.whose[pair.base[0] & BLOCK_MASK] = pair.ino, pair.kind == BLOB and pair.is_attributes
         if take_view and pair.view[0]:
             _only(self.only_view, pair.view)
+            self.whose_then[pair.view[0] & BLOCK_MASK] = pair.ino, pair.kind == BLOB and pair.is_attributes
         if pair.kind == NAMES:
             return self._names(pair, base_node, view_node)
         level = max(pair.base_level if take_base else 0, pair.view_level if take_view else 0)
@@ -171,10 +178,10 @@ class Comparison:
             if left == right:
                 continue
             ino = pair.number * per_leaf + index
-            if _comparable(left) != _comparable(right):
+            if comparable(left) != comparable(right):
                 self._note(ino, left, right)
             fields = LAYOUT.unpack_from(left)
-            yield from _trees(fields[17] if fields[15] & FLAG_HEIR else ino, left, right)
+            yield from trees(fields[17] if fields[15] & FLAG_HEIR else ino, left, right)
 
     def _note(self, ino: int, left: bytes, right: bytes) -> None:
         named = any(slot[:4] != b"\0\0\0\0" and int.from_bytes(slot[12:16], "little") for slot in (left, right))
@@ -191,12 +198,12 @@ def _only(found: dict[int, int], pointer: Pointer) -> None:
     found[block] = pointer[1] & EPOCH_MASK
 
 
-def _comparable(slot: bytes) -> bytes:
+def comparable(slot: bytes) -> bytes:
     """A slot without what does not count as a difference."""
     return slot[: _ATIME.start] + slot[_ATIME.stop : _GENERATION.start] + slot[_GENERATION.stop :]
 
 
-def _trees(ino: int, left: bytes, right: bytes) -> Iterator[Pair]:
+def trees(ino: int, left: bytes, right: bytes) -> Iterator[Pair]:
     """The trees of an inode in both views, laid upon each other where they are of one kind."""
     one, other = LAYOUT.unpack_from(left), LAYOUT.unpack_from(right)
     kinds = [_tree_kind(fields[0]) for fields in (one, other)]

@@ -6,63 +6,121 @@ from now on. The state from before becomes a snapshot of its own.
 
 from __future__ import annotations
 
+import os
 import stat
 import weakref
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from snapfs.errors import CommitNeeded, CorruptBlock, NotCached, SnapshotBusy
+from snapfs.errors import CommitNeeded, CorruptBlock, Interrupt, UsageError
 from snapfs.filesystem import Inode
 from snapfs.ids import BASE_VIEW, ROOT_INO
 from snapfs.snapshots.comparison import Comparison
+from snapfs.snapshots.exchanging import exchange, uncovered
+from snapfs.snapshots.graft import Graft
 from snapfs.snapshots.lifecycle import new_instance
-from snapfs.snapshots.naming import default_name, get
+from snapfs.snapshots.naming import as_path, default_name, get
+from snapfs.snapshots.placing import Target, distinct
 from snapfs.snapshots.rights import Permit, anyone, covered
 from snapfs.store.commit import name_live
 
 if TYPE_CHECKING:
     from snapfs.filesystem import Filesystem
-    from snapfs.store.cache import Want
     from snapfs.store.instances import Instance
 
-
-T = TypeVar("T")
+#: The names of a path, from the root on.
+Way = tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class RestoreResult:
-    """Whether anything differed; the snapshot of the state from before; the numbers of the inodes that differ."""
+    """Whether anything differed; the snapshot of the state from before; the numbers of the inodes that differ.
+
+    ``names`` are those that changed in directories that only a part was restored in: directory, name.
+    """
 
     changed: bool
     undo: Instance | None
     inodes: frozenset[int]
+    names: frozenset[tuple[int, bytes]] = frozenset()
 
 
-#: Comparisons that were interrupted, one for each filesystem at most.
-_running: weakref.WeakKeyDictionary[Filesystem, Comparison] = weakref.WeakKeyDictionary()
+#: What was interrupted, one for each filesystem at most: a comparison of the roots of two views, or the restoring of some paths.
+_running: weakref.WeakKeyDictionary[Filesystem, tuple[object, Comparison | Graft]] = weakref.WeakKeyDictionary()
 
 
-def restore(fs: Filesystem, name: str, *, now_ns: int | None = None, owner: int = 0, permit: Permit = anyone) -> RestoreResult:
-    """Make the base what the snapshot is. The caller commits afterwards, and has nobody else change anything meanwhile.
+def restore(
+    fs: Filesystem, name: str, *, paths: Sequence[str] = (), now_ns: int | None = None, owner: int = 0, permit: Permit = anyone
+) -> RestoreResult:
+    """Make the base what the snapshot is, as far as that covers it, or some ``paths`` of it.
 
-    The comparison goes on where ``NotCached`` interrupted it; if the base was changed after that, it begins anew.
-    Raises ``NoSuchSnapshot``, ``SnapshotBusy``, ``NoSpace``, ``ReadOnly``.
+    The caller commits afterwards, and has nobody else change anything meanwhile. What was interrupted goes on where it was.
+    Raises ``NoSuchSnapshot``, ``NotFound``, ``NotDirectory``, ``NoSpace``, ``ReadOnly``, and what ``permit`` raises.
     """
-    volume = fs.volume
-    volume.check_writable()
+    fs.volume.check_writable()
     instance = get(fs, name)
+    ways = covered_ways(instance, paths)
+    if ways:
+        return _restore_paths(fs, instance, ways, now_ns, owner, permit)
     permit(covered(fs, instance))
-    if instance.directory != ROOT_INO:
-        raise SnapshotBusy(
-            f"snapshot {name!r} covers only {instance.path}; a part of the volume cannot be restored yet: copy from it what you need"
-        )
+    return _restore_all(fs, instance, now_ns, owner)
+
+
+def covered_ways(instance: Instance, paths: Sequence[str]) -> list[Way]:
+    """The paths that are restored, without those below others; none for the whole volume. Raises ``UsageError``."""
+    own = [instance.way] if instance.way else []
+    if not paths:
+        return own
+    ways = distinct(parse_way(path) for path in paths)
+    for way in ways:
+        if own and not any(way[: len(one)] == one for one in own):
+            raise UsageError(f"{as_path(way)}: snapshot {instance.name!r} covers only {', '.join(map(as_path, own))}")
+    return [] if ways[0] == () else ways
+
+
+def parse_way(path: str) -> Way:
+    """The names on the way along a path in the volume. Raises ``UsageError``."""
+    way = tuple(name for name in os.fsencode(path).split(b"/") if name not in (b"", b"."))
+    if b".." in way:
+        raise UsageError(f"{path}: '..' has no place in a path of the volume")
+    return way
+
+
+def _restore_paths(fs: Filesystem, instance: Instance, ways: list[Way], now_ns: int | None, owner: int, permit: Permit) -> RestoreResult:
+    key = instance.id, tuple(ways)
+    running = _running.get(fs)
+    graft = running[1] if running is not None and running[0] == key else None
+    if not isinstance(graft, Graft):
+
+        def make_undo(_targets: list[Target]) -> Instance:
+            now = fs.now() if now_ns is None else now_ns
+            return new_instance(fs, undo_name(fs, now), origin=BASE_VIEW, directory=ROOT_INO, owner=owner, now_ns=now, urgency=2)
+
+        graft = Graft(fs, instance, ways, make_undo, permit)
+        _running[fs] = key, graft
+    try:
+        found = graft.run()
+    except Interrupt:
+        raise
+    except BaseException:
+        del _running[fs]
+        raise
+    del _running[fs]
+    return RestoreResult(found.undo is not None, found.undo, found.inodes, found.names)
+
+
+def _restore_all(fs: Filesystem, instance: Instance, now_ns: int | None, owner: int) -> RestoreResult:
+    volume = fs.volume
     view = fs.view(instance.id)
     if fs.base.is_dirty or view.is_dirty or volume.instances.pending or fs.base.orphans - fs.base.listed_orphans:
         raise CommitNeeded
-    comparison = _running.get(fs)
-    if comparison is None or comparison.roots != (volume.base_root, instance.root):
-        comparison = _running[fs] = Comparison(volume, volume.base_root, instance.root)
+    roots = volume.base_root, instance.root
+    running = _running.get(fs)
+    comparison = running[1] if running is not None and running[0] == roots else None
+    if not isinstance(comparison, Comparison):
+        comparison = Comparison.of_views(volume, *roots)
+        _running[fs] = roots, comparison
     try:
         comparison.run()
     except CorruptBlock:
@@ -74,7 +132,7 @@ def restore(fs: Filesystem, name: str, *, now_ns: int | None = None, owner: int 
     allocator = volume.allocator
     allocator.prepare(0, urgency=2, metadata=volume.dirtied + 16)
     allocator.need((block, 1) for block in (*comparison.only_base, *comparison.only_view))
-    uncovered = _uncovered(fs, comparison)
+    masks = uncovered(fs, comparison)
     now = fs.now() if now_ns is None else now_ns
     undo = new_instance(fs, undo_name(fs, now), origin=BASE_VIEW, directory=ROOT_INO, owner=owner, now_ns=now, urgency=2)
     undo.undo = True
@@ -84,7 +142,7 @@ def restore(fs: Filesystem, name: str, *, now_ns: int | None = None, owner: int 
     volume.instances.add(undo)
     volume.epoch += 1
     name_live(volume)
-    exchange(fs, comparison, uncovered)
+    exchange(fs, comparison, masks)
     _take_root(fs, instance, comparison)
     return RestoreResult(True, undo, frozenset(comparison.changed))
 
@@ -97,50 +155,6 @@ def undo_name(fs: Filesystem, now_ns: int) -> str:
         number += 1
         name = f"{wanted}-{number}"
     return name
-
-
-def _uncovered(fs: Filesystem, comparison: Comparison) -> dict[tuple[int, bool], int]:
-    """Which instances do not preserve what the base is about to lose, by the inode that it belongs to. Raises ``NotCached`` for all."""
-    coverage = fs.coverage
-    found: dict[tuple[int, bool], int] = {(0, False): 0}
-    wants: dict[Want, None] = {}
-    for ino, is_attributes in set(comparison.whose.values()) if coverage.parts else ():
-        if ino:
-            try:
-                mask = coverage.uncovered_attributes(ino) if is_attributes else coverage.uncovered(ino)
-            except NotCached as exc:
-                wants.update(dict.fromkeys(exc.wants))
-            else:
-                found[ino, is_attributes] = mask
-    if wants:
-        raise NotCached(list(wants))
-    return found
-
-
-def exchange(fs: Filesystem, comparison: Comparison, uncovered: dict[tuple[int, bool], int]) -> None:
-    """Move the blocks that differ between the base and the instances, as ``holders_model.py`` says."""
-    volume = fs.volume
-    allocator, sets = volume.allocator, volume.holders
-    whose = comparison.whose
-    lost = ((block, (epoch, uncovered.get(whose[block], 0))) for block, epoch in comparison.only_base.items())
-    for start, length, (epoch, mask) in _runs(lost):
-        fs.base.owner.drop(start, length, epoch, mask)
-    for start, length, _ in _runs(comparison.only_view.items()):
-        for low, size, number in allocator.pieces(start, length):
-            if number is None:
-                raise CorruptBlock(f"block {low}: a snapshot reaches it, the base does not, and it has no record")
-            allocator.record(low, size, sets.intern(True, volume.epoch, sets.holders(number)), held=False)
-
-
-def _runs(blocks: Iterable[tuple[int, T]]) -> list[tuple[int, int, T]]:
-    """Blocks, each with a value, as runs (start, length, value)."""
-    out: list[tuple[int, int, T]] = []
-    for block, value in sorted(blocks, key=lambda one: one[0]):
-        if out and out[-1][0] + out[-1][1] == block and out[-1][2] == value:
-            out[-1] = (out[-1][0], out[-1][1] + 1, value)
-        else:
-            out.append((block, 1, value))
-    return out
 
 
 def _take_root(fs: Filesystem, instance: Instance, comparison: Comparison) -> None:

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 import brute_force
-from tree_model import EXCHANGE, NOREPLACE, Tree
+import restored_part
+from tree_model import EXCHANGE, NOREPLACE, Node, Tree
 
 from snapfs import snapshots
 from snapfs.check import check_volume
 from snapfs.device.memory import MemoryDevice
-from snapfs.errors import FsError, NoSpace
+from snapfs.errors import FsError, NoSpace, NotDirectory
 from snapfs.filesystem import Changes, Filesystem, View
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
@@ -291,6 +292,58 @@ class World:
             self.held.clear()
         self.commit()
 
+    def restore_path(self, which: int, place: int) -> None:
+        """Bring one path back, or all that a snapshot of a directory covers (C7)."""
+        if not self.snaps or len(self.snaps) >= SNAPSHOTS:
+            return
+        name = _of(sorted(self.snaps), which)
+        past = self.snaps[name]
+        begin = snapshots.get(self.fs, name).way
+        paths = {path: ino for path, ino in restored_part.flat(past, past.top, begin).items() if path}
+        if not paths:
+            return
+        way = _of(sorted(paths), place)
+        text = "/" + b"/".join(way).decode()
+        try:
+            result = self.call(snapshots.restore, self.fs, name, paths=[] if way == begin else [text])
+        except (NoSpace, NotDirectory):
+            return
+        before = self.base
+        after = self.base = self.tree_of(self.fs.base)
+        for ino in self.held:
+            if ino not in after.nodes and ino in before.nodes:
+                kept = after.nodes[ino] = before.nodes[ino].copy()
+                kept.nlink = 0
+                kept.names = {}
+        self.held &= after.nodes.keys()
+        restored_part.judge(before, past, way, paths[way], after)
+        if result.changed:
+            undo = self.snaps[result.undo.name] = before.copy(named=True)
+            undo.top = result.undo.directory
+        self.commit()
+
+    def tree_of(self, view: View) -> Tree:
+        """What a view shows, as a model."""
+        tree = Tree()
+        tree.nodes = {}
+        stack = [ROOT_INO]
+        while stack:
+            ino = stack.pop()
+            if ino in tree.nodes:
+                continue
+            inode = self.call(self.fs.inode, view, ino)
+            node = tree.nodes[ino] = Node(inode.mode, inode.parent or ROOT_INO, inode.nlink)
+            if node.is_directory:
+                node.names = {name: there for name, (there, _) in self.listing(view, ino).items()}
+                stack += node.names.values()
+            elif stat.S_ISREG(node.mode):
+                node.content = self.call(self.fs.read, view, ino, 0, inode.size)
+            elif stat.S_ISLNK(node.mode):
+                node.content = self.call(self.fs.readlink, view, ino)
+            names = self.call(self.fs.xattr_list, view, ino)
+            node.attributes = {name: self.call(self.fs.xattr_get, view, ino, name) for name in names}
+        return tree
+
     # Time
 
     def commit(self) -> None:
@@ -420,6 +473,7 @@ class World:
             (4, lambda: self.delete(a)),
             (1, lambda: self.rename_snapshot(a)),
             (3, lambda: self.restore(a)),
+            (4 if self.parts else 0, lambda: self.restore_path(a, b)),
             (5, lambda: self.work(rnd.choice([1, 3, 100]))),
             (4, self.commit),
             (2, self.reopen),

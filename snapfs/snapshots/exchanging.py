@@ -1,0 +1,60 @@
+"""Blocks change hands between the base and the instances, as ``holders_model.py`` says of restoring (A10)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from snapfs.errors import CorruptBlock, NotCached
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from snapfs.filesystem import Filesystem
+    from snapfs.snapshots.comparison import Comparison
+    from snapfs.store.cache import Want
+
+T = TypeVar("T")
+
+
+def uncovered(fs: Filesystem, comparison: Comparison) -> dict[tuple[int, bool], int]:
+    """Which instances do not preserve what the base is about to lose, by the inode that it belongs to. Raises ``NotCached`` for all."""
+    coverage = fs.coverage
+    found: dict[tuple[int, bool], int] = {(0, False): 0}
+    wants: dict[Want, None] = {}
+    for ino, is_attributes in set(comparison.whose.values()) if coverage.parts else ():
+        if ino:
+            try:
+                mask = coverage.uncovered_attributes(ino) if is_attributes else coverage.uncovered(ino)
+            except NotCached as exc:
+                wants.update(dict.fromkeys(exc.wants))
+            else:
+                found[ino, is_attributes] = mask
+    if wants:
+        raise NotCached(list(wants))
+    return found
+
+
+def exchange(fs: Filesystem, comparison: Comparison, masks: dict[tuple[int, bool], int]) -> None:
+    """Move the blocks that differ between the base and the instances, as ``holders_model.py`` says."""
+    volume = fs.volume
+    allocator, sets = volume.allocator, volume.holders
+    whose = comparison.whose
+    lost = ((block, (epoch, masks.get(whose[block], 0))) for block, epoch in comparison.only_base.items())
+    for start, length, (epoch, mask) in _runs(lost):
+        fs.base.owner.drop(start, length, epoch, mask)
+    for start, length, _ in _runs(comparison.only_view.items()):
+        for low, size, number in allocator.pieces(start, length):
+            if number is None:
+                raise CorruptBlock(f"block {low}: a snapshot reaches it, the base does not, and it has no record")
+            allocator.record(low, size, sets.intern(True, volume.epoch, sets.holders(number)), held=False)
+
+
+def _runs(blocks: Iterable[tuple[int, T]]) -> list[tuple[int, int, T]]:
+    """Blocks, each with a value, as runs (start, length, value)."""
+    out: list[tuple[int, int, T]] = []
+    for block, value in sorted(blocks, key=lambda one: one[0]):
+        if out and out[-1][0] + out[-1][1] == block and out[-1][2] == value:
+            out[-1] = (out[-1][0], out[-1][1] + 1, value)
+        else:
+            out.append((block, 1, value))
+    return out
