@@ -17,6 +17,8 @@ from snapfs.ids import ORPHANS_INO, ROOT_INO
 from snapfs.store.owners import TreeOwner
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from snapfs.filesystem.filesystem import Filesystem
     from snapfs.filesystem.inode import Inode
     from snapfs.filesystem.view import View
@@ -30,7 +32,7 @@ class Coverage:
         self._fs = fs
         self._version = -1
         self._parts: list[Instance] = []
-        self._inside: dict[tuple[int, int], bool] = {}  # instance, directory -> is it part of what the instance covers?
+        self._inside: dict[int, dict[int, bool]] = {}  # by instance: is a directory part of what it covers?
 
     @property
     def parts(self) -> list[Instance]:
@@ -40,7 +42,7 @@ class Coverage:
             self._version = instances.version
             self._parts = [one for one in instances.live() if one.covered != ROOT_INO]
             known = {one.id for one in self._parts}
-            self._inside = {key: value for key, value in self._inside.items() if key[0] in known}
+            self._inside = {key: value for key, value in self._inside.items() if key in known}
         return self._parts
 
     def refresh(self, inode: Inode) -> None:
@@ -69,32 +71,41 @@ class Coverage:
 
     def covers(self, instance: Instance, ino: int) -> bool:
         """Was the inode in the part that an instance covers, when it was made? May raise ``NotCached``."""
-        if ino == ORPHANS_INO:
-            return True  # each view has its own
-        view = self._fs.view(instance.id)
-        inode = self._inode(view, ino)
-        if inode is None:
-            return False
-        if inode.flags & FLAG_LINKED and not inode.is_directory:
-            return True
-        way: list[int] = []
-        answer = False
-        while inode is not None:
-            known = self._inside.get((instance.id, inode.ino))
-            if known is not None or inode.ino in (ROOT_INO, instance.covered):
-                answer = known if known is not None else inode.ino == instance.covered
-                break
-            if inode.ino in way:
-                break
-            way.append(inode.ino)
-            inode = self._inode(view, inode.parent)
-        for number in way[1:]:  # directories; an inode that is asked for once is asked for once
-            self._inside[instance.id, number] = answer
-        return answer
+        known = self._inside.setdefault(instance.id, {})
+        return is_part(self._fs.view(instance.id), ino, {instance.covered}, known)
 
-    @staticmethod
-    def _inode(view: View, ino: int) -> Inode | None:
-        try:
-            return view.raw_inode(ino)
-        except StaleInode:
-            return None
+
+def is_part(view: View, ino: int, tops: Collection[int], known: dict[int, bool]) -> bool:
+    """Does a snapshot of the view that covers the directories ``tops`` preserve an inode? ``known`` remembers directories.
+
+    May raise ``NotCached``.
+    """
+    if ino == ORPHANS_INO:
+        return True  # each view has its own
+    inode = _inode(view, ino)
+    if inode is None:
+        return False
+    if inode.flags & FLAG_LINKED and not inode.is_directory:
+        return True
+    if inode.flags & FLAG_HEIR:
+        inode = _inode(view, inode.parent)
+    way: list[int] = []
+    answer = False
+    while inode is not None:
+        found = known.get(inode.ino)
+        if found is not None or inode.ino in tops or inode.ino == ROOT_INO:
+            answer = found if found is not None else inode.ino in tops
+            break
+        if inode.ino in way:
+            break
+        way.append(inode.ino)
+        inode = _inode(view, inode.parent)
+    known.update(dict.fromkeys(way[1:], answer))  # directories; an inode that is asked for once is asked for once
+    return answer
+
+
+def _inode(view: View, ino: int) -> Inode | None:
+    try:
+        return view.raw_inode(ino)
+    except StaleInode:
+        return None

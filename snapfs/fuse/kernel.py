@@ -170,8 +170,8 @@ class MountedKernel:
         A regular file that changed has a new generation, so under its name the kernel must look again: it believes its own size of a
         file that it knows. In directories, the names that differ; all names would take other people's working directories away.
         """
-        places: set[Place] = set()
-        nodes: list[int] = []
+        places: set[Place] = {(self._numbers.node(BASE_VIEW, ino), name) for ino, name in result.names}
+        nodes = [self._numbers.node(BASE_VIEW, ino) for ino in {ino for ino, _ in result.names}]
         before: View | None = None
         if result.undo is not None:
             try:
@@ -213,6 +213,8 @@ class MountedKernel:
 
     def _entries(self, view: View, ino: int, after: int, limit: int) -> list[Entry] | None:
         try:
+            if view.instance is not None and not self._fs.coverage.covers(view.instance, ino):
+                view = self._fs.base  # outside of the part that was restored nothing has changed
             if not stat.S_ISDIR(self._fs.inode(view, ino).mode):
                 return None
             return self._fs.entries(view, ino, after, limit)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from snapfs.errors import CorruptBlock, NotCached
+from snapfs.filesystem.coverage import is_part
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from snapfs.filesystem import Filesystem
     from snapfs.snapshots.comparison import Comparison
@@ -16,25 +17,47 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def uncovered(fs: Filesystem, comparison: Comparison) -> dict[tuple[int, bool], int]:
+#: An inode, and whether its extended attributes are meant, with the instances that do not preserve them.
+Masks = dict[tuple[int, bool], int]
+
+
+def uncovered(fs: Filesystem, comparison: Comparison) -> Masks:
     """Which instances do not preserve what the base is about to lose, by the inode that it belongs to. Raises ``NotCached`` for all."""
     coverage = fs.coverage
-    found: dict[tuple[int, bool], int] = {(0, False): 0}
-    wants: dict[Want, None] = {}
-    for ino, is_attributes in set(comparison.whose.values()) if coverage.parts else ():
-        if ino:
-            try:
-                mask = coverage.uncovered_attributes(ino) if is_attributes else coverage.uncovered(ino)
-            except NotCached as exc:
-                wants.update(dict.fromkeys(exc.wants))
-            else:
-                found[ino, is_attributes] = mask
-    if wants:
-        raise NotCached(list(wants))
+    found: Masks = {(0, False): 0}
+
+    def look(ino: int, is_attributes: bool) -> None:
+        found[ino, is_attributes] = coverage.uncovered_attributes(ino) if is_attributes else coverage.uncovered(ino)
+
+    _ask_all(look, [key for key in set(comparison.whose.values()) if key[0] and coverage.parts])
     return found
 
 
-def exchange(fs: Filesystem, comparison: Comparison, masks: dict[tuple[int, bool], int]) -> None:
+def outside(fs: Filesystem, comparison: Comparison, tops: Collection[int]) -> list[tuple[int, bool]]:
+    """What of this a snapshot of some directories and files of the base, made now, does not preserve. Raises ``NotCached`` for all."""
+    found: list[tuple[int, bool]] = []
+    known: dict[int, bool] = {}
+
+    def look(ino: int, is_attributes: bool) -> None:
+        if not is_part(fs.base, ino, tops, known):
+            found.append((ino, is_attributes))
+
+    _ask_all(look, [key for key in set(comparison.whose.values()) if key[0]])
+    return found
+
+
+def _ask_all(look: Callable[[int, bool], None], keys: Iterable[tuple[int, bool]]) -> None:
+    wants: dict[Want, None] = {}
+    for key in keys:
+        try:
+            look(*key)
+        except NotCached as exc:
+            wants.update(dict.fromkeys(exc.wants))
+    if wants:
+        raise NotCached(list(wants))
+
+
+def exchange(fs: Filesystem, comparison: Comparison, masks: Masks) -> None:
     """Move the blocks that differ between the base and the instances, as ``holders_model.py`` says."""
     volume = fs.volume
     allocator, sets = volume.allocator, volume.holders

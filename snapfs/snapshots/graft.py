@@ -4,8 +4,8 @@ What the part reached goes to the undo snapshot and to whoever else holds it; wh
 on. A block that the base reaches outside of the part cannot be reached twice: where a file has moved out of the part and is still there,
 and where a file with a name outside has changed since, its data is copied first. All else is shared.
 
-Up to the moment in which the undo snapshot comes into being, nothing but such copies has happened, and they are orphans. From then on it
-is one synchronous stretch, but for blocks that turn out to be missing; a commit that comes between leaves a snapshot too many.
+Before the one synchronous stretch in which all of it happens, the undo snapshot included, there are nothing but such copies, and they are
+orphans: a crash leaves the state from before or the one after.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
-from snapfs.errors import CommitNeeded, CorruptBlock, NotCached, NotDirectory, NotFound, SnapfsError
+from snapfs.errors import CommitNeeded, CorruptBlock, NotCached, NotDirectory, NotFound
 from snapfs.filesystem import attributes, data
 from snapfs.filesystem.inode import EMPTY_SLOT, Inode
 from snapfs.filesystem.names import TYPE_BITS, check_entry
 from snapfs.filesystem.orphans import listed_name
 from snapfs.ids import BASE_VIEW, ORPHANS_INO, ROOT_INO
 from snapfs.snapshots.comparison import Comparison, Pair, trees
-from snapfs.snapshots.exchanging import exchange, uncovered
+from snapfs.snapshots.exchanging import exchange, outside, uncovered
 from snapfs.snapshots.placing import Placing, Target
 from snapfs.snapshots.sides import Side, State, Steps, ask
 from snapfs.store.commit import name_live
@@ -32,7 +32,8 @@ from snapfs.store.tree import BlockMap
 if TYPE_CHECKING:
     from snapfs.filesystem import Filesystem
     from snapfs.snapshots.rights import Permit
-    from snapfs.store.instances import Instance
+    from snapfs.store.instances import Instance, ViewRoot
+    from snapfs.store.volume import Volume
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -88,6 +89,8 @@ class _Plan:
     parents: dict[tuple[bytes, ...], _Parent] = field(default_factory=dict)
     #: Directory (or the path of one that is made), name, what stands there then (None: nothing).
     entries: list[tuple[int | tuple[bytes, ...], bytes, int | None]] = field(default_factory=list)
+    #: What stands at the paths now.
+    tops: frozenset[int] = frozenset()
     inodes: int = 0
     next_ino: int = 0
 
@@ -100,7 +103,8 @@ class _Plan:
 class Graft:
     """Makes some paths of the base what they are in a snapshot. ``run`` it until it is through; nobody else changes anything meanwhile.
 
-    ``make_undo`` gives the snapshot of these paths as they are, for the graft to publish.
+    ``make_undo`` gives the snapshot of these paths as they are, for the graft to publish. It is asked once no more
+    can go wrong.
     """
 
     def __init__(
@@ -108,7 +112,7 @@ class Graft:
         fs: Filesystem,
         instance: Instance,
         ways: Sequence[tuple[bytes, ...]],
-        make_undo: Callable[[list[Target]], Instance],
+        make_undo: Callable[[], Instance],
         permit: Permit,
     ) -> None:
         self.fs = fs
@@ -144,16 +148,12 @@ class Graft:
                 yield COMMIT
 
     def _restore(self) -> Steps[Grafted]:
-        undo = None
         try:
             while True:
                 yield from self._settle()
                 root = self.fs.volume.base_root
-                plan, targets = yield from self._plan()
+                plan = yield from self._plan()
                 if plan.is_empty:
-                    self._discard_copies()
-                    if undo is not None:
-                        leave_undo(self.fs, undo)
                     return Grafted()
                 if plan.to_copy:
                     for ino in plan.to_copy:
@@ -161,20 +161,12 @@ class Graft:
                     continue
                 comparison = Comparison(self.fs.volume, plan.pairs)
                 yield from ask(comparison.run)
-                if self.fs.volume.base_root != root or self.fs.base.is_dirty:
-                    continue
-                if undo is None:
-                    undo = yield from self._insist(self._publish_undo, targets)
-                    if self.fs.volume.base_root != root or self.fs.base.is_dirty:
-                        raise CorruptBlock("the base has changed while its state was taken")
-                names = yield from self._insist(self._apply, plan, comparison)
-                if names is not None:
+                undo = yield from self._insist(self._apply, plan, comparison, root)
+                if undo is not None:
+                    names = frozenset((key, name) for key, name, _ in plan.entries if isinstance(key, int))
                     return Grafted(undo, frozenset(plan.slots), names)
-        except SnapfsError:
+        finally:
             self._discard_copies()
-            if undo is not None:
-                leave_undo(self.fs, undo)
-            raise
 
     def _settle(self) -> Steps[None]:
         """Have a base whose state is sealed, and in which nothing waits to be freed: what does may share blocks with the snapshot."""
@@ -189,20 +181,9 @@ class Graft:
                 return
             yield COMMIT
 
-    def _publish_undo(self, targets: list[Target]) -> Instance:
-        """The state from before becomes a snapshot, of which nothing that follows takes anything away. Cannot be interrupted once made."""
-        volume = self.fs.volume
-        undo = self._make_undo(targets)
-        undo.undo = True
-        undo.root, undo.epoch = volume.base_root, volume.epoch
-        volume.instances.add(undo)
-        volume.epoch += 1
-        name_live(volume)
-        return undo
-
     # Planning
 
-    def _plan(self) -> Steps[tuple[_Plan, list[Target]]]:
+    def _plan(self) -> Steps[_Plan]:
         """Find what to do; what cannot be shared with the snapshot is found by comparing the trees, and planned anew."""
         fs = self.fs
         base, past = Side(fs.volume, State(fs.volume.base_root)), Side(fs.volume, State(self.instance.root, self.instance))
@@ -213,13 +194,13 @@ class Graft:
         yield from placing.steps()
         refused: set[tuple[int, bool]] = set()
         while True:
-            plan = _Plan(next_ino=placing.next_ino)
+            plan = _Plan(tops=frozenset(one.base for one in targets) - {0}, next_ino=placing.next_ino)
             yield from self._fill(plan, placing, targets, refused)
             comparison = Comparison(fs.volume, plan.pairs)
             yield from ask(comparison.run)
             found = yield from self._shared_elsewhere(comparison)
             if not found - refused:
-                return plan, targets
+                return plan
             refused |= found
 
     def _targets(self, base: Side, past: Side) -> Steps[list[Target]]:
@@ -275,6 +256,19 @@ class Graft:
             plan.slots[ino] = EMPTY_SLOT
             plan.adopted.add(ino)
             plan.inodes -= 1
+        if plan.adopted:
+            yield from self._relist(plan, placing)
+
+    def _relist(self, plan: _Plan, placing: Placing) -> Steps[None]:
+        """Plan for the list of orphans, from which some are taken."""
+        slot = yield from placing.slot(placing.base, ORPHANS_INO)
+        inode = self._decode(placing.base, ORPHANS_INO, slot)
+        gone = {listed_name(ino) for ino in plan.adopted}
+        kept = [(name, value) for name, value in (yield from self._items(inode)) if name not in gone]
+        plan.rebuilt[ORPHANS_INO] = _Rebuilt(entries=kept, blocks=2 * inode.data.blocks + 4)
+        self._empty(inode, names=True)
+        plan.slots[ORPHANS_INO] = inode.encode()
+        plan.pairs += trees(ORPHANS_INO, slot, plan.slots[ORPHANS_INO])
 
     def _enter(self, plan: _Plan, placing: Placing, target: Target, parents: dict[int, int]) -> Steps[None]:
         """What stands at a path, and the directories on the way to it that are missing."""
@@ -338,7 +332,8 @@ class Graft:
         inode = self._decode(placing.past, ino, slot)
         parent = placing.parent(inode, top)
         is_rewritten = ino in placing.rewritten
-        if ino not in placing.changed and number == ino and parent == inode.parent and not is_rewritten:
+        is_there = ino not in placing.changed and number == ino
+        if is_there and parent == inode.parent and placing.links_of(inode) == inode.nlink and not is_rewritten:
             return
         rebuilt = _Rebuilt()
         if is_rewritten or (inode.is_directory and (number, False) in refused):
@@ -382,13 +377,20 @@ class Graft:
 
     def _entries(self, placing: Placing, directory: Inode) -> Steps[list[tuple[bytes, int]]]:
         """What stands in a directory of the snapshot, with the numbers of the base."""
+        kind = (1 << TYPE_BITS) - 1
+        return [
+            (name, placing.where.get(value >> TYPE_BITS, value >> TYPE_BITS) << TYPE_BITS | value & kind)
+            for name, value in (yield from self._items(directory))
+        ]
+
+    @staticmethod
+    def _items(directory: Inode) -> Steps[list[tuple[bytes, int]]]:
         walk = BucketDifference(None, directory.names)
         found: list[tuple[bytes, int]] = []
         while (items := (yield from ask(walk.next))) is not None:
             for name, _, value in items:
                 check_entry(directory.ino, name, value)
-                ino = value >> TYPE_BITS
-                found.append((name, placing.where.get(ino, ino) << TYPE_BITS | value & (1 << TYPE_BITS) - 1))
+                found.append((name, value))
         return found
 
     def _take_away(self, plan: _Plan, placing: Placing, ino: int) -> Steps[None]:
@@ -467,32 +469,31 @@ class Graft:
 
     # Doing it
 
-    def _apply(self, plan: _Plan, comparison: Comparison) -> frozenset[tuple[int, bytes]] | None:
-        """Do it, whole; the names that changed in directories that stay. None when the base is not what it was: plan anew.
+    def _apply(self, plan: _Plan, comparison: Comparison, root: ViewRoot) -> Instance | None:
+        """Do it, whole; the undo snapshot. None when the base is not what it was at the root that was planned with: plan anew.
 
-        Raises ``NotCached`` before it has changed anything that anyone could see.
+        Raises ``NotCached`` and ``CommitNeeded`` before it has changed anything that anyone could see.
         """
         fs, base, volume = self.fs, self.fs.base, self.fs.volume
-        if base.dirty.keys() & plan.slots.keys() or base.replaced:
+        directories = {key: base.inode(key) for key, _, _ in plan.entries if isinstance(key, int)}
+        if volume.base_root != root or base.replaced or base.table.dirty or base.dirty.keys() - directories.keys():
             return None
         masks = uncovered(fs, comparison)
+        left_out = outside(fs, comparison, plan.tops)
         volume.allocator.need((block, 1) for block in (*comparison.only_base, *comparison.only_view))
         blocks = sum(one.blocks for one in plan.rebuilt.values()) + 6 * len(plan.parents) + 3 * len(plan.entries)
         blocks += sum(attributes.blocks_for(base, one.attributes) for one in plan.parents.values())
         leaves = len({ino // base.per_leaf for ino in plan.slots})
         volume.allocator.prepare(0, urgency=2, metadata=volume.dirtied + blocks + 2 * leaves + 16)
-        directories = {key: base.inode(key) for key, _, _ in plan.entries if isinstance(key, int)}
         for key, name, _ in plan.entries:
             if isinstance(key, int):
                 base.change(directories[key])
-                directories[key].names.touch(name, beside=True)
-        listed = [ino for ino in plan.adopted if ino in base.listed_orphans]
-        orphans = base.inode(ORPHANS_INO)
-        if listed:
-            base.change(orphans)
-            for ino in listed:
-                orphans.names.touch(listed_name(ino))
+                directories[key].names.touch(name, beside=True)  # the undo snapshot does not show this directory
+        undo = self._make_undo()
         # Nothing can be missing from here on.
+        publish_undo(volume, undo)
+        for whose in left_out:
+            masks[whose] = masks.get(whose, 0) | 1 << undo.id
         exchange(fs, comparison, masks)
         base.replace({ino: self._renewed(ino, slot, plan) for ino, slot in plan.slots.items()}, inodes=plan.inodes, next_ino=plan.next_ino)
         for ino, rebuilt in plan.rebuilt.items():
@@ -513,10 +514,9 @@ class Graft:
             directory.count_size()
         base.orphans -= plan.adopted
         base.listed_orphans -= plan.adopted
-        orphans.names.pop_all([listed_name(ino) for ino in listed])
         base.orphans |= plan.orphaned
         self._copies.clear()
-        return frozenset((key, name) for key, name, _ in plan.entries if isinstance(key, int))
+        return undo
 
     def _generation(self) -> int:
         volume = self.fs.volume
@@ -556,8 +556,10 @@ def _is_directory(value: int | None) -> int:
     return int(value is not None and value & (1 << TYPE_BITS) - 1 == stat.S_IFDIR >> 12)
 
 
-def leave_undo(fs: Filesystem, undo: Instance) -> None:
-    """It was not needed after all: nothing has been restored."""
-    fs.volume.instances.leave(undo)
-    fs.drop_view(undo.id)
-    name_live(fs.volume)
+def publish_undo(volume: Volume, undo: Instance) -> None:
+    """The sealed state of the base becomes a snapshot, of which nothing that follows takes anything away. Cannot fail."""
+    undo.undo = True
+    undo.root, undo.epoch = volume.base_root, volume.epoch
+    volume.instances.add(undo)
+    volume.epoch += 1
+    name_live(volume)

@@ -175,7 +175,8 @@ class Placing:
 
     def _place(self) -> Steps[None]:
         """Give every inode of the part in the snapshot that needs it a number in the base."""
-        todo = sorted(self.changed, reverse=True)
+        # Names of a file may have come and gone with a directory above them: that changes nothing about it but their count.
+        todo = sorted(self.changed | self._names[PAST].keys(), reverse=True)
         inside = [one.past for one in self.targets if one.past]  # what is known to lie inside
         while todo or inside:
             if inside:

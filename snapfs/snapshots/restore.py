@@ -21,7 +21,7 @@ from snapfs.snapshots.exchanging import exchange, uncovered
 from snapfs.snapshots.graft import Graft
 from snapfs.snapshots.lifecycle import new_instance
 from snapfs.snapshots.naming import as_path, default_name, get
-from snapfs.snapshots.placing import Target, distinct
+from snapfs.snapshots.placing import distinct
 from snapfs.snapshots.rights import Permit, anyone, covered
 from snapfs.store.commit import name_live
 
@@ -93,7 +93,7 @@ def _restore_paths(fs: Filesystem, instance: Instance, ways: list[Way], now_ns: 
     graft = running[1] if running is not None and running[0] == key else None
     if not isinstance(graft, Graft):
 
-        def make_undo(_targets: list[Target]) -> Instance:
+        def make_undo() -> Instance:
             now = fs.now() if now_ns is None else now_ns
             return new_instance(fs, undo_name(fs, now), origin=BASE_VIEW, directory=ROOT_INO, owner=owner, now_ns=now, urgency=2)
 

@@ -67,7 +67,12 @@ class ViewOwner:
         volume = self._volume
         allocator, sets = volume.allocator, volume.holders
         for low, size, number in allocator.pieces(start, length):
-            base_held = number is None or sets.get(number).base_held
+            entry = None if number is None else sets.get(number)
+            base_held = entry is None or entry.base_held
+            if entry is not None and entry.base_held and not sets.default(entry.since) & self._bit:
+                # The base has got the block back, perhaps in a file of another number: what newer instances cover is asked of that one.
+                allocator.record(low, size, sets.intern(True, entry.since, entry.mask & sets.live & ~self._bit), held=False)
+                continue
             mask = (sets.default(epoch) & ~uncovered if number is None else sets.holders(number, uncovered)) & ~self._bit
             if base_held:
                 allocator.record(low, size, sets.intern(True, volume.epoch, mask), held=False)
