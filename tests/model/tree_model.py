@@ -20,7 +20,7 @@ class Node:
     """One inode. ``names`` is what a directory has, ``content`` a file's bytes or a symbolic link's target."""
 
     mode: int
-    parent: int = 0
+    parent: int = field(default=0, compare=False)  # kept of directories only
     nlink: int = 1
     content: bytes = b""
     names: dict[bytes, int] = field(default_factory=dict)
