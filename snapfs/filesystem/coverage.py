@@ -1,6 +1,6 @@
-"""Which snapshots of a directory an inode is a part of (C1 to C4): whatever is outside, they preserve nothing of.
+"""Which snapshots of parts an inode belongs to (C1 to C4): whatever is outside, they preserve nothing of.
 
-An instance covers the inodes that were below its directory when it was made, in its own view: found by their parents, one after the
+An instance covers the inodes that were at or below its parts when it was made, in its own view: found by their parents, one after the
 other. What has several names is covered by every instance, because where its other names are cannot be told without a search.
 Making a snapshot looks at nothing. The first look at an inode after that finds out, and the inode's trees remember.
 
@@ -24,21 +24,26 @@ if TYPE_CHECKING:
 
 
 class Coverage:
-    """Answers for all live instances that cover a directory only. What it has found of directories it keeps."""
+    """Answers for all live instances that cover parts only. What it has found of directories it keeps."""
 
     def __init__(self, fs: Filesystem) -> None:
         self._fs = fs
         self._version = -1
         self._parts: list[Instance] = []
+        self._passed: dict[int, int] = {}  # directory above parts -> the instances that keep its extended attributes, as a mask
         self._inside: dict[tuple[int, int], bool] = {}  # instance, directory -> is it part of what the instance covers?
 
     @property
     def parts(self) -> list[Instance]:
-        """The live instances that cover a directory only."""
+        """The live instances that cover parts only."""
         instances = self._fs.volume.instances
         if instances.version != self._version:
             self._version = instances.version
-            self._parts = [one for one in instances.live() if one.covered != ROOT_INO]
+            self._parts = [one for one in instances.live() if one.covered]
+            self._passed = {}
+            for one in self._parts:
+                for ino in one.passed:
+                    self._passed[ino] = self._passed.get(ino, 0) | 1 << one.id
             known = {one.id for one in self._parts}
             self._inside = {key: value for key, value in self._inside.items() if key[0] in known}
         return self._parts
@@ -53,7 +58,7 @@ class Coverage:
             ino = inode.parent if inode.flags & FLAG_HEIR else inode.ino
             uncovered = self.uncovered(ino)
             inode.data.owner = TreeOwner(view.owner, uncovered)
-            inode.attribute_map.owner = TreeOwner(view.owner, uncovered & ~self._on_the_way(ino))
+            inode.attribute_map.owner = TreeOwner(view.owner, uncovered & ~self._passed.get(ino, 0))
         inode.coverage = version
 
     def uncovered(self, ino: int) -> int:
@@ -62,13 +67,10 @@ class Coverage:
 
     def uncovered_attributes(self, ino: int) -> int:
         """The same for its extended attributes: those of the directories on the way to a part are shown with it."""
-        return self.uncovered(ino) & ~self._on_the_way(ino)
-
-    def _on_the_way(self, ino: int) -> int:
-        return sum(1 << one.id for one in self.parts if ino == ROOT_INO or ino in one.chain)
+        return self.uncovered(ino) & ~self._passed.get(ino, 0)
 
     def covers(self, instance: Instance, ino: int) -> bool:
-        """Was the inode in the part that an instance covers, when it was made? May raise ``NotCached``."""
+        """Was the inode in a part that an instance covers, when it was made? May raise ``NotCached``."""
         if ino == ORPHANS_INO:
             return True  # each view has its own
         view = self._fs.view(instance.id)
@@ -81,8 +83,8 @@ class Coverage:
         answer = False
         while inode is not None:
             known = self._inside.get((instance.id, inode.ino))
-            if known is not None or inode.ino in (ROOT_INO, instance.covered):
-                answer = known if known is not None else inode.ino == instance.covered
+            if known is not None or inode.ino == ROOT_INO or inode.ino in instance.covered:
+                answer = known if known is not None else inode.ino != ROOT_INO
                 break
             if inode.ino in way:
                 break

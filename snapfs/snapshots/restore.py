@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from snapfs.errors import CommitNeeded, CorruptBlock, NotCached, SnapshotBusy
 from snapfs.filesystem import Inode
-from snapfs.ids import BASE_VIEW, ROOT_INO
+from snapfs.ids import BASE_VIEW
 from snapfs.snapshots.comparison import Comparison
 from snapfs.snapshots.lifecycle import new_instance
 from snapfs.snapshots.naming import default_name, get
-from snapfs.snapshots.rights import Permit, anyone, covered
+from snapfs.snapshots.rights import Permit, anyone, check_permitted
 from snapfs.store.commit import name_live
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ def restore(fs: Filesystem, name: str, *, now_ns: int | None = None, owner: int 
     volume = fs.volume
     volume.check_writable()
     instance = get(fs, name)
-    permit(covered(fs, instance))
-    if instance.directory != ROOT_INO:
+    check_permitted(fs, instance, permit)
+    if instance.parts:
         raise SnapshotBusy(
             f"snapshot {name!r} covers only {instance.path}; a part of the volume cannot be restored yet: copy from it what you need"
         )
@@ -76,7 +76,7 @@ def restore(fs: Filesystem, name: str, *, now_ns: int | None = None, owner: int 
     allocator.need((block, 1) for block in (*comparison.only_base, *comparison.only_view))
     uncovered = _uncovered(fs, comparison)
     now = fs.now() if now_ns is None else now_ns
-    undo = new_instance(fs, undo_name(fs, now), origin=BASE_VIEW, directory=ROOT_INO, owner=owner, now_ns=now, urgency=2)
+    undo = new_instance(fs, undo_name(fs, now), origin=BASE_VIEW, owner=owner, now_ns=now, urgency=2)
     undo.undo = True
     # Nothing can be missing from here on.
     del _running[fs]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import brute_force
@@ -16,7 +17,7 @@ from tree_model import EXCHANGE, NOREPLACE, Tree
 from snapfs import snapshots
 from snapfs.check import check_volume
 from snapfs.device.memory import MemoryDevice
-from snapfs.errors import FsError, NoSpace
+from snapfs.errors import FsError, NoSpace, UsageError
 from snapfs.filesystem import Changes, Filesystem, View
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
@@ -31,12 +32,13 @@ SNAPSHOTS = 7
 class World:
     """A volume in memory with its model: the base, the snapshots by name, and what the last commit made durable."""
 
-    def __init__(self, block_size: int, blocks: int, *, parts: bool = False) -> None:
+    def __init__(self, block_size: int, blocks: int, *, parts: bool = False, several: bool = False) -> None:
         self.block_size = block_size
         self.device = MemoryDevice(blocks * block_size)
         format_volume(self.device, block_size=block_size)
         self.base = Tree()
         self.parts = parts  # are there snapshots of directories?
+        self.several = several  # are there snapshots of several directories and files?
         self.snaps: dict[str, Tree] = {}
         self.held: set[int] = set()
         self.made = 0
@@ -229,7 +231,7 @@ class World:
         self.made += 1
         name = f"s{self.made}"
         try:
-            self.call(snapshots.create, self.fs, name, origin=view.id, directory=tree.top)
+            self.call(snapshots.create, self.fs, name, origin=view.id)
         except NoSpace:
             return
         self.snaps[name] = tree.copy(named=True)
@@ -244,11 +246,41 @@ class World:
         name = f"d{self.made}"
         top = _of(tree.directories(), where)
         try:
-            self.call(snapshots.create, self.fs, name, origin=view.id, directory=top)
+            self.call(snapshots.create, self.fs, name, origin=view.id, targets=[top])
         except NoSpace:
             return
         self.snaps[name] = tree.within(top)
         self.commit()
+
+    def snapshot_of_several(self, which: int, *places: int) -> None:
+        """A snapshot of directories and files, given by their paths, some of which may lie within others."""
+        tree, view = self.pick(which)
+        found = tree.places()
+        if len(self.snaps) >= SNAPSHOTS or not found:
+            return
+        self.made += 1
+        name = f"p{self.made}"
+        chosen = [_of(found, place) for place in places]
+        ways = [self._way(tree, view, parent, label) for parent, label in chosen]
+        inner = {way for way in ways if any(other == way[: len(other)] and other != way for other in ways)}
+        tops = {tree.find(*place) for place, way in zip(chosen, ways, strict=True) if way not in inner}
+        try:
+            self.call(snapshots.create, self.fs, name, origin=view.id, targets=ways)
+        except (NoSpace, UsageError):
+            return
+        self.snaps[name] = tree.within(*sorted(tops))
+        self.commit()
+
+    @staticmethod
+    def _way(tree: Tree, view: View, parent: int, name: bytes) -> tuple[bytes, ...]:
+        """The names of the path of what a directory of a tree has."""
+        way = [name]
+        while parent not in tree.tops:
+            above = tree.nodes[parent].parent
+            way.append(next(label for label, ino in tree.nodes[above].names.items() if ino == parent))
+            parent = above
+        parts = view.instance.parts if view.instance else ()
+        return (*next((part.way for part in parts if part.ino == parent), ()), *reversed(way))
 
     def delete(self, which: int) -> None:
         if not self.snaps:
@@ -270,7 +302,7 @@ class World:
         self.snaps[new] = self.snaps.pop(name)
 
     def restore(self, which: int) -> None:
-        whole = sorted(name for name, tree in self.snaps.items() if tree.top == ROOT_INO)
+        whole = sorted(name for name, tree in self.snaps.items() if tree.tops == (ROOT_INO,))
         if not whole or len(self.snaps) >= SNAPSHOTS:
             return
         name = _of(whole, which)
@@ -417,6 +449,7 @@ class World:
             (3, lambda: self.hold(a)),
             (7, lambda: self.snapshot(which)),
             (7 if self.parts else 0, lambda: self.snapshot_of(which, a)),
+            (9 if self.several else 0, lambda: self.snapshot_of_several(which, a, b, size + name)),
             (4, lambda: self.delete(a)),
             (1, lambda: self.rename_snapshot(a)),
             (3, lambda: self.restore(a)),
@@ -426,8 +459,15 @@ class World:
             (2, self.crash),
         ]
         (operation,) = rnd.choices([one for _, one in operations], [weight for weight, _ in operations])
-        operation()
+        with suppress(NothingToDoItTo):
+            operation()
+
+
+class NothingToDoItTo(Exception):
+    """The view that was chosen has no directory, or none of what is needed: it is of a few files."""
 
 
 def _of(items: list[Any], number: int) -> Any:
+    if not items:
+        raise NothingToDoItTo
     return items[number % len(items)]
