@@ -10,7 +10,6 @@ from snapfs.blocks.group_header import ENTRY_WRITTEN
 from snapfs.check.findings import Findings, Severity, everywhere
 from snapfs.check.reach import BASE, RECORDS, SYSTEM, Reach
 from snapfs.check.tables import load_group
-from snapfs.ids import ROOT_INO
 from snapfs.store.group import Group
 from snapfs.store.volume import Volume
 
@@ -23,7 +22,7 @@ class Comparison:
         self.reach = reach
         self.findings = findings
         self.set_counts: dict[int, int] = defaultdict(int)
-        self.partial = sum(1 << one.id for one in volume.instances.live() if one.covered != ROOT_INO)
+        self.partial = sum(1 << one.id for one in volume.instances.live() if one.covered)
         self.going = sum(1 << one.id for one in volume.instances.going())
 
     def run(self) -> None:
@@ -99,7 +98,7 @@ class Comparison:
     def _differ(self, named: int, possible: int, found: int) -> bool:
         """Are the holders that were found others than those that are named, and those that are so by default?
 
-        Of the latter, instances that cover a part of the volume only may be missing.
+        Of the latter, instances that cover parts of the volume only may be missing.
         """
         return bool(found & ~possible or possible & ~found & (named | ~self.partial))
 

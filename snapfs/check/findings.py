@@ -40,7 +40,7 @@ class Mend(enum.Enum):
     REATTACH = enum.auto()
     CUT_LOOP = enum.auto()
     LIST_ORPHANS = enum.auto()
-    SET_CHAIN = enum.auto()  # of the directory that instance ``number`` covers
+    SET_CHAIN = enum.auto()  # those of the parts of instance ``number``
     CLEAR_SUPERBLOCK = enum.auto()  # the slot at offset ``value``
 
 

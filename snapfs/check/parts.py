@@ -1,4 +1,4 @@
-"""Which inodes a snapshot of a directory preserves, found anew by the checker from what the walk has read (C1, C2)."""
+"""Which inodes a snapshot of parts preserves, found anew by the checker from what the walk has read (C1, C2)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Find = Callable[[int, Instance], Inode | None]
 
 
 class Parts:
-    """Masks of the instances that preserve a part only, by inode."""
+    """Masks of the instances that preserve parts only, by inode."""
 
     def __init__(self, instances: list[Instance], find: Find) -> None:
-        self._partial = [one for one in instances if one.covered != ROOT_INO]
+        self._partial = [one for one in instances if one.covered]
         self._find = find
         self._inside: dict[tuple[int, int], bool] = {}
-        #: All instances that preserve a part only.
+        #: All instances that preserve parts only.
         self.mask = sum(1 << one.id for one in self._partial)
 
     def outside(self, ino: int) -> int:
@@ -29,7 +29,7 @@ class Parts:
 
     def outside_attributes(self, ino: int) -> int:
         """The instances that preserve no extended attributes of it."""
-        return self.outside(ino) & ~sum(1 << one.id for one in self._partial if ino == ROOT_INO or ino in one.chain)
+        return self.outside(ino) & ~sum(1 << one.id for one in self._partial if ino in one.passed)
 
     def outside_names(self, ino: int) -> int:
         """The instances that cannot tell how many names it has: it is not within, or it may have other names elsewhere."""
@@ -41,10 +41,11 @@ class Parts:
         return out
 
     def tops(self) -> dict[int, int]:
-        """The directories that parts begin with, and in which views: their own names are outside."""
+        """What parts begin with, and in which views: their own names are outside."""
         found: dict[int, int] = {}
         for one in self._partial:
-            found[one.covered] = found.get(one.covered, 0) | 1 << one.id
+            for ino in one.covered:
+                found[ino] = found.get(ino, 0) | 1 << one.id
         return found
 
     def _covers(self, one: Instance, ino: int, *, linked: bool) -> bool:
@@ -55,14 +56,14 @@ class Parts:
             return True
         if linked and inode.flags & FLAG_LINKED and not inode.is_directory:
             return True
-        if inode.flags & FLAG_HEIR:
-            return self._covers(one, inode.parent, linked=linked)
+        if not inode.nlink and ino not in one.covered:
+            return bool(inode.parent) and inode.parent in one.covered and not inode.flags & FLAG_HEIR
         way: list[int] = []
         answer = False
         while inode is not None and inode.ino not in way:
             known = self._inside.get((one.id, inode.ino))
-            if known is not None or inode.ino in (ROOT_INO, one.covered):
-                answer = known if known is not None else inode.ino == one.covered
+            if known is not None or inode.ino == ROOT_INO or inode.ino in one.covered:
+                answer = known if known is not None else inode.ino != ROOT_INO
                 break
             way.append(inode.ino)
             inode = self._find(inode.parent, one)

@@ -100,7 +100,7 @@ class Scrub:
         self.damage: list[Damage] = []
         self.step_blocks = max(1, min(step_bytes, READ_BYTES) // fs.volume.geometry.block_size)
         self._visited = Visited(self.volume.geometry)
-        #: Directories (instance, when it was made, inode): are they in what a snapshot of a directory preserves?
+        #: Directories (instance, when it was made, inode): are they in what a snapshot of parts preserves?
         self._inside: dict[tuple[int, int, int], bool] = {}
         # Given out since the scrub began. The walk may come to one of them by an old pointer, so it proves nothing that it has been there.
         self._fresh = Visited(self.volume.geometry)
@@ -223,10 +223,10 @@ class Scrub:
         return [Frame(tree, place.level + step, place.number << self.volume.geometry.fan_bits, words)]
 
     def _trees(self, table: Tree, number: int, leaf: bytes) -> Steps[list[Frame]]:
-        """The trees of the inodes in a block of the inode table; of a snapshot of a directory, those that it preserves."""
+        """The trees of the inodes in a block of the inode table; of a snapshot of parts, those that it preserves."""
         frames = []
         one = self.volume.instances.table.get(table.view)
-        part = one if one is not None and one.covered != ROOT_INO else None
+        part = one if one is not None and one.covered else None
         per_leaf = self.volume.geometry.block_size // INODE_BYTES
         for slot in range(per_leaf):
             content = leaf[slot * INODE_BYTES : (slot + 1) * INODE_BYTES]
@@ -239,7 +239,7 @@ class Scrub:
             if inode is not None:  # what makes no sense is the checker's business
                 kinds = [data_kind(inode), Kind.ATTRIBUTES]
                 if part is not None and not (yield from self._is_inside(part, table, inode)):
-                    kinds = [Kind.ATTRIBUTES] if inode.ino == ROOT_INO or inode.ino in part.chain else []
+                    kinds = [Kind.ATTRIBUTES] if inode.ino in part.passed else []
                 for kind in kinds:
                     first, second, depth = root_of(inode, kind)
                     if first:
@@ -247,16 +247,18 @@ class Scrub:
         return frames
 
     def _is_inside(self, part: Instance, table: Tree, inode: Inode) -> Steps[bool]:
-        """Is an inode in what a snapshot of a directory preserves? As ``filesystem.coverage`` has it, without the cache."""
+        """Is an inode in what a snapshot of parts preserves? As ``filesystem.coverage`` has it, without the cache."""
         if inode.ino == ORPHANS_INO or (inode.flags & FLAG_LINKED and not inode.is_directory):
             return True
-        ino = inode.parent if inode.flags & FLAG_HEIR else inode.ino
+        ino = inode.ino
+        if not inode.nlink and ino not in part.covered:
+            return bool(inode.parent) and inode.parent in part.covered and not inode.flags & FLAG_HEIR
         way: list[int] = []
         answer = False
         while ino not in way:
             known = self._inside.get((part.id, part.created_ns, ino))
-            if known is not None or ino in (ROOT_INO, part.covered):
-                answer = known if known is not None else ino == part.covered
+            if known is not None or ino in (0, ROOT_INO) or ino in part.covered:
+                answer = known if known is not None else ino not in (0, ROOT_INO)
                 break
             way.append(ino)
             try:

@@ -20,6 +20,7 @@ from snapfs.filesystem.names import TYPE_BITS
 from snapfs.ids import FILE_SIZE_MAX, FIRST_INO, INO_LIMIT, NAME_MAX, ORPHANS_INO, ROOT_INO
 from snapfs.store.driver import drive
 from snapfs.store.instances import Instance, ViewRoot
+from snapfs.store.parts import Part
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -342,18 +343,31 @@ class ViewChecker:
         return there
 
     def _covered(self, versions: dict[int, list[Version]]) -> None:
-        """The chain of a snapshot leads from its root to the directory that it covers."""
+        """The chains of a snapshot's parts lead from its root to them, and it preserves all of them."""
         for one in self.instances:
-            parent = ROOT_INO
-            for ino in one.chain:
-                there = [found.inode for found in versions.get(ino, ()) if found.mask >> one.id & 1]
-                if not any(inode.is_directory and inode.parent == parent for inode in there):
-                    break
-                parent = ino
-            if parent != one.directory or one.covered not in (ROOT_INO, *one.chain):
-                detail = f"its chain {list(one.chain)} does not lead to inode {one.directory}"
+            for part in one.parts:
+                detail = f"its chain {list(part.chain)} does not lead to {part.path}"
+                if self._is_chain(versions, one, part):
+                    if not one.covered or not part.ino or not set(one.covered).isdisjoint(part.chain):
+                        continue
+                    detail = f"it shows {part.path} and does not preserve it"
                 fault = Fault(Mend.SET_CHAIN, 1 << one.id, number=one.id)
-                self.findings.add("format", "covered-directory", f"snapshot {one.name}", detail, fault=fault)
+                self.findings.add("format", "covered-part", f"snapshot {one.name}", detail, fault=fault)
+
+    def _is_chain(self, versions: dict[int, list[Version]], instance: Instance, part: Part) -> bool:
+        """Is each inode of a chain in the directory before it? All but the last are directories."""
+        parent = ROOT_INO
+        for position, ino in enumerate(part.chain):
+            inode = next((found.inode for found in versions.get(ino, ()) if found.mask >> instance.id & 1), None)
+            if inode is None or not inode.nlink:
+                return False
+            if inode.is_directory:
+                if inode.parent != parent:
+                    return False
+            elif position < len(part.way) - 1 or (inode.parent != parent and not inode.flags & FLAG_LINKED):
+                return False
+            parent = ino
+        return True
 
 
 def without(found: list[Version], views: int) -> list[Version]:

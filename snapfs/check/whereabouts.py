@@ -66,7 +66,7 @@ def shown(fs: Filesystem, damage: Damage, view_id: int, guesses: dict[int, bytes
         path = path_of(fs, view, inode, guesses)
     except (FsError, SnapshotError):
         return None
-    return None if path is None and view.chain else Shown(snapshot, path)
+    return None if path is None and view.above else Shown(snapshot, path)
 
 
 def path_of(fs: Filesystem, view: View, inode: Inode, guesses: dict[int, bytes]) -> str | None:

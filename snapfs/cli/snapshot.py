@@ -11,7 +11,7 @@ from typing import Any
 from snapfs.cli import hot, output
 from snapfs.cli.arguments import Parser, add_json, add_target
 from snapfs.cli.exits import ERROR, OK, report
-from snapfs.cli.target import in_volume, session
+from snapfs.cli.target import as_sent, in_volume, session
 from snapfs.errors import UsageError
 
 
@@ -22,7 +22,13 @@ def configure(parser: Parser) -> None:
     create = actions.add_parser("create", help="make a snapshot", allow_abbrev=False)
     add_target(create)
     create.add_argument("name", metavar="NAME", nargs="?", help="its name (default: the time in UTC)")
-    create.add_argument("--path", metavar="DIRECTORY", help="cover only this directory, given by its path in the volume or in the mount")
+    create.add_argument(
+        "--path",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="cover only this directory or file, given by its path in the volume or in the mount; may be given several times",
+    )
     create.add_argument("--of", metavar="OTHER", help="what another snapshot shows now, instead of the live tree")
     create.add_argument("--read-only", action="store_true", help="let nobody change what it shows (default: it can be changed)")
     create.add_argument("--description", metavar="TEXT", help="one line about it")
@@ -94,11 +100,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _create(arguments: argparse.Namespace) -> int:
     with session(arguments.target, write=True) as volume:
-        path = arguments.path and in_volume(arguments.path, volume.mountpoint, follow=True)
+        paths = [as_sent(in_volume(path, volume.mountpoint, follow=True)) for path in arguments.path]
         created = volume.call(
             "snapshot.create",
             name=arguments.name,
-            path=path,
+            paths=paths,
             origin=arguments.of,
             read_only=arguments.read_only,
             description=arguments.description,
@@ -118,12 +124,12 @@ def _list(arguments: argparse.Namespace) -> int:
         output.print_json([_document(one) for one in found])
     elif found:
         output.print_table(
-            ("Name", "Created", "Only here", "By", "State", "Directory", "Description"),
+            ("Name", "Created", "Only here", "By", "State", "Paths", "Description"),
             [
                 (
                     _plain(one["name"]), output.time_text(one["created_ns"]), output.size_text(one["only_here"]),
                     _user(one["owner"]), ",".join(_state(one)) or "-",
-                    _plain(one["path"]), _plain(one["description"]),
+                    _plain(", ".join(one["paths"])), _plain(one["description"]),
                 )
                 for one in found
             ],
@@ -147,7 +153,7 @@ def _show(arguments: argparse.Namespace) -> int:
         ("Created", output.time_text(one["created_ns"])),
         ("Created by", _user(one["owner"])),
         ("Made from", f"snapshot {_plain(one['origin'])}" if one["origin"] else "the live tree"),
-        ("Directory", _plain(one["path"])),
+        ("Path" if one["path"] else "Paths", _plain(", ".join(one["paths"]))),
         ("Read-only", "yes" if one["read_only"] else "no"),
         ("Changed", output.time_text(one["changed_ns"]) if one["changed"] else "never"),
     ]
@@ -160,8 +166,8 @@ def _show(arguments: argparse.Namespace) -> int:
     for hold in one["holds"]:
         since = f"since {output.time_text(hold['since_ns'])} by {_user(hold['owner'])}"
         facts.append(("Held as", _plain(f"{hold['name']}, {since}" + (f": {hold['reason']}" if hold["reason"] else ""))))
-    if mountpoint:
-        facts.append(("Seen at", _plain(os.path.join(mountpoint, one["path"].lstrip("/"), ".snap", one["name"]))))
+    for directory in _seen_in(mountpoint, one["paths"]) if mountpoint else ():
+        facts.append(("Seen at", _plain(os.path.join(directory, ".snap", one["name"]))))
     output.print_facts(facts)
     return OK
 
@@ -250,7 +256,8 @@ def _document(one: dict[str, Any]) -> dict[str, Any]:
         "created": output.time_json(one["created_ns"]),
         "changed": one["changed"],
         "changed_at": output.time_json(one["changed_ns"]) if one["changed"] else None,
-        "directory": one["path"],
+        "path": one["path"],
+        "paths": one["paths"],
         "owner": one["owner"],
         "owner_name": _user(one["owner"]),
         "origin": one["origin"],
@@ -272,6 +279,11 @@ def _document(one: dict[str, Any]) -> dict[str, Any]:
         "refers": one["refers"],
         "only_here": one["only_here"],
     }
+
+
+def _seen_in(mountpoint: str, paths: list[str]) -> list[str]:
+    """The directories of a mount in whose ``.snap`` a snapshot of these paths is seen."""
+    return [place for place in (os.path.join(mountpoint, path.lstrip("/")) for path in paths) if os.path.isdir(place)]
 
 
 def _user(uid: int) -> str:

@@ -58,8 +58,8 @@ class Comparing:
         wanted = [path_bytes(path) for path in paths]
         names = [name for name in (old, new) if name is not None]
         instances = [await call(snapshots.get, self._fs, name) for name in names]
-        for directory in await call(parts, self._fs, instances):
-            self._look(directory)
+        for part in await call(parts, self._fs, instances):
+            self._look(part)
         await settle()
         self._check_settled(with_present=len(names) < 2)
         with self._fs.volume.allocator.readers.open() as reader:
@@ -129,14 +129,14 @@ class Comparing:
 
 
 def parts(fs: Filesystem, instances: Sequence[Instance]) -> list[Any]:
-    """The directories, as they are now, whose states are compared: those that snapshots of directories cover, else the root."""
-    covering = [one for one in instances if one.directory != ids.ROOT_INO]
+    """What is compared, as it is now: what snapshots of parts cover, else the root."""
+    covering = [one for one in instances if one.parts]
     if not covering:
         return [fs.inode(fs.base, ids.ROOT_INO)]
     found = []
     for one in covering:
         try:
-            found.append(snapshots.covered(fs, one))
+            found += snapshots.covered(fs, one)
         except NoSuchSnapshot:  # the one that it was made of is gone
             found.append(fs.inode(fs.base, ids.ROOT_INO))
     return found

@@ -16,13 +16,13 @@ from typing import Any, Protocol
 from snapfs import ids, snapshots
 from snapfs.control import figures
 from snapfs.control.caller import Alone, Caller
-from snapfs.control.comparing import Comparing
+from snapfs.control.comparing import Comparing, path_bytes
 from snapfs.control.hot import Hot
 from snapfs.control.protocol import Request, Result
 from snapfs.control.scrubbing import scrub
-from snapfs.errors import NotDirectory, NotFound, SnapfsError, UsageError
+from snapfs.errors import SnapfsError, UsageError
 from snapfs.filesystem import Filesystem
-from snapfs.snapshots import Facts, Hold, Instance, Permit, RestoreResult, SetDeletion
+from snapfs.snapshots import Facts, Hold, Instance, Permit, RestoreResult, SetDeletion, Target
 from snapfs.store.facts import DEFAULT_HOLD
 
 
@@ -40,7 +40,7 @@ class Engine(Protocol):
         name: str,
         *,
         origin: int = 0,
-        directory: int = ids.ROOT_INO,
+        targets: Sequence[Target] = (),
         owner: int = 0,
         permit: Permit = snapshots.anyone,
         facts: Facts = snapshots.NO_FACTS,
@@ -93,7 +93,7 @@ class Handlers:
             "hello": ({}, self.hello),
             "info": ({}, self.info),
             "snapshot.create": (
-                {"name": str, "path": str, "origin": str, "read_only": bool, "description": str, "tags": dict},
+                {"name": str, "paths": list, "origin": str, "read_only": bool, "description": str, "tags": dict},
                 self.snapshot_create,
             ),
             "snapshot.list": ({}, self.snapshot_list),
@@ -163,19 +163,19 @@ class Handlers:
         self,
         uid: int,
         name: str | None,
-        path: str | None,
+        paths: list[object] | None,
         origin: str | None,
         read_only: bool | None,
         description: str | None,
         tags: dict[str, object] | None,
     ) -> Result:
-        """Make a snapshot of the whole volume or of the directory at ``path``: as it is, or as the snapshot ``origin`` shows it."""
+        """Make a snapshot of the whole volume or of what is at ``paths``: as it is, or as the snapshot ``origin`` shows it."""
         facts = snapshots.NO_FACTS.changed(read_only=read_only, description=description, tags=_texts(tags))
         view_id = ids.BASE_VIEW if origin is None else (await self.engine.call(snapshots.get, self.fs, origin)).id
-        directory = ids.ROOT_INO if path is None else await self.engine.call(directory_at, self.fs, path, view_id)
+        targets = [_way(path) for path in _names(paths, "paths")]
         chosen = snapshots.default_name(time.time_ns()) if name is None else name
         instance = await self.engine.create_snapshot(
-            chosen, origin=view_id, directory=directory, owner=uid, permit=self._permit(uid), facts=facts
+            chosen, origin=view_id, targets=targets, owner=uid, permit=self._permit(uid), facts=facts
         )
         return self._with_figures([instance])[0]
 
@@ -246,7 +246,7 @@ class Handlers:
         rows = zip(shown, figures.of_snapshots(self.fs, shown), strict=True)
         return {
             "volume": figures.of_volume(self.fs),
-            "snapshots": [{"name": one.name, "id": one.id, "path": one.path, **row} for one, row in rows],
+            "snapshots": [{"name": one.name, "id": one.id, "paths": one.paths, **row} for one, row in rows],
             "frees": snapshots.frees(self.fs, found) * self.fs.volume.geometry.block_size if found else None,
         }
 
@@ -303,7 +303,8 @@ class Handlers:
             "changed": instance.changed or changing,
             "changed_ns": self.fs.now() if changing else instance.changed_ns,
             "owner": instance.owner,
-            "path": instance.path,
+            "path": instance.paths[0] if len(instance.paths) == 1 else None,
+            "paths": instance.paths,
             "origin": origin and origin.name,
             "epoch": instance.epoch,
             "undo": instance.undo,
@@ -314,29 +315,17 @@ class Handlers:
         }
 
 
-def directory_at(fs: Filesystem, path: str, view_id: int = ids.BASE_VIEW) -> int:
-    """The inode number of a directory of a view, from its path in the volume. Raises ``NotFound``, ``NotDirectory``."""
-    view, number = fs.view(view_id), ids.ROOT_INO
-    for name in os.fsencode(path).split(b"/"):
-        if name in (b"", b"."):
-            continue
-        if name == b"..":
-            raise UsageError(f"{path}: '..' has no place in a path of the volume")
-        try:
-            inode = fs.lookup(view, number, name)
-        except NotFound:
-            raise NotFound(f"{path}: no such directory in the volume") from None
-        number = inode.ino
-        if inode.mode & 0o170000 != 0o040000:
-            raise NotDirectory(f"{path}: not a directory")
-    return number
-
-
-def _names(values: list[object] | None) -> list[str]:
+def _names(values: list[object] | None, argument: str = "names") -> list[str]:
     found = [name for name in values or () if isinstance(name, str)]
     if len(found) != len(values or ()):
-        raise UsageError("names: each is text")
+        raise UsageError(f"{argument}: each is text")
     return found
+
+
+def _way(path: str) -> list[bytes]:
+    """The names of a path in the volume. Raises ``UsageError``."""
+    found = path_bytes(path)
+    return found.split(b"/") if found else []
 
 
 def _texts(values: dict[str, object] | None) -> dict[str, str]:

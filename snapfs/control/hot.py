@@ -21,7 +21,7 @@ class Hot(Comparing):
         wanted = HOT_LIMIT if limit is None else limit
         if not 0 < wanted <= HOT_LIMIT_MAX:
             raise UsageError(f"a limit is between 1 and {HOT_LIMIT_MAX}")
-        self._look(await call(snapshots.covered, self._fs, await call(snapshots.get, self._fs, name)))
+        await call(snapshots.check_permitted, self._fs, await call(snapshots.get, self._fs, name), self._look)
         await settle()
         self._check_settled(with_present=True)
         with self._fs.volume.allocator.readers.open() as reader:

@@ -9,12 +9,12 @@ import contextlib
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
-from snapfs import ids, snapshots
+from snapfs import snapshots
 from snapfs.check.opening import open_damaged
 from snapfs.control.handlers import Handlers
 from snapfs.device import open_device
 from snapfs.filesystem import Filesystem
-from snapfs.snapshots import Facts, Instance, Permit, RestoreResult, SetDeletion
+from snapfs.snapshots import Facts, Instance, Permit, RestoreResult, SetDeletion, Target
 from snapfs.store.driver import commit, drive
 from snapfs.store.volume import Volume
 
@@ -39,13 +39,13 @@ class OfflineEngine:
         name: str,
         *,
         origin: int = 0,
-        directory: int = ids.ROOT_INO,
+        targets: Sequence[Target] = (),
         owner: int = 0,
         permit: Permit = snapshots.anyone,
         facts: Facts = snapshots.NO_FACTS,
     ) -> Instance:
         """Make a snapshot."""
-        return self._durable(snapshots.create, name, origin=origin, directory=directory, owner=owner, permit=permit, facts=facts)
+        return self._durable(snapshots.create, name, origin=origin, targets=targets, owner=owner, permit=permit, facts=facts)
 
     async def settle(self) -> None:
         """Every write is durable already."""

@@ -1,6 +1,6 @@
-"""Which snapshots of a directory an inode is a part of (C1 to C4): whatever is outside, they preserve nothing of.
+"""Which snapshots of parts an inode belongs to (C1 to C4): whatever is outside, they preserve nothing of.
 
-An instance covers the inodes that were below its directory when it was made, in its own view: found by their parents, one after the
+An instance covers the inodes that were at or below its parts when it was made, in its own view: found by their parents, one after the
 other. What has several names is covered by every instance, because where its other names are cannot be told without a search.
 Making a snapshot looks at nothing. The first look at an inode after that finds out, and the inode's trees remember.
 
@@ -9,7 +9,7 @@ The inode table is one for all files, so its blocks are preserved whatever they 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from snapfs.blocks.inode import FLAG_HEIR, FLAG_LINKED
 from snapfs.errors import StaleInode
@@ -25,22 +25,34 @@ if TYPE_CHECKING:
     from snapfs.store.instances import Instance
 
 
+class Heir(NamedTuple):
+    """Says of an inode with what a file has lost which file that is; the generation tells it from others of its number."""
+
+    file: int
+    generation: int
+
+
 class Coverage:
-    """Answers for all live instances that cover a directory only. What it has found of directories it keeps."""
+    """Answers for all live instances that cover parts only. What it has found of directories it keeps."""
 
     def __init__(self, fs: Filesystem) -> None:
         self._fs = fs
         self._version = -1
         self._parts: list[Instance] = []
+        self._passed: dict[int, int] = {}  # directory above parts -> the instances that keep its extended attributes, as a mask
         self._inside: dict[int, dict[int, bool]] = {}  # by instance: is a directory part of what it covers?
 
     @property
     def parts(self) -> list[Instance]:
-        """The live instances that cover a directory only."""
+        """The live instances that cover parts only."""
         instances = self._fs.volume.instances
         if instances.version != self._version:
             self._version = instances.version
-            self._parts = [one for one in instances.live() if one.covered != ROOT_INO]
+            self._parts = [one for one in instances.live() if one.covered]
+            self._passed = {}
+            for one in self._parts:
+                for ino in one.passed:
+                    self._passed[ino] = self._passed.get(ino, 0) | 1 << one.id
             known = {one.id for one in self._parts}
             self._inside = {key: value for key, value in self._inside.items() if key in known}
         return self._parts
@@ -52,33 +64,41 @@ class Coverage:
         if not self.parts:
             inode.data.owner = inode.attribute_map.owner = view.owner
         else:
-            ino = inode.parent if inode.flags & FLAG_HEIR else inode.ino
-            uncovered = self.uncovered(ino)
+            heir = Heir(inode.parent, inode.generation) if inode.flags & FLAG_HEIR else None
+            uncovered = self.uncovered(inode.ino, heir)
             inode.data.owner = TreeOwner(view.owner, uncovered)
-            inode.attribute_map.owner = TreeOwner(view.owner, uncovered & ~self._on_the_way(ino))
+            inode.attribute_map.owner = TreeOwner(view.owner, uncovered & ~self._passed.get(inode.ino, 0))
         inode.coverage = version
 
-    def uncovered(self, ino: int) -> int:
-        """The instances, as a mask, whose part of the volume an inode is not in. May raise ``NotCached``."""
-        return sum(1 << one.id for one in self.parts if not self.covers(one, ino))
+    def uncovered(self, ino: int, heir: Heir | None = None) -> int:
+        """The instances, as a mask, whose part of the volume an inode is not in. May raise ``NotCached``.
+
+        What a file has lost to an ``heir`` is in those that know it as the file's.
+        """
+        return sum(1 << one.id for one in self.parts if not self._preserves(one, ino, heir))
+
+    def _preserves(self, instance: Instance, ino: int, heir: Heir | None) -> bool:
+        if heir is None:
+            return self.covers(instance, ino)
+        inode = _inode(self._fs.view(instance.id), ino)
+        was_there = inode is not None and inode.flags & FLAG_HEIR and (inode.parent, inode.generation) == heir
+        return not was_there and self.covers(instance, heir.file)
 
     def uncovered_attributes(self, ino: int) -> int:
         """The same for its extended attributes: those of the directories on the way to a part are shown with it."""
-        return self.uncovered(ino) & ~self._on_the_way(ino)
-
-    def _on_the_way(self, ino: int) -> int:
-        return sum(1 << one.id for one in self.parts if ino == ROOT_INO or ino in one.chain)
+        return self.uncovered(ino) & ~self._passed.get(ino, 0)
 
     def covers(self, instance: Instance, ino: int) -> bool:
-        """Was the inode in the part that an instance covers, when it was made? May raise ``NotCached``."""
+        """Was the inode in a part that an instance covers, when it was made? May raise ``NotCached``."""
         known = self._inside.setdefault(instance.id, {})
-        return is_part(self._fs.view(instance.id), ino, {instance.covered}, known)
+        return is_part(self._fs.view(instance.id), ino, instance.covered, known)
 
 
 def is_part(view: View, ino: int, tops: Collection[int], known: dict[int, bool]) -> bool:
-    """Does a snapshot of the view that covers the directories ``tops`` preserve an inode? ``known`` remembers directories.
+    """Does a snapshot of the view that covers what is at or below ``tops`` preserve an inode? ``known`` remembers directories.
 
-    May raise ``NotCached``.
+    Of what had lost its last name before, it preserves nothing. What loses it in the view of the snapshot itself says by its parent that it
+    was within (``Orphans.release``), because the directories above it may go as well. May raise ``NotCached``.
     """
     if ino == ORPHANS_INO:
         return True  # each view has its own
@@ -87,8 +107,8 @@ def is_part(view: View, ino: int, tops: Collection[int], known: dict[int, bool])
         return False
     if inode.flags & FLAG_LINKED and not inode.is_directory:
         return True
-    if inode.flags & FLAG_HEIR:
-        inode = _inode(view, inode.parent)
+    if not inode.nlink and ino not in tops:
+        return bool(inode.parent) and inode.parent in tops and not inode.flags & FLAG_HEIR
     way: list[int] = []
     answer = False
     while inode is not None:

@@ -197,7 +197,8 @@ class Filesystem:
     def _set_size(self, inode: Inode, size: int) -> None:
         if size < 0:
             raise InvalidArgument("a size cannot be negative")
-        if size == 0 and inode.data.blocks > DETACH_BLOCKS:
+        # In a snapshot of parts nobody could tell whether what is at the heir is part of it once the file is gone.
+        if size == 0 and inode.data.blocks > DETACH_BLOCKS and not (inode.view.instance and inode.view.instance.covered):
             self._detach(inode)
         else:
             data.truncate(inode, size)

@@ -16,6 +16,7 @@ from snapfs.errors import (
     InvalidArgument,
     IsDirectory,
     NameTooLong,
+    NotCached,
     NotDirectory,
     NotEmpty,
     NotFound,
@@ -30,6 +31,7 @@ from snapfs.ids import FIRST_INO, INO_LIMIT, LINK_MAX, NAME_MAX, ROOT_INO, SYMLI
 
 if TYPE_CHECKING:
     from snapfs.filesystem.filesystem import Filesystem
+    from snapfs.store.cache import Want
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
@@ -71,9 +73,9 @@ def find(view: View, parent: Inode, name: bytes) -> int:
         raise NameTooLong("the name is too long")
     only = view.above.get(parent.ino)
     if only is not None:
-        if name != only[1]:
+        if name not in only:
             raise NotFound("this snapshot does not cover it")
-        return only[0]
+        return only[name]
     value = parent.names.get(name)
     if value is None:
         raise NotFound("no such name")
@@ -106,8 +108,7 @@ def entries(view: View, ino: int, after: int, limit: int) -> list[Entry]:
     """Names behind the cookie ``after`` (0: from the beginning), about ``limit`` of them; empty at the end."""
     where = directory(view, ino)
     if ino in view.above:
-        child, name = view.above[ino]
-        return [] if after else [Entry(name, child, stat.S_IFDIR, 1)]
+        return _entries_above(view, ino, after)
     out: list[Entry] = []
     start = after * HASH_UNIT
     while not out:
@@ -121,6 +122,22 @@ def entries(view: View, ino: int, after: int, limit: int) -> list[Entry]:
             out.append(Entry(name, value >> TYPE_BITS, (value & 15) << 12, hashed // HASH_UNIT + (0 if again else 1)))
         start = items[-1][0] + HASH_UNIT
     return out
+
+
+def _entries_above(view: View, ino: int, after: int) -> list[Entry]:
+    """What a directory above parts shows. Nothing changes these names, so their positions are cookies."""
+    found: list[Entry] = []
+    wants: dict[Want, None] = {}
+    for cookie, (name, child) in enumerate(sorted(view.above[ino].items()), start=1):
+        try:
+            found.append(Entry(name, child, stat.S_IFMT(view.raw_inode(child).mode), cookie))
+        except NotCached as exc:
+            wants.update(dict.fromkeys(exc.wants))
+        except StaleInode as exc:
+            raise CorruptBlock(f"directory {ino}: a name leads to inode {child}, which does not exist") from exc
+    if wants:
+        raise NotCached(list(wants))
+    return found[after:]
 
 
 def check_entry(ino: int, name: bytes, value: int) -> None:

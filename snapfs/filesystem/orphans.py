@@ -78,6 +78,8 @@ class Orphans:
                 inode.map.cut(0, 1)
             view.free(inode)
             return
+        if view.instance is not None and view.instance.covered:
+            inode.parent = max(view.instance.covered)  # it was within, whatever becomes of the directory that it was in
         view.orphans.add(inode.ino)
         if inode.ino not in view.known:
             self.queue[view.id, inode.ino] = None

@@ -10,9 +10,10 @@ from snapfs.blocks.inode import INODE_BYTES
 from snapfs.errors import NoSpace, ReadOnly, StaleInode
 from snapfs.filesystem.inode import EMPTY_SLOT, Inode, content_blocks
 from snapfs.filesystem.number_set import NumberSet
-from snapfs.ids import BASE_VIEW, FIRST_INO, INO_LIMIT, ROOT_INO
+from snapfs.ids import BASE_VIEW, FIRST_INO, INO_LIMIT
 from snapfs.store.instances import Instance, ViewRoot
 from snapfs.store.owners import BaseOwner, Owner, ViewOwner
+from snapfs.store.parts import above
 from snapfs.store.tree import BlockMap
 
 if TYPE_CHECKING:
@@ -82,11 +83,8 @@ class View:
         self.instance = instance
         self.id = instance.id if instance else BASE_VIEW
         self.owner: Owner = ViewOwner(volume, self.id) if instance else BaseOwner(volume)
-        self.chain: tuple[int, ...] = instance.chain if instance else ()
-        #: In a view of a directory: the one child, and its name, that each directory above it shows.
-        self.above: dict[int, tuple[int, bytes]] = {}
-        if instance and self.chain:
-            self.above = dict(zip((ROOT_INO, *self.chain[:-1]), zip(self.chain, instance.way, strict=True), strict=True))
+        #: In a view of parts: what each directory above them shows, inodes by their names.
+        self.above: dict[int, dict[bytes, int]] = above(instance.parts) if instance else {}
         self.known = NumberSet()
         self.orphans: set[int] = set()
         self.listed_orphans: set[int] = set()

@@ -21,8 +21,8 @@ from snapfs.errors import CommitNeeded, CorruptBlock, DeviceFull, Interrupt, NoS
 from snapfs.filesystem import Filesystem
 from snapfs.fuse.commits import Commits, fetch
 from snapfs.fuse.gate import Gate
-from snapfs.ids import BASE_VIEW, ROOT_INO
-from snapfs.snapshots import Facts, Instance, Permit, RestoreResult, SetDeletion
+from snapfs.ids import BASE_VIEW
+from snapfs.snapshots import Facts, Instance, Permit, RestoreResult, SetDeletion, Target
 
 log = logging.getLogger("snapfs.fuse")
 
@@ -209,7 +209,7 @@ class Edge:
         name: str,
         *,
         origin: int = BASE_VIEW,
-        directory: int = ROOT_INO,
+        targets: Sequence[Target] = (),
         owner: int = 0,
         permit: Permit = snapshots.anyone,
         facts: Facts = snapshots.NO_FACTS,
@@ -223,7 +223,7 @@ class Edge:
             await self.kernel.flush({origin})
             await self.commits.commit()
             instance = await self.change(
-                snapshots.create, self.fs, name, origin=origin, directory=directory, owner=owner, permit=permit, facts=facts
+                snapshots.create, self.fs, name, origin=origin, targets=targets, owner=owner, permit=permit, facts=facts
             )
             try:
                 # The snapshot is the state that is sealed: one synchronous stretch, which is the pause in writing.
@@ -277,7 +277,7 @@ class Edge:
         """Say something else about a snapshot. One that becomes read-only has all that was written into it before this call."""
         async with self._snapshots_alone():
             instance = await self.call(snapshots.get, self.fs, name)
-            permit(await self.call(snapshots.covered, self.fs, instance))  # before anybody is made to wait for the kernel
+            await self.call(snapshots.check_permitted, self.fs, instance, permit)  # before anybody is made to wait for the kernel
             if snapshots.facts_after(instance, change).read_only and not instance.facts.read_only:
                 await self.kernel.flush({instance.id})
             instance = await self.change(snapshots.change_facts, self.fs, name, change, permit=permit)
@@ -291,7 +291,7 @@ class Edge:
         async with self._snapshots_alone():
             instance = await self.call(snapshots.get, self.fs, name)
             self.spared = instance.id
-            permit(await self.call(snapshots.covered, self.fs, instance))  # before anybody is made to wait for the kernel
+            await self.call(snapshots.check_permitted, self.fs, instance, permit)  # before anybody is made to wait for the kernel
             await self.kernel.flush({BASE_VIEW, instance.id})  # or what the kernel holds would be written over the restored state later
             await self.commits.commit()
             async with self.gate.closed():

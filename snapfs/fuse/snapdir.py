@@ -16,6 +16,7 @@ from snapfs.errors import BadName, NotCached, NotDirectory, NotPermitted
 from snapfs.filesystem import Inode, View
 from snapfs.fuse.listing import FIRST_COOKIE, Row
 from snapfs.fuse.requests import Requests
+from snapfs.ids import ROOT_INO
 from snapfs.snapshots import Instance, Permit
 from snapfs.store.cache import Want
 
@@ -61,7 +62,7 @@ class SnapdirRequests(Requests):
         text = _text(name)
         view_id, ino = self.numbers.split(covered)
         # Requests are served meanwhile; the kernel keeps this ``.snap`` locked, and nothing else.
-        await self.edge.create_snapshot(text, origin=view_id, directory=ino, owner=ctx.uid, permit=self._permit(ctx))
+        await self.edge.create_snapshot(text, origin=view_id, targets=[ino], owner=ctx.uid, permit=self._permit(ctx))
         return await self._enter(node, name, None)
 
     async def snapshot_delete(self, node: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
@@ -128,7 +129,7 @@ class SnapdirRequests(Requests):
         covered = self.numbers.covered(node)
         view_id, ino = self.numbers.split(covered)
         instance, _ = await self.edge.call(self._find, covered, name)
-        if (instance.origin, instance.directory) != (view_id, ino):
+        if instance.origin != view_id or ino not in ([part.ino for part in instance.parts] or [ROOT_INO]):
             raise NotPermitted(f"this snapshot was made in another directory ({instance.path}), where it can be changed")
         return instance
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from snapfs.blocks.inode import FLAG_HEIR, INODE_BYTES, LAYOUT
 from snapfs.blocks.pointer import BLOCK_MASK, EPOCH_MASK, FLAG_BUCKET
 from snapfs.errors import CorruptBlock, NotCached
+from snapfs.filesystem.coverage import Heir
 from snapfs.filesystem.inode import EMPTY_SLOT
 from snapfs.ids import ORPHANS_INO
 
@@ -67,6 +68,8 @@ class Comparison:
         self.only_base: dict[int, int] = {}  # block -> epoch
         #: The inode that a block of ``only_base`` belongs to (0: the inode table), and whether it is one of its extended attributes.
         self.whose: dict[int, tuple[int, bool]] = {}
+        #: Inodes of the base that have what a file has lost.
+        self.heirs: dict[int, Heir] = {}
         self.only_view: dict[int, int] = {}
         #: The same of ``only_view``, with the inode that it would belong to in the base.
         self.whose_then: dict[int, tuple[int, bool]] = {}
@@ -181,7 +184,9 @@ class Comparison:
             if comparable(left) != comparable(right):
                 self._note(ino, left, right)
             fields = LAYOUT.unpack_from(left)
-            yield from trees(fields[17] if fields[15] & FLAG_HEIR else ino, left, right)
+            if fields[15] & FLAG_HEIR:
+                self.heirs[ino] = Heir(fields[17], fields[14])
+            yield from trees(ino, left, right)
 
     def _note(self, ino: int, left: bytes, right: bytes) -> None:
         named = any(slot[:4] != b"\0\0\0\0" and int.from_bytes(slot[12:16], "little") for slot in (left, right))

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Final
 
 from snapfs.blocks.inode import FLAG_LINKED, INLINE_OFFSET, LAYOUT
 from snapfs.blocks.pointer import BLOCK_MASK
-from snapfs.errors import CorruptBlock, NotFound, UsageError
+from snapfs.errors import CorruptBlock, NotFound
 from snapfs.filesystem import Inode, names
 from snapfs.filesystem.names import TYPE_BITS
-from snapfs.ids import INO_LIMIT, ORPHANS_INO, ROOT_INO
+from snapfs.ids import INO_LIMIT, ORPHANS_INO
 from snapfs.snapshots.contents import Change, changes
+from snapfs.snapshots.pairing import Pair, choose_pairs, lies_in
 from snapfs.snapshots.sides import PAUSE, Side, State, Steps, ask, join, same_file
 from snapfs.store.difference import BucketDifference, MapRoot, SlotDifference
 
@@ -143,16 +144,19 @@ class Diff:
         self._moved: dict[int, _Moved] = {}
         self._moves = 0
         self._linked: dict[int, _Changed] = {}
+        self._tops: set[int] = set()  # directories that parts begin with
 
     def steps(self) -> Steps[None]:
         """All of it: yields ``Difference``, lists of blocks to be fetched, and empty ones between steps.
 
         Raises ``UsageError`` for two states that have no part in common, ``NotFound`` for a path that neither has.
         """
-        yield from self._choose_part()
+        pairs = yield from choose_pairs(self.old, self.new)
         for path in self._paths:
             yield from self._check_path(path)
-        yield from self._compare_part()
+        self._tops = {one.ino for pair in pairs for one in (pair.old, pair.new) if one is not None and one.is_directory}
+        for part in pairs:
+            yield from self._compare_part(part)
         slots = SlotDifference(self.volume, _root(self.old), _root(self.new))
         directories: list[tuple[Inode, Inode]] = []
         changed: list[_Changed] = []
@@ -169,36 +173,6 @@ class Diff:
         yield from self._search_links()
         yield from self._pair_moves()
 
-    # Which part is compared
-
-    def _choose_part(self) -> Steps[None]:
-        """The smaller one of the directories that the states cover; the other state's directory of that name may be another one."""
-        if self.old.top == self.new.top == ROOT_INO:
-            return
-        for side, other in ((self.new, self.old), (self.old, self.new)):
-            if side.top == ROOT_INO:
-                continue
-            directory = yield from side.directory(side.top)
-            if directory is None:
-                raise CorruptBlock(f"directory {side.top}, which a snapshot covers, does not exist")
-            found = yield from other.directory(side.top)
-            if found is None or not same_file(found, directory):
-                yield from side.find_paths([side.top])
-                found = yield from self._directory_at(other, side.path(side.top))
-                if found is not None and (yield from side.twin(found)) is not None:
-                    found = None  # it lives on within the part, and is compared with itself
-            if found is None and other.top != ROOT_INO:
-                continue
-            if found is None or (yield from other.shows(found.ino)):
-                other.top = found.ino if found else 0
-                return
-        raise UsageError("the two snapshots cover different directories, of which none lies within the other: there is nothing to compare")
-
-    @staticmethod
-    def _directory_at(side: Side, path: bytes) -> Steps[Inode | None]:
-        way = yield from side.at_path(path)
-        return way[-1] if len(way) == path.count(b"/") + 1 and way[-1].is_directory else None
-
     def _check_path(self, path: bytes) -> Steps[None]:
         """Raises ``NotFound``."""
         for side in (self.old, self.new):
@@ -206,27 +180,22 @@ class Diff:
                 return
         raise NotFound(f"/{path.decode(errors='replace')}: neither of the two states has it")
 
-    def _compare_part(self) -> Steps[None]:
-        """Compare the directories that are the part: no directory that is compared has a name for them."""
-        old, old_path = yield from self._part_of(self.old)
-        new, path = yield from self._part_of(self.new)
+    def _compare_part(self, pair: Pair) -> Steps[None]:
+        """Compare what parts begin with: no directory that is compared has a name for it."""
+        old, new = pair.old, pair.new
         if old is None or new is None:
-            yield from self._tell(Kind.REMOVED if old else Kind.ADDED, old_path, path, old, new)
+            yield from self._tell(Kind.REMOVED if old else Kind.ADDED, pair.old_path, pair.path, old, new)
+        elif stat.S_IFMT(old.mode) != stat.S_IFMT(new.mode):
+            yield from self._tell(Kind.RETYPED, pair.old_path, pair.path, old, new)
         else:
-            kind = Kind.CHANGED if old_path == path else Kind.RENAMED
+            kind = Kind.CHANGED if pair.old_path == pair.path else Kind.RENAMED
             change = yield from changes(old, new)
             if change != NOTHING or kind is Kind.RENAMED:
-                yield from self._tell(kind, old_path, path, old, new, change)
+                yield from self._tell(kind, pair.old_path, pair.path, old, new, change)
         if old is None or new is None or not same_file(old, new):
-            yield from self._run(_Job.of(old, new, old_path or b"", path or b""))
-
-    @staticmethod
-    def _part_of(side: Side) -> Steps[tuple[Inode | None, bytes | None]]:
-        directory = (yield from side.directory(side.top)) if side.top else None
-        if directory is None:
-            return None, None
-        yield from side.find_paths([directory.ino])
-        return directory, side.path(directory.ino)
+            old, new = (one if one is not None and one.is_directory else None for one in (old, new))
+            if old is not None or new is not None:
+                yield from self._run(_Job.of(old, new, pair.old_path or b"", pair.path or b""))
 
     # Inodes that differ
 
@@ -240,7 +209,7 @@ class Diff:
             return
         if new.is_directory and same_file(old, new) and old.names.root_words != new.names.root_words:
             directories.append((old, new))
-        if ino not in (self.old.top, self.new.top):
+        if ino not in self._tops:
             changed.append(_Changed(old, new, new.nlink))
 
     def _compare_directories(self, directories: list[tuple[Inode, Inode]]) -> Steps[None]:
@@ -263,8 +232,8 @@ class Diff:
         """Report changed inodes under each name that both states have for them."""
         within: dict[int, dict[int, _Changed]] = {}
         for one in changed:
-            # What lies outside of the part may be compared no further: a snapshot of a directory does not preserve it.
-            if self.old.top == self.new.top == ROOT_INO and not (yield from self._differs(one)):
+            # What lies outside of the parts may be compared no further: a snapshot of parts does not preserve it.
+            if self.old.is_whole and self.new.is_whole and not (yield from self._differs(one)):
                 continue
             within.setdefault(one.new.parent, {})[one.new.ino] = one
             yield PAUSE
@@ -441,7 +410,7 @@ class Diff:
     def _tell(
         self, kind: Kind, old_path: bytes | None, path: bytes | None, old: Inode | None, new: Inode | None, change: Change = NOTHING
     ) -> Steps[None]:
-        if self._paths and not any(_lies_in(one, self._paths) for one in (old_path, path) if one is not None):
+        if self._paths and not any(lies_in(one, self._paths) for one in (old_path, path) if one is not None):
             return
         old_shown, shown = (None if where is None else where or b"." for where in (old_path, path))
         yield Difference(kind, old_shown, shown, _shown(old), _shown(new), change)
@@ -463,7 +432,3 @@ def _comparable(slot: bytes) -> tuple[object, ...]:
     data, attributes = (fields[18] & BLOCK_MASK, fields[19], fields[23]), (fields[20] & BLOCK_MASK, fields[21], fields[22])
     own = fields[12:15] if stat.S_ISDIR(mode) else (size, *fields[8:10], fields[16])
     return mode, uid, gid, data, attributes, slot[INLINE_OFFSET:], own
-
-
-def _lies_in(path: bytes, places: Sequence[bytes]) -> bool:
-    return any(path == place or path.startswith(place + b"/") for place in places)

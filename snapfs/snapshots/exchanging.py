@@ -27,7 +27,9 @@ def uncovered(fs: Filesystem, comparison: Comparison) -> Masks:
     found: Masks = {(0, False): 0}
 
     def look(ino: int, is_attributes: bool) -> None:
-        found[ino, is_attributes] = coverage.uncovered_attributes(ino) if is_attributes else coverage.uncovered(ino)
+        found[ino, is_attributes] = (
+            coverage.uncovered_attributes(ino) if is_attributes else coverage.uncovered(ino, comparison.heirs.get(ino))
+        )
 
     _ask_all(look, [key for key in set(comparison.whose.values()) if key[0] and coverage.parts])
     return found
@@ -70,6 +72,13 @@ def exchange(fs: Filesystem, comparison: Comparison, masks: Masks) -> None:
             if number is None:
                 raise CorruptBlock(f"block {low}: a snapshot reaches it, the base does not, and it has no record")
             allocator.record(low, size, sets.intern(True, volume.epoch, sets.holders(number)), held=False)
+
+
+def keep_from_older(fs: Filesystem, blocks: Iterable[int]) -> None:
+    """Blocks of the base that are another file's from now on: no instance that there is has them there."""
+    volume = fs.volume
+    for start, length, _ in _runs((block, None) for block in blocks):
+        volume.allocator.record(start, length, volume.holders.intern(True, volume.epoch, 0), held=False)
 
 
 def _runs(blocks: Iterable[tuple[int, T]]) -> list[tuple[int, int, T]]:

@@ -21,8 +21,8 @@ from snapfs.filesystem.inode import EMPTY_SLOT, Inode
 from snapfs.filesystem.names import TYPE_BITS, check_entry
 from snapfs.filesystem.orphans import listed_name
 from snapfs.ids import BASE_VIEW, ORPHANS_INO, ROOT_INO
-from snapfs.snapshots.comparison import Comparison, Pair, trees
-from snapfs.snapshots.exchanging import exchange, outside, uncovered
+from snapfs.snapshots.comparison import DATA, HOLE, Comparison, Pair, trees
+from snapfs.snapshots.exchanging import exchange, keep_from_older, outside, uncovered
 from snapfs.snapshots.placing import Placing, Target
 from snapfs.snapshots.sides import Side, State, Steps, ask
 from snapfs.store.commit import name_live
@@ -86,6 +86,8 @@ class _Plan:
     #: Numbers whose generation must be another one, for what the kernel remembers of them.
     renewed: set[int] = field(default_factory=set)
     to_copy: list[int] = field(default_factory=list)
+    #: The trees of what was copied.
+    copied: list[Pair] = field(default_factory=list)
     parents: dict[tuple[bytes, ...], _Parent] = field(default_factory=dict)
     #: Directory (or the path of one that is made), name, what stands there then (None: nothing).
     entries: list[tuple[int | tuple[bytes, ...], bytes, int | None]] = field(default_factory=list)
@@ -161,7 +163,9 @@ class Graft:
                     continue
                 comparison = Comparison(self.fs.volume, plan.pairs)
                 yield from ask(comparison.run)
-                undo = yield from self._insist(self._apply, plan, comparison, root)
+                copied = Comparison(self.fs.volume, plan.copied)
+                yield from ask(copied.run)
+                undo = yield from self._insist(self._apply, plan, comparison, copied, root)
                 if undo is not None:
                     names = frozenset((key, name) for key, name, _ in plan.entries if isinstance(key, int))
                     return Grafted(undo, frozenset(plan.slots), names)
@@ -233,7 +237,7 @@ class Graft:
 
     def _was_absent(self, way: tuple[bytes, ...]) -> bool:
         """Does the snapshot say that there was nothing at a path?"""
-        return any(part.way == way and not part.ino for part in getattr(self.instance, "parts", ()))
+        return any(part.way == way and not part.ino for part in self.instance.parts)
 
     def _fill(self, plan: _Plan, placing: Placing, targets: list[Target], refused: set[tuple[int, bool]]) -> Steps[None]:
         numbers = dict(placing.where)
@@ -347,7 +351,8 @@ class Graft:
             rebuilt.blocks += 2 * inode.attribute_map.blocks + 2
         if (number, False) in refused and stat.S_ISREG(inode.mode):
             if ino in self._copies:
-                inode.data = yield from self._copied(placing, self._copies[ino])
+                inode.data = copy = yield from self._copied(placing, self._copies[ino])
+                plan.copied.append(Pair(DATA, HOLE, 0, copy.root_words, copy.depth, 0, number))
             else:
                 plan.to_copy.append(ino)
         inode.parent, inode.nlink = parent, placing.links_of(inode)
@@ -469,7 +474,7 @@ class Graft:
 
     # Doing it
 
-    def _apply(self, plan: _Plan, comparison: Comparison, root: ViewRoot) -> Instance | None:
+    def _apply(self, plan: _Plan, comparison: Comparison, copied: Comparison, root: ViewRoot) -> Instance | None:
         """Do it, whole; the undo snapshot. None when the base is not what it was at the root that was planned with: plan anew.
 
         Raises ``NotCached`` and ``CommitNeeded`` before it has changed anything that anyone could see.
@@ -480,7 +485,7 @@ class Graft:
             return None
         masks = uncovered(fs, comparison)
         left_out = outside(fs, comparison, plan.tops)
-        volume.allocator.need((block, 1) for block in (*comparison.only_base, *comparison.only_view))
+        volume.allocator.need((block, 1) for block in (*comparison.only_base, *comparison.only_view, *copied.only_view))
         blocks = sum(one.blocks for one in plan.rebuilt.values()) + 6 * len(plan.parents) + 3 * len(plan.entries)
         blocks += sum(attributes.blocks_for(base, one.attributes) for one in plan.parents.values())
         leaves = len({ino // base.per_leaf for ino in plan.slots})
@@ -495,6 +500,7 @@ class Graft:
         for whose in left_out:
             masks[whose] = masks.get(whose, 0) | 1 << undo.id
         exchange(fs, comparison, masks)
+        keep_from_older(fs, copied.only_view)
         base.replace({ino: self._renewed(ino, slot, plan) for ino, slot in plan.slots.items()}, inodes=plan.inodes, next_ino=plan.next_ino)
         for ino, rebuilt in plan.rebuilt.items():
             self._rebuild(ino, rebuilt)

@@ -16,7 +16,7 @@ from snapfs.blocks.inode import LAYOUT
 from snapfs.blocks.pointer import EPOCH_MASK, WRITES_MAX, WRITES_SHIFT
 from snapfs.filesystem import Inode
 from snapfs.ids import ORPHANS_INO
-from snapfs.snapshots.sides import PAUSE, Side, State, Steps, ask, join
+from snapfs.snapshots.sides import PAUSE, Side, State, Steps, ask, join, same_file
 from snapfs.store.difference import MapDifference, MapRoot, SlotDifference
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ One = TypeVar("One", HotFile, HotBlock)
 
 
 class Heat:
-    """The hottest of what a sealed base has in the part that a snapshot covers; hottest first, when all ``steps`` are taken.
+    """The hottest of what a sealed base has in the parts that a snapshot covers; hottest first, when all ``steps`` are taken.
 
     ``compared`` counts inodes that were looked at.
     """
@@ -74,10 +74,10 @@ class Heat:
         self._limit = limit
         self._old = Side(volume, State(instance.root, instance))
         self._new = Side(volume, State(volume.base_root))
-        self._new.top = self._old.top
 
     def steps(self) -> Steps[None]:
         """Find them: yields lists of blocks to be fetched, and empty ones between steps. May raise ``CorruptBlock``."""
+        yield from self._choose_parts()
         slots = SlotDifference(self._volume, *((one.first, one.second, one.depth) for one in (self._old.state.root, self._new.state.root)))
         while (found := (yield from ask(slots.next))) is not None:
             self.compared += len(found)
@@ -90,11 +90,21 @@ class Heat:
         self.files = [replace(one, path=paths[one.ino]) for one in sorted(self.files, reverse=True)]
         self.blocks = [replace(one, path=paths[one.ino]) for one in sorted(self.blocks, reverse=True)]
 
+    def _choose_parts(self) -> Steps[None]:
+        """Of the present, the parts that are still there count, wherever they are now."""
+        if not self._old.is_whole:
+            there = set()
+            for ino in self._old.tops:
+                old, new = (yield from self._old.inode(ino)), (yield from self._new.inode(ino))
+                if old is not None and new is not None and same_file(old, new):
+                    there.add(ino)
+            self._new.show(there)
+
     def _file(self, ino: int, before: bytes, now: bytes) -> Steps[None]:
         if not stat.S_ISREG(LAYOUT.unpack_from(now)[0]) or ino == ORPHANS_INO:
             return
         new, old = Inode.decode(self._new.view, ino, now), Inode.decode(self._old.view, ino, before)
-        if new is None or not new.nlink or not (yield from self._new.shows(new.parent)):
+        if new is None or not new.nlink or not (ino in self._new.tops or (yield from self._new.shows(new.parent))):
             return
         walk = MapDifference(self._volume, _map(old) if old is not None and stat.S_ISREG(old.mode) else NO_MAP, _map(new))
         writes = blocks = saturated = 0

@@ -2,56 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from snapfs.blocks.pointer import EPOCH_MASK
-from snapfs.errors import CommitNeeded, NameTaken, NoSuchFact, NotDirectory, NotFound, SnapshotHeld, TooManySnapshots, UsageError
-from snapfs.ids import BASE_VIEW, ROOT_INO
-from snapfs.snapshots.naming import ancestry, check_name, get, way_to
-from snapfs.snapshots.rights import Permit, anyone, covered
+from snapfs.errors import CommitNeeded, NameTaken, NoSuchFact, SnapshotHeld, TooManySnapshots
+from snapfs.ids import BASE_VIEW
+from snapfs.snapshots.naming import check_name, get
+from snapfs.snapshots.rights import Permit, anyone, check_permitted
+from snapfs.snapshots.targets import Target, parts_of, sized, subjects
 from snapfs.store.commit import name_live
 from snapfs.store.facts import NO_FACTS, Facts
 from snapfs.store.instances import Instance
 
 if TYPE_CHECKING:
     from snapfs.filesystem import Filesystem
-
-
-#: Deepest directory that a snapshot may cover, and bytes of the names on the way to it: an instance is one item of a block.
-DEPTH_MAX = 192
-WAY_MAX = 1000
+    from snapfs.store.parts import Part
 
 
 def new_instance(
-    fs: Filesystem, name: str, *, origin: int, directory: int, owner: int, now_ns: int | None, permit: Permit = anyone, urgency: int = 0
+    fs: Filesystem,
+    name: str,
+    *,
+    origin: int,
+    targets: Sequence[Target] = (),
+    parts: Sequence[Part] | None = None,
+    owner: int,
+    now_ns: int | None,
+    permit: Permit = anyone,
+    urgency: int = 0,
 ) -> Instance:
     """An instance with a bit of its own, for the caller to publish. ``urgency`` is that of ``Allocator.prepare``.
 
-    Raises ``NameTaken``, ``BadName``, ``TooManySnapshots``, ``NoSpace``, and what ``permit`` raises.
+    It is of ``targets``; of ``parts``, where a caller has them ready, and then also of such where nothing stands.
+    Raises ``NameTaken``, ``BadName``, ``TooManySnapshots``, ``NoSpace``, ``NotFound``, ``UsageError``, and what ``permit`` raises.
     """
     volume = fs.volume
     volume.check_writable()
     check_name(name)
     check_free(fs, name)
     view = fs.view(origin)
-    if origin and directory == ROOT_INO:
-        directory = volume.instances.table[origin].directory
-    subject = view.inode(directory)
-    if not subject.is_directory:
-        raise NotDirectory("a snapshot covers a directory")
-    if not subject.nlink:
-        raise NotFound("the directory has been removed")
-    permit(subject)
-    chain: tuple[int, ...] = ()
-    way: tuple[bytes, ...] = ()
-    if directory != ROOT_INO:
-        chain = tuple(reversed(ancestry(view, subject)[:-1]))
-        if len(chain) > DEPTH_MAX:
-            raise UsageError(f"the directory lies more than {DEPTH_MAX} levels deep: make the snapshot further up")
-        way = tuple(way_to(fs, view, subject))
-        if sum(map(len, way)) > WAY_MAX:
-            raise UsageError(f"the names on the way to the directory have more than {WAY_MAX} bytes: make the snapshot further up")
+    if parts is None:
+        chosen, (covered, passed) = parts_of(fs, view, targets)
+    else:
+        chosen, (covered, passed) = sized(parts, view.instance.kept if view.instance else None)
+    for ino in subjects(chosen):
+        permit(view.inode(ino))
     if volume.epoch >= EPOCH_MASK:
         raise TooManySnapshots(f"{EPOCH_MASK} snapshots have been made of this volume, and there cannot be more: copy it to a new one")
     volume.allocator.prepare(0, urgency=urgency, metadata=volume.dirtied + 8)
@@ -64,10 +60,9 @@ def new_instance(
         changed_ns=now,
         origin=origin,
         owner=owner,
-        directory=directory,
-        chain=chain,
-        way=way,
-        covered=volume.instances.table[origin].covered if origin else directory,
+        parts=chosen,
+        covered=covered,
+        passed=passed,
     )
 
 
@@ -76,19 +71,20 @@ def create(
     name: str,
     *,
     origin: int = BASE_VIEW,
-    directory: int = ROOT_INO,
+    targets: Sequence[Target] = (),
     owner: int = 0,
     now_ns: int | None = None,
     permit: Permit = anyone,
     facts: Facts = NO_FACTS,
 ) -> Instance:
-    """Make a snapshot of a view, or of one directory of it: the state that the next commit seals (A2).
+    """Make a snapshot of a view, or of the directories and files ``targets`` in it: the state that the next commit seals (A2).
 
     Nothing is walked and nothing copied. Raises ``NameTaken``, ``BadName``, ``TooManySnapshots``, ``NoSuchSnapshot``, ``NoSpace``,
-    ``ReadOnly``, ``UsageError`` for impossible facts, and what ``permit`` raises.
+    ``NotFound`` for targets that are not there, ``ReadOnly``, ``UsageError`` for impossible facts and too many targets, and what ``permit``
+    raises.
     """
     facts.checked()
-    instance = new_instance(fs, name, origin=origin, directory=directory, owner=owner, now_ns=now_ns, permit=permit)
+    instance = new_instance(fs, name, origin=origin, targets=targets, owner=owner, now_ns=now_ns, permit=permit)
     instance.facts = facts
     fs.volume.instances.pending.append(instance)
     return instance
@@ -115,7 +111,7 @@ def rename(fs: Filesystem, name: str, new_name: str, *, permit: Permit = anyone)
     """Give a snapshot another name. Raises ``NoSuchSnapshot``, ``NameTaken``, ``BadName``, ``ReadOnly``."""
     fs.volume.check_writable()
     instance = get(fs, name)
-    permit(covered(fs, instance))
+    check_permitted(fs, instance, permit)
     check_name(new_name)
     if new_name != name:
         check_free(fs, new_name)
@@ -132,7 +128,7 @@ def change_facts(fs: Filesystem, name: str, change: Callable[[Facts], Facts], *,
     volume = fs.volume
     volume.check_writable()
     instance = get(fs, name)
-    permit(covered(fs, instance))
+    check_permitted(fs, instance, permit)
     facts = facts_after(instance, change)
     if facts != instance.facts:
         # Of a full volume, what can be deleted must be: releasing may take what only commits may.
@@ -173,7 +169,7 @@ def delete(fs: Filesystem, name: str, *, permit: Permit = anyone) -> Instance:
 def deletable(fs: Filesystem, name: str, permit: Permit) -> Instance:
     """The snapshot of that name, if it can be deleted now. Raises as ``delete``; ``CommitNeeded`` while a snapshot of it is being made."""
     instance = get(fs, name)
-    permit(covered(fs, instance))
+    check_permitted(fs, instance, permit)
     check_not_held(instance)
     if any(one.origin == instance.id for one in fs.volume.instances.pending):
         raise CommitNeeded

@@ -82,7 +82,7 @@ def shows(fs: Filesystem, view: View, directory: int, instance: Instance) -> boo
     if instance.origin != view.id:
         return False
     if directory == ROOT_INO:
-        return instance.directory == ROOT_INO
+        return not instance.parts
     past = fs.view(instance.id)
     try:
         then = past.inode(directory)
@@ -90,7 +90,7 @@ def shows(fs: Filesystem, view: View, directory: int, instance: Instance) -> boo
         return False
     if then.generation != view.inode(directory).generation or not then.is_directory or not then.nlink:
         return False
-    return instance.directory == ROOT_INO or instance.directory in ancestry(past, then)
+    return not instance.parts or not {part.ino for part in instance.parts}.isdisjoint(ancestry(past, then))
 
 
 def ancestry(view: View, directory: Inode) -> list[int]:
@@ -133,9 +133,9 @@ _searches: weakref.WeakKeyDictionary[Filesystem, dict[tuple[int, int, int], int]
 
 def name_of(fs: Filesystem, parent: Inode, ino: int) -> bytes:
     """The name of an inode in a directory, ``?`` when it has none. Goes on where it was interrupted: directories can be large."""
-    child, name = parent.view.above.get(parent.ino, (0, b""))
-    if child == ino:
-        return name
+    for name, child in parent.view.above.get(parent.ino, {}).items():
+        if child == ino:
+            return name
     searches = _searches.setdefault(fs, {})
     key = parent.view.id, parent.ino, ino
     while items := parent.names.scan(searches.get(key, 0), 1):

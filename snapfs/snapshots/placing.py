@@ -138,8 +138,10 @@ class Placing:
         """The directories of the part in which some inodes have names, one for each name."""
         side = self._side(which)
         found: dict[int, list[int]] = {}
-        for top in self._tops[which] & wanted:
-            found.setdefault(top, []).append(TOP)
+        for target in self.targets:
+            top = target.base if which == BASE else target.past
+            if top in wanted:
+                found.setdefault(top, []).append(TOP)
         stack = list(self._tops[which])
         seen = set(stack)
         while stack:
@@ -199,8 +201,10 @@ class Placing:
             number = self.where[ino] = yield from self._number(past, base)
             is_same = base is not None and same_file(base, past)
             if number != ino:
-                dirs = self._names[PAST].get(ino, []) if _has_several(past) else [past.parent]
-                self.rewritten.update(one for one in dirs if one != TOP and ino not in self._tops[PAST])
+                if _has_several(past):
+                    self.rewritten.update(one for one in self._names[PAST].get(ino, ()) if one != TOP)
+                elif ino not in self._tops[PAST]:
+                    self.rewritten.add(past.parent)
             if past.is_directory and (number != ino or not is_same):
                 inside += [child for child, _ in (yield from self._entries(past))]
 

@@ -22,7 +22,8 @@ from snapfs.snapshots.graft import Graft
 from snapfs.snapshots.lifecycle import new_instance
 from snapfs.snapshots.naming import as_path, default_name, get
 from snapfs.snapshots.placing import distinct
-from snapfs.snapshots.rights import Permit, anyone, covered
+from snapfs.snapshots.rights import Permit, anyone, check_permitted
+from snapfs.snapshots.targets import part_at
 from snapfs.store.commit import name_live
 
 if TYPE_CHECKING:
@@ -61,21 +62,24 @@ def restore(
     fs.volume.check_writable()
     instance = get(fs, name)
     ways = covered_ways(instance, paths)
+    if not paths:
+        check_permitted(fs, instance, permit)
     if ways:
-        return _restore_paths(fs, instance, ways, now_ns, owner, permit)
-    permit(covered(fs, instance))
+        return _restore_paths(fs, instance, ways, now_ns, owner, permit if paths else anyone)
+    if paths:
+        permit(fs.base.inode(ROOT_INO))
     return _restore_all(fs, instance, now_ns, owner)
 
 
 def covered_ways(instance: Instance, paths: Sequence[str]) -> list[Way]:
     """The paths that are restored, without those below others; none for the whole volume. Raises ``UsageError``."""
-    own = [instance.way] if instance.way else []
+    own = [part.way for part in instance.parts]
     if not paths:
         return own
     ways = distinct(parse_way(path) for path in paths)
     for way in ways:
         if own and not any(way[: len(one)] == one for one in own):
-            raise UsageError(f"{as_path(way)}: snapshot {instance.name!r} covers only {', '.join(map(as_path, own))}")
+            raise UsageError(f"{as_path(way)}: snapshot {instance.name!r} covers only {instance.path}")
     return [] if ways[0] == () else ways
 
 
@@ -95,7 +99,8 @@ def _restore_paths(fs: Filesystem, instance: Instance, ways: list[Way], now_ns: 
 
         def make_undo() -> Instance:
             now = fs.now() if now_ns is None else now_ns
-            return new_instance(fs, undo_name(fs, now), origin=BASE_VIEW, directory=ROOT_INO, owner=owner, now_ns=now, urgency=2)
+            parts = [part_at(fs, fs.base, way) for way in ways]
+            return new_instance(fs, undo_name(fs, now), origin=BASE_VIEW, parts=parts, owner=owner, now_ns=now, urgency=2)
 
         graft = Graft(fs, instance, ways, make_undo, permit)
         _running[fs] = key, graft
@@ -134,7 +139,7 @@ def _restore_all(fs: Filesystem, instance: Instance, now_ns: int | None, owner: 
     allocator.need((block, 1) for block in (*comparison.only_base, *comparison.only_view))
     masks = uncovered(fs, comparison)
     now = fs.now() if now_ns is None else now_ns
-    undo = new_instance(fs, undo_name(fs, now), origin=BASE_VIEW, directory=ROOT_INO, owner=owner, now_ns=now, urgency=2)
+    undo = new_instance(fs, undo_name(fs, now), origin=BASE_VIEW, owner=owner, now_ns=now, urgency=2)
     undo.undo = True
     # Nothing can be missing from here on.
     del _running[fs]

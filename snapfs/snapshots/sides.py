@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from snapfs.filesystem import Inode
     from snapfs.store.cache import Want
     from snapfs.store.instances import Instance, ViewRoot
+    from snapfs.store.parts import Part
     from snapfs.store.volume import Volume
 
 P = ParamSpec("P")
@@ -29,6 +30,9 @@ T = TypeVar("T")
 
 #: What a generator yields: blocks to be fetched; none when it only gives others their turn.
 Steps = Generator[Any, None, T]
+
+#: The ``tops`` of a state that shows everything.
+EVERYTHING: Final = frozenset({ROOT_INO})
 
 #: Inodes, and paths of directories, that a side remembers, about.
 INODES_KEPT: Final = 2048
@@ -52,15 +56,15 @@ def ask(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Steps
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A view as it was sealed. ``instance`` is None for the base; ``directory`` is the inode of the part that it covers."""
+    """A view as it was sealed. ``instance`` is None for the base; ``parts`` are those that it shows, none for everything."""
 
     root: ViewRoot
     instance: Instance | None = None
 
     @property
-    def directory(self) -> int:
-        """The inode of the directory that it covers."""
-        return self.instance.directory if self.instance else ROOT_INO
+    def parts(self) -> tuple[Part, ...]:
+        """What it shows; empty: everything."""
+        return self.instance.parts if self.instance else ()
 
 
 def same_file(one: Inode, other: Inode) -> bool:
@@ -78,7 +82,7 @@ def _nothing(_inode: Inode) -> None:
 
 
 class Side:
-    """One state. ``top`` is the directory that is compared, and shown: 0 when this state has none.
+    """One state. ``tops`` are the directories and files that are compared, and shown: the root for everything.
 
     Paths are bytes, relative to the root of the volume, which is empty.
     """
@@ -86,15 +90,15 @@ class Side:
     def __init__(self, volume: Volume, state: State) -> None:
         self.state = state
         self.view = View(volume, InodeCache(INODES_KEPT), state.root, _nothing, state.instance)
-        self.top = state.directory
+        self.tops: frozenset[int] = frozenset({part.ino for part in state.parts} - {0}) if state.parts else EVERYTHING
         self._paths: dict[int, bytes] = self._known_paths()
         self._names: dict[int, bytes] = {}
         self._inside: dict[int, bool] = {}
 
     def _known_paths(self) -> dict[int, bytes]:
-        """The directories on the way to the one that is shown: what names they have nobody preserves."""
-        one = self.state.instance
-        return {ino: b"/".join(one.way[: depth + 1]) for depth, ino in enumerate(one.chain)} if one else {}
+        """The parts that are shown, and the directories above them: what names they have nobody preserves."""
+        ways = ((ino, part.way[: depth + 1]) for part in self.state.parts for depth, ino in enumerate(part.chain))
+        return {ino: b"/".join(way) for ino, way in ways}
 
     # Inodes
 
@@ -127,7 +131,7 @@ class Side:
             yield list(wants)
 
     def twin(self, inode: Inode) -> Steps[Inode | None]:
-        """The same file in this state; a directory only if it lies within the part that is shown."""
+        """The same file in this state; a directory only if it lies within what is shown."""
         found = yield from self.inode(inode.ino)
         if found is None or not same_file(found, inode):
             return None
@@ -136,12 +140,22 @@ class Side:
     # Directories, up
 
     def shows(self, directory: int) -> Steps[bool]:
-        """Is this the directory that is shown, or below it?"""
-        if self.top == ROOT_INO:
+        """Is this a directory that is shown, or below one?"""
+        if self.is_whole:
             return True
         if len(self._inside) > PATHS_KEPT:
             self._inside.clear()
-        return (yield from self.is_below(directory, {self.top}, self._inside))
+        return (yield from self.is_below(directory, self.tops, self._inside))
+
+    @property
+    def is_whole(self) -> bool:
+        """Is everything shown?"""
+        return ROOT_INO in self.tops
+
+    def show(self, tops: Iterable[int]) -> None:
+        """Show only these directories and files."""
+        self.tops = frozenset(tops)
+        self._inside.clear()
 
     def is_below(self, directory: int, tops: Collection[int], known: dict[int, bool]) -> Steps[bool]:
         """Is a directory one of ``tops`` or below one of them? ``known`` remembers."""

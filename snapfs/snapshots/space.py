@@ -14,8 +14,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from snapfs.ids import ROOT_INO
-
 if TYPE_CHECKING:
     from snapfs.filesystem import Filesystem
     from snapfs.store.instances import Instance
@@ -83,6 +81,6 @@ def only_here(fs: Filesystem) -> dict[int, int]:
 def refers(instance: Instance) -> int | None:
     """Blocks that the instance's view reached at the last commit, shared or not.
 
-    None for a snapshot of a directory: its view has one inode table with all the others, and what lies below a directory is not counted.
+    None for a snapshot of parts: its view has one inode table with all the others, and what lies below a directory is not counted.
     """
-    return instance.root.blocks + instance.root.content if instance.directory == ROOT_INO else None
+    return instance.root.blocks + instance.root.content if not instance.parts else None

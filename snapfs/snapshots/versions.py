@@ -91,7 +91,7 @@ class Versions:
         anything = False
         for state in self._states:
             # States of one root show the same: of a hundred snapshots that nothing happened between, one is looked at.
-            key = state.root.first & BLOCK_MASK, state.root.second, state.directory
+            key = state.root.first & BLOCK_MASK, state.root.second, state.parts
             if key not in looked:
                 looked[key] = None
                 inode = yield from self._at_path(state)
@@ -159,7 +159,7 @@ class Deleted:
     def _directory(self, side: Side) -> Steps[Inode | None]:
         if not self._path:
             top = yield from side.directory(ROOT_INO)
-            return top if side.top == ROOT_INO else None
+            return top if side.is_whole else None
         way = yield from side.at_path(self._path)
         if len(way) != self._path.count(b"/") + 1 or (way[-1].is_directory and not (yield from side.shows(way[-1].ino))):
             return None

@@ -16,8 +16,9 @@ from snapfs.blocks.geometry import Geometry
 from snapfs.blocks.pointer import BLOCK_MASK, FLAG_DIRTY
 from snapfs.blocks.schema import COUNT_MAX, as_count, check_range
 from snapfs.errors import CorruptBlock, TooManySnapshots
-from snapfs.ids import BASE_VIEW, INO_LIMIT, MAX_INSTANCES, NAME_MAX, ROOT_INO
+from snapfs.ids import BASE_VIEW, INO_LIMIT, MAX_INSTANCES, NAME_MAX
 from snapfs.store.facts import NO_FACTS, Facts
+from snapfs.store.parts import Kept, Part, decode_kept, decode_parts, kept_by
 
 #: Set in the key of an instance's facts; the rest is its id.
 FACTS_KEY: Final = 1 << 16
@@ -84,9 +85,10 @@ class ViewRoot:
 
 @dataclass(slots=True)
 class Instance:
-    """One snapshot. ``directory`` is the inode that it shows, ``chain`` the inodes from the root's child down to it, ``way`` their names.
+    """One snapshot. ``parts`` are what it shows, and preserves; empty: the whole of the view that it was made of.
 
-    ``covered`` is the directory below which it preserves what is changed: the same, or that of the snapshot that it was made of.
+    ``covered`` are the inodes at or below which it preserves what is changed (empty: everything), ``passed`` the directories above them,
+    of which it preserves extended attributes: those of its parts, or, of a snapshot of a snapshot, those of its origin.
     ``origin`` is the view that it was made of: 0, or an instance's id. ``undo`` marks the state that a restore left behind.
     """
 
@@ -97,10 +99,9 @@ class Instance:
     changed_ns: int = 0
     origin: int = BASE_VIEW
     owner: int = 0
-    directory: int = ROOT_INO
-    chain: tuple[int, ...] = ()
-    way: tuple[bytes, ...] = ()
-    covered: int = ROOT_INO
+    parts: tuple[Part, ...] = ()
+    covered: tuple[int, ...] = ()
+    passed: tuple[int, ...] = ()
     undo: bool = False
     going: bool = False
     root: ViewRoot = field(default_factory=ViewRoot)
@@ -116,16 +117,26 @@ class Instance:
         self.changed_ns = max(now_ns, self.created_ns + 1)
 
     @property
+    def paths(self) -> list[str]:
+        """The paths of its parts, for people; of the whole, that of the root."""
+        return [part.path for part in self.parts] or ["/"]
+
+    @property
     def path(self) -> str:
-        """The path of the directory that it shows, for people."""
-        return "/" + "/".join(name.decode(errors="replace") for name in self.way)
+        """The same in one line."""
+        return ", ".join(self.paths)
+
+    @property
+    def kept(self) -> Kept:
+        """What it preserves: see ``parts.kept_by``."""
+        return self.covered, self.passed
 
     def encode(self) -> dict[str, Any]:
         """The value in the instance table, without the facts."""
+        kept = None if self.kept == kept_by(self.parts) else [list(self.covered), list(self.passed)]
         return {
             "name": self.name, "epoch": self.epoch, "created": self.created_ns, "changed": self.changed_ns, "origin": self.origin,
-            "owner": self.owner, "directory": self.directory, "chain": list(self.chain),
-            "way": list(self.way), "covered": self.covered,
+            "owner": self.owner, "parts": [part.encode() for part in self.parts], "kept": kept,
             "undo": self.undo, "going": self.going, "root": self.root.encode(),
         }  # fmt: skip
 
@@ -136,16 +147,14 @@ class Instance:
         if type(value) is not dict:
             raise CorruptBlock(f"{what}: a map was expected")
         get = value.get
-        name, chain, undo, going = get("name"), get("chain"), get("undo"), get("going")
+        name, undo, going = get("name"), get("undo"), get("going")
         if type(name) is not str:
             raise CorruptBlock(f"{what}: it has no name")
         if fault := name_fault(name):
             raise CorruptBlock(f"{what}: {fault}")
-        way = get("way")
-        if type(way) is not list or type(chain) is not list or len(way) != len(chain) or any(type(part) is not bytes for part in way):
-            raise CorruptBlock(f"{what}: the way to its directory is missing")
         if type(undo) is not bool or type(going) is not bool:
             raise CorruptBlock(f"{what}: a field is missing")
+        parts = decode_parts(get("parts"), what)
         return cls(
             check_range(number, 1, MAX_INSTANCES, what),
             name,
@@ -154,10 +163,8 @@ class Instance:
             check_range(get("changed"), -_TIME, _TIME, what),
             check_range(get("origin"), 0, MAX_INSTANCES, what),
             check_range(get("owner"), 0, 0xFFFF_FFFF, what),
-            check_range(get("directory"), 1, INO_LIMIT, what),
-            tuple(check_range(ino, 1, INO_LIMIT, what) for ino in chain),
-            tuple(way),
-            check_range(get("covered"), 1, INO_LIMIT, what),
+            parts,
+            *decode_kept(get("kept"), parts, what),
             undo,
             going,
             ViewRoot.decode(get("root"), what, geometry),

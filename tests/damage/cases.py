@@ -22,10 +22,11 @@ from snapfs.check import Severity
 from snapfs.device.memory import MemoryDevice
 from snapfs.filesystem import Inode, data
 from snapfs.filesystem.format import format_volume
-from snapfs.ids import FIRST_INO, ORPHANS_INO, ROOT_INO
+from snapfs.ids import FIRST_INO, INO_LIMIT, ORPHANS_INO, ROOT_INO
 from snapfs.store import commit
 from snapfs.store.buckets import DEPTH_BITS, Bucket
 from snapfs.store.group import Group
+from snapfs.store.parts import Kept, Part, kept_by
 from snapfs.store.sealing import Sealing
 from snapfs.store.volume import Volume
 
@@ -219,20 +220,43 @@ def a_snapshot_is_of_a_snapshot_that_never_was(p: Planted) -> str:
     return "snapshot copy"
 
 
-@damage("covered-directory")
-def a_snapshot_covers_a_file(p: Planted) -> str:
+def show(p: Planted, *parts: Part, kept: Kept | None = None) -> str:
+    """Have the snapshot ``part`` show something else."""
     one = snapshots.get(p.fs, "part")
-    one.directory = p.find("plain").ino
+    one.parts = parts
+    one.covered, one.passed = kept_by(parts) if kept is None else kept
     p.volume.instances.dirty.add(one.id)
     return "snapshot part"
 
 
-@damage("covered-directory")
+@damage("covered-part")
+def a_snapshot_covers_a_file_that_is_elsewhere(p: Planted) -> str:
+    (part,) = snapshots.get(p.fs, "part").parts
+    number = p.find("plain").ino
+    return show(p, Part(number, (part.chain[0], number), part.way))
+
+
+@damage("covered-part")
 def a_chain_leaves_out_a_directory(p: Planted) -> str:
-    one = snapshots.get(p.fs, "part")
-    one.chain, one.way = one.chain[1:], one.way[1:]
-    p.volume.instances.dirty.add(one.id)
-    return "snapshot part"
+    (part,) = snapshots.get(p.fs, "part").parts
+    return show(p, Part(part.ino, part.chain[1:], part.way[1:]))
+
+
+@damage("covered-part")
+def one_of_several_parts_is_no_inode(p: Planted) -> str:
+    return show(p, *snapshots.get(p.fs, "part").parts, Part(INO_LIMIT - 1, (INO_LIMIT - 1,), (b"lost",)))
+
+
+@damage("covered-part")
+def a_snapshot_shows_what_it_does_not_preserve(p: Planted) -> str:
+    (part,) = snapshots.get(p.fs, "part").parts
+    return show(p, part, kept=((0,), (ROOT_INO,)))
+
+
+@damage("covered-part")
+def nothing_stood_in_a_directory_that_was_not_there(p: Planted) -> str:
+    (part,) = snapshots.get(p.fs, "part").parts
+    return show(p, part, Part(0, (INO_LIMIT - 1,), (b"gone", b"below")))
 
 
 # Counts

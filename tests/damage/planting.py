@@ -239,7 +239,7 @@ def build() -> MemoryDevice:
     view = p.view("copy")
     p.do(p.fs.write, view, p.find("dir/sub/deep", view).ino, 0, b"written in a view")
     p.do(p.fs.make, view, ROOT_INO, b"of the view", REGULAR, 0, 0)
-    p.do(snapshots.create, p.fs, "part", directory=p.find("dir/sub").ino)
+    p.do(snapshots.create, p.fs, "part", targets=[p.find("dir/sub").ino])
     p.do(snapshots.delete, p.fs, "leaving")
     p.commit()
     return device
@@ -291,7 +291,7 @@ def metadata(p: Planted) -> Iterator[tuple[str, int]]:
             except Exception:
                 continue
             yield from new("attributes", tree_blocks(volume, inode.attribute_map))
-            if view.instance and view.instance.covered != ROOT_INO and not p.do(p.fs.coverage.covers, view.instance, ino):
+            if view.instance and view.instance.covered and not p.do(p.fs.coverage.covers, view.instance, ino):
                 continue  # a snapshot of a directory: what its pointers lead to outside may be anything
             yield from new("directory" if inode.is_directory else "pointer block or target", tree_blocks(volume, inode.data))
 

@@ -317,7 +317,7 @@ def test_parents_form_a_cycle(crafted: Crafted) -> None:
         drive(user.volume, user.fs.rename, user.fs.base, ROOT_INO, b"dir", one.ino, b"dir")
     user = User(c.image)
     with pytest.raises(CorruptBlock, match="cycle"):
-        drive(user.volume, snapshots.create, user.fs, "new", directory=one.ino)
+        drive(user.volume, snapshots.create, user.fs, "new", targets=[one.ino])
 
 
 def test_a_long_way_up_takes_quadratic_time(crafted: Crafted) -> None:

@@ -62,7 +62,7 @@ SEEN = {
     "a_block_lies_behind_the_end_of_a_file",
     "a_file_is_larger_than_any_can_be",
     "a_file_without_a_name_is_no_orphan",
-    "a_snapshot_covers_a_file",
+    "a_snapshot_covers_a_file_that_is_elsewhere",
 }
 
 

@@ -93,7 +93,7 @@ def small() -> MemoryDevice:
     while p.do(p.fs.work):
         pass
     p.do(snapshots.create, p.fs, "copy", origin=snapshots.get(p.fs, "one").id)
-    p.do(snapshots.create, p.fs, "part", directory=p.find("dir/sub").ino)
+    p.do(snapshots.create, p.fs, "part", targets=[p.find("dir/sub").ino])
     p.commit()
     view = p.view("copy")
     p.do(p.fs.write, view, p.find("dir/sub/deep", view).ino, 0, b"written in a view")

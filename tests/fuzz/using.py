@@ -231,7 +231,7 @@ class User:
         how = choices.below(5)
         live = [one.name for one in snapshots.all(self.fs)] or ["none"]
         if how == 0:
-            self.do(snapshots.create, self.fs, "made", origin=view.id, directory=inode.ino if choices.below(2) else ROOT_INO)
+            self.do(snapshots.create, self.fs, "made", origin=view.id, targets=[inode.ino if choices.below(2) else ROOT_INO])
         elif how == 1:
             self.do(snapshots.delete, self.fs, choices.one(live))
         elif how == 2:

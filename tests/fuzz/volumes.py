@@ -106,7 +106,7 @@ def fill(device: Any, *, large: bool, empty: bool) -> None:
         for index in range(0, 2 * RUNS, 2):
             do(fs.write, fs.base, runs, index * block_size, b"!" * block_size)
     do(fs.write, fs.base, first, 0, b"after one")
-    do(snapshots.create, fs, "two", directory=below)
+    do(snapshots.create, fs, "two", targets=[below])
     commit(volume)
     do(fs.write, fs.base, sparse, 300 * block_size, b"after two")
     one = snapshots.get(fs, "one")

@@ -61,22 +61,23 @@ def view_blocks(fs: Filesystem, view: Any) -> Reached:
         inside = is_inside(view, ino)
         if inside:
             yield from walk(fs.volume, inode.data)
-        if inside or ino == ROOT_INO or ino in view.chain:
+        if inside or (view.instance and ino in view.instance.passed):
             yield from walk(fs.volume, inode.attribute_map)
     assert count == view.inodes, f"view {view.id} counts {view.inodes} inodes and has {count}"
 
 
 def is_inside(view: Any, ino: int) -> bool:
     """Does a view preserve an inode? One of a directory does what is below that, and what has several names."""
-    if view.instance is None or view.instance.covered == ROOT_INO:
+    if view.instance is None or not view.instance.covered:
         return True
     inode = drive(view.volume, view.raw_inode, ino)
     if inode.flags & FLAG_LINKED or ino == ORPHANS_INO:
         return True
     seen = set()
-    ino = inode.parent if inode.flags & FLAG_HEIR else ino
+    if not inode.nlink and ino not in view.instance.covered:
+        return bool(inode.parent) and inode.parent in view.instance.covered and not inode.flags & FLAG_HEIR
     while ino not in (ROOT_INO, *seen):
-        if ino == view.instance.covered:
+        if ino in view.instance.covered:
             return True
         seen.add(ino)
         try:
@@ -100,7 +101,7 @@ def verify(fs: Filesystem) -> None:
             assert not holders.get(block, 0) >> number & 1, f"view {number} reaches block {block} twice"
             holders[block] = holders.get(block, 0) | 1 << number
             assert born.setdefault(block, epoch) == epoch, f"block {block} has two epochs"
-    partial = sum(1 << one.id for one in snapshots.all(fs) if one.covered != ROOT_INO)
+    partial = sum(1 << one.id for one in snapshots.all(fs) if one.covered)
     system = Counter([volume.root_block])
     for tree in (volume.group_tree, volume.instances_tree):
         system.update(block for block, _ in walk(volume, tree))

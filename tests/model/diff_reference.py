@@ -217,5 +217,11 @@ def rows(found: list[Difference]) -> list[Row]:
     return [(one.kind.value, one.old_path, one.path, one.change.data, one.change.attributes) for one in found]
 
 
+def top_of(one: State) -> int:
+    """The directory that a state with one part is of."""
+    (ino,) = [part.ino for part in one.parts] or [ROOT_INO]
+    return ino
+
+
 def state(fs: Filesystem, view: View) -> State:
     return State(view.instance.root, view.instance) if view.instance else State(fs.volume.base_root)

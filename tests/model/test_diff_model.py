@@ -8,7 +8,7 @@ import os
 import random
 
 import pytest
-from diff_reference import Tree, chosen, expected, rows, run, state, walk
+from diff_reference import Tree, chosen, expected, rows, run, state, top_of, walk
 from world import World
 
 from snapfs.errors import UsageError
@@ -31,7 +31,7 @@ def compare_all(world: World, rnd: random.Random) -> int:
             volume.cache.clear()
         states = state(fs, one), state(fs, other)
         try:
-            wanted = expected(*chosen(trees[one.id], trees[other.id], states[0].directory, states[1].directory))
+            wanted = expected(*chosen(trees[one.id], trees[other.id], top_of(states[0]), top_of(states[1])))
         except UsageError:
             with pytest.raises(UsageError, match="different directories"):
                 run(volume, Diff(fs, *states))
@@ -75,7 +75,7 @@ def test_a_comparison_shows_what_was_changed_after_it_began(seed: int) -> None:
         trees = walk(fs, one, world.call), walk(fs, other, world.call)
         world.commit()
         with contextlib.suppress(UsageError):
-            wanted = expected(*chosen(*trees, states[0].directory, states[1].directory))
+            wanted = expected(*chosen(*trees, top_of(states[0]), top_of(states[1])))
 
         def between(volume: Volume = volume) -> None:
             if rnd.random() < 0.3:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from brute_force import verify, walk
+from diff_reference import drive_steps
 from world import World
 
 from snapfs import snapshots
@@ -17,7 +18,9 @@ from snapfs.device.memory import MemoryDevice
 from snapfs.errors import NotFound, NotPermitted, UsageError
 from snapfs.filesystem import Changes, Filesystem, View
 from snapfs.filesystem.format import format_volume
-from snapfs.ids import ROOT_INO
+from snapfs.ids import BASE_VIEW, ROOT_INO
+from snapfs.snapshots import Diff, Instance, State
+from snapfs.snapshots.lifecycle import new_instance
 from snapfs.store.driver import commit, drive
 from snapfs.store.volume import Volume
 
@@ -76,7 +79,7 @@ class Volumes:
         return content
 
     def snapshot(self, name: str, path: str) -> None:
-        self.do(snapshots.create, self.fs, name, directory=self.find(path))
+        self.do(snapshots.create, self.fs, name, targets=[self.find(path)])
         self.commit()
 
     def view(self, name: str = "part") -> View:
@@ -217,7 +220,7 @@ def test_making_one_looks_at_what_it_covers() -> None:
         v.open()
         v.find("in")
         before = v.volume.blocks_read, v.volume.blocks_written
-        v.do(snapshots.create, v.fs, "more", directory=v.find("in"))
+        v.do(snapshots.create, v.fs, "more", targets=[v.find("in")])
         commit(v.volume)
         costs.append((v.volume.blocks_read - before[0], v.volume.blocks_written - before[1]))
     assert costs[1][0] <= costs[0][0] + 2 and costs[1][1] <= costs[0][1] + 2, costs
@@ -260,7 +263,7 @@ def test_a_written_view_of_a_directory_reaches_out(volumes: Volumes) -> None:
     v.prove()
     assert v.read("in/file0") == before == v.read("in/file0", v.view("of part"))
     assert v.read("in/file1") == v.read("in/file1", v.view("of part"))
-    assert v.volume.instances.by_name("of part").directory == v.find("in")
+    assert [part.ino for part in v.volume.instances.by_name("of part").parts] == [v.find("in")]
 
 
 def test_a_directory_with_endless_names_above_it_makes_an_instance_that_fits_no_block(volumes: Volumes) -> None:
@@ -271,6 +274,138 @@ def test_a_directory_with_endless_names_above_it_makes_an_instance_that_fits_no_
     with pytest.raises(UsageError, match="further up"):
         volumes.snapshot("too deep", path)
     volumes.prove()
+
+
+def several(v: Volumes, name: str, *paths: str, origin: int = 0) -> Instance:
+    ways = [[part.encode() for part in path.split("/")] if path else [] for path in paths]
+    instance: Instance = v.do(snapshots.create, v.fs, name, origin=origin, targets=ways)
+    v.commit()
+    return instance
+
+
+def listed(v: Volumes, name: str) -> list[str]:
+    """All paths that a snapshot shows, each listed in small parts."""
+    view, found, work = v.view(name), list[str](), [(ROOT_INO, "")]
+    while work:
+        ino, path = work.pop()
+        after = 0
+        while entries := v.do(v.fs.entries, view, ino, after, 1):
+            for entry in entries:
+                found.append(f"{path}{entry.name.decode()}")
+                inode = v.do(v.fs.lookup, view, ino, entry.name)
+                assert (inode.ino, stat.S_IFMT(inode.mode)) == (entry.ino, entry.type)
+                work += [(entry.ino, found[-1] + "/")] if inode.is_directory else []
+            after = entries[-1].cookie
+    assert len(found) == len(set(found))
+    return sorted(found)
+
+
+def test_several_parts_show_or_preserve_something_else(volumes: Volumes) -> None:
+    """C1, C2: files and directories; those within others are one with them, equal ones are one."""
+    v = volumes
+    one = several(v, "several", "in/deep/file1", "out/file0", "in/deep", "out/file0", "out/file2")
+    assert one.paths == ["/out/file0", "/in/deep", "/out/file2"]
+    deep = [f"in/deep/file{number}" for number in range(4)]
+    assert listed(v, "several") == ["in", "in/deep", *deep, "out", "out/file0", "out/file2"]
+    v.do(snapshots.delete, v.fs, "part")
+    v.write("in/file0", b"outside")
+    v.write("out/file1", b"outside")
+    v.do(v.fs.xattr_set, v.fs.base, v.find("out/file1"), b"user.large", bytes(9000))
+    assert v.held() == 0
+    old = v.read("out/file0")
+    v.write("out/file0", b"x" * BLOCK)
+    assert v.held() == 2
+    v.do(v.fs.unlink, v.fs.base, v.find("out"), b"file2")
+    v.do(v.fs.rename, v.fs.base, v.find("out"), b"file0", ROOT_INO, b"moved", 0)
+    v.write("moved", b"again" * 5000)
+    assert v.read("out/file0", v.view("several")) == old
+    v.prove()
+    view = v.view("several")
+    v.write("out/file2", b"in the view", view=view)
+    with pytest.raises(NotPermitted):
+        v.do(v.fs.unlink, view, v.find("out", view), b"file2")
+    v.prove()
+
+
+def test_a_path_of_the_root_is_a_part(volumes: Volumes) -> None:
+    """C1: it is everything; of a snapshot, everything that it shows."""
+    v = volumes
+    assert several(v, "all", "in", "").parts == ()
+    one = several(v, "two", "in/deep", "out")
+    assert several(v, "both", "", origin=one.id).parts == one.parts
+    assert [part.path for part in several(v, "above", "in", origin=one.id).parts] == ["/in/deep"]
+    assert several(v, "inner", "in/deep/file0", "out/file3", origin=one.id).kept == one.kept
+    v.do(v.fs.xattr_set, v.fs.base, v.find("in"), b"user.large", bytes(9000))
+    v.write("in/deep/file0", b"changed" * 10000)
+    v.prove()
+    for name in ("two", "both", "above"):
+        v.do(snapshots.delete, v.fs, name)
+    v.prove()
+    assert listed(v, "inner") == ["in", "in/deep", "in/deep/file0", "out", "out/file3"]
+
+
+def test_two_names_of_a_file_are_one_path(volumes: Volumes) -> None:
+    """C1: a file may be a part by several names; all are shown."""
+    v = volumes
+    v.do(v.fs.link, v.fs.base, v.find("in/file0"), v.find("out"), b"link")
+    several(v, "links", "in/file0", "out/link")
+    assert listed(v, "links") == ["in", "in/file0", "out", "out/link"]
+    v.write("in/file0", b"changed" * 9000)
+    v.prove()
+
+
+def test_where_nothing_stood_something_is_shown(volumes: Volumes) -> None:
+    """C1: what a restore's undo needs: a part that is absent shows the directories above it, and costs nothing."""
+    v = volumes
+    ways = [[b"in", b"deep", b"new"], [b"in", b"deep", b"gone", b"below"], [b"out", b"file0"], [b"out", b"file0", b"below"]]
+    parts = [v.do(snapshots.part_at, v.fs, v.fs.base, way) for way in ways]
+    assert [(part.ino, len(part.chain)) for part in parts] == [(0, 2), (0, 2), (v.find("out/file0"), 2), (0, 1)]
+    with pytest.raises(NotFound, match="/in/deep/new: no such file or directory"):
+        several(v, "no", "in/deep/new")
+    undo = v.do(new_instance, v.fs, "undo", origin=BASE_VIEW, parts=parts[:2], owner=0, now_ns=None, urgency=2)
+    v.volume.instances.pending.append(undo)
+    v.commit()
+    assert listed(v, "undo") == ["in", "in/deep"]
+    v.do(snapshots.delete, v.fs, "part")
+    v.make("in/deep/new", DIRECTORY)
+    v.make("in/deep/new/file", FILE)
+    v.write("in/deep/file0", b"changed" * 9000)
+    assert v.held() == 0
+    v.prove()
+    found = drive_steps(v.volume, Diff(v.fs, State(undo.root, undo), State(v.volume.base_root)).steps())
+    assert [(one.kind, one.path) for one in found] == [("added", b"in/deep/new"), ("added", b"in/deep/new/file")]
+    v.do(snapshots.create, v.fs, "of undo", origin=undo.id)
+    v.prove()
+    v.open()
+    assert listed(v, "of undo") == ["in", "in/deep"]
+
+
+def test_comparing_several_parts_misses_one(volumes: Volumes) -> None:
+    """C6: with the present, and with parts that are others: what both cover counts."""
+    v = volumes
+
+    def compared(old: str, new: str | None) -> list[tuple[str, bytes | None]]:
+        states = [State(one.root, one) for one in (snapshots.get(v.fs, name) for name in (old, new) if name)]
+        found = drive_steps(v.volume, Diff(v.fs, states[0], states[1] if new else State(v.volume.base_root)).steps())
+        return [(one.kind.value, one.path or one.old_path) for one in found]
+
+    several(v, "old", "in/deep", "out/file0", "out/file1", "out/file2")
+    for path in ("in/file0", "in/deep/file0", "out/file0", "out/file3"):
+        v.write(path, b"changed")
+    v.do(v.fs.unlink, v.fs.base, v.find("out"), b"file1")
+    v.do(v.fs.unlink, v.fs.base, v.find("out"), b"file2")
+    v.make("out/file2", DIRECTORY)
+    v.make("out/file2/below", FILE)
+    v.commit()
+    everything = [("changed", b"out/file0"), ("removed", b"out/file1"), ("retyped", b"out/file2"), ("added", b"out/file2/below")]
+    assert sorted(compared("old", None)) == sorted([*everything, ("changed", b"in/deep/file0")])
+    several(v, "new", "in", "out/file0")
+    assert sorted(compared("old", "new")) == [("changed", b"in/deep/file0"), ("changed", b"out/file0")]
+    several(v, "out", "out")
+    assert sorted(compared("old", "out")) == sorted(everything)
+    several(v, "else", "in/file0")
+    with pytest.raises(UsageError, match="different directories or files"):
+        compared("old", "else")
 
 
 def test_a_large_file_that_is_emptied_outside_is_preserved(volumes: Volumes) -> None:
@@ -304,7 +439,7 @@ def test_a_large_file_that_is_emptied_outside_is_preserved(volumes: Volumes) -> 
 def test_a_random_life_breaks_a_part(seed: int) -> None:
     """C6, I3, I6: with files that move in and out, links over the border, writable views, snapshots of them, and restores."""
     rnd = random.Random(1000 + seed)
-    world = World(BLOCK, 2048, parts=True)
+    world = World(BLOCK, 2048, parts=True, several=seed % 2 == 1)
     for step in range(120):
         world.step(rnd)
         if step % 30 == 29:

@@ -113,17 +113,7 @@ def test_a_life_of_going_back_by_parts_breaks_something(seed: int) -> None:
     world = World(BLOCK, 2048, parts=True)
     for step in range(150):
         world.step(rnd)
-        which, a, b, c = (rnd.randrange(1000) for _ in range(4))
-        operations = [
-            lambda: world.restore_path(a, b),
-            lambda: world.rename(0, a, b, c, rnd.choice([0, 2])),
-            lambda: world.link(0, a, b, c),
-            lambda: world.unlink(0, a, directory=bool(b % 2)),
-            lambda: world.make(0, a, b, c),
-            lambda: world.snapshot_of(which, a),
-            lambda: world.hold(a),
-        ]
-        rnd.choice(operations)()
+        world.step_over_borders(rnd)
         if step % 30 == 29:
             world.prove()
     world.finish()

@@ -8,7 +8,7 @@ import stat
 from typing import Any
 
 import pytest
-from diff_reference import Found, Tree, directories, drive_steps, part, same, state, walk
+from diff_reference import Found, Tree, directories, drive_steps, part, same, state, top_of, walk
 from world import World
 
 from snapfs import snapshots
@@ -65,7 +65,7 @@ def check_deleted(world: World, states: list[Any], walked: list[tuple[str | None
     present = walked[0][1]
     for (name, tree), one in zip(walked[1:], states[1:], strict=True):
         # On the way to what a snapshot of a directory covers, directories show one name, and are not covered.
-        top = next(found for found in directories(*tree) if found.identity[0] == one.directory)
+        top = next(found for found in directories(*tree) if found.identity[0] == top_of(one))
         for entry in part(tree, top)[1].get(path, {}):
             if entry not in present[1].get(path, {}):
                 expected.setdefault(entry, name or "")

@@ -38,21 +38,21 @@ class Tree:
     """One view: inodes by the numbers that the core gave them."""
 
     def __init__(self) -> None:
-        self.top = ROOT_INO  # what a snapshot of a directory begins with
+        self.tops: tuple[int, ...] = (ROOT_INO,)  # what a snapshot of parts begins with
         self.nodes = {ROOT_INO: Node(stat.S_IFDIR | 0o755, ROOT_INO, 2)}
 
     def copy(self, *, named: bool = False) -> Tree:
         """A copy; with ``named`` without the inodes that have lost their last name."""
         other = Tree()
-        other.top = self.top
+        other.tops = self.tops
         other.nodes = {ino: node.copy() for ino, node in self.nodes.items() if node.nlink or not named}
         return other
 
-    def within(self, top: int) -> Tree:
-        """A copy of a directory and of what is below it."""
+    def within(self, *tops: int) -> Tree:
+        """A copy of directories and files, and of what is below them."""
         other = self.copy(named=True)
-        other.top = top
-        found, work = set(), [top]
+        other.tops = tops
+        found, work = set(), list(tops)
         while work:
             ino = work.pop()
             found.add(ino)
@@ -123,7 +123,7 @@ class Tree:
             del self.nodes[ino]
 
     def _below(self, ino: int, where: int) -> bool:
-        while where != self.top:
+        while where not in self.tops:
             if where == ino:
                 return True
             where = self.nodes[where].parent

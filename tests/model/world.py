@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import brute_force
@@ -17,7 +18,7 @@ from tree_model import EXCHANGE, NOREPLACE, Node, Tree
 from snapfs import snapshots
 from snapfs.check import check_volume
 from snapfs.device.memory import MemoryDevice
-from snapfs.errors import FsError, NoSpace, NotDirectory
+from snapfs.errors import FsError, NoSpace, NotDirectory, UsageError
 from snapfs.filesystem import Changes, Filesystem, View
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
@@ -32,12 +33,13 @@ SNAPSHOTS = 7
 class World:
     """A volume in memory with its model: the base, the snapshots by name, and what the last commit made durable."""
 
-    def __init__(self, block_size: int, blocks: int, *, parts: bool = False) -> None:
+    def __init__(self, block_size: int, blocks: int, *, parts: bool = False, several: bool = False) -> None:
         self.block_size = block_size
         self.device = MemoryDevice(blocks * block_size)
         format_volume(self.device, block_size=block_size)
         self.base = Tree()
         self.parts = parts  # are there snapshots of directories?
+        self.several = several  # are there snapshots of several directories and files?
         self.snaps: dict[str, Tree] = {}
         self.held: set[int] = set()
         self.made = 0
@@ -230,7 +232,7 @@ class World:
         self.made += 1
         name = f"s{self.made}"
         try:
-            self.call(snapshots.create, self.fs, name, origin=view.id, directory=tree.top)
+            self.call(snapshots.create, self.fs, name, origin=view.id)
         except NoSpace:
             return
         self.snaps[name] = tree.copy(named=True)
@@ -245,11 +247,41 @@ class World:
         name = f"d{self.made}"
         top = _of(tree.directories(), where)
         try:
-            self.call(snapshots.create, self.fs, name, origin=view.id, directory=top)
+            self.call(snapshots.create, self.fs, name, origin=view.id, targets=[top])
         except NoSpace:
             return
         self.snaps[name] = tree.within(top)
         self.commit()
+
+    def snapshot_of_several(self, which: int, *places: int) -> None:
+        """A snapshot of directories and files, given by their paths, some of which may lie within others."""
+        tree, view = self.pick(which)
+        found = tree.places()
+        if len(self.snaps) >= SNAPSHOTS or not found:
+            return
+        self.made += 1
+        name = f"p{self.made}"
+        chosen = [_of(found, place) for place in places]
+        ways = [self._way(tree, view, parent, label) for parent, label in chosen]
+        inner = {way for way in ways if any(other == way[: len(other)] and other != way for other in ways)}
+        tops = {tree.find(*place) for place, way in zip(chosen, ways, strict=True) if way not in inner}
+        try:
+            self.call(snapshots.create, self.fs, name, origin=view.id, targets=ways)
+        except (NoSpace, UsageError):
+            return
+        self.snaps[name] = tree.within(*sorted(tops))
+        self.commit()
+
+    @staticmethod
+    def _way(tree: Tree, view: View, parent: int, name: bytes) -> tuple[bytes, ...]:
+        """The names of the path of what a directory of a tree has."""
+        way = [name]
+        while parent not in tree.tops:
+            above = tree.nodes[parent].parent
+            way.append(next(label for label, ino in tree.nodes[above].names.items() if ino == parent))
+            parent = above
+        parts = view.instance.parts if view.instance else ()
+        return (*next((part.way for part in parts if part.ino == parent), ()), *reversed(way))
 
     def delete(self, which: int) -> None:
         if not self.snaps:
@@ -271,7 +303,7 @@ class World:
         self.snaps[new] = self.snaps.pop(name)
 
     def restore(self, which: int) -> None:
-        whole = sorted(name for name, tree in self.snaps.items() if tree.top == ROOT_INO)
+        whole = sorted(name for name, tree in self.snaps.items() if tree.tops == (ROOT_INO,))
         if not whole or len(self.snaps) >= SNAPSHOTS:
             return
         name = _of(whole, which)
@@ -293,22 +325,28 @@ class World:
         self.commit()
 
     def restore_path(self, which: int, place: int) -> None:
-        """Bring one path back, or all that a snapshot of a directory covers (C7)."""
+        """Bring a path back, or all that a snapshot of parts covers (C7)."""
         if not self.snaps or len(self.snaps) >= SNAPSHOTS:
             return
         name = _of(sorted(self.snaps), which)
         past = self.snaps[name]
-        begin = snapshots.get(self.fs, name).way
-        paths = {path: ino for path, ino in restored_part.flat(past, past.top, begin).items() if path}
-        if not paths:
-            return
-        way = _of(sorted(paths), place)
-        text = "/" + b"/".join(way).decode()
-        try:
-            result = self.call(snapshots.restore, self.fs, name, paths=[] if way == begin else [text])
-        except (NoSpace, NotDirectory):
+        parts = snapshots.get(self.fs, name).parts
+        begin = {part.way: part.ino for part in parts} if parts else {(): ROOT_INO}
+        found = {path: ino for way, top in begin.items() if top for path, ino in restored_part.flat(past, top, way).items() if path}
+        if parts and (place % 3 == 0 or not found):
+            targets: dict[restored_part.Path, int] = begin
+        elif found:
+            way = _of(sorted(found), place)
+            targets = {way: found[way]}
+        else:
             return
         before = self.base
+        undone = {ino for path, ino in restored_part.flat(before, ROOT_INO).items() if path in targets}
+        texts = [] if targets == begin else ["/" + b"/".join(way).decode() for way in targets]
+        try:
+            result = self.call(snapshots.restore, self.fs, name, paths=texts)
+        except (NoSpace, NotDirectory, UsageError):
+            return
         after = self.base = self.tree_of(self.fs.base)
         for ino in self.held:
             if ino not in after.nodes and ino in before.nodes:
@@ -316,10 +354,9 @@ class World:
                 kept.nlink = 0
                 kept.names = {}
         self.held &= after.nodes.keys()
-        restored_part.judge(before, past, way, paths[way], after)
+        restored_part.judge(before, past, targets, after)
         if result.changed:
-            undo = self.snaps[result.undo.name] = before.copy(named=True)
-            undo.top = result.undo.directory
+            self.snaps[result.undo.name] = before.within(*sorted(undone))
         self.commit()
 
     def tree_of(self, view: View) -> Tree:
@@ -449,6 +486,22 @@ class World:
 
     # A random step
 
+    def step_over_borders(self, rnd: random.Random) -> None:
+        """One of the operations by which names come into parts, leave them, and come back (C7)."""
+        which, a, b, c = (rnd.randrange(1000) for _ in range(4))
+        operations: list[Callable[[], None]] = [
+            lambda: self.restore_path(a, b),
+            lambda: self.rename(0, a, b, c, rnd.choice([0, EXCHANGE])),
+            lambda: self.link(0, a, b, c),
+            lambda: self.unlink(0, a, directory=bool(b % 2)),
+            lambda: self.make(0, a, b, c),
+            lambda: self.snapshot_of(which, a),
+            lambda: self.snapshot_of_several(which, a, b),
+            lambda: self.hold(a),
+        ]
+        with suppress(NothingToDoItTo):
+            rnd.choice(operations)()
+
     def step(self, rnd: random.Random) -> None:
         """One operation, as likely as in a busy life."""
         which, a, b, name = (rnd.randrange(1000) for _ in range(4))
@@ -470,6 +523,7 @@ class World:
             (3, lambda: self.hold(a)),
             (7, lambda: self.snapshot(which)),
             (7 if self.parts else 0, lambda: self.snapshot_of(which, a)),
+            (9 if self.several else 0, lambda: self.snapshot_of_several(which, a, b, size + name)),
             (4, lambda: self.delete(a)),
             (1, lambda: self.rename_snapshot(a)),
             (3, lambda: self.restore(a)),
@@ -480,8 +534,15 @@ class World:
             (2, self.crash),
         ]
         (operation,) = rnd.choices([one for _, one in operations], [weight for weight, _ in operations])
-        operation()
+        with suppress(NothingToDoItTo):
+            operation()
+
+
+class NothingToDoItTo(Exception):
+    """The view that was chosen has no directory, or none of what is needed: it is of a few files."""
 
 
 def _of(items: list[Any], number: int) -> Any:
+    if not items:
+        raise NothingToDoItTo
     return items[number % len(items)]

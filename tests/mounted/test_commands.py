@@ -340,10 +340,10 @@ def test_the_life_of_a_snapshot(target: Path, run_snapfs: Run) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", default)
     assert names(run_snapfs, target) == ["first", "second", default]
     created = json.loads(run_snapfs("snapshot", "create", target, "part", "--path", "d", "--json").stdout)
-    assert (created["name"], created["directory"]) == ("part", "/d")
+    assert (created["name"], created["path"]) == ("part", "/d")
     run_snapfs("snapshot", "rename", target, "second", "zweiter")
     shown = json.loads(run_snapfs("snapshot", "show", target, "zweiter", "--json").stdout)
-    assert (shown["name"], shown["directory"], shown["origin"], shown["owner"]) == ("zweiter", "/", None, os.geteuid())
+    assert (shown["name"], shown["path"], shown["origin"], shown["owner"]) == ("zweiter", "/", None, os.geteuid())
     assert "zweiter" in run_snapfs("snapshot", "show", target, "zweiter").stdout
     table = run_snapfs("snapshot", "list", target).stdout.splitlines()
     assert re.split("  +", table[0])[:3] == ["NAME", "CREATED", "ONLY HERE"]
@@ -363,7 +363,7 @@ def test_bad_snapshot_names_and_missing_snapshots(target: Path, run_snapfs: Run)
     run_snapfs("snapshot", "create", target, "second")
     one_line(run_snapfs("snapshot", "rename", target, "first", "second", code=1), "second")
     one_line(run_snapfs("snapshot", "create", target, "third", "--path", "missing", code=1), "missing")
-    one_line(run_snapfs("snapshot", "create", target, "third", "--path", "d/file", code=1), "d/file")
+    one_line(run_snapfs("snapshot", "create", target, "third", "--path", "d", "--path", "d/file/below", code=1), "d/file/below")
     assert names(run_snapfs, target) == ["first", "second"]
 
 
@@ -426,7 +426,7 @@ def test_info_reports_the_mount_and_the_image(target: Path, mounted) -> None:
 def test_a_path_in_the_mount_names_a_directory_for_a_snapshot(mounted) -> None:
     (mounted / "a" / "b").mkdir(parents=True)
     created = json.loads(mounted.run("snapshot", "create", mounted.path, "s", "--path", mounted / "a" / "b", "--json").stdout)
-    assert created["directory"] == "/a/b"
+    assert created["path"] == "/a/b"
     assert (mounted / "a" / "b" / ".snap" / "s").is_dir()
 
 

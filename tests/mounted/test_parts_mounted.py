@@ -77,3 +77,48 @@ def test_mounting_it_shows_more_than_its_directory(mounted: Any, project: Path) 
     assert (mounted / "project" / "src" / "file").read_bytes() == content
     with pytest.raises(FileNotFoundError):
         (mounted / "renamed").stat()
+
+
+def test_a_snapshot_of_several_paths_covers_something_else(mounted: Any, project: Path) -> None:
+    """C1, C2: directories and files, under their real paths; what lies within another of them is one with it."""
+    (mounted / "etc").mkdir()
+    for name in ("conf", "secret"):
+        (mounted / "etc" / name).write_bytes(name.encode() * 100_000)
+    os.sync()
+    words = ["--path", project / "src", "--path", "etc/conf", "--path", "/project", "--json"]
+    created = json.loads(mounted.run("snapshot", "create", mounted.path, "several", *words).stdout)
+    assert (created["path"], created["paths"]) == (None, ["/etc/conf", "/project"])
+    shown = mounted.run("snapshot", "show", mounted.path, "several").stdout
+    assert "/etc/conf, /project" in shown
+    assert str(project / ".snap" / "several") in shown
+    assert "/etc/conf, /project" in mounted.run("snapshot", "list", mounted.path).stdout
+    held = only_by_snapshots(mounted)
+    overwrite(mounted / "elsewhere" / "file")
+    (mounted / "etc" / "secret").write_bytes(b"new")
+    assert only_by_snapshots(mounted) - held < 128 << 10
+    (mounted / "etc" / "conf").write_bytes(b"new")
+    assert 300_000 < only_by_snapshots(mounted) - held < 700_000
+    for place, there in ((project, True), (project / "src", True), (mounted / "etc", False), (mounted.path, False)):
+        assert (place / ".snap" / "several").exists() == there
+    (line,) = mounted.run("diff", mounted.path, "several").stdout.splitlines()
+    assert line.split()[0] == "M"
+    assert line.endswith(" etc/conf")
+    mounted.run("snapshot", "create", mounted.path, "again", "--of", "several", "--path", "etc")
+    for name, paths in (("several", ["etc", "etc/conf", "project", "project/src", "project/src/file"]), ("again", ["etc", "etc/conf"])):
+        mounted.remount(f"snapshot={name}")
+        assert sorted(str(path.relative_to(mounted.path)) for path in mounted.path.rglob("*")) == paths
+        assert (mounted / "etc" / "conf").read_bytes() == b"conf" * 100_000
+    mounted.remount()
+    os.rmdir(project / ".snap" / "several")
+    mounted.run("snapshot", "delete", mounted.path, "again", "before")
+
+
+def test_more_paths_than_a_snapshot_can_have_make_one_of_some(mounted: Any) -> None:
+    """One line says so, whatever there is too much of, and no snapshot is made."""
+    words = []
+    for number in range(129):
+        (mounted / f"{number}").mkdir()
+        words += ["--path", f"{number}"]
+    result = mounted.run("snapshot", "create", mounted.path, "many", *words, code=2)
+    assert result.stderr == "snapfs: a snapshot has 128 paths at most, these are 129: name a directory above some of them\n"
+    assert mounted.run("snapshot", "list", mounted.path).stdout == ""

@@ -950,7 +950,7 @@ def test_c6_snapshots_of_different_overlapping_and_equal_subsets(mounted, wait_u
     prove()
     mounted.remount()
     prove()
-    assert {one: json.loads(mounted.run("snapshot", "show", top, one, "--json").stdout)["directory"] for one in parts} == {
+    assert {one: json.loads(mounted.run("snapshot", "show", top, one, "--json").stdout)["path"] for one in parts} == {
         name: f"/{part}" for name, part in parts.items()
     }
     for number, name in enumerate(parts):

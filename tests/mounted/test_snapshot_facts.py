@@ -301,7 +301,7 @@ def test_a_snapshot_of_a_snapshot_by_command_is_another_one_than_by_mkdir(mounte
     mounted.run("snapshot", "create", mounted.path, "part", "--of", "one", "--path", "/d")
     (one / "d" / "f").write_bytes(b"4")
     assert (one / ".snap" / "whole" / "d" / "f").read_bytes() == (one / "d" / ".snap" / "part" / "f").read_bytes() == b"2"
-    assert (shown(mounted, "whole")["origin"], shown(mounted, "part")["directory"]) == ("one", "/d")
+    assert (shown(mounted, "whole")["origin"], shown(mounted, "part")["path"]) == ("one", "/d")
     mounted.unmount()
     mounted.run("snapshot", "create", mounted.image, "offline", "--of", "one")
     mounted.mount()

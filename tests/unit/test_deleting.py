@@ -31,7 +31,7 @@ def device() -> Iterator[MemoryDevice]:
         directory = drive(fs.volume, fs.make, fs.base, ROOT_INO, name.encode(), 0o040755, number, 0).ino
         file = drive(fs.volume, fs.make, fs.base, directory, b"file", 0o100644, number, 0).ino
         drive(fs.volume, fs.write, fs.base, file, 0, name.encode() * 5000)
-        drive(fs.volume, snapshots.create, fs, name, directory=directory)
+        drive(fs.volume, snapshots.create, fs, name, targets=[directory])
         commit(fs.volume)
         drive(fs.volume, fs.write, fs.base, file, 0, b"later" * 3000)
         commit(fs.volume)
@@ -102,7 +102,7 @@ def test_those_that_cannot_go_keep_the_others(fs: Filesystem) -> None:
 def test_the_origin_of_a_snapshot_in_the_making_is_deleted(fs: Filesystem) -> None:
     """Its state is needed until the copy has been sealed; then all goes on."""
     origin = snapshots.get(fs, "s1")
-    drive(fs.volume, snapshots.create, fs, "copy", origin=origin.id, directory=origin.directory, facts=Facts(description="of s1"))
+    drive(fs.volume, snapshots.create, fs, "copy", origin=origin.id, facts=Facts(description="of s1"))
     drive(fs.volume, snapshots.plan_set, fs, ["s0"])
     with pytest.raises(CommitNeeded):
         snapshots.plan_set(fs, ["s0", "s1"])

@@ -16,7 +16,6 @@ from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import INO_LIMIT, MAX_INSTANCES, ROOT_INO
 from snapfs.snapshots import NO_FACTS, Facts, Hold
-from snapfs.snapshots.lifecycle import DEPTH_MAX, WAY_MAX
 from snapfs.store.buckets import MAP_HEADER, item_size
 from snapfs.store.driver import commit, drive
 from snapfs.store.facts import (
@@ -28,6 +27,7 @@ from snapfs.store.facts import (
     TAGS_MAX,
 )
 from snapfs.store.instances import FACTS_KEY, Instance, ViewRoot
+from snapfs.store.parts import INODES_MAX, NAMES_MAX, PARTS_MAX, WAY_MAX, Part, check_bounds, kept_by
 from snapfs.store.volume import Volume
 
 FILE = 0o100644
@@ -71,15 +71,25 @@ def opened(fs: Filesystem) -> Filesystem:
 
 def test_the_largest_instance_does_not_fit_a_block() -> None:
     """An instance and its facts are one item each, and the smallest block takes either."""
-    root = ViewRoot(*[(1 << 64) - 1] * 2, 255, *[1 << 62] * 4)
-    instance = Instance(
-        MAX_INSTANCES, "n" * 255, 0xFFFF_FFFF, LATE, LATE, MAX_INSTANCES, 0xFFFF_FFFF, INO_LIMIT,
-        (INO_LIMIT,) * DEPTH_MAX, (b"n" * (WAY_MAX // DEPTH_MAX + 1),) * DEPTH_MAX, INO_LIMIT, True, True, root, LARGEST,
-    )  # fmt: skip
     room = min(BLOCK_SIZES) - 4 - MAP_HEADER
+    root = ViewRoot(*[(1 << 64) - 1] * 2, 255, *[1 << 62] * 4)
+    many = [Part(INO_LIMIT, (INO_LIMIT,), (b"n" * 5,))] * (PARTS_MAX - 1)
+    deep = INODES_MAX - len(many)
+    rest = WAY_MAX - 5 * len(many)
+    long = Part(INO_LIMIT, (INO_LIMIT,) * deep, (b"n" * (rest - deep + 1), *[b"n"] * (deep - 1)))
+    assert len(long.way) + len(many) == NAMES_MAX
+    elsewhere = Part(0, (), (b"n" * (rest - 64), *[b"n"] * 64))
+    few = [*many, elsewhere]
+    kept = (INO_LIMIT,) * (INODES_MAX - len(many)), ()
+    for parts, (covered, passed) in (([*many, long], kept_by([*many, long])), (few, kept), ([long], kept_by([long]))):
+        check_bounds(parts, (covered, passed))
+        instance = Instance(
+            MAX_INSTANCES, "n" * 255, 0xFFFF_FFFF, LATE, LATE, MAX_INSTANCES, 0xFFFF_FFFF,
+            tuple(parts), covered, passed, True, True, root, LARGEST,
+        )  # fmt: skip
+        assert item_size(instance.id, instance.encode()) <= room
     assert LARGEST.fault is None
-    assert item_size(instance.id, instance.encode()) <= room
-    assert item_size(instance.id | FACTS_KEY, LARGEST.encode()) <= room
+    assert item_size(MAX_INSTANCES | FACTS_KEY, LARGEST.encode()) <= room
 
 
 @pytest.mark.parametrize("facts", [NO_FACTS, LARGEST, Facts(tags={"ключ": ""}, holds=(Hold("h"),)), Facts(description="ü" * 256)])

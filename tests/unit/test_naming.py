@@ -86,7 +86,7 @@ def test_a_snapshot_is_shown_where_it_does_not_belong(fs: Filesystem) -> None:
     outer = directory(fs, b"outer")
     inner, beside = directory(fs, b"inner", outer), directory(fs, b"beside")
     make(fs, "all")
-    make(fs, "part", directory=outer)
+    make(fs, "part", targets=[outer])
     late = directory(fs, b"late")
     assert seen(fs, ROOT_INO) == ["all"]
     assert seen(fs, outer) == ["all", "part"]
@@ -112,7 +112,7 @@ def test_a_snapshot_of_a_snapshot_is_shown_in_the_base(fs: Filesystem) -> None:
 def test_a_file_is_covered(fs: Filesystem) -> None:
     file = drive(fs.volume, fs.make, fs.base, ROOT_INO, b"file", 0o100644, 0, 0)
     with pytest.raises(NotDirectory):
-        drive(fs.volume, snapshots.create, fs, "one", directory=file.ino)
+        drive(fs.volume, snapshots.create, fs, "one", targets=[file.ino])
 
 
 def test_an_inode_number_that_was_used_again_is_taken_for_the_old_directory(fs: Filesystem) -> None:

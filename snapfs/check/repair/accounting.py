@@ -14,7 +14,7 @@ from bitarray import bitarray
 
 from snapfs.blocks.group_header import ENTRY_SLOT, ENTRY_WRITTEN, GroupEntry
 from snapfs.check.reach import BASE, RECORDS, SYSTEM, Reach
-from snapfs.ids import BASE_VIEW, ROOT_INO
+from snapfs.ids import BASE_VIEW
 from snapfs.store.allocator import fresh_entries
 from snapfs.store.buckets import BucketTree
 from snapfs.store.commit import name_live
@@ -64,7 +64,7 @@ def _group(volume: Volume, reach: Reach, number: int, slot: int, tables: list[tu
     for block in reach.disputed:
         if block // len(ids) == number:
             disputed[block % len(ids)] = 1
-    partial = sum(1 << one.id for one in volume.instances.live() if one.covered != ROOT_INO)
+    partial = sum(1 << one.id for one in volume.instances.live() if one.covered)
     position = 0
     for (identity, epoch, is_disputed), run in groupby(zip(ids, epochs, disputed, strict=True)):
         length = sum(1 for _ in run)

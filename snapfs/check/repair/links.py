@@ -9,11 +9,13 @@ import stat
 
 from snapfs.check.findings import Fault, Mend
 from snapfs.check.repair.workshop import Workshop
-from snapfs.errors import Exists
+from snapfs.errors import CorruptBlock, Exists, UsageError
 from snapfs.filesystem import Inode, View
 from snapfs.filesystem.names import entry_value
 from snapfs.ids import FIRST_INO, ORPHANS_INO, ROOT_INO
 from snapfs.store.buckets import BucketTree
+from snapfs.store.instances import Instance
+from snapfs.store.parts import EVERYTHING, Part, above, check_bounds, kept_by
 
 LOST_AND_FOUND = b"lost+found"
 
@@ -101,8 +103,10 @@ class LinkMender:
         """The directory for what has lost its name, this inode; made when it is needed, where the view shows it."""
         one = view.instance
         top = ROOT_INO
-        if one is not None and (one.covered != ROOT_INO or ino not in one.chain):
-            top = one.directory if one.covered == ROOT_INO else one.covered
+        if one is not None and (one.covered or not any(ino in part.chain for part in one.parts)):
+            places = one.covered or [part.ino for part in one.parts]
+            tops = (self.shop.inode(view, number) for number in places)
+            top = next((inode.ino for inode in tops if inode is not None and inode.is_directory), ROOT_INO)
         for number in range(1, 1 << 16):
             name = LOST_AND_FOUND + (b".%d" % number if number > 1 else b"")
             try:
@@ -173,38 +177,69 @@ class LinkMender:
         place.data = tree
 
     def _set_chain(self, view: View) -> None:
-        """The way from the root to the directory that a snapshot covers, as the directories have it.
+        """The ways from the root to the parts of a snapshot, as the directories have them.
 
-        When the way is lost the directory is found in the root; when the directory itself is, a snapshot of the whole volume shows all
-        that it has, and one that preserves nothing but the directory is lost.
+        When a way is lost the part is found in the root; when the part itself is, the others are left. Without any, a snapshot that
+        preserves everything shows all that it has, and any other is lost.
         """
         one = view.instance
         if one is None:
             return
-        chain: list[int] = []
-        ino = one.directory
+        own = one.kept == kept_by(one.parts)
+        parts: list[Part] = []
+        for part in one.parts:
+            mended = self._mended(view, one, part)
+            if mended is not None and _fits([*parts, mended]):
+                parts.append(mended)
+            elif mended is not None:
+                self.shop.tell(f"snapshot {one.name}: {part.path} is lost among its other parts")
+        if not parts and one.covered:
+            self.shop.tell(f"snapshot {one.name}: nothing that it covers can be read, it is lost")
+            self.shop.lose(view)
+            return
+        if not parts:
+            self.shop.tell(f"snapshot {one.name}: what it showed is lost, it shows all that it has")
+        one.parts = tuple(parts)
+        if own or (one.covered and any(part.ino and set(one.covered).isdisjoint(part.chain) for part in parts)):
+            one.covered, one.passed = kept_by(parts) if one.covered else EVERYTHING
+        self.shop.volume.instances.dirty.add(one.id)
+
+    def _mended(self, view: View, one: Instance, part: Part) -> Part | None:
+        """A part with the chain that leads to it; None when it is lost."""
+        if not part.ino:  # nothing stood there: below the directories that there are, nothing does
+            length, parent = 0, ROOT_INO
+            for ino in part.chain:
+                inode = self.shop.inode(view, ino)
+                if inode is None or not inode.is_directory or inode.parent != parent:
+                    break
+                length, parent = length + 1, ino
+            return Part(0, part.chain[:length], part.way)
+        top = self.shop.inode(view, part.ino)
+        if top is None or not top.nlink:
+            self.shop.tell(f"snapshot {one.name}: {part.path} is lost")
+            return None
+        chain, ino = [part.ino], top.parent
         while ino != ROOT_INO and ino not in chain:
             inode = self.shop.inode(view, ino)
             if inode is None or not inode.is_directory:
                 break
             chain.append(ino)
             ino = inode.parent
-        top = self.shop.inode(view, one.directory)
-        if ino == ROOT_INO and one.covered in (ROOT_INO, *chain):
-            one.chain = tuple(reversed(chain))
-            one.way = tuple((one.way + (b"?",) * len(chain))[: len(chain)])
-        elif top is not None and top.is_directory:
-            name = one.way[-1] if one.way else b"#%d" % one.directory
-            self.shop.tell(f"snapshot {one.name}: the way to its directory is lost, it is /{name.decode(errors='replace')} now")
-            view.change(top)
-            top.parent = ROOT_INO
-            one.chain, one.way = (one.directory,), (name,)
-            one.covered = one.covered if one.covered == ROOT_INO else one.directory
-        elif one.covered == ROOT_INO:
-            self.shop.tell(f"snapshot {one.name}: the directory that it showed is lost, it shows all that it has")
-            one.directory, one.chain, one.way = ROOT_INO, (), ()
-        else:
-            self.shop.tell(f"snapshot {one.name}: its directory cannot be read, it is lost")
-            self.shop.lose(view)
-            return
-        self.shop.volume.instances.dirty.add(one.id)
+        if ino == ROOT_INO:
+            names = part.way if len(part.way) == len(chain) else ((b"?",) * len(chain) + part.way)[-len(chain) :]
+            return Part(part.ino, tuple(reversed(chain)), tuple(names))
+        name = part.way[-1]
+        self.shop.tell(f"snapshot {one.name}: the way to {part.path} is lost, it is /{name.decode(errors='replace')} now")
+        view.change(top)
+        top.parent = ROOT_INO
+        return Part(part.ino, (part.ino,), (name,))
+
+
+def _fits(parts: list[Part]) -> bool:
+    """Can one snapshot have these parts?"""
+    try:
+        above(parts)
+        check_bounds(parts, kept_by(parts))
+    except (CorruptBlock, UsageError):
+        return False
+    return True

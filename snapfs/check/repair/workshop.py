@@ -44,7 +44,7 @@ class Workshop:
             one = self.volume.instances.table.get(number)
             if mask >> number & 1 and (number == BASE_VIEW or (one is not None and not one.going)):
                 view = self.fs.view(number)
-                view.above = {}  # what a snapshot of a directory does not show is mended as well
+                view.above = {}  # what a snapshot of parts does not show is mended as well
                 yield view
 
     def lose(self, view: View) -> None:
