@@ -527,7 +527,7 @@ class World:
             (4, lambda: self.delete(a)),
             (1, lambda: self.rename_snapshot(a)),
             (3, lambda: self.restore(a)),
-            (4 if self.parts else 0, lambda: self.restore_path(a, b)),
+            (4 if self.several else 0, lambda: self.restore_path(a, b)),
             (5, lambda: self.work(rnd.choice([1, 3, 100]))),
             (4, self.commit),
             (2, self.reopen),
