@@ -15,9 +15,10 @@ from typing import Any, Final
 from snapfs import ids, snapshots
 from snapfs.control.caller import Caller
 from snapfs.control.protocol import Result
-from snapfs.errors import CorruptBlock, NoSuchSnapshot, ReadOnly, SnapshotBusy, UsageError
+from snapfs.errors import CorruptBlock, NoSuchSnapshot, ReadOnly, SnapshotBusy
 from snapfs.filesystem import Filesystem
 from snapfs.snapshots import Deleted, Diff, Difference, Instance, Lost, Permit, Seen, Shown, State, Version, Versions
+from snapfs.snapshots.paths import CODING, path_bytes
 from snapfs.store.readers import Reader
 
 #: Seconds between two events, at most, and between two chances for others.
@@ -38,9 +39,6 @@ TYPES: Final = {
     stat.S_IFCHR: "character device",
     stat.S_IFBLK: "block device",
 }
-
-#: How names travel: as UTF-8, whatever the locale of either side.
-CODING: Final = ("utf-8", "surrogateescape")
 
 Steps = Generator[Any, None, None]
 
@@ -140,17 +138,6 @@ def parts(fs: Filesystem, instances: Sequence[Instance]) -> list[Any]:
         except NoSuchSnapshot:  # the one that it was made of is gone
             found.append(fs.inode(fs.base, ids.ROOT_INO))
     return found
-
-
-def path_bytes(path: str) -> bytes:
-    """A path in the volume, without slashes at its ends; empty for the root. Raises ``UsageError``."""
-    try:
-        names = [name for name in path.encode(*CODING).split(b"/") if name not in (b"", b".")]
-    except UnicodeEncodeError:
-        raise UsageError("a path has a character that no name has") from None
-    if b".." in names:
-        raise UsageError(f"{path}: '..' has no place in a path of the volume")
-    return b"/".join(names)
 
 
 def difference(one: Difference) -> Result:

@@ -2,15 +2,17 @@
 
 from snapfs.snapshots.deleting import SetDeletion, delete_set, plan_set
 from snapfs.snapshots.diff import Diff, Difference, Shown
+from snapfs.snapshots.going_back import cancel, in_words, last_in_words, restore, restore_scheduled, schedule, scheduled_snapshot
 from snapfs.snapshots.lifecycle import abandon, change_facts, check_not_held, create, delete, facts_after, rename
 from snapfs.snapshots.naming import all, ancestry, check_name, default_name, find, get, view_inode, visible  # noqa: A004 - reads as snapshots.all
-from snapfs.snapshots.restore import RestoreResult, restore
+from snapfs.snapshots.restore import RestoreResult
 from snapfs.snapshots.rights import Permit, anyone, covered, may_look, owner_or_root
 from snapfs.snapshots.sides import State
 from snapfs.snapshots.space import frees
 from snapfs.snapshots.versions import Deleted, Lost, Seen, Version, Versions
 from snapfs.store.facts import NO_FACTS, Facts, Hold
 from snapfs.store.instances import Instance
+from snapfs.store.restores import Restored, Scheduled
 
 __all__ = [
     "NO_FACTS",
@@ -23,6 +25,8 @@ __all__ = [
     "Lost",
     "Permit",
     "RestoreResult",
+    "Restored",
+    "Scheduled",
     "Seen",
     "SetDeletion",
     "Shown",
@@ -33,6 +37,7 @@ __all__ = [
     "all",
     "ancestry",
     "anyone",
+    "cancel",
     "change_facts",
     "check_name",
     "check_not_held",
@@ -45,11 +50,16 @@ __all__ = [
     "find",
     "frees",
     "get",
+    "in_words",
+    "last_in_words",
     "may_look",
     "owner_or_root",
     "plan_set",
     "rename",
     "restore",
+    "restore_scheduled",
+    "schedule",
+    "scheduled_snapshot",
     "view_inode",
     "visible",
 ]
