@@ -31,8 +31,9 @@ def opened(device: Device, options: MountOptions, warn: Callable[[str], None]) -
         _restore(fs, options.restore, options.uid)
     elif fs.volume.restores.scheduled is not None:
         what = _scheduled(fs)
-        if fs.volume.read_only:
-            log.info("%s is scheduled to be restored: not by this mount, which is read-only", what)
+        if fs.volume.read_only or options.snapshot is not None:
+            why = "is read-only" if fs.volume.read_only else "shows a snapshot"
+            log.info("%s is scheduled to be restored: not by this mount, which %s", what, why)
             return fs
         try:
             result = drive(fs.volume, snapshots.restore_scheduled, fs, lambda uid: snapshots.owner_or_root(uid, options.uid))
