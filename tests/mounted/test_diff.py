@@ -172,6 +172,23 @@ def test_a_comparison_differs_from_walking_the_mounted_trees(seed: int, mounted)
     compare_with_walk(changes(mounted.run, mounted.image, "one"), states[0][1], states[-1][1])
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_dry_run_promises_something_else_than_the_restore_does(seed: int, mounted) -> None:
+    """A10: what ``restore --dry-run`` lists is what walking the live tree before and after the restore finds."""
+    dice = random.Random(seed)
+    disturb(mounted.path, dice, 120)
+    mounted.snapshot("s")
+    disturb(mounted.path, dice, 100)
+    disturb(mounted.view("s"), dice, 20)
+    before = walk(mounted.path)
+    told = json.loads(mounted.run("restore", mounted.path, "s", "--dry-run", "--json").stdout)
+    assert walk(mounted.path) == before
+    mounted.run("restore", mounted.path, "s")
+    after = walk(mounted.path)
+    compare_with_walk(told["changes"], before, after)
+    assert after == walk(mounted.view("s"))
+
+
 # --- each kind of change --------------------------------------------------------------------------------
 
 
