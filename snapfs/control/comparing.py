@@ -17,7 +17,7 @@ from snapfs.control.caller import Caller
 from snapfs.control.protocol import Result
 from snapfs.errors import CorruptBlock, NoSuchSnapshot, ReadOnly, SnapshotBusy
 from snapfs.filesystem import Filesystem
-from snapfs.snapshots import Deleted, Diff, Difference, Instance, Lost, Permit, Seen, Shown, State, Version, Versions
+from snapfs.snapshots import Deleted, Diff, Difference, Instance, Lost, Permit, RestorePlan, Seen, Shown, State, Version, Versions
 from snapfs.snapshots.paths import CODING, path_bytes
 from snapfs.store.readers import Reader
 
@@ -62,14 +62,30 @@ class Comparing:
         self._check_settled(with_present=len(names) < 2)
         with self._fs.volume.allocator.readers.open() as reader:
             diff = Diff(self._fs, self._state(old), self._state(new), wanted)
-            counts = dict.fromkeys(("added", "removed", "changed", "retyped", "renamed"), 0)
-
-            def encode(one: Difference) -> Result:
-                counts[one.kind.value] += 1
-                return difference(one)
-
-            await self._drive(reader, diff.steps(), encode, lambda: diff.compared)
+            counts = await self._differences(reader, diff)
         return {"old": old, "new": new, "counts": counts, "compared": diff.compared}
+
+    async def restore_plan(self, call: Callable[..., Any], settle: Callable[[], Any], name: str, paths: list[str]) -> Result:
+        """Tell what a restore would change: the differences from the present to the snapshot, of what it would restore."""
+        await settle()
+        self._check_settled(with_present=True)
+        instance = await call(snapshots.check_restore, self._fs, name, paths, self._look)
+        # Nothing has run since the check: the plan is of the same states.
+        with self._fs.volume.allocator.readers.open() as reader:
+            plan = RestorePlan(self._fs, instance, paths)
+            counts = await self._differences(reader, plan)
+        return {"name": name, "counts": counts, "compared": plan.compared}
+
+    async def _differences(self, reader: Reader, work: Diff | RestorePlan) -> dict[str, int]:
+        """Tell them all; how many there are of each kind."""
+        counts = dict.fromkeys(("added", "removed", "changed", "retyped", "renamed"), 0)
+
+        def encode(one: Difference) -> Result:
+            counts[one.kind.value] += 1
+            return difference(one)
+
+        await self._drive(reader, work.steps(), encode, lambda: work.compared)
+        return counts
 
     async def versions(self, call: Callable[..., Any], settle: Callable[[], Any], path: str, *, deleted: bool) -> Result:
         """Tell the versions of the file at a path, or the names that the directory at a path has lost."""

@@ -273,6 +273,7 @@ class Handlers:
 
     async def restore_schedule(self, uid: int, name: str | None, paths: list[object] | None) -> Result:
         """Go back to a snapshot when the volume is mounted next; only one restore is arranged at a time."""
+        await self._settle()  # paths are looked for in what is sealed
         wanted, before = await self.engine.arrange(
             snapshots.schedule, self.fs, _needed("name", name), paths=_names(paths), owner=uid, permit=self._permit(uid)
         )
@@ -286,7 +287,7 @@ class Handlers:
     async def restore_plan(self, uid: int, caller: Caller, name: str | None, paths: list[object] | None) -> Result:
         """Tell what ``restore`` would change: what differs from the present to the snapshot."""
         work = Comparing(self.fs, caller, self._permit(uid))
-        return await work.diff(self.engine.call, self.engine.settle, None, _needed("name", name), _names(paths))
+        return await work.restore_plan(self.engine.call, self.engine.settle, _needed("name", name), _names(paths))
 
     async def scrub(self, _uid: int, caller: Caller, rate: int | None) -> Result:
         """Read and verify everything, at ``rate`` bytes a second at most. See ``scrubbing``."""

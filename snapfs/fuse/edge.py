@@ -291,7 +291,6 @@ class Edge:
         async with self._snapshots_alone():
             instance = await self.call(snapshots.get, self.fs, name)
             self.spared = instance.id
-            permit(await self.call(snapshots.covered, self.fs, instance))  # before anybody is made to wait for the kernel
             await self.kernel.flush({BASE_VIEW, instance.id})  # or what the kernel holds would be written over the restored state later
             await self.commits.commit()
             async with self.gate.closed():

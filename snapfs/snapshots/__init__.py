@@ -6,6 +6,8 @@ from snapfs.snapshots.going_back import cancel, in_words, last_in_words, restore
 from snapfs.snapshots.lifecycle import abandon, change_facts, check_not_held, create, delete, facts_after, rename
 from snapfs.snapshots.naming import all, ancestry, check_name, default_name, find, get, view_inode, visible  # noqa: A004 - reads as snapshots.all
 from snapfs.snapshots.restore import RestoreResult
+from snapfs.snapshots.restore_plan import RestorePlan
+from snapfs.snapshots.restore_plan import check as check_restore
 from snapfs.snapshots.rights import Permit, anyone, covered, may_look, owner_or_root
 from snapfs.snapshots.sides import State
 from snapfs.snapshots.space import frees
@@ -24,6 +26,7 @@ __all__ = [
     "Instance",
     "Lost",
     "Permit",
+    "RestorePlan",
     "RestoreResult",
     "Restored",
     "Scheduled",
@@ -41,6 +44,7 @@ __all__ = [
     "change_facts",
     "check_name",
     "check_not_held",
+    "check_restore",
     "covered",
     "create",
     "default_name",

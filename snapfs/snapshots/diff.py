@@ -210,15 +210,24 @@ class Diff:
         """Compare the directories that are the part: no directory that is compared has a name for them."""
         old, old_path = yield from self._part_of(self.old)
         new, path = yield from self._part_of(self.new)
+        if old is not None or new is not None:
+            yield from self._compare_tops(old, new, old_path, path)
+
+    def _compare_tops(self, old: Inode | None, new: Inode | None, old_path: bytes | None, path: bytes | None) -> Steps[None]:
+        """Compare what a part begins with, which may be no directory, and the names in it if it is another one."""
         if old is None or new is None:
             yield from self._tell(Kind.REMOVED if old else Kind.ADDED, old_path, path, old, new)
+        elif stat.S_IFMT(old.mode) != stat.S_IFMT(new.mode):
+            yield from self._tell(Kind.RETYPED, old_path, path, old, new)
         else:
             kind = Kind.CHANGED if old_path == path else Kind.RENAMED
             change = yield from changes(old, new)
             if change != NOTHING or kind is Kind.RENAMED:
                 yield from self._tell(kind, old_path, path, old, new, change)
         if old is None or new is None or not same_file(old, new):
-            yield from self._run(_Job.of(old, new, old_path or b"", path or b""))
+            old, new = (one if one is not None and one.is_directory else None for one in (old, new))
+            if old is not None or new is not None:
+                yield from self._run(_Job.of(old, new, old_path or b"", path or b""))
 
     @staticmethod
     def _part_of(side: Side) -> Steps[tuple[Inode | None, bytes | None]]:

@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from snapfs.errors import FsError, NoSuchFact, NoSuchSnapshot, NotFound, UsageError
+from snapfs.errors import NoSuchFact, NoSuchSnapshot, UsageError
 from snapfs.ids import ROOT_INO
-from snapfs.snapshots.naming import get
 from snapfs.snapshots.paths import path_bytes, path_text
 from snapfs.snapshots.restore import RestoreResult
 from snapfs.snapshots.restore import restore as exchange
+from snapfs.snapshots.restore_plan import check
 from snapfs.snapshots.rights import Permit, anyone, covered
 from snapfs.store.restores import PATHS_BYTES_MAX, PATHS_MAX, Restored, Scheduled
 
 if TYPE_CHECKING:
-    from snapfs.filesystem import Filesystem, View
+    from snapfs.filesystem import Filesystem
     from snapfs.store.instances import Instance
 
 
@@ -26,11 +26,10 @@ def restore(
     fs: Filesystem, name: str, *, paths: Sequence[str] = (), now_ns: int | None = None, owner: int = 0, permit: Permit = anyone
 ) -> RestoreResult:
     """Make the base what the snapshot is, and remember it in the same commit. Raises as ``restore.restore``."""
-    now = fs.now() if now_ns is None else now_ns
-    result = exchange(fs, name, paths=paths, now_ns=now, owner=owner, permit=permit)
-    if result.changed:
-        undo = result.undo.name if result.undo else ""
-        fs.volume.restores.note(Restored.of(now, name, map(path_bytes, paths), owner, undo, len(result.inodes)))
+    result = exchange(fs, name, paths=paths, now_ns=now_ns, owner=owner, permit=permit)
+    undo = result.undo
+    if undo is not None:
+        fs.volume.restores.note(Restored.of(undo.created_ns, name, map(path_bytes, paths), owner, undo.name, len(result.inodes)))
     return result
 
 
@@ -39,35 +38,21 @@ def schedule(
 ) -> tuple[Scheduled, Scheduled | None]:
     """Arrange a restore for the next mount; also what was arranged before, which is dropped. The caller commits afterwards.
 
-    Raises ``NoSuchSnapshot``, ``NotFound`` for a path that neither the present nor the snapshot has, ``UsageError`` for too many,
+    Raises ``NoSuchSnapshot``, ``NotFound`` and ``NotDirectory`` for paths that could not be restored now, ``UsageError`` for too many,
     ``NoSpace``, ``ReadOnly``, and what ``permit`` raises.
     """
     volume = fs.volume
     volume.check_writable()
-    instance = get(fs, name)
-    permit(covered(fs, instance))
     wanted = tuple(dict.fromkeys(map(path_bytes, paths)))
     if len(wanted) > PATHS_MAX or sum(map(len, wanted)) > PATHS_BYTES_MAX:
         raise UsageError(
             f"a restore that is scheduled has at most {PATHS_MAX} paths with {PATHS_BYTES_MAX} bytes together: name directories"
         )
-    for path in wanted:
-        if not (_has(fs, fs.view(instance.id), path) or _has(fs, fs.base, path)):
-            raise NotFound(f"{path_text(path)}: neither the present nor the snapshot {name!r} has it")
+    instance = check(fs, name, paths, permit)
     volume.allocator.prepare(0, urgency=1, metadata=volume.dirtied + 4)
     before, chosen = volume.restores.scheduled, Scheduled(instance.id, wanted, fs.now() if now_ns is None else now_ns, owner)
     volume.restores.schedule(chosen)
     return chosen, before
-
-
-def _has(fs: Filesystem, view: View, path: bytes) -> bool:
-    ino = ROOT_INO
-    try:
-        for name in filter(None, path.split(b"/")):
-            ino = fs.lookup(view, ino, name).ino
-    except FsError:
-        return False
-    return True
 
 
 def cancel(fs: Filesystem, *, permit: Permit = anyone) -> Scheduled:

@@ -117,7 +117,7 @@ def test_a_dry_run_shows_what_lies_elsewhere(target: Path, mounted) -> None:
     assert [one["path"] for one in found] == ["d/data", "gone"]
     if mounted.is_mounted:
         assert plan(mounted.run, target, "s", "--path", str(mounted / "d" / "data"))["changes"] == found[:1]
-    one_line(mounted.run("restore", target, "s", "--dry-run", "--path", "nothing", code=1), "/nothing", "neither")
+    one_line(mounted.run("restore", target, "s", "--dry-run", "--path", "nothing", code=1), "/nothing", "no such path")
     one_line(mounted.run("restore", target, "no", "--dry-run", code=1), "'no'", "snapshot list")
     mounted.run("snapshot", "create", target, "part", "--path", "d")
     assert plan(mounted.run, target, "part")["changes"] == []

@@ -220,7 +220,7 @@ def test_a_scheduled_snapshot_is_deleted(device: MemoryDevice) -> None:
 
 def test_paths_that_nobody_has_or_that_are_too_many_are_scheduled(device: MemoryDevice) -> None:
     fs = fresh(device)
-    with pytest.raises(NotFound, match="/nothing/here: neither the present nor the snapshot 'one' has it"):
+    with pytest.raises(NotFound, match="/nothing/here: there is no such path in snapshot 'one'"):
         done(fs, snapshots.schedule, "one", paths=["file", "nothing/here/"])
     with pytest.raises(UsageError, match="at most"):
         done(fs, snapshots.schedule, "one", paths=["x" * 600, "y" * 600])
