@@ -281,7 +281,7 @@ class Handlers:
 
     async def restore_cancel(self, uid: int) -> Result:
         """Take that back."""
-        before = await self.engine.arrange(snapshots.cancel, self.fs, permit=self._permit(uid))
+        before = await self.engine.arrange(snapshots.cancel, self.fs, owner=uid, permit=self._permit(uid))
         return {"cancelled": restores.of_scheduled(self.fs, before)}
 
     async def restore_plan(self, uid: int, caller: Caller, name: str | None, paths: list[object] | None) -> Result:

@@ -55,15 +55,19 @@ def schedule(
     return chosen, before
 
 
-def cancel(fs: Filesystem, *, permit: Permit = anyone) -> Scheduled:
-    """Take back what was arranged. The caller commits afterwards. Raises ``NoSuchFact``, ``ReadOnly``, and what ``permit`` raises."""
+def cancel(fs: Filesystem, *, owner: int | None = None, permit: Permit = anyone) -> Scheduled:
+    """Take back what was arranged, by ``owner`` or by whoever ``permit`` lets change the snapshot. The caller commits afterwards.
+
+    Raises ``NoSuchFact``, ``NoSpace``, ``ReadOnly``, and what ``permit`` raises.
+    """
     volume = fs.volume
     volume.check_writable()
     chosen = volume.restores.scheduled
     if chosen is None:
         raise NoSuchFact("no restore is scheduled: there is nothing to cancel")
     instance = scheduled_snapshot(fs)
-    permit(covered(fs, instance) if instance else fs.inode(fs.base, ROOT_INO))
+    if owner != chosen.owner:
+        permit(covered(fs, instance) if instance else fs.inode(fs.base, ROOT_INO))
     volume.allocator.prepare(0, urgency=2, metadata=volume.dirtied + 4)
     volume.restores.schedule(None)
     return chosen

@@ -189,6 +189,28 @@ def test_a_dry_run_promises_something_else_than_the_restore_does(seed: int, moun
     assert after == walk(mounted.view("s"))
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_dry_run_of_paths_promises_something_else_than_their_restore_does(seed: int, mounted) -> None:
+    """C7: the same for some paths, and for the snapshot of a directory: what has moved out of them comes back, and stays where it is."""
+    dice = random.Random(seed)
+    disturb(mounted.path, dice, 150)
+    (mounted / "part").mkdir()
+    disturb(mounted / "part", dice, 60)
+    mounted.snapshot("s")
+    mounted.run("snapshot", "create", mounted.path, "p", "--path", "part")
+    for _ in range(6):
+        disturb(mounted.path, dice, 60)
+        there = [os.fsdecode(path) for path in walk(mounted.view("s")) if path != b"."]
+        paths = [word for path in dice.sample(there, dice.choice([0, 1, 1, 2])) for word in ("--path", path)]
+        words = ["s", *paths] if paths else ["p"]
+        before = walk(mounted.path)
+        plan = mounted.run("restore", mounted.path, *words, "--dry-run", "--json", code=None)
+        assert walk(mounted.path) == before
+        done = mounted.run("restore", mounted.path, *words, code=None)
+        assert (done.returncode, done.stderr) == (plan.returncode, plan.stderr)
+        compare_with_walk(json.loads(plan.stdout)["changes"] if plan.returncode == 0 else [], before, walk(mounted.path))
+
+
 # --- each kind of change --------------------------------------------------------------------------------
 
 

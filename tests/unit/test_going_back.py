@@ -240,9 +240,15 @@ def test_others_schedule_or_cancel(device: MemoryDevice) -> None:
         done(fs, snapshots.schedule, "one", permit=permit)
     done(fs, snapshots.schedule, "one")
     with pytest.raises(NotPermitted):
-        done(fs, snapshots.cancel, permit=permit)
+        done(fs, snapshots.cancel, owner=USER, permit=permit)
+    file = drive(fs.volume, fs.lookup, fs.base, ROOT_INO, b"file").ino
+    drive(fs.volume, fs.set_attributes, fs.base, file, Changes(uid=USER), privileged=True)
+    commit(fs.volume)
+    done(fs, snapshots.schedule, "one", paths=["file"], owner=USER, permit=permit)  # whose it is
+    done(fs, snapshots.cancel, owner=USER, permit=permit)
+    done(fs, snapshots.schedule, "one")
     drive(fs.volume, fs.set_attributes, fs.base, ROOT_INO, Changes(uid=USER), privileged=True)
-    done(fs, snapshots.cancel, permit=permit)
+    done(fs, snapshots.cancel, owner=USER, permit=permit)
     fs.volume.read_only = True
     for change in (lambda: snapshots.schedule(fs, "one"), lambda: snapshots.cancel(fs)):
         with pytest.raises(ReadOnly):
