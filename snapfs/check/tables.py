@@ -81,6 +81,10 @@ def check_tables(volume: Volume, walker: Walker, findings: Findings) -> None:
             findings.add(
                 "format", "origin", f"snapshot {one.name}", f"it was made of instance {one.origin}, which does not exist", Severity.WARNING
             )
+    wanted = volume.restores.scheduled
+    if wanted is not None and ((found := volume.instances.table.get(wanted.instance)) is None or found.going):
+        what = f"the next mount is to go back to instance {wanted.instance}, which does not exist"
+        findings.add("format", "scheduled-restore", "root record", what, Severity.WARNING)
 
 
 def check_root_block(volume: Volume, findings: Findings) -> None:

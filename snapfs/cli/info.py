@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from snapfs.cli import output
 from snapfs.cli.arguments import Parser, add_json, add_target
 from snapfs.cli.exits import OK
+from snapfs.cli.restore import scheduled_json, scheduled_text
 from snapfs.cli.target import session
 
 
@@ -24,6 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         document = {name: value for name, value in info.items() if name not in times}
         document |= {name.removesuffix("_ns") + "_at": info[name] and output.time_json(info[name]) for name in times}
+        document["scheduled_restore"] = info["scheduled_restore"] and scheduled_json(info["scheduled_restore"])
+        document["restores"] = [restored_json(one) for one in info["restores"]]
         output.print_json(document)
         return OK
     facts = [
@@ -43,9 +47,30 @@ def run(arguments: argparse.Namespace) -> int:
         facts.append(("Mounted at", "(not mounted)"))
     if info["read_only"]:
         facts.append(("Read-only", info["read_only"]))
+    if info["scheduled_restore"]:
+        wanted = info["scheduled_restore"]
+        asked = f"asked for by user {wanted['owner']}, {output.time_text(wanted['since_ns'])}"
+        facts.append(("Next mount", f"goes back to {scheduled_text(wanted)} ({asked})"))
+    if info["restores"]:
+        facts.append(("Last restore", restored_text(info["restores"][0])))
     output.print_facts(facts)
     for title, numbers in (("Counters", info["counters"]), ("Requests", info["requests"])):
         if numbers:
             print(f"\n{title}:")
             output.print_facts([(f"  {name}", str(value)) for name, value in numbers.items()])
     return OK
+
+
+def restored_text(one: dict[str, Any]) -> str:
+    """A restore that was done, in words: when, from what, what of it, by whom, and how it is undone."""
+    paths = [output.plain(path) for path in one["paths"]] + ([f"{one['more_paths']} more"] if one["more_paths"] else [])
+    what = f", only {', '.join(paths)}" if paths else ""
+    undo = ""
+    if one["undo"]:
+        undo = f"; before it: '{one['undo']}'" + ("" if one["undo_exists"] else " (deleted or renamed since)")
+    return f"{output.time_text(one['when_ns'])} from '{one['name']}'{what}, by user {one['owner']}, {one['inodes']} inodes{undo}"
+
+
+def restored_json(one: dict[str, Any]) -> dict[str, Any]:
+    """The same for programs."""
+    return {**{name: value for name, value in one.items() if name != "when_ns"}, "restored_at": output.time_json(one["when_ns"])}

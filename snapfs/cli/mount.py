@@ -16,7 +16,7 @@ from typing import Final
 
 from snapfs.cli import daemon, logs
 from snapfs.cli.arguments import Parser
-from snapfs.cli.exits import MOUNT_FAILED, MOUNT_SYSTEM, MOUNT_USAGE, OK, CommandFailed
+from snapfs.cli.exits import MOUNT_FAILED, MOUNT_SYSTEM, MOUNT_USAGE, OK, CommandFailed, report
 from snapfs.cli.notify import notify
 from snapfs.control import client, mounts
 
@@ -63,21 +63,21 @@ def run(arguments: argparse.Namespace) -> int:
     _check_image(image)
     _check_system(allow_others=options.allow_other or options.allow_root)
 
-    def work(live: Callable[[], None]) -> None:
+    def work(live: Callable[[], None], say: Callable[[str], None]) -> None:
         from snapfs.cli.serving import serve
 
-        serve(image, mountpoint, options, live)
+        serve(image, mountpoint, options, live, say)
 
     if not arguments.foreground:
 
         def behind(live: Callable[[], None]) -> None:
             logs.log_to_syslog()
-            work(live)
+            work(live, report)
 
         return daemon.start(behind)
     logs.log_to_stderr()
     try:
-        work(lambda: notify("READY=1"))
+        work(lambda: notify("READY=1"), lambda _line: None)  # standard error is where the log goes
     finally:
         notify("STOPPING=1")
     return OK

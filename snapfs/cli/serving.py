@@ -1,4 +1,4 @@
-"""The life of a daemon: opens the image, restores when that was asked for, mounts, serves, and lets go in order.
+"""The life of a daemon: opens the image (``before_mount``), mounts, serves, and lets go in order.
 
 Runs in the daemon's process. This is where trio and pyfuse3 are loaded.
 """
@@ -26,9 +26,18 @@ if TYPE_CHECKING:
 log = logging.getLogger("snapfs")
 
 
-def serve(image: str, mountpoint: str, options: MountOptions, live: Callable[[], None]) -> None:
-    """Mount and serve until unmounted. ``live`` is called when the mount is usable. Raises ``CommandFailed``."""
+def serve(image: str, mountpoint: str, options: MountOptions, live: Callable[[], None], say: Callable[[str], None]) -> None:
+    """Mount and serve until unmounted. ``live`` is called when the mount is usable; before it, ``say`` with each warning of the log.
+
+    Raises ``CommandFailed``.
+    """
     is_live = False
+    warnings: list[str] = []
+
+    def warn(line: str) -> None:
+        log.warning("%s: %s", image, line)
+        warnings.append(f"{image}: {line}")
+
     # libfuse and fusermount3 give their reasons on standard error, where only one line of ours may appear.
     with stderr.captured() as complaints:
 
@@ -36,11 +45,13 @@ def serve(image: str, mountpoint: str, options: MountOptions, live: Callable[[],
             nonlocal is_live
             is_live = True
             complaints.release()
+            for line in warnings:
+                say(line)
             log.info("%s: mounted on %s", image, mountpoint)
             live()
 
         try:
-            _serve(image, mountpoint, options, ready)
+            _serve(image, mountpoint, options, ready, warn)
         except BaseException as exc:
             failure = explain(_single(exc), complaints.text())
             if is_live:
@@ -49,33 +60,17 @@ def serve(image: str, mountpoint: str, options: MountOptions, live: Callable[[],
     log.info("%s: unmounted from %s", image, mountpoint)
 
 
-def _serve(image: str, mountpoint: str, options: MountOptions, ready: Callable[[], None]) -> None:
+def _serve(image: str, mountpoint: str, options: MountOptions, ready: Callable[[], None], warn: Callable[[str], None]) -> None:
+    from snapfs.cli.before_mount import opened
     from snapfs.device import open_device
-    from snapfs.filesystem import Filesystem
-    from snapfs.store.volume import Volume
 
     device = open_device(image, read_only=options.read_only)
     try:
-        volume = Volume.open(device, read_only=options.read_only)
-        fs = Filesystem(volume)
-        if options.restore:
-            _restore(fs, options.restore, options.uid)
+        fs = opened(device, options, warn)
         _run(fs, os.path.abspath(image), mountpoint, options, ready)
-        volume.close()
+        fs.volume.close()
     finally:
         device.close()
-
-
-def _restore(fs: Filesystem, name: str, shown_owner: int | None) -> None:
-    """Go back to a snapshot before anyone sees the volume."""
-    from snapfs import snapshots
-    from snapfs.store.driver import commit, drive
-
-    uid = os.geteuid()
-    result = drive(fs.volume, snapshots.restore, fs, name, owner=uid, permit=snapshots.owner_or_root(uid, shown_owner))
-    commit(fs.volume)
-    if result.undo is not None:
-        log.info("restored %s; the state from before is the snapshot %s", name, result.undo.name)
 
 
 def _run(fs: Filesystem, image: str, mountpoint: str, options: MountOptions, ready: Callable[[], None]) -> None:

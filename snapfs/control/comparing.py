@@ -15,9 +15,10 @@ from typing import Any, Final
 from snapfs import ids, snapshots
 from snapfs.control.caller import Caller
 from snapfs.control.protocol import Result
-from snapfs.errors import CorruptBlock, NoSuchSnapshot, ReadOnly, SnapshotBusy, UsageError
+from snapfs.errors import CorruptBlock, NoSuchSnapshot, ReadOnly, SnapshotBusy
 from snapfs.filesystem import Filesystem
-from snapfs.snapshots import Deleted, Diff, Difference, Instance, Lost, Permit, Seen, Shown, State, Version, Versions
+from snapfs.snapshots import Deleted, Diff, Difference, Instance, Lost, Permit, RestorePlan, Seen, Shown, State, Version, Versions
+from snapfs.snapshots.paths import CODING, path_bytes
 from snapfs.store.readers import Reader
 
 #: Seconds between two events, at most, and between two chances for others.
@@ -38,9 +39,6 @@ TYPES: Final = {
     stat.S_IFCHR: "character device",
     stat.S_IFBLK: "block device",
 }
-
-#: How names travel: as UTF-8, whatever the locale of either side.
-CODING: Final = ("utf-8", "surrogateescape")
 
 Steps = Generator[Any, None, None]
 
@@ -64,14 +62,30 @@ class Comparing:
         self._check_settled(with_present=len(names) < 2)
         with self._fs.volume.allocator.readers.open() as reader:
             diff = Diff(self._fs, self._state(old), self._state(new), wanted)
-            counts = dict.fromkeys(("added", "removed", "changed", "retyped", "renamed"), 0)
-
-            def encode(one: Difference) -> Result:
-                counts[one.kind.value] += 1
-                return difference(one)
-
-            await self._drive(reader, diff.steps(), encode, lambda: diff.compared)
+            counts = await self._differences(reader, diff)
         return {"old": old, "new": new, "counts": counts, "compared": diff.compared}
+
+    async def restore_plan(self, call: Callable[..., Any], settle: Callable[[], Any], name: str, paths: list[str]) -> Result:
+        """Tell what a restore would change: the differences from the present to the snapshot, of what it would restore."""
+        await settle()
+        self._check_settled(with_present=True)
+        instance = await call(snapshots.check_restore, self._fs, name, paths, self._look)
+        # Nothing has run since the check: the plan is of the same states.
+        with self._fs.volume.allocator.readers.open() as reader:
+            plan = RestorePlan(self._fs, instance, paths)
+            counts = await self._differences(reader, plan)
+        return {"name": name, "counts": counts, "compared": plan.compared}
+
+    async def _differences(self, reader: Reader, work: Diff | RestorePlan) -> dict[str, int]:
+        """Tell them all; how many there are of each kind."""
+        counts = dict.fromkeys(("added", "removed", "changed", "retyped", "renamed"), 0)
+
+        def encode(one: Difference) -> Result:
+            counts[one.kind.value] += 1
+            return difference(one)
+
+        await self._drive(reader, work.steps(), encode, lambda: work.compared)
+        return counts
 
     async def versions(self, call: Callable[..., Any], settle: Callable[[], Any], path: str, *, deleted: bool) -> Result:
         """Tell the versions of the file at a path, or the names that the directory at a path has lost."""
@@ -140,17 +154,6 @@ def parts(fs: Filesystem, instances: Sequence[Instance]) -> list[Any]:
         except NoSuchSnapshot:  # the one that it was made of is gone
             found.append(fs.inode(fs.base, ids.ROOT_INO))
     return found
-
-
-def path_bytes(path: str) -> bytes:
-    """A path in the volume, without slashes at its ends; empty for the root. Raises ``UsageError``."""
-    try:
-        names = [name for name in path.encode(*CODING).split(b"/") if name not in (b"", b".")]
-    except UnicodeEncodeError:
-        raise UsageError("a path has a character that no name has") from None
-    if b".." in names:
-        raise UsageError(f"{path}: '..' has no place in a path of the volume")
-    return b"/".join(names)
 
 
 def difference(one: Difference) -> Result:

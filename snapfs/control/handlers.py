@@ -14,15 +14,16 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from snapfs import ids, snapshots
-from snapfs.control import figures
+from snapfs.control import figures, restores
 from snapfs.control.caller import Alone, Caller
-from snapfs.control.comparing import Comparing, path_bytes
+from snapfs.control.comparing import Comparing
 from snapfs.control.hot import Hot
 from snapfs.control.protocol import Request, Result
 from snapfs.control.scrubbing import scrub
 from snapfs.errors import SnapfsError, UsageError
 from snapfs.filesystem import Filesystem
 from snapfs.snapshots import Facts, Hold, Instance, Permit, RestoreResult, SetDeletion, Target
+from snapfs.snapshots.paths import path_bytes
 from snapfs.store.facts import DEFAULT_HOLD
 
 
@@ -59,8 +60,11 @@ class Engine(Protocol):
     async def change_facts(self, name: str, change: Callable[[Facts], Facts], *, permit: Permit = snapshots.anyone) -> Instance:
         """See ``snapshots.change_facts``."""
 
-    async def restore(self, name: str, owner: int = 0, permit: Permit = snapshots.anyone) -> RestoreResult:
+    async def restore(self, name: str, *, paths: Sequence[str] = (), owner: int = 0, permit: Permit = snapshots.anyone) -> RestoreResult:
         """See ``snapshots.restore``."""
+
+    async def arrange(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Run a function of the core that changes what is planned, and nothing that shows; durable when it returns."""
 
 
 @dataclass(frozen=True)
@@ -104,13 +108,16 @@ class Handlers:
             "snapshot.hold": ({"name": str, "hold": str, "reason": str}, self.snapshot_hold),
             "snapshot.release": ({"name": str, "hold": str}, self.snapshot_release),
             "df": ({"names": list}, self.df),
-            "restore": ({"name": str}, self.restore),
+            "restore": ({"name": str, "paths": list}, self.restore),
+            "restore.schedule": ({"name": str, "paths": list}, self.restore_schedule),
+            "restore.cancel": ({}, self.restore_cancel),
         }
         # Those that tell their caller how it goes; they end when nobody listens.
         self._long = {
             "scrub": ({"rate": int}, self.scrub),
             "diff": ({"old": str, "new": str, "paths": list}, self.diff),
             "versions": ({"path": str, "deleted": bool}, self.versions),
+            "restore.plan": ({"name": str, "paths": list}, self.restore_plan),
             "snapshot.hot": ({"name": str, "limit": int}, self.snapshot_hot),
         }
 
@@ -151,6 +158,7 @@ class Handlers:
             "created_ns": volume.created_ns,
             "committed_ns": volume.committed_ns,
             "snapshots": len(instances),
+            **restores.of_volume(self.fs),
             "read_only": volume.read_only_reason or ("as mounted" if live and volume.read_only else None),
             "mounted": live.mountpoint if live else None,
             "pid": live.pid if live else None,
@@ -258,11 +266,29 @@ class Handlers:
         rows = zip(instances, figures.of_snapshots(self.fs, instances), strict=True)
         return [{**self.describe(one), **row} for one, row in rows]
 
-    async def restore(self, uid: int, name: str | None) -> Result:
-        """Go back to a snapshot."""
-        result = await self.engine.restore(_needed("name", name), owner=uid, permit=self._permit(uid))
+    async def restore(self, uid: int, name: str | None, paths: list[object] | None) -> Result:
+        """Go back to a snapshot, to all that it covers or to what lies at ``paths``."""
+        result = await self.engine.restore(_needed("name", name), paths=_names(paths), owner=uid, permit=self._permit(uid))
         undo = self.describe(result.undo) if result.undo else None
         return {"name": name, "changed": result.changed, "undo": undo}
+
+    async def restore_schedule(self, uid: int, name: str | None, paths: list[object] | None) -> Result:
+        """Go back to a snapshot when the volume is mounted next; only one restore is arranged at a time."""
+        await self._settle()  # paths are looked for in what is sealed
+        wanted, before = await self.engine.arrange(
+            snapshots.schedule, self.fs, _needed("name", name), paths=_names(paths), owner=uid, permit=self._permit(uid)
+        )
+        return {"scheduled": restores.of_scheduled(self.fs, wanted), "replaced": before and restores.of_scheduled(self.fs, before)}
+
+    async def restore_cancel(self, uid: int) -> Result:
+        """Take that back."""
+        before = await self.engine.arrange(snapshots.cancel, self.fs, owner=uid, permit=self._permit(uid))
+        return {"cancelled": restores.of_scheduled(self.fs, before)}
+
+    async def restore_plan(self, uid: int, caller: Caller, name: str | None, paths: list[object] | None) -> Result:
+        """Tell what ``restore`` would change: what differs from the present to the snapshot."""
+        work = Comparing(self.fs, caller, self._permit(uid))
+        return await work.restore_plan(self.engine.call, self.engine.settle, _needed("name", name), _names(paths))
 
     async def scrub(self, _uid: int, caller: Caller, rate: int | None) -> Result:
         """Read and verify everything, at ``rate`` bytes a second at most. See ``scrubbing``."""

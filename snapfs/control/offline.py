@@ -67,9 +67,15 @@ class OfflineEngine:
         """Say something else about a snapshot."""
         return self._durable(snapshots.change_facts, name, change, permit=permit)
 
-    async def restore(self, name: str, owner: int = 0, permit: Permit = snapshots.anyone) -> RestoreResult:
+    async def restore(self, name: str, *, paths: Sequence[str] = (), owner: int = 0, permit: Permit = snapshots.anyone) -> RestoreResult:
         """Go back to a snapshot."""
-        return self._durable(snapshots.restore, name, owner=owner, permit=permit)
+        return self._durable(snapshots.restore, name, paths=paths, owner=owner, permit=permit)
+
+    async def arrange(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Run a function of the core that changes what is planned."""
+        result = drive(self.fs.volume, function, *args, **kwargs)
+        commit(self.fs.volume)
+        return result
 
     def _durable(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         result: T = drive(self.fs.volume, function, self.fs, *args, **kwargs)

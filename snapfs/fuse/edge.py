@@ -286,16 +286,19 @@ class Edge:
             raise failure
         return instance
 
-    async def restore(self, name: str, owner: int = 0, permit: Permit = snapshots.anyone) -> RestoreResult:
+    async def restore(self, name: str, *, paths: Sequence[str] = (), owner: int = 0, permit: Permit = snapshots.anyone) -> RestoreResult:
         """Go back to a snapshot while the volume is in use. The state from before has all that was written before this call."""
         async with self._snapshots_alone():
             instance = await self.call(snapshots.get, self.fs, name)
             self.spared = instance.id
-            await self.call(snapshots.check_permitted, self.fs, instance, permit)  # before anybody is made to wait for the kernel
+            if not paths:
+                await self.call(snapshots.check_permitted, self.fs, instance, permit)  # before anybody is made to wait for the kernel
             await self.kernel.flush({BASE_VIEW, instance.id})  # or what the kernel holds would be written over the restored state later
             await self.commits.commit()
             async with self.gate.closed():
-                result = await self.call(snapshots.restore, self.fs, name, owner=owner, permit=permit)
+                result = await self.call(snapshots.restore, self.fs, name, paths=paths, owner=owner, permit=permit)
+                if result.changed:
+                    log.info("%s", snapshots.last_in_words(self.fs))
             failure = await self._failure()
         # Gate and lock are free: forgetting may make the kernel write, and wait for requests that wait for the lock.
         if result.changed:
@@ -303,6 +306,13 @@ class Edge:
         self.work_soon()
         if failure is not None:
             raise failure
+        return result
+
+    async def arrange(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function of the core that changes what is planned and nothing that shows; durable when it returns."""
+        async with self._snapshots_alone():
+            result = await self.change(function, *args, **kwargs)
+            await self.commits.commit()
         return result
 
     async def _failure(self) -> SnapfsError | None:

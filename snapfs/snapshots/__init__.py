@@ -2,9 +2,12 @@
 
 from snapfs.snapshots.deleting import SetDeletion, delete_set, plan_set
 from snapfs.snapshots.diff import Diff, Difference, Shown
+from snapfs.snapshots.going_back import cancel, in_words, last_in_words, restore, restore_scheduled, schedule, scheduled_snapshot
 from snapfs.snapshots.lifecycle import abandon, change_facts, check_not_held, create, delete, facts_after, rename
 from snapfs.snapshots.naming import all, ancestry, check_name, default_name, find, get, view_inode, visible  # noqa: A004 - reads as snapshots.all
-from snapfs.snapshots.restore import RestoreResult, restore
+from snapfs.snapshots.restore import RestoreResult
+from snapfs.snapshots.restore_plan import RestorePlan
+from snapfs.snapshots.restore_plan import check as check_restore
 from snapfs.snapshots.rights import Permit, anyone, check_permitted, covered, may_look, owner_or_root
 from snapfs.snapshots.sides import State
 from snapfs.snapshots.space import frees
@@ -13,6 +16,7 @@ from snapfs.snapshots.versions import Deleted, Lost, Seen, Version, Versions
 from snapfs.store.facts import NO_FACTS, Facts, Hold
 from snapfs.store.instances import Instance
 from snapfs.store.parts import Part
+from snapfs.store.restores import Restored, Scheduled
 
 __all__ = [
     "NO_FACTS",
@@ -25,7 +29,10 @@ __all__ = [
     "Lost",
     "Part",
     "Permit",
+    "RestorePlan",
     "RestoreResult",
+    "Restored",
+    "Scheduled",
     "Seen",
     "SetDeletion",
     "Shown",
@@ -37,10 +44,12 @@ __all__ = [
     "all",
     "ancestry",
     "anyone",
+    "cancel",
     "change_facts",
     "check_name",
     "check_not_held",
     "check_permitted",
+    "check_restore",
     "covered",
     "create",
     "default_name",
@@ -50,12 +59,17 @@ __all__ = [
     "find",
     "frees",
     "get",
+    "in_words",
+    "last_in_words",
     "may_look",
     "owner_or_root",
     "part_at",
     "plan_set",
     "rename",
     "restore",
+    "restore_scheduled",
+    "schedule",
+    "scheduled_snapshot",
     "view_inode",
     "visible",
 ]

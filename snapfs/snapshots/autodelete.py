@@ -26,8 +26,10 @@ def is_short(fs: Filesystem, below: float) -> bool:
 
 
 def candidates(fs: Filesystem, busy: Collection[int] = ()) -> list[Instance]:
-    """What may be deleted, oldest first: made by a policy, held by nobody, not one of ``busy`` (ids)."""
-    return [one for one in naming.all(fs) if POLICY in one.facts.tags and not one.facts.holds and one.id not in busy]
+    """What may be deleted, oldest first: made by a policy, held by nobody, not one of ``busy`` (ids), not what the next mount restores."""
+    scheduled = fs.volume.restores.scheduled
+    spared = {*busy, scheduled.instance} if scheduled else busy
+    return [one for one in naming.all(fs) if POLICY in one.facts.tags and not one.facts.holds and one.id not in spared]
 
 
 def make_room(fs: Filesystem, busy: Collection[int] = ()) -> Instance | None:

@@ -151,7 +151,7 @@ class Diff:
 
         Raises ``UsageError`` for two states that have no part in common, ``NotFound`` for a path that neither has.
         """
-        pairs = yield from choose_pairs(self.old, self.new)
+        pairs = yield from self._choose_pairs()
         for path in self._paths:
             yield from self._check_path(path)
         self._tops = {one.ino for pair in pairs for one in (pair.old, pair.new) if one is not None and one.is_directory}
@@ -179,6 +179,9 @@ class Diff:
             if len((yield from side.at_path(path))) == path.count(b"/") + 1:
                 return
         raise NotFound(f"/{path.decode(errors='replace')}: neither of the two states has it")
+
+    def _choose_pairs(self) -> Steps[list[Pair]]:
+        return (yield from choose_pairs(self.old, self.new))
 
     def _compare_part(self, pair: Pair) -> Steps[None]:
         """Compare what parts begin with: no directory that is compared has a name for it."""

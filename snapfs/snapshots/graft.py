@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
-from snapfs.errors import CommitNeeded, CorruptBlock, NotCached, NotDirectory, NotFound
+from snapfs.errors import CommitNeeded, CorruptBlock, NotCached
 from snapfs.filesystem import attributes, data
 from snapfs.filesystem.inode import EMPTY_SLOT, Inode
 from snapfs.filesystem.names import TYPE_BITS, check_entry
@@ -23,7 +23,7 @@ from snapfs.filesystem.orphans import listed_name
 from snapfs.ids import BASE_VIEW, ORPHANS_INO, ROOT_INO
 from snapfs.snapshots.comparison import DATA, HOLE, Comparison, Pair, trees
 from snapfs.snapshots.exchanging import exchange, keep_from_older, outside, uncovered
-from snapfs.snapshots.placing import Placing, Target
+from snapfs.snapshots.placing import Placing, Target, find_targets
 from snapfs.snapshots.sides import Side, State, Steps, ask
 from snapfs.store.commit import name_live
 from snapfs.store.difference import BucketDifference, MapDifference
@@ -191,9 +191,7 @@ class Graft:
         """Find what to do; what cannot be shared with the snapshot is found by comparing the trees, and planned anew."""
         fs = self.fs
         base, past = Side(fs.volume, State(fs.volume.base_root)), Side(fs.volume, State(self.instance.root, self.instance))
-        targets = yield from self._targets(base, past)
-        for one in targets:
-            yield from self._check_permitted(base, past, one)
+        targets = yield from find_targets(self.instance, self.ways, base, past, self._permit)
         placing = Placing(fs.base, base, past, targets)
         yield from placing.steps()
         refused: set[tuple[int, bool]] = set()
@@ -206,38 +204,6 @@ class Graft:
             if not found - refused:
                 return plan
             refused |= found
-
-    def _targets(self, base: Side, past: Side) -> Steps[list[Target]]:
-        out = []
-        for way in self.ways:
-            path = b"/".join(way)
-            shown = "/" + path.decode(errors="replace")
-            then = yield from past.at_path(path)
-            if len(then) < len(way) and not self._was_absent(way):
-                raise NotFound(f"{shown}: there is no such path in snapshot {self.instance.name!r}")
-            now = yield from base.at_path(path)
-            if len(now) < len(way) and now and not now[-1].is_directory:
-                at = "/" + b"/".join(way[: len(now)]).decode(errors="replace")
-                raise NotDirectory(f"{shown}: {at} is not a directory now: move it away first")
-            wanted = then[-1].ino if len(then) == len(way) else 0
-            present = now[-1].ino if len(now) == len(way) else 0
-            above = [ROOT_INO, *(one.ino for one in now)]
-            out.append(Target(way, wanted, present, above[len(way) - 1] if len(above) >= len(way) else 0))
-        return out
-
-    def _check_permitted(self, base: Side, past: Side, target: Target) -> Steps[None]:
-        """What stands there counts; where nothing does, what stood there, and the directory that is going to have it."""
-        if target.base:
-            self._permit((yield from ask(base.view.raw_inode, target.base)))
-            return
-        way = yield from base.at_path(b"/".join(target.way))
-        self._permit(way[-1] if way else (yield from ask(base.view.raw_inode, ROOT_INO)))
-        if target.past:
-            self._permit((yield from ask(past.view.raw_inode, target.past)))
-
-    def _was_absent(self, way: tuple[bytes, ...]) -> bool:
-        """Does the snapshot say that there was nothing at a path?"""
-        return any(part.way == way and not part.ino for part in self.instance.parts)
 
     def _fill(self, plan: _Plan, placing: Placing, targets: list[Target], refused: set[tuple[int, bool]]) -> Steps[None]:
         numbers = dict(placing.where)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from snapfs.blocks.pointer import EPOCH_MASK
-from snapfs.errors import CommitNeeded, NameTaken, NoSuchFact, SnapshotHeld, TooManySnapshots
+from snapfs.errors import CommitNeeded, NameTaken, NoSuchFact, SnapshotBusy, SnapshotHeld, TooManySnapshots
 from snapfs.ids import BASE_VIEW
 from snapfs.snapshots.naming import check_name, get
 from snapfs.snapshots.rights import Permit, anyone, check_permitted
@@ -153,10 +153,17 @@ def check_not_held(instance: Instance) -> None:
         raise SnapshotHeld(f"snapshot {instance.name!r} is held as {holds}: 'snapfs snapshot release' lets it go")
 
 
+def check_not_scheduled(fs: Filesystem, instance: Instance) -> None:
+    """Raises ``SnapshotBusy`` for a snapshot that the next mount goes back to: nobody is to find out then that it is gone."""
+    chosen = fs.volume.restores.scheduled
+    if chosen is not None and chosen.instance == instance.id:
+        raise SnapshotBusy(f"the next mount goes back to snapshot {instance.name!r}: 'snapfs restore --cancel' takes that back")
+
+
 def delete(fs: Filesystem, name: str, *, permit: Permit = anyone) -> Instance:
     """Delete a snapshot: its name and its view are gone with the next commit, its space comes back in the background (A9).
 
-    Raises ``NoSuchSnapshot``, ``SnapshotHeld``, ``ReadOnly``, and what ``permit`` raises.
+    Raises ``NoSuchSnapshot``, ``SnapshotHeld``, ``SnapshotBusy``, ``ReadOnly``, and what ``permit`` raises.
     """
     volume = fs.volume
     volume.check_writable()
@@ -171,6 +178,7 @@ def deletable(fs: Filesystem, name: str, permit: Permit) -> Instance:
     instance = get(fs, name)
     check_permitted(fs, instance, permit)
     check_not_held(instance)
+    check_not_scheduled(fs, instance)
     if any(one.origin == instance.id for one in fs.volume.instances.pending):
         raise CommitNeeded
     return instance

@@ -6,7 +6,6 @@ from now on. The state from before becomes a snapshot of its own.
 
 from __future__ import annotations
 
-import os
 import stat
 import weakref
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from snapfs.snapshots.exchanging import exchange, uncovered
 from snapfs.snapshots.graft import Graft
 from snapfs.snapshots.lifecycle import new_instance
 from snapfs.snapshots.naming import as_path, default_name, get
+from snapfs.snapshots.paths import path_bytes
 from snapfs.snapshots.placing import distinct
 from snapfs.snapshots.rights import Permit, anyone, check_permitted
 from snapfs.snapshots.targets import part_at
@@ -85,10 +85,8 @@ def covered_ways(instance: Instance, paths: Sequence[str]) -> list[Way]:
 
 def parse_way(path: str) -> Way:
     """The names on the way along a path in the volume. Raises ``UsageError``."""
-    way = tuple(name for name in os.fsencode(path).split(b"/") if name not in (b"", b"."))
-    if b".." in way:
-        raise UsageError(f"{path}: '..' has no place in a path of the volume")
-    return way
+    whole = path_bytes(path)
+    return tuple(whole.split(b"/")) if whole else ()
 
 
 def _restore_paths(fs: Filesystem, instance: Instance, ways: list[Way], now_ns: int | None, owner: int, permit: Permit) -> RestoreResult:

@@ -204,13 +204,15 @@ def write_roots(volume: Volume, sealing: Sealing) -> Sealed:
         leaf = volume.group_tree.writable(0, group.number // per_leaf)
         ENTRY.pack_into(leaf, group.number % per_leaf * ENTRY.size, *entry.fields)
     volume.group_tree.seal(sealing, places)
+    counting = volume.instances.counting.tobytes().rstrip(b"\0")
     root = recovery.RootRecord(
-        volume.epoch, volume.hash_seed, volume.next_inode_generation, volume.record_blocks,
-        volume.instances.counting.tobytes().rstrip(b"\0"), volume.base_root,
+        volume.epoch, volume.hash_seed, volume.next_inode_generation, volume.record_blocks, counting, volume.base_root,
         (volume.group_tree.root_words, volume.group_tree.depth, volume.group_tree.blocks),
         (volume.sets_tree.root_words, volume.sets_tree.blocks), (volume.instances_tree.root_words, volume.instances_tree.blocks),
+        volume.restores.scheduled, volume.restores.fitting(geometry.block_size - recovery.ROOT_FIXED - len(counting)),
     ).encode()  # fmt: skip
     sealing.blocks[root_block] = root.ljust(geometry.block_size, b"\0")
+    volume.restores.dirty = False
     volume.root_block = root_block
     volume.superblock = replace(
         volume.superblock,

@@ -29,6 +29,7 @@ from snapfs.store.allocator import fresh_entries
 from snapfs.store.group import Group
 from snapfs.store.holders import HolderSet
 from snapfs.store.instances import FACTS_KEY, Instance, ViewRoot
+from snapfs.store.restores import Restored, Scheduled, decode_done, decode_scheduled
 from snapfs.store.runs import RunMap
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ V = TypeVar("V", bound="Volume")
 T = TypeVar("T")
 
 EMPTY_ROOT = ViewRoot()
+
+#: Bytes of a root record, at most, without its counting bitmap and what it says of restores.
+ROOT_FIXED = 384
 
 TreeRoot = tuple[tuple[int, int], int]  # root words, blocks
 MapRoot = tuple[tuple[int, int], int, int]  # root words, depth, blocks
@@ -58,6 +62,8 @@ class RootRecord:
     groups: MapRoot = ((0, 0), 0, 0)
     sets: TreeRoot = ((0, 0), 0)
     instances: TreeRoot = ((0, 0), 0)
+    scheduled: Scheduled | None = None
+    restored: tuple[Restored, ...] = ()
 
     def encode(self) -> bytes:
         """The root record's bytes."""
@@ -66,6 +72,7 @@ class RootRecord:
             "records": as_count(self.record_blocks), "counting": self.counting, "base": self.base.encode(),
             "groups": [*self.groups[0], *self.groups[1:]],
             "sets": [*self.sets[0], self.sets[1]], "instances": [*self.instances[0], self.instances[1]],
+            "scheduled": self.scheduled and self.scheduled.encode(), "restored": [one.encode() for one in self.restored],
         })  # fmt: skip
 
     @classmethod
@@ -92,6 +99,8 @@ class RootRecord:
             ((groups[0], groups[1]), check_range(groups[2], 0, geometry.table_depth, what), groups[3]),
             ((sets[0], sets[1]), sets[2]),
             ((instances[0], instances[1]), instances[2]),
+            decode_scheduled(found.get("scheduled")),
+            decode_done(found.get("restored")),
         )
 
 

@@ -22,6 +22,7 @@ from snapfs.store.cache import BlockCache, Want
 from snapfs.store.holders import HolderSets
 from snapfs.store.instances import Instances, ViewRoot
 from snapfs.store.owners import RecordOwner, SystemOwner
+from snapfs.store.restores import Restores
 from snapfs.store.tree import BlockMap, check_pointer
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class Volume:
         self.cache = BlockCache(CACHE_BYTES // self.geometry.block_size)
         self.holders = HolderSets()
         self.instances = Instances()
+        self.restores = Restores(root.scheduled, root.restored)
         self.system_owner = SystemOwner(self)
         self.record_owner = RecordOwner(self)
         self.allocator = Allocator(self.geometry, self.holders, self.cache, entries if entries is not None else [])
@@ -162,7 +164,7 @@ class Volume:
         """Is there anything that a commit would write?"""
         return bool(
             self.contents.dirty or self.holders.dirty or self.instances.dirty or self.instances.pending
-            or any(group.dirty for group in self.allocator.groups.values())
+            or self.restores.dirty or any(group.dirty for group in self.allocator.groups.values())
         )  # fmt: skip
 
     @property

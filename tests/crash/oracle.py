@@ -21,6 +21,9 @@ Dump = dict[str, dict[bytes, tuple[Any, ...]]]
 #: Stands for a path: holds, description and tags of a snapshot.
 FACTS = b"what is said about it"
 
+#: Likewise: the restore that is scheduled, and those that were done.
+RESTORES = b"what is said of restores"
+
 
 def dump(fs: Filesystem) -> Dump:
     """Everything that a user can see: of each view, each path with attributes and content."""
@@ -28,6 +31,7 @@ def dump(fs: Filesystem) -> Dump:
     for instance in snapshots.all(fs):
         views[instance.name] = fs.view(instance.id)
     found = {name: dict(_tree(fs, view)) for name, view in views.items()}
+    found[""][RESTORES] = (fs.volume.restores.scheduled, tuple(fs.volume.restores.done))
     for instance in snapshots.all(fs):
         found[instance.name][FACTS] = (instance.facts,)
     return found

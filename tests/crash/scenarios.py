@@ -341,6 +341,35 @@ def restoring(stage: Stage) -> None:
     stage.commit()
 
 
+def scheduled(stage: Stage) -> None:
+    """Restores that are arranged, replaced, taken back and done: with each, its schedule goes and a line of the history comes."""
+    stage.fill(b"f", 60_000)
+    stage.snapshot("one")
+    stage.write(b"f", 4096, b"x" * 20_000)
+    stage.snapshot("two")
+    stage.unlink(b"f")
+    stage.start()
+    stage.call(snapshots.schedule, stage.fs, "one", owner=7)
+    stage.commit()
+    stage.call(snapshots.schedule, stage.fs, "two", paths=["f"])
+    stage.commit()
+    stage.call(snapshots.cancel, stage.fs)
+    stage.commit()
+    stage.call(snapshots.schedule, stage.fs, "two")
+    stage.call(snapshots.rename, stage.fs, "two", "other")
+    stage.commit()
+    stage.call(snapshots.restore_scheduled, stage.fs)
+    stage.commit()
+    stage.write(b"f", 0, b"after")
+    stage.call(snapshots.schedule, stage.fs, "one")
+    stage.commit()
+    stage.call(snapshots.restore_scheduled, stage.fs)
+    stage.commit()
+    stage.delete("other")
+    stage.work()
+    stage.commit()
+
+
 def facts(stage: Stage) -> None:
     """What is said about snapshots, and taken back."""
     stage.fill(b"f", 20_000)
@@ -506,6 +535,7 @@ SCENARIOS: dict[str, tuple[Callable[[Stage], None], int]] = {
     "deletion": (deletion, 400),
     "interrupted_deletion": (interrupted_deletion, 400),
     "restoring": (restoring, 400),
+    "scheduled": (scheduled, 400),
     "facts": (facts, 320),
     "records": (records, 2600),
     "ring": (ring, 320),

@@ -27,6 +27,7 @@ from snapfs.store import commit
 from snapfs.store.buckets import DEPTH_BITS, Bucket
 from snapfs.store.group import Group
 from snapfs.store.parts import Kept, Part, kept_by
+from snapfs.store.restores import Scheduled
 from snapfs.store.sealing import Sealing
 from snapfs.store.volume import Volume
 
@@ -218,6 +219,19 @@ def a_snapshot_is_of_a_snapshot_that_never_was(p: Planted) -> str:
     one.origin = 77
     p.volume.instances.dirty.add(one.id)
     return "snapshot copy"
+
+
+@damage("scheduled-restore", severity=Severity.WARNING)
+def the_next_mount_is_to_go_back_to_a_snapshot_that_never_was(p: Planted) -> str:
+    p.volume.restores.schedule(Scheduled(77))
+    return "root record"
+
+
+@damage("scheduled-restore", severity=Severity.WARNING)
+def the_next_mount_is_to_go_back_to_a_deleted_snapshot(p: Planted) -> str:
+    going = p.volume.instances.going()
+    p.volume.restores.schedule(Scheduled(going[0].id))
+    return "root record"
 
 
 def show(p: Planted, *parts: Part, kept: Kept | None = None) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from faults import Fault, FaultyDevice, Kind
-from oracle import FACTS, Dump, Oracle, dump
+from oracle import FACTS, RESTORES, Dump, Oracle, dump
 from scenarios import SCENARIOS, Stage
 
 from snapfs import snapshots
@@ -319,6 +319,7 @@ def look(fs: Filesystem) -> dict[str, dict[bytes, Any]]:
     for instance in snapshots.all(fs):
         views[instance.name] = fs.view(instance.id)
     found = {name: _look(fs, view) for name, view in views.items()}
+    found[""][RESTORES] = (fs.volume.restores.scheduled, tuple(fs.volume.restores.done))
     for instance in snapshots.all(fs):
         found[instance.name][FACTS] = (instance.facts,)
     return found

@@ -119,6 +119,7 @@ def fill(device: Any, *, large: bool, empty: bool) -> None:
     do(snapshots.delete, fs, "leaving")
     commit(volume)
     do(snapshots.restore, fs, "of one")
+    do(snapshots.schedule, fs, "of one", paths=["dir/sub", "file"], owner=7)
     commit(volume)
 
 

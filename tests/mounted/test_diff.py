@@ -172,6 +172,45 @@ def test_a_comparison_differs_from_walking_the_mounted_trees(seed: int, mounted)
     compare_with_walk(changes(mounted.run, mounted.image, "one"), states[0][1], states[-1][1])
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_dry_run_promises_something_else_than_the_restore_does(seed: int, mounted) -> None:
+    """A10: what ``restore --dry-run`` lists is what walking the live tree before and after the restore finds."""
+    dice = random.Random(seed)
+    disturb(mounted.path, dice, 120)
+    mounted.snapshot("s")
+    disturb(mounted.path, dice, 100)
+    disturb(mounted.view("s"), dice, 20)
+    before = walk(mounted.path)
+    told = json.loads(mounted.run("restore", mounted.path, "s", "--dry-run", "--json").stdout)
+    assert walk(mounted.path) == before
+    mounted.run("restore", mounted.path, "s")
+    after = walk(mounted.path)
+    compare_with_walk(told["changes"], before, after)
+    assert after == walk(mounted.view("s"))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_dry_run_of_paths_promises_something_else_than_their_restore_does(seed: int, mounted) -> None:
+    """C7: the same for some paths, and for the snapshot of a directory: what has moved out of them comes back, and stays where it is."""
+    dice = random.Random(seed)
+    disturb(mounted.path, dice, 150)
+    (mounted / "part").mkdir()
+    disturb(mounted / "part", dice, 60)
+    mounted.snapshot("s")
+    mounted.run("snapshot", "create", mounted.path, "p", "--path", "part")
+    for _ in range(6):
+        disturb(mounted.path, dice, 60)
+        there = [os.fsdecode(path) for path in walk(mounted.view("s")) if path != b"."]
+        paths = [word for path in dice.sample(there, dice.choice([0, 1, 1, 2])) for word in ("--path", path)]
+        words = ["s", *paths] if paths else ["p"]
+        before = walk(mounted.path)
+        plan = mounted.run("restore", mounted.path, *words, "--dry-run", "--json", code=None)
+        assert walk(mounted.path) == before
+        done = mounted.run("restore", mounted.path, *words, code=None)
+        assert (done.returncode, done.stderr) == (plan.returncode, plan.stderr)
+        compare_with_walk(json.loads(plan.stdout)["changes"] if plan.returncode == 0 else [], before, walk(mounted.path))
+
+
 # --- each kind of change --------------------------------------------------------------------------------
 
 

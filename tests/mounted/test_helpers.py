@@ -75,6 +75,18 @@ def test_an_fstab_line(with_helpers, images, tmp_path: Path) -> None:
     assert "gone" in out
 
 
+def test_a_mount_by_fstab_does_not_do_what_is_scheduled(with_helpers, images, tmp_path: Path, run_snapfs) -> None:
+    """A10: the restore that is scheduled is done, whoever mounts, and only then the mount is live."""
+    image = images.make()
+    run_snapfs("snapshot", "create", image, "empty")
+    table = tmp_path / "fstab"
+    table.write_text(f"{image} {tmp_path}/m snapfs defaults,noauto 0 0\n")
+    mount = f"mount --fstab {table} {tmp_path}/m"
+    with_helpers(f"mkdir m; {mount}; touch m/file; umount m")
+    run_snapfs("restore", image, "empty", "--schedule")
+    assert with_helpers(f"{mount}; ls m; umount m") == ""
+
+
 def test_remount_and_fake_do_not_mount(with_helpers, images) -> None:
     image = images.make()
     out = with_helpers(

@@ -99,7 +99,7 @@ def test_a_restored_directory_is_another_one(mounted: Any, work: Path) -> None:
     assert tree(work) == before
     assert tree(mounted / "other") == beside
     assert numbers(mounted / "other") == inodes
-    undo = result["undo"]["name"]
+    undo = result["undo"]
     assert tree(work / ".snap" / undo) == spoiled
     restore(mounted, undo)
     assert tree(work) == spoiled
@@ -126,7 +126,7 @@ def test_a_directory_that_is_gone_stays_gone(mounted: Any, work: Path) -> None:
     assert not {one for path, one in numbers(mounted / "elsewhere").items()} & {one for path, one in numbers(work).items()}
     work.rename(mounted / "further")
     work.write_text("a file in its place")
-    undo = restore(mounted, "good")["undo"]["name"]
+    undo = restore(mounted, "good")["undo"]
     assert tree(work) == before == tree(mounted / "elsewhere") == tree(mounted / "further")
     restore(mounted, undo)
     assert work.read_text() == "a file in its place"
@@ -145,7 +145,7 @@ def test_one_file_does_not_come_back(mounted: Any, work: Path) -> None:
     assert {path: facts for path, facts in now.items() if path not in ("file2", ".")} == {
         path: facts for path, facts in spoiled.items() if path != "."
     }
-    restore(mounted, result["undo"]["name"])
+    restore(mounted, result["undo"])
     assert not (work / "file2").exists(), "nothing was there before"
     assert tree(work).keys() == spoiled.keys()
     restore(mounted, "all", "/app/file2", "/app/lib")
@@ -210,20 +210,20 @@ def test_a_full_volume_cannot_go_back(mount_volume: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("paths", "words"),
+    ("paths", "words", "code"),
     [
-        (["/app/nothing"], "no such path in snapshot 'good'"),
-        (["/other"], "covers only /app"),
-        (["/app/../other"], r"'\.\.' has no place"),
-        (["/app/lib/deep"], "/app/lib is not a directory now: move it away first"),
+        (["/app/nothing"], "no such path in snapshot 'good'", 1),
+        (["/other"], "covers only /app", 2),
+        (["/app/../other"], "'..' has no place", 2),
+        (["/app/lib/deep"], "/app/lib is not a directory now: move it away first", 1),
     ],
 )
-def test_a_path_that_cannot_be_restored_is_not_refused(mounted: Any, work: Path, paths: list[str], words: str) -> None:
+def test_a_path_that_cannot_be_restored_is_not_refused(mounted: Any, work: Path, paths: list[str], words: str, code: int) -> None:
     (work / "lib").rename(work / "was lib")
     (work / "lib").write_text("a file")
     before = tree(mounted.path)
-    error = restore(mounted, "good", *paths, code=2 if ".." in paths[0] else 1)
+    error = restore(mounted, "good", *paths, code=code)
     assert len(error.splitlines()) == 1
-    assert words.replace("\\", "") in error
+    assert words in error
     assert tree(mounted.path) == before
     assert [one["name"] for one in json.loads(mounted.run("snapshot", "list", mounted.path, "--json").stdout)["snapshots"]] == ["good"]

@@ -318,6 +318,8 @@ def test_commands_do_what_the_directories_forbid(home: Path, run_snapfs, images)
             ("snapshot", "rename", target, "roots", "mine"),
             ("snapshot", "delete", target, "roots"),
             ("restore", target, "roots"),
+            ("restore", target, "roots", "--dry-run"),
+            ("restore", target, "roots", "--schedule"),
             ("diff", target, "roots"),
             ("versions", target, "--path", "/", "--deleted"),
         ):

@@ -77,6 +77,11 @@ def test_json_survives_names_that_are_not_utf8(capsys: pytest.CaptureFixture[str
         (["snapshot", "create"], 2),
         (["snapshot", "delete", "x"], 2),
         (["restore", "x"], 2),
+        (["restore", "x", "y", "--cancel"], 2),
+        (["restore", "x", "--cancel", "--path", "y"], 2),
+        (["restore", "x", "y", "--dry-run", "--schedule"], 2),
+        (["restore", "x", "y", "-0"], 2),
+        (["restore", "--schedule", "x"], 2),
     ],
 )
 def test_usage_errors_are_one_line_and_the_commands_code(words: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,6 +35,9 @@ def rebuild(volume: Volume, reach: Reach) -> None:
     for one in instances.table.values():
         if one.origin not in instances.table:
             one.origin = BASE_VIEW
+    wanted = volume.restores.scheduled
+    if wanted is not None and wanted.instance not in instances.table:
+        volume.restores.schedule(None)
     newest = max((one.epoch for one in instances.table.values()), default=0)
     volume.epoch = max(volume.epoch, newest + 1)
     volume.holders = allocator.holders = HolderSets()

@@ -1,0 +1,81 @@
+"""Opening a volume that is about to be mounted, and going back first: by ``-o restore``, or because that was scheduled.
+
+A mount that was asked to go back fails if it cannot. What somebody scheduled earlier does not keep the volume from being mounted: if it
+cannot be done, it is dropped, so that it does not happen at some later mount that nobody connects it with.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from snapfs import snapshots
+from snapfs.errors import SnapfsError
+from snapfs.filesystem import Filesystem
+from snapfs.store.driver import commit, drive
+from snapfs.store.volume import Volume
+
+if TYPE_CHECKING:
+    from snapfs.device import Device
+    from snapfs.fuse.options import MountOptions
+
+log = logging.getLogger("snapfs")
+
+
+def opened(device: Device, options: MountOptions, warn: Callable[[str], None]) -> Filesystem:
+    """The volume on a device, restored if need be. ``warn`` is told what the user should read although the mount succeeds."""
+    fs = _open(device, options)
+    if options.restore is not None:
+        _restore(fs, options.restore, options.uid)
+    elif fs.volume.restores.scheduled is not None:
+        what = _scheduled(fs)
+        if fs.volume.read_only or options.snapshot is not None:
+            why = "is read-only" if fs.volume.read_only else "shows a snapshot"
+            log.info("%s is scheduled to be restored: not by this mount, which %s", what, why)
+            return fs
+        try:
+            result = drive(fs.volume, snapshots.restore_scheduled, fs, lambda uid: snapshots.owner_or_root(uid, options.uid))
+            commit(fs.volume)
+        except SnapfsError as exc:
+            fs = _open(device, options)  # whatever the attempt has left in memory is not what is on the volume
+            warn(f"{what} was scheduled to be restored, which is not possible: {exc}; nothing was restored, {_drop(fs)}")
+        else:
+            _tell(fs, changed=result.changed, what=what)
+    return fs
+
+
+def _open(device: Device, options: MountOptions) -> Filesystem:
+    return Filesystem(Volume.open(device, read_only=options.read_only))
+
+
+def _restore(fs: Filesystem, name: str, shown_owner: int | None) -> None:
+    """Go back to a snapshot before anyone sees the volume. What was scheduled is meant for this mount: it is dropped."""
+    uid = os.geteuid()
+    result = drive(fs.volume, snapshots.restore, fs, name, owner=uid, permit=snapshots.owner_or_root(uid, shown_owner))
+    if fs.volume.restores.scheduled is not None:
+        log.info("%s is not restored as was scheduled: the mount was asked for the snapshot %s", _scheduled(fs), name)
+        fs.volume.restores.schedule(None)
+    commit(fs.volume)
+    _tell(fs, changed=result.changed, what=f"the snapshot {name}")
+
+
+def _tell(fs: Filesystem, *, changed: bool, what: str) -> None:
+    log.info("%s", snapshots.last_in_words(fs) if changed else f"nothing differs from {what}: nothing was restored")
+
+
+def _scheduled(fs: Filesystem) -> str:
+    chosen, instance = fs.volume.restores.scheduled, snapshots.scheduled_snapshot(fs)
+    name = instance.name if instance else "that no longer exists"
+    return snapshots.in_words(name, chosen.paths if chosen else ())
+
+
+def _drop(fs: Filesystem) -> str:
+    """Have nothing scheduled any more; what has become of that, in words."""
+    try:
+        fs.volume.restores.schedule(None)
+        commit(fs.volume)
+    except SnapfsError as exc:
+        return f"and whether it is tried again is not certain: {exc}"
+    return "and the schedule is dropped"
