@@ -19,6 +19,7 @@ from snapfs.errors import CorruptBlock, NoSuchSnapshot, ReadOnly, SnapshotBusy
 from snapfs.filesystem import Filesystem
 from snapfs.snapshots import Deleted, Diff, Difference, Instance, Lost, Permit, RestorePlan, Seen, Shown, State, Version, Versions
 from snapfs.snapshots.paths import CODING, path_bytes
+from snapfs.snapshots.ways import covered_ways
 from snapfs.store.readers import Reader
 
 #: Seconds between two events, at most, and between two chances for others.
@@ -72,7 +73,7 @@ class Comparing:
         instance = await call(snapshots.check_restore, self._fs, name, paths, self._look)
         # Nothing has run since the check: the plan is of the same states.
         with self._fs.volume.allocator.readers.open() as reader:
-            plan = RestorePlan(self._fs, instance, paths)
+            plan = RestorePlan(self._fs, instance, covered_ways(instance, paths))
             counts = await self._differences(reader, plan)
         return {"name": name, "counts": counts, "compared": plan.compared}
 

@@ -22,9 +22,11 @@ from snapfs.filesystem.names import TYPE_BITS, check_entry
 from snapfs.filesystem.orphans import listed_name
 from snapfs.ids import BASE_VIEW, ORPHANS_INO, ROOT_INO
 from snapfs.snapshots.comparison import DATA, HOLE, Comparison, Pair, trees
+from snapfs.snapshots.diff import Difference
 from snapfs.snapshots.exchanging import exchange, keep_from_older, outside, uncovered
-from snapfs.snapshots.placing import Placing, Target, find_targets
+from snapfs.snapshots.placing import Placing
 from snapfs.snapshots.sides import Side, State, Steps, ask
+from snapfs.snapshots.ways import Target, Way, find_targets
 from snapfs.store.commit import name_live
 from snapfs.store.difference import BucketDifference, MapDifference
 from snapfs.store.tree import BlockMap
@@ -105,21 +107,23 @@ class _Plan:
 class Graft:
     """Makes some paths of the base what they are in a snapshot. ``run`` it until it is through; nobody else changes anything meanwhile.
 
-    ``make_undo`` gives the snapshot of these paths as they are, for the graft to publish. It is asked once no more
-    can go wrong.
+    ``compare`` finds what differs as users see it; if nothing does, nothing happens. ``make_undo`` gives the snapshot of these paths as
+    they are, for the graft to publish. It is asked once no more can go wrong.
     """
 
     def __init__(
         self,
         fs: Filesystem,
         instance: Instance,
-        ways: Sequence[tuple[bytes, ...]],
+        ways: Sequence[Way],
+        compare: Callable[[], Steps[None]],
         make_undo: Callable[[], Instance],
         permit: Permit,
     ) -> None:
         self.fs = fs
         self.instance = instance
         self.ways = ways
+        self._compare = compare
         self._make_undo = make_undo
         self._permit = permit
         self._copies: dict[int, int] = {}  # inode of the snapshot -> the orphan of the base that has its data
@@ -153,6 +157,8 @@ class Graft:
         try:
             while True:
                 yield from self._settle()
+                if not self._copies and not (yield from self._differs()):
+                    return Grafted()
                 root = self.fs.volume.base_root
                 plan = yield from self._plan()
                 if plan.is_empty:
@@ -171,6 +177,16 @@ class Graft:
                     return Grafted(undo, frozenset(plan.slots), names)
         finally:
             self._discard_copies()
+
+    def _differs(self) -> Steps[bool]:
+        """Would anybody see a difference? Files that have got other numbers, by going back before, are no difference."""
+        steps = self._compare()
+        for step in steps:
+            if isinstance(step, Difference):
+                steps.close()
+                return True
+            yield step
+        return False
 
     def _settle(self) -> Steps[None]:
         """Have a base whose state is sealed, and in which nothing waits to be freed: what does may share blocks with the snapshot."""

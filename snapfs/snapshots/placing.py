@@ -11,41 +11,26 @@ searched for them.
 from __future__ import annotations
 
 import stat
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
 from snapfs.blocks.inode import FLAG_LINKED, INODE_BYTES
-from snapfs.errors import CorruptBlock, NoSpace, NotDirectory, NotFound, StaleInode
+from snapfs.errors import CorruptBlock, NoSpace, StaleInode
 from snapfs.filesystem.inode import EMPTY_SLOT, Inode
 from snapfs.filesystem.names import TYPE_BITS, check_entry
 from snapfs.ids import INO_LIMIT, ORPHANS_INO, ROOT_INO
 from snapfs.snapshots.comparison import comparable
 from snapfs.snapshots.sides import PAUSE, Side, Steps, ask, same_file
+from snapfs.snapshots.ways import Target
 from snapfs.store.difference import BucketDifference, SlotDifference
 
 if TYPE_CHECKING:
     from snapfs.filesystem import View
-    from snapfs.snapshots.rights import Permit
-    from snapfs.store.instances import Instance
 
 _DIRECTORY: Final = stat.S_IFDIR >> 12
 
 #: Stands for the directory of a name that is the path itself.
 TOP: Final = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A path that is brought back: the inode there in the snapshot and in the base, 0 for none.
-
-    ``parent`` is the directory of the base that it stands in, 0 as long as there is none.
-    """
-
-    way: tuple[bytes, ...]
-    past: int
-    base: int
-    parent: int
 
 
 class Placing:
@@ -302,50 +287,3 @@ def _same_content(one: Inode, other: Inode) -> bool:
         )  # fmt: skip
 
     return facts(one) == facts(other)
-
-
-def distinct(ways: Iterable[tuple[bytes, ...]]) -> list[tuple[bytes, ...]]:
-    """Paths without those that lie below others, in order."""
-    out: list[tuple[bytes, ...]] = []
-    for way in sorted(set(ways)):
-        if not out or way[: len(out[-1])] != out[-1]:
-            out.append(way)
-    return out
-
-
-def find_targets(instance: Instance, ways: Sequence[tuple[bytes, ...]], base: Side, past: Side, permit: Permit) -> Steps[list[Target]]:
-    """What stands at some paths, now and in a snapshot. Raises ``NotFound``, ``NotDirectory``, and what ``permit`` raises."""
-    out = []
-    for way in ways:
-        path = b"/".join(way)
-        shown = "/" + path.decode(errors="replace")
-        then = yield from past.at_path(path)
-        if len(then) < len(way) and not _was_absent(instance, way):
-            raise NotFound(f"{shown}: there is no such path in snapshot {instance.name!r}")
-        now = yield from base.at_path(path)
-        if len(now) < len(way) and now and not now[-1].is_directory:
-            at = "/" + b"/".join(way[: len(now)]).decode(errors="replace")
-            raise NotDirectory(f"{shown}: {at} is not a directory now: move it away first")
-        wanted = then[-1].ino if len(then) == len(way) else 0
-        present = now[-1].ino if len(now) == len(way) else 0
-        above = [ROOT_INO, *(one.ino for one in now)]
-        out.append(Target(way, wanted, present, above[len(way) - 1] if len(above) >= len(way) else 0))
-    for one in out:
-        yield from _check_permitted(base, past, one, permit)
-    return out
-
-
-def _was_absent(instance: Instance, way: tuple[bytes, ...]) -> bool:
-    """Does the snapshot say that there was nothing at a path?"""
-    return any(part.way == way and not part.ino for part in instance.parts)
-
-
-def _check_permitted(base: Side, past: Side, target: Target, permit: Permit) -> Steps[None]:
-    """What stands there counts; where nothing does, what stood there, and the directory that is going to have it."""
-    if target.base:
-        permit((yield from ask(base.view.raw_inode, target.base)))
-        return
-    way = yield from base.at_path(b"/".join(target.way))
-    permit(way[-1] if way else (yield from ask(base.view.raw_inode, ROOT_INO)))
-    if target.past:
-        permit((yield from ask(past.view.raw_inode, target.past)))

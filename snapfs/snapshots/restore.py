@@ -12,26 +12,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from snapfs.errors import CommitNeeded, CorruptBlock, Interrupt, UsageError
+from snapfs.errors import CommitNeeded, CorruptBlock, Interrupt
 from snapfs.filesystem import Inode
 from snapfs.ids import BASE_VIEW, ROOT_INO
 from snapfs.snapshots.comparison import Comparison
 from snapfs.snapshots.exchanging import exchange, uncovered
 from snapfs.snapshots.graft import Graft
 from snapfs.snapshots.lifecycle import new_instance
-from snapfs.snapshots.naming import as_path, default_name, get
-from snapfs.snapshots.paths import path_bytes
-from snapfs.snapshots.placing import distinct
+from snapfs.snapshots.naming import default_name, get
+from snapfs.snapshots.restore_plan import RestorePlan
 from snapfs.snapshots.rights import Permit, anyone, check_permitted
 from snapfs.snapshots.targets import part_at
+from snapfs.snapshots.ways import Way, covered_ways
 from snapfs.store.commit import name_live
 
 if TYPE_CHECKING:
     from snapfs.filesystem import Filesystem
     from snapfs.store.instances import Instance
-
-#: The names of a path, from the root on.
-Way = tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,24 +68,6 @@ def restore(
     return _restore_all(fs, instance, now_ns, owner)
 
 
-def covered_ways(instance: Instance, paths: Sequence[str]) -> list[Way]:
-    """The paths that are restored, without those below others; none for the whole volume. Raises ``UsageError``."""
-    own = [part.way for part in instance.parts]
-    if not paths:
-        return own
-    ways = distinct(parse_way(path) for path in paths)
-    for way in ways:
-        if own and not any(way[: len(one)] == one for one in own):
-            raise UsageError(f"{as_path(way)}: snapshot {instance.name!r} covers only {instance.path}")
-    return [] if ways[0] == () else ways
-
-
-def parse_way(path: str) -> Way:
-    """The names on the way along a path in the volume. Raises ``UsageError``."""
-    whole = path_bytes(path)
-    return tuple(whole.split(b"/")) if whole else ()
-
-
 def _restore_paths(fs: Filesystem, instance: Instance, ways: list[Way], now_ns: int | None, owner: int, permit: Permit) -> RestoreResult:
     key = instance.id, tuple(ways)
     running = _running.get(fs)
@@ -100,7 +79,7 @@ def _restore_paths(fs: Filesystem, instance: Instance, ways: list[Way], now_ns: 
             parts = [part_at(fs, fs.base, way) for way in ways]
             return new_instance(fs, undo_name(fs, now), origin=BASE_VIEW, parts=parts, owner=owner, now_ns=now, urgency=2)
 
-        graft = Graft(fs, instance, ways, make_undo, permit)
+        graft = Graft(fs, instance, ways, lambda: RestorePlan(fs, instance, ways).steps(), make_undo, permit)
         _running[fs] = key, graft
     try:
         found = graft.run()

@@ -13,10 +13,9 @@ from snapfs.errors import NotCached
 from snapfs.snapshots.diff import Diff, Difference, Kind, Shown
 from snapfs.snapshots.naming import get
 from snapfs.snapshots.pairing import Pair
-from snapfs.snapshots.placing import Target, find_targets
-from snapfs.snapshots.restore import covered_ways
 from snapfs.snapshots.rights import Permit, anyone, check_permitted
 from snapfs.snapshots.sides import Side, State, Steps, ask
+from snapfs.snapshots.ways import Target, Way, covered_ways, find_targets
 
 if TYPE_CHECKING:
     from snapfs.filesystem import Filesystem
@@ -42,19 +41,19 @@ class _PathDiff(Diff):
 def check(fs: Filesystem, name: str, paths: Sequence[str], permit: Permit) -> Instance:
     """The snapshot of that name. Raises what a restore would raise before it begins, and ``NotCached``."""
     instance = get(fs, name)
-    for step in RestorePlan(fs, instance, paths).check(permit):
+    for step in RestorePlan(fs, instance, covered_ways(instance, paths)).check(permit):
         if step:
             raise NotCached(step)
     return instance
 
 
 class RestorePlan:
-    """A restore of ``paths`` (none: all that the snapshot covers) of a volume that is sealed. ``compared`` is as of ``Diff``."""
+    """A restore of some paths (none: of the whole volume), of a volume that is sealed. ``compared`` is as of ``Diff``."""
 
-    def __init__(self, fs: Filesystem, instance: Instance, paths: Sequence[str]) -> None:
+    def __init__(self, fs: Filesystem, instance: Instance, ways: Sequence[Way]) -> None:
         self._fs = fs
         self._instance = instance
-        self._ways = covered_ways(instance, paths)
+        self._ways = ways
         self._present, self._past = State(fs.volume.base_root), State(instance.root, instance.copy())
         self._done = 0
         self._diff: Diff | None = None

@@ -226,4 +226,4 @@ def test_a_path_that_cannot_be_restored_is_not_refused(mounted: Any, work: Path,
     assert len(error.splitlines()) == 1
     assert words in error
     assert tree(mounted.path) == before
-    assert [one["name"] for one in json.loads(mounted.run("snapshot", "list", mounted.path, "--json").stdout)["snapshots"]] == ["good"]
+    assert [one["name"] for one in json.loads(mounted.run("snapshot", "list", mounted.path, "--json").stdout)] == ["good"]
