@@ -206,7 +206,9 @@ class Placing:
             return ino if is_alone and ino not in self._known else self._new_number()
         if is_alone or not base.nlink:
             return ino
-        if _has_several(base) and _same_content(base, past):
+        # A name outside and one inside are of one file where they are now or were then; nothing else is linked to what is outside.
+        was_linked = past.nlink > len(self._names[PAST].get(ino, ()))
+        if _has_several(base) and (here or was_linked) and _same_content(base, past):
             self.as_they_are.add(ino)
             return ino
         return self._new_number()
