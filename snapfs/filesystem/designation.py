@@ -33,6 +33,13 @@ def label(ino: int) -> bytes:
     return b"%x" % ino
 
 
+def new_list(view: View, now_ns: int) -> Inode:
+    """An empty list, which is not in the view yet."""
+    place = Inode(view, DESIGNATED_INO, stat.S_IFDIR | 0o700, now=now_ns)
+    place.nlink, place.parent = 2, ROOT_INO
+    return place
+
+
 def policy_fault(policy: str) -> str | None:
     """Why this cannot be a policy's name; None when it can: the rules are those of snapshots' names."""
     if len(policy.encode(errors="replace")) > POLICY_MAX:
@@ -88,9 +95,8 @@ class Designations:
         view.volume.allocator.prepare(0, urgency=urgency, metadata=view.volume.dirtied + 16)
         place = self._list(view)
         if place is None:
-            generation = view.volume.next_inode_generation & 0xFFFF_FFFF
-            place = Inode(view, DESIGNATED_INO, stat.S_IFDIR | 0o700, generation=generation, now=self._fs.now())
-            place.nlink, place.parent = 2, ROOT_INO
+            place = new_list(view, self._fs.now())
+            place.generation = view.volume.next_inode_generation & 0xFFFF_FFFF
         else:
             view.change(place)
         place.names.touch(label(inode.ino))

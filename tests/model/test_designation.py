@@ -178,6 +178,48 @@ def test_a_restore_leaves_the_designations_of_before(tree: Tree) -> None:
     tree.prove()
 
 
+def test_a_path_that_is_brought_back_is_not_designated(tree: Tree) -> None:
+    """C8, C7: with its attributes it is on the list again, and what it replaces is not; also what is made again above it."""
+    tree.designate("a")
+    tree.designate("a/b")
+    tree.do(snapshots.create, tree.fs, "then")
+    commit(tree.volume)
+    tree.do(tree.fs.unlink, tree.fs.base, tree.find("a/b"), b"file")
+    tree.rmdir("a/b")
+    tree.make("a/b", DIRECTORY)
+    assert tree.covered() == ["/a"]
+    tree.do(tree.fs.xattr_remove, tree.fs.base, tree.find("a"), NAME)
+    for name in ("a/new", "c/new"):
+        tree.make(name, DIRECTORY)
+        tree.designate(name, b"weekly")
+    tree.do(snapshots.restore, tree.fs, "then", paths=["/a/b"])
+    assert (tree.covered(), tree.covered("weekly")) == (["/a/b"], ["/a/new", "/c/new"])
+    tree.prove()
+    undo = tree.do(snapshots.restore, tree.fs, "then", paths=["/a"]).undo
+    assert (tree.covered(), tree.covered("weekly")) == (["/a"], ["/c/new"])
+    tree.prove()
+    tree.do(snapshots.restore, tree.fs, undo.name)
+    assert (tree.covered(), tree.covered("weekly")) == (["/a/b"], ["/a/new", "/c/new"])
+    tree.prove()
+
+
+def test_the_first_designation_that_is_brought_back_has_no_list(tree: Tree) -> None:
+    """C8, C7: the base has never had one, the snapshot was written."""
+    tree.do(snapshots.create, tree.fs, "one")
+    commit(tree.volume)
+    one = tree.fs.view(snapshots.get(tree.fs, "one").id)
+    tree.designate("a/b", view=one)
+    tree.designate("a", view=one)
+    tree.do(snapshots.restore, tree.fs, "one", paths=["/a/b"])
+    assert tree.covered() == ["/a/b"]
+    tree.prove()
+    tree.rename("a", "moved")
+    commit(tree.volume)
+    tree.do(snapshots.restore, tree.fs, "one", paths=["/a/b/file"])
+    assert tree.covered() == ["/a", "/moved/b"]
+    tree.prove()
+
+
 def test_designating_in_a_snapshot_changes_the_policy(tree: Tree) -> None:
     """C8: it is another tree; what is designated in it counts for snapshots of it, and when it is gone back to."""
     tree.designate("c")

@@ -153,9 +153,8 @@ def test_a_policy_covers_what_was_designated_before_only(mounted: Any) -> None:
     assert (mounted / "mail" / ".snap" / "n1" / "file").read_bytes().startswith(b"mailmail")
     os.removexattr(mounted / "mail", NAME)
     mounted.remount()
-    assert (
-        json.loads(mounted.run("snapshot", "create", mounted.path, "n2", "--designated", "nightly", "--json").stdout)["path"] == "/photos"
-    )
+    created = json.loads(mounted.run("snapshot", "create", mounted.path, "n2", "--designated", "nightly", "--json").stdout)
+    assert created["path"] == "/photos"
 
 
 def test_a_designation_that_means_nothing_is_taken(mounted: Any) -> None:
