@@ -11,6 +11,12 @@ ROOT_INO: Final = 1
 #: Inode number of the hidden directory that lists unlinked inodes which are still in use or not yet freed.
 ORPHANS_INO: Final = 2
 
+#: Inode number of the hidden directory that lists designated directories, in views that have had any.
+DESIGNATED_INO: Final = 3
+
+#: Directories that no name leads to.
+HIDDEN_INOS: Final = frozenset({ORPHANS_INO, DESIGNATED_INO})
+
 #: First inode number that files get.
 FIRST_INO: Final = 16
 

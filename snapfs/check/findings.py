@@ -40,6 +40,7 @@ class Mend(enum.Enum):
     REATTACH = enum.auto()
     CUT_LOOP = enum.auto()
     LIST_ORPHANS = enum.auto()
+    LIST_DESIGNATED = enum.auto()
     SET_CHAIN = enum.auto()  # those of the parts of instance ``number``
     CLEAR_SUPERBLOCK = enum.auto()  # the slot at offset ``value``
 

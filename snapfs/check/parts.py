@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from snapfs.blocks.inode import FLAG_HEIR, FLAG_LINKED
 from snapfs.filesystem import Inode
-from snapfs.ids import ORPHANS_INO, ROOT_INO
+from snapfs.ids import HIDDEN_INOS, ROOT_INO
 from snapfs.store.instances import Instance
 
 #: Gives the inode of a number in an instance's view, None when there is none.
@@ -52,7 +52,7 @@ class Parts:
         inode = self._find(ino, one)
         if inode is None:
             return False
-        if ino == ORPHANS_INO:
+        if ino in HIDDEN_INOS:
             return True
         if linked and inode.flags & FLAG_LINKED and not inode.is_directory:
             return True

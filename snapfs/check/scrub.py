@@ -27,7 +27,7 @@ from snapfs.check.verifying import READ_BYTES, Found, Verifier, Wanted
 from snapfs.check.visited import Run, Visited
 from snapfs.errors import CorruptBlock
 from snapfs.filesystem.inode import EMPTY_SLOT, Inode
-from snapfs.ids import BASE_VIEW, ORPHANS_INO, ROOT_INO
+from snapfs.ids import BASE_VIEW, HIDDEN_INOS, ROOT_INO
 
 if TYPE_CHECKING:
     from snapfs.filesystem import Filesystem
@@ -248,7 +248,7 @@ class Scrub:
 
     def _is_inside(self, part: Instance, table: Tree, inode: Inode) -> Steps[bool]:
         """Is an inode in what a snapshot of parts preserves? As ``filesystem.coverage`` has it, without the cache."""
-        if inode.ino == ORPHANS_INO or (inode.flags & FLAG_LINKED and not inode.is_directory):
+        if inode.ino in HIDDEN_INOS or (inode.flags & FLAG_LINKED and not inode.is_directory):
             return True
         ino = inode.ino
         if not inode.nlink and ino not in part.covered:

@@ -14,10 +14,10 @@ from snapfs.check.parts import Parts
 from snapfs.check.reach import BASE
 from snapfs.check.trees import Root, Walker
 from snapfs.errors import CorruptBlock, DeviceError
-from snapfs.filesystem import Filesystem, Inode, attributes
+from snapfs.filesystem import Filesystem, Inode, attributes, designation
 from snapfs.filesystem.inode import EMPTY_SLOT
 from snapfs.filesystem.names import TYPE_BITS
-from snapfs.ids import FILE_SIZE_MAX, FIRST_INO, INO_LIMIT, NAME_MAX, ORPHANS_INO, ROOT_INO
+from snapfs.ids import DESIGNATED_INO, FILE_SIZE_MAX, FIRST_INO, HIDDEN_INOS, INO_LIMIT, NAME_MAX, ORPHANS_INO, ROOT_INO
 from snapfs.store.driver import drive
 from snapfs.store.instances import Instance, ViewRoot
 from snapfs.store.parts import Part
@@ -47,6 +47,8 @@ class ViewChecker:
         self.names: dict[int, list[tuple[int, int, int]]] = defaultdict(list)  # inode -> (directory, type, mask) of each name
         self.subdirectories: dict[int, list[int]] = defaultdict(list)  # directory -> masks of its subdirectories
         self.listed: dict[int, int] = defaultdict(int)  # orphan -> views that list it
+        self.designated: dict[int, int] = defaultdict(int)  # directory -> views in which it is designated
+        self.designated_by_list: dict[int, int] = defaultdict(int)  # the same as they list it
         self.parts = Parts([], lambda _ino, _instance: None)
 
     def place(self, ino: int, mask: int) -> str:
@@ -71,6 +73,7 @@ class ViewChecker:
                 self.progress(done, len(versions))
         self._links(versions)
         self._connection(versions)
+        self._designations()
 
     # Inodes
 
@@ -125,12 +128,17 @@ class ViewChecker:
         return versions
 
     def _inode(self, ino: int, found: list[Version]) -> None:
-        if not FIRST_INO <= ino < INO_LIMIT and ino not in (ROOT_INO, ORPHANS_INO):
+        if not FIRST_INO <= ino < INO_LIMIT and ino not in (ROOT_INO, *HIDDEN_INOS):
             mask = sum(one.mask for one in found)
             self.findings.add(
                 "format", "inode-number", self.place(ino, mask), "the number is reserved", fault=Fault(Mend.MOVE_INODE, mask, ino=ino)
             )
         where = partial(self.place, ino)
+        if ino == DESIGNATED_INO and (wrong := sum(one.mask for one in found if not one.inode.is_directory)):
+            fault = Fault(Mend.CLEAR_INODE, wrong, ino=ino)
+            self.findings.add(
+                "format", "designation-list", where(wrong), "the list of designated directories is not a directory", fault=fault
+            )
         shown = without(found, self.parts.outside(ino)) if self.parts.mask else found
         directories = [one for one in shown if one.inode.is_directory]
         files = [one for one in shown if not one.inode.is_directory]
@@ -187,7 +195,9 @@ class ViewChecker:
         """Extended attributes and targets are metadata: they must be readable, or be mended so."""
         try:
             if mend is Mend.DROP_ATTRIBUTES:
-                drive(self.fs.volume, attributes.load, one.inode)
+                found = drive(self.fs.volume, attributes.load, one.inode)
+                if designation.NAME in found and one.inode.is_directory and one.inode.nlink and one.inode.ino != ROOT_INO:
+                    self.designated[one.inode.ino] |= one.mask
             elif stat.S_ISLNK(one.inode.mode) and one.inode.data.blocks:
                 drive(self.fs.volume, one.inode.map.node, 0, 0)
         except (CorruptBlock, DeviceError) as exc:
@@ -207,6 +217,13 @@ class ViewChecker:
             self.findings.add("format", "entry", where, f"{name!r} leads to no inode number", fault=fault)
             return
         ino = value >> TYPE_BITS
+        if directory == DESIGNATED_INO:
+            if name == designation.label(ino):
+                self.designated_by_list[ino] |= mask
+            else:
+                detail = f"{name!r} lists inode {ino}, whose entry would have another name"
+                self.findings.add("format", "designation-name", where, detail, fault=Fault(Mend.LIST_DESIGNATED, mask))
+            return
         if directory == ORPHANS_INO:
             if name != b"%x" % ino:
                 fault = Fault(Mend.LIST_ORPHANS, mask)
@@ -239,7 +256,7 @@ class ViewChecker:
                         fault=Fault(Mend.DROP_NAMES, mask & ~there, ino=directory, number=ino),
                     )
         for ino, found in versions.items():
-            if ino == ORPHANS_INO:
+            if ino in HIDDEN_INOS:
                 continue
             masks = [mask for _, _, mask in self.names.get(ino, ())]
             tops = self.parts.tops().get(ino, 0)
@@ -297,7 +314,7 @@ class ViewChecker:
             for directory, _, mask in names:
                 children[directory].append((ino, mask))
         for ino, found in versions.items():
-            if ino in (ROOT_INO, ORPHANS_INO):
+            if ino in (ROOT_INO, *HIDDEN_INOS):
                 continue
             outside = self.parts.outside_names(ino) | self.parts.tops().get(ino, 0) if self.parts.mask else 0
             for one in without(found, outside):
@@ -328,9 +345,22 @@ class ViewChecker:
         for ino, found in versions.items():
             for one in without(found, self.parts.outside_names(ino)) if self.parts.mask else found:
                 lost = one.mask & ~connected.get(ino, 0)
-                if lost and one.inode.nlink and ino != ORPHANS_INO and self.names.get(ino):
+                if lost and one.inode.nlink and ino not in HIDDEN_INOS and self.names.get(ino):
                     fault = Fault(Mend.CUT_LOOP, lost, ino=ino)
                     self.findings.add("format", "not-connected", self.place(ino, lost), "no path leads to it from the root", fault=fault)
+
+    def _designations(self) -> None:
+        """The list of designated directories has those that have the attribute."""
+        for ino in sorted(self.designated.keys() | self.designated_by_list.keys()):
+            designated, listed = self.designated[ino], self.designated_by_list[ino]
+            if missing := designated & ~listed:
+                fault = Fault(Mend.LIST_DESIGNATED, missing)
+                self.findings.add(
+                    "format", "designation", self.place(ino, missing), "it is designated, and not listed as such", fault=fault
+                )
+            if wrong := listed & ~designated & ~self.parts.outside_attributes(ino):
+                fault = Fault(Mend.LIST_DESIGNATED, wrong)
+                self.findings.add("format", "designation", self.place(ino, wrong), "it is listed as designated, and is not", fault=fault)
 
     def _fixed(self, versions: dict[int, list[Version]], ino: int, rule: str, detail: str) -> int:
         """A directory that every view has; the views that do have it."""

@@ -29,6 +29,9 @@ def configure(parser: Parser) -> None:
         default=[],
         help="cover only this directory or file, given by its path in the volume or in the mount; may be given several times",
     )
+    create.add_argument(
+        "--designated", metavar="POLICY", help="cover the directories whose attribute user.snapfs.designate has this value, and below"
+    )
     create.add_argument("--of", metavar="OTHER", help="what another snapshot shows now, instead of the live tree")
     create.add_argument("--read-only", action="store_true", help="let nobody change what it shows (default: it can be changed)")
     create.add_argument("--description", metavar="TEXT", help="one line about it")
@@ -105,6 +108,7 @@ def _create(arguments: argparse.Namespace) -> int:
             "snapshot.create",
             name=arguments.name,
             paths=paths,
+            designated=arguments.designated,
             origin=arguments.of,
             read_only=arguments.read_only,
             description=arguments.description,

@@ -22,7 +22,7 @@ from snapfs.control.protocol import Request, Result
 from snapfs.control.scrubbing import scrub
 from snapfs.errors import SnapfsError, UsageError
 from snapfs.filesystem import Filesystem
-from snapfs.snapshots import Facts, Hold, Instance, Permit, RestoreResult, SetDeletion, Target
+from snapfs.snapshots import Designated, Facts, Hold, Instance, Permit, RestoreResult, SetDeletion, Target
 from snapfs.snapshots.paths import path_bytes
 from snapfs.store.facts import DEFAULT_HOLD
 
@@ -97,7 +97,7 @@ class Handlers:
             "hello": ({}, self.hello),
             "info": ({}, self.info),
             "snapshot.create": (
-                {"name": str, "paths": list, "origin": str, "read_only": bool, "description": str, "tags": dict},
+                {"name": str, "paths": list, "designated": str, "origin": str, "read_only": bool, "description": str, "tags": dict},
                 self.snapshot_create,
             ),
             "snapshot.list": ({}, self.snapshot_list),
@@ -172,15 +172,18 @@ class Handlers:
         uid: int,
         name: str | None,
         paths: list[object] | None,
+        designated: str | None,
         origin: str | None,
         read_only: bool | None,
         description: str | None,
         tags: dict[str, object] | None,
     ) -> Result:
-        """Make a snapshot of the whole volume or of what is at ``paths``: as it is, or as the snapshot ``origin`` shows it."""
+        """Make a snapshot of the whole volume, of what is at ``paths`` and of what is designated: as it is, or as ``origin`` shows it."""
         facts = snapshots.NO_FACTS.changed(read_only=read_only, description=description, tags=_texts(tags))
         view_id = ids.BASE_VIEW if origin is None else (await self.engine.call(snapshots.get, self.fs, origin)).id
-        targets = [_way(path) for path in _names(paths, "paths")]
+        targets: list[Target] = [_way(path) for path in _names(paths, "paths")]
+        if designated is not None:
+            targets.append(Designated(designated))
         chosen = snapshots.default_name(time.time_ns()) if name is None else name
         instance = await self.engine.create_snapshot(
             chosen, origin=view_id, targets=targets, owner=uid, permit=self._permit(uid), facts=facts

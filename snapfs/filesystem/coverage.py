@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from snapfs.blocks.inode import FLAG_HEIR, FLAG_LINKED
 from snapfs.errors import StaleInode
-from snapfs.ids import ORPHANS_INO, ROOT_INO
+from snapfs.ids import HIDDEN_INOS, ROOT_INO
 from snapfs.store.owners import TreeOwner
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def is_part(view: View, ino: int, tops: Collection[int], known: dict[int, bool])
     Of what had lost its last name before, it preserves nothing. What loses it in the view of the snapshot itself says by its parent that it
     was within (``Orphans.release``), because the directories above it may go as well. May raise ``NotCached``.
     """
-    if ino == ORPHANS_INO:
+    if ino in HIDDEN_INOS:
         return True  # each view has its own
     inode = _inode(view, ino)
     if inode is None:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from snapfs.blocks.inode import FLAG_HEIR, INODE_BYTES
 from snapfs.errors import CommitNeeded, InvalidArgument, IsDirectory, NoSpace, NoSuchSnapshot, NotPermitted
-from snapfs.filesystem import acl, attributes, data, names
+from snapfs.filesystem import acl, attributes, data, designation, names
 from snapfs.filesystem.coverage import Coverage
 from snapfs.filesystem.data import ReadPlan
+from snapfs.filesystem.designation import Designations
 from snapfs.filesystem.inode import Inode
 from snapfs.filesystem.names import Entry
 from snapfs.filesystem.orphans import Orphans
@@ -82,6 +83,7 @@ class Filesystem:
         self.coverage = Coverage(self)
         self.base = self.views[BASE_VIEW] = View(volume, self._cache, volume.base_root, self.coverage.refresh)
         self.orphans = Orphans(self)
+        self.designations = Designations(self)
         volume.contents = self
         volume.allocator.more_to_come = lambda: self.has_work
         volume.allocator.reclaim = self.work
@@ -233,8 +235,9 @@ class Filesystem:
             raise NotPermitted("this snapshot does not cover this directory")
 
     def xattr_get(self, view: View, ino: int, name: bytes) -> bytes:
-        """An extended attribute. Raises ``NoAttribute``."""
-        return attributes.get(view.inode(ino), name)
+        """An extended attribute. Raises ``NoAttribute``. A designation is answered for all that it covers, too."""
+        inode = view.inode(ino)
+        return self.designations.answer(inode) if name == designation.NAME else attributes.get(inode, name)
 
     def xattr_list(self, view: View, ino: int) -> list[bytes]:
         """The names of all extended attributes."""
@@ -251,14 +254,19 @@ class Filesystem:
         replace: bool = False,
         groups: Collection[int] | None = None,
     ) -> None:
-        """Set an extended attribute. Raises ``Exists``, ``NoAttribute``, ``NotSupported``, ``TooBig``, ``NoSpace``.
+        """Set an extended attribute. Raises ``Exists``, ``NoAttribute``, ``NotSupported``, ``InvalidArgument``, ``TooBig``, ``NoSpace``.
 
         ``groups``: those of a caller who may not give a file to a group that is not among them (None: who may). See acl(5), chmod(2).
         """
         view.check_writable()
         inode = view.inode(ino)
         self._check_covered(view, inode)
+        place = None
+        if name == designation.NAME:
+            designation.check(inode, value)
+            place = self.designations.plan(inode)
         attributes.set_value(inode, name, value, create=create, replace=replace)
+        self.designations.note(place, inode)
         if name == acl.ACCESS and groups is not None and inode.gid not in groups:
             inode.mode &= ~stat.S_ISGID
         inode.ctime = self.now()
@@ -268,7 +276,9 @@ class Filesystem:
         view.check_writable()
         inode = view.inode(ino)
         self._check_covered(view, inode)
+        place = self.designations.plan_forget(inode) if name == designation.NAME else None
         attributes.remove(inode, name)
+        self.designations.forget(place, inode)
         view.change(inode)
         inode.ctime = self.now()
 

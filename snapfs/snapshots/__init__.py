@@ -11,7 +11,7 @@ from snapfs.snapshots.restore_plan import check as check_restore
 from snapfs.snapshots.rights import Permit, anyone, check_permitted, covered, may_look, owner_or_root
 from snapfs.snapshots.sides import State
 from snapfs.snapshots.space import frees
-from snapfs.snapshots.targets import Target, part_at
+from snapfs.snapshots.targets import Designated, Target, part_at
 from snapfs.snapshots.versions import Deleted, Lost, Seen, Version, Versions
 from snapfs.store.facts import NO_FACTS, Facts, Hold
 from snapfs.store.instances import Instance
@@ -21,6 +21,7 @@ from snapfs.store.restores import Restored, Scheduled
 __all__ = [
     "NO_FACTS",
     "Deleted",
+    "Designated",
     "Diff",
     "Difference",
     "Facts",

@@ -15,7 +15,7 @@ from snapfs.blocks.pointer import BLOCK_MASK, EPOCH_MASK, FLAG_BUCKET
 from snapfs.errors import CorruptBlock, NotCached
 from snapfs.filesystem.coverage import Heir
 from snapfs.filesystem.inode import EMPTY_SLOT
-from snapfs.ids import ORPHANS_INO
+from snapfs.ids import HIDDEN_INOS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -190,7 +190,7 @@ class Comparison:
 
     def _note(self, ino: int, left: bytes, right: bytes) -> None:
         named = any(slot[:4] != b"\0\0\0\0" and int.from_bytes(slot[12:16], "little") for slot in (left, right))
-        if named and ino != ORPHANS_INO:
+        if named and ino not in HIDDEN_INOS:
             self.changed.add(ino)
             self.slots[ino] = right
 

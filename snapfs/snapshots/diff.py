@@ -22,7 +22,7 @@ from snapfs.blocks.pointer import BLOCK_MASK
 from snapfs.errors import CorruptBlock, NotFound
 from snapfs.filesystem import Inode, names
 from snapfs.filesystem.names import TYPE_BITS
-from snapfs.ids import INO_LIMIT, ORPHANS_INO
+from snapfs.ids import HIDDEN_INOS, INO_LIMIT
 from snapfs.snapshots.contents import Change, changes
 from snapfs.snapshots.pairing import Pair, choose_pairs, lies_in
 from snapfs.snapshots.sides import PAUSE, Side, State, Steps, ask, join, same_file
@@ -205,7 +205,7 @@ class Diff:
     def _sort(self, ino: int, pair: Sequence[bytes], directories: list[tuple[Inode, Inode]], changed: list[_Changed]) -> None:
         """Note an inode that both states have, and that differs in what counts."""
         self.compared += 1
-        if ino == ORPHANS_INO or not 0 < ino < INO_LIMIT or _comparable(pair[0]) == _comparable(pair[1]):
+        if ino in HIDDEN_INOS or not 0 < ino < INO_LIMIT or _comparable(pair[0]) == _comparable(pair[1]):
             return
         old, new = Inode.decode(self.old.view, ino, pair[0]), Inode.decode(self.new.view, ino, pair[1])
         if old is None or new is None or not old.nlink or not new.nlink or stat.S_IFMT(old.mode) != stat.S_IFMT(new.mode):
@@ -289,7 +289,7 @@ class Diff:
         slots = SlotDifference(self.volume, NO_MAP, _root(self.new))
         while linked and (found := (yield from ask(slots.next))) is not None:
             for ino, _, slot in found:
-                directory = Inode.decode(self.new.view, ino, slot) if ino != ORPHANS_INO else None
+                directory = Inode.decode(self.new.view, ino, slot) if ino not in HIDDEN_INOS else None
                 if directory is None or not directory.is_directory or not directory.nlink or not (yield from self.new.shows(ino)):
                     continue
                 wanted = {number: one for number, one in linked.items() if one.new.parent != ino}  # which has been searched

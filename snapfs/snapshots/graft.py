@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from snapfs.errors import CommitNeeded, CorruptBlock, NotCached
-from snapfs.filesystem import attributes, data
+from snapfs.filesystem import attributes, data, designation
 from snapfs.filesystem.inode import EMPTY_SLOT, Inode
 from snapfs.filesystem.names import TYPE_BITS, check_entry
 from snapfs.filesystem.orphans import listed_name
-from snapfs.ids import BASE_VIEW, ORPHANS_INO, ROOT_INO
+from snapfs.ids import BASE_VIEW, DESIGNATED_INO, ORPHANS_INO, ROOT_INO
 from snapfs.snapshots.comparison import DATA, HOLE, Comparison, Pair, trees
 from snapfs.snapshots.diff import Difference
 from snapfs.snapshots.exchanging import exchange, keep_from_older, outside, uncovered
@@ -244,6 +244,7 @@ class Graft:
             plan.inodes -= 1
         if plan.adopted:
             yield from self._relist(plan, placing)
+        yield from self._list_designated(plan, placing, {number: ino for ino, number in numbers.items() if number in plan.slots})
 
     def _relist(self, plan: _Plan, placing: Placing) -> Steps[None]:
         """Plan for the list of orphans, from which some are taken."""
@@ -255,6 +256,33 @@ class Graft:
         self._empty(inode, names=True)
         plan.slots[ORPHANS_INO] = inode.encode()
         plan.pairs += trees(ORPHANS_INO, slot, plan.slots[ORPHANS_INO])
+
+    def _list_designated(self, plan: _Plan, placing: Placing, brought: dict[int, int]) -> Steps[None]:
+        """Plan for the list of designated directories; ``brought`` are inodes of the snapshot, by their numbers in the base."""
+        new = {parent.ino for parent in plan.parents.values() if designation.NAME in parent.attributes}
+        for number, ino in brought.items():
+            inode = yield from placing.inode(placing.past, ino)
+            if inode is not None and inode.is_directory and designation.NAME in (yield from ask(attributes.load, inode)):
+                new.add(number)
+        slot = yield from placing.slot(placing.base, DESIGNATED_INO)
+        if slot == EMPTY_SLOT and not new:
+            return
+        if slot == EMPTY_SLOT:
+            place = designation.new_list(self.fs.base, self.fs.now())
+            plan.inodes += 1
+            plan.renewed.add(DESIGNATED_INO)
+        else:
+            place = self._decode(placing.base, DESIGNATED_INO, slot)
+        before = dict((yield from self._items(place)))
+        changed = {designation.label(ino) for ino in plan.slots}
+        after = {name: value for name, value in before.items() if name not in changed}
+        after.update((designation.label(ino), ino << TYPE_BITS | stat.S_IFDIR >> 12) for ino in new)
+        if after == before:
+            return
+        plan.rebuilt[DESIGNATED_INO] = _Rebuilt(entries=list(after.items()), blocks=2 * place.data.blocks + 2 * len(new) + 4)
+        self._empty(place, names=True)
+        plan.slots[DESIGNATED_INO] = place.encode()
+        plan.pairs += trees(DESIGNATED_INO, slot, plan.slots[DESIGNATED_INO])
 
     def _enter(self, plan: _Plan, placing: Placing, target: Target, parents: dict[int, int]) -> Steps[None]:
         """What stands at a path, and the directories on the way to it that are missing."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from snapfs.blocks.inode import LAYOUT
 from snapfs.blocks.pointer import EPOCH_MASK, WRITES_MAX, WRITES_SHIFT
 from snapfs.filesystem import Inode
-from snapfs.ids import ORPHANS_INO
+from snapfs.ids import HIDDEN_INOS
 from snapfs.snapshots.sides import PAUSE, Side, State, Steps, ask, join, same_file
 from snapfs.store.difference import MapDifference, MapRoot, SlotDifference
 
@@ -101,7 +101,7 @@ class Heat:
             self._new.show(there)
 
     def _file(self, ino: int, before: bytes, now: bytes) -> Steps[None]:
-        if not stat.S_ISREG(LAYOUT.unpack_from(now)[0]) or ino == ORPHANS_INO:
+        if not stat.S_ISREG(LAYOUT.unpack_from(now)[0]) or ino in HIDDEN_INOS:
             return
         new, old = Inode.decode(self._new.view, ino, now), Inode.decode(self._old.view, ino, before)
         if new is None or not new.nlink or not (ino in self._new.tops or (yield from self._new.shows(new.parent))):

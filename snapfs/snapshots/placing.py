@@ -18,7 +18,7 @@ from snapfs.blocks.inode import FLAG_LINKED, INODE_BYTES
 from snapfs.errors import CorruptBlock, NoSpace, StaleInode
 from snapfs.filesystem.inode import EMPTY_SLOT, Inode
 from snapfs.filesystem.names import TYPE_BITS, check_entry
-from snapfs.ids import INO_LIMIT, ORPHANS_INO, ROOT_INO
+from snapfs.ids import HIDDEN_INOS, INO_LIMIT, ROOT_INO
 from snapfs.snapshots.comparison import comparable
 from snapfs.snapshots.sides import PAUSE, Side, Steps, ask, same_file
 from snapfs.snapshots.ways import Target
@@ -117,7 +117,7 @@ class Placing:
         walk = SlotDifference(self.base.view.volume, *roots)
         while (found := (yield from ask(walk.next))) is not None:
             self.changed.update(
-                ino for ino, base, past in found if comparable(base) != comparable(past) and ino not in (ROOT_INO, ORPHANS_INO)
+                ino for ino, base, past in found if comparable(base) != comparable(past) and ino not in (ROOT_INO, *HIDDEN_INOS)
             )
             yield PAUSE
 

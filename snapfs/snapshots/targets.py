@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from snapfs.errors import NotDirectory, NotFound
+from snapfs.filesystem.designation import NAME
 from snapfs.ids import ROOT_INO
 from snapfs.snapshots.naming import ancestry, way_to
 from snapfs.store.parts import EVERYTHING, Kept, Part, check_bounds, distinct, kept_by
@@ -13,8 +16,16 @@ from snapfs.store.parts import EVERYTHING, Kept, Part, check_bounds, distinct, k
 if TYPE_CHECKING:
     from snapfs.filesystem import Filesystem, View
 
-#: A directory by its inode number, or anything by the names of its path.
-Target = int | Sequence[bytes]
+
+@dataclass(frozen=True, slots=True)
+class Designated:
+    """All directories that are designated with a policy (C8)."""
+
+    policy: str
+
+
+#: A directory by its inode number, anything by the names of its path, or what is designated.
+Target = int | Sequence[bytes] | Designated
 
 
 def part_at(fs: Filesystem, view: View, way: Sequence[bytes]) -> Part:
@@ -22,18 +33,18 @@ def part_at(fs: Filesystem, view: View, way: Sequence[bytes]) -> Part:
 
     Symbolic links are not followed. The path must not be the root's.
     """
-    chain: list[int] = []
+    inodes: list[int] = []
     where = ROOT_INO
     for name in way:
         try:
             inode = fs.lookup(view, where, name)
         except (NotFound, NotDirectory):
             break
-        if not inode.is_directory and len(chain) + 1 < len(way):
+        if not inode.is_directory and len(inodes) + 1 < len(way):
             break
-        chain.append(inode.ino)
+        inodes.append(inode.ino)
         where = inode.ino
-    return Part(where if len(chain) == len(way) else 0, tuple(chain), tuple(way))
+    return Part(where if len(inodes) == len(way) else 0, tuple(inodes), tuple(way))
 
 
 def part_of(fs: Filesystem, view: View, directory: int) -> Part:
@@ -43,8 +54,7 @@ def part_of(fs: Filesystem, view: View, directory: int) -> Part:
         raise NotDirectory("only a directory has snapshots of its own")
     if not inode.nlink:
         raise NotFound("the directory has been removed")
-    chain = tuple(reversed(ancestry(view, inode)[:-1]))
-    return Part(directory, chain, tuple(way_to(fs, view, inode)))
+    return Part(directory, tuple(reversed(ancestry(view, inode)[:-1])), tuple(way_to(fs, view, inode)))
 
 
 def parts_of(fs: Filesystem, view: View, targets: Sequence[Target]) -> tuple[tuple[Part, ...], Kept]:
@@ -55,7 +65,7 @@ def parts_of(fs: Filesystem, view: View, targets: Sequence[Target]) -> tuple[tup
     origin = view.instance
     shown = origin.parts if origin else ()
     parts: list[Part] = []
-    for target in targets or (ROOT_INO,):
+    for target in chain.from_iterable(_single(fs, view, target) for target in targets or (ROOT_INO,)):
         part = _part(fs, view, target)
         if part is None and not shown:
             return (), origin.kept if origin else EVERYTHING
@@ -70,7 +80,21 @@ def parts_of(fs: Filesystem, view: View, targets: Sequence[Target]) -> tuple[tup
     return sized(parts, origin.kept if origin else None)
 
 
-def _part(fs: Filesystem, view: View, target: Target) -> Part | None:
+def _single(fs: Filesystem, view: View, target: Target) -> Sequence[int | Sequence[bytes]]:
+    """Directories and paths that a target stands for. Raises ``NotFound`` for a policy that nothing is designated with."""
+    if not isinstance(target, Designated):
+        return [target]
+    shown = {part.ino for part in view.instance.parts} if view.instance else set()
+    found = []
+    for inode in fs.designations.of(view, target.policy.encode(errors="surrogateescape")):
+        if not shown or inode.ino in view.above or not shown.isdisjoint(ancestry(view, inode)):
+            found.append(inode.ino)
+    if not found:
+        raise NotFound(f"no directory is designated {target.policy!r}: set the extended attribute {NAME.decode()} of one to that")
+    return sorted(found)
+
+
+def _part(fs: Filesystem, view: View, target: int | Sequence[bytes]) -> Part | None:
     """None for the root."""
     if isinstance(target, int):
         return None if target == ROOT_INO else part_of(fs, view, target)

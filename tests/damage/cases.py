@@ -22,7 +22,7 @@ from snapfs.check import Severity
 from snapfs.device.memory import MemoryDevice
 from snapfs.filesystem import Inode, data
 from snapfs.filesystem.format import format_volume
-from snapfs.ids import FIRST_INO, INO_LIMIT, ORPHANS_INO, ROOT_INO
+from snapfs.ids import DESIGNATED_INO, FIRST_INO, INO_LIMIT, ORPHANS_INO, ROOT_INO
 from snapfs.store import commit
 from snapfs.store.buckets import DEPTH_BITS, Bucket
 from snapfs.store.group import Group
@@ -763,6 +763,54 @@ def without(p: Planted, ino: int) -> str:
     p.base.dirty[ino] = None
     p.base.inodes -= 1
     return f"inode {ino}"
+
+
+@damage("designation")
+def a_designated_directory_is_not_listed(p: Planted) -> str:
+    """No snapshot of the policy would cover it."""
+    where = p.find("dir/sub").ino
+    p.pop_name(p.designated(), b"%x" % where)
+    return f"inode {where}"
+
+
+@damage("designation")
+def a_snapshot_has_lost_its_list_of_designated_directories(p: Planted) -> str:
+    where = p.find("dir/sub", p.view("copy")).ino
+    p.pop_name(p.designated(p.view("copy")), b"%x" % where)
+    return f"inode {where} of snapshot copy"
+
+
+@damage("designation")
+def a_directory_is_listed_as_designated_that_is_not(p: Planted) -> str:
+    directory = p.find("dir")
+    p.put_name(p.designated(), b"%x" % directory.ino, directory.ino << 4 | 4)
+    return place(directory)
+
+
+@damage("designation")
+def a_removed_directory_is_listed_as_designated(p: Planted) -> str:
+    p.put_name(p.designated(), b"%x" % 5000, 5000 << 4 | 4)
+    return "inode 5000"
+
+
+@damage("designation-name", "format", "designation")
+def a_designated_directory_is_listed_under_another_name(p: Planted) -> str:
+    p.put_name(p.designated(), b"other", p.pop_name(p.designated(), b"%x" % p.find("dir/sub").ino))
+    return f"inode {DESIGNATED_INO}"
+
+
+@damage("designation-list", "format", "designation", "leaked")
+def the_list_of_designated_directories_is_a_file(p: Planted) -> str:
+    p.device = MemoryDevice(256 * BLOCK)
+    format_volume(p.device)
+    p.open()
+    inode = p.make("", "d", DIRECTORY)
+    p.do(p.fs.xattr_set, p.base, inode.ino, b"user.snapfs.designate", b"policy")
+    p.commit()
+    wrong = Inode(p.base, DESIGNATED_INO, REGULAR)
+    wrong.nlink, wrong.parent = 1, ROOT_INO
+    p.base.dirty[DESIGNATED_INO] = wrong
+    return f"inode {DESIGNATED_INO}"
 
 
 # What is wrong on the device itself (I7, I8)

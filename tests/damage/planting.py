@@ -20,7 +20,7 @@ from snapfs.device.memory import MemoryDevice
 from snapfs.errors import CorruptBlock
 from snapfs.filesystem import Filesystem, Inode, View
 from snapfs.filesystem.format import format_volume
-from snapfs.ids import ORPHANS_INO, ROOT_INO
+from snapfs.ids import DESIGNATED_INO, ORPHANS_INO, ROOT_INO
 from snapfs.store.buckets import BucketTree
 from snapfs.store.driver import commit, drive
 from snapfs.store.group import Group
@@ -151,6 +151,10 @@ class Planted:
         inode: Inode = self.do((view or self.base).inode, ORPHANS_INO)
         return inode
 
+    def designated(self, view: View | None = None) -> Inode:
+        inode: Inode = self.do((view or self.base).inode, DESIGNATED_INO)
+        return inode
+
     def slot(self, inode: Inode) -> tuple[bytearray, int]:
         """The leaf of the inode table, to be changed, and where the inode lies in it. The inode itself must be clean."""
         table, per_leaf = inode.view.table, inode.view.per_leaf
@@ -223,6 +227,7 @@ def build() -> MemoryDevice:
     p.commit()
     large = make("", "large", REGULAR).ino
     in_second_group(p, large, [(0, b"before one" * (2 * RUNS * BLOCK // 10))])
+    p.do(p.fs.xattr_set, p.base, p.find("dir/sub").ino, b"user.snapfs.designate", b"policy")
     snapshot(p, "one")
     in_second_group(p, large, [(index * BLOCK, b"!" * BLOCK) for index in range(0, 2 * RUNS, 2)])
     p.do(p.fs.write, p.base, p.find("plain").ino, 0, b"after one")

@@ -16,7 +16,7 @@ from snapfs.device.memory import MemoryDevice
 from snapfs.errors import SnapfsError
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
-from snapfs.ids import ORPHANS_INO, ROOT_INO
+from snapfs.ids import HIDDEN_INOS, ROOT_INO
 from snapfs.store.buckets import BucketTree
 from snapfs.store.driver import commit, drive
 from snapfs.store.tree import BlockMap
@@ -160,7 +160,7 @@ def survey(image: Image) -> Seed:
     for view in (fs.base, *(fs.view(one.id) for one in volume.instances.live())):
         tree(view.table, "inodes")
         inodes = max(inodes, view.next_ino)
-        for ino in (ROOT_INO, ORPHANS_INO, *range(16, view.next_ino)):
+        for ino in (ROOT_INO, *sorted(HIDDEN_INOS), *range(16, view.next_ino)):
             try:
                 inode = drive(volume, view.inode, ino)
             except SnapfsError:

@@ -18,7 +18,7 @@ from snapfs.blocks.inode import FLAG_HEIR, FLAG_LINKED
 from snapfs.blocks.pointer import BLOCK_MASK, EPOCH_MASK, FLAG_BUCKET
 from snapfs.errors import StaleInode
 from snapfs.filesystem import Filesystem
-from snapfs.ids import ORPHANS_INO, ROOT_INO
+from snapfs.ids import HIDDEN_INOS, ROOT_INO
 from snapfs.store.buckets import BucketTree
 from snapfs.store.driver import commit, drive
 from snapfs.store.tree import BlockMap
@@ -71,7 +71,7 @@ def is_inside(view: Any, ino: int) -> bool:
     if view.instance is None or not view.instance.covered:
         return True
     inode = drive(view.volume, view.raw_inode, ino)
-    if inode.flags & FLAG_LINKED or ino == ORPHANS_INO:
+    if inode.flags & FLAG_LINKED or ino in HIDDEN_INOS:
         return True
     seen = set()
     if not inode.nlink and ino not in view.instance.covered:

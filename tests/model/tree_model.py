@@ -122,6 +122,18 @@ class Tree:
         if ino in self.nodes and not self.nodes[ino].nlink:
             del self.nodes[ino]
 
+    def is_below(self, top: int, ino: int) -> bool:
+        """Is a directory below another one?"""
+        return ino != top and self._below(top, ino)
+
+    def policy(self, ino: int, name: bytes) -> bytes | None:
+        """The attribute of the nearest directory that has it, upwards."""
+        while name not in self.nodes[ino].attributes:
+            if ino == ROOT_INO:
+                return None
+            ino = self.nodes[ino].parent
+        return self.nodes[ino].attributes[name]
+
     def _below(self, ino: int, where: int) -> bool:
         while where not in self.tops:
             if where == ino:

@@ -18,28 +18,32 @@ from tree_model import EXCHANGE, NOREPLACE, Node, Tree
 from snapfs import snapshots
 from snapfs.check import check_volume
 from snapfs.device.memory import MemoryDevice
-from snapfs.errors import FsError, NoSpace, NotDirectory, UsageError
+from snapfs.errors import FsError, NoAttribute, NoSpace, NotDirectory, NotFound, UsageError
 from snapfs.filesystem import Changes, Filesystem, View
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
+from snapfs.snapshots import Designated
 from snapfs.store.driver import commit, drive
 from snapfs.store.volume import Volume
 
 NAMES = [b"a", b"b", b"c", b"d", b"e.txt", "ü".encode(), b"n" * 255]
 ATTRIBUTES = [b"user.x", b"user.y", b"trusted.z"]
+DESIGNATE = b"user.snapfs.designate"
+POLICIES = [b"nightly", "häufig".encode()]
 SNAPSHOTS = 7
 
 
 class World:
     """A volume in memory with its model: the base, the snapshots by name, and what the last commit made durable."""
 
-    def __init__(self, block_size: int, blocks: int, *, parts: bool = False, several: bool = False) -> None:
+    def __init__(self, block_size: int, blocks: int, *, parts: bool = False, several: bool = False, policies: bool = False) -> None:
         self.block_size = block_size
         self.device = MemoryDevice(blocks * block_size)
         format_volume(self.device, block_size=block_size)
         self.base = Tree()
         self.parts = parts  # are there snapshots of directories?
         self.several = several  # are there snapshots of several directories and files?
+        self.policies = policies  # are there designated directories?
         self.snaps: dict[str, Tree] = {}
         self.held: set[int] = set()
         self.made = 0
@@ -272,6 +276,39 @@ class World:
         self.snaps[name] = tree.within(*sorted(tops))
         self.commit()
 
+    def designate(self, which: int, where: int, policy: int) -> None:
+        """Designate a directory, or let it be one among others again (C8)."""
+        tree, view = self.pick(which)
+        ino, value = _of(tree.directories(), where), _of([*POLICIES, None], policy)
+        if value is None:
+            self.both(lambda: self.call(self.fs.xattr_remove, view, ino, DESIGNATE), lambda _: tree.remove_attribute(ino, DESIGNATE))
+        else:
+            self.both(
+                lambda: self.call(self.fs.xattr_set, view, ino, DESIGNATE, value),
+                lambda _: tree.nodes[ino].attributes.update({DESIGNATE: value}),
+            )
+
+    def snapshot_of_policy(self, which: int, policy: int) -> None:
+        """A snapshot of what is designated with a policy, or none if nothing is."""
+        tree, view = self.pick(which)
+        if len(self.snaps) >= SNAPSHOTS or tree.tops != (ROOT_INO,):  # of the directories above parts, the model knows nothing
+            return
+        value = _of(POLICIES, policy)
+        found = [ino for ino in tree.directories() if tree.nodes[ino].attributes.get(DESIGNATE) == value]
+        tops = [ino for ino in found if not any(tree.is_below(other, ino) for other in found if other != ino)]
+        self.made += 1
+        name = f"q{self.made}"
+        try:
+            self.call(snapshots.create, self.fs, name, origin=view.id, targets=[Designated(value.decode())])
+        except NotFound:
+            assert not tops
+            return
+        except (NoSpace, UsageError):
+            return
+        assert tops
+        self.snaps[name] = tree.copy(named=True) if tops == [ROOT_INO] else tree.within(*tops)
+        self.commit()
+
     @staticmethod
     def _way(tree: Tree, view: View, parent: int, name: bytes) -> tuple[bytes, ...]:
         """The names of the path of what a directory of a tree has."""
@@ -418,6 +455,8 @@ class World:
             inode = self.call(self.fs.inode, view, ino)
             assert (oct(inode.mode), inode.nlink) == (oct(node.mode), node.nlink), f"inode {ino} of view {view.id}"
             if node.is_directory:
+                if tree.tops == (ROOT_INO,) and node.nlink:
+                    assert self.policy(view, ino) == tree.policy(ino, DESIGNATE), f"inode {ino} of view {view.id}"
                 assert self.listing(view, ino) == {name: (there, stat.S_IFMT(tree.nodes[there].mode)) for name, there in node.names.items()}
             elif stat.S_ISREG(node.mode):
                 assert inode.size == len(node.content), f"inode {ino} of view {view.id}"
@@ -427,6 +466,14 @@ class World:
             assert {
                 name: self.call(self.fs.xattr_get, view, ino, name) for name in self.call(self.fs.xattr_list, view, ino)
             } == node.attributes
+
+    def policy(self, view: View, ino: int) -> bytes | None:
+        """What a directory answers about its designation."""
+        try:
+            value: bytes = self.call(self.fs.xattr_get, view, ino, DESIGNATE)
+        except NoAttribute:
+            return None
+        return value
 
     def listing(self, view: View, ino: int) -> dict[bytes, tuple[int, int]]:
         """A directory, read in small parts."""
@@ -466,7 +513,7 @@ class World:
         for directory in reversed(self._depth_first(ROOT_INO)):
             for name, ino in sorted(self.base.nodes[directory].names.items()):
                 self.call(self.fs.rmdir if self.base.nodes[ino].is_directory else self.fs.unlink, self.fs.base, directory, name)
-        for name in self.base.nodes[ROOT_INO].attributes:
+        for name in list(self.base.nodes[ROOT_INO].attributes):
             self.call(self.fs.xattr_remove, self.fs.base, ROOT_INO, name)
         self.commit()
         self.work(1_000_000)
@@ -524,6 +571,8 @@ class World:
             (7, lambda: self.snapshot(which)),
             (7 if self.parts else 0, lambda: self.snapshot_of(which, a)),
             (9 if self.several else 0, lambda: self.snapshot_of_several(which, a, b, size + name)),
+            (9 if self.policies else 0, lambda: self.designate(which, a, b)),
+            (6 if self.policies else 0, lambda: self.snapshot_of_policy(which, a)),
             (4, lambda: self.delete(a)),
             (1, lambda: self.rename_snapshot(a)),
             (3, lambda: self.restore(a)),

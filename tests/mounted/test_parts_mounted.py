@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 MIB = 1 << 20
+NAME = "user.snapfs.designate"
 
 
 @pytest.fixture
@@ -122,3 +124,46 @@ def test_more_paths_than_a_snapshot_can_have_make_one_of_some(mounted: Any) -> N
     result = mounted.run("snapshot", "create", mounted.path, "many", *words, code=2)
     assert result.stderr == "snapfs: a snapshot has 128 paths at most, these are 129: name a directory above some of them\n"
     assert mounted.run("snapshot", "list", mounted.path).stdout == ""
+
+
+def test_a_policy_covers_what_was_designated_before_only(mounted: Any) -> None:
+    """C8, C2: designated while it is being stored, inherited below; its snapshot costs nothing for what lies elsewhere."""
+    for place in ("photos/2024", "mail", "cache"):
+        (mounted / place).mkdir(parents=True)
+    refused = mounted.run("snapshot", "create", mounted.path, "none", "--designated", "nightly", code=1).stderr
+    assert refused == "snapfs: no directory is designated 'nightly': set the extended attribute user.snapfs.designate of one to that\n"
+    os.setxattr(mounted / "photos", NAME, b"nightly")
+    os.setxattr(mounted / "mail", NAME, b"nightly")
+    for place in ("photos/2024", "mail", "cache"):
+        (mounted / place / "file").write_bytes(place.encode() * (4 * MIB // len(place)))
+    (mounted / "photos" / "2025").mkdir()
+    for place in ("photos/2024/file", "photos/2025", "mail/file"):
+        assert os.getxattr(mounted / place, NAME) == b"nightly"
+        assert os.listxattr(mounted / place) == []
+    assert os.listxattr(mounted / "photos") == [NAME]
+    with pytest.raises(OSError, match=os.strerror(errno.ENODATA)):
+        os.getxattr(mounted / "cache" / "file", NAME)
+    created = json.loads(mounted.run("snapshot", "create", mounted.path, "n1", "--designated", "nightly", "--json").stdout)
+    assert sorted(created["paths"]) == ["/mail", "/photos"]
+    held = only_by_snapshots(mounted)
+    overwrite(mounted / "cache" / "file")
+    assert only_by_snapshots(mounted) - held < 128 << 10
+    overwrite(mounted / "mail" / "file")
+    assert 3 * MIB <= only_by_snapshots(mounted) - held < 5 * MIB
+    assert (mounted / "mail" / ".snap" / "n1" / "file").read_bytes().startswith(b"mailmail")
+    os.removexattr(mounted / "mail", NAME)
+    mounted.remount()
+    created = json.loads(mounted.run("snapshot", "create", mounted.path, "n2", "--designated", "nightly", "--json").stdout)
+    assert created["path"] == "/photos"
+
+
+def test_a_designation_that_means_nothing_is_taken(mounted: Any) -> None:
+    """C8: of a file EOPNOTSUPP; with what is no policy's name EINVAL; and the commands refuse what nothing is designated with."""
+    (mounted / "d").mkdir()
+    (mounted / "f").touch()
+    for place, value, code in (("f", b"x", errno.EOPNOTSUPP), ("d", b"a/b", errno.EINVAL), ("d", b"x" * 65, errno.EINVAL)):
+        with pytest.raises(OSError, match=os.strerror(code)):
+            os.setxattr(mounted / place, NAME, value)
+    os.setxattr(mounted.path, NAME, b"all")
+    assert os.getxattr(mounted / "f", NAME) == b"all"
+    assert json.loads(mounted.run("snapshot", "create", mounted.path, "n", "--designated", "all", "--json").stdout)["path"] == "/"

@@ -6,13 +6,14 @@ What has lost its name is found again in ``lost+found``, as ``#`` and its inode 
 from __future__ import annotations
 
 import stat
+from collections.abc import Callable
 
 from snapfs.check.findings import Fault, Mend
 from snapfs.check.repair.workshop import Workshop
 from snapfs.errors import CorruptBlock, Exists, UsageError
 from snapfs.filesystem import Inode, View
 from snapfs.filesystem.names import entry_value
-from snapfs.ids import FIRST_INO, ORPHANS_INO, ROOT_INO
+from snapfs.ids import DESIGNATED_INO, FIRST_INO, ORPHANS_INO, ROOT_INO
 from snapfs.store.buckets import BucketTree
 from snapfs.store.instances import Instance
 from snapfs.store.parts import EVERYTHING, Part, above, check_bounds, kept_by
@@ -26,7 +27,7 @@ class LinkMender:
     def __init__(self, shop: Workshop, faults: list[Fault]) -> None:
         self.shop = shop
         self.checker = shop.checker
-        self._lists: set[int] = set()
+        self._lists: set[tuple[int, int]] = set()
         #: Inodes that no path leads to, by view.
         self._lost: dict[int, set[int]] = {}
         for fault in faults:
@@ -38,6 +39,8 @@ class LinkMender:
         """Mend one fault in one view."""
         if fault.mend is Mend.LIST_ORPHANS:
             self._list_orphans(view)
+        elif fault.mend is Mend.LIST_DESIGNATED:
+            self._list_designated(view)
         elif fault.mend is Mend.SET_CHAIN:
             self._set_chain(view)
         elif fault.mend is Mend.CUT_LOOP:
@@ -161,16 +164,31 @@ class LinkMender:
 
     def _list_orphans(self, view: View) -> None:
         """Another list, of all that has no name and was listed."""
-        if view.id in self._lists:
+        self._list_anew(view, ORPHANS_INO, self.checker.listed, lambda inode: not inode.nlink)
+
+    def _list_designated(self, view: View) -> None:
+        """Another list, of all that is designated; without one until now, designating makes it."""
+        if self.shop.inode(view, DESIGNATED_INO) is not None:
+            self._list_anew(view, DESIGNATED_INO, self.checker.designated, lambda inode: bool(inode.nlink))
             return
-        self._lists.add(view.id)
-        place = self.shop.inode(view, ORPHANS_INO)
-        if place is None:
+        for ino in self._in(view, self.checker.designated):
+            inode = self.shop.inode(view, ino)
+            if inode is not None:
+                self.shop.fs.designations.note(self.shop.do(self.shop.fs.designations.plan, inode), inode)
+
+    def _in(self, view: View, found: dict[int, int]) -> list[int]:
+        return [ino for ino, mask in sorted(found.items()) if mask >> view.id & 1]
+
+    def _list_anew(self, view: View, where: int, found: dict[int, int], is_listed: Callable[[Inode], bool]) -> None:
+        """Write one of the hidden directories anew, once in a round."""
+        place = self.shop.inode(view, where)
+        if (view.id, where) in self._lists or place is None:
             return
+        self._lists.add((view.id, where))
         tree = BucketTree(self.shop.volume, view.owner, "names", view.name_hash)
-        for ino, mask in sorted(self.checker.listed.items()):
-            inode = self.shop.inode(view, ino) if mask >> view.id & 1 else None
-            if inode is not None and not inode.nlink:
+        for ino in self._in(view, found):
+            inode = self.shop.inode(view, ino)
+            if inode is not None and is_listed(inode):
                 self.shop.do(tree.touch, b"%x" % ino)
                 tree.put(b"%x" % ino, entry_value(inode))
         view.change(place)

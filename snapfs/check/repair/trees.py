@@ -15,7 +15,7 @@ from snapfs.check.repair.workshop import Workshop
 from snapfs.errors import CorruptBlock, SnapfsError
 from snapfs.filesystem import Inode, View, attributes, data
 from snapfs.filesystem.names import TYPE_BITS
-from snapfs.ids import FILE_SIZE_MAX, FIRST_INO, INO_LIMIT, NAME_MAX, ORPHANS_INO, ROOT_INO
+from snapfs.ids import FILE_SIZE_MAX, FIRST_INO, HIDDEN_INOS, INO_LIMIT, NAME_MAX, ROOT_INO
 from snapfs.store.buckets import BucketTree
 from snapfs.store.tree import BlockMap
 
@@ -224,7 +224,7 @@ class TreeMender:
             kept += 1
         view.change(inode)
         inode.data = tree
-        if inode.ino != ORPHANS_INO:
+        if inode.ino not in HIDDEN_INOS:
             lost = f", {dropped} that made no sense are dropped" if dropped else ""
             what = f"the directory was damaged, it has the {kept} names that could be read{lost}"
             self.shop.tell(f"{self.shop.name(view, inode.ino)}: {what}")

@@ -1,0 +1,158 @@
+"""Designated directories (C8): an extended attribute names the policy whose snapshots cover a directory and all below it, now and later.
+
+The attribute stands on the directory alone, and is answered for everything below it. Which directories have it is listed in a hidden
+directory of the view, as orphans are: so a snapshot of a policy searches nothing, and a restore brings the list back with all else. The
+list is made with the first designation of a view; who designates nothing pays nothing.
+"""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING, Final
+
+from snapfs.errors import CorruptBlock, InvalidArgument, NoAttribute, NotCached, NotSupported, StaleInode
+from snapfs.filesystem import attributes, names
+from snapfs.filesystem.inode import Inode
+from snapfs.ids import DESIGNATED_INO, ROOT_INO
+from snapfs.store.instances import name_fault
+
+if TYPE_CHECKING:
+    from snapfs.filesystem.filesystem import Filesystem
+    from snapfs.filesystem.view import View
+    from snapfs.store.cache import Want
+
+#: The attribute. Its value is the name of a policy.
+NAME: Final = b"user.snapfs.designate"
+
+#: Bytes of a policy's name.
+POLICY_MAX: Final = 64
+
+
+def label(ino: int) -> bytes:
+    """The name of a directory in the list."""
+    return b"%x" % ino
+
+
+def new_list(view: View, now_ns: int) -> Inode:
+    """An empty list, which is not in the view yet."""
+    place = Inode(view, DESIGNATED_INO, stat.S_IFDIR | 0o700, now=now_ns)
+    place.nlink, place.parent = 2, ROOT_INO
+    return place
+
+
+def policy_fault(policy: str) -> str | None:
+    """Why this cannot be a policy's name; None when it can: the rules are those of snapshots' names."""
+    if len(policy.encode(errors="replace")) > POLICY_MAX:
+        return f"a policy's name has at most {POLICY_MAX} bytes"
+    fault = name_fault(policy)
+    return fault and fault.replace("a snapshot's name", "a policy's name")
+
+
+def check(inode: Inode, value: bytes) -> None:
+    """Raises ``NotSupported`` for what is no directory, ``InvalidArgument`` for what is no policy's name."""
+    if not inode.is_directory:
+        raise NotSupported(f"{NAME.decode()} designates directories: a file is covered by its directory's")
+    try:
+        fault = policy_fault(value.decode())
+    except UnicodeDecodeError:
+        fault = "a policy's name must be valid UTF-8"
+    if fault:
+        raise InvalidArgument(fault)
+
+
+class Designations:
+    """The designated directories of all views."""
+
+    def __init__(self, fs: Filesystem) -> None:
+        self._fs = fs
+
+    def answer(self, inode: Inode) -> bytes:
+        """The policy of the nearest designated directory above an inode, or of itself. Raises ``NoAttribute``, ``CorruptBlock``.
+
+        Of a file with several names the directory counts that it was made in or moved to last.
+        """
+        view, place = inode.view, self._list(inode.view)
+        found = attributes.load(inode).get(NAME)
+        seen = {inode.ino}
+        while found is None and inode.ino != ROOT_INO:
+            inode = view.inode(ROOT_INO if place is None or place.names.is_empty() else inode.parent)
+            if inode.ino in seen:
+                raise CorruptBlock("directories form a cycle")
+            seen.add(inode.ino)
+            found = attributes.load(inode).get(NAME)
+        if found is None:
+            raise NoAttribute("nothing here is designated")
+        return found
+
+    def plan(self, inode: Inode, *, urgency: int = 0) -> Inode | None:
+        """Make everything writable that ``note`` or ``forget`` changes; the list, None where nothing is to be listed.
+
+        The root is not: it is looked at when the list is. May raise ``NotCached``, ``CommitNeeded``, ``NoSpace``.
+        """
+        view = inode.view
+        if not inode.is_directory or not inode.nlink or inode.ino == ROOT_INO:
+            return None
+        view.volume.allocator.prepare(0, urgency=urgency, metadata=view.volume.dirtied + 16)
+        place = self._list(view)
+        if place is None:
+            place = new_list(view, self._fs.now())
+            place.generation = view.volume.next_inode_generation & 0xFFFF_FFFF
+        else:
+            view.change(place)
+        place.names.touch(label(inode.ino))
+        return place
+
+    def plan_forget(self, inode: Inode) -> Inode | None:
+        """The same before a directory is removed, or loses its designation; None for one that has none."""
+        return self.plan(inode, urgency=1) if inode.is_directory and NAME in attributes.load(inode) else None
+
+    @staticmethod
+    def note(place: Inode | None, inode: Inode) -> None:
+        """The inode is designated. Cannot fail after ``plan``."""
+        if place is not None:
+            view = place.view
+            if place.ino not in view.dirty:
+                view.add(place)
+                view.volume.next_inode_generation += 1
+            place.names.put(label(inode.ino), names.entry_value(inode))
+
+    @staticmethod
+    def forget(place: Inode | None, inode: Inode) -> None:
+        """It is no longer, or no longer there. Cannot fail after ``plan``."""
+        if place is not None:
+            place.names.pop(label(inode.ino))
+
+    def of(self, view: View, policy: bytes) -> list[Inode]:
+        """The directories that are designated with a policy. May raise ``NotCached``, ``CorruptBlock``."""
+        found: list[Inode] = []
+        wants: dict[Want, None] = {}
+        for ino in (ROOT_INO, *self._listed(view)):
+            try:
+                inode = view.inode(ino)
+                if attributes.load(inode).get(NAME) == policy:
+                    found.append(inode)
+            except NotCached as exc:
+                wants.update(dict.fromkeys(exc.wants))
+            except StaleInode as exc:
+                raise CorruptBlock(f"inode {ino} is listed as designated, and does not exist") from exc
+        if wants:
+            raise NotCached(list(wants))
+        return found
+
+    def _listed(self, view: View) -> list[int]:
+        found: list[int] = []
+        after = 0
+        while self._list(view) is not None and (entries := names.entries(view, DESIGNATED_INO, after, 1000)):
+            after = entries[-1].cookie
+            found += [entry.ino for entry in entries]
+        return found
+
+    @staticmethod
+    def _list(view: View) -> Inode | None:
+        try:
+            place = view.inode(DESIGNATED_INO)
+        except StaleInode:
+            return None
+        if not place.is_directory:
+            raise CorruptBlock(f"inode {DESIGNATED_INO}, the list of designated directories, is not a directory")
+        return place
