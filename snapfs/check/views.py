@@ -333,7 +333,9 @@ class ViewChecker:
         connected: dict[int, int] = defaultdict(int)
         connected[ROOT_INO] = root
         work = [(ROOT_INO, root), *self.parts.tops().items()]
-        for top, mask in self.parts.tops().items():
+        # An orphan may still have names below it: they go with it.
+        work += [(ino, mask) for ino, mask in self.listed.items()]
+        for top, mask in work[1:]:
             connected[top] |= mask
         while work:
             directory, mask = work.pop()

@@ -50,6 +50,7 @@ COMMANDS: Final = {
     "df": Command("df", "show where the space is, and what deleting snapshots would free"),
     "diff": Command("diff", "show what differs between two snapshots, or a snapshot and the present"),
     "versions": Command("versions", "show the versions of a file, or the deleted names of a directory"),
+    "purge": Command("purge", "remove files and directories from snapshots, and free their space"),
     "info": Command("info", "show facts about a volume and its mount"),
     "check": Command("check", "check or repair an unmounted volume", exits.CHECK_USAGE, exits.CHECK_OPERATION, exits.CHECK_CANCELLED),
     "scrub": Command("scrub", "read everything, mounted or not, and verify every checksum"),

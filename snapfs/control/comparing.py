@@ -61,6 +61,7 @@ class Comparing:
             self._look(part)
         await settle()
         self._check_settled(with_present=len(names) < 2)
+        self._check_purged(instances)
         with self._fs.volume.allocator.readers.open() as reader:
             diff = Diff(self._fs, self._state(old), self._state(new), wanted)
             counts = await self._differences(reader, diff)
@@ -72,6 +73,7 @@ class Comparing:
         self._check_settled(with_present=True)
         instance = await call(snapshots.check_restore, self._fs, name, paths, self._look)
         # Nothing has run since the check: the plan is of the same states.
+        self._check_purged([instance])
         with self._fs.volume.allocator.readers.open() as reader:
             plan = RestorePlan(self._fs, instance, covered_ways(instance, paths))
             counts = await self._differences(reader, plan)
@@ -106,6 +108,14 @@ class Comparing:
         if with_present and self._fs.volume.read_only and self._fs.base.is_dirty:
             reason = self._fs.volume.read_only_reason or "the volume is read-only"
             raise ReadOnly(f"{reason}; what was changed since the last commit is not on the volume and cannot be compared")
+
+    def _check_purged(self, instances: Sequence[Instance]) -> None:
+        """Raises ``SnapshotBusy`` for a snapshot that has inodes which no path leads to: they are still being freed."""
+        for one in instances:
+            if self._fs.orphans.is_emptying(one.id):
+                raise SnapshotBusy(
+                    f"a purge of snapshot {one.name!r} goes on in the background, while the volume is mounted: try again later"
+                )
 
     def _state(self, name: str | None) -> State:
         if name is None:
@@ -161,29 +171,31 @@ def difference(one: Difference) -> Result:
     """A difference, as it is told. Paths are text, with lone surrogates for bytes that are not UTF-8."""
     return {
         "kind": one.kind.value,
-        "path": _text(one.path),
-        "old_path": _text(one.old_path),
+        "path": as_text(one.path),
+        "old_path": as_text(one.old_path),
         "data": one.change.data,
         "attributes": one.change.attributes,
-        "old": one.old and _shown(one.old),
-        "new": one.new and _shown(one.new),
+        "old": one.old and of_shown(one.old),
+        "new": one.new and of_shown(one.new),
     }
 
 
 def version(one: Version | Seen | Lost) -> Result:
     """What ``Versions`` and ``Deleted`` yield, as it is told."""
     if isinstance(one, Version):
-        return {"version": one.number, "file": one.file, "data": one.data, "attributes": one.attributes, "shown": _shown(one.shown)}
+        return {"version": one.number, "file": one.file, "data": one.data, "attributes": one.attributes, "shown": of_shown(one.shown)}
     if isinstance(one, Seen):
         return {"seen": one.version, "snapshot": one.snapshot, "created_ns": one.created_ns}
-    return {"name": one.name.decode(*CODING), "snapshot": one.snapshot, "created_ns": one.created_ns, "shown": _shown(one.shown)}
+    return {"name": one.name.decode(*CODING), "snapshot": one.snapshot, "created_ns": one.created_ns, "shown": of_shown(one.shown)}
 
 
-def _text(path: bytes | None) -> str | None:
+def as_text(path: bytes | None) -> str | None:
+    """A path, as it is told."""
     return None if path is None else path.decode(*CODING)
 
 
-def _shown(one: Shown) -> Result:
+def of_shown(one: Shown) -> Result:
+    """What a state shows, as it is told."""
     kind = stat.S_IFMT(one.mode)
     return {
         "type": TYPES.get(kind, "unknown"),

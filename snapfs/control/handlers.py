@@ -19,10 +19,11 @@ from snapfs.control.caller import Alone, Caller
 from snapfs.control.comparing import Comparing
 from snapfs.control.hot import Hot
 from snapfs.control.protocol import Request, Result
+from snapfs.control.purging import Purging
 from snapfs.control.scrubbing import scrub
 from snapfs.errors import SnapfsError, UsageError
 from snapfs.filesystem import Filesystem
-from snapfs.snapshots import Designated, Facts, Hold, Instance, Permit, RestoreResult, SetDeletion, Target
+from snapfs.snapshots import Designated, Facts, Hold, Instance, Permit, Place, RestoreResult, SetDeletion, Target
 from snapfs.snapshots.paths import path_bytes
 from snapfs.store.facts import DEFAULT_HOLD
 
@@ -65,6 +66,12 @@ class Engine(Protocol):
 
     async def arrange(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Run a function of the core that changes what is planned, and nothing that shows; durable when it returns."""
+
+    async def purge(self, places: Sequence[Place], *, permit: Permit = snapshots.anyone) -> list[Place]:
+        """See ``snapshots.take_out``; what can be large is freed in the background."""
+
+    async def work(self) -> bool:
+        """One step of background work; True while there is more."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,7 @@ class Handlers:
             "diff": ({"old": str, "new": str, "paths": list}, self.diff),
             "versions": ({"path": str, "deleted": bool}, self.versions),
             "restore.plan": ({"name": str, "paths": list}, self.restore_plan),
+            "purge": ({"paths": list, "names": list, "dry_run": bool}, self.purge),
             "snapshot.hot": ({"name": str, "limit": int}, self.snapshot_hot),
         }
 
@@ -313,6 +321,11 @@ class Handlers:
         """Tell the versions of the file at a path, or the deleted names of the directory there."""
         work = self._comparing(uid, caller)
         return await work.versions(self.engine.call, self.engine.settle, _needed("path", path), deleted=bool(deleted))
+
+    async def purge(self, uid: int, caller: Caller, paths: list[object] | None, names: list[object] | None, dry_run: bool | None) -> Result:
+        """Take paths out of the snapshots of ``names``, or out of all; or tell what that would do."""
+        work = Purging(self.fs, caller, self._permit(uid))
+        return await work.purge(self.engine, _names(paths), None if names is None else _names(names), dry_run=bool(dry_run))
 
     def _comparing(self, uid: int, caller: Caller) -> Comparing:
         return Comparing(self.fs, caller, snapshots.may_look(uid, self.shown_owner))

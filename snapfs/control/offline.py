@@ -14,7 +14,7 @@ from snapfs.check.opening import open_damaged
 from snapfs.control.handlers import Handlers
 from snapfs.device import open_device
 from snapfs.filesystem import Filesystem
-from snapfs.snapshots import Facts, Instance, Permit, RestoreResult, SetDeletion, Target
+from snapfs.snapshots import Facts, Instance, Permit, Place, RestoreResult, SetDeletion, Target
 from snapfs.store.driver import commit, drive
 from snapfs.store.volume import Volume
 
@@ -76,6 +76,23 @@ class OfflineEngine:
         result = drive(self.fs.volume, function, *args, **kwargs)
         commit(self.fs.volume)
         return result
+
+    async def purge(self, places: Sequence[Place], *, permit: Permit = snapshots.anyone) -> list[Place]:
+        """Take names out of snapshots."""
+        done: list[Place] = []
+        for portion in snapshots.portions(places):
+            taken = drive(self.fs.volume, snapshots.take_out, self.fs, portion, permit=permit)
+            drive(self.fs.volume, self.fs.orphans.work_for, len(taken))
+            commit(self.fs.volume)
+            done += taken
+        return done
+
+    async def work(self) -> bool:
+        """A step of background work; all of it is durable with the last one."""
+        more = drive(self.fs.volume, self.fs.work)
+        if not more:
+            commit(self.fs.volume)
+        return more
 
     def _durable(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         result: T = drive(self.fs.volume, function, self.fs, *args, **kwargs)

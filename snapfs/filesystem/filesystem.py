@@ -415,3 +415,4 @@ class Filesystem:
                 self.volume.instances.dirty.add(view.id)
             else:
                 self.volume.base_root = view.root
+            self.orphans.sealed(view)

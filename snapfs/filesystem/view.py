@@ -88,6 +88,9 @@ class View:
         self.known = NumberSet()
         self.orphans: set[int] = set()
         self.listed_orphans: set[int] = set()
+        #: Those orphans that are directories and still have names; and whether there were any when the view was sealed last.
+        self.emptying: set[int] = set()
+        self.was_emptying = False
         self.dirty: dict[int, Inode | None] = {}
         #: Slots that were put in place as they are, some of them empty.
         self.replaced: dict[int, bytes] = {}

@@ -22,7 +22,7 @@ from snapfs.filesystem import Filesystem
 from snapfs.fuse.commits import Commits, fetch
 from snapfs.fuse.gate import Gate
 from snapfs.ids import BASE_VIEW
-from snapfs.snapshots import Facts, Instance, Permit, RestoreResult, SetDeletion, Target
+from snapfs.snapshots import Facts, Instance, Permit, Place, RestoreResult, SetDeletion, Target
 
 log = logging.getLogger("snapfs.fuse")
 
@@ -54,6 +54,9 @@ class Kernel(Protocol):
     async def restored(self, result: RestoreResult) -> None:
         """The base has changed under the kernel."""
 
+    async def purged(self, places: Collection[Place]) -> None:
+        """These names are gone, with all that was below them."""
+
 
 class NoKernel:
     """For an edge without a mount: tests, and the time before and after."""
@@ -69,6 +72,9 @@ class NoKernel:
 
     async def restored(self, result: RestoreResult) -> None:
         """Nobody remembers anything."""
+
+    async def purged(self, places: Collection[Place]) -> None:
+        """As ``restored``."""
 
 
 class Room(Protocol):
@@ -314,6 +320,34 @@ class Edge:
             result = await self.change(function, *args, **kwargs)
             await self.commits.commit()
         return result
+
+    async def purge(self, places: Sequence[Place], *, permit: Permit = snapshots.anyone) -> list[Place]:
+        """Take names out of snapshots; durable when it returns. Their space comes back in the background."""
+        done: list[Place] = []
+        failure: SnapfsError | None = None
+        async with self._snapshots_alone():
+            for portion in snapshots.portions(places):
+                try:
+                    taken = await self.change(snapshots.take_out, self.fs, portion, permit=permit)
+                    done += taken
+                    with suppress(NoSpace):
+                        # What is small is gone with the same commit, and need not be listed.
+                        await self.call(self.fs.orphans.work_for, len(taken))
+                except SnapfsError as exc:
+                    failure = exc
+                failure = failure or await self._failure()
+                if failure is not None:
+                    break
+        self.work_soon()
+        await self.kernel.purged(done)
+        if failure is not None:
+            raise failure
+        log.info("purge: %d names are gone from %d snapshots", len(done), len({place.instance.id for place in done}))
+        return done
+
+    async def work(self) -> bool:
+        """A step of background work, for somebody who waits for it; True while there is more."""
+        return await self._step()
 
     async def _failure(self) -> SnapfsError | None:
         """Commit what was changed already; what went wrong with that. Whatever it was, the kernel must hear of the change."""

@@ -11,6 +11,7 @@ import errno
 import logging
 import os
 import stat
+from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from itertools import zip_longest
 from typing import Final
@@ -18,8 +19,9 @@ from typing import Final
 import pyfuse3
 import trio
 
+from snapfs import snapshots
 from snapfs.errors import DeviceError, NoSpace, NoSuchSnapshot, NotFound, StaleInode
-from snapfs.filesystem import Entry, Filesystem, View
+from snapfs.filesystem import Entry, Filesystem, Inode, View
 from snapfs.fuse.edge import Edge
 from snapfs.fuse.flusher import Flusher
 from snapfs.fuse.known import Known, Place
@@ -61,6 +63,8 @@ class MountedKernel:
         self._flusher = Flusher()  # the process that may use them
         self._flushing = trio.Lock()
         self._refused: set[int] = set()
+        self._unnamed: deque[Place] = deque()  # filled by the loop, emptied by a job
+        self._fs.orphans.unnamed = self._lost_name
         self._jobs, self._todo = trio.open_memory_channel[Callable[[], None]](float("inf"))
 
     def mounted(self) -> None:
@@ -194,6 +198,40 @@ class MountedKernel:
                 new = await self._listing(self._fs.base, ino) or {}
                 places |= {(node, name) for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
         await self._forget(places, nodes).wait()  # requests are served meanwhile, and none of them waits for this task
+
+    async def purged(self, places: Collection[snapshots.Place]) -> None:
+        """See ``edge.Kernel``. With a directory the kernel lets go of all below it that nobody uses; of the rest see ``_lost_name``."""
+        names: set[Place] = set()
+        nodes: set[int] = set()
+        for view_id in {place.instance.id for place in places}:
+            for snapdir, name in self._known.shown(view_id):
+                _, directory = self._numbers.split(self._numbers.covered(snapdir))
+                try:
+                    if await self._edge.call(lambda ino, number: snapshots.is_cut_off(self._fs.view(number), ino), directory, view_id):
+                        names.add((snapdir, name))
+                except NoSuchSnapshot:
+                    break
+        for place in places:
+            parent, node = (self._numbers.node(place.instance.id, ino) for ino in (place.parent, place.ino))
+            names.add((parent, place.name))
+            nodes |= {each for each in (parent, node) if each in self._known}
+            view = self._fs.views.get(place.instance.id)
+            if node in self._known and view is not None and place.ino in view.orphans:
+                self._known.orphans.add(node)
+        await self._forget(names, list(nodes)).wait()  # requests are served meanwhile, and none of them waits for this task
+
+    def _lost_name(self, directory: Inode, name: bytes, inode: Inode) -> None:
+        """A name in a purged directory is gone. Somebody may have used what it led to: the kernel would keep both for a long time."""
+        parent, node = (self._numbers.node(inode.view.id, each.ino) for each in (directory, inode))
+        if not inode.nlink and node in self._known:
+            self._known.orphans.add(node)
+        if not self._unnamed:
+            self._jobs.send_nowait(self._forget_unnamed)
+        self._unnamed.append((parent, name))
+
+    def _forget_unnamed(self) -> None:
+        while self._unnamed:
+            _forget_names([self._unnamed.popleft()])
 
     async def _listing(self, view: View, ino: int, limit: int | None = None) -> dict[bytes, tuple[int, int]] | None:
         """Inode and type of every name in a directory, or of about ``limit`` of them; None when there is no such directory."""

@@ -212,6 +212,10 @@ class Known:
         """The kernel is about to be shown a snapshot in a ``.snap`` directory. To be called after ``add``."""
         self._shown.setdefault(view_id, set()).add((snapdir, name))
 
+    def shown(self, view_id: int) -> set[Place]:
+        """Where it was shown."""
+        return set(self._shown.get(view_id, ()))
+
     def take_shown(self, view_id: int) -> set[Place]:
         """Where it was shown, to be taken back there."""
         return self._shown.pop(view_id, set())

@@ -4,7 +4,9 @@ from snapfs.snapshots.deleting import SetDeletion, delete_set, plan_set
 from snapfs.snapshots.diff import Diff, Difference, Shown
 from snapfs.snapshots.going_back import cancel, in_words, last_in_words, restore, restore_scheduled, schedule, scheduled_snapshot
 from snapfs.snapshots.lifecycle import abandon, change_facts, check_not_held, create, delete, facts_after, rename
-from snapfs.snapshots.naming import all, ancestry, check_name, default_name, find, get, view_inode, visible  # noqa: A004 - reads as snapshots.all
+from snapfs.snapshots.naming import all, ancestry, check_name, default_name, find, get, is_cut_off, view_inode, visible  # noqa: A004 - reads as snapshots.all
+from snapfs.snapshots.purge import Found, Place, check_paths, find_places, portions, take_out
+from snapfs.snapshots.purge_space import Had, PurgeSpace
 from snapfs.snapshots.restore import RestoreResult
 from snapfs.snapshots.restore_plan import RestorePlan
 from snapfs.snapshots.restore_plan import check as check_restore
@@ -25,11 +27,15 @@ __all__ = [
     "Diff",
     "Difference",
     "Facts",
+    "Found",
+    "Had",
     "Hold",
     "Instance",
     "Lost",
     "Part",
     "Permit",
+    "Place",
+    "PurgeSpace",
     "RestorePlan",
     "RestoreResult",
     "Restored",
@@ -49,6 +55,7 @@ __all__ = [
     "change_facts",
     "check_name",
     "check_not_held",
+    "check_paths",
     "check_permitted",
     "check_restore",
     "covered",
@@ -58,19 +65,23 @@ __all__ = [
     "delete_set",
     "facts_after",
     "find",
+    "find_places",
     "frees",
     "get",
     "in_words",
+    "is_cut_off",
     "last_in_words",
     "may_look",
     "owner_or_root",
     "part_at",
     "plan_set",
+    "portions",
     "rename",
     "restore",
     "restore_scheduled",
     "schedule",
     "scheduled_snapshot",
+    "take_out",
     "view_inode",
     "visible",
 ]

@@ -189,11 +189,11 @@ class Graft:
         return False
 
     def _settle(self) -> Steps[None]:
-        """Have a base whose state is sealed, and in which nothing waits to be freed: what does may share blocks with the snapshot."""
+        """Have two views whose states are sealed, and in which nothing waits to be freed: that would change them, and may share blocks."""
         fs = self.fs
         view = fs.view(self.instance.id)
         while True:
-            while any(view_id == BASE_VIEW for view_id, _ in fs.orphans.queue) or fs.orphans.is_reading:
+            while fs.orphans.is_reading or fs.orphans.is_busy((BASE_VIEW, view.id)):
                 yield from self._insist(fs.orphans.work)
             if not (
                 fs.base.is_dirty or view.is_dirty or fs.volume.instances.pending or fs.base.orphans - fs.base.listed_orphans

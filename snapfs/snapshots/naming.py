@@ -90,7 +90,17 @@ def shows(fs: Filesystem, view: View, directory: int, instance: Instance) -> boo
         return False
     if then.generation != view.inode(directory).generation or not then.is_directory or not then.nlink:
         return False
+    if fs.orphans.is_emptying(instance.id) and is_cut_off(past, directory):
+        return False
     return not instance.parts or not {part.ino for part in instance.parts}.isdisjoint(ancestry(past, then))
+
+
+def is_cut_off(view: View, directory: int) -> bool:
+    """Does a directory lie in one that was purged? The numbers above it may be stale: then it does."""
+    try:
+        return any(not view.inode(ino).nlink for ino in ancestry(view, view.inode(directory)))
+    except StaleInode:
+        return True
 
 
 def ancestry(view: View, directory: Inode) -> list[int]:

@@ -97,6 +97,8 @@ def _restore_all(fs: Filesystem, instance: Instance, now_ns: int | None, owner: 
     view = fs.view(instance.id)
     if fs.base.is_dirty or view.is_dirty or volume.instances.pending or fs.base.orphans - fs.base.listed_orphans:
         raise CommitNeeded
+    if fs.orphans.is_emptying(instance.id):  # the base would have to go on with a purge
+        raise CommitNeeded
     roots = volume.base_root, instance.root
     running = _running.get(fs)
     comparison = running[1] if running is not None and running[0] == roots else None

@@ -115,7 +115,7 @@ def publish_pending(volume: Volume) -> None:
     for one in instances.pending:
         if one.origin:
             origin = instances.table[one.origin]
-            one.root, one.epoch = origin.root, origin.epoch
+            one.root, one.epoch, one.orphans = origin.root, origin.epoch, origin.orphans
             volume.holders.join(one.origin, one.id)
         else:
             one.root, one.epoch = volume.base_root, volume.epoch

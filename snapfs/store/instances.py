@@ -90,6 +90,7 @@ class Instance:
     ``covered`` are the inodes at or below which it preserves what is changed (empty: everything), ``passed`` the directories above them,
     of which it preserves extended attributes: those of its parts, or, of a snapshot of a snapshot, those of its origin.
     ``origin`` is the view that it was made of: 0, or an instance's id. ``undo`` marks the state that a restore left behind.
+    ``orphans``: the list of orphans of its view has some that are to be freed, as it was sealed last.
     """
 
     id: int
@@ -106,6 +107,7 @@ class Instance:
     going: bool = False
     root: ViewRoot = field(default_factory=ViewRoot)
     facts: Facts = NO_FACTS
+    orphans: bool = False
 
     @property
     def changed(self) -> bool:
@@ -137,7 +139,7 @@ class Instance:
         return {
             "name": self.name, "epoch": self.epoch, "created": self.created_ns, "changed": self.changed_ns, "origin": self.origin,
             "owner": self.owner, "parts": [part.encode() for part in self.parts], "kept": kept,
-            "undo": self.undo, "going": self.going, "root": self.root.encode(),
+            "undo": self.undo, "going": self.going, "orphans": self.orphans, "root": self.root.encode(),
         }  # fmt: skip
 
     @classmethod
@@ -152,7 +154,8 @@ class Instance:
             raise CorruptBlock(f"{what}: it has no name")
         if fault := name_fault(name):
             raise CorruptBlock(f"{what}: {fault}")
-        if type(undo) is not bool or type(going) is not bool:
+        orphans = get("orphans", False)
+        if type(undo) is not bool or type(going) is not bool or type(orphans) is not bool:
             raise CorruptBlock(f"{what}: a field is missing")
         parts = decode_parts(get("parts"), what)
         return cls(
@@ -168,6 +171,7 @@ class Instance:
             undo,
             going,
             ViewRoot.decode(get("root"), what, geometry),
+            orphans=orphans,
         )
 
     def copy(self) -> Instance:
@@ -187,6 +191,8 @@ class Instances:
         self.counting[BASE_VIEW] = 1  # not an instance: its bit is never given out
         self._names: dict[str, Instance] = {}
         self._going: set[int] = set()
+        #: Live instances, by their ids, whose views have orphans to be freed that are in their lists only, and not in memory.
+        self.unread_orphans: set[int] = set()
         #: Moves whenever the live instances change.
         self.version = 0
         self._described: set[int] = set()  # whose facts have had an item of the table, and may have to lose it
@@ -223,6 +229,8 @@ class Instances:
         self.table[instance.id] = instance
         self.counting[instance.id] = 1
         self.version += 1
+        if instance.orphans and not instance.going:
+            self.unread_orphans.add(instance.id)
         if instance.going:
             self._going.add(instance.id)
         elif self._names.setdefault(instance.name, instance) is not instance:
@@ -265,10 +273,17 @@ class Instances:
         self._names[name] = instance
         self.dirty.add(instance.id)
 
+    def note_orphans(self, instance: Instance, there_are: bool) -> None:
+        """Remember whether the view of a live instance has orphans that are to be freed."""
+        if instance.orphans != there_are:
+            instance.orphans = there_are
+            self.dirty.add(instance.id)
+
     def leave(self, instance: Instance) -> None:
         """The instance is no longer live; its bit stays taken until ``remove``."""
         instance.going = True
         self.version += 1
+        self.unread_orphans.discard(instance.id)
         del self._names[instance.name]
         self._going.add(instance.id)
         self.dirty.add(instance.id)

@@ -17,6 +17,7 @@ from recording import RecordingDevice
 from snapfs import snapshots
 from snapfs.errors import CommitNeeded, NoSpace, NotCached
 from snapfs.filesystem import Changes, Filesystem
+from snapfs.filesystem import orphans as orphans_of_views
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.snapshots import Facts, Hold, autodelete
@@ -134,6 +135,11 @@ class Stage:
 
     def say(self, name: str, change: Callable[[Facts], Facts]) -> None:
         self.call(snapshots.change_facts, self.fs, name, change)
+
+    def purge(self, path: bytes, *names: str) -> None:
+        found = [self.call(snapshots.find_places, self.fs, name, [path]) for name in names]
+        self.call(snapshots.take_out, self.fs, [place for one in found for place in one.places])
+        self.commit()
 
     def restore(self, name: str) -> None:
         self.call(snapshots.restore, self.fs, name)
@@ -498,6 +504,38 @@ def autodeletion(stage: Stage) -> None:
     stage.commit()
 
 
+def purge(stage: Stage) -> None:
+    """A tree and a file go from all snapshots at once; a commit finds the tree half emptied, and a snapshot is made of one like that."""
+    stage.make(b"d", DIRECTORY)
+    stage.make(b"d/deep", DIRECTORY)
+    for number in range(12):
+        stage.make(b"d/%d" % number)
+    stage.fill(b"d/deep/data", 60_000)
+    stage.fill(b"secret", 5_000)
+    stage.call(stage.fs.link, stage.fs.base, stage.node(b"d/deep/data"), stage.node(b"d"), b"name")
+    stage.fill(b"large", 90_000)
+    for name in ("one", "two", "three"):
+        stage.snapshot(name)
+        stage.write(b"secret", 0, stage.rng.randbytes(3_000))
+    stage.say("two", lambda now: now.changed(read_only=True))
+    stage.start()
+    with mock.patch.object(orphans_of_views, "STEP_NAMES", 5), mock.patch.object(orphans_of_views, "STEPS", 1):
+        stage.purge(b"secret", "one", "two", "three")
+        stage.purge(b"d", "one", "two")
+        stage.work(2)
+        stage.commit()
+        stage.snapshot("four", "two")
+        stage.work(3)
+        stage.commit()
+        stage.purge(b"large", "two", "three", "four")
+        stage.delete("one")
+        stage.work(4)
+        stage.commit()
+        stage.restore("four")
+    stage.work()
+    stage.commit()
+
+
 def full_volume(stage: Stage) -> None:
     """Writing until there is no space, and deleting."""
     stage.fill(b"first", 50_000)
@@ -540,6 +578,7 @@ SCENARIOS: dict[str, tuple[Callable[[Stage], None], int]] = {
     "records": (records, 2600),
     "ring": (ring, 320),
     "groups": (groups, 33_024),
+    "purge": (purge, 400),
     "full_volume": (full_volume, 288),
     "autodeletion": (autodeletion, 320),
     "full_of_snapshots": (full_of_snapshots, 320),

@@ -115,6 +115,11 @@ class Core(RuleBasedStateMachine):
     def restore(self, which: int) -> None:
         self.world.restore(which)
 
+    @precondition(lambda self: self.world.snaps)
+    @rule(which=number, place=number, everywhere=st.booleans())
+    def purge(self, which: int, place: int, everywhere: bool) -> None:
+        self.world.purge(which, place, everywhere=everywhere)
+
     @rule(steps=st.sampled_from([1, 2, 100]))
     def work(self, steps: int) -> None:
         self.world.work(steps)

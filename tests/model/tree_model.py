@@ -118,6 +118,15 @@ class Tree:
         if not node.nlink and ino not in held:
             del self.nodes[ino]
 
+    def purge(self, parent: int, name: bytes) -> None:
+        """Remove a name, and all that is below it."""
+        ino = self.nodes[parent].names.pop(name)
+        node = self.nodes[ino]
+        self.nodes[parent].nlink -= node.is_directory
+        for below in list(node.names):
+            self.purge(ino, below)
+        self._lost(ino, set())
+
     def forget(self, ino: int) -> None:
         if ino in self.nodes and not self.nodes[ino].nlink:
             del self.nodes[ino]

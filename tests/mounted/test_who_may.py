@@ -36,7 +36,7 @@ import os, sys
 import shutil, subprocess, json, logging.handlers, socket, argparse, getopt, pwd, encodings.idna
 import trio, pyfuse3, rich.table, rich.console
 import snapfs.cli.main, snapfs.cli.mkfs, snapfs.cli.mount, snapfs.cli.umount, snapfs.cli.snapshot, snapfs.cli.restore, snapfs.cli.info
-import snapfs.cli.diff, snapfs.cli.versions
+import snapfs.cli.diff, snapfs.cli.versions, snapfs.cli.purge
 import snapfs.cli.check, snapfs.cli.serving, snapfs.cli.output, snapfs.control.offline, snapfs.fuse.mounting, snapfs.check
 uid = int(sys.argv[1])
 os.setgroups([]); os.setgid(uid); os.setuid(uid)
@@ -341,6 +341,34 @@ def test_commands_do_what_the_directories_forbid(home: Path, run_snapfs, images)
         run_as(USER, "diff", home / "m", "roots")
         run_as(USER, "versions", home / "m", "--deleted")
         as_user(home / "m", lambda: os.rmdir(".snap/roots"))
+    finally:
+        run_as(USER, "umount", home / "m")
+
+
+def test_somebody_purges_what_they_may_not_delete(home: Path, run_snapfs, images) -> None:
+    """A purge is a deletion: for root, and for the owner of what the snapshot covers; the rest stays, and is named."""
+    image = images.make(name="roots.img")
+    (home / "m").mkdir()
+    run_snapfs("mount", image, home / "m")
+    (home / "m" / "users").mkdir()
+    os.chown(home / "m" / "users", USER, USER)
+    (home / "m" / "users" / "file").touch()
+    (home / "m" / "users" / ".snap" / "part").mkdir()
+    (home / "m" / ".snap" / "whole").mkdir()
+    run_snapfs("umount", home / "m")
+    shutil.move(image, home / "roots.img")
+    image = images.watch(home / "roots.img")
+    os.chown(image, USER, USER)
+    os.chown(home / "m", USER, USER)
+    result = run_as(USER, "purge", image, "users/file", "--yes", code=1)
+    one_line(result, "only root and the owner of")
+    assert "purged from 1 snapshot" in result.stdout
+    run_as(USER, "mount", image, home / "m")
+    try:
+        assert as_user(home / "m", lambda: os.listdir(".snap/whole/users")) == ["file"]
+        assert as_user(home / "m", lambda: os.listdir("users/.snap/part")) == []
+        one_line(run_as(USER, "purge", home / "m", "users/file", "--yes", code=1), "only root and the owner of")
+        assert as_user(home / "m", lambda: os.listdir(".snap/whole/users")) == ["file"]
     finally:
         run_as(USER, "umount", home / "m")
 

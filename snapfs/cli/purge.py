@@ -1,0 +1,165 @@
+"""``snapfs purge``: remove files and directories from snapshots, and free what nothing else needs of them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any, Final
+
+from snapfs.cli import output
+from snapfs.cli.arguments import Parser, add_json
+from snapfs.cli.exits import ERROR, INTERRUPTED, OK, USAGE, CommandFailed, report
+from snapfs.cli.target import Session, as_sent, in_volume, locate, place_of, session
+
+Document = dict[str, Any]
+
+#: Snapshots that a line names; of more, the number is told.
+NAMED: Final = 4
+
+
+def configure(parser: Parser) -> None:
+    """Declare the arguments."""
+    parser.add_argument(
+        "target", metavar="TARGET", help="an image, a mount point, or any path in a mount; alone, the path to purge in a mount"
+    )
+    parser.add_argument("paths", metavar="PATH", nargs="*", help="what to purge, given by its path in the volume or in the mount")
+    parser.add_argument(
+        "--snapshot",
+        dest="names",
+        metavar="NAME",
+        action="append",
+        help="only from this one; may be given several times (default: from all)",
+    )
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument("--dry-run", action="store_true", help="purge nothing; list what the snapshots have, and what purging would free")
+    add_json(parser)
+    parser.epilog = (
+        "The present is never changed, nor are snapshots that are held. Read-only snapshots are purged as well. It cannot be undone. "
+        "Exit codes: 0 done, 1 error (also when a snapshot could not be purged, when nothing has the path, or the answer was no), 2 usage."
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Look, ask, purge, wait until it is freed."""
+    target, paths = _places(arguments)
+    if not (arguments.yes or arguments.dry_run or sys.stdin.isatty()):
+        raise CommandFailed(
+            "nobody can be asked here: give --yes to purge without being asked, or --dry-run to see what it would do", USAGE
+        )
+    purging = _Purging()
+    try:
+        with session(target, write=not arguments.dry_run) as volume:
+            inside = [as_sent(in_volume(path, volume.mountpoint)) for path in paths]
+            _check_present(inside)
+            if arguments.dry_run or not arguments.yes:
+                result = purging.ask(volume, inside, arguments.names, dry_run=True)
+            if not arguments.dry_run and (arguments.yes or _agreed(result)):
+                result = purging.ask(volume, inside, arguments.names, dry_run=False)
+            mountpoint = volume.mountpoint
+    except KeyboardInterrupt:
+        if not purging.purged:
+            raise
+        report(f"interrupted; purged from {_snapshots(purging.purged)} already, and the space comes back in the background of a mount")
+        return INTERRUPTED
+    if arguments.json:
+        document = {"target": arguments.target, "mounted": mountpoint, **result, "paths": ["/" + path for path in result["paths"]]}
+        output.print_json({**document, "snapshots": [_document(one) for one in purging.found]})
+    elif arguments.dry_run:
+        columns = ("Snapshot", "Path", "Modified", "Size")
+        output.print_table(columns, [_row(one) for one in purging.found])
+    if not arguments.json:
+        _tell(result)
+    for refused in result["refused"]:
+        report(refused["reason"])
+    if not result["snapshots"] and not result["refused"]:
+        report(f"only snapshots that are held have {_paths(result)}: 'snapfs snapshot release' lets them go")
+    return OK if result["snapshots"] and not result["refused"] else ERROR
+
+
+class _Purging:
+    """What has been told so far."""
+
+    def __init__(self) -> None:
+        self.found: list[Document] = []
+        self.purged = 0
+
+    def ask(self, volume: Session, paths: list[str], names: list[str] | None, *, dry_run: bool) -> Document:
+        """Have it done, or tried."""
+        self.found = []
+        with output.progress("Looking" if dry_run else "Purging") as progress:
+
+            def told(event: Document) -> None:
+                self.found += event.get("found", ())
+                self.purged = event.get("purged", self.purged)
+                if progress and "freed" in event:
+                    progress(event["freed"], None)
+
+            return volume.call("purge", told=told, paths=paths, names=names, dry_run=dry_run)
+
+
+def _places(arguments: argparse.Namespace) -> tuple[str, list[str]]:
+    """What to ask, and the paths. Raises ``CommandFailed``."""
+    if arguments.paths:
+        return arguments.target, arguments.paths
+    there, whole = place_of(arguments.target)
+    if locate(there) is None:
+        raise CommandFailed(f"{arguments.target}: an image: name what to purge in it as well", USAGE)
+    return there, [whole]
+
+
+def _check_present(paths: list[str]) -> None:
+    """Raises ``CommandFailed`` for a path in ``.snap``: it could mean one snapshot, or all of them."""
+    for path in paths:
+        if ".snap" in path.split("/"):
+            raise CommandFailed(f"{path}: give the path as the present has it, and the snapshot with --snapshot", USAGE)
+
+
+def _agreed(result: Document) -> bool:
+    """Ask. What nobody can do is not asked about."""
+    if not result["snapshots"]:
+        return False
+    question = f"Purge {_paths(result)} from {_snapshots(result['snapshots'])}, which frees {_size(result)}? It cannot be undone. [y/N] "
+    print(output.printable(question), end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() in ("y", "yes"):
+        return True
+    raise CommandFailed("nothing was purged")
+
+
+def _tell(result: Document) -> None:
+    if result["snapshots"]:
+        words = ("purging this from", "would free") if result["dry_run"] else ("purged from", "which frees")
+        comma = "" if result["dry_run"] else ","
+        print(f"{words[0]} {_snapshots(result['snapshots'])}{comma} {words[1]} {_size(result)}")
+    if result["left_out"]:
+        names = [output.plain(one["name"]) for one in result["left_out"]]
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        print(f"left as they are, because they are held: {', '.join(names[:NAMED])}{more}")
+
+
+def _paths(result: Document) -> str:
+    first = "/" + output.plain(result["paths"][0])
+    return first if len(result["paths"]) == 1 else f"{first} and {len(result['paths']) - 1} more"
+
+
+def _snapshots(count: int) -> str:
+    return "1 snapshot" if count == 1 else f"{count} snapshots"
+
+
+def _size(result: Document) -> str:
+    most = "" if result["exact"] else "at most "
+    return f"{most}{output.size_text(result['frees'])} ({result['frees']} bytes)"
+
+
+def _document(one: Document) -> Document:
+    return {
+        "snapshot": one["snapshot"],
+        "created": output.time_json(one["created_ns"]),
+        "path": "/" + one["path"],
+        **output.shown_json(one["shown"]),
+    }
+
+
+def _row(one: Document) -> tuple[str, str, str, str]:
+    shown = one["shown"]
+    size = shown["type"] if shown["size"] is None else output.size_text(shown["size"])
+    return output.plain(one["snapshot"]), "/" + output.plain(one["path"]), output.time_text(shown["mtime_ns"]), size
