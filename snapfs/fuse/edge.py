@@ -302,7 +302,10 @@ class Edge:
             await self.kernel.flush({BASE_VIEW, instance.id})  # or what the kernel holds would be written over the restored state later
             await self.commits.commit()
             async with self.gate.closed():
-                result = await self.call(snapshots.restore, self.fs, name, paths=paths, owner=owner, permit=permit)
+                try:
+                    result = await self.call(snapshots.restore, self.fs, name, paths=paths, owner=owner, permit=permit)
+                finally:
+                    snapshots.give_up_restore(self.fs)  # unless it is through
                 if result.changed:
                     log.info("%s", snapshots.last_in_words(self.fs))
             failure = await self._failure()

@@ -8,6 +8,7 @@ from snapfs.snapshots.naming import all, ancestry, check_name, default_name, fin
 from snapfs.snapshots.purge import Found, Place, check_paths, find_places, portions, take_out
 from snapfs.snapshots.purge_space import Had, PurgeSpace
 from snapfs.snapshots.restore import RestoreResult
+from snapfs.snapshots.restore import give_up as give_up_restore
 from snapfs.snapshots.restore_plan import RestorePlan
 from snapfs.snapshots.restore_plan import check as check_restore
 from snapfs.snapshots.rights import Permit, anyone, check_permitted, covered, may_look, owner_or_root
@@ -68,6 +69,7 @@ __all__ = [
     "find_places",
     "frees",
     "get",
+    "give_up_restore",
     "in_words",
     "is_cut_off",
     "last_in_words",

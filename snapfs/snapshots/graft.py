@@ -127,10 +127,15 @@ class Graft:
         self._make_undo = make_undo
         self._permit = permit
         self._copies: dict[int, int] = {}  # inode of the snapshot -> the orphan of the base that has its data
+        #: The roots of both views while they are being read; what they led to may be overwritten when they are others.
+        self._reading: tuple[ViewRoot, ViewRoot] | None = None
         self._steps = self._restore()
 
     def run(self) -> Grafted:
         """Go on. Raises ``NotCached`` and ``CommitNeeded``, and is called again; ``NotFound``, ``NoSpace``, ``TooManySnapshots``."""
+        if self._reading not in (None, self._roots):  # nobody had gone on after an error, and now all is different
+            self.close()
+            self._steps = self._restore()
         while True:
             try:
                 asked = next(self._steps)
@@ -141,6 +146,15 @@ class Graft:
                 raise CommitNeeded
             if asked:
                 raise NotCached(asked)
+
+    def close(self) -> None:
+        """Give up."""
+        self._reading = None
+        self._steps.close()
+
+    @property
+    def _roots(self) -> tuple[ViewRoot, ViewRoot]:
+        return self.fs.volume.base_root, self.instance.root
 
     @staticmethod
     def _insist(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Generator[Any, None, T]:
@@ -156,14 +170,17 @@ class Graft:
     def _restore(self) -> Steps[Grafted]:
         try:
             while True:
+                self._reading = None
                 yield from self._settle()
+                self._reading = self._roots
                 if not self._copies and not (yield from self._differs()):
                     return Grafted()
-                root = self.fs.volume.base_root
+                roots = self._roots
                 plan = yield from self._plan()
                 if plan.is_empty:
                     return Grafted()
                 if plan.to_copy:
+                    self._reading = None
                     for ino in plan.to_copy:
                         yield from self._copy(ino)
                     continue
@@ -171,7 +188,8 @@ class Graft:
                 yield from ask(comparison.run)
                 copied = Comparison(self.fs.volume, plan.copied)
                 yield from ask(copied.run)
-                undo = yield from self._insist(self._apply, plan, comparison, copied, root)
+                self._reading = None
+                undo = yield from self._insist(self._apply, plan, comparison, copied, roots)
                 if undo is not None:
                     names = frozenset((key, name) for key, name, _ in plan.entries if isinstance(key, int))
                     return Grafted(undo, frozenset(plan.slots), names)
@@ -484,14 +502,14 @@ class Graft:
 
     # Doing it
 
-    def _apply(self, plan: _Plan, comparison: Comparison, copied: Comparison, root: ViewRoot) -> Instance | None:
-        """Do it, whole; the undo snapshot. None when the base is not what it was at the root that was planned with: plan anew.
+    def _apply(self, plan: _Plan, comparison: Comparison, copied: Comparison, roots: tuple[ViewRoot, ViewRoot]) -> Instance | None:
+        """Do it, whole; the undo snapshot. None when the views are not what they were at the roots that were planned with: plan anew.
 
         Raises ``NotCached`` and ``CommitNeeded`` before it has changed anything that anyone could see.
         """
         fs, base, volume = self.fs, self.fs.base, self.fs.volume
         directories = {key: base.inode(key) for key, _, _ in plan.entries if isinstance(key, int)}
-        if volume.base_root != root or base.replaced or base.table.dirty or base.dirty.keys() - directories.keys():
+        if self._roots != roots or base.replaced or base.table.dirty or base.dirty.keys() - directories.keys():
             return None
         masks = uncovered(fs, comparison)
         left_out = outside(fs, comparison, plan.tops)

@@ -68,6 +68,13 @@ def restore(
     return _restore_all(fs, instance, now_ns, owner)
 
 
+def give_up(fs: Filesystem) -> None:
+    """Whoever called ``restore`` does not call again after an error that came in between."""
+    _, running = _running.pop(fs, (None, None))
+    if isinstance(running, Graft):
+        running.close()
+
+
 def _restore_paths(fs: Filesystem, instance: Instance, ways: list[Way], now_ns: int | None, owner: int, permit: Permit) -> RestoreResult:
     key = instance.id, tuple(ways)
     running = _running.get(fs)

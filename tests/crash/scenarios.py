@@ -141,8 +141,11 @@ class Stage:
         self.call(snapshots.take_out, self.fs, [place for one in found for place in one.places])
         self.commit()
 
-    def restore(self, name: str) -> None:
-        self.call(snapshots.restore, self.fs, name)
+    def restore(self, name: str, *paths: str) -> None:
+        try:
+            self.call(snapshots.restore, self.fs, name, paths=paths)
+        finally:
+            snapshots.give_up_restore(self.fs)
         self.commit()
 
     def allocate_from(self, *numbers: int) -> None:
@@ -343,6 +346,36 @@ def restoring(stage: Stage) -> None:
     stage.commit()
     stage.restore("two")
     stage.delete("one")
+    stage.work()
+    stage.commit()
+
+
+def restoring_parts(stage: Stage) -> None:
+    """A directory and a file go back: from what has changed, moved out, been linked over the border and removed; and there again."""
+    stage.make(b"d", DIRECTORY)
+    stage.make(b"d/sub", DIRECTORY)
+    stage.fill(b"d/f", 30_000)
+    stage.fill(b"d/moved", 20_000)
+    stage.fill(b"d/sub/gone", 9_000)
+    stage.fill(b"d/linked", 9_000)
+    stage.xattr(b"d/moved", b"user.large", bytes(5_000))
+    stage.call(stage.fs.link, stage.fs.base, stage.node(b"d/linked"), ROOT_INO, b"link")
+    stage.call(snapshots.create, stage.fs, "part", targets=[[b"d"]])
+    stage.snapshot("all")
+    stage.write(b"d/f", 4096, b"x" * 9_000)
+    stage.rename(b"d/moved", b"moved")
+    stage.unlink(b"d/sub/gone")
+    stage.rmdir(b"d/sub")
+    stage.write(b"link", 0, b"through the other name")
+    stage.fill(b"d/new", 9_000)
+    stage.start()
+    stage.restore("part")
+    stage.write(b"d/f", 0, b"after")
+    stage.commit()
+    stage.unlink(b"d/f")
+    stage.restore("all", "d/f", "d/sub/gone")
+    stage.delete("part")
+    stage.restore(next(one.name for one in snapshots.all(stage.fs) if one.undo))
     stage.work()
     stage.commit()
 
@@ -573,6 +606,7 @@ SCENARIOS: dict[str, tuple[Callable[[Stage], None], int]] = {
     "deletion": (deletion, 400),
     "interrupted_deletion": (interrupted_deletion, 400),
     "restoring": (restoring, 400),
+    "restoring_parts": (restoring_parts, 400),
     "scheduled": (scheduled, 400),
     "facts": (facts, 320),
     "records": (records, 2600),
