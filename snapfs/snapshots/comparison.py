@@ -32,7 +32,7 @@ HOLE: Pointer = (0, 0)
 
 #: Bytes of a slot that hold the access time, and those that say when and how often a number was given out.
 _ATIME = slice(32, 44)
-_GENERATION = slice(80, 84)
+GENERATION = slice(80, 84)
 
 # What the blocks of level 0 are.
 INODES, DATA, BLOB, NAMES = "inodes", "", "blob", "names"
@@ -205,7 +205,7 @@ def _only(found: dict[int, int], pointer: Pointer) -> None:
 
 def comparable(slot: bytes) -> bytes:
     """A slot without what does not count as a difference."""
-    return slot[: _ATIME.start] + slot[_ATIME.stop : _GENERATION.start] + slot[_GENERATION.stop :]
+    return slot[: _ATIME.start] + slot[_ATIME.stop : GENERATION.start] + slot[GENERATION.stop :]
 
 
 def trees(ino: int, left: bytes, right: bytes) -> Iterator[Pair]:

@@ -1,4 +1,4 @@
-"""Bringing back a part of the base (C7), first half: which inode of the snapshot stands where afterwards, and what has to go.
+"""Bringing back a part of the base (C7): which inode of the snapshot stands where afterwards, and what has to go.
 
 The two inode tables are compared, so the cost is that of what differs. An inode of the snapshot goes back to its own number where that is
 free, or where what has it lies in the part as well and so is replaced. Where something outside has it, the inode gets a new number: a file
