@@ -993,7 +993,7 @@ def test_c6_each_can_be_gone_back_to(mounted) -> None:
 
 
 def test_c6_and_c7_parts_go_back_alone(mounted) -> None:
-    """C6, C7: snapshots of overlapping directories at different times, each restored alone; what is outside stays, the others as well."""
+    """C6, C7: snapshots of overlapping directories at different times, each restored alone; all else stays."""
     for place in ("a", "a/inner", "b"):
         (mounted / place).mkdir()
         (mounted / place / "file").write_bytes(b"first")
