@@ -162,6 +162,8 @@ async def fetch(volume: Volume, wants: Sequence[Want], *, trusting: bool = True)
     A thread may read a block that is freed and used again meanwhile, which looks like damage. So whoever looks again does so with
     ``trusting=False``: then the loop itself reads, while nothing else happens. Raises ``CorruptBlock``, ``DeviceError``.
     """
+    if not wants:
+        await trio.lowlevel.checkpoint()  # a long piece of work gives others their turn
     loaded = volume.read_wants_nowait(wants) if trusting else volume.read_wants(wants)
     if loaded is None:
         try:

@@ -176,6 +176,7 @@ class MountedKernel:
         """
         places: set[Place] = {(self._numbers.node(BASE_VIEW, ino), name) for ino, name in result.names}
         nodes = [self._numbers.node(BASE_VIEW, ino) for ino in {ino for ino, _ in result.names}]
+        is_directory: dict[int, bool] = {}
         before: View | None = None
         if result.undo is not None:
             try:
@@ -192,7 +193,12 @@ class MountedKernel:
                 places |= names
                 continue
             # Remembered names may outlive their directory, whose number may be a file's by now: libfuse complains of such a place.
-            places |= {place for place in names if await self._listing(before, self._numbers.split(place[0])[1], limit=1) is not None}
+            for place in names:
+                if place[0] not in is_directory:
+                    parent = self._numbers.split(place[0])[1]
+                    is_directory[place[0]] = await self._listing(before, parent, limit=1) is not None
+                if is_directory[place[0]]:
+                    places.add(place)
             old = await self._listing(before, ino)
             if old is not None:
                 new = await self._listing(self._fs.base, ino) or {}

@@ -86,16 +86,14 @@ class Graft:
         if self._reading not in (None, self._roots):  # nobody had gone on after an error, and now all is different
             self.close()
             self._steps = self._restore()
-        while True:
-            try:
-                asked = next(self._steps)
-            except StopIteration as done:
-                found: Grafted = done.value
-                return found
-            if asked is COMMIT:
-                raise CommitNeeded
-            if asked:
-                raise NotCached(asked)
+        try:
+            asked = next(self._steps)
+        except StopIteration as done:
+            found: Grafted = done.value
+            return found
+        if asked is COMMIT:
+            raise CommitNeeded
+        raise NotCached(asked)  # or nothing to fetch: others have their turn
 
     def close(self) -> None:
         """Give up."""

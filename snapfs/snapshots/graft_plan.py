@@ -18,8 +18,8 @@ from snapfs.filesystem.names import TYPE_BITS, check_entry
 from snapfs.filesystem.orphans import listed_name
 from snapfs.ids import DESIGNATED_INO, ORPHANS_INO, ROOT_INO
 from snapfs.snapshots.comparison import DATA, HOLE, Comparison, Pair, trees
-from snapfs.snapshots.placing import Placing
-from snapfs.snapshots.sides import Side, State, Steps, ask
+from snapfs.snapshots.placing import AHEAD, Placing
+from snapfs.snapshots.sides import PAUSE, Side, State, Steps, ask
 from snapfs.snapshots.ways import Target, Way, find_targets
 from snapfs.store.difference import BucketDifference
 from snapfs.store.tree import BlockMap
@@ -113,6 +113,8 @@ class Planner:
         for one in targets:
             yield from self._enter(plan, placing, one, parents)
         for ino, number in numbers.items():
+            if ino % AHEAD == 0:
+                yield PAUSE
             if ino not in placing.as_they_are:
                 yield from self._bring(plan, placing, ino, number, parents.get(ino, 0), refused)
         for ino in placing.removed:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 _DIRECTORY: Final = stat.S_IFDIR >> 12
 
+#: Inodes that are fetched together.
+AHEAD: Final = 64
+
 #: Stands for the directory of a name that is the path itself.
 TOP: Final = 0
 
@@ -132,7 +135,8 @@ class Placing:
         stack = list(self._tops[which])
         seen = set(stack)
         while stack:
-            yield from side.fetch(stack[-1:-65:-1])
+            if len(stack) % AHEAD == 0:
+                yield from side.fetch(stack[-1 : -AHEAD - 1 : -1])
             directory = yield from side.directory(stack.pop())
             for ino, kind in (yield from self._entries(directory)) if directory is not None else ():
                 if kind == _DIRECTORY:
@@ -176,8 +180,10 @@ class Placing:
                 if _has_several(past):
                     self._several.add(ino)
             else:
-                yield from self.past.fetch(todo[-1:-65:-1])
-                yield from self.base.fetch(todo[-1:-65:-1])
+                if len(todo) % AHEAD == 0:
+                    yield PAUSE
+                    yield from self.past.fetch(todo[-1 : -AHEAD - 1 : -1])
+                    yield from self.base.fetch(todo[-1 : -AHEAD - 1 : -1])
                 ino = todo.pop()
                 past = yield from self.inode(self.past, ino)
                 if past is None or not (yield from self._names_inside(PAST, past)):
@@ -225,6 +231,8 @@ class Placing:
             ino = inside.pop() if inside else todo.pop()
             if ino in seen:
                 continue
+            if ino % AHEAD == 0:
+                yield PAUSE
             base = yield from self.inode(self.base, ino)
             here = yield from self._names_inside(BASE, base)
             if base is None or not here:
