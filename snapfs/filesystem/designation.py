@@ -8,6 +8,7 @@ list is made with the first designation of a view; who designates nothing pays n
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from snapfs.errors import CorruptBlock, InvalidArgument, NoAttribute, NotCached, NotSupported, StaleInode
@@ -102,9 +103,19 @@ class Designations:
         place.names.touch(label(inode.ino))
         return place
 
-    def plan_forget(self, inode: Inode) -> Inode | None:
-        """The same before a directory is removed, or loses its designation; None for one that has none."""
-        return self.plan(inode, urgency=1) if inode.is_directory and NAME in attributes.load(inode) else None
+    def plan_forget(self, *inodes: Inode) -> list[Inode]:
+        """The same before directories are removed, or lose their designations: those of the inodes that have one. Raises the same."""
+        found: list[Inode] = []
+        wants: dict[Want, None] = {}
+        for inode in inodes:
+            try:
+                if inode.is_directory and NAME in attributes.load(inode) and self.plan(inode, urgency=1) is not None:
+                    found.append(inode)
+            except NotCached as exc:
+                wants.update(dict.fromkeys(exc.wants))
+        if wants:
+            raise NotCached(list(wants))
+        return found
 
     @staticmethod
     def note(place: Inode | None, inode: Inode) -> None:
@@ -116,11 +127,14 @@ class Designations:
                 view.volume.next_inode_generation += 1
             place.names.put(label(inode.ino), names.entry_value(inode))
 
-    @staticmethod
-    def forget(place: Inode | None, inode: Inode) -> None:
-        """It is no longer, or no longer there. Cannot fail after ``plan``."""
-        if place is not None:
-            place.names.pop(label(inode.ino))
+    def forget(self, inodes: Iterable[Inode]) -> None:
+        """They are no longer designated, or no longer there. Cannot fail after ``plan_forget``, which has found them."""
+        of_views: dict[int, list[Inode]] = {}
+        for inode in inodes:
+            of_views.setdefault(inode.view.id, []).append(inode)
+        for found in of_views.values():
+            if (place := self._list(found[0].view)) is not None:
+                place.names.pop_all([label(inode.ino) for inode in found])
 
     def of(self, view: View, policy: bytes) -> list[Inode]:
         """The directories that are designated with a policy. May raise ``NotCached``, ``CorruptBlock``."""

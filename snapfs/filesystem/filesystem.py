@@ -276,9 +276,9 @@ class Filesystem:
         view.check_writable()
         inode = view.inode(ino)
         self._check_covered(view, inode)
-        place = self.designations.plan_forget(inode) if name == designation.NAME else None
+        designated = self.designations.plan_forget(inode) if name == designation.NAME else []
         attributes.remove(inode, name)
-        self.designations.forget(place, inode)
+        self.designations.forget(designated)
         view.change(inode)
         inode.ctime = self.now()
 

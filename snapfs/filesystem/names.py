@@ -300,13 +300,13 @@ def rmdir(fs: Filesystem, view: View, parent_ino: int, name: bytes) -> Inode:
         raise NotEmpty("the directory is not empty")
     view.volume.allocator.prepare(0, urgency=1, metadata=view.volume.dirtied + 8)
     fs.orphans.plan_release(inode)
-    listed = fs.designations.plan_forget(inode)
+    designated = fs.designations.plan_forget(inode)
     _touch(parent, name)
     view.change(inode)
     parent.names.pop(name)
     parent.nlink -= 1
     inode.nlink = 0
-    fs.designations.forget(listed, inode)
+    fs.designations.forget(designated)
     now = fs.now()
     inode.ctime = now
     _changed(parent, now)
@@ -350,7 +350,7 @@ def rename(
     last = replaced is not None and (replaced.is_directory or replaced.nlink <= 1)
     if replaced is not None and last:
         fs.orphans.plan_release(replaced)
-    listed = fs.designations.plan_forget(replaced) if replaced is not None else None
+    designated = fs.designations.plan_forget(replaced) if replaced is not None else []
     _touch(parent, name)
     _touch(new_parent, new_name)
     view.change(inode)
@@ -376,7 +376,7 @@ def rename(
         if replaced.is_directory:
             replaced.nlink = 0
             new_parent.nlink -= 1
-            fs.designations.forget(listed, replaced)
+            fs.designations.forget(designated)
         else:
             replaced.nlink -= 1
     _changed(parent, now)

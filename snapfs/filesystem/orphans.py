@@ -185,6 +185,7 @@ class Orphans:
         children = self._children(view, directory, items)
         lost = Counter(inode.ino for _, inode in children)
         self.plan_release(*(inode for _, inode in children if not inode.is_directory and inode.nlink <= lost[inode.ino]))
+        designated = self._fs.designations.plan_forget(*(inode for _, inode in children))
         for name, inode in children:
             view.change(inode)
             if inode.is_directory:
@@ -196,6 +197,7 @@ class Orphans:
                     self.release(inode)
             if inode.ino in view.known:
                 self.unnamed(directory, name, inode)
+        self._fs.designations.forget(designated)
         for _, name, _ in items:
             directory.names.pop(name)
         directory.count_size()

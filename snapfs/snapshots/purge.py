@@ -141,6 +141,7 @@ def take_out(fs: Filesystem, places: Iterable[Place], *, permit: Permit = anyone
             planned.append((place, *found))
     if wants:
         raise NotCached(list(wants))
+    designated = fs.designations.plan_forget(*(inode for _, _, inode in planned))
     volume.allocator.prepare(0, urgency=1, metadata=volume.dirtied + NAME_BLOCKS)
     # Nothing can be missing from here on. Times stay: the snapshot is of then.
     for place, parent, inode in planned:
@@ -153,6 +154,7 @@ def take_out(fs: Filesystem, places: Iterable[Place], *, permit: Permit = anyone
             inode.nlink -= 1
         if not inode.nlink:
             fs.orphans.leave(inode)
+    fs.designations.forget(designated)
     return [place for place, _, _ in planned]
 
 

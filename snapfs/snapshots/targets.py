@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from snapfs.errors import NotDirectory, NotFound
 from snapfs.filesystem.designation import NAME
 from snapfs.ids import ROOT_INO
-from snapfs.snapshots.naming import ancestry, way_to
+from snapfs.snapshots.naming import ancestry, is_cut_off, way_to
 from snapfs.store.parts import EVERYTHING, Kept, Part, check_bounds, distinct, kept_by
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ def _single(fs: Filesystem, view: View, target: Target) -> Sequence[int | Sequen
     shown = {part.ino for part in view.instance.parts} if view.instance else set()
     found = []
     for inode in fs.designations.of(view, target.policy.encode(errors="surrogateescape")):
+        if fs.orphans.is_emptying(view.id) and is_cut_off(view, inode.ino):
+            continue
         if not shown or inode.ino in view.above or not shown.isdisjoint(ancestry(view, inode)):
             found.append(inode.ino)
     if not found:

@@ -25,7 +25,7 @@ from snapfs.control.handlers import Handlers
 from snapfs.control.offline import OfflineEngine, run
 from snapfs.control.protocol import Request
 from snapfs.errors import CorruptBlock, SnapfsError
-from snapfs.filesystem import Changes, Filesystem, Inode, View
+from snapfs.filesystem import Changes, Filesystem, Inode, View, designation
 from snapfs.fuse import listing
 from snapfs.fuse.attributes import Attributes
 from snapfs.fuse.numbers import Numbers
@@ -215,11 +215,12 @@ class User:
 
     def attribute(self, choices: Choices) -> None:
         view, _, _, inode = self.somewhere(choices)
-        name = choices.one((b"user.large", b"user.small", b"system.posix_acl_access"))
+        name = choices.one((b"user.large", b"user.small", b"system.posix_acl_access", designation.NAME))
         if choices.below(3):
             self.do(self.fs.xattr_remove, view, inode.ino, name)
         else:
-            self.do(self.fs.xattr_set, view, inode.ino, name, bytes(choices.one((9000, 10, 65536))))
+            value = b"policy" if name == designation.NAME else bytes(choices.one((9000, 10, 65536)))
+            self.do(self.fs.xattr_set, view, inode.ino, name, value)
 
     def chmod(self, choices: Choices) -> None:
         view, _, _, inode = self.somewhere(choices)
@@ -231,7 +232,8 @@ class User:
         how = choices.below(7)
         live = [one.name for one in snapshots.all(self.fs)] or ["none"]
         if how == 0:
-            self.do(snapshots.create, self.fs, "made", origin=view.id, targets=[inode.ino if choices.below(2) else ROOT_INO])
+            target = choices.one([inode.ino, ROOT_INO, [b"dir", b"sub"], [b"file"], snapshots.Designated("policy")])
+            self.do(snapshots.create, self.fs, "made", origin=view.id, targets=[target])
         elif how == 1:
             self.do(snapshots.delete, self.fs, choices.one(live))
         elif how == 2:

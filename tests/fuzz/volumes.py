@@ -95,6 +95,7 @@ def fill(device: Any, *, large: bool, empty: bool) -> None:
     do(fs.link, fs.base, first, directory, b"again")
     do(fs.xattr_set, fs.base, first, b"user.small", b"inline")
     do(fs.xattr_set, fs.base, sparse, b"user.large", bytes(60000))
+    do(fs.xattr_set, fs.base, below, b"user.snapfs.designate", b"policy")
     held = make(ROOT_INO, b"held", content=b"held" * 2000)
     fs.hold(fs.base, held)
     do(fs.unlink, fs.base, ROOT_INO, b"held")
@@ -106,7 +107,7 @@ def fill(device: Any, *, large: bool, empty: bool) -> None:
         for index in range(0, 2 * RUNS, 2):
             do(fs.write, fs.base, runs, index * block_size, b"!" * block_size)
     do(fs.write, fs.base, first, 0, b"after one")
-    do(snapshots.create, fs, "two", targets=[below])
+    do(snapshots.create, fs, "two", targets=[below, [b"file"], [b"dir", b"again"]])
     commit(volume)
     do(fs.write, fs.base, sparse, 300 * block_size, b"after two")
     one = snapshots.get(fs, "one")

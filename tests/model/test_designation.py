@@ -220,6 +220,21 @@ def test_the_first_designation_that_is_brought_back_has_no_list(tree: Tree) -> N
     tree.prove()
 
 
+def test_what_is_purged_stays_designated(tree: Tree) -> None:
+    """C8: with all that is below it, from the moment at which its name goes; in that snapshot, and nowhere else."""
+    for path in ("a", "a/b", "c"):
+        tree.designate(path)
+    one = tree.do(snapshots.create, tree.fs, "one")
+    commit(tree.volume)
+    found = tree.do(snapshots.find_places, tree.fs, "one", [b"a"])
+    tree.do(snapshots.take_out, tree.fs, found.places)
+    commit(tree.volume)
+    paths = tree.do(snapshots.create, tree.fs, "of one", origin=one.id, targets=[Designated("nightly")]).paths
+    assert (paths, tree.covered()) == (["/c"], ["/a", "/c"])
+    tree.prove()
+    assert [inode.ino for inode in tree.do(tree.fs.designations.of, tree.fs.view(one.id), b"nightly")] == [tree.find("c")]
+
+
 def test_designating_in_a_snapshot_changes_the_policy(tree: Tree) -> None:
     """C8: it is another tree; what is designated in it counts for snapshots of it, and when it is gone back to."""
     tree.designate("c")

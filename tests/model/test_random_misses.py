@@ -118,7 +118,7 @@ def test_a_call_that_is_given_up_was_half_done(seed: int) -> None:
     """I1, I6: a call that raised ``NotCached`` and is not repeated has changed nothing, now and after a commit."""
     rnd = random.Random(seed)
     world = ForgetfulWorld(4096, 3000, rnd, gives_up=0.2)
-    world.parts = world.several = world.policies = seed % 2 == 1
+    world.parts = world.policies = seed % 2 == 1
     for step in range(150):
         world.step(rnd)
         if step % 50 == 49:
