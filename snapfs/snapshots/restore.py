@@ -62,7 +62,7 @@ def restore(
     if not paths:
         check_permitted(fs, instance, permit)
     if ways:
-        return _restore_paths(fs, instance, ways, now_ns, owner, permit if paths else anyone)
+        return _restore_paths(fs, instance, ways, now_ns, owner, permit)  # others may have what stands at a path by now
     if paths:
         permit(fs.base.inode(ROOT_INO))
     return _restore_all(fs, instance, now_ns, owner)

@@ -11,6 +11,7 @@ from world import World
 
 from snapfs import snapshots
 from snapfs.errors import NotPermitted
+from snapfs.filesystem import Changes
 from snapfs.ids import ROOT_INO
 from snapfs.store.driver import commit
 
@@ -102,7 +103,18 @@ def test_somebody_may_restore_what_belongs_to_others(volumes: Volumes) -> None:
         v.do(snapshots.restore, v.fs, "part", permit=snapshots.owner_or_root(1000))
     with pytest.raises(NotPermitted):
         v.do(snapshots.restore, v.fs, "part", paths=["/in/file0"], permit=snapshots.owner_or_root(1000))
+    mine = snapshots.owner_or_root(1000)
+    v.do(v.fs.set_attributes, v.fs.base, v.find("in"), Changes(uid=1000), privileged=True)
+    v.do(v.fs.rename, v.fs.base, ROOT_INO, b"in", ROOT_INO, b"mine", 0)
+    v.make("in", DIRECTORY)
+    with pytest.raises(NotPermitted):
+        v.do(snapshots.restore, v.fs, "part", permit=mine)  # another's directory stands there now
+    v.do(v.fs.rename, v.fs.base, ROOT_INO, b"in", v.find("out"), b"in", 0)
+    with pytest.raises(NotPermitted):
+        v.do(snapshots.restore, v.fs, "part", permit=mine)  # who may not make one there may not bring one back
+    v.do(v.fs.rename, v.fs.base, ROOT_INO, b"mine", ROOT_INO, b"in", 0)
     assert [one.name for one in snapshots.all(v.fs)] == ["part"]
+    v.do(snapshots.restore, v.fs, "part", permit=mine)
     assert v.fs.base.inode(v.find("in")).uid == 0 and v.find("") == ROOT_INO
 
 
