@@ -227,9 +227,9 @@ class User:
         self.do(self.fs.set_attributes, view, inode.ino, Changes(mode=0o777, uid=1, gid=1, atime=choices.value() >> 1), privileged=False)
 
     def snapshot(self, choices: Choices) -> None:
-        """Make, rename, delete and restore snapshots, now or as it is scheduled."""
+        """Make, rename, delete, purge and restore snapshots, now or as it is scheduled."""
         view, _, _, inode = self.somewhere(choices)
-        how = choices.below(7)
+        how = choices.below(8)
         live = [one.name for one in snapshots.all(self.fs)] or ["none"]
         if how == 0:
             target = choices.one([inode.ino, ROOT_INO, [b"dir", b"sub"], [b"file"], snapshots.Designated("policy")])
@@ -241,6 +241,9 @@ class User:
         elif how == 3:
             self.do(snapshots.schedule, self.fs, choices.one(live), paths=["dir"])
         elif how == 4:
+            found = self.do(snapshots.find_places, self.fs, choices.one(live), [choices.one([b"dir", b"file", b"dir/sub"])])
+            self.do(snapshots.take_out, self.fs, found.places if found else [])
+        elif how == 5:
             self.commit()
             self.do(snapshots.restore_scheduled, self.fs)
         else:

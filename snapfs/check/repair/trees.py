@@ -150,6 +150,8 @@ class TreeMender:
 
     def _renew(self, tree: BlockMap, fault: Fault) -> None:
         """Give a pointer the epoch that it must have, and no flags."""
+        if fault.level > tree.depth:
+            return  # another mending has made the tree less deep: the next round looks anew
         if fault.level == tree.depth and tree.root[0] & FLAG_BUCKET:
             tree.root[0] &= ~FLAG_BUCKET
         if fault.level or tree.leaf_kind:
