@@ -248,7 +248,11 @@ class User:
             self.do(snapshots.restore_scheduled, self.fs)
         else:
             self.commit()
-            self.do(snapshots.restore, self.fs, choices.one(live))
+            paths = choices.one([[], [], ["dir"], ["file"], ["dir/sub", "file"]])
+            try:
+                self.do(snapshots.restore, self.fs, choices.one(live), paths=paths)
+            finally:
+                snapshots.give_up_restore(self.fs)
         self.commit()
 
     def work(self) -> None:
