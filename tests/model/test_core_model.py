@@ -1,15 +1,17 @@
-"""The core against a model, driven by Hypothesis: files in nested directories, snapshots of snapshots, and all that is done to them."""
+"""The core against a model, driven by Hypothesis: files in nested directories, snapshots of parts and of snapshots, going back, purging."""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 from tree_model import EXCHANGE, NOREPLACE
-from world import World
+from world import NothingToDoItTo, World
 
 SETTINGS = settings(
     deadline=None,  # a step may commit, and a loaded machine may take its time
@@ -25,15 +27,33 @@ EFFORT = int(os.environ.get("SNAPFS_MODEL_EFFORT", "1"))
 number = st.integers(0, 999)
 
 
+class Willing:
+    """A world in which what there is nothing to do to is left undone: a view may have no directory at all."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._world, name)
+        if not callable(found):
+            return found
+
+        def willing(*args: Any, **kwargs: Any) -> Any:
+            with suppress(NothingToDoItTo):
+                return found(*args, **kwargs)
+
+        return willing
+
+
 class Core(RuleBasedStateMachine):
-    """B1 to B4, A2, A4, A8 to A11: no view shows another's changes, and the space of what is deleted comes back."""
+    """B1 to B4, A2, A4, A8 to A11, C1 to C7: no view shows another's changes, and the space of what is deleted comes back."""
 
     block_size = 4096
     blocks = 2048
 
     @initialize()
     def format(self) -> None:
-        self.world = World(self.block_size, self.blocks)
+        self.world = Willing(World(self.block_size, self.blocks))
         self.steps = 0
 
     @rule(which=number, where=number, name=number, kind=number, length=number)
@@ -100,6 +120,10 @@ class Core(RuleBasedStateMachine):
     def snapshot_of(self, which: int, where: int) -> None:
         self.world.snapshot_of(which, where)
 
+    @rule(which=number, place=number, another=number)
+    def snapshot_of_several(self, which: int, place: int, another: int) -> None:
+        self.world.snapshot_of_several(which, place, another)
+
     @precondition(lambda self: self.world.snaps)
     @rule(which=number)
     def delete(self, which: int) -> None:
@@ -114,6 +138,11 @@ class Core(RuleBasedStateMachine):
     @rule(which=number)
     def restore(self, which: int) -> None:
         self.world.restore(which)
+
+    @precondition(lambda self: self.world.snaps)
+    @rule(which=number, place=number)
+    def restore_path(self, which: int, place: int) -> None:
+        self.world.restore_path(which, place)
 
     @precondition(lambda self: self.world.snaps)
     @rule(which=number, place=number, everywhere=st.booleans())
