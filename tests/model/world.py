@@ -410,7 +410,8 @@ class World:
             parts = one.instance.parts
             is_covered = any(way == part.way[: len(way)] and len(way) <= len(part.chain) for part in parts)
             assert bool(one.places) == (way in flat[one.instance.name] or is_covered), "a snapshot has it or has it not"
-            assert bool(one.refusal) == is_covered
+            is_held = bool(one.places) and bool(one.instance.facts.holds)
+            assert bool(one.refusal) == (is_covered or is_held)
         chosen = [one for one in found if one.places and one.refusal is None]
         try:
             done = self.call(snapshots.take_out, self.fs, [place for one in chosen for place in one.places])
