@@ -265,7 +265,7 @@ class Handlers:
         rows = zip(shown, figures.of_snapshots(self.fs, shown), strict=True)
         return {
             "volume": figures.of_volume(self.fs),
-            "snapshots": [{"name": one.name, "id": one.id, "paths": one.paths, **row} for one, row in rows],
+            "snapshots": [{"name": one.name, "id": one.id, **_covered(one), **row} for one, row in rows],
             "frees": snapshots.frees(self.fs, found) * self.fs.volume.geometry.block_size if found else None,
         }
 
@@ -345,8 +345,7 @@ class Handlers:
             "changed": instance.changed or changing,
             "changed_ns": self.fs.now() if changing else instance.changed_ns,
             "owner": instance.owner,
-            "path": instance.paths[0] if len(instance.paths) == 1 else None,
-            "paths": instance.paths,
+            **_covered(instance),
             "origin": origin and origin.name,
             "epoch": instance.epoch,
             "undo": instance.undo,
@@ -355,6 +354,11 @@ class Handlers:
             "tags": dict(facts.tags),
             "holds": [{"name": one.name, "reason": one.reason, "since_ns": one.since_ns, "owner": one.owner} for one in facts.holds],
         }
+
+
+def _covered(instance: Instance) -> Result:
+    """What a snapshot covers: its path, if it has one only, and all of them."""
+    return {"path": instance.paths[0] if len(instance.paths) == 1 else None, "paths": instance.paths}
 
 
 def _names(values: list[object] | None, argument: str = "names") -> list[str]:
