@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 from snapfs.blocks.inode import FLAG_LINKED, INLINE_BYTES, INLINE_TARGET
 from snapfs.errors import (
+    CommitNeeded,
     CorruptBlock,
     Exists,
     InvalidArgument,
     IsDirectory,
     NameTooLong,
+    NoSpace,
     NotCached,
     NotDirectory,
     NotEmpty,
@@ -262,6 +264,21 @@ def link(fs: Filesystem, view: View, ino: int, parent_ino: int, name: bytes) -> 
     return inode
 
 
+def _prepare_removal(view: View) -> None:
+    """Make sure of the blocks that removing a name takes; before anything is changed. Raises ``CommitNeeded``, ``NoSpace``.
+
+    What waits for a commit is estimated, and a full volume may have no room for the estimate of much: removing must work there, so the
+    commit comes first.
+    """
+    volume = view.volume
+    try:
+        volume.allocator.prepare(0, urgency=1, metadata=volume.dirtied + 8)
+    except NoSpace:
+        if not volume.dirty:
+            raise
+        raise CommitNeeded from None
+
+
 def unlink(fs: Filesystem, view: View, parent_ino: int, name: bytes) -> Inode:
     """Remove a name of something that is not a directory. See ``Filesystem.unlink``."""
     parent = directory(view, parent_ino)
@@ -269,7 +286,7 @@ def unlink(fs: Filesystem, view: View, parent_ino: int, name: bytes) -> Inode:
     inode = named(view, parent, name)
     if inode.is_directory:
         raise IsDirectory("it is a directory")
-    view.volume.allocator.prepare(0, urgency=1, metadata=view.volume.dirtied + 8)
+    _prepare_removal(view)
     last = inode.nlink <= 1
     if last:
         fs.orphans.plan_release(inode)
@@ -298,7 +315,7 @@ def rmdir(fs: Filesystem, view: View, parent_ino: int, name: bytes) -> Inode:
         raise NotDirectory("it is not a directory")
     if not inode.names.is_empty():
         raise NotEmpty("the directory is not empty")
-    view.volume.allocator.prepare(0, urgency=1, metadata=view.volume.dirtied + 8)
+    _prepare_removal(view)
     fs.orphans.plan_release(inode)
     designated = fs.designations.plan_forget(inode)
     _touch(parent, name)
