@@ -106,7 +106,8 @@ class Heat:
         new, old = Inode.decode(self._new.view, ino, now), Inode.decode(self._old.view, ino, before)
         if new is None or not new.nlink or not (ino in self._new.tops or (yield from self._new.shows(new.parent))):
             return
-        walk = MapDifference(self._volume, _map(old) if old is not None and stat.S_ISREG(old.mode) else NO_MAP, _map(new))
+        is_known = old is not None and old.nlink and stat.S_ISREG(old.mode)  # not what was purged from the snapshot and waits to be freed
+        walk = MapDifference(self._volume, _map(old) if old is not None and is_known else NO_MAP, _map(new))
         writes = blocks = saturated = 0
         while (places := (yield from ask(walk.next))) is not None:
             for index, _, (first, second) in places:
