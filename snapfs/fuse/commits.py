@@ -104,7 +104,7 @@ class Commits:
 
     async def _one(self) -> None:
         joined = self._next
-        assert joined is not None  # noqa: S101 - the caller's condition
+        assert joined is not None  # noqa: S101 - whoever calls has seen that somebody waits for it
         volume = self._volume
         try:
             if volume.in_flight is not None:

@@ -94,4 +94,4 @@ def install(is_busy: Callable[[], bool]) -> None:
     Does nothing on a single processor, where looking keeps away whoever would send a request.
     """
     if len(os.sched_getaffinity(0)) > 1:
-        pyfuse3.trio = _Trio(_Lowlevel(is_busy))  # type: ignore[attr-defined]
+        pyfuse3.trio = _Trio(_Lowlevel(is_busy))  # type: ignore[attr-defined] # the name that pyfuse3 looks trio up by, in no stub

@@ -229,6 +229,22 @@ def test_a_full_volume_does_not_go_back(size: int, block_size: int, kind: Callab
 
 
 @sizes
+def test_files_cannot_be_removed_because_of_what_waits_for_a_commit(size: int, block_size: int) -> None:
+    """What is dirty is estimated. Where only the estimate leaves no room, and nothing waits to become free, a commit makes it exact."""
+    one = filled(size, block_size)
+    one.make(b"file")
+    one.make(b"directory", mode=DIRECTORY)
+    for remove, name in ((one.fs.unlink, b"file"), (one.fs.rmdir, b"directory")):
+        one.snapshot(name.decode())  # holds what is replaced, so that nothing waits
+        one.settle()
+        one.make(b"beside " + name)
+        one.fs.volume.dirtied = one.fs.volume.allocator.available
+        one.call(remove, one.fs.base, ROOT_INO, name)
+    one.settle()
+    one.prove()
+
+
+@sizes
 def test_removing_files_that_snapshots_hold_uses_up_the_reserve(size: int, block_size: int) -> None:
     """Nothing becomes free by it, and it takes blocks: when the reserve for it is used up it fails, but deleting snapshots never does.
 
