@@ -28,6 +28,7 @@
 
     Interrupt                      control flow of plan, fetch, apply: never shown to a user
     ├── NotCached
+    ├── NotReady
     └── CommitNeeded
 
 A message is one line that says what is wrong and, where there is something to do, what to do.
@@ -209,6 +210,14 @@ class NotCached(Interrupt):
     def __init__(self, wants: Sequence[Want]) -> None:
         super().__init__(wants)
         self.wants = wants
+
+
+class NotReady(Interrupt):
+    """Writing these runs, (offset, length) on the device, has to wait for another device: have it made ready, and call again."""
+
+    def __init__(self, runs: Sequence[tuple[int, int]]) -> None:
+        super().__init__(runs)
+        self.runs = runs
 
 
 class CommitNeeded(Interrupt):

@@ -1,7 +1,8 @@
-"""The interface between the store and what stores its bytes: five operations."""
+"""The interface between the store and what stores its bytes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 Buffer = bytes | bytearray | memoryview
@@ -30,6 +31,14 @@ class Device(Protocol):
         """Write all of ``data`` at ``offset``. Raises ``DeviceError``, ``DeviceFull``."""
         ...
 
+    def must_wait(self, runs: Sequence[tuple[int, int]]) -> bool:
+        """Would writing these runs, (offset, length), wait for another device first? Then ``make_ready`` is for a worker thread."""
+        ...
+
+    def make_ready(self, runs: Sequence[tuple[int, int]]) -> None:
+        """Do that waiting. Raises ``DeviceError``."""
+        ...
+
     def flush(self) -> None:
         """Return when everything written before is durable. Raises ``DeviceError``."""
         ...
@@ -37,3 +46,14 @@ class Device(Protocol):
     def close(self) -> None:
         """Give the device and its lock back."""
         ...
+
+
+class Alone:
+    """Of a device whose writes wait for no other."""
+
+    def must_wait(self, runs: Sequence[tuple[int, int]]) -> bool:
+        """See ``Device.must_wait``."""
+        return False
+
+    def make_ready(self, runs: Sequence[tuple[int, int]]) -> None:
+        """See ``Device.make_ready``."""

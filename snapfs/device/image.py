@@ -12,7 +12,7 @@ import os
 import stat
 import struct
 
-from snapfs.device.base import Buffer
+from snapfs.device.base import Alone, Buffer
 from snapfs.device.locking import lock_exclusively
 from snapfs.errors import DeviceError, DeviceFull
 
@@ -23,7 +23,7 @@ BLKGETSIZE64 = 0x80081272
 _NOWAIT_UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
-class ImageDevice:
+class ImageDevice(Alone):
     """An open image file or block device."""
 
     def __init__(self, descriptor: int, path: str, size: int, read_only: bool) -> None:

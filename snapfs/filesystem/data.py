@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from snapfs.blocks.checksum import crc32c
 from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, EPOCH_MASK, WRITES_MAX, WRITES_SHIFT
-from snapfs.errors import CorruptBlock, CorruptData, DeviceError, DeviceFull, FileTooBig, NotCached
+from snapfs.errors import CorruptBlock, CorruptData, DeviceError, DeviceFull, FileTooBig, Interrupt, NotCached, NotReady
 from snapfs.ids import FILE_SIZE_MAX, SYMLINK_MAX
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def target(inode: Inode) -> bytes:
 
 
 def write(inode: Inode, offset: int, data: bytes, *, urgency: int = 0) -> None:
-    """Write ``data``; the size grows as needed. Raises ``NotCached``, ``CommitNeeded``, ``NoSpace``, ``FileTooBig``, ``DeviceError``."""
+    """Write ``data``; the size grows as needed. Raises ``NotCached``, ``NotReady``, ``CommitNeeded``, ``NoSpace``, ``FileTooBig``, ``DeviceError``."""
     if offset + len(data) > FILE_SIZE_MAX:
         raise FileTooBig("files cannot be larger than 8 EiB")
     volume = inode.view.volume
@@ -156,12 +156,14 @@ def write(inode: Inode, offset: int, data: bytes, *, urgency: int = 0) -> None:
             block = pointers[n] & BLOCK_MASK
             places.append(block if block in fresh else next(new))
     try:
+        _wait_for(inode, runs)
         _store(inode, places, content)
-    except DeviceError as exc:
+    except (DeviceError, Interrupt) as exc:
         allocator.give_back(runs)
         if isinstance(exc, DeviceFull):
             allocator.prefer_used()
-        _adopt_torn(inode, writable, fresh)
+        if isinstance(exc, DeviceError):
+            _adopt_torn(inode, writable, fresh)
         for index, _, _, _ in writable:
             tree.trim(index)
         tree.shrink()
@@ -205,6 +207,15 @@ def _whole_blocks(inode: Inode, spans: list[tuple[int, array[int] | None, int, i
     if wants:
         raise NotCached(wants)
     return b"".join((before, data, after))
+
+
+def _wait_for(inode: Inode, runs: list[tuple[int, int]]) -> None:
+    """Raises ``NotReady`` when something has to be done with these new blocks before they are written."""
+    volume = inode.view.volume
+    block_size = volume.geometry.block_size
+    places = [(start * block_size, length * block_size) for start, length in runs]
+    if volume.device.must_wait(places):
+        raise NotReady(places)
 
 
 def _store(inode: Inode, places: list[int], content: bytes) -> None:

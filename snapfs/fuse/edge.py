@@ -17,7 +17,7 @@ from typing import Final, ParamSpec, Protocol, TypeVar
 import trio
 
 from snapfs import snapshots
-from snapfs.errors import CommitNeeded, CorruptBlock, DeviceFull, Interrupt, NoSpace, NotCached, ReadOnly, SnapfsError, SnapshotBusy
+from snapfs.errors import CommitNeeded, CorruptBlock, DeviceFull, Interrupt, NoSpace, NotCached, NotReady, ReadOnly, SnapfsError, SnapshotBusy
 from snapfs.filesystem import Filesystem
 from snapfs.fuse.commits import Commits, fetch
 from snapfs.fuse.gate import Gate
@@ -192,6 +192,9 @@ class Edge:
         """Do what a core call was interrupted for. Raises ``NoSpace`` when there turns out to be none to be had."""
         if isinstance(why, NotCached):
             attempts.trusting = await fetch(self.volume, why.wants, trusting=attempts.trusting)
+            return
+        if isinstance(why, NotReady):
+            await trio.to_thread.run_sync(self.volume.device.make_ready, why.runs)
             return
         allocator = self.volume.allocator
         steps = 0

@@ -241,9 +241,11 @@ class Allocator:
             self.waiting += [(group.number, offset, size) for offset, size in waiting]
 
     def give_back(self, runs: list[tuple[int, int]]) -> None:
-        """Undo ``allocate``, for a change that failed: nothing else is being planned."""
+        """Undo ``allocate``, for a change that failed: nothing else is being planned. The next one finds the same blocks."""
         for start, length in runs:
             self.free_run(start, length)
+        for start, _ in reversed(runs):
+            self.groups[start >> self._shift].cursor = start & self._mask
 
     def prefer_used(self) -> None:
         """The host has no space for more of a sparse image: take free blocks from the front from now on.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from snapfs.errors import CommitNeeded, CorruptBlock, DeviceError, NoSpace, NotCached
+from snapfs.errors import CommitNeeded, CorruptBlock, DeviceError, NoSpace, NotCached, NotReady
 from snapfs.store.volume import Volume
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ def drive(volume: Volume, function: Callable[..., T], /, *args: Any, **kwargs: A
                 return function(*args, **kwargs)
             except NotCached as exc:
                 volume.admit(volume.read_wants(exc.wants))
+            except NotReady as exc:
+                volume.device.make_ready(exc.runs)
             except CommitNeeded:
                 _make_room(volume)
     except CorruptBlock as exc:

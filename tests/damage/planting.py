@@ -15,7 +15,7 @@ from snapfs import snapshots
 from snapfs.blocks.inode import INODE_BYTES
 from snapfs.blocks.pointer import BLOCK_MASK, FLAG_BUCKET
 from snapfs.check import Finding, check_volume
-from snapfs.device.base import Buffer
+from snapfs.device.base import Alone, Buffer
 from snapfs.device.memory import MemoryDevice
 from snapfs.errors import CorruptBlock
 from snapfs.filesystem import Filesystem, Inode, View
@@ -37,7 +37,7 @@ RUNS = 1400
 REGULAR, DIRECTORY, SYMLINK, FIFO = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755, stat.S_IFLNK | 0o777, stat.S_IFIFO | 0o600
 
 
-class Overlay:
+class Overlay(Alone):
     """A device that shares the bytes of another one until they are written: a copy that costs nothing."""
 
     def __init__(self, below: MemoryDevice) -> None:

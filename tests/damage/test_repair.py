@@ -12,7 +12,7 @@ from cases import CASES, Case, planted
 from planting import BLOCK, Planted, everything, metadata
 
 from snapfs.check.repair import Repaired, UndoDevice, repair_volume, undo
-from snapfs.device.base import Buffer
+from snapfs.device.base import Alone, Buffer
 from snapfs.device.memory import MemoryDevice
 from snapfs.errors import DeviceError, SnapfsError, UsageError
 from snapfs.filesystem.format import format_volume
@@ -143,7 +143,7 @@ def test_damage_at_many_places_is_too_much() -> None:
 # Taking it back
 
 
-class Stopping:
+class Stopping(Alone):
     """A device that dies before its n-th write."""
 
     def __init__(self, below: object, writes: int) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-from snapfs.device.base import Buffer
+from snapfs.device.base import Alone, Buffer
 from snapfs.errors import DeviceError
 
 #: What every block's checksum is.
@@ -68,7 +68,7 @@ def limits(seconds: float, memory: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, handler)
 
 
-class Image:
+class Image(Alone):
     """A device whose blocks are shared with the image that it was copied from until they are written; what is not there is zeros.
 
     ``fence`` is where writing has to stop: the end of the volume.

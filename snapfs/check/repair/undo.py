@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Final
 
 import msgpack
 
-from snapfs.device.base import Buffer, Device
+from snapfs.device.base import Alone, Buffer, Device
 from snapfs.errors import DeviceError, DeviceFull, SnapfsError, UsageError
 from snapfs.store.recovery import newest_superblock
 
@@ -22,7 +22,7 @@ VERSION: Final = 1
 ENTRY_MAX: Final = 64 << 20
 
 
-class UndoDevice:
+class UndoDevice(Alone):
     """A device that keeps what is overwritten in a file."""
 
     def __init__(self, below: Device, path: str) -> None:
