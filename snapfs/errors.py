@@ -5,6 +5,7 @@
     SnapfsError
     ├── DeviceError                the device failed a read, write or flush
     │   └── DeviceFull             no space below a sparse image
+    │       └── CopyBlocked        what a write would destroy cannot be copied, and the copy comes first
     ├── VolumeError                what is on the device cannot be used
     │   ├── NotAVolume             no superblock of ours
     │   ├── UnsupportedVersion     a newer format, or an unknown feature
@@ -12,6 +13,8 @@
     │   └── CorruptBlock           a checksum or a schema does not hold
     │       └── CorruptData        of a file's data: the rest of the volume does not depend on it
     ├── VolumeBusy                 another process uses the image
+    ├── CopyError                  a full copy that cannot be made, or gone on with
+    ├── Occupied                   something is there that is not overwritten unasked
     ├── UsageError                 an argument that cannot be
     ├── SnapshotError
     │   ├── NoSuchSnapshot
@@ -56,6 +59,10 @@ class DeviceFull(DeviceError):
     """What stores the image has no space left (a sparse image on a full disk)."""
 
 
+class CopyBlocked(DeviceFull):
+    """A block must be copied before it is written, which its copy's target does not take; whoever began the copy wants it to come first."""
+
+
 class VolumeError(SnapfsError):
     """What is on the device cannot be used as a volume."""
 
@@ -82,6 +89,14 @@ class CorruptData(CorruptBlock):
 
 class VolumeBusy(SnapfsError):
     """Another process has the image open; the message says which."""
+
+
+class CopyError(SnapfsError):
+    """A full copy that cannot be made, or gone on with."""
+
+
+class Occupied(SnapfsError):
+    """Something is there that is not overwritten unless that is asked for."""
 
 
 class UsageError(SnapfsError):

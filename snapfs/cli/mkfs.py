@@ -8,15 +8,9 @@ import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from typing import Final
 
 from snapfs.cli.arguments import Parser, size
 from snapfs.cli.exits import OK, USAGE, CommandFailed
-
-#: Where the signatures of filesystems and partition tables are: this much at both ends of a device.
-SIGNATURE_SPAN: Final = 1 << 20
-
-_CHUNK: Final = 1 << 20
 
 
 def configure(parser: Parser) -> None:
@@ -43,13 +37,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Format; a file that was made for it disappears again when that fails."""
     from snapfs.device import open_device
     from snapfs.filesystem.format import format_volume
+    from snapfs.filesystem.occupied import refuse_occupied
 
     path: str = arguments.image
     with _prepared(path, arguments.size):
         device = open_device(path)
         try:
             if not arguments.force:
-                _refuse_data(path)
+                refuse_occupied(path)
             if arguments.size and device.size != arguments.size:
                 # Only a file comes here, under its lock: an empty one, or one that is to be overwritten.
                 os.truncate(path, 0)
@@ -97,59 +92,3 @@ def _make(path: str, wanted: int) -> None:
         raise
     finally:
         os.close(descriptor)
-
-
-def _refuse_data(path: str) -> None:
-    """Raise ``CommandFailed`` when something is there: any byte of a file that is not zero, or either end of a device."""
-    with open(path, "rb", buffering=0) as file:
-        end = file.seek(0, os.SEEK_END)
-        if stat.S_ISBLK(os.fstat(file.fileno()).st_mode):
-            spans = [(0, min(SIGNATURE_SPAN, end)), (max(0, end - SIGNATURE_SPAN), end)]
-        else:
-            spans = list(_data_spans(file.fileno(), end))
-        if not any(_has_data(file.fileno(), start, stop) for start, stop in spans):
-            return
-    what = "a snapfs volume" if _is_volume(path) else "something else's data"
-    raise CommandFailed(f"{path}: holds {what}: give --force to overwrite it")
-
-
-def _data_spans(descriptor: int, end: int) -> Iterator[tuple[int, int]]:
-    """Where a sparse file is not a hole."""
-    place = 0
-    while place < end:
-        try:
-            start = os.lseek(descriptor, place, os.SEEK_DATA)
-        except OSError as exc:
-            if exc.errno == errno.ENXIO:
-                return
-            raise
-        place = os.lseek(descriptor, start, os.SEEK_HOLE)
-        yield start, place
-
-
-def _has_data(descriptor: int, start: int, stop: int) -> bool:
-    while start < stop:
-        chunk = os.pread(descriptor, min(_CHUNK, stop - start), start)
-        if not chunk:
-            return False
-        if chunk.count(0) != len(chunk):
-            return True
-        start += len(chunk)
-    return False
-
-
-def _is_volume(path: str) -> bool:
-    from snapfs.device import open_device
-    from snapfs.errors import NotAVolume, SnapfsError
-    from snapfs.store.volume import Volume
-
-    device = open_device(path, read_only=True, lock=False)
-    try:
-        Volume.open(device, read_only=True)
-    except NotAVolume:
-        return False
-    except SnapfsError:
-        return True  # damaged or newer, but one of ours
-    finally:
-        device.close()
-    return True

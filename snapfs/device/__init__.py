@@ -6,6 +6,7 @@ Nothing here knows what the bytes mean.
 from snapfs.device.base import Device
 from snapfs.device.direct import DirectReader
 from snapfs.device.image import ImageDevice, open_device
+from snapfs.device.locking import Lock
 from snapfs.device.memory import MemoryDevice
 
-__all__ = ["Device", "DirectReader", "ImageDevice", "MemoryDevice", "open_device"]
+__all__ = ["Device", "DirectReader", "ImageDevice", "Lock", "MemoryDevice", "open_device"]

@@ -13,7 +13,7 @@ import stat
 import struct
 
 from snapfs.device.base import Alone, Buffer
-from snapfs.device.locking import lock_exclusively
+from snapfs.device.locking import Lock, take_lock
 from snapfs.errors import DeviceError, DeviceFull
 
 #: ioctl that tells the size of a block device in bytes (linux/fs.h).
@@ -103,8 +103,8 @@ class ImageDevice(Alone):
         return kind(f"{self.path}: {what} at {offset} failed: {exc.strerror}")
 
 
-def open_device(path: str, *, read_only: bool = False, lock: bool = True) -> ImageDevice:
-    """Open an image file or block device; with ``lock``, for this process alone.
+def open_device(path: str, *, read_only: bool = False, lock: Lock = Lock.EXCLUSIVE) -> ImageDevice:
+    """Open an image file or block device, if nothing is said for this process alone.
 
     Raises ``DeviceError`` when it cannot be opened or is neither, ``VolumeBusy`` when another process has it.
     """
@@ -113,7 +113,7 @@ def open_device(path: str, *, read_only: bool = False, lock: bool = True) -> Ima
         kind = stat.S_IFMT(os.stat(path).st_mode)
         if kind not in (stat.S_IFREG, stat.S_IFBLK):
             raise DeviceError(f"{path}: neither a regular file nor a block device")
-        if lock and kind == stat.S_IFBLK:
+        if lock is Lock.EXCLUSIVE and kind == stat.S_IFBLK:
             flags |= os.O_EXCL  # the kernel then refuses devices that it has mounted itself
         descriptor = os.open(path, flags)
     except OSError as exc:
@@ -122,8 +122,7 @@ def open_device(path: str, *, read_only: bool = False, lock: bool = True) -> Ima
         raise DeviceError(f"{path}: cannot be opened: {exc.strerror}") from exc
     try:
         size = _size(descriptor, path)
-        if lock:
-            lock_exclusively(descriptor, path)
+        take_lock(descriptor, path, lock)
     except BaseException:
         os.close(descriptor)
         raise

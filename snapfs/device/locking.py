@@ -1,4 +1,4 @@
-"""The exclusive lock on an image: one process at a time may have a volume open.
+"""The lock on an image: one process at a time may have a volume open, unless several only read, and know of one another.
 
 ``flock`` is used because it belongs to the open file, so it lasts exactly as long as the daemon keeps the image open,
 whatever way the daemon ends. ``/proc/locks`` tells who holds it.
@@ -8,15 +8,25 @@ from __future__ import annotations
 
 import fcntl
 import os
+from enum import Enum
 from pathlib import Path
 
 from snapfs.errors import VolumeBusy
 
 
-def lock_exclusively(descriptor: int, path: str) -> None:
-    """Take the lock without waiting. Raises ``VolumeBusy`` that names the holder."""
+class Lock(Enum):
+    """How an image is locked: not at all; for several processes that have an understanding about it; for one process alone."""
+
+    NONE = 0
+    SHARED = fcntl.LOCK_SH
+    EXCLUSIVE = fcntl.LOCK_EX
+
+
+def take_lock(descriptor: int, path: str, lock: Lock = Lock.EXCLUSIVE) -> None:
+    """Take the lock without waiting; one that is held becomes another. Raises ``VolumeBusy`` that names the holder."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if lock is not Lock.NONE:
+            fcntl.flock(descriptor, lock.value | fcntl.LOCK_NB)
     except BlockingIOError:
         raise VolumeBusy(busy_message(descriptor, path)) from None
 

@@ -1,0 +1,41 @@
+"""The volume as it was when the copy began, for this process: reading it copies what is read."""
+
+from __future__ import annotations
+
+from snapfs.copying.copy import Copy
+from snapfs.device.base import Alone, Buffer
+from snapfs.errors import DeviceError
+
+
+class AsItWas(Alone):
+    """A read-only device. What is read of it, and needed, is copied first: whoever reads everything of a file has it copied."""
+
+    read_only = True
+
+    def __init__(self, copy: Copy) -> None:
+        self.path = copy.source.path
+        self.size = copy.geometry.size
+        self._copy = copy
+
+    def read(self, offset: int, length: int) -> bytes:
+        """See ``Device.read``."""
+        if offset < 0 or offset + length > self.size:
+            raise DeviceError(f"{self.path}: read of {length} bytes at {offset} is outside the volume")
+        size = self._copy.geometry.block_size
+        first = offset // size
+        data = self._copy.fetch(first, -(-(offset + length) // size) - first)
+        return data[offset - first * size :][:length]
+
+    def read_nowait(self, offset: int, length: int) -> bytes | None:
+        """Copying is for a thread."""
+        return None
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """The past does not change. Raises ``DeviceError``."""
+        raise DeviceError(f"{self.path}: the past of a volume cannot be written")
+
+    def flush(self) -> None:
+        """Nothing was written."""
+
+    def close(self) -> None:
+        """The devices below go on being used."""

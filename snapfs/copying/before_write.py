@@ -1,0 +1,106 @@
+"""The copy-before-write device: stands between the store and the device while a copy runs (D3). Nothing else in the store knows of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from snapfs.errors import CopyBlocked, CopyError, CorruptBlock, DeviceError
+
+if TYPE_CHECKING:
+    from snapfs.copying.copy import Copy
+    from snapfs.device import Device
+    from snapfs.device.base import Buffer
+
+
+class CopyBeforeWrite:
+    """The device of ``copy.source``, which gives away nothing that the copy still needs.
+
+    Who fails when the target does is the user's choice (D7): the copy, or with ``copy_first`` the write. A copy fails once and for good:
+    ``failing`` is called with the reason, must make durable that it has failed before it returns, and raises ``DeviceError`` when it cannot.
+    """
+
+    def __init__(self, copy: Copy, *, copy_first: bool, failing: Callable[[str], None]) -> None:
+        self.copy = copy
+        self.copy_first = copy_first
+        #: Why the copy has failed.
+        self.failed: str | None = None
+        #: Why it does not go on at the moment.
+        self.blocked: str | None = None
+        self.below = copy.source
+        self.path = self.below.path
+        self.size = self.below.size
+        self.read_only = self.below.read_only
+        self._failing = failing
+        self._fail_lock = threading.Lock()
+        self._block_size = copy.geometry.block_size
+
+    def read(self, offset: int, length: int) -> bytes:
+        """See ``Device.read``."""
+        return self.below.read(offset, length)
+
+    def read_nowait(self, offset: int, length: int) -> bytes | None:
+        """See ``Device.read_nowait``."""
+        return self.below.read_nowait(offset, length)
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """Write, when what was there before is copied."""
+        if data:
+            self.make_ready([(offset, len(data))])
+        self.below.write(offset, data)
+
+    def must_wait(self, runs: Sequence[tuple[int, int]]) -> bool:
+        """See ``Device.must_wait``."""
+        return self.failed is None and self.copy.must_wait(self._blocks(runs))
+
+    def make_ready(self, runs: Sequence[tuple[int, int]]) -> None:
+        """Copy what writing these runs would destroy. Raises ``CopyBlocked``, or what ``failing`` raises."""
+        blocks = self._blocks(runs)
+        if self.failed is not None or not self.copy.must_wait(blocks):
+            return
+        try:
+            self.copy.ensure(blocks)
+        except (DeviceError, CorruptBlock) as exc:
+            self.trouble(exc)
+            if self.failed is None:
+                raise CopyBlocked(f"the copy comes first, and cannot go on: {exc}") from exc
+        else:
+            self.blocked = None
+
+    def trouble(self, exc: DeviceError | CorruptBlock) -> None:
+        """The copy cannot go on, now or at all."""
+        if self.copy_first and isinstance(exc, DeviceError):
+            self.blocked = str(exc)
+        else:
+            self.fail(str(exc))
+
+    def fail(self, reason: str) -> None:
+        """The copy has failed: nothing waits for it from now on. Raises ``DeviceError`` when that cannot be made durable."""
+        with self._fail_lock:
+            if self.failed is None:
+                self._failing(reason)
+                self.failed = reason
+
+    def flush(self) -> None:
+        """See ``Device.flush``."""
+        self.below.flush()
+
+    def close(self) -> None:
+        """See ``Device.close``."""
+        self.below.close()
+
+    def _blocks(self, runs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        size = self._block_size
+        return [(offset // size, -(-(offset + length) // size) - offset // size) for offset, length in runs if length]
+
+
+def without_copy(device: Device) -> Device:
+    """The device itself, whatever stands before it."""
+    return device.below if isinstance(device, CopyBeforeWrite) else device
+
+
+def check_not_failed(device: CopyBeforeWrite) -> None:
+    """Raises ``CopyError``."""
+    if device.failed is not None:
+        raise CopyError(f"the copy has failed: {device.failed}")

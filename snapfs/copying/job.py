@@ -1,0 +1,228 @@
+"""A copy that this process makes: the parts of it, and its life from the moment that is copied to the end."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from snapfs.blocks.copy_mark import FAILED, FILLING, PLACE_BYTES, PLACES, PREPARING, CopyMark
+from snapfs.blocks.map_sector import encode_first
+from snapfs.copying.before_write import CopyBeforeWrite, without_copy
+from snapfs.copying.copy import PIECE_BYTES, Copy
+from snapfs.copying.copy_map import CopyMap, MapPlace
+from snapfs.copying.initial import copy_initial_part
+from snapfs.copying.target import Target, share, write_mark
+from snapfs.errors import CopyError, CorruptBlock, DeviceError, SnapfsError
+from snapfs.store.copies import RunningCopy
+
+if TYPE_CHECKING:
+    from snapfs.device import ImageDevice
+    from snapfs.store.volume import Volume
+
+log = logging.getLogger("snapfs.copying")
+
+#: What a copy can be. It goes on by itself in the first three.
+SETTING_UP: Final = "setting up"
+COPYING: Final = "copying"
+BLOCKED: Final = "blocked"
+PAUSED: Final = "paused"
+COMPLETE: Final = "complete"
+FAILED_STATE: Final = "failed"
+CANCELLED: Final = "cancelled"
+
+
+@dataclass
+class Wishes:
+    """What the user decides. ``copy_first``: when the target fails, writes do, and not the copy (D7). ``rate`` in bytes a second."""
+
+    copy_first: bool = False
+    rate: int | None = None
+    paused: bool = False
+
+
+class Job:
+    """One copy. Its methods are for threads; one thread at a time, but for ``state`` and the device that stands before the source."""
+
+    def __init__(self, volume: Volume, target: Target, copy: Copy, mark: CopyMark, wishes: Wishes, *, since_ns: int, owner: int) -> None:
+        self.target = target
+        self.copy = copy
+        self.mark = mark
+        self.wishes = wishes
+        self.since_ns = since_ns
+        self.owner = owner
+        self.source_path = os.fsdecode(mark.source)
+        #: What the volume remembers of it, once it does.
+        self.record: RunningCopy | None = None
+        #: The file of a map that is outside.
+        self.map_file: ImageDevice | None = None
+        #: How it ended.
+        self.ended: str | None = None
+        #: Somebody does not want it any more.
+        self.unwanted = False
+        self.before = CopyBeforeWrite(copy, copy_first=wishes.copy_first, failing=self._failing)
+        self._fail_place: MapPlace | None = None
+        self._is_set_up = False
+        self._end_lock = threading.Lock()
+        if not volume.read_only:
+            volume.device = self.before
+
+    @classmethod
+    def begin(cls, volume: Volume, target: Target, wishes: Wishes, *, registered: bool, source_path: str, owner: int) -> Job:
+        """Everything that is durable at this moment is what is copied. Nothing may be in flight, and nothing dirty. Never waits."""
+        source = without_copy(volume.device)
+        copy_id, generation = os.urandom(16), volume.generation
+        mark = CopyMark(
+            copy_id, volume.superblock.uuid, generation, PREPARING, os.fsencode(source_path), registered=registered, made=target.made
+        )
+        copy_map = CopyMap(copy_id, generation, volume.geometry.blocks)
+        copy = Copy(source, target.device, copy_map, volume.geometry, list(volume.allocator.entries), sparse=target.sparse)
+        return cls(volume, target, copy, mark, wishes, since_ns=time.time_ns(), owner=owner)
+
+    @property
+    def state(self) -> str:
+        """One of the states above."""
+        if self.ended is not None:
+            return self.ended
+        if self.before.failed is not None:
+            return FAILED_STATE
+        if not self._is_set_up:
+            return SETTING_UP
+        if self.before.blocked is not None:
+            return BLOCKED
+        return PAUSED if self.wishes.paused else COPYING
+
+    @property
+    def reason(self) -> str | None:
+        """Why it has failed, or does not go on."""
+        return self.before.failed or self.before.blocked
+
+    # Setting it up
+
+    def copy_initial_part(self, first: Sequence[bytes]) -> None:
+        """See ``initial``."""
+        write_mark(self.target.device, self.mark)
+        copy_initial_part(self.copy, first)
+        self._check()
+
+    def places(self, runs: Sequence[tuple[int, int]]) -> MapPlace:
+        """Blocks of the source as a place to write to, whatever stands before them."""
+        size = self.copy.geometry.block_size
+        return MapPlace(self.copy.source, [(start * size, length * size) for start, length in runs])
+
+    def clear_blocks(self, runs: Sequence[tuple[int, int]]) -> None:
+        """Make blocks of the source empty that were allocated for the map: the copy may still need what was in them."""
+        size = self.copy.geometry.block_size
+        place = MapPlace(self.before, [(start * size, length * size) for start, length in runs])
+        for offset in range(0, place.size, PIECE_BYTES):
+            place.write(offset, bytes(min(PIECE_BYTES, place.size - offset)))
+
+    def put_map(self, runs: Sequence[tuple[int, int]], map_file: ImageDevice | None) -> None:
+        """Give the map its place: the file, or else these blocks, which are empty. With a file they say only whether the copy has failed."""
+        self.map_file = map_file
+        place = MapPlace(map_file, [(0, map_file.size)]) if map_file is not None else self.places(runs)
+        with self.copy.lock:
+            self.copy.map.put(place)
+        if runs:
+            self._fail_place = self.places(runs)
+            self._fail_place.write(0, encode_first(self.mark.id, self.mark.generation, failed=False))
+            self._fail_place.flush()
+        path = os.fsencode(map_file.path) if map_file is not None else b""
+        self.mark = replace(self.mark, map_runs=() if map_file is not None else tuple(runs), map_path=path)
+
+    def record_for(self, runs: Sequence[tuple[int, int]]) -> RunningCopy:
+        """What the volume is to remember. Raises ``UsageError`` for paths that are too long."""
+        return RunningCopy(
+            self.mark.id, self.mark.generation, os.fsencode(self.target.path), tuple(runs), self.mark.map_path,
+            "write" if self.wishes.copy_first else "copy", self.wishes.rate, self.wishes.paused, self.since_ns, self.owner,
+        ).checked()  # fmt: skip
+
+    def set_up(self) -> None:
+        """From now on the target is the point in time. What the volume remembers of the copy is durable."""
+        self._check()
+        self.mark = self.mark.changed(FILLING)
+        write_mark(self.target.device, self.mark)
+        share(self.target)
+        self._is_set_up = True
+
+    def resumed(self, record: RunningCopy | None, runs: Sequence[tuple[int, int]], map_file: ImageDevice | None) -> None:
+        """It goes on, with all that ``put_map`` and ``set_up`` have done when it began."""
+        self.record, self.map_file = record, map_file
+        self._fail_place = self.places(runs) if runs else None
+        if self.mark.state != FILLING:
+            self.mark = self.mark.changed(FILLING)
+            write_mark(self.target.device, self.mark)
+        self._is_set_up = True
+
+    # Going on
+
+    def step(self, limit: int = PIECE_BYTES) -> int:
+        """Copy the next piece; see ``Copy.step``. What goes wrong shows in ``state``."""
+        try:
+            return self.copy.step(limit)
+        except (DeviceError, CorruptBlock) as exc:
+            self.before.trouble(exc)
+            return 0
+
+    def settle(self) -> None:
+        """See ``Copy.settle``."""
+        try:
+            self.copy.settle()
+        except (DeviceError, CorruptBlock) as exc:
+            self.before.trouble(exc)
+        else:
+            self.before.blocked = None
+
+    def _failing(self, reason: str) -> None:
+        """Let nobody take it for the point in time any more: what follows will not be copied before it is overwritten."""
+        log.error("the copy to %s has failed: %s", self.target.path, reason)
+        if self._fail_place is not None:
+            self._fail_place.write(0, encode_first(self.mark.id, self.mark.generation, failed=True))
+            self._fail_place.flush()
+        self.mark = self.mark.changed(FAILED, reason[:500])
+        with contextlib.suppress(SnapfsError):
+            write_mark(self.target.device, self.mark)
+
+    def _check(self) -> None:
+        if self.before.failed is not None:
+            raise CopyError(f"{self.target.path}: the copy has failed: {self.before.failed}")
+
+    # Ending
+
+    def finish(self) -> None:
+        """All is copied: the target becomes a volume like any other. Raises ``DeviceError``."""
+        newest = PLACES[self.mark.sequence % len(PLACES)]
+        for place in sorted(PLACES, key=lambda place: place == newest):  # the one in force goes last
+            self.target.device.write(place, bytes(PLACE_BYTES))
+            self.target.device.flush()
+
+    def fail(self, reason: str) -> None:
+        """It ends here, and is no point in time. Raises ``DeviceError`` when that cannot be made durable."""
+        self.before.fail(reason)
+
+    def close(self, ended: str | None = None) -> None:
+        """Let go of everything. It ``ended``, or will be gone on with."""
+        with self._end_lock:
+            self.ended = self.ended or ended
+            self.target.device.close()
+            if self.map_file is not None:
+                self.map_file.close()
+                if ended is not None:
+                    with contextlib.suppress(OSError):
+                        os.unlink(self.map_file.path)
+
+    def remove_target(self) -> None:
+        """A file that was made for a copy that is of no use goes with it."""
+        if self.target.made:
+            with contextlib.suppress(OSError):
+                os.unlink(self.target.path)
+
+
+def detach(volume: Volume) -> None:
+    """Nothing stands between the volume and its device any more."""
+    volume.device = without_copy(volume.device)

@@ -1,0 +1,83 @@
+"""Opening what may be a copy that is not complete, wherever a volume is opened."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from snapfs.blocks.copy_mark import CopyMark, newest_mark
+from snapfs.copying.copy_map import MapPlace
+from snapfs.copying.unfinished import UnfinishedCopy, refuse
+from snapfs.device import Device, Lock, open_device
+from snapfs.errors import CopyError, SnapfsError
+from snapfs.store.recovery import newest_superblock
+
+
+def mark_of(path: str) -> CopyMark | None:
+    """The mark of an unfinished copy, or None. Raises ``DeviceError``, ``CorruptBlock``."""
+    device = open_device(path, read_only=True, lock=Lock.NONE)
+    try:
+        return read_mark(device)
+    finally:
+        device.close()
+
+
+def read_mark(device: Device) -> CopyMark | None:
+    """The same of an open device; one that is too small for a volume has none."""
+
+    def read(offset: int, length: int) -> bytes:
+        return device.read(offset, length) if offset + length <= device.size else bytes(length)
+
+    return newest_mark(read)
+
+
+def open_image(path: str, *, read_only: bool) -> Device:
+    """Open an image for this process alone; or, to read, a copy that somebody may be filling (D1).
+
+    Raises ``DeviceError``, ``VolumeBusy``; ``CopyError`` for an unfinished copy that cannot be used in this way.
+    """
+    mark = mark_of(path)
+    if mark is None:
+        device = open_device(path, read_only=read_only)
+        if read_mark(device) is None:  # somebody may have begun to copy to it
+            return device
+        device.close()
+        mark = mark_of(path)
+    if mark is None:
+        return open_device(path, read_only=read_only)
+    refuse(path, mark)
+    if not read_only:
+        raise CopyError(f"{path}: this copy is not complete: until then it can only be read ('snapfs copy status {path}')")
+    return open_unfinished(path, mark)
+
+
+def open_unfinished(path: str, mark: CopyMark) -> UnfinishedCopy:
+    """The point in time that a copy being filled is. Raises ``CopyError`` when it cannot be had."""
+    with contextlib.ExitStack() as opened:
+
+        def open_one(name: str, lock: Lock) -> Device:
+            device = open_device(name, read_only=True, lock=lock)
+            opened.callback(device.close)
+            return device
+
+        target = open_one(path, Lock.SHARED)
+        source_path = os.fsdecode(mark.source)
+        try:
+            # A source that knows of the copy takes care of it. Any other must not change.
+            source = open_one(source_path, Lock.NONE if mark.registered else Lock.SHARED)
+            found = newest_superblock(source)
+        except SnapfsError as exc:
+            raise CopyError(f"{path}: this copy is not complete, and what is missing cannot be read from its source: {exc}") from exc
+        if found.uuid != mark.uuid:
+            raise CopyError(f"{path}: this copy is not complete, and {source_path}, which it is of, holds another volume")
+        if not mark.registered and found.generation != mark.generation:
+            raise CopyError(f"{path}: this copy is not complete, and its source {source_path} has been changed since: start it again")
+        size = found.geometry.block_size
+        if mark.map_path:
+            map_file = open_one(os.fsdecode(mark.map_path), Lock.NONE)
+            place = MapPlace(map_file, [(0, map_file.size)])
+        else:
+            place = MapPlace(source, [(start * size, length * size) for start, length in mark.map_runs])
+        device = UnfinishedCopy(target, source, place, mark, found.geometry)
+        opened.pop_all()
+        return device

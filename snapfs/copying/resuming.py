@@ -1,0 +1,163 @@
+"""Going on with a copy after its process has ended, in whatever way (D4).
+
+Whoever opens a volume to write that remembers a running copy must ``attach`` it first, before anything is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Sequence
+
+from snapfs.blocks.copy_mark import FAILED, CopyMark
+from snapfs.blocks.map_sector import SECTOR_BYTES, decode_first, encode_first
+from snapfs.copying.as_it_was import AsItWas
+from snapfs.copying.copy import Copy
+from snapfs.copying.copy_map import CopyMap, MapPlace
+from snapfs.copying.job import Job, Wishes, detach
+from snapfs.copying.opening import read_mark
+from snapfs.copying.target import Target, reopen
+from snapfs.copying.before_write import without_copy
+from snapfs.device import ImageDevice, Lock, open_device
+from snapfs.errors import CopyError, SnapfsError
+from snapfs.store.copies import RunningCopy, free_map
+from snapfs.store.driver import commit, drive
+from snapfs.store.recovery import newest_superblock
+from snapfs.store.volume import Volume
+
+log = logging.getLogger("snapfs.copying")
+
+
+def attach(volume: Volume) -> Job | None:
+    """Let the copy that a volume remembers go on before anything is written. Commits when it cannot, and is forgotten.
+
+    Raises ``CopyError`` when it cannot and comes first.
+    """
+    record = volume.copies.current
+    if record is None or volume.read_only:
+        return None
+    where = os.fsdecode(record.destination)
+    try:
+        return _resumed(volume, record)
+    except _Complete:
+        log.info("the copy to %s was complete already", where)
+    except SnapfsError as exc:
+        detach(volume)
+        if record.on_error == "write":
+            raise CopyError(
+                f"{volume.device.path}: the copy to {where} comes first, and cannot go on: {exc}; "
+                f"make that possible, or give it up with 'snapfs copy cancel {volume.device.path}'"
+            ) from exc
+        log.warning("the copy to %s has failed: %s", where, exc)
+    forget(volume)
+    return None
+
+
+def forget(volume: Volume) -> None:
+    """The copy that the volume remembers has ended, in whatever way; durable when this returns. Raises ``DeviceError``, ``NoSpace``."""
+    record = volume.copies.current
+    if record is None:
+        return
+    if record.map_runs:
+        place = _on_volume(volume, record.map_runs)
+        place.write(0, encode_first(record.id, record.generation, failed=True))
+        place.flush()
+        drive(volume, free_map, volume, record.map_runs)
+    volume.copies.put(None)
+    commit(volume)
+    if record.map_path:
+        with contextlib.suppress(OSError):
+            os.unlink(record.map_path)
+
+
+class _Complete(Exception):
+    """The target is a volume already."""
+
+
+def _resumed(volume: Volume, record: RunningCopy) -> Job:
+    path = os.fsdecode(record.destination)
+    with contextlib.ExitStack() as opened:
+        target = reopen(path, made=False)
+        opened.callback(target.device.close)
+        mark = read_mark(target.device)
+        if mark is None:
+            if newest_superblock(target.device).uuid == volume.superblock.uuid:
+                raise _Complete
+            raise CopyError(f"{path}: holds something else now")
+        check_mark(path, mark, record.id)
+        if record.map_runs and decode_first(_on_volume(volume, record.map_runs).read(0, SECTOR_BYTES))[2]:
+            raise CopyError(f"{path}: it was given up")
+        target = Target(target.device, path, mark.made, target.sparse)
+        map_file = _map_file(record.map_path, opened)
+        wishes = Wishes(record.on_error == "write", record.rate, record.paused)
+        job = _job(volume, target, mark, record.map_runs, map_file, wishes, since_ns=record.since_ns, owner=record.owner)
+        job.resumed(record, record.map_runs, map_file)
+        opened.pop_all()
+        return job
+
+
+def resume_unregistered(volume: Volume, path: str, *, since_ns: int, owner: int) -> Job:
+    """Go on with a copy that its source does not know of, which must not have changed. Raises ``CopyError``."""
+    with contextlib.ExitStack() as opened:
+        target = reopen(path, made=False)
+        opened.callback(target.device.close)
+        mark = read_mark(target.device)
+        if mark is None:
+            raise CopyError(f"{path}: not an unfinished copy")
+        check_mark(path, mark, mark.id)
+        if mark.uuid != volume.superblock.uuid or mark.registered:
+            raise CopyError(f"{path}: a copy of something else")
+        if mark.generation != volume.generation or volume.unsaved:
+            raise CopyError(f"{path}: its source {volume.device.path} has been changed since: start the copy again with --force")
+        target = Target(target.device, path, mark.made, target.sparse)
+        map_file = _map_file(mark.map_path, opened)
+        job = _job(volume, target, mark, (), map_file, Wishes(), since_ns=since_ns, owner=owner)
+        job.resumed(None, (), map_file)
+        opened.pop_all()
+        return job
+
+
+def check_mark(path: str, mark: CopyMark, copy_id: bytes) -> None:
+    """Raises ``CopyError`` when the target is not that copy, or it has failed."""
+    if mark.id != copy_id:
+        raise CopyError(f"{path}: is the target of another copy now")
+    if mark.state == FAILED:
+        raise CopyError(f"{path}: the copy has failed: {mark.reason}")
+
+
+def _map_file(path: bytes, opened: contextlib.ExitStack) -> ImageDevice | None:
+    if not path:
+        return None
+    device = open_device(os.fsdecode(path), lock=Lock.SHARED)
+    opened.callback(device.close)
+    return device
+
+
+def _job(
+    volume: Volume,
+    target: Target,
+    mark: CopyMark,
+    runs: Sequence[tuple[int, int]],
+    map_file: ImageDevice | None,
+    wishes: Wishes,
+    *,
+    since_ns: int,
+    owner: int,
+) -> Job:
+    source, geometry = without_copy(volume.device), volume.geometry
+    place = MapPlace(map_file, [(0, map_file.size)]) if map_file is not None else _on_volume(volume, runs)
+    copy_map = CopyMap(mark.id, mark.generation, geometry.blocks, place)
+    if copy_map.failed:
+        raise CopyError(f"{target.path}: the copy has failed")
+    # What is copied is in the target, and what is not is in the source unchanged: enough to read the group table of that moment.
+    past = Volume.open(AsItWas(Copy(source, target.device, copy_map, geometry, [], sparse=target.sparse)), read_only=True)
+    if (past.generation, past.superblock.uuid) != (mark.generation, volume.superblock.uuid):
+        raise CopyError(f"{target.path}: does not hold the generation that was to be copied")
+    copy = Copy(source, target.device, copy_map, geometry, past.allocator.entries, sparse=target.sparse)
+    return Job(volume, target, copy, mark, wishes, since_ns=since_ns, owner=owner)
+
+
+def _on_volume(volume: Volume, runs: Sequence[tuple[int, int]]) -> MapPlace:
+    size = volume.geometry.block_size
+    return MapPlace(without_copy(volume.device), [(start * size, length * size) for start, length in runs])

@@ -1,0 +1,137 @@
+"""What a copy goes to, and the file of a map that is outside: made, or taken, without ever overwriting something by mistake."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from dataclasses import dataclass
+from typing import Final
+
+from snapfs.blocks.copy_mark import CopyMark
+from snapfs.device import Device, ImageDevice, Lock, open_device
+from snapfs.device.locking import take_lock
+from snapfs.errors import CopyError, DeviceError, UsageError
+from snapfs.filesystem.occupied import refuse_occupied
+
+#: Behind the name of a target that is a file: its map, when that is outside.
+MAP_SUFFIX: Final = ".copymap"
+
+#: Where maps of block devices are, for root and for others.
+STATE_DIRECTORY: Final = "/var/lib/snapfs"
+
+
+@dataclass(frozen=True)
+class Target:
+    """An open target. ``made``: a file that is there only for the copy. ``sparse``: what is not written reads as zeros."""
+
+    device: ImageDevice
+    path: str
+    made: bool
+    sparse: bool
+
+
+def prepare(path: str, source: Device, volume_bytes: int, *, force: bool) -> Target:
+    """Make or take the target, locked for this process alone. Raises ``CopyError``, ``DeviceError``, ``VolumeBusy``, ``Occupied``."""
+    with contextlib.suppress(OSError):
+        if os.path.samefile(path, source.path):
+            raise UsageError(f"{path}: source and destination of a copy cannot be the same")
+    made = False
+    try:
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+    except FileNotFoundError:
+        made, kind = True, stat.S_IFREG
+        _make(path)
+    except OSError as exc:
+        raise DeviceError(f"{path}: {exc.strerror}") from exc
+    try:
+        device = open_device(path)
+        try:
+            if not force:
+                refuse_occupied(path)
+            if kind == stat.S_IFREG:
+                _resize(device, source.size)
+            elif device.size < volume_bytes:
+                raise CopyError(f"{path}: too small: the volume has {volume_bytes} bytes, the device {device.size}")
+        except BaseException:
+            device.close()
+            raise
+    except BaseException:
+        if made:
+            os.unlink(path)
+        raise
+    return Target(device, path, made, kind == stat.S_IFREG)
+
+
+def _make(path: str) -> None:
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))  # all that is in it can be read in it
+    except OSError as exc:
+        raise DeviceError(f"{path}: cannot be made: {exc.strerror}") from exc
+
+
+def _resize(device: ImageDevice, size: int) -> None:
+    """An empty file of that size, whatever it was."""
+    try:
+        os.ftruncate(device._descriptor, 0)
+        os.ftruncate(device._descriptor, size)
+    except OSError as exc:
+        raise DeviceError(f"{device.path}: cannot have {size} bytes: {exc.strerror}") from exc
+    device.size = size
+
+
+def share(target: Target) -> None:
+    """Let others read it from now on."""
+    take_lock(target.device._descriptor, target.path, Lock.SHARED)
+
+
+def reopen(path: str, *, made: bool) -> Target:
+    """Open the target of a copy that goes on. Raises ``DeviceError``, ``VolumeBusy``."""
+    device = open_device(path, lock=Lock.SHARED)
+    return Target(device, path, made, stat.S_ISREG(os.stat(path).st_mode))
+
+
+def write_mark(device: Device, mark: CopyMark) -> None:
+    """Let a target say what it is; durable when this returns. Raises ``DeviceError``, ``UsageError``."""
+    offset, data = mark.encode()
+    device.write(offset, data)
+    device.flush()
+
+
+def map_path(target: str) -> str:
+    """Where the map of a copy to ``target`` is when it is outside."""
+    if stat.S_ISBLK(os.stat(target).st_mode):
+        state = STATE_DIRECTORY if os.geteuid() == 0 else os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+        directory = state if os.geteuid() == 0 else os.path.join(state, "snapfs")
+        return os.path.join(directory, target.strip("/").replace("/", "-") + MAP_SUFFIX)
+    return target + MAP_SUFFIX
+
+
+def make_map(path: str, size: int, *, force: bool) -> ImageDevice:
+    """An empty map file. Raises ``CopyError``, ``DeviceError``."""
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        if force:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise CopyError(f"{path}: is in the way of the copy's map: give --force to overwrite it") from None
+    except OSError as exc:
+        raise DeviceError(f"{path}: the copy's map cannot be made: {exc.strerror}") from exc
+    try:
+        os.ftruncate(descriptor, size)
+        _flush_directory(path)
+    except OSError as exc:
+        os.close(descriptor)
+        os.unlink(path)
+        raise DeviceError(f"{path}: the copy's map cannot be made: {exc.strerror}") from exc
+    return ImageDevice(descriptor, path, size, read_only=False)
+
+
+def _flush_directory(path: str) -> None:
+    descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
