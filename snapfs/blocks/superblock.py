@@ -25,7 +25,11 @@ LABEL_BYTES: Final = 64
 GENERATION_LIMIT: Final = 1 << 62
 
 KNOWN_INCOMPATIBLE: Final = 0
-KNOWN_READ_ONLY_COMPATIBLE: Final = 0
+
+#: A copy of the volume is running: what it needs must be copied before it is overwritten.
+COPY_RUNNING: Final = 1
+
+KNOWN_READ_ONLY_COMPATIBLE: Final = COPY_RUNNING
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from snapfs.check.compare import Comparison
 from snapfs.check.findings import Finding, Findings
 from snapfs.check.reach import Reach
-from snapfs.check.tables import check_superblocks, check_tables
+from snapfs.check.tables import check_copy, check_superblocks, check_tables
 from snapfs.check.trees import Walker
 from snapfs.check.views import ViewChecker
 from snapfs.device.base import Device
@@ -36,5 +36,6 @@ def check_volume(device: Device, progress: Callable[[int, int], None] | None = N
     check_superblocks(volume, findings)
     check_tables(volume, walker, findings)
     ViewChecker(fs, walker, findings, progress or (lambda _done, _total: None)).run()
+    check_copy(volume, reach, findings)
     Comparison(volume, reach, findings).run()
     return findings.found

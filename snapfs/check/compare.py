@@ -8,7 +8,7 @@ from itertools import groupby
 
 from snapfs.blocks.group_header import ENTRY_WRITTEN
 from snapfs.check.findings import Findings, Severity, everywhere
-from snapfs.check.reach import BASE, RECORDS, SYSTEM, Reach
+from snapfs.check.reach import BASE, COPY, RECORDS, VOLUME, Reach
 from snapfs.check.tables import load_group
 from snapfs.store.group import Group
 from snapfs.store.volume import Volume
@@ -115,7 +115,9 @@ class Comparison:
             add("I1", "leaked", where, "marked in the block bitmap, and nothing reaches it")
         if not marked and (fixed or mask):
             add("I1", "not-marked", where, "reached, and not marked in the block bitmap")
-        needs = bool(mask & RECORDS) or leaving or (bool(mask) and not mask & (BASE | SYSTEM))
+        if mask & COPY and mask & ~COPY:
+            add("I4", "copy-shared", where, "the running copy has it, which writes it in place, and something else reaches it as well")
+        needs = bool(mask & RECORDS) or leaving or (bool(mask) and not mask & (BASE | VOLUME))
         if needs != bool(held):
             add(
                 "I2",
@@ -125,7 +127,7 @@ class Comparison:
                 if held
                 else "not marked in the snapshot bitmap, though only snapshots or records need it",
             )
-        holders = mask & ~(BASE | SYSTEM | RECORDS)
+        holders = mask & ~(BASE | VOLUME)
         if leaving:
             return
         if entry is None:
@@ -140,7 +142,7 @@ class Comparison:
             elif holders:
                 add("I3", "no-record", where, f"only snapshots reach it ({names(holders)}), and no record covers it")
             return
-        if not mask & ~(SYSTEM | RECORDS):
+        if not mask & ~VOLUME:
             add("I3", "record-of-nothing", where, f"a record covers it, and no view reaches it (holder set {record})")
         elif entry.base_held != bool(mask & BASE):
             add("I3", "base-held", where, "its record is wrong about whether the base reaches it")

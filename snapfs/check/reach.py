@@ -1,7 +1,7 @@
 """Which views and tables reach each block, found by walking them: the truth that bitmaps and records are held against.
 
-A set of views is a mask with bit 0 for the base and an instance's id for the others. Two more bits stand for the volume's tables
-and for the storage of records. Masks are interned; a group of which much is reached takes 8 bytes a block.
+A set of views is a mask with bit 0 for the base and an instance's id for the others. Three more bits stand for the volume's tables,
+for the storage of records, and for what a running copy has. Masks are interned; a group of which much is reached takes 8 bytes a block.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ from snapfs.ids import MAX_INSTANCES
 BASE: Final = 1
 SYSTEM: Final = 1 << MAX_INSTANCES + 1
 RECORDS: Final = 1 << MAX_INSTANCES + 2
+COPY: Final = 1 << MAX_INSTANCES + 3
+
+#: What no view has.
+VOLUME: Final = SYSTEM | RECORDS | COPY
 
 
 #: Of a group, one block in 64 and fewer are few: they are kept one by one. A pointer costs 16 bytes of an image, and may name a group of
@@ -160,7 +164,7 @@ class Reach:
                 objections.append(Objection(start + offset, old & mask, Mend.DROP_POINTER))
             if not old:
                 epochs[offset] = epoch
-            elif epochs[offset] != epoch:
+            elif epochs[offset] != epoch and not mask & COPY:  # what a copy has knows no epochs
                 self._findings.add(
                     "format",
                     "epoch-differs",
@@ -171,6 +175,12 @@ class Reach:
                 self.disputed.add(start + offset)
             masks[offset] = self._id(old | mask)
         return objections
+
+    def mask(self, block: int) -> int:
+        """What reaches a block of the volume."""
+        group, offset = divmod(block, self._geometry.group_span)
+        marks = self._groups.get(group)
+        return self._masks[marks[0][offset]] if marks else 0
 
     def of_group(self, group: int) -> tuple[list[int], array[int], array[int]]:
         """The interned masks, and for each block of a group the number of its mask and its epoch."""

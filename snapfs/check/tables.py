@@ -6,10 +6,12 @@ from snapfs.blocks.geometry import SLOT_BYTES
 from snapfs.blocks.group_header import ENTRY_WRITTEN
 from snapfs.blocks.superblock import SUPERBLOCK_BYTES, Superblock
 from snapfs.check.findings import Fault, Findings, Mend, Severity, everywhere
-from snapfs.check.reach import RECORDS, SYSTEM
+from snapfs.check.reach import COPY, RECORDS, SYSTEM, Reach
 from snapfs.check.trees import Root, Walker
 from snapfs.errors import CorruptBlock, DeviceError, NotAVolume, UnsupportedVersion
+from snapfs.store.copies import map_problem
 from snapfs.store.group import Group
+from snapfs.store.recovery import read_copy
 from snapfs.store.volume import Volume, number_hash
 
 
@@ -85,6 +87,25 @@ def check_tables(volume: Volume, walker: Walker, findings: Findings) -> None:
     if wanted is not None and ((found := volume.instances.table.get(wanted.instance)) is None or found.going):
         what = f"the next mount is to go back to instance {wanted.instance}, which does not exist"
         findings.add("format", "scheduled-restore", "root record", what, Severity.WARNING)
+
+
+def check_copy(volume: Volume, reach: Reach, findings: Findings) -> None:
+    """Claim what a running copy has on the volume, after all else: the block that describes it, and its map, if that is possible there."""
+    place = volume.copies.place
+    if place is None:
+        return
+    where = "running copy"
+    reach.claim(place.block, 1, COPY, 0, everywhere(where))
+    try:
+        copy = read_copy(volume, place)
+    except (CorruptBlock, DeviceError) as exc:
+        findings.add("I7", "running-copy", where, f"it cannot be read, and while it is there nothing must be written: {exc}")
+        return
+    if problem := map_problem(copy, place, volume.geometry):
+        findings.add("I4", "copy-map", where, f"{problem}: while it is there nothing must be written")
+        return
+    for start, length in copy.map_runs:
+        reach.claim(start, length, COPY, 0, everywhere("map of the running copy"))
 
 
 def check_root_block(volume: Volume, findings: Findings) -> None:

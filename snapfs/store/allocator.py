@@ -176,11 +176,10 @@ class Allocator:
         best, most = -1, 0
         threshold = self.geometry.group_span // ROOMY
         window = set(self._window)
-        for number, entry in enumerate(self.entries):
+        for number in range(len(self.entries)):
             if number in window:
                 continue
-            group = self.groups.get(number)
-            room = group.available if group else entry.free
+            room = self.room(number)
             if room >= threshold:
                 return number
             if room > most:
@@ -188,6 +187,11 @@ class Allocator:
         if best < 0:
             raise self._exhausted()
         return best
+
+    def room(self, number: int) -> int:
+        """Blocks of a group that can be allocated, as far as that is known without loading it."""
+        group = self.groups.get(number)
+        return group.available if group else self.entries[number].free
 
     @property
     def window(self) -> list[int]:
@@ -216,6 +220,23 @@ class Allocator:
         for watcher in self.watchers:
             watcher(out)
         return out
+
+    def take(self, runs: list[tuple[int, int]]) -> None:
+        """Allocate just these free blocks of loaded groups, instead of those behind the cursor."""
+        for start, length in runs:
+            for group, low, high in self._split(start, length):
+                group.occupy(low, high)
+            self.available -= length
+            self.free -= length
+        for watcher in self.watchers:
+            watcher(runs)
+
+    def check_system(self, start: int, length: int) -> None:
+        """Raises ``CorruptBlock`` for blocks of loaded groups that are free, fixed metadata, or held by snapshots."""
+        for group, low, high in self._split(start, length):
+            group.check_in_use(low, high)
+            if group.snapshot.count(1, low, high) or group.records.pieces(low, high) != [(low, high, None)]:
+                raise CorruptBlock(f"blocks {start} to {start + length - 1} are named by the volume, and snapshots hold some of them")
 
     def is_fresh(self, block: int, length: int = 1) -> bool:
         """Was the run allocated in the open generation? Its group must be loaded."""

@@ -16,8 +16,10 @@ from snapfs.blocks.checksum import crc32c
 from snapfs.blocks.geometry import RING_SLOTS
 from snapfs.blocks.group_header import ENTRY, ENTRY_WRITTEN, PAYLOAD_OFFSET, GroupEntry, GroupHeader, encode_records
 from snapfs.blocks.schema import pack
+from snapfs.blocks.superblock import COPY_RUNNING
 from snapfs.errors import CommitNeeded, NoSpace
 from snapfs.store import recovery
+from snapfs.store.copies import CopyBlock
 from snapfs.store.sealing import Sealed, Sealing
 
 if TYPE_CHECKING:
@@ -64,11 +66,13 @@ def plan(volume: Volume) -> None:
     per_leaf = volume.geometry.block_size // ENTRY.size
     volume.group_tree.grow(-(-volume.geometry.groups // per_leaf))
     done = -1
+    replaced = replaced_blocks(volume)
     while True:
-        allocator.need_groups([volume.root_block // volume.geometry.group_span])
-        touched = (
-            {group.number for group in allocator.dirty_groups()} | set(allocator.window) | {volume.root_block // volume.geometry.group_span}
-        )
+        homes = {block // volume.geometry.group_span for block in replaced}
+        allocator.need_groups(homes)
+        if volume.copies.dirty and volume.copies.place:
+            allocator.check_system(volume.copies.place.block, 1)
+        touched = {group.number for group in allocator.dirty_groups()} | set(allocator.window) | homes
         for number in list(touched):
             spill = [(block, 1) for block, _ in allocator.groups[number].spill]
             allocator.need(spill)
@@ -81,6 +85,7 @@ def plan(volume: Volume) -> None:
             needed + tree_growth(volume.sets_tree, set_bytes)
             + tree_growth(volume.instances_tree, instance_bytes) + len(volume.group_tree.dirty)
             + sum(spill_blocks(volume, allocator.groups[number]) for number in touched if number in allocator.groups) + 1
+            + int(volume.copies.dirty and volume.copies.current is not None)
         )  # fmt: skip
         try:
             allocator.prepare(total, urgency=2)
@@ -91,6 +96,12 @@ def plan(volume: Volume) -> None:
         if state == done and all(number in allocator.groups for number in touched):
             return
         done = state
+
+
+def replaced_blocks(volume: Volume) -> list[int]:
+    """The blocks of the root record, and of what it says of a running copy if that has changed: the next seal drops them."""
+    copies = volume.copies
+    return [volume.root_block, *([copies.place.block] if copies.dirty and copies.place else [])]
 
 
 def tree_growth(tree: BucketTree, changed_bytes: int) -> int:
@@ -193,6 +204,7 @@ def write_roots(volume: Volume, sealing: Sealing) -> Sealed:
     allocator, geometry = volume.allocator, volume.geometry
     generation = volume.generation + 1
     places = sealing.allocate(len(volume.group_tree.dirty), volume.system_owner)
+    copy = write_copy(volume, sealing)
     (root_block,) = sealing.allocate(1, volume.system_owner)
     if volume.root_block:  # a volume that is being formatted has none yet
         volume.system_owner.drop(volume.root_block, 1, 0)
@@ -210,6 +222,7 @@ def write_roots(volume: Volume, sealing: Sealing) -> Sealed:
         (volume.group_tree.root_words, volume.group_tree.depth, volume.group_tree.blocks),
         (volume.sets_tree.root_words, volume.sets_tree.blocks), (volume.instances_tree.root_words, volume.instances_tree.blocks),
         volume.restores.scheduled, volume.restores.fitting(geometry.block_size - recovery.ROOT_FIXED - len(counting)),
+        copy,
     ).encode()  # fmt: skip
     sealing.blocks[root_block] = root.ljust(geometry.block_size, b"\0")
     volume.restores.dirty = False
@@ -217,6 +230,7 @@ def write_roots(volume: Volume, sealing: Sealing) -> Sealed:
     volume.superblock = replace(
         volume.superblock,
         generation=generation,
+        read_only_compatible=COPY_RUNNING if copy else 0,
         committed_ns=time.time_ns(),
         root_block=root_block,
         root_length=len(root),
@@ -234,6 +248,23 @@ def write_roots(volume: Volume, sealing: Sealing) -> Sealed:
         (volume.superblock.encode(), (front[slot], tail[slot])),
         allocator.seal(),
     )
+
+
+def write_copy(volume: Volume, sealing: Sealing) -> CopyBlock | None:
+    """The block that says which copy is running, a new one if that has changed."""
+    copies, block_size = volume.copies, volume.geometry.block_size
+    if not copies.dirty:
+        return copies.place
+    if copies.place is not None:
+        volume.system_owner.drop(copies.place.block, 1, 0)
+    copies.place = None
+    if copies.current is not None:
+        (block,) = sealing.allocate(1, volume.system_owner)
+        data = copies.current.encode()
+        sealing.blocks[block] = data.ljust(block_size, b"\0")
+        copies.place = CopyBlock(block, len(data), crc32c(sealing.blocks[block]))
+    copies.dirty = False
+    return copies.place
 
 
 def write_header(volume: Volume, sealing: Sealing, group: Group, generation: int) -> GroupEntry:

@@ -7,7 +7,10 @@ generation reaches them, so they may be overwritten in place and used again at o
 
 from __future__ import annotations
 
+import heapq
+
 from bitarray import bitarray
+from bitarray.util import intervals
 
 from snapfs.blocks.geometry import Geometry
 from snapfs.errors import CorruptBlock
@@ -105,19 +108,28 @@ class Group:
         end = busy.find(1, start, stop) if stop - start > 1 else -1
         if end < 0:
             end = stop
-        busy[start:end] = 1
+        self.occupy(start, end)
+        self.cursor = end
+        return start, end - start
+
+    def occupy(self, start: int, end: int) -> None:
+        """Allocate these blocks, all of which are free."""
+        self.busy[start:end] = 1
         self.blocks[start:end] = 1
         if not self.fresh:
-            self.fresh = bitarray(len(busy), endian="little")
+            self.fresh = bitarray(len(self.busy), endian="little")
             self.fresh.setall(0)
         self.fresh[start:end] = 1
         length = end - start
         self.fresh_count += length
         self.free -= length
         self.available -= length
-        self.cursor = end
         self.dirty = True
-        return start, length
+
+    def free_runs(self, limit: int) -> list[tuple[int, int]]:
+        """The longest runs of blocks that can be allocated, ``limit`` of them at most: (block, length), the longest first."""
+        runs = ((self.start + low, high - low) for value, low, high in intervals(self.busy) if not value)
+        return heapq.nlargest(limit, runs, key=lambda run: run[1])
 
     def is_fresh(self, start: int, end: int) -> bool:
         """Were all these blocks allocated in the open generation?"""

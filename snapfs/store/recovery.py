@@ -26,6 +26,7 @@ from snapfs.blocks.superblock import Superblock
 from snapfs.errors import CorruptBlock, DeviceError, NotAVolume, NotCached, SnapfsError, Truncated, UnsupportedVersion, UsageError
 from snapfs.ids import MAX_INSTANCES
 from snapfs.store.allocator import fresh_entries
+from snapfs.store.copies import CopyBlock, RunningCopy, map_problem
 from snapfs.store.group import Group
 from snapfs.store.holders import HolderSet
 from snapfs.store.instances import FACTS_KEY, Instance, ViewRoot
@@ -64,6 +65,7 @@ class RootRecord:
     instances: TreeRoot = ((0, 0), 0)
     scheduled: Scheduled | None = None
     restored: tuple[Restored, ...] = ()
+    copy: CopyBlock | None = None
 
     def encode(self) -> bytes:
         """The root record's bytes."""
@@ -73,6 +75,7 @@ class RootRecord:
             "groups": [*self.groups[0], *self.groups[1:]],
             "sets": [*self.sets[0], self.sets[1]], "instances": [*self.instances[0], self.instances[1]],
             "scheduled": self.scheduled and self.scheduled.encode(), "restored": [one.encode() for one in self.restored],
+            "copy": self.copy and self.copy.encode(),
         })  # fmt: skip
 
     @classmethod
@@ -101,6 +104,7 @@ class RootRecord:
             ((instances[0], instances[1]), instances[2]),
             decode_scheduled(found.get("scheduled")),
             decode_done(found.get("restored")),
+            None if found.get("copy") is None else CopyBlock.decode(found["copy"], geometry),
         )
 
 
@@ -124,6 +128,7 @@ def open_volume(kind: type[V], device: Device) -> V:
     volume = kind(device, superblock, root, fresh_entries(superblock.geometry))
     load_group_table(volume)
     load_tables(volume)
+    load_copy(volume)
     if root.counting.rstrip(b"\0") != volume.instances.counting.tobytes().rstrip(b"\0"):
         raise CorruptBlock(f"{device.path}: the counting bitmap does not fit the instance table")
     return volume
@@ -225,6 +230,26 @@ def load_tables(volume: Volume) -> None:
     for key, value in _items(volume, volume.sets_tree):
         volume.holders.load(check_range(key, 1, SET_NUMBER_MAX, "holder set"), decode_set(value))
     volume.holders.set_instances({one.id: one.epoch for one in volume.instances.live()})
+
+
+def load_copy(volume: Volume) -> None:
+    """Read what the root record says of a running copy. If that is damaged, the volume can be read, and says why it cannot be written."""
+    copies = volume.copies
+    try:
+        if copies.place is not None:
+            copy = read_copy(volume, copies.place)
+            copies.trouble = map_problem(copy, copies.place, volume.geometry)
+            copies.current = None if copies.trouble else copy
+    except (CorruptBlock, DeviceError) as exc:
+        copies.trouble = str(exc)
+
+
+def read_copy(volume: Volume, place: CopyBlock) -> RunningCopy:
+    """What the newest generation on the device says of a running copy. Raises ``CorruptBlock``, ``DeviceError``."""
+    data = volume.device.read(place.block * volume.geometry.block_size, volume.geometry.block_size)
+    if crc32c(data) != place.checksum:
+        raise CorruptBlock(f"running copy: block {place.block} fails its checksum")
+    return RunningCopy.decode(data[: place.length])
 
 
 def _items(volume: Volume, tree: BucketTree) -> Iterator[tuple[Any, Any]]:

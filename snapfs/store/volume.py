@@ -19,6 +19,7 @@ from snapfs.store import commit, recovery
 from snapfs.store.allocator import Allocator
 from snapfs.store.buckets import Bucket, BucketTree
 from snapfs.store.cache import BlockCache, Want
+from snapfs.store.copies import Copies
 from snapfs.store.holders import HolderSets
 from snapfs.store.instances import Instances, ViewRoot
 from snapfs.store.owners import RecordOwner, SystemOwner
@@ -104,6 +105,7 @@ class Volume:
         self.holders = HolderSets()
         self.instances = Instances()
         self.restores = Restores(root.scheduled, root.restored)
+        self.copies = Copies(root.copy)
         self.system_owner = SystemOwner(self)
         self.record_owner = RecordOwner(self)
         self.allocator = Allocator(self.geometry, self.holders, self.cache, entries if entries is not None else [])
@@ -130,6 +132,12 @@ class Volume:
         if unknown:
             volume.read_only = True
             volume.read_only_reason = f"it has features {unknown:#x} that this snapfs can only read: use a newer one to change it"
+        elif volume.copies.trouble is not None:
+            volume.read_only = True
+            volume.read_only_reason = (
+                f"a copy of it is running, and what is known of that is damaged ({volume.copies.trouble}): "
+                "'snapfs check --repair' ends the copy, which has then to be started again"
+            )
         return volume
 
     def close(self) -> None:
@@ -164,7 +172,7 @@ class Volume:
         """Is there anything that a commit would write?"""
         return bool(
             self.contents.dirty or self.holders.dirty or self.instances.dirty or self.instances.pending
-            or self.restores.dirty or any(group.dirty for group in self.allocator.groups.values())
+            or self.restores.dirty or self.copies.dirty or any(group.dirty for group in self.allocator.groups.values())
         )  # fmt: skip
 
     @property

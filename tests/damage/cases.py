@@ -9,22 +9,24 @@ import functools
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
-from planting import BLOCK, BLOCKS, DIRECTORY, FIFO, REGULAR, SYMLINK, Overlay, Planted, build, tree_blocks
+from planting import BLOCK, BLOCKS, DIRECTORY, FIFO, REGULAR, SPAN, SYMLINK, Overlay, Planted, build, tree_blocks
 
 from snapfs import snapshots
 from snapfs.blocks.geometry import RING_SLOTS
 from snapfs.blocks.group_header import GroupEntry
-from snapfs.blocks.pointer import EPOCH_MASK, FLAG_BUCKET, FLAG_DIRTY
+from snapfs.blocks.pointer import BLOCK_MASK, EPOCH_MASK, FLAG_BUCKET, FLAG_DIRTY
 from snapfs.blocks.superblock import SUPERBLOCK_BYTES
 from snapfs.check import Severity
 from snapfs.device.memory import MemoryDevice
 from snapfs.filesystem import Inode, data
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import DESIGNATED_INO, FIRST_INO, INO_LIMIT, ORPHANS_INO, ROOT_INO
-from snapfs.store import commit
+from snapfs.store import commit, copies
 from snapfs.store.buckets import DEPTH_BITS, Bucket
+from snapfs.store.copies import RunningCopy
 from snapfs.store.group import Group
 from snapfs.store.parts import Kept, Part, kept_by
 from snapfs.store.restores import Scheduled
@@ -232,6 +234,78 @@ def the_next_mount_is_to_go_back_to_a_deleted_snapshot(p: Planted) -> str:
     going = p.volume.instances.going()
     p.volume.restores.schedule(Scheduled(going[0].id))
     return "root record"
+
+
+# A running copy (I1, I4, I7)
+
+
+def register(p: Planted, *runs: tuple[int, int], **more: Any) -> str:
+    p.volume.copies.put(RunningCopy(**{"id": b"copy" * 4, "generation": 1, "destination": b"/elsewhere/copy", "map_runs": runs, **more}))
+    return "running copy"
+
+
+@damage("running-copy", "I7")
+def what_describes_a_running_copy_fails_its_checksum(p: Planted) -> str:
+    found = register(p, map_path=b"/elsewhere/map")
+    p.commit()
+    place = p.volume.copies.place
+    assert place is not None
+    p.flip(place.block * BLOCK + 17)
+    return found
+
+
+@damage("running-copy", "I7")
+def a_running_copy_has_no_id(p: Planted) -> str:
+    return register(p, id=bytes(16), map_path=b"/elsewhere/map")
+
+
+@damage("running-copy", "I7")
+def a_running_copy_has_no_map(p: Planted) -> str:
+    return register(p)
+
+
+@damage("copy-map", "I4")
+def the_map_of_a_copy_lies_behind_the_end_of_the_volume(p: Planted) -> str:
+    return register(p, (BLOCKS - 1, 2))
+
+
+@damage("copy-map", "I4")
+def the_map_of_a_copy_lies_on_the_header_of_a_group(p: Planted) -> str:
+    return register(p, (SPAN - 1, 2))
+
+
+@damage("copy-map", "I4")
+def the_map_of_a_copy_has_a_block_twice(p: Planted) -> str:
+    _, block = p.free_block()
+    return register(p, (block, 4), (block + 3, 1))
+
+
+@damage("copy-shared", "I4")
+def the_map_of_a_copy_lies_on_a_file(p: Planted) -> str:
+    block = p.block_of(p.find("dir/other/youngest"))
+    register(p, (block, 1))
+    return f"block {block}"
+
+
+@damage("copy-shared", "I4")
+def the_map_of_a_copy_lies_on_the_root_of_a_table(p: Planted) -> str:
+    block = p.volume.instances_tree.root_words[0] & BLOCK_MASK
+    register(p, (block, 1))
+    return f"block {block}"
+
+
+@damage("not-marked", "I1")
+def the_map_of_a_copy_is_free(p: Planted) -> str:
+    ((start, length),) = p.do(copies.allocate_map, p.volume, 4)
+    p.do(copies.free_map, p.volume, [(start, length)])
+    register(p, (start, length))
+    return f"blocks {start} to {start + length - 1}"
+
+
+@damage("leaked", "I1")
+def a_map_is_left_of_a_copy_that_has_ended(p: Planted) -> str:
+    ((start, length),) = p.do(copies.allocate_map, p.volume, 4)
+    return f"blocks {start} to {start + length - 1}"
 
 
 def show(p: Planted, *parts: Part, kept: Kept | None = None) -> str:

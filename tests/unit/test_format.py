@@ -116,3 +116,15 @@ def test_instances_and_root_record_have_the_documented_keys() -> None:
     assert f"its id + {FACTS_KEY};" in facts
     limits = (DESCRIPTION_MAX, TAGS_MAX, TAGS_BYTES_MAX, HOLDS_MAX, HOLD_NAME_MAX, REASON_MAX)
     assert [int(number) for number in re.findall(r"(?:at most|with|1 to) (\d+)", facts)] == list(limits)
+
+
+def test_a_running_copy_has_the_documented_keys_and_limits() -> None:
+    from snapfs.store.copies import ID_BYTES, PATH_MAX, RUNS_MAX, RunningCopy
+
+    text = section(11)
+    described = text.split("In the block is one map:")[1].split("\n\n")[1]
+    assert set(__import__("msgpack").unpackb(RunningCopy(bytes(16), 1, b"/copy").encode())) == set(re.findall(r"`(\w+)`", described))
+    limits = re.findall(r"\((\d+) bytes, not all|at most (\d+) (?:runs|bytes)", text)
+    assert [int(one or other) for one, other in limits] == [ID_BYTES, RUNS_MAX, PATH_MAX]
+    assert f"{superblock.COPY_RUNNING}: a copy is running" in section(2)
+    assert f"feature {superblock.COPY_RUNNING} of the superblock" in text

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from bitarray import bitarray
 
 from snapfs.blocks.group_header import ENTRY_SLOT, ENTRY_WRITTEN, GroupEntry
-from snapfs.check.reach import BASE, RECORDS, SYSTEM, Reach
+from snapfs.check.reach import BASE, VOLUME, Reach
 from snapfs.ids import BASE_VIEW
 from snapfs.store.allocator import fresh_entries
 from snapfs.store.buckets import BucketTree
@@ -77,7 +77,7 @@ def _group(volume: Volume, reach: Reach, number: int, slot: int, tables: list[tu
         if not mask:
             continue
         blocks[start:end] = 1
-        holders = mask & ~(BASE | SYSTEM | RECORDS)
+        holders = mask & ~(BASE | VOLUME)
         if not mask & BASE and not holders:
             tables.append((group.start + start, length))
         elif mask & BASE:

@@ -16,6 +16,7 @@ from snapfs.check.checker import check_volume
 from snapfs.check.findings import Fault, Finding, Findings, Mend, everywhere
 from snapfs.check.reach import RECORDS, Reach
 from snapfs.check.repair.accounting import rebuild
+from snapfs.check.repair.ending import clear_description, forget_copy
 from snapfs.check.repair.links import LinkMender
 from snapfs.check.repair.salvage import Tell, salvage
 from snapfs.check.repair.trees import STRUCTURAL, TreeMender
@@ -72,6 +73,7 @@ def repair_volume(device: Device, progress: Callable[[int, int], None] | None = 
 
 def _round(device: Device, tell: Tell) -> None:
     volume = salvage(device, tell)
+    copy = forget_copy(volume, tell)
     fs = Filesystem(volume)
     findings = Findings()
     reach = Reach(volume.geometry, findings, volume.epoch)
@@ -85,6 +87,7 @@ def _round(device: Device, tell: Tell) -> None:
             group = load_group(volume, number, findings)
             for block, _ in group.spill if group else ():
                 reach.claim(block, 1, RECORDS, 0, everywhere(f"records of group {number}"))
+    clear_description(volume, copy, reach)
     rebuild(volume, reach)
     volume.allocator.more_to_come = lambda: False
     volume.allocator.reserve = 0  # this is what it is for
