@@ -1,4 +1,4 @@
-"""The copy map in bytes: sectors of bits, one bit for each block of a volume, behind one that says whose they are. ``FORMAT.md`` section 11.
+"""The copy map in bytes: sectors with one bit for each block of a volume, behind one that says whose they are. ``FORMAT.md`` section 11.
 
 A sector is what a device writes whole or not at all, so a map can be changed in place: each sector has its own checksum. One of zeros
 alone has no bit set, so that a map that is a file need not be written to be empty.

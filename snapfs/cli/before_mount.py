@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from snapfs import snapshots
+from snapfs.copying import Job, attach
 from snapfs.errors import SnapfsError
 from snapfs.filesystem import Filesystem
 from snapfs.store.driver import commit, drive
@@ -24,9 +25,20 @@ if TYPE_CHECKING:
 log = logging.getLogger("snapfs")
 
 
-def opened(device: Device, options: MountOptions, warn: Callable[[str], None]) -> Filesystem:
-    """The volume on a device, restored if need be. ``warn`` is told what the user should read although the mount succeeds."""
+def opened(device: Device, options: MountOptions, warn: Callable[[str], None]) -> tuple[Filesystem, Job | None]:
+    """The volume on a device, restored if need be, and the copy of it that is to go on.
+
+    ``warn`` is told what the user should read although the mount succeeds.
+    """
     fs = _open(device, options)
+    running = fs.volume.copies.current
+    job = attach(fs.volume)
+    if running is not None and job is None and not fs.volume.read_only:
+        warn(f"the copy to {os.fsdecode(running.destination)} does not go on: see the log")
+    return _restored(fs, options, warn), job
+
+
+def _restored(fs: Filesystem, options: MountOptions, warn: Callable[[str], None]) -> Filesystem:
     if options.restore is not None:
         _restore(fs, options.restore, options.uid)
     elif fs.volume.restores.scheduled is not None:
@@ -39,7 +51,7 @@ def opened(device: Device, options: MountOptions, warn: Callable[[str], None]) -
             result = drive(fs.volume, snapshots.restore_scheduled, fs, lambda uid: snapshots.owner_or_root(uid, options.uid))
             commit(fs.volume)
         except SnapfsError as exc:
-            fs = _open(device, options)  # whatever the attempt has left in memory is not what is on the volume
+            fs = _open(fs.volume.device, options)  # whatever the attempt has left in memory is not what is on the volume
             warn(f"{what} was scheduled to be restored, which is not possible: {exc}; nothing was restored, {_drop(fs)}")
         else:
             _tell(fs, changed=result.changed, what=what)

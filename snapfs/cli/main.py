@@ -51,6 +51,7 @@ COMMANDS: Final = {
     "diff": Command("diff", "show what differs between two snapshots, or a snapshot and the present"),
     "versions": Command("versions", "show the versions of a file, or the deleted names of a directory"),
     "purge": Command("purge", "remove files and directories from snapshots, and free their space"),
+    "copy": Command("copy", "copy a volume as it is now into other storage, usable at once"),
     "info": Command("info", "show facts about a volume and its mount"),
     "check": Command("check", "check or repair an unmounted volume", exits.CHECK_USAGE, exits.CHECK_OPERATION, exits.CHECK_CANCELLED),
     "scrub": Command("scrub", "read everything, mounted or not, and verify every checksum"),

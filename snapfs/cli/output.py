@@ -53,15 +53,19 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
 
 
 @contextlib.contextmanager
-def progress(title: str) -> Iterator[Progress | None]:
-    """A bar on standard error when that is a terminal; else None: long work is silent in a pipe."""
+def progress(title: str, *, of_bytes: bool = False) -> Iterator[Progress | None]:
+    """A bar on standard error when that is a terminal; else None: long work is silent in a pipe. ``of_bytes``: with the rate."""
     if not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
+    from rich.progress import DownloadColumn, TransferSpeedColumn
     from rich.progress import Progress as Bars
 
-    with Bars(console=Console(stderr=True), transient=True) as bars:
+    columns = [*Bars.get_default_columns()]
+    if of_bytes:
+        columns[-1:] = [DownloadColumn(binary_units=True), TransferSpeedColumn(), columns[-1]]
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task(title, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
 

@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from snapfs.cli import exits, stderr
@@ -19,6 +20,7 @@ from snapfs.errors import AccessDenied, SnapfsError, UsageError
 if TYPE_CHECKING:
     import trio
 
+    from snapfs.copying import Job
     from snapfs.filesystem import Filesystem
     from snapfs.fuse.edge import Edge
     from snapfs.fuse.options import MountOptions
@@ -62,21 +64,26 @@ def serve(image: str, mountpoint: str, options: MountOptions, live: Callable[[],
 
 def _serve(image: str, mountpoint: str, options: MountOptions, ready: Callable[[], None], warn: Callable[[str], None]) -> None:
     from snapfs.cli.before_mount import opened
-    from snapfs.device import open_device
+    from snapfs.copying import mark_of, open_image
 
-    device = open_device(image, read_only=options.read_only)
+    if not options.read_only and mark_of(image) is not None:
+        options = replace(options, read_only=True)
+        warn("this copy is not complete: it is mounted read-only until it is mounted again after that")
+    device = open_image(image, read_only=options.read_only)
     try:
-        fs = opened(device, options, warn)
-        _run(fs, os.path.abspath(image), mountpoint, options, ready)
+        fs, job = opened(device, options, warn)
+        _run(fs, os.path.realpath(image), mountpoint, options, ready, job)
         fs.volume.close()
     finally:
         device.close()
 
 
-def _run(fs: Filesystem, image: str, mountpoint: str, options: MountOptions, ready: Callable[[], None]) -> None:
+def _run(fs: Filesystem, image: str, mountpoint: str, options: MountOptions, ready: Callable[[], None], job: Job | None) -> None:
     import trio
 
     from snapfs.control import mounts, registry
+    from snapfs.control.behind import Behind
+    from snapfs.control.copying import Copying
     from snapfs.control.handlers import Handlers, Live
     from snapfs.control.protocol import ControlError
     from snapfs.control.server import ControlServer
@@ -84,6 +91,7 @@ def _run(fs: Filesystem, image: str, mountpoint: str, options: MountOptions, rea
 
     status = os.stat(image)
     servers: list[ControlServer] = []
+    copying: list[Copying] = []
 
     async def attach(edge: Edge, nursery: trio.Nursery) -> None:
         """Start to listen, once the kernel knows the mount."""
@@ -92,8 +100,11 @@ def _run(fs: Filesystem, image: str, mountpoint: str, options: MountOptions, rea
         if mount is None:
             raise CommandFailed(f"{mountpoint}: the mount is not there", exits.MOUNT_FAILED)
         live = Live(mount.path, image, os.getpid(), time.time_ns(), lambda: dict(edge.requests))
+        handlers = Handlers(edge, fs, live, shown_owner=options.uid, job=job)
+        copying.append(handlers.copying)
+        nursery.start_soon(Behind(handlers.copying).run)
         try:
-            server = ControlServer(Handlers(edge, fs, live, shown_owner=options.uid), registry.new_socket_path(status, mount.device))
+            server = ControlServer(handlers, registry.new_socket_path(status, mount.device))
         except ControlError as exc:
             # The files are what matters; commands will say that the daemon cannot be asked.
             log.warning("%s", exc)
@@ -106,6 +117,8 @@ def _run(fs: Filesystem, image: str, mountpoint: str, options: MountOptions, rea
     finally:
         for server in servers:
             server.close()
+        for one in copying:
+            one.close()
 
 
 def explain(exc: BaseException, complaint: str) -> CommandFailed:

@@ -47,8 +47,8 @@ def locate(target: str) -> Mount | None:
 
 
 @contextlib.contextmanager
-def session(target: str, *, write: bool, damaged: bool = False) -> Iterator[Session]:
-    """Ask the daemon of TARGET, or open the image: for changes with ``write``, ``damaged`` or not. Raises errors of snapfs."""
+def session(target: str, *, write: bool, damaged: bool = False, go_on: bool = True) -> Iterator[Session]:
+    """Ask the daemon of TARGET, or open the image: see ``offline.opened``. Raises errors of snapfs."""
     mount = locate(target)
     found = client.of_mount(mount) if mount else client.of_image(target)
     if found is not None:
@@ -60,7 +60,7 @@ def session(target: str, *, write: bool, damaged: bool = False) -> Iterator[Sess
     from snapfs.control import offline
     from snapfs.control.caller import Alone
 
-    with offline.opened(target, write=write, damaged=damaged) as handlers:
+    with offline.opened(target, write=write, damaged=damaged, go_on=go_on) as handlers:
         uid = os.geteuid()
 
         def call(command: str, /, told: Callable[[Result], None] | None = None, **arguments: object) -> Result:

@@ -17,10 +17,12 @@ from snapfs import ids, snapshots
 from snapfs.control import figures, restores
 from snapfs.control.caller import Alone, Caller
 from snapfs.control.comparing import Comparing
+from snapfs.control.copying import Copying
 from snapfs.control.hot import Hot
-from snapfs.control.protocol import Request, Result
+from snapfs.control.protocol import NO_LIMIT, Request, Result
 from snapfs.control.purging import Purging
 from snapfs.control.scrubbing import scrub
+from snapfs.copying import Job, Wishes
 from snapfs.errors import SnapfsError, UsageError
 from snapfs.filesystem import Filesystem
 from snapfs.snapshots import Designated, Facts, Hold, Instance, Permit, Place, RestoreResult, SetDeletion, Target
@@ -70,6 +72,9 @@ class Engine(Protocol):
     async def purge(self, places: Sequence[Place], *, permit: Permit = snapshots.anyone) -> list[Place]:
         """See ``snapshots.take_out``; what can be large is freed in the background."""
 
+    async def at_rest(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Run a function that never waits when all that was written before is durable, and nothing else is going on."""
+
     async def work(self) -> bool:
         """One step of background work; True while there is more."""
 
@@ -95,10 +100,16 @@ class Handlers:
     shown_owner: int | None = None
     #: Why the volume could not be opened as a whole, if that was tolerated.
     trouble: str | None = None
+    #: The copy that is gone on with, if the volume remembers one.
+    job: Job | None = None
+    copying: Copying = field(init=False, repr=False)
     _commands: dict[str, tuple[dict[str, type], Callable[..., Awaitable[Result]]]] = field(init=False, repr=False)
     _long: dict[str, tuple[dict[str, type], Callable[..., Awaitable[Result]]]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        live = self.live
+        image = live.image if live else os.path.abspath(self.fs.volume.device.path)
+        self.copying = Copying(self.engine, self.fs, image, is_live=live is not None, job=self.job)
         # Each command's arguments and their types; a missing one is None, so that a command says itself what it cannot do without.
         self._commands = {
             "hello": ({}, self.hello),
@@ -118,6 +129,8 @@ class Handlers:
             "restore": ({"name": str, "paths": list}, self.restore),
             "restore.schedule": ({"name": str, "paths": list}, self.restore_schedule),
             "restore.cancel": ({}, self.restore_cancel),
+            "copy.status": ({}, self.copy_status),
+            "copy.pause": ({}, self.copy_pause),
         }
         # Those that tell their caller how it goes; they end when nobody listens.
         self._long = {
@@ -126,6 +139,9 @@ class Handlers:
             "versions": ({"path": str, "deleted": bool}, self.versions),
             "restore.plan": ({"name": str, "paths": list}, self.restore_plan),
             "purge": ({"paths": list, "names": list, "dry_run": bool}, self.purge),
+            "copy": ({"destination": str, "first": list, "outside": bool, "rate": int, "copy_first": bool, "force": bool}, self.copy_begin),
+            "copy.resume": ({"destination": str, "rate": int}, self.copy_resume),
+            "copy.cancel": ({}, self.copy_cancel),
             "snapshot.hot": ({"name": str, "limit": int}, self.snapshot_hot),
         }
 
@@ -308,6 +324,40 @@ class Handlers:
         with contextlib.suppress(SnapfsError):  # of a volume that cannot be written, what is durable is scrubbed
             await self.engine.commit()
         return await scrub(self.fs, caller, rate, log_it=self.live is not None, trouble=self.trouble)
+
+    async def copy_begin(
+        self,
+        uid: int,
+        caller: Caller,
+        destination: str | None,
+        first: list[object] | None,
+        outside: bool | None,
+        rate: int | None,
+        copy_first: bool | None,
+        force: bool | None,
+    ) -> Result:
+        """Make a full copy of this moment."""
+        wishes = Wishes(copy_first=bool(copy_first), rate=None if rate == NO_LIMIT else rate)
+        return await self.copying.begin(
+            caller, _needed("destination", destination), first=_names(first, "first"), map_outside=outside, wishes=wishes,
+            force=bool(force), owner=uid,
+        )  # fmt: skip
+
+    async def copy_status(self, _uid: int) -> Result:
+        """How far the copy is."""
+        return self.copying.status()
+
+    async def copy_pause(self, _uid: int) -> Result:
+        """Copy nothing behind for the time being."""
+        return await self.copying.pause()
+
+    async def copy_resume(self, uid: int, caller: Caller, destination: str | None, rate: int | None) -> Result:
+        """Go on with a copy, at another rate if one is given."""
+        return await self.copying.resume(caller, destination, rate=rate, owner=uid)
+
+    async def copy_cancel(self, _uid: int, caller: Caller) -> Result:
+        """Give the copy up."""
+        return await self.copying.cancel(caller)
 
     async def snapshot_hot(self, uid: int, caller: Caller, name: str | None, limit: int | None) -> Result:
         """The files and blocks of the present that were written most since a snapshot. See ``hot``."""

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from snapfs import snapshots
 from snapfs.check.opening import open_damaged
 from snapfs.control.handlers import Handlers
-from snapfs.device import open_device
+from snapfs.copying import attach, open_image
 from snapfs.filesystem import Filesystem
 from snapfs.snapshots import Facts, Instance, Permit, Place, RestoreResult, SetDeletion, Target
 from snapfs.store.driver import commit, drive
@@ -49,6 +49,10 @@ class OfflineEngine:
 
     async def settle(self) -> None:
         """Every write is durable already."""
+
+    async def at_rest(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Everything is durable already."""
+        return function(*args, **kwargs)
 
     async def delete_snapshots(self, names: Sequence[str], *, permit: Permit = snapshots.anyone) -> SetDeletion:
         """Delete snapshots and take their space back at once: there is no daemon that could do it later."""
@@ -101,16 +105,22 @@ class OfflineEngine:
 
 
 @contextlib.contextmanager
-def opened(path: str, *, write: bool, damaged: bool = False) -> Iterator[Handlers]:
+def opened(path: str, *, write: bool, damaged: bool = False, go_on: bool = True) -> Iterator[Handlers]:
     """Handlers for the volume in an image, which is locked meanwhile. Raises ``VolumeBusy``, ``VolumeError``, ``DeviceError``.
 
-    With ``damaged`` also for one that has lost some of its tables, as far as they can be read.
+    A copy that the volume remembers is gone on with, as far as what is written needs it; without ``go_on`` nothing may be written before it
+    is given up. With ``damaged`` also for one that has lost some of its tables, as far as they can be read.
     """
-    device = open_device(path, read_only=not write)
+    device = open_image(path, read_only=not write)
     try:
         volume, trouble = open_damaged(device) if damaged else (Volume.open(device, read_only=not write), None)
+        job = attach(volume) if write and go_on else None
         fs = Filesystem(volume)
-        yield Handlers(OfflineEngine(fs), fs, trouble=trouble)
+        handlers = Handlers(OfflineEngine(fs), fs, trouble=trouble, job=job)
+        try:
+            yield handlers
+        finally:
+            handlers.copying.close()
         volume.close()
     finally:
         device.close()

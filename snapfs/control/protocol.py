@@ -33,6 +33,10 @@ class ControlError(SnapfsError):
     """The daemon cannot be asked, or one side does not understand the other."""
 
 
+#: A rate that limits nothing, where None leaves it as it is.
+NO_LIMIT: Final = -1
+
+
 @dataclass(frozen=True)
 class Request:
     """A request as received: well-formed, its arguments not yet looked at."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from snapfs.copying.copy import Copy
-from snapfs.device.base import Alone, Buffer
+from snapfs.device.base import Unwritable
 from snapfs.errors import DeviceError
 
 
-class AsItWas(Alone):
-    """A read-only device. What is read of it, and needed, is copied first: whoever reads everything of a file has it copied."""
-
-    read_only = True
+class AsItWas(Unwritable):
+    """What is read of it, and needed, is copied first: whoever reads everything of a file has it copied."""
 
     def __init__(self, copy: Copy) -> None:
         self.path = copy.source.path
@@ -25,17 +23,6 @@ class AsItWas(Alone):
         first = offset // size
         data = self._copy.fetch(first, -(-(offset + length) // size) - first)
         return data[offset - first * size :][:length]
-
-    def read_nowait(self, offset: int, length: int) -> bytes | None:
-        """Copying is for a thread."""
-        return None
-
-    def write(self, offset: int, data: Buffer) -> None:
-        """The past does not change. Raises ``DeviceError``."""
-        raise DeviceError(f"{self.path}: the past of a volume cannot be written")
-
-    def flush(self) -> None:
-        """Nothing was written."""
 
     def close(self) -> None:
         """The devices below go on being used."""

@@ -18,7 +18,7 @@ class CopyBeforeWrite:
     """The device of ``copy.source``, which gives away nothing that the copy still needs.
 
     Who fails when the target does is the user's choice (D7): the copy, or with ``copy_first`` the write. A copy fails once and for good:
-    ``failing`` is called with the reason, must make durable that it has failed before it returns, and raises ``DeviceError`` when it cannot.
+    ``failing`` is called with the reason, makes durable that it has failed before it returns, and raises ``DeviceError`` when it cannot.
     """
 
     def __init__(self, copy: Copy, *, copy_first: bool, failing: Callable[[str], None]) -> None:

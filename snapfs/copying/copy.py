@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from bitarray import bitarray
 
+from snapfs.blocks.copy_mark import PLACE_BYTES, PLACES
 from snapfs.blocks.group_header import ENTRY_WRITTEN, GroupEntry
 from snapfs.errors import CorruptBlock
 from snapfs.store.recovery import read_group
@@ -125,7 +126,7 @@ class Copy:
 
     def _read_as_it_was(self, start: int, length: int) -> bytes:
         parts = []
-        for low, high, copied in _stretches(self.map.get(start, length)):
+        for low, high, copied in stretches(self.map.get(start, length)):
             device = self.target if copied else self.source
             parts.append(device.read((start + low) * self._block_size, (high - low) * self._block_size))
         return b"".join(parts)
@@ -252,7 +253,19 @@ class Copy:
             count = min(per_piece, start + length - first)
             data = self.source.read(first * self._block_size, count * self._block_size)
             if not self.sparse or data != self._zeros[: len(data)]:
-                self.target.write(first * self._block_size, data)
+                self._put(first * self._block_size, data)
+
+    def _put(self, offset: int, data: bytes) -> None:
+        """Write to the target, around the places of its mark: what a volume has there are zeros."""
+        end = offset + len(data)
+        position = offset
+        for place in PLACES:
+            if position < place + PLACE_BYTES and place < end:
+                if position < place:
+                    self.target.write(position, data[position - offset : place - offset])
+                position = place + PLACE_BYTES
+        if position < end:
+            self.target.write(position, data[position - offset :] if position > offset else data)
 
     def _done(self, runs: Iterable[Run]) -> None:
         """The copies of these runs are durable, and so are their bits."""
@@ -279,7 +292,7 @@ def _runs(bits: bitarray, base: int, low: int, high: int) -> list[Run]:
     return out
 
 
-def _stretches(bits: bitarray) -> list[tuple[int, int, bool]]:
+def stretches(bits: bitarray) -> list[tuple[int, int, bool]]:
     """Cut into (start, end, value)."""
     out = []
     start = 0

@@ -7,7 +7,6 @@ setting therefore sets no further bit, or in a file outside.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final
 
 from bitarray import bitarray
 
@@ -22,9 +21,6 @@ from snapfs.blocks.map_sector import (
 )
 from snapfs.device import Device
 from snapfs.errors import CorruptBlock
-
-#: Bytes that are written at once when a map is made empty.
-_CHUNK: Final = 1 << 20
 
 
 class MapPlace:
@@ -98,13 +94,15 @@ class CopyMap:
             return bits
         return decode_bits(self.id, self.place.read((number + 1) * SECTOR_BYTES, SECTOR_BYTES))
 
-    def has_now(self, block: int) -> bool:
-        """Is the block's bit set at this moment, whoever sets it?"""
-        number, at = divmod(block, SECTOR_BITS)
-        known = self._sectors.get(number)
-        if known is None or not known[at]:
-            known = self._sectors[number] = self.read_sector(number)
-        return bool(known[at])
+    def now(self, start: int, length: int) -> bitarray:
+        """The bits of a run at this moment, whoever sets them."""
+        out = bitarray(endian="little")
+        for number, low, high in _parts(start, length):
+            known = self._sectors.get(number)
+            if known is None or not known[low:high].all():
+                known = self._sectors[number] = self.read_sector(number)
+            out += known[low:high]
+        return out
 
     # Changing
 
@@ -128,11 +126,6 @@ class CopyMap:
             self.place.flush()
 
     # Its life
-
-    def clear(self, place: MapPlace) -> None:
-        """Make a place empty that it is going to be put to. Raises ``DeviceError``."""
-        for offset in range(0, self.size, _CHUNK):
-            place.write(offset, bytes(min(_CHUNK, self.size - offset)))
 
     def put(self, place: MapPlace) -> None:
         """Put it there, where there are only zeros, with all bits that are set, and flush. Raises ``DeviceError``."""

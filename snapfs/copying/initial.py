@@ -6,6 +6,7 @@ to go first. All of it is found by reading the volume as it was, which copies wh
 
 from __future__ import annotations
 
+import contextlib
 import stat
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -50,10 +51,8 @@ def copy_initial_part(copy: Copy, first: Sequence[bytes]) -> None:
     for number, entry in enumerate(copy.entries):
         if entry.flags & ENTRY_WRITTEN:
             device.read(geometry.header_block(number, 0) * geometry.block_size, HEADER_SLOTS * HEADER_SLOT_BLOCKS * geometry.block_size)
-            try:
+            with contextlib.suppress(CorruptBlock):  # all of such a group is copied, at its time
                 read_group(geometry, entry, number, block)  # and the records that are elsewhere
-            except CorruptBlock:
-                pass  # all of such a group is copied, at its time
         _settle_if_much(copy)
     fs = Filesystem(volume)
     for path in first:

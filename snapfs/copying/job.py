@@ -18,11 +18,13 @@ from snapfs.copying.copy import PIECE_BYTES, Copy
 from snapfs.copying.copy_map import CopyMap, MapPlace
 from snapfs.copying.initial import copy_initial_part
 from snapfs.copying.target import Target, share, write_mark
+from snapfs.device import ImageDevice, Lock
+from snapfs.device.locking import take_lock
 from snapfs.errors import CopyError, CorruptBlock, DeviceError, SnapfsError
-from snapfs.store.copies import RunningCopy
+from snapfs.store.copies import RunningCopy, Runs, allocate_map, free_map
 
 if TYPE_CHECKING:
-    from snapfs.device import ImageDevice
+    from snapfs.device import Device
     from snapfs.store.volume import Volume
 
 log = logging.getLogger("snapfs.copying")
@@ -66,11 +68,15 @@ class Job:
         #: Somebody does not want it any more.
         self.unwanted = False
         self.before = CopyBeforeWrite(copy, copy_first=wishes.copy_first, failing=self._failing)
+        self._runs: Runs = ()
         self._fail_place: MapPlace | None = None
         self._is_set_up = False
         self._end_lock = threading.Lock()
         if not volume.read_only:
             volume.device = self.before
+        if not mark.registered and isinstance(copy.source, ImageDevice):
+            # Whoever reads the unfinished copy keeps the source from being changed, together with us.
+            take_lock(copy.source._descriptor, copy.source.path, Lock.SHARED)
 
     @classmethod
     def begin(cls, volume: Volume, target: Target, wishes: Wishes, *, registered: bool, source_path: str, owner: int) -> Job:
@@ -110,37 +116,51 @@ class Job:
         copy_initial_part(self.copy, first)
         self._check()
 
-    def places(self, runs: Sequence[tuple[int, int]]) -> MapPlace:
-        """Blocks of the source as a place to write to, whatever stands before them."""
-        size = self.copy.geometry.block_size
-        return MapPlace(self.copy.source, [(start * size, length * size) for start, length in runs])
+    def register(self, volume: Volume) -> RunningCopy:
+        """Let the volume remember the copy, with blocks for its map or, when that is outside, one for its failure. Not for a thread.
 
-    def clear_blocks(self, runs: Sequence[tuple[int, int]]) -> None:
-        """Make blocks of the source empty that were allocated for the map: the copy may still need what was in them."""
-        size = self.copy.geometry.block_size
-        place = MapPlace(self.before, [(start * size, length * size) for start, length in runs])
-        for offset in range(0, place.size, PIECE_BYTES):
-            place.write(offset, bytes(min(PIECE_BYTES, place.size - offset)))
-
-    def put_map(self, runs: Sequence[tuple[int, int]], map_file: ImageDevice | None) -> None:
-        """Give the map its place: the file, or else these blocks, which are empty. With a file they say only whether the copy has failed."""
-        self.map_file = map_file
-        place = MapPlace(map_file, [(0, map_file.size)]) if map_file is not None else self.places(runs)
-        with self.copy.lock:
-            self.copy.map.put(place)
-        if runs:
-            self._fail_place = self.places(runs)
-            self._fail_place.write(0, encode_first(self.mark.id, self.mark.generation, failed=False))
-            self._fail_place.flush()
-        path = os.fsencode(map_file.path) if map_file is not None else b""
-        self.mark = replace(self.mark, map_runs=() if map_file is not None else tuple(runs), map_path=path)
-
-    def record_for(self, runs: Sequence[tuple[int, int]]) -> RunningCopy:
-        """What the volume is to remember. Raises ``UsageError`` for paths that are too long."""
-        return RunningCopy(
-            self.mark.id, self.mark.generation, os.fsencode(self.target.path), tuple(runs), self.mark.map_path,
+        Raises ``NotCached``, ``CommitNeeded``, ``NoSpace``; ``UsageError`` for paths that are too long.
+        """
+        outside = self.map_file is not None
+        record = RunningCopy(
+            self.mark.id, self.mark.generation, os.fsencode(self.target.path), ((1, 1),), os.fsencode(self._map_path),
             "write" if self.wishes.copy_first else "copy", self.wishes.rate, self.wishes.paused, self.since_ns, self.owner,
         ).checked()  # fmt: skip
+        self._runs = allocate_map(volume, 1 if outside else -(-self.copy.map.size // volume.geometry.block_size))
+        record = replace(record, map_runs=self._runs)
+        volume.copies.put(record)
+        return record
+
+    def put_map(self) -> None:
+        """Give the map its place: the file, or else the blocks, which are made empty. Raises ``DeviceError``, ``UsageError``."""
+        if self._runs:
+            self._clear(self._runs)
+            self._fail_place = self._places(self._runs, self.copy.source)
+        if self.map_file is None:
+            assert self._fail_place is not None  # noqa: S101 - a map is in one of the two
+            place = self._fail_place
+        else:
+            place = MapPlace(self.map_file, [(0, self.map_file.size)])
+        with self.copy.lock:
+            self.copy.map.put(place)
+        if self._fail_place is not None and self._fail_place is not place:
+            self._fail_place.write(0, encode_first(self.mark.id, self.mark.generation, failed=False))
+            self._fail_place.flush()
+        self.mark = replace(self.mark, map_runs=() if self.map_file is not None else self._runs, map_path=os.fsencode(self._map_path))
+
+    @property
+    def _map_path(self) -> str:
+        return self.map_file.path if self.map_file is not None else ""
+
+    def _places(self, runs: Sequence[tuple[int, int]], device: Device) -> MapPlace:
+        size = self.copy.geometry.block_size
+        return MapPlace(device, [(start * size, length * size) for start, length in runs])
+
+    def _clear(self, runs: Sequence[tuple[int, int]]) -> None:
+        """Make blocks empty that were allocated for the map, and may have something in them that the copy still needs."""
+        place = self._places(runs, self.before)
+        for offset in range(0, place.size, PIECE_BYTES):
+            place.write(offset, bytes(min(PIECE_BYTES, place.size - offset)))
 
     def set_up(self) -> None:
         """From now on the target is the point in time. What the volume remembers of the copy is durable."""
@@ -152,11 +172,8 @@ class Job:
 
     def resumed(self, record: RunningCopy | None, runs: Sequence[tuple[int, int]], map_file: ImageDevice | None) -> None:
         """It goes on, with all that ``put_map`` and ``set_up`` have done when it began."""
-        self.record, self.map_file = record, map_file
-        self._fail_place = self.places(runs) if runs else None
-        if self.mark.state != FILLING:
-            self.mark = self.mark.changed(FILLING)
-            write_mark(self.target.device, self.mark)
+        self.record, self.map_file, self._runs = record, map_file, tuple(runs)
+        self._fail_place = self._places(runs, self.copy.source) if runs else None
         self._is_set_up = True
 
     # Going on
@@ -221,6 +238,14 @@ class Job:
         if self.target.made:
             with contextlib.suppress(OSError):
                 os.unlink(self.target.path)
+
+
+def unregister(volume: Volume) -> None:
+    """Let the volume forget its copy with the next commit. Raises ``NotCached``, ``CorruptBlock``."""
+    record = volume.copies.current
+    if record is not None:
+        free_map(volume, record.map_runs)
+        volume.copies.put(None)
 
 
 def detach(volume: Volume) -> None:

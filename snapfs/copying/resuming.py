@@ -10,18 +10,18 @@ import logging
 import os
 from collections.abc import Sequence
 
-from snapfs.blocks.copy_mark import FAILED, CopyMark
+from snapfs.blocks.copy_mark import FAILED, PREPARING, CopyMark
 from snapfs.blocks.map_sector import SECTOR_BYTES, decode_first, encode_first
 from snapfs.copying.as_it_was import AsItWas
+from snapfs.copying.before_write import without_copy
 from snapfs.copying.copy import Copy
 from snapfs.copying.copy_map import CopyMap, MapPlace
-from snapfs.copying.job import Job, Wishes, detach
+from snapfs.copying.job import Job, Wishes, detach, unregister
 from snapfs.copying.opening import read_mark
-from snapfs.copying.target import Target, reopen
-from snapfs.copying.before_write import without_copy
+from snapfs.copying.target import Target, reopen, write_mark
 from snapfs.device import ImageDevice, Lock, open_device
 from snapfs.errors import CopyError, SnapfsError
-from snapfs.store.copies import RunningCopy, free_map
+from snapfs.store.copies import RunningCopy
 from snapfs.store.driver import commit, drive
 from snapfs.store.recovery import newest_superblock
 from snapfs.store.volume import Volume
@@ -40,8 +40,8 @@ def attach(volume: Volume) -> Job | None:
     where = os.fsdecode(record.destination)
     try:
         return _resumed(volume, record)
-    except _Complete:
-        log.info("the copy to %s was complete already", where)
+    except _Over as why:
+        log.info("the copy to %s %s", where, why)
     except SnapfsError as exc:
         detach(volume)
         if record.on_error == "write":
@@ -63,16 +63,39 @@ def forget(volume: Volume) -> None:
         place = _on_volume(volume, record.map_runs)
         place.write(0, encode_first(record.id, record.generation, failed=True))
         place.flush()
-        drive(volume, free_map, volume, record.map_runs)
-    volume.copies.put(None)
+    drive(volume, unregister, volume)
     commit(volume)
     if record.map_path:
         with contextlib.suppress(OSError):
             os.unlink(record.map_path)
 
 
-class _Complete(Exception):
-    """The target is a volume already."""
+def give_up(volume: Volume) -> bool:
+    """End the copy that the volume remembers and nobody goes on with; was its target removed, because it was made for the copy?
+
+    Raises ``CopyError`` when there is none, ``DeviceError``, ``NoSpace``.
+    """
+    record = volume.copies.current
+    if record is None:
+        raise CopyError(f"{volume.device.path}: no copy of it is running")
+    forget(volume)
+    path = os.fsdecode(record.destination)
+    with contextlib.suppress(SnapfsError):
+        target = reopen(path, made=False)
+        try:
+            mark = read_mark(target.device)
+            if mark is not None and mark.id == record.id:
+                write_mark(target.device, mark.changed(FAILED, "it was cancelled"))
+                if mark.made:
+                    os.unlink(path)
+                    return True
+        finally:
+            target.device.close()
+    return False
+
+
+class _Over(Exception):
+    """There is nothing left to be done."""
 
 
 def _resumed(volume: Volume, record: RunningCopy) -> Job:
@@ -83,9 +106,11 @@ def _resumed(volume: Volume, record: RunningCopy) -> Job:
         mark = read_mark(target.device)
         if mark is None:
             if newest_superblock(target.device).uuid == volume.superblock.uuid:
-                raise _Complete
+                raise _Over("was complete already")
             raise CopyError(f"{path}: holds something else now")
         check_mark(path, mark, record.id)
+        if mark.state == PREPARING:
+            raise _Over("was never set up, and is forgotten")
         if record.map_runs and decode_first(_on_volume(volume, record.map_runs).read(0, SECTOR_BYTES))[2]:
             raise CopyError(f"{path}: it was given up")
         target = Target(target.device, path, mark.made, target.sparse)

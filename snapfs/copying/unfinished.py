@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import threading
 
+from bitarray import bitarray
+
 from snapfs.blocks.copy_mark import FILLING, PLACE_BYTES, PLACES, CopyMark, newest_mark
 from snapfs.blocks.geometry import Geometry
+from snapfs.copying.copy import stretches
 from snapfs.copying.copy_map import CopyMap, MapPlace
 from snapfs.device import Device
-from snapfs.device.base import Alone, Buffer
+from snapfs.device.base import Unwritable
 from snapfs.errors import CopyError, CorruptBlock, DeviceError
 
 
-class UnfinishedCopy(Alone):
-    """A read-only device. ``target`` holds what is copied, ``source`` the rest; ``map_place`` is read while others write it."""
-
-    read_only = True
+class UnfinishedCopy(Unwritable):
+    """``target`` holds what is copied, ``source`` the rest; ``map_place`` is read while others write it."""
 
     def __init__(self, target: Device, source: Device, map_place: MapPlace, mark: CopyMark, geometry: Geometry) -> None:
         self.path = target.path
@@ -38,37 +39,38 @@ class UnfinishedCopy(Alone):
         """See ``Device.read``. Raises ``DeviceError`` when the copy has failed or was cancelled meanwhile."""
         if self._is_complete or offset + length > self._end:
             return self._target.read(offset, length)
-        size = self._block_size
         with self._lock:
-            parts = []
-            position, end = offset, offset + length
-            while position < end:
-                stop = min(end, (position // size + 1) * size)
-                if self._has(position // size):
-                    parts.append(self._target.read(position, stop - position))
-                else:
-                    parts.append(self._uncopied(position, stop - position))
-                position = stop
-            return b"".join(parts)
+            return self._read(offset, offset + length)
+
+    def _read(self, begin: int, end: int) -> bytes:
+        size = self._block_size
+        first = begin // size
+        parts = []
+        for low, high, copied in stretches(self._now(first, -(-end // size) - first)):
+            start, stop = max(begin, (first + low) * size), min(end, (first + high) * size)
+            if copied:
+                parts.append(self._target.read(start, stop - start))
+                continue
+            data = self._source.read(start, stop - start)
+            if self._now(first + low, high - low).any() or self._has_ended():
+                data = self._read(start, stop)  # some of it may be what came after
+            parts.append(data)
+        return b"".join(parts)
 
     def read_nowait(self, offset: int, length: int) -> bytes | None:
-        """See ``Device.read_nowait``: what is in the source may have to be read twice, which is for a thread."""
+        """See ``Device.read_nowait``: what may be in the source may have to be read twice, which is for a thread."""
         return self._target.read_nowait(offset, length) if self._is_complete else None
 
-    def _has(self, block: int) -> bool:
-        try:
-            return self._is_complete or self._map.has_now(block)
-        except (CorruptBlock, DeviceError):
-            # A map is given back when its copy ends.
-            if self._has_ended():
-                return True
-            raise
-
-    def _uncopied(self, offset: int, length: int) -> bytes:
-        data = self._source.read(offset, length)
-        if self._has(offset // self._block_size) or self._has_ended():
-            return self._target.read(offset, length)
-        return data
+    def _now(self, start: int, length: int) -> bitarray:
+        """Which of these blocks are copied at this moment."""
+        if not self._is_complete:
+            try:
+                return self._map.now(start, length)
+            except (CorruptBlock, DeviceError):
+                # A map is given back when its copy ends.
+                if not self._has_ended():
+                    raise
+        return bitarray([1]) * length
 
     def _has_ended(self) -> bool:
         """Is the copy complete by now? Raises ``DeviceError`` when it never will be."""
@@ -85,13 +87,6 @@ class UnfinishedCopy(Alone):
 
     def _read_marks(self) -> bytes:
         return b"".join(self._target.read(place, PLACE_BYTES) for place in PLACES)
-
-    def write(self, offset: int, data: Buffer) -> None:
-        """Not before it is complete. Raises ``DeviceError``."""
-        raise DeviceError(f"{self.path}: a copy cannot be written before it is complete")
-
-    def flush(self) -> None:
-        """Nothing was written."""
 
     def close(self) -> None:
         """Close what it reads."""

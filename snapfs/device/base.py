@@ -1,9 +1,13 @@
 """The interface between the store and what stores its bytes."""
 
+# ruff: noqa: ARG002 - what a device has nothing to do for still has its arguments
+
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
+
+from snapfs.errors import DeviceError
 
 Buffer = bytes | bytearray | memoryview
 
@@ -57,3 +61,21 @@ class Alone:
 
     def make_ready(self, runs: Sequence[tuple[int, int]]) -> None:
         """See ``Device.make_ready``."""
+
+
+class Unwritable(Alone):
+    """Of a device that can only be read, and never at once: what it reads may have to be got from somewhere."""
+
+    path: str
+    read_only = True
+
+    def read_nowait(self, offset: int, length: int) -> bytes | None:
+        """See ``Device.read_nowait``."""
+        return None
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """Raises ``DeviceError``."""
+        raise DeviceError(f"{self.path}: can only be read")
+
+    def flush(self) -> None:
+        """Nothing was written."""

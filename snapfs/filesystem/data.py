@@ -122,7 +122,10 @@ def target(inode: Inode) -> bytes:
 
 
 def write(inode: Inode, offset: int, data: bytes, *, urgency: int = 0) -> None:
-    """Write ``data``; the size grows as needed. Raises ``NotCached``, ``NotReady``, ``CommitNeeded``, ``NoSpace``, ``FileTooBig``, ``DeviceError``."""
+    """Write ``data``; the size grows as needed.
+
+    Raises ``NotCached``, ``NotReady``, ``CommitNeeded``, ``NoSpace``, ``FileTooBig``, ``DeviceError``.
+    """
     if offset + len(data) > FILE_SIZE_MAX:
         raise FileTooBig("files cannot be larger than 8 EiB")
     volume = inode.view.volume

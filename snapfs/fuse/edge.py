@@ -17,7 +17,18 @@ from typing import Final, ParamSpec, Protocol, TypeVar
 import trio
 
 from snapfs import snapshots
-from snapfs.errors import CommitNeeded, CorruptBlock, DeviceFull, Interrupt, NoSpace, NotCached, NotReady, ReadOnly, SnapfsError, SnapshotBusy
+from snapfs.errors import (
+    CommitNeeded,
+    CorruptBlock,
+    DeviceFull,
+    Interrupt,
+    NoSpace,
+    NotCached,
+    NotReady,
+    ReadOnly,
+    SnapfsError,
+    SnapshotBusy,
+)
 from snapfs.filesystem import Filesystem
 from snapfs.fuse.commits import Commits, fetch
 from snapfs.fuse.gate import Gate
@@ -269,6 +280,18 @@ class Edge:
         if not self.volume.read_only:
             await self.kernel.flush()
             await self.commits.commit()
+
+    async def at_rest(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function that never waits at a moment when all that was written before this call is durable, and nothing is dirty."""
+        if self.volume.read_only:
+            return function(*args, **kwargs)
+        async with self._snapshots_alone():
+            await self.kernel.flush()  # users write on meanwhile, as in ``create_snapshot``
+            await self.commits.commit()
+            async with self.gate.closed():
+                while self.volume.unsaved:  # background work may have gone on
+                    await self.commits.commit()
+                return function(*args, **kwargs)
 
     async def rename_snapshot(
         self, name: str, new_name: str, *, asked_by: int | None = None, permit: Permit = snapshots.anyone

@@ -70,9 +70,9 @@ class CopyBlock:
 class RunningCopy:
     """A copy that is not complete. ``id`` is random, ``generation`` what is copied, ``destination`` where to.
 
-    The copy map is in the blocks ``map_runs`` of this volume, or outside at ``map_path``: one of the two. ``on_error`` says what fails when
-    the destination does: the "copy", or the "write" that had to wait for it. ``rate``: bytes a second of the background copier; None: no
-    limit. ``owner`` is the user who started it.
+    The copy map is outside at ``map_path``, or else in the blocks ``map_runs`` of this volume; these say in any case whether it has failed.
+    ``on_error`` says what fails when the destination does: the "copy", or the "write" that had to wait for it. ``rate``: bytes a second
+    that are copied behind; None: no limit. ``owner`` is the user who started it.
     """
 
     id: bytes
@@ -139,8 +139,8 @@ class RunningCopy:
                 return f"{shown!r} is not an absolute path"
             if len(path) > PATH_MAX:
                 return f"the path {shown + '...'!r} is too long: {PATH_MAX} bytes are possible"
-        if bool(self.map_runs) == bool(self.map_path):
-            return "its map is neither on the volume nor outside, or both"
+        if not self.map_runs and not self.map_path:
+            return "its map is nowhere"
         if len(self.map_runs) > RUNS_MAX:
             return f"its map is in {len(self.map_runs)} places, {RUNS_MAX} are possible"
         return None

@@ -1,0 +1,235 @@
+"""``snapfs copy``: a full copy of a volume as it is now, usable at once, filled behind; and ``snapfs copy status|pause|resume|cancel``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from snapfs.cli import output
+from snapfs.cli.arguments import Parser, add_json, size
+from snapfs.cli.exits import ERROR, OK, USAGE, CommandFailed, report
+from snapfs.cli.target import as_sent, in_volume, locate, session
+from snapfs.control.mounts import mount_with_device
+from snapfs.control.protocol import NO_LIMIT
+
+Document = dict[str, Any]
+
+ACTIONS: Final = ("status", "pause", "resume", "cancel")
+
+#: States in which a copy gets no further by itself.
+_ENDED: Final = ("complete", "failed", "cancelled", "none", "interrupted")
+
+#: Seconds between two looks at a copy that is waited for.
+_LOOK_SECONDS: Final = 0.25
+
+
+def configure(parser: Parser) -> None:
+    """Declare the arguments."""
+    parser.usage = (
+        "snapfs copy SOURCE DEST [--first PATH ...] [--map on-volume|outside] [--rate BYTES] [--on-error copy|write] [--force] [--wait] "
+        "[--json]\n       snapfs copy status|pause|resume|cancel TARGET [--wait] [--json]"
+    )
+    parser.add_argument("source", metavar="SOURCE", help="an image, a mount point, or any path in a mount; or one of the words above")
+    parser.add_argument(
+        "destination", metavar="DEST", help="an image file to make, or a block device; TARGET: source or target of the copy"
+    )
+    parser.add_argument(
+        "--first", metavar="PATH", nargs="+", action="extend", default=[], help="files and directories that are copied before it returns"
+    )
+    parser.add_argument(
+        "--map",
+        choices=("on-volume", "outside"),
+        help="where it is noted what is copied: in blocks of the source (default if it is mounted), or in a file",
+    )
+    parser.add_argument(
+        "--rate", type=_rate, metavar="BYTES", help="copy at most so much in a second behind, with K, M or G; 'max': no limit"
+    )
+    parser.add_argument("--on-error", choices=("copy", "write"), help="what fails when the target does (default: the copy)")
+    parser.add_argument("--force", action="store_true", help="overwrite what is there")
+    parser.add_argument("--wait", action="store_true", help="return when the copy is complete")
+    add_json(parser)
+    parser.epilog = (
+        "Of a mounted volume the target is this moment when the command returns, and is filled behind; of an image it is complete then. "
+        "Until it is, it can be mounted to be read. Exit codes: 0 done, 1 error (also a copy that has failed), 2 usage."
+    )
+
+
+def _rate(text: str) -> int:
+    """0 copies nothing behind; without a limit, as it travels."""
+    return {"0": 0, "max": NO_LIMIT}[text] if text in ("0", "max") else size(text)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Copy, or ask about a copy."""
+    if arguments.source in ACTIONS:
+        return _act(arguments)
+    return _copy(arguments)
+
+
+def _copy(arguments: argparse.Namespace) -> int:
+    destination = _destination(arguments.destination)
+    mount = locate(arguments.source)
+    if mount is not None and _is_within(destination, mount.device):
+        raise CommandFailed(f"{arguments.destination}: is in the volume that is to be copied: choose a place outside of it", USAGE)
+    with session(arguments.source, write=arguments.map == "on-volume") as volume, _bar() as told:
+        result = volume.call(
+            "copy",
+            told=told,
+            destination=destination,
+            first=[as_sent(_first(path, volume.mountpoint)) for path in arguments.first],
+            outside=None if arguments.map is None else arguments.map == "outside",
+            rate=arguments.rate,
+            copy_first=arguments.on_error == "write",
+            force=arguments.force,
+        )
+        if arguments.wait and volume.mountpoint is not None:
+            result = _waited(volume.call, result["id"], told)
+        mountpoint = volume.mountpoint
+    return _report(arguments, result, mountpoint)
+
+
+def _act(arguments: argparse.Namespace) -> int:
+    may_rate = arguments.source == "resume"
+    if arguments.first or arguments.map or arguments.force or arguments.on_error or (arguments.rate is not None and not may_rate):
+        rate = "--rate, " if may_rate else ""
+        raise CommandFailed(f"snapfs copy {arguments.source} takes a target, {rate}--wait and --json only", USAGE)
+    action, target = arguments.source, arguments.destination
+    source, mark = _source_of(target)
+    changes = action != "status"
+    registered = mark is None or mark.registered
+    with session(source, write=changes and registered, go_on=action != "cancel") as volume, _bar() as told:
+        values = {"destination": os.path.realpath(target) if mark else None, "rate": arguments.rate} if may_rate else {}
+        result = volume.call(f"copy.{action}", **({"told": told} if action in ("resume", "cancel") else {}), **values)
+        if arguments.wait and volume.mountpoint is not None and action != "cancel":
+            result = _waited(volume.call, result.get("id"), told)
+        mountpoint = volume.mountpoint
+    if result["state"] == "none" and mark is not None:
+        result = _of_mark(target, mark)
+    return _report(arguments, result, mountpoint)
+
+
+def _source_of(target: str) -> tuple[str, Any]:
+    """The volume that a copy is of, whichever of the two was named; and the mark of an unfinished copy, if it was that."""
+    from snapfs.copying import mark_of
+
+    image = target
+    mount = locate(target)
+    if mount is not None:
+        with session(target, write=False) as volume:
+            image = volume.call("hello")["image"]
+    mark = mark_of(image)
+    return (target, None) if mark is None else (os.fsdecode(mark.source), mark)
+
+
+def _of_mark(target: str, mark: Any) -> Document:
+    return {
+        "state": "failed" if mark.state == "failed" else "interrupted",
+        "id": mark.id.hex(),
+        "source": os.fsdecode(mark.source),
+        "destination": os.path.realpath(target),
+        "generation": mark.generation,
+        "copied": None,
+        "total": None,
+        "since_ns": None,
+        "rate": None,
+        "on_error": None,
+        "map": os.fsdecode(mark.map_path) or "on-volume",
+        "registered": mark.registered,
+        "reason": mark.reason or None,
+    }
+
+
+def _first(path: str, mountpoint: str | None) -> str:
+    """A path in the volume, from one in it or in its mount."""
+    if mountpoint and os.path.lexists(path):
+        found = in_volume(os.path.abspath(path), mountpoint)
+        if found != os.path.abspath(path):
+            return found
+    return in_volume(path, mountpoint)
+
+
+def _destination(path: str) -> str:
+    """As the daemon, which is somewhere else, understands it."""
+    return os.path.realpath(path)
+
+
+def _is_within(path: str, device: int) -> bool:
+    there = path if os.path.exists(path) else os.path.dirname(path)
+    try:
+        status = os.stat(there)
+    except OSError:
+        return False  # it will be said why
+    mount = mount_with_device(status.st_dev)
+    return mount is not None and mount.device == device
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Callable[[Document], None]]:
+    """A progress bar for what a copy tells; on a terminal."""
+    with output.progress("Copying", of_bytes=True) as progress:
+
+        def told(event: Document) -> None:
+            if progress and event["total"] is not None:
+                progress(event["copied"], event["total"])
+
+        yield told
+
+
+def _waited(call: Callable[..., Document], copy_id: str | None, told: Callable[[Document], None]) -> Document:
+    """The state of the copy when it gets no further."""
+    while True:
+        result = call("copy.status")
+        if result["state"] in _ENDED or result.get("id") != copy_id:
+            return result
+        told(result)
+        time.sleep(_LOOK_SECONDS)
+
+
+def _report(arguments: argparse.Namespace, result: Document, mountpoint: str | None) -> int:
+    since = result.get("since_ns")
+    if arguments.json:
+        document = {name: value for name, value in result.items() if name != "since_ns"}
+        output.print_json({"mounted": mountpoint, **document, "since": None if since is None else output.time_json(since)})
+    elif result["state"] == "none":
+        print(f"{arguments.destination}: no copy is running")
+    elif arguments.source == "status":
+        output.print_facts(_facts(result))
+    else:
+        print(_line(result))
+    if result["state"] == "failed":
+        if not arguments.json and arguments.source != "status":
+            report(f"the copy has failed: {result['reason']}")
+        return ERROR
+    return OK
+
+
+def _facts(result: Document) -> list[tuple[str, str]]:
+    facts = [("state", result["state"]), ("source", result["source"]), ("destination", result["destination"])]
+    if result["total"] is not None:
+        share = 100 * result["copied"] / result["total"] if result["total"] else 100
+        facts.append(("copied", f"{output.size_text(result['copied'])} of {output.size_text(result['total'])} ({share:.1f} %)"))
+    if result["since_ns"] is not None:
+        facts.append(("begun", output.time_text(result["since_ns"])))
+    if result["rate"] is not None:
+        facts.append(("rate limit", f"{output.size_text(result['rate'])}/s"))
+    facts.append(("map", result["map"]))
+    if result["on_error"] is not None:
+        facts.append(("fails first", "the copy" if result["on_error"] == "copy" else "writing"))
+    if result["reason"]:
+        facts.append(("reason", result["reason"]))
+    return facts
+
+
+def _line(result: Document) -> str:
+    state, where = result["state"], result["destination"]
+    if state == "complete":
+        return f"{where}: the copy is complete, {output.size_text(result['copied'])}"
+    if state == "cancelled":
+        return f"{where}: the copy is cancelled" + (", and its file removed" if result.get("removed") else "; what is there is of no use")
+    if state == "paused":
+        return f"{where}: the copy is paused; 'snapfs copy resume {where}' goes on"
+    return f"{where}: is the volume as it was just now, and is filled behind; 'snapfs copy status {where}' tells how far it is"

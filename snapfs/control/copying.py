@@ -1,0 +1,334 @@
+"""The commands of full copies: begin one, tell how far it is, pause it, give it up; and the work that goes on behind (D1 to D4).
+
+A daemon copies behind for as long as it lives. For an image that nobody has mounted the command itself copies to the end, and where it
+stops another one goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Final, Protocol
+
+from snapfs.control.caller import Caller
+from snapfs.control.protocol import NO_LIMIT, Result
+from snapfs.copying import CANCELLED, COMPLETE, FAILED_STATE, Job, Wishes, detach, give_up, resume_unregistered, target, unregister
+from snapfs.errors import CopyError, SnapfsError, UsageError
+from snapfs.filesystem import Filesystem
+from snapfs.snapshots.paths import path_bytes
+
+log = logging.getLogger("snapfs.copying")
+
+#: The state of a copy that no process goes on with.
+INTERRUPTED: Final = "interrupted"
+
+#: What was copied is made durable when it is so much, or so old.
+SETTLE_BYTES: Final = 32 << 20
+SETTLE_SECONDS: Final = 1.0
+
+#: Seconds between two looks at a copy that does not go on.
+IDLE_SECONDS: Final = 1.0
+
+#: Seconds between two events.
+EVENT_SECONDS: Final = 0.25
+
+#: Pieces of a rate's worth in a second, at least.
+PIECES: Final = 8
+
+
+class Engine(Protocol):
+    """What of ``handlers.Engine`` is needed here."""
+
+    async def arrange(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Run a function of the core; durable when it returns."""
+
+    async def at_rest(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Run a function when everything is durable."""
+
+
+class Copying:
+    """The copies of one volume: one at a time. ``job`` is the one that goes on, or the last one. ``is_live``: a daemon copies behind."""
+
+    def __init__(self, engine: Engine, fs: Filesystem, image: str, *, is_live: bool, job: Job | None = None) -> None:
+        self._engine = engine
+        self._fs = fs
+        self._image = image
+        self._is_live = is_live
+        self.job = job
+        self._is_busy = False
+        #: Called when there is something to be copied behind.
+        self.wake: Callable[[], None] = lambda: None
+
+    # Commands
+
+    async def begin(
+        self,
+        caller: Caller,
+        destination: str,
+        *,
+        first: Sequence[str],
+        map_outside: bool | None,
+        wishes: Wishes,
+        force: bool,
+        owner: int,
+    ) -> Result:
+        """Make the target a copy of this moment. Returns when it can be used as that; without a daemon, when it is complete."""
+        paths = [path_bytes(path) for path in first]
+        volume = self._fs.volume
+        self._check_free()
+        # What nobody writes need not know of its copy, and is not changed for it.
+        registered = not volume.read_only and (self._is_live or map_outside is False)
+        if map_outside is False and not registered:
+            raise UsageError("the volume cannot be written, so the map cannot be on it: use --map outside")
+        outside = map_outside is True or not registered
+        self._is_busy = True
+        try:
+            prepared = await caller.in_thread(target.prepare, destination, volume.device, volume.geometry.size, force=force)
+            job: Job | None = None
+            try:
+                job = await self._engine.at_rest(
+                    Job.begin, volume, prepared, wishes, registered=registered, source_path=self._image, owner=owner
+                )
+                self.job = job
+                await self._set_up(caller, job, paths, registered=registered, outside=outside, force=force)
+            except BaseException as exc:
+                await self._abandon(prepared, job, str(exc))
+                raise
+        finally:
+            self._is_busy = False
+        if not self._is_live:
+            await self.go_on(caller)
+        self.wake()
+        return self.status()
+
+    async def _set_up(self, caller: Caller, job: Job, paths: Sequence[bytes], *, registered: bool, outside: bool, force: bool) -> None:
+        await caller.in_thread(job.copy_initial_part, paths)
+        if outside:
+            where = target.map_path(job.target.path)
+            job.map_file = await caller.in_thread(target.make_map, where, job.copy.map.size, force=force)
+        if registered:
+            # From here on whoever opens the volume looks for the copy, and forgets it while its target does not say that it is set up.
+            job.record = await self._engine.arrange(job.register, self._fs.volume)
+        await caller.in_thread(job.put_map)
+        await caller.in_thread(job.set_up)
+
+    async def _abandon(self, prepared: target.Target, job: Job | None, reason: str) -> None:
+        """It could not be set up: leave nothing of it."""
+        if job is None:
+            prepared.device.close()
+        else:
+            with contextlib.suppress(SnapfsError):
+                job.fail(reason)
+            await self._release(job, FAILED_STATE)
+            self.job = None
+        if prepared.made:
+            with contextlib.suppress(OSError):
+                os.unlink(prepared.path)
+
+    async def resume(self, caller: Caller, destination: str | None, *, rate: int | None, owner: int) -> Result:
+        """Go on with a copy that was paused or interrupted, at another rate if one is given."""
+        volume = self._fs.volume
+        if self._is_over and destination is not None and volume.copies.current is None:
+            self.job = await caller.in_thread(resume_unregistered, volume, destination, since_ns=time.time_ns(), owner=owner)
+        job = self._running()
+        wished = Wishes(job.wishes.copy_first, job.wishes.rate if rate is None else None if rate == NO_LIMIT else rate)
+        if job.wishes != wished:
+            job.wishes = wished
+            await self._remember(job)
+        job.before.blocked = None
+        if not self._is_live:
+            await self.go_on(caller)
+        self.wake()
+        return self.status()
+
+    async def pause(self) -> Result:
+        """Copy nothing behind until ``resume``; what is overwritten is copied before, as always."""
+        job = self._running()
+        job.wishes.paused = True
+        await self._remember(job)
+        return self.status()
+
+    async def cancel(self, caller: Caller) -> Result:
+        """Give the copy up: its target is of no use then, and goes if it was made for the copy."""
+        if self.job is None and self._fs.volume.copies.current is not None:
+            result = {**self.status(), "state": CANCELLED}
+            return {**result, "removed": await caller.in_thread(give_up, self._fs.volume)}
+        job = self._running()
+        result = {**self.status(), "state": CANCELLED}
+        job.unwanted = True
+        self.wake()
+        while self._is_live and job.ended is None:
+            await caller.pause(0.02)
+        if job.ended is None:
+            await self._end_unwanted(caller, job)
+        return {**result, "removed": job.target.made}
+
+    def status(self) -> Result:
+        """How far it is, as commands are told."""
+        job = self.job
+        if job is None:
+            return self._interrupted()
+        size = self._fs.volume.geometry.block_size
+        return {
+            "state": job.state,
+            "id": job.mark.id.hex(),
+            "source": job.source_path,
+            "destination": job.target.path,
+            "generation": job.mark.generation,
+            "copied": job.copy.blocks_copied * size,
+            "total": max(job.copy.blocks_needed, job.copy.blocks_copied) * size,
+            "since_ns": job.since_ns,
+            "rate": job.wishes.rate,
+            "on_error": "write" if job.wishes.copy_first else "copy",
+            "map": job.map_file.path if job.map_file is not None else "on-volume",
+            "registered": job.mark.registered,
+            "reason": job.reason,
+        }
+
+    def _interrupted(self) -> Result:
+        """Of a copy that nobody goes on with now."""
+        record = self._fs.volume.copies.current
+        if record is None:
+            return {"state": "none"}
+        return {
+            "state": INTERRUPTED,
+            "id": record.id.hex(),
+            "source": self._image,
+            "destination": os.fsdecode(record.destination),
+            "generation": record.generation,
+            "copied": None,
+            "total": None,
+            "since_ns": record.since_ns,
+            "rate": record.rate,
+            "on_error": record.on_error,
+            "map": os.fsdecode(record.map_path) or "on-volume",
+            "registered": True,
+            "reason": None,
+        }
+
+    @property
+    def _is_over(self) -> bool:
+        return self.job is None or self.job.ended is not None
+
+    def _running(self) -> Job:
+        job = self.job
+        if job is None or self._is_over or self._is_busy:
+            raise CopyError(f"{self._image}: no copy of it is running")
+        return job
+
+    def _check_free(self) -> None:
+        job = self.job
+        if self._is_busy or (job is not None and not self._is_over):
+            where = f" to {job.target.path}" if job is not None else ""
+            raise CopyError(f"{self._image}: a copy of it{where} is running already: wait until it is complete, or cancel it")
+
+    async def _remember(self, job: Job) -> None:
+        if job.record is not None:
+            job.record = replace(job.record, paused=job.wishes.paused, rate=job.wishes.rate)
+            await self._engine.arrange(self._fs.volume.copies.put, job.record)
+
+    def close(self) -> None:
+        """The process ends. What is not copied yet is gone on with later."""
+        job = self.job
+        if job is not None and not self._is_over:
+            if job.before.failed is None:
+                job.settle()
+            job.close()
+
+    # Behind
+
+    @property
+    def has_work(self) -> bool:
+        """Is there a copy that somebody has to go on with?"""
+        return not self._is_over and not self._is_busy
+
+    async def go_on(self, caller: Caller) -> None:
+        """Copy until the copy has ended. Ends with whatever ``caller`` raises."""
+        job = self._running()
+        pace = _Pace(job)
+        told = settled = time.monotonic()
+        while True:
+            now = time.monotonic()
+            if now - told >= EVENT_SECONDS:
+                told = now
+                await caller.tell(self.status())
+            if job.unwanted or job.before.failed is not None:
+                break
+            if job.wishes.paused or job.wishes.rate == 0 or job.before.blocked is not None:
+                if job.copy.complete:
+                    break
+                await caller.in_thread(job.settle)
+                if not self._is_live and job.before.blocked is not None:
+                    raise CopyError(f"{job.target.path}: the copy cannot go on: {job.before.blocked}")
+                await caller.pause(IDLE_SECONDS)
+                if job.before.blocked is not None and not job.wishes.paused:
+                    await caller.in_thread(job.step)
+                continue
+            done = await caller.in_thread(job.step, pace.piece)
+            if not done or job.copy.unsettled >= SETTLE_BYTES or now - settled >= SETTLE_SECONDS:
+                await caller.in_thread(job.settle)
+                settled = time.monotonic()
+            if job.copy.complete:
+                break
+            await pace.keep(caller, done)
+        await self._end(caller, job)
+        await caller.tell(self.status())
+
+    async def _end(self, caller: Caller, job: Job) -> None:
+        if job.before.failed is None and not job.unwanted and job.copy.complete:
+            try:
+                await caller.in_thread(job.finish)
+            except SnapfsError as exc:
+                await caller.in_thread(job.fail, str(exc))
+        if job.unwanted:
+            await self._end_unwanted(caller, job)
+        elif job.before.failed is not None:
+            await self._release(job, FAILED_STATE)
+        else:
+            await self._release(job, COMPLETE)
+            log.info("the copy to %s is complete", job.target.path)
+
+    async def _end_unwanted(self, caller: Caller, job: Job) -> None:
+        if job.before.failed is None:
+            await caller.in_thread(job.fail, "it was cancelled")
+        job.remove_target()
+        await self._release(job, CANCELLED)
+
+    async def _release(self, job: Job, ended: str) -> None:
+        """The volume forgets it, and so do we."""
+        volume = self._fs.volume
+        if job.record is not None:
+            try:
+                await self._engine.arrange(unregister, volume)
+            except SnapfsError as exc:
+                log.warning("the copy to %s has ended, and is looked for at the next mount: %s", job.target.path, exc)
+        detach(volume)
+        job.close(ended)
+
+
+class _Pace:
+    """Keeps a copy at the rate that is wanted."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._due = time.monotonic()
+
+    @property
+    def piece(self) -> int:
+        """Bytes to copy at once."""
+        rate = self._job.wishes.rate
+        return 1 << 20 if rate is None else min(1 << 20, max(1, rate // PIECES))
+
+    async def keep(self, caller: Caller, done: int) -> None:
+        """Wait until ``done`` bytes were allowed."""
+        rate = self._job.wishes.rate
+        if not rate:
+            return
+        now = time.monotonic()
+        self._due = max(self._due, now - 1 / PIECES) + done / rate
+        if self._due > now:
+            await caller.pause(min(self._due - now, IDLE_SECONDS))
