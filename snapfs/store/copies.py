@@ -112,7 +112,7 @@ class RunningCopy:
             tuple(zip(runs[::2], runs[1::2], strict=True)),
             found["map"],
             found["on_error"],
-            None if found["rate"] is None else check_range(found["rate"], 0, _RATE_MAX, _WHAT),
+            None if found.get("rate") is None else check_range(found["rate"], 0, _RATE_MAX, _WHAT),
             found["paused"],
             check_range(found["since"], -_TIME, _TIME - 1, _WHAT),
             check_range(found["owner"], 0, 0xFFFF_FFFF, _WHAT),
