@@ -185,6 +185,12 @@ class Copies:
         """To be remembered, or forgotten, with the next commit."""
         self.current, self.dirty = copy, True
 
+    @property
+    def blocks(self) -> int:
+        """Blocks of the volume that are taken by the map, and by what describes the copy."""
+        runs = self.current.map_runs if self.current else ()
+        return sum(length for _, length in runs) + (self.place is not None)
+
 
 def allocate_map(volume: Volume, blocks: int) -> Runs:
     """Take ``blocks`` blocks for a copy map, in as few runs as possible, for whoever calls to write in place.

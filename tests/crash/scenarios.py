@@ -152,25 +152,38 @@ class Stage:
 
     def start_copy(self, blocks: int) -> None:
         """A copy begins, whose map takes so many blocks of the volume (none: it is outside)."""
-        runs = self.call(allocate_map, self.volume, blocks) if blocks else ()
-        copy = RunningCopy(self.rng.randbytes(16), self.volume.generation, b"/copy", runs, b"" if runs else b"/map").checked()
-        self.volume.copies.put(copy)
+        name = self.rng.randbytes(16)
+
+        def register() -> None:
+            runs = allocate_map(self.volume, blocks) if blocks else ()
+            self.volume.copies.put(RunningCopy(name, self.volume.generation, b"/copy", runs, b"" if runs else b"/map").checked())
+
+        self.call(register)
         self.write_map(1)
 
     def write_map(self, likely: float) -> None:
         """Write sectors of the map in place, each with a probability."""
-        copy, block_size = self.volume.copies.current, self.volume.geometry.block_size
-        assert copy is not None
+        copy, block_size = self.copy, self.volume.geometry.block_size
         for start, length in copy.map_runs:
             for offset in range(start * block_size, (start + length) * block_size, SECTOR):
                 if self.rng.random() < likely:
-                    self.device.write(offset, copy.id + self.rng.randbytes(SECTOR - len(copy.id)))
+                    self.volume.device.write(offset, copy.id + self.rng.randbytes(SECTOR - len(copy.id)))
+
+    @property
+    def copy(self) -> RunningCopy:
+        """The one that is running."""
+        assert self.volume.copies.current is not None
+        return self.volume.copies.current
+
+    def change_copy(self) -> None:
+        self.call(self.volume.copies.put, replace(self.copy, paused=not self.copy.paused))
 
     def end_copy(self) -> None:
-        copy = self.volume.copies.current
-        assert copy is not None
-        self.call(free_map, self.volume, copy.map_runs)
-        self.volume.copies.put(None)
+        def end() -> None:
+            free_map(self.volume, self.copy.map_runs)
+            self.volume.copies.put(None)
+
+        self.call(end)
 
     def allocate_from(self, *numbers: int) -> None:
         """The next blocks come from these groups; left alone, allocation stays with one until that is nearly full."""
@@ -603,9 +616,7 @@ def running_copy(stage: Stage) -> None:
         for _ in range(3):
             stage.write_map(0.3)
             stage.write(b"f", stage.rng.randrange(9) * 4096, b"x" * 5_000)
-            copy = stage.volume.copies.current
-            assert copy is not None
-            stage.volume.copies.put(replace(copy, paused=not copy.paused))
+            stage.change_copy()
             stage.commit()
         stage.write_map(0.1)
         stage.snapshot(f"s{number}")

@@ -193,7 +193,7 @@ def test_a_volume_is_written_though_nobody_knows_what_its_copy_needs(device: Mem
     damage(device)
     fs = fresh(device)
     assert fs.volume.copies.current is None and fs.volume.read_only
-    with pytest.raises(ReadOnly, match=r"a copy of it is running.*checksum.*check --repair"):
+    with pytest.raises(ReadOnly, match=r"copy that is running.*checksum.*check --repair"):
         drive(fs.volume, fs.make, fs.base, ROOT_INO, b"file", 0o100644, 0, 0)
         commit(fs.volume)
     assert [finding.rule for finding in check_volume(device)] == ["running-copy"]
