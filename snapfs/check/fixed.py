@@ -70,6 +70,16 @@ def root_record(volume: Volume) -> Steps[RootRecord | None]:
             return None
 
 
+def copy_damage(volume: Volume) -> Steps[list[Damage]]:
+    """The block that describes a running copy. What is in the copy's map changes in place, and has checksums of its own."""
+    record = yield from root_record(volume)
+    if record is None or record.copy is None:
+        return []
+    block, checksum = record.copy.block, record.copy.checksum
+    (found,) = yield [Wanted(block, [checksum])]
+    return [Damage(block, problem, "running copy") for problem in found.problems.values()]
+
+
 def group(volume: Volume, number: int) -> Steps[list[Damage]]:
     """The header slot of a group that counts, both bitmaps, and the blocks that store its records."""
     geometry = volume.geometry

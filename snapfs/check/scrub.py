@@ -138,6 +138,7 @@ class Scrub:
         """All of it. Damage is noted as it is met."""
         yield from self._checked(partial(fixed.rings, self.volume))
         yield from self._checked(partial(fixed.root_damage, self.volume))
+        yield from self._checked(partial(fixed.copy_damage, self.volume))
         record = yield from fixed.root_record(self.volume)
         if record is not None:
             (first, second), depth, _ = record.groups

@@ -27,6 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
         document = {name: value for name, value in info.items() if name not in times}
         document |= {name.removesuffix("_ns") + "_at": info[name] and output.time_json(info[name]) for name in times}
         document["scheduled_restore"] = info["scheduled_restore"] and scheduled_json(info["scheduled_restore"])
+        document["copy"] = info["copy"] and copy_json(info["copy"])
         document["restores"] = [restored_json(one) for one in info["restores"]]
         output.print_json(document)
         return OK
@@ -51,6 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
         wanted = info["scheduled_restore"]
         asked = f"asked for by user {wanted['owner']}, {output.time_text(wanted['since_ns'])}"
         facts.append(("Next mount", f"goes back to {scheduled_text(wanted)} ({asked})"))
+    if info["copy"]:
+        facts.append(("Copy", copy_text(info["copy"])))
     if info["restores"]:
         facts.append(("Last restore", restored_text(info["restores"][0])))
     output.print_facts(facts)
@@ -59,6 +62,19 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"\n{title}:")
             output.print_facts([(f"  {name}", str(value)) for name, value in numbers.items()])
     return OK
+
+
+def copy_text(one: dict[str, Any]) -> str:
+    """A copy that is not complete, in words."""
+    place = "on the volume" if one["map"] is None else f"in {one['map']}"
+    state = ", paused" if one["paused"] else ""
+    since = f"since {output.time_text(one['since_ns'])}, by user {one['owner']}"
+    return output.plain(f"to {one['destination']}, {since}, copy map {place}{state}")
+
+
+def copy_json(one: dict[str, Any]) -> dict[str, Any]:
+    """The same for programs."""
+    return {**{name: value for name, value in one.items() if name != "since_ns"}, "since_at": output.time_json(one["since_ns"])}
 
 
 def restored_text(one: dict[str, Any]) -> str:

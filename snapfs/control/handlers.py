@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from snapfs import ids, snapshots
-from snapfs.control import figures, restores
+from snapfs.control import copies, figures, restores
 from snapfs.control.caller import Alone, Caller
 from snapfs.control.comparing import Comparing
 from snapfs.control.copying import Copying
@@ -183,6 +183,7 @@ class Handlers:
             "committed_ns": volume.committed_ns,
             "snapshots": len(instances),
             **restores.of_volume(self.fs),
+            **copies.of_volume(self.fs),
             "read_only": volume.read_only_reason or ("as mounted" if live and volume.read_only else None),
             "mounted": live.mountpoint if live else None,
             "pid": live.pid if live else None,

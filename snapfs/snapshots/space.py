@@ -5,7 +5,8 @@ this moment; what is dirty has no block yet, so whoever wants to know what is on
 
 A block of files (data, names, attributes, inode tables and pointer blocks) counts once, wherever it is shared. It is freed by deleting
 a set of snapshots if and only if the base does not reach it, some of them do, and no other live snapshot does: what its record says.
-The volume's own tables, the storage of records among them, are counted apart; deleting usually makes them smaller, too.
+The volume's own tables, the storage of records and what a running copy has among them, are counted apart; deleting usually makes them
+smaller, too.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Usage:
     - ``present``: what the live tree reaches, whatever else does;
     - ``snapshots``: what live snapshots reach and the live tree does not;
     - ``leaving``: what only deleted snapshots reached, until the background deletion frees it;
-    - ``tables``: the volume's own tables, and the storage of records;
+    - ``tables``: the volume's own tables, the storage of records, and what a running copy has;
     - ``due``: what the next commit takes for what is dirty, about; nothing just after a commit;
     - ``reserved``: free, and kept for commits, for deleting, and for the pointers of what can still be written;
     - ``available``: what files can take.
@@ -63,9 +64,9 @@ def usage(fs: Filesystem) -> Usage:
 
 
 def table_blocks(volume: Volume) -> int:
-    """Blocks of the root record, the group table, the instance table and record storage; what is dirty of them has none."""
+    """Blocks of the root record, the group table, the instance table, record storage and a running copy; what is dirty of them has none."""
     trees = volume.group_tree, volume.instances_tree
-    return 1 + volume.record_blocks + sum(tree.blocks - len(tree.dirty) for tree in trees)
+    return 1 + volume.record_blocks + volume.copies.blocks + sum(tree.blocks - len(tree.dirty) for tree in trees)
 
 
 def frees(fs: Filesystem, instances: Iterable[Instance]) -> int:

@@ -112,7 +112,7 @@ class RunningCopy:
             tuple(zip(runs[::2], runs[1::2], strict=True)),
             found["map"],
             found["on_error"],
-            None if found["rate"] is None else check_range(found["rate"], 0, _RATE_MAX, _WHAT),
+            None if found.get("rate") is None else check_range(found["rate"], 0, _RATE_MAX, _WHAT),
             found["paused"],
             check_range(found["since"], -_TIME, _TIME - 1, _WHAT),
             check_range(found["owner"], 0, 0xFFFF_FFFF, _WHAT),
@@ -184,6 +184,12 @@ class Copies:
     def put(self, copy: RunningCopy | None) -> None:
         """To be remembered, or forgotten, with the next commit."""
         self.current, self.dirty = copy, True
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of the volume that are taken by the map, and by what describes the copy."""
+        runs = self.current.map_runs if self.current else ()
+        return sum(length for _, length in runs) + (self.place is not None)
 
 
 def allocate_map(volume: Volume, blocks: int) -> Runs:

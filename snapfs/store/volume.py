@@ -135,8 +135,8 @@ class Volume:
         elif volume.copies.trouble is not None:
             volume.read_only = True
             volume.read_only_reason = (
-                f"a copy of it is running, and what is known of that is damaged ({volume.copies.trouble}): "
-                "'snapfs check --repair' ends the copy, which has then to be started again"
+                f"its metadata is damaged: what it says of a copy that is running ({volume.copies.trouble}); "
+                "'snapfs check --repair' ends that copy, which has then to be started again"
             )
         return volume
 

@@ -7,6 +7,8 @@ import stat
 from dataclasses import dataclass, field
 from typing import Any
 
+from recording import SECTOR
+
 from snapfs import snapshots
 from snapfs.check import check_volume
 from snapfs.device.memory import MemoryDevice
@@ -24,6 +26,9 @@ FACTS = b"what is said about it"
 #: Likewise: the restore that is scheduled, and those that were done.
 RESTORES = b"what is said of restores"
 
+#: And the copy that is running.
+COPY = b"what is said of a copy"
+
 
 def dump(fs: Filesystem) -> Dump:
     """Everything that a user can see: of each view, each path with attributes and content."""
@@ -32,6 +37,7 @@ def dump(fs: Filesystem) -> Dump:
         views[instance.name] = fs.view(instance.id)
     found = {name: dict(_tree(fs, view)) for name, view in views.items()}
     found[""][RESTORES] = (fs.volume.restores.scheduled, tuple(fs.volume.restores.done))
+    found[""][COPY] = (fs.volume.copies.current,)
     for instance in snapshots.all(fs):
         found[instance.name][FACTS] = (instance.facts,)
     return found
@@ -59,6 +65,15 @@ def _tree(fs: Filesystem, view: View) -> list[tuple[bytes, tuple[Any, ...]]]:
     return out
 
 
+def judge_map(device: MemoryDevice, volume: Volume) -> None:
+    """The map of a running copy is written in place, so any of its sectors may be old or new; but each is one of this copy's."""
+    copy, block_size = volume.copies.current, volume.geometry.block_size
+    for start, length in copy.map_runs if copy else ():
+        data = device.read(start * block_size, length * block_size)
+        strangers = [at for at in range(0, len(data), SECTOR) if not copy or data[at : at + len(copy.id)] != copy.id]
+        assert not strangers, f"the map in blocks {start} to {start + length - 1} has something else at {strangers[:5]}"
+
+
 @dataclass
 class Oracle:
     """The states of all generations of a recording."""
@@ -83,6 +98,7 @@ class Oracle:
             assert seen[name].keys() == tree.keys(), (name, sorted(seen[name].keys() ^ tree.keys()))
             for path, facts in tree.items():
                 assert seen[name][path] == facts, (name, path)
+        judge_map(device, volume)
         # The volume goes on: what the crash interrupted is worked off, and changes can be committed.
         while drive(volume, fs.work):
             pass

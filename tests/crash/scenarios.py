@@ -8,11 +8,12 @@ from __future__ import annotations
 import random
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
 from oracle import Oracle, dump
-from recording import RecordingDevice
+from recording import SECTOR, RecordingDevice
 
 from snapfs import snapshots
 from snapfs.errors import CommitNeeded, NoSpace, NotCached
@@ -22,6 +23,7 @@ from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.snapshots import Facts, Hold, autodelete
 from snapfs.store import deletion as background
+from snapfs.store.copies import RunningCopy, allocate_map, free_map
 from snapfs.store.volume import Volume
 
 FILE = stat.S_IFREG | 0o644
@@ -147,6 +149,41 @@ class Stage:
         finally:
             snapshots.give_up_restore(self.fs)
         self.commit()
+
+    def start_copy(self, blocks: int) -> None:
+        """A copy begins, whose map takes so many blocks of the volume (none: it is outside)."""
+        name = self.rng.randbytes(16)
+
+        def register() -> None:
+            runs = allocate_map(self.volume, blocks) if blocks else ()
+            self.volume.copies.put(RunningCopy(name, self.volume.generation, b"/copy", runs, b"" if runs else b"/map").checked())
+
+        self.call(register)
+        self.write_map(1)
+
+    def write_map(self, likely: float) -> None:
+        """Write sectors of the map in place, each with a probability."""
+        copy, block_size = self.copy, self.volume.geometry.block_size
+        for start, length in copy.map_runs:
+            for offset in range(start * block_size, (start + length) * block_size, SECTOR):
+                if self.rng.random() < likely:
+                    self.volume.device.write(offset, copy.id + self.rng.randbytes(SECTOR - len(copy.id)))
+
+    @property
+    def copy(self) -> RunningCopy:
+        """The one that is running."""
+        assert self.volume.copies.current is not None
+        return self.volume.copies.current
+
+    def change_copy(self) -> None:
+        self.call(self.volume.copies.put, replace(self.copy, paused=not self.copy.paused))
+
+    def end_copy(self) -> None:
+        def end() -> None:
+            free_map(self.volume, self.copy.map_runs)
+            self.volume.copies.put(None)
+
+        self.call(end)
 
     def allocate_from(self, *numbers: int) -> None:
         """The next blocks come from these groups; left alone, allocation stays with one until that is nearly full."""
@@ -569,6 +606,30 @@ def purge(stage: Stage) -> None:
     stage.commit()
 
 
+def running_copy(stage: Stage) -> None:
+    """Copies begin, change and end; the map of one is written all the time, whatever the commits do."""
+    stage.fill(b"f", 40_000)
+    stage.start()
+    for number, blocks in enumerate((2, 0, 3)):
+        stage.start_copy(blocks)
+        stage.commit()
+        for _ in range(3):
+            stage.write_map(0.3)
+            stage.write(b"f", stage.rng.randrange(9) * 4096, b"x" * 5_000)
+            stage.change_copy()
+            stage.commit()
+        stage.write_map(0.1)
+        stage.snapshot(f"s{number}")
+        stage.write_map(0.1)
+        stage.end_copy()
+        stage.fill(b"after %d" % number, 30_000)
+        stage.commit()
+        stage.write(b"after %d" % number, 0, b"y" * 20_000)
+        stage.unlink(b"after %d" % number)
+        stage.work()
+        stage.commit()
+
+
 def full_volume(stage: Stage) -> None:
     """Writing until there is no space, and deleting."""
     stage.fill(b"first", 50_000)
@@ -613,6 +674,7 @@ SCENARIOS: dict[str, tuple[Callable[[Stage], None], int]] = {
     "ring": (ring, 320),
     "groups": (groups, 33_024),
     "purge": (purge, 400),
+    "running_copy": (running_copy, 320),
     "full_volume": (full_volume, 288),
     "autodeletion": (autodeletion, 320),
     "full_of_snapshots": (full_of_snapshots, 320),

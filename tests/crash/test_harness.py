@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+import scenarios
 from recording import State
 from run_states import replay, run, tell
 
@@ -58,6 +60,25 @@ def test_reuse_of_freed_blocks_before_the_commit_is_caught(monkeypatch: pytest.M
     monkeypatch.setattr(Allocator, "free_run", free_at_once)
     with pytest.raises(AssertionError, match="replay alone with"):
         run("rename_over", 1, samples=60)
+
+
+def test_a_map_that_is_used_again_while_its_copy_counts_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I5: a copy has ended, and its map's blocks are given out before that is durable."""
+
+    def give_out_at_once(volume: Volume, runs: Iterable[tuple[int, int]]) -> None:
+        for start, length in runs:
+            group = volume.allocator.groups[0]
+            group.busy[start : start + length] = 0
+            group.blocks[start : start + length] = 0
+            group.free += length
+            group.available += length
+            group.cursor = 0
+            volume.allocator.free += length
+            volume.allocator.available += length
+
+    monkeypatch.setattr(scenarios, "free_map", give_out_at_once)
+    with pytest.raises(AssertionError, match=r"replay alone with[^$]*the map in blocks"):
+        run("running_copy", 1, samples=60)
 
 
 def test_a_header_slot_that_does_not_turn_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -240,6 +240,10 @@ def the_next_mount_is_to_go_back_to_a_deleted_snapshot(p: Planted) -> str:
 
 
 def register(p: Planted, *runs: tuple[int, int], **more: Any) -> str:
+    """Another copy than the one that is running."""
+    running = p.volume.copies.current
+    assert running is not None
+    p.do(copies.free_map, p.volume, running.map_runs)
     p.volume.copies.put(RunningCopy(**{"id": b"copy" * 4, "generation": 1, "destination": b"/elsewhere/copy", "map_runs": runs, **more}))
     return "running copy"
 

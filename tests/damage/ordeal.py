@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from faults import Fault, FaultyDevice, Kind
-from oracle import FACTS, RESTORES, Dump, Oracle, dump
+from oracle import COPY, FACTS, RESTORES, Dump, Oracle, dump
 from scenarios import SCENARIOS, Stage
 
 from snapfs import snapshots
@@ -320,6 +320,7 @@ def look(fs: Filesystem) -> dict[str, dict[bytes, Any]]:
         views[instance.name] = fs.view(instance.id)
     found = {name: _look(fs, view) for name, view in views.items()}
     found[""][RESTORES] = (fs.volume.restores.scheduled, tuple(fs.volume.restores.done))
+    found[""][COPY] = (fs.volume.copies.current,)
     for instance in snapshots.all(fs):
         found[instance.name][FACTS] = (instance.facts,)
     return found

@@ -21,6 +21,7 @@ from snapfs.errors import CorruptBlock
 from snapfs.filesystem import Filesystem, Inode, View
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import DESIGNATED_INO, ORPHANS_INO, ROOT_INO
+from snapfs.store import copies
 from snapfs.store.buckets import BucketTree
 from snapfs.store.driver import commit, drive
 from snapfs.store.group import Group
@@ -247,7 +248,17 @@ def build() -> MemoryDevice:
     p.do(snapshots.create, p.fs, "part", targets=[p.find("dir/sub").ino])
     p.do(snapshots.delete, p.fs, "leaving")
     p.commit()
+    running_copy(p)
     return device
+
+
+def running_copy(p: Planted) -> None:
+    """A copy is running, with its map on the volume."""
+    runs = p.do(copies.allocate_map, p.volume, 3)
+    p.volume.copies.put(copies.RunningCopy(b"copy" * 4, p.volume.generation, b"/elsewhere/copy", runs).checked())
+    p.commit()
+    for block in (block for start, length in runs for block in range(start, start + length)):
+        p.device.write(block * BLOCK, b"map!" * (BLOCK // 4))
 
 
 def snapshot(p: Planted, name: str) -> None:
@@ -280,6 +291,7 @@ def metadata(p: Planted) -> Iterator[tuple[str, int]]:
                 yield what, block
 
     yield from new("root record", iter([volume.root_block]))
+    yield from new("running copy", (place.block for place in [volume.copies.place] if place is not None))
     yield from new("group table", tree_blocks(volume, volume.group_tree))
     yield from new("instance table", tree_blocks(volume, volume.instances_tree))
     yield from new("holder sets", tree_blocks(volume, volume.sets_tree))

@@ -62,7 +62,7 @@ def test_an_image_does_more_than_fail(data: bytes) -> None:
 
 
 @settings(max_examples=4 * EXAMPLES, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), database=None)
-@given(st.binary(max_size=1) | st.sampled_from([b"%c%s" % (kind, bomb) for kind in range(9) for bomb in BOMBS]), st.binary(max_size=600))
+@given(st.binary(max_size=1) | st.sampled_from([b"%c%s" % (kind, bomb) for kind in range(10) for bomb in BOMBS]), st.binary(max_size=600))
 def test_a_decoder_does_more_than_fail(head: bytes, rest: bytes) -> None:
     """Every decoder, on bytes of any kind."""
     with report(head + rest, "decoders", "hypothesis"):

@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 import trio
-from planting import BLOCK, DIRECTORY, REGULAR, SYMLINK, Overlay, Planted, build, metadata, snapshot
+from planting import BLOCK, DIRECTORY, REGULAR, SYMLINK, Overlay, Planted, build, metadata, running_copy, snapshot
 
 from snapfs import snapshots
 from snapfs.blocks.geometry import RING_SLOTS, SLOT_BYTES
@@ -99,6 +99,7 @@ def small() -> MemoryDevice:
     p.do(p.fs.write, view, p.find("dir/sub/deep", view).ino, 0, b"written in a view")
     make("", "new", REGULAR, b"new" * 3000)
     p.commit()
+    running_copy(p)
     return device
 
 

@@ -6,6 +6,7 @@ simpler case. A string that ends goes on with zeros.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -208,6 +209,18 @@ class Mutator:
         body = self._packed(data.rstrip(b"\0"))[: self.block_size] or b"\0"
         self.image.put(place.block, body)
         self._superblocks(lambda slot: slot[:160] + struct.pack("<I", len(body)) + slot[164:])
+
+    def _copy(self, place: Place) -> None:
+        """What describes a running copy; the root record has its length."""
+        body = self._packed(self.image.block(place.block).rstrip(b"\0"))[: self.block_size] or b"\0"
+        self.image.put(place.block, body)
+        (root,) = (one.block for one in self.seed.places if one.kind == "root")
+        with contextlib.suppress(Exception):  # if it has been mutated before
+            record = msgpack.unpackb(self.image.block(root).rstrip(b"\0"), strict_map_key=False)
+            record["copy"][1] = len(body)
+            changed = msgpack.packb(record)
+            self.image.put(root, changed)
+            self._superblocks(lambda slot: slot[:160] + struct.pack("<I", len(changed)) + slot[164:])
 
     def _packed(self, data: bytes) -> bytes:
         """Other msgpack than this."""

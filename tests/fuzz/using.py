@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from forging import CHECKSUM, Image
@@ -33,6 +34,7 @@ from snapfs.fuse.options import parse_options
 from snapfs.ids import ROOT_INO
 from snapfs.snapshots.naming import ancestry, path_of
 from snapfs.store.buckets import Bucket
+from snapfs.store.copies import RunningCopy, allocate_map, free_map
 from snapfs.store.driver import commit, drive
 from snapfs.store.recovery import RootRecord, decode_set, newest_superblock
 from snapfs.store.volume import Volume
@@ -159,6 +161,7 @@ class User:
             self.chmod,
             self.link,
             self.snapshot,
+            self.copy,
         ]
         for operation in operations:  # each one on what comes first
             operation(Choices(b""))
@@ -255,6 +258,24 @@ class User:
                 snapshots.give_up_restore(self.fs)
         self.commit()
 
+    def copy(self, choices: Choices) -> None:
+        """A copy begins, or writes its map, changes and ends."""
+        copies, block_size = self.volume.copies, self.volume.geometry.block_size
+        if copies.current is None:
+            runs = self.do(allocate_map, self.volume, 2)
+            if runs:
+                copies.put(RunningCopy(b"again" * 3 + b".", 1, b"/again", runs))
+        elif not self.volume.read_only:
+            for start, length in copies.current.map_runs:
+                self.image.write((start + length - 1) * block_size, b"map!" * (block_size // 4))
+            copies.put(replace(copies.current, paused=True))
+            if choices.below(2):
+                self.commit()
+            with contextlib.suppress(SnapfsError):
+                drive(self.volume, free_map, self.volume, copies.current.map_runs)
+                copies.put(None)
+        self.commit()
+
     def work(self) -> None:
         """Work in the background, as far as it goes."""
         for _ in range(50):
@@ -289,7 +310,7 @@ def use(image: Image, choices: Choices) -> None:
 
 
 #: The decoder (see ``decode``) of each kind of place.
-DECODERS = {"superblock": 1, "root": 2, "header": 3, "records": 4, "node": 5, "names": 6, "table": 7}
+DECODERS = {"superblock": 1, "root": 2, "header": 3, "records": 4, "node": 5, "names": 6, "table": 7, "copy": 9}
 
 
 def decode(data: bytes) -> None:
@@ -306,6 +327,7 @@ def decode(data: bytes) -> None:
         lambda: Bucket.decode_names(block),
         lambda: Bucket.decode_table(block),
         lambda: decode_set(unpack(body, "set")),
+        lambda: RunningCopy.decode(body),
     ]
     try:
         decoders[(kind or b"\0")[0] % len(decoders)]()

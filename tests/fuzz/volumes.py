@@ -18,6 +18,7 @@ from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import HIDDEN_INOS, ROOT_INO
 from snapfs.store.buckets import BucketTree
+from snapfs.store.copies import RunningCopy, allocate_map
 from snapfs.store.driver import commit, drive
 from snapfs.store.tree import BlockMap
 from snapfs.store.volume import Volume
@@ -121,6 +122,8 @@ def fill(device: Any, *, large: bool, empty: bool) -> None:
     commit(volume)
     do(snapshots.restore, fs, "of one")
     do(snapshots.schedule, fs, "of one", paths=["dir/sub", "file"], owner=7)
+    runs = do(allocate_map, volume, 3)
+    volume.copies.put(RunningCopy(b"copy" * 4, volume.generation, b"/elsewhere/copy", runs, rate=100, since_ns=NOW, owner=7))
     commit(volume)
 
 
@@ -145,6 +148,8 @@ def survey(image: Image) -> Seed:
     for offset in (offset for ring in geometry.slot_offsets() for offset in ring):
         note("superblock", offset // geometry.block_size)
     note("root", volume.root_block)
+    if volume.copies.place is not None:
+        note("copy", volume.copies.place.block)
     tree(volume.group_tree, "groups")
     tree(volume.instances_tree, "table")
     tree(volume.sets_tree, "table")

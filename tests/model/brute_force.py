@@ -105,6 +105,10 @@ def verify(fs: Filesystem) -> None:
     system = Counter([volume.root_block])
     for tree in (volume.group_tree, volume.instances_tree):
         system.update(block for block, _ in walk(volume, tree))
+    copies = volume.copies
+    system.update([copies.place.block] if copies.place else [])
+    assert (copies.place is None) == (copies.current is None)
+    system.update(block for start, length in (copies.current.map_runs if copies.current else ()) for block in range(start, start + length))
     storage = Counter(block for block, _ in walk(volume, volume.sets_tree))
     load_groups(volume)
     for group in allocator.groups.values():

@@ -149,6 +149,10 @@ class Core(RuleBasedStateMachine):
     def purge(self, which: int, place: int, everywhere: bool) -> None:
         self.world.purge(which, place, everywhere=everywhere)
 
+    @rule(which=number, blocks=number)
+    def copy(self, which: int, blocks: int) -> None:
+        self.world.copy(which, blocks)
+
     @rule(steps=st.sampled_from([1, 2, 100]))
     def work(self, steps: int) -> None:
         self.world.work(steps)

@@ -9,6 +9,7 @@ import random
 import stat
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import brute_force
@@ -23,6 +24,7 @@ from snapfs.filesystem import Changes, Filesystem, View
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.snapshots import Designated
+from snapfs.store.copies import RunningCopy, allocate_map, free_map
 from snapfs.store.driver import commit, drive
 from snapfs.store.volume import Volume
 
@@ -46,6 +48,8 @@ class World:
         self.policies = policies  # are there designated directories?
         self.snaps: dict[str, Tree] = {}
         self.held: set[int] = set()
+        self.running: RunningCopy | None = None
+        self.map: dict[int, bytes] = {}  # what was written last into the blocks of its map
         self.made = 0
         self.open()
         self.volume.hash_seed = 1  # instead of a random one: what fails fails again
@@ -62,7 +66,7 @@ class World:
         return drive(self.volume, function, *args, **kwargs)
 
     def keep_durable(self) -> None:
-        self.durable = self.base.copy(named=True), {name: tree.copy() for name, tree in self.snaps.items()}
+        self.durable = self.base.copy(named=True), {name: tree.copy() for name, tree in self.snaps.items()}, self.running, dict(self.map)
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run the core. If that commits, then what was before is what has become durable."""
@@ -455,6 +459,43 @@ class World:
             node.attributes = {name: self.call(self.fs.xattr_get, view, ino, name) for name in names}
         return tree
 
+    # A copy that runs
+
+    def copy(self, which: int, blocks: int) -> None:
+        """A copy begins, with its map on the volume or outside; goes on, in another way; or ends (D5)."""
+        copies = self.volume.copies
+        if self.running is None:
+            runs = ()
+            if which % 4:
+                try:
+                    runs = self.call(allocate_map, self.volume, 1 + blocks % 40)
+                except NoSpace:
+                    return
+            self.made += 1
+            name = b"%016d" % self.made
+            self.running = RunningCopy(name, self.volume.generation, b"/copy", runs, b"" if runs else b"/map").checked()
+            copies.put(self.running)
+            self.map = {block: b"" for start, length in runs for block in range(start, start + length)}
+            self.write_map(which)
+        elif which % 3 == 0:
+            self.call(free_map, self.volume, self.running.map_runs)
+            copies.put(None)
+            self.running, self.map = None, {}
+        elif which % 3 == 1:
+            self.running = replace(self.running, paused=not self.running.paused, rate=blocks)
+            copies.put(self.running)
+        self.write_map(which)
+
+    def write_map(self, which: int) -> None:
+        """What a copy does all the time: some blocks of its map are written in place. It was never said what they hold before."""
+        for block in sorted(self.map):
+            if not self.map[block] or (block + which) % 3 == 0:
+                self.made += 1
+                self.map[block] = random.Random(self.made).randbytes(self.block_size)
+                self.device.write(block * self.block_size, self.map[block])
+                if block in self.durable[3]:  # the same map: it is not used again before its end is durable
+                    self.durable[3][block] = self.map[block]
+
     # Time
 
     def commit(self) -> None:
@@ -468,7 +509,7 @@ class World:
 
     def crash(self) -> None:
         """The process dies: what is not durable is gone (I8)."""
-        self.base, self.snaps = self.durable
+        self.base, self.snaps, self.running, self.map = self.durable
         self.held.clear()
         self.open()
         self.keep_durable()
@@ -483,6 +524,9 @@ class World:
     def compare(self) -> None:
         """Every view shows what its model says (I6)."""
         assert {one.name for one in snapshots.all(self.fs)} == set(self.snaps)
+        assert self.volume.copies.current == self.running
+        for block, content in self.map.items():
+            assert self.device.read(block * self.block_size, self.block_size) == content, f"block {block} of the map was overwritten"
         self.compare_view(self.base, self.fs.base)
         for name, tree in self.snaps.items():
             self.compare_view(tree, self.view(name))
@@ -548,6 +592,8 @@ class World:
         for ino in self.held:
             self.fs.forget(self.fs.base, ino)
         self.held.clear()
+        while self.running is not None:
+            self.copy(0, 0)
         self.work(1_000_000)
         self.base = self.base.copy(named=True)
         for directory in reversed(self._depth_first(ROOT_INO)):
@@ -619,6 +665,7 @@ class World:
             (4 if self.several else 0, lambda: self.restore_path(a, b)),
             (4, lambda: self.purge(which, a, everywhere=b % 2 == 0)),
             (5, lambda: self.work(rnd.choice([1, 3, 100]))),
+            (4, lambda: self.copy(a, b)),
             (4, self.commit),
             (2, self.reopen),
             (2, self.crash),

@@ -32,6 +32,7 @@ from snapfs.filesystem.format import format_volume
 from snapfs.fuse.options import parse_options
 from snapfs.ids import MAX_INSTANCES, ROOT_INO
 from snapfs.snapshots import Facts, Restored, Scheduled, autodelete, going_back
+from snapfs.store.copies import CopyBlock
 from snapfs.store.driver import commit, drive
 from snapfs.store.recovery import ROOT_FIXED, RootRecord
 from snapfs.store.restores import HISTORY_MAX, PATHS_BYTES_MAX, PATHS_MAX, SHOWN_BYTES, Restores, decode_done, decode_scheduled
@@ -122,8 +123,11 @@ def test_the_root_record_does_not_fit_the_smallest_block() -> None:
     word = (1 << 63) - 1
     most = replace(RootRecord().base, first=1, second=word, depth=3, blocks=1 << 48, inodes=1 << 48, next_ino=1 << 47, content=1 << 48)
     tree = (1, word), 1 << 34
+    copy = CopyBlock((1 << 35) - 100, 4096, 0xFFFF_FFFF)
     fitting = restores.fitting(4096 - ROOT_FIXED - len(counting))
-    root = RootRecord(0xFFFF_FFFF, word, 1 << 48, 1 << 48, counting, most, ((1, word), 3, 1 << 34), tree, tree, restores.scheduled, fitting)
+    root = RootRecord(
+        0xFFFF_FFFF, word, 1 << 48, 1 << 48, counting, most, ((1, word), 3, 1 << 34), tree, tree, restores.scheduled, fitting, copy
+    )
     data = root.encode()
     assert len(data) <= 4096
     assert len(data) - len(counting) - len(replace(root, restored=(), scheduled=None).encode()) <= 4096
