@@ -43,6 +43,7 @@ ERRNO: Final[dict[type[BaseException], int]] = {
     errors.SnapshotHeld: errno.EBUSY,
     errors.NoSuchFact: errno.ENOENT,
     errors.UsageError: errno.EINVAL,
+    errors.CopyBlocked: errno.EIO,
     errors.DeviceFull: errno.ENOSPC,
     errors.DeviceError: errno.EIO,
     errors.VolumeError: errno.EIO,

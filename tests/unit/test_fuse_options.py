@@ -151,10 +151,14 @@ def test_every_character_of_a_source_survives_the_option_parser() -> None:
 # --- errno ----------------------------------------------------------------------------------------
 
 
+#: What no request of the kernel can run into.
+NOT_OF_FILES = (errors.VolumeBusy, errors.CopyError, errors.Occupied)
+
+
 def test_every_exception_of_ours_has_an_errno() -> None:
     leaves = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.SnapfsError)]
     for kind in leaves:
-        if kind not in (errors.SnapfsError, errors.SnapshotError, errors.FsError, errors.VolumeBusy):
+        if kind not in (errors.SnapfsError, errors.SnapshotError, errors.FsError, *NOT_OF_FILES):
             assert any(parent in ERRNO for parent in kind.__mro__), kind
 
 

@@ -76,7 +76,8 @@ def done(fs: Filesystem, function: Any, *args: Any, **kwargs: Any) -> Any:
 def mount(device: MemoryDevice, options: str = "") -> tuple[Filesystem, list[str]]:
     """What a mount would serve, and what it would warn of."""
     warnings: list[str] = []
-    return opened(device, parse_options(options), warnings.append), warnings
+    fs, _ = opened(device, parse_options(options), warnings.append)
+    return fs, warnings
 
 
 # What is remembered
