@@ -43,7 +43,9 @@ Runs = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class CopyMark:
-    """A verified mark. Paths are absolute. The map is in ``map_runs`` of the source, or at ``map_path``.
+    """A verified mark. Paths are absolute. The map is at ``map_path``, or else in ``map_runs`` of the source.
+
+    With a map outside, ``map_runs`` say only whether the copy has failed, as the map's first sector does.
 
     ``registered``: the source knows of the copy, and does not change without it; else the copy is good only while the source stays at
     ``generation``. ``made``: the target is a file that was made for the copy.

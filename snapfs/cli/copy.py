@@ -7,7 +7,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from snapfs.cli import output
 from snapfs.cli.arguments import Parser, add_json, size
@@ -15,6 +15,10 @@ from snapfs.cli.exits import ERROR, OK, USAGE, CommandFailed, report
 from snapfs.cli.target import as_sent, in_volume, locate, session
 from snapfs.control.mounts import mount_with_device
 from snapfs.control.protocol import NO_LIMIT
+from snapfs.errors import VolumeBusy
+
+if TYPE_CHECKING:
+    from snapfs.blocks.copy_mark import CopyMark
 
 Document = dict[str, Any]
 
@@ -93,26 +97,40 @@ def _copy(arguments: argparse.Namespace) -> int:
 
 
 def _act(arguments: argparse.Namespace) -> int:
-    may_rate = arguments.source == "resume"
-    if arguments.first or arguments.map or arguments.force or arguments.on_error or (arguments.rate is not None and not may_rate):
-        rate = "--rate, " if may_rate else ""
-        raise CommandFailed(f"snapfs copy {arguments.source} takes a target, {rate}--wait and --json only", USAGE)
     action, target = arguments.source, arguments.destination
+    if arguments.first or arguments.map or arguments.force or arguments.on_error or (arguments.rate is not None and action != "resume"):
+        rate = "--rate, " if action == "resume" else ""
+        raise CommandFailed(f"snapfs copy {action} takes a target, {rate}--wait and --json only", USAGE)
     source, mark = _source_of(target)
-    changes = action != "status"
-    registered = mark is None or mark.registered
-    with session(source, write=changes and registered, go_on=action != "cancel") as volume, _bar() as told:
-        values = {"destination": os.path.realpath(target) if mark else None, "rate": arguments.rate} if may_rate else {}
-        result = volume.call(f"copy.{action}", **({"told": told} if action in ("resume", "cancel") else {}), **values)
-        if arguments.wait and volume.mountpoint is not None and action != "cancel":
-            result = _waited(volume.call, result.get("id"), told)
-        mountpoint = volume.mountpoint
+    try:
+        result, mountpoint = _ask(arguments, source, mark)
+    except VolumeBusy:
+        if action != "status" or mark is None:
+            raise
+        result, mountpoint = {"state": "none"}, None  # whoever reads it, or fills it, keeps its source from being looked at
     if result["state"] == "none" and mark is not None:
         result = _of_mark(target, mark)
     return _report(arguments, result, mountpoint)
 
 
-def _source_of(target: str) -> tuple[str, Any]:
+def _ask(arguments: argparse.Namespace, source: str, mark: CopyMark | None) -> tuple[Document, str | None]:
+    """Have it done; what has become of the copy, and where its source is mounted."""
+    action = arguments.source
+    write = action != "status" and (mark is None or mark.registered)
+    with session(source, write=write, go_on=action != "cancel") as volume, _bar() as told:
+        if action == "resume":
+            destination = os.path.realpath(arguments.destination) if mark is not None else None
+            result = volume.call("copy.resume", told=told, destination=destination, rate=arguments.rate)
+        elif action == "cancel":
+            result = volume.call("copy.cancel", told=told)
+        else:
+            result = volume.call(f"copy.{action}")
+        if arguments.wait and volume.mountpoint is not None and action != "cancel":
+            result = _waited(volume.call, result.get("id"), told)
+        return result, volume.mountpoint
+
+
+def _source_of(target: str) -> tuple[str, CopyMark | None]:
     """The volume that a copy is of, whichever of the two was named; and the mark of an unfinished copy, if it was that."""
     from snapfs.copying import mark_of
 
@@ -125,7 +143,7 @@ def _source_of(target: str) -> tuple[str, Any]:
     return (target, None) if mark is None else (os.fsdecode(mark.source), mark)
 
 
-def _of_mark(target: str, mark: Any) -> Document:
+def _of_mark(target: str, mark: CopyMark) -> Document:
     return {
         "state": "failed" if mark.state == "failed" else "interrupted",
         "id": mark.id.hex(),

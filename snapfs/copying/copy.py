@@ -63,7 +63,7 @@ class Copy:
             for number, entry in enumerate(entries)
             if number in self._unknown
         )
-        self.blocks_copied = 0
+        self.blocks_copied = copy_map.count()
 
     # What is left
 
@@ -94,7 +94,6 @@ class Copy:
         bits = self._needed(number)
         bits[length:] = 0
         copied = self.map.get(self.geometry.group_start(number), length)
-        self.blocks_copied += (bits[:length] & copied).count(1)
         bits[:length] &= ~copied
         if bits.any():
             self._remaining[number] = bits

@@ -7,6 +7,7 @@ setting therefore sets no further bit, or in a file outside.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from bitarray import bitarray
 
@@ -21,6 +22,9 @@ from snapfs.blocks.map_sector import (
 )
 from snapfs.device import Device
 from snapfs.errors import CorruptBlock
+
+#: Bytes that are read at once when the whole map is.
+_CHUNK: Final = 1 << 20
 
 
 class MapPlace:
@@ -103,6 +107,16 @@ class CopyMap:
                 known = self._sectors[number] = self.read_sector(number)
             out += known[low:high]
         return out
+
+    def count(self) -> int:
+        """How many bits are set. Raises ``CorruptBlock``, ``DeviceError``."""
+        if self.place is None:
+            return sum(bits.count(1) for bits in self._sectors.values())
+        total = 0
+        for offset in range(SECTOR_BYTES, self.size, _CHUNK):
+            data = self.place.read(offset, min(_CHUNK, self.size - offset))
+            total += sum(decode_bits(self.id, data[at : at + SECTOR_BYTES]).count(1) for at in range(0, len(data), SECTOR_BYTES))
+        return total
 
     # Changing
 

@@ -146,7 +146,7 @@ class Job:
         if self._fail_place is not None and self._fail_place is not place:
             self._fail_place.write(0, encode_first(self.mark.id, self.mark.generation, failed=False))
             self._fail_place.flush()
-        self.mark = replace(self.mark, map_runs=() if self.map_file is not None else self._runs, map_path=os.fsencode(self._map_path))
+        self.mark = replace(self.mark, map_runs=self._runs, map_path=os.fsencode(self._map_path))
 
     @property
     def _map_path(self) -> str:

@@ -73,11 +73,11 @@ def open_unfinished(path: str, mark: CopyMark) -> UnfinishedCopy:
         if not mark.registered and found.generation != mark.generation:
             raise CopyError(f"{path}: this copy is not complete, and its source {source_path} has been changed since: start it again")
         size = found.geometry.block_size
+        blocks = MapPlace(source, [(start * size, length * size) for start, length in mark.map_runs])
+        place = blocks
         if mark.map_path:
             map_file = open_one(os.fsdecode(mark.map_path), Lock.NONE)
             place = MapPlace(map_file, [(0, map_file.size)])
-        else:
-            place = MapPlace(source, [(start * size, length * size) for start, length in mark.map_runs])
-        device = UnfinishedCopy(target, source, place, mark, found.geometry)
+        device = UnfinishedCopy(target, source, place, mark, found.geometry, blocks if mark.map_runs else place)
         opened.pop_all()
         return device

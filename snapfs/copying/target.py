@@ -49,7 +49,7 @@ def prepare(path: str, source: Device, volume_bytes: int, *, force: bool) -> Tar
         try:
             if not force:
                 refuse_occupied(path)
-            if kind == stat.S_IFREG:
+            if kind == stat.S_IFREG and (force or device.size != source.size):  # else it is all zeros, and as long as it must be
                 _resize(device, source.size)
             elif device.size < volume_bytes:
                 raise CopyError(f"{path}: too small: the volume has {volume_bytes} bytes, the device {device.size}")

@@ -12,6 +12,7 @@ from bitarray import bitarray
 
 from snapfs.blocks.copy_mark import FILLING, PLACE_BYTES, PLACES, CopyMark, newest_mark
 from snapfs.blocks.geometry import Geometry
+from snapfs.blocks.map_sector import SECTOR_BYTES, decode_first
 from snapfs.copying.copy import stretches
 from snapfs.copying.copy_map import CopyMap, MapPlace
 from snapfs.device import Device
@@ -22,7 +23,9 @@ from snapfs.errors import CopyError, CorruptBlock, DeviceError
 class UnfinishedCopy(Unwritable):
     """``target`` holds what is copied, ``source`` the rest; ``map_place`` is read while others write it."""
 
-    def __init__(self, target: Device, source: Device, map_place: MapPlace, mark: CopyMark, geometry: Geometry) -> None:
+    def __init__(
+        self, target: Device, source: Device, map_place: MapPlace, mark: CopyMark, geometry: Geometry, fail_place: MapPlace
+    ) -> None:
         self.path = target.path
         self.size = target.size
         self._target = target
@@ -31,7 +34,10 @@ class UnfinishedCopy(Unwritable):
         self._map = CopyMap(mark.id, mark.generation, geometry.blocks, map_place)
         self._block_size = geometry.block_size
         self._end = geometry.size
+        self._mark = mark
+        self._fail_place = fail_place
         self._mark_bytes = self._read_marks()
+        self._check_first()
         self._lock = threading.Lock()
         self._is_complete = False
 
@@ -73,20 +79,33 @@ class UnfinishedCopy(Unwritable):
         return bitarray([1]) * length
 
     def _has_ended(self) -> bool:
-        """Is the copy complete by now? Raises ``DeviceError`` when it never will be."""
-        if self._is_complete or self._read_marks() == self._mark_bytes:
+        """Is the copy complete by now? Raises ``CopyError`` when it never will be."""
+        now = self._read_marks()
+        if self._is_complete or now == self._mark_bytes:
             return self._is_complete
         mark = newest_mark(self._target.read)
         if mark is None:
             self._is_complete = True
-        elif mark.state != FILLING:
+            return True
+        if mark.state != FILLING:
             raise DeviceError(f"{self.path}: the copy has failed: {mark.reason or mark.state}")
-        else:
-            self._mark_bytes = self._read_marks()
-        return self._is_complete
+        self._check_first()
+        self._mark_bytes = now
+        return False
+
+    def _check_first(self) -> None:
+        """Raises ``CopyError`` when the source no longer waits for the copy."""
+        try:
+            copy_id, _, failed = decode_first(self._fail_place.read(0, SECTOR_BYTES))
+        except CorruptBlock:
+            copy_id, failed = b"", True
+        if failed or copy_id != self._mark.id:
+            raise CopyError(f"{self.path}: the copy has failed, or was given up: its source does not wait for it any more")
 
     def _read_marks(self) -> bytes:
-        return b"".join(self._target.read(place, PLACE_BYTES) for place in PLACES)
+        """What changes before anything is overwritten that is not copied: the marks of the target, and what the source says."""
+        marks = b"".join(self._target.read(place, PLACE_BYTES) for place in PLACES)
+        return marks + self._fail_place.read(0, SECTOR_BYTES)
 
     def close(self) -> None:
         """Close what it reads."""
