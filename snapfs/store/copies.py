@@ -70,7 +70,8 @@ class CopyBlock:
 class RunningCopy:
     """A copy that is not complete. ``id`` is random, ``generation`` what is copied, ``destination`` where to.
 
-    The copy map is outside at ``map_path``, or else in the blocks ``map_runs`` of this volume; these say in any case whether it has failed.
+    The copy map is outside at ``map_path``, or else in the blocks ``map_runs`` of this volume; the first of these
+    says in any case whether it has failed, and is the only one where the map is outside.
     ``on_error`` says what fails when the destination does: the "copy", or the "write" that had to wait for it. ``rate``: bytes a second
     that are copied behind; None: no limit. ``owner`` is the user who started it.
     """
@@ -141,6 +142,8 @@ class RunningCopy:
                 return f"the path {shown + '...'!r} is too long: {PATH_MAX} bytes are possible"
         if not self.map_runs and not self.map_path:
             return "its map is nowhere"
+        if self.map_path and len(self.map_runs) > 1:
+            return "its map is outside, and on the volume as well"
         if len(self.map_runs) > RUNS_MAX:
             return f"its map is in {len(self.map_runs)} places, {RUNS_MAX} are possible"
         return None

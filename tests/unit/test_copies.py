@@ -118,7 +118,7 @@ def test_the_longest_description_does_not_fit_the_smallest_block() -> None:
     path = b"/" + b"p" * (PATH_MAX - 1)
     many = tuple((1 << 47, 1 << 47) for _ in range(RUNS_MAX))
     most = RunningCopy(b"\xff" * 16, (1 << 62) - 1, path, many, b"", "write", 1 << 62, True, -1 << 62, 0xFFFF_FFFF)
-    for one in (most, replace(most, map_runs=(), map_path=path)):
+    for one in (most, replace(most, map_runs=many[:1], map_path=path)):
         data = one.checked().encode()
         assert len(data) <= BLOCK
         assert RunningCopy.decode(data) == one
@@ -133,6 +133,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"map_path": b"/" + b"p" * PATH_MAX}, "too long"),
     ({"map_path": b"relative"}, "not an absolute path"),
     ({"map_path": b""}, "map"),
+    ({"map_runs": ((20, 1), (30, 1))}, "map"),
     ({"map_path": b"", "map_runs": ((20, 1),) * (RUNS_MAX + 1)}, "129 places"),
     ({"on_error": "neither"}, "neither 'copy' nor 'write'"),
 ]
