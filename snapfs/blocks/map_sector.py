@@ -1,4 +1,4 @@
-"""The copy map in bytes: sectors with one bit for each block of a volume, behind one that says whose they are. ``FORMAT.md`` section 11.
+"""The copy map in bytes: sectors with one bit for each block of a volume, behind one that says whose they are. ``FORMAT.md`` section 12.
 
 A sector is what a device writes whole or not at all, so a map can be changed in place: each sector has its own checksum. One of zeros
 alone has no bit set, so that a map that is a file need not be written to be empty.
@@ -22,7 +22,7 @@ HEAD: Final = struct.Struct("<I4s")
 SECTOR_BITS: Final = (SECTOR_BYTES - HEAD.size) * 8
 
 #: In sector 0, behind the head: magic, the copy's id, generation, whether the copy has failed
-FIRST: Final = struct.Struct("<8s16sQ?")
+FIRST: Final = struct.Struct("<8s16sQB")
 MAGIC: Final = b"snap map"
 
 _EMPTY: Final = bytes(SECTOR_BYTES)
@@ -44,7 +44,7 @@ def decode_first(data: bytes) -> tuple[bytes, int, bool]:
     magic, copy_id, generation, failed = FIRST.unpack_from(data, HEAD.size)
     if crc32c(data[4:]) != checksum or magic != MAGIC or copy_id[:4] != short:
         raise CorruptBlock("copy map: its first sector is damaged")
-    return copy_id, generation, failed
+    return copy_id, generation, bool(failed)
 
 
 def encode_bits(copy_id: bytes, bits: bitarray) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from snapfs import ids
-from snapfs.blocks import geometry, group_header, inode, pointer, superblock
+from snapfs.blocks import copy_mark, geometry, group_header, inode, map_sector, pointer, superblock
 
 TEXT = (Path(superblock.__file__).parents[1] / "FORMAT.md").read_text()
 
@@ -128,3 +128,25 @@ def test_a_running_copy_has_the_documented_keys_and_limits() -> None:
     assert [int(one or other) for one, other in limits] == [ID_BYTES, RUNS_MAX, PATH_MAX]
     assert f"{superblock.COPY_RUNNING}: a copy is running" in section(2)
     assert f"feature {superblock.COPY_RUNNING} of the superblock" in text
+
+
+def test_the_target_of_a_copy_is_marked_as_the_document_says() -> None:
+    mark, sector, first = [], [], []
+    for table, text in zip((mark, sector, first), section(12).split("| offset | size | |")[1:], strict=True):
+        found = re.findall(r"^\| (\d+) \| (\d*) ?\|", text, re.MULTILINE)
+        table += [(int(offset), int(size) if size else None) for offset, size in found]
+    assert mark[:-1] == layout_offsets(copy_mark.LAYOUT)
+    assert mark[-1] == (copy_mark.LAYOUT.size, None)
+    assert f"bytes {copy_mark.PLACES[0]} to {copy_mark.PLACES[0] + copy_mark.PLACE_BYTES - 1} of the slot" in section(12)
+    assert sector[:2] == layout_offsets(map_sector.HEAD)
+    assert sector[2] == (map_sector.HEAD.size, map_sector.SECTOR_BYTES - map_sector.HEAD.size)
+    assert f"{map_sector.SECTOR_BITS} bits" in section(12)
+    assert first == [(offset + map_sector.HEAD.size, size) for offset, size in layout_offsets(map_sector.FIRST)]
+    assert f"magic `{copy_mark.MAGIC.decode()}`" in section(12)
+    assert f"magic `{map_sector.MAGIC.decode()}`" in section(12)
+    for state in copy_mark.STATES:
+        assert f'"{state}"' in section(12)
+    fields = re.search(r"unpack_map\(data\[LAYOUT.size : end\], _WHAT, \{(.*?)\}\)", Path(copy_mark.__file__).read_text(), re.DOTALL)
+    assert fields
+    for name in re.findall(r'"(\w+)":', fields[1]):
+        assert f"`{name}`" in section(12), name

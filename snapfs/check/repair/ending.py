@@ -6,32 +6,42 @@ Therefore the block that describes the copy is cleared in place: from then on th
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from snapfs.check.reach import Reach
 from snapfs.check.repair.salvage import Tell
 from snapfs.errors import CorruptBlock, DeviceError
-from snapfs.store.copies import CopyBlock
 from snapfs.store.recovery import read_copy
 from snapfs.store.volume import Volume
 
 
-def forget_copy(volume: Volume, tell: Tell) -> CopyBlock | None:
-    """Have the next commit forget the running copy: what it has on the volume is free then. The block that describes it, None without."""
+def forget_copy(volume: Volume, tell: Tell) -> list[int]:
+    """Have the next commit forget the running copy: what it has on the volume is free then.
+
+    The blocks that say that it runs: the one that describes it, and the first of its map. None without a copy.
+    """
     copies = volume.copies
     place = copies.place
     if place is None:
-        return None
+        return []
+    blocks = [place.block]
     try:
-        where = f" to {read_copy(volume, place).destination.decode(errors='replace')!r}"
+        copy = read_copy(volume, place)
+        where = f" to {copy.destination.decode(errors='replace')!r}"
+        blocks += [start for start, _ in copy.map_runs[:1] if start < volume.geometry.blocks]
     except (CorruptBlock, DeviceError):
         where = ""
     tell(f"the copy{where} that was running has ended, it would lack what is mended now: start it again")
     copies.place = copies.trouble = None
     copies.put(None)
-    return place
+    return blocks
 
 
-def clear_description(volume: Volume, place: CopyBlock | None, reach: Reach) -> None:
-    """Clear the block that described the copy, unless the walk has found that something else is in it."""
-    if place is not None and not reach.mask(place.block):
-        volume.device.write(place.block * volume.geometry.block_size, bytes(volume.geometry.block_size))
-        volume.device.flush()
+def clear_description(volume: Volume, blocks: Iterable[int], reach: Reach) -> None:
+    """Clear the blocks that said so, unless the walk has found that something else is in them, or they are fixed metadata."""
+    size, span = volume.geometry.block_size, volume.geometry.group_span
+    for block in blocks:
+        low, high = volume.geometry.usable_range(block // span)
+        if low <= block % span < high and not reach.mask(block):
+            volume.device.write(block * size, bytes(size))
+            volume.device.flush()
