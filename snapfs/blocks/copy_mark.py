@@ -117,6 +117,18 @@ def newest_mark(read: Callable[[int, int], bytes]) -> CopyMark | None:
     return max(found, key=lambda mark: mark.sequence) if found else None
 
 
+def without_mark(offset: int, data: bytes) -> bytes:
+    """What a volume has at ``offset``, from what a marked target has there."""
+    if offset >= PLACES[-1] + PLACE_BYTES:
+        return data
+    out = bytearray(data)
+    for place in PLACES:
+        low, high = max(0, place - offset), min(len(data), place + PLACE_BYTES - offset)
+        if low < high:
+            out[low:high] = bytes(high - low)
+    return bytes(out)
+
+
 def decode_runs(value: list[object], what: str) -> Runs:
     """Validate a list of (block, length). Raises ``CorruptBlock``."""
     out = []

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from bitarray import bitarray
 
-from snapfs.blocks.copy_mark import PLACE_BYTES, PLACES
+from snapfs.blocks.copy_mark import PLACE_BYTES, PLACES, without_mark
 from snapfs.blocks.group_header import ENTRY_WRITTEN, GroupEntry
 from snapfs.errors import CorruptBlock
 from snapfs.store.recovery import read_group
@@ -126,8 +126,8 @@ class Copy:
     def _read_as_it_was(self, start: int, length: int) -> bytes:
         parts = []
         for low, high, copied in stretches(self.map.get(start, length)):
-            device = self.target if copied else self.source
-            parts.append(device.read((start + low) * self._block_size, (high - low) * self._block_size))
+            offset, size = (start + low) * self._block_size, (high - low) * self._block_size
+            parts.append(without_mark(offset, self.target.read(offset, size)) if copied else self.source.read(offset, size))
         return b"".join(parts)
 
     def read(self, start: int, length: int) -> bytes:

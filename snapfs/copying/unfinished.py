@@ -10,7 +10,7 @@ import threading
 
 from bitarray import bitarray
 
-from snapfs.blocks.copy_mark import FILLING, PLACE_BYTES, PLACES, CopyMark, newest_mark
+from snapfs.blocks.copy_mark import FILLING, PLACE_BYTES, PLACES, CopyMark, newest_mark, without_mark
 from snapfs.blocks.geometry import Geometry
 from snapfs.blocks.map_sector import SECTOR_BYTES, decode_first
 from snapfs.copying.copy import stretches
@@ -55,7 +55,7 @@ class UnfinishedCopy(Unwritable):
         for low, high, copied in stretches(self._now(first, -(-end // size) - first)):
             start, stop = max(begin, (first + low) * size), min(end, (first + high) * size)
             if copied:
-                parts.append(self._target.read(start, stop - start))
+                parts.append(without_mark(start, self._target.read(start, stop - start)))
                 continue
             data = self._source.read(start, stop - start)
             if self._now(first + low, high - low).any() or self._has_ended():

@@ -224,6 +224,8 @@ def test_a_copy_of_an_unfinished_copy_is_wrong(mounted, mount_volume, images, tm
     names = with_history(mounted)
     before = all_views(mounted, names)
     mounted.run("copy", mounted.path, tmp_path / "copy.img", "--rate", "0")
+    assert json.loads(mounted.run("check", tmp_path / "copy.img", "--json").stdout)["clean"]
+    assert json.loads(mounted.run("scrub", tmp_path / "copy.img", "--json").stdout)["clean"]
     mounted.run("copy", tmp_path / "copy.img", tmp_path / "second.img")
     assert all_views(mount_volume(images.watch(tmp_path / "second.img")), names) == before
     mounted.run("copy", "cancel", mounted.path)
