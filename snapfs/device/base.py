@@ -5,11 +5,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from snapfs.errors import DeviceError
 
 Buffer = bytes | bytearray | memoryview
+
+#: How a volume in memory is named, instead of a path, before its size.
+MEMORY_PREFIX: Final = "mem:"
+
+
+def is_memory(path: str) -> bool:
+    """Does this name a volume in memory? A file of such a name is given as ``./mem:...``."""
+    return path.startswith(MEMORY_PREFIX)
 
 
 class Device(Protocol):
@@ -45,6 +53,13 @@ class Device(Protocol):
 
     def flush(self) -> None:
         """Return when everything written before is durable. Raises ``DeviceError``."""
+        ...
+
+    def discard(self, offset: int, length: int) -> None:
+        """Nobody wants these bytes any more: until they are written again they may be anything.
+
+        May block. Raises ``DeviceError``, also where the device knows no discards; nothing is lost then.
+        """
         ...
 
     def close(self) -> None:

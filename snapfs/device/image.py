@@ -11,10 +11,15 @@ import fcntl
 import os
 import stat
 import struct
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from snapfs.device.base import Alone, Buffer
+from snapfs.device.base import Alone, Buffer, is_memory
 from snapfs.device.locking import Lock, take_lock
 from snapfs.errors import DeviceError, DeviceFull
+
+if TYPE_CHECKING:
+    from snapfs.device.discarding import Discarder
 
 #: ioctl that tells the size of a block device in bytes (linux/fs.h).
 BLKGETSIZE64 = 0x80081272
@@ -32,6 +37,7 @@ class ImageDevice(Alone):
         self.read_only = read_only
         self._descriptor = descriptor
         self._nowait = True
+        self._discarder: Discarder | None = None
 
     def read(self, offset: int, length: int) -> bytes:
         """See ``Device.read``."""
@@ -88,6 +94,40 @@ class ImageDevice(Alone):
         if size < self.size:
             raise DeviceError(f"{self.path}: the image has been cut from {self.size} to {size} bytes while it was in use")
 
+    def discard(self, offset: int, length: int) -> None:
+        """See ``Device.discard``."""
+        self._check_range("discard", offset, length)
+        try:
+            if self._discarder is None:
+                from snapfs.device.discarding import Discarder
+
+                self._discarder = Discarder(self._descriptor)
+            self._discarder.discard(offset, length)
+        except OSError as exc:
+            raise self._failed("discard", offset, exc) from exc
+
+    def status(self) -> os.stat_result:
+        """The open file's, whatever its path leads to by now."""
+        return os.fstat(self._descriptor)
+
+    def data_spans(self, end: int) -> Iterator[tuple[int, int]]:
+        """Where the first ``end`` bytes are not a hole, as (start, stop). Raises ``DeviceError``."""
+        place = 0
+        if stat.S_ISBLK(self.status().st_mode):  # of which nobody knows
+            yield 0, end
+            return
+        while place < end:
+            try:
+                start = os.lseek(self._descriptor, place, os.SEEK_DATA)
+                stop = os.lseek(self._descriptor, start, os.SEEK_HOLE)
+            except OSError as exc:
+                if exc.errno == errno.ENXIO:  # no data from there on
+                    return
+                raise self._failed("search for data", place, exc) from exc
+            if start < end:
+                yield start, min(stop, end)
+            place = stop
+
     def close(self) -> None:
         """Close the file, which gives the lock back. Further calls do nothing."""
         if self._descriptor >= 0:
@@ -108,6 +148,8 @@ def open_device(path: str, *, read_only: bool = False, lock: Lock = Lock.EXCLUSI
 
     Raises ``DeviceError`` when it cannot be opened or is neither, ``VolumeBusy`` when another process has it.
     """
+    if is_memory(path):
+        raise DeviceError(f"{path}: a volume in memory has no path: name its mount point (a file of that name is ./{path})")
     flags = os.O_CLOEXEC | (os.O_RDONLY if read_only else os.O_RDWR)
     try:
         kind = stat.S_IFMT(os.stat(path).st_mode)

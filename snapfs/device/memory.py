@@ -34,5 +34,9 @@ class MemoryDevice(Alone):
     def flush(self) -> None:
         """Nothing is more durable than the memory itself."""
 
+    def discard(self, offset: int, length: int) -> None:
+        """See ``Device.discard``."""
+        self.write(offset, bytes(length))
+
     def close(self) -> None:
         """Keep the bytes: a test may open them again."""
