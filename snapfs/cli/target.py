@@ -17,6 +17,7 @@ from snapfs.cli.exits import CommandFailed, describe_os_error
 from snapfs.control import client, mounts
 from snapfs.control.mounts import Mount
 from snapfs.control.protocol import Request, Result
+from snapfs.device.base import NO_PATH, is_memory
 
 #: How names travel to a daemon: as UTF-8, whatever the locale (``control.comparing``).
 CODING: Final = ("utf-8", "surrogateescape")
@@ -35,6 +36,8 @@ def locate(target: str) -> Mount | None:
     try:
         status = os.stat(target)
     except OSError as exc:
+        if exc.errno == errno.ENOENT and is_memory(target):
+            raise CommandFailed(f"{target}: {NO_PATH}") from exc
         if exc.errno in (errno.ENOTCONN, errno.ECONNABORTED):
             raise CommandFailed(
                 f"{target}: the daemon of this mount has ended: run 'snapfs umount --lazy' on it, and mount it again"

@@ -88,6 +88,7 @@ class Live:
     pid: int
     since_ns: int
     requests: Callable[[], dict[str, int]]
+    in_memory: bool = False
 
 
 @dataclass
@@ -173,6 +174,7 @@ class Handlers:
             "label": volume.label,
             "uuid": str(volume.uuid),
             "image": live.image if live else volume.device.path,
+            "in_memory": bool(live and live.in_memory),
             "block_size": space.block_size,
             "size": space.blocks * space.block_size,
             "free": space.free * space.block_size,

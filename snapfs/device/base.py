@@ -14,6 +14,9 @@ Buffer = bytes | bytearray | memoryview
 #: How a volume in memory is named, instead of a path, before its size.
 MEMORY_PREFIX: Final = "mem:"
 
+#: What to say to whoever gives such a name where a path is wanted.
+NO_PATH: Final = "a volume in memory has no path: name its mount point"
+
 
 def is_memory(path: str) -> bool:
     """Does this name a volume in memory? A file of such a name is given as ``./mem:...``."""

@@ -6,9 +6,9 @@ before. Figures are in bytes.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Final
 
 #: Limits from here on are none: what cgroup v1 shows for "unlimited" is near 2^63.
@@ -58,14 +58,11 @@ def _groups() -> Iterator[tuple[str, _Interface, int]]:
         if controllers and "memory" not in controllers.split(","):
             continue
         root, names = ("/sys/fs/cgroup/memory", _V1) if controllers else ("/sys/fs/cgroup", _V2)
-        while True:
-            place = root + path.rstrip("/")
+        for above in (path, *map(str, PurePosixPath(path).parents)):
+            place = root + above.rstrip("/")
             limit = _number(f"{place}/{names.limit}")
             if limit is not None and limit < _UNLIMITED:
                 yield place, names, limit
-            if path in ("", "/"):
-                break
-            path = os.path.dirname(path)
 
 
 def _figures(path: str) -> dict[str, int]:

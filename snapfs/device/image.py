@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from snapfs.device.base import Alone, Buffer, is_memory
+from snapfs.device.base import NO_PATH, Alone, Buffer, is_memory
 from snapfs.device.locking import Lock, take_lock
 from snapfs.errors import DeviceError, DeviceFull
 
@@ -149,7 +149,7 @@ def open_device(path: str, *, read_only: bool = False, lock: Lock = Lock.EXCLUSI
     Raises ``DeviceError`` when it cannot be opened or is neither, ``VolumeBusy`` when another process has it.
     """
     if is_memory(path):
-        raise DeviceError(f"{path}: a volume in memory has no path: name its mount point (a file of that name is ./{path})")
+        raise DeviceError(f"{path}: {NO_PATH} (a file of that name is ./{path})")
     flags = os.O_CLOEXEC | (os.O_RDONLY if read_only else os.O_RDWR)
     try:
         kind = stat.S_IFMT(os.stat(path).st_mode)

@@ -10,6 +10,7 @@ import os
 from typing import Final
 
 from snapfs.device import headroom
+from snapfs.device.base import Device
 from snapfs.device.image import ImageDevice
 from snapfs.device.locking import take_lock
 from snapfs.errors import DeviceFull
@@ -62,10 +63,10 @@ class RamDevice(ImageDevice):
         elif os.lseek(self._descriptor, offset, os.SEEK_HOLE) < offset + length:
             raise DeviceFull(f"{self.path}: write at {offset} failed: the host has no memory left for it")
 
-    def fill_from(self, source: ImageDevice) -> None:
+    def fill_from(self, source: Device) -> None:
         """Take over the bytes of an image, but for holes and zeros. Raises ``DeviceError``, ``DeviceFull``."""
         end = min(self.size, source.size)
-        for start, stop in source.data_spans(end):
+        for start, stop in source.data_spans(end) if isinstance(source, ImageDevice) else [(0, end)]:
             for place in range(start, stop, CHUNK_BYTES):
                 data = source.read(place, min(CHUNK_BYTES, stop - place))
                 if data.count(0) != len(data):

@@ -340,7 +340,7 @@ class Allocator:
         return waiting
 
     def released(self, waiting: list[Waiting]) -> None:
-        """The generation is durable: what was freed in it may be allocated again (I5), when nobody reads it any more and it is discarded."""
+        """The generation is durable: what was freed in it may be allocated again (I5): unread, and discarded if that is wanted."""
         if self.readers:
             self.readers.keep(waiting)
             return
