@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
 
+MEMINFO: Final = "/proc/meminfo"
+MEMBERSHIP: Final = "/proc/self/cgroup"
+GROUPS: Final = "/sys/fs/cgroup"
+
 #: Limits from here on are none: what cgroup v1 shows for "unlimited" is near 2^63.
 _UNLIMITED: Final = 1 << 60
 
@@ -30,14 +34,14 @@ _V2: Final = _Interface("memory.max", "memory.current", ("inactive_file", "activ
 
 def total() -> int:
     """Memory and swap that this process could have if it were alone."""
-    figures = _figures("/proc/meminfo")
+    figures = _figures(MEMINFO)
     whole = 1024 * (figures.get("MemTotal", 0) + figures.get("SwapTotal", 0))
     return min([whole, *(limit for _, _, limit in _groups())])
 
 
 def available() -> int:
     """Memory and swap that this process can still take without anything being ended for it, as far as the kernel knows."""
-    figures = _figures("/proc/meminfo")
+    figures = _figures(MEMINFO)
     left = [1024 * (figures.get("MemAvailable", 0) + figures.get("SwapFree", 0))]
     for place, names, limit in _groups():
         usage = _number(f"{place}/{names.usage}")
@@ -50,14 +54,14 @@ def available() -> int:
 def _groups() -> Iterator[tuple[str, _Interface, int]]:
     """The directories of this process's control groups, up to the root, that have a limit of memory, and that limit."""
     try:
-        with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+        with open(MEMBERSHIP, encoding="utf-8", errors="surrogateescape") as file:
             lines = [line.rstrip("\n").split(":", 2) for line in file]
     except OSError:
         return
     for _, controllers, path in (line for line in lines if len(line) == 3):
         if controllers and "memory" not in controllers.split(","):
             continue
-        root, names = ("/sys/fs/cgroup/memory", _V1) if controllers else ("/sys/fs/cgroup", _V2)
+        root, names = (f"{GROUPS}/memory", _V1) if controllers else (GROUPS, _V2)
         for above in (path, *map(str, PurePosixPath(path).parents)):
             place = root + above.rstrip("/")
             limit = _number(f"{place}/{names.limit}")
