@@ -187,6 +187,7 @@ class Handlers:
             **restores.of_volume(self.fs),
             **copies.of_volume(self.fs),
             "read_only": volume.read_only_reason or ("as mounted" if live and volume.read_only else None),
+            "discards": volume.allocator.discards.wanted,
             "mounted": live.mountpoint if live else None,
             "pid": live.pid if live else None,
             "mounted_ns": live.since_ns if live else None,

@@ -72,7 +72,7 @@ def test_memory_that_runs_out_ends_the_process(memory: list[int]) -> None:
     device = RamDevice("mem:1G", 1 << 30)
     device.write(0, b"x" * BLOCK)
     memory[0] = (1 << 30) // 16  # what is left to the host
-    with pytest.raises(DeviceFull, match="mem:1G: write at [0-9]+ failed: the host has no memory left for it"):
+    with pytest.raises(DeviceFull, match=r"mem:1G: write at [0-9]+ failed: the host has no memory left for it"):
         for place in range(1 << 20, 1 << 30, 1 << 20):
             device.write(place, b"x" * (1 << 20))
     assert used(device) <= ram.STEP_BYTES + (2 << 20), "it is not asked often enough what is left"
