@@ -6,6 +6,7 @@ Both are read and written through the host's page cache: a write costs a copy, `
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -15,14 +16,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from snapfs.device.base import NO_PATH, Alone, Buffer, is_memory
-from snapfs.device.locking import Lock, take_lock
-from snapfs.errors import DeviceError, DeviceFull
+from snapfs.device.locking import Lock, busy_message, lock_holder, take_lock
+from snapfs.errors import DeviceError, DeviceFull, VolumeBusy
 
 if TYPE_CHECKING:
     from snapfs.device.discarding import Discarder
 
-#: ioctl that tells the size of a block device in bytes (linux/fs.h).
+#: ioctls that tell the size of a block device in bytes, and whether it is write-protected (linux/fs.h).
 BLKGETSIZE64 = 0x80081272
+BLKROGET = 0x125E
 
 #: What ``preadv2`` answers where the filesystem below has no non-blocking reads.
 _NOWAIT_UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
@@ -146,7 +148,7 @@ class ImageDevice(Alone):
 def open_device(path: str, *, read_only: bool = False, lock: Lock = Lock.EXCLUSIVE) -> ImageDevice:
     """Open an image file or block device, if nothing is said for this process alone.
 
-    Raises ``DeviceError`` when it cannot be opened or is neither, ``VolumeBusy`` when another process has it.
+    Raises ``DeviceError`` when it cannot be opened, or not be written, or is neither, ``VolumeBusy`` when another process has it.
     """
     if is_memory(path):
         raise DeviceError(f"{path}: {NO_PATH} (a file of that name is ./{path})")
@@ -160,15 +162,36 @@ def open_device(path: str, *, read_only: bool = False, lock: Lock = Lock.EXCLUSI
         descriptor = os.open(path, flags)
     except OSError as exc:
         if exc.errno == errno.EBUSY:
-            raise DeviceError(f"{path}: in use by the kernel or another program") from exc
+            raise VolumeBusy(_holder_of_device(path)) from exc
+        if exc.errno == errno.EROFS:
+            raise _write_protected(path) from exc
         raise DeviceError(f"{path}: cannot be opened: {exc.strerror}") from exc
     try:
         size = _size(descriptor, path)
+        # The kernel lets it be opened, and fails what is written.
+        if not read_only and kind == stat.S_IFBLK and struct.unpack("=i", fcntl.ioctl(descriptor, BLKROGET, bytes(4))) != (0,):
+            raise _write_protected(path)
         take_lock(descriptor, path, lock)
     except BaseException:
         os.close(descriptor)
         raise
     return ImageDevice(descriptor, path, size, read_only)
+
+
+def _write_protected(path: str) -> DeviceError:
+    return DeviceError(f"{path}: is write-protected: it can only be read (mount it with '-o ro')")
+
+
+def _holder_of_device(path: str) -> str:
+    """Who has opened a block device that we did not get: one of us, or whoever it is."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if lock_holder(descriptor) is not None:
+                return busy_message(descriptor, path)
+        finally:
+            os.close(descriptor)
+    return f"{path}: in use by the kernel or another program"
 
 
 def _size(descriptor: int, path: str) -> int:
