@@ -343,8 +343,10 @@ def make_loop() -> Iterator[Callable[..., Path]]:
 
     yield attach
     for device, path in devices.items():
-        attached = subprocess.run(["losetup", "--associated", path], check=True, capture_output=True, text=True, timeout=30)
-        if attached.stdout.startswith(f"{device}:"):  # or the test has detached it, and it may be another's by now
+        attached = Path(f"/sys/block/{Path(device).name}/loop/backing_file")
+        if attached.exists() and attached.read_text().startswith(
+            os.fspath(path)
+        ):  # or the test has detached it, and it is another's by now
             subprocess.run(["losetup", "--detach", device], check=True, timeout=30)
 
 
