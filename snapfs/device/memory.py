@@ -35,8 +35,8 @@ class MemoryDevice(Alone):
         """Nothing is more durable than the memory itself."""
 
     def discard(self, offset: int, length: int) -> None:
-        """See ``Device.discard``."""
-        self.write(offset, bytes(length))
+        """See ``Device.discard``. What is there then is not zeros, so that tests notice who counts on that."""
+        self.write(offset, b"\xdb" * length)
 
     def close(self) -> None:
         """Keep the bytes: a test may open them again."""
