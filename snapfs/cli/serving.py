@@ -86,7 +86,13 @@ def _serve(source: Source, mountpoint: str, options: MountOptions, ready: Callab
 
 
 def _run(
-    fs: Filesystem, source: Source, status: os.stat_result, mountpoint: str, options: MountOptions, ready: Callable[[], None], job: Job | None
+    fs: Filesystem,
+    source: Source,
+    status: os.stat_result,
+    mountpoint: str,
+    options: MountOptions,
+    ready: Callable[[], None],
+    job: Job | None,
 ) -> None:
     import trio
 

@@ -95,5 +95,9 @@ class Unwritable(Alone):
         """Raises ``DeviceError``."""
         raise DeviceError(f"{self.path}: can only be read")
 
+    def discard(self, offset: int, length: int) -> None:
+        """As ``write``."""
+        self.write(offset, b"")
+
     def flush(self) -> None:
         """Nothing was written."""
