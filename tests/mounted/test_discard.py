@@ -211,3 +211,23 @@ def test_discards_damage_what_is_written_meanwhile(mounted, run_snapfs) -> None:
     mounted.remount()
     for name, content in expected.items():
         assert (mounted / name).read_bytes() == content
+
+
+@pytest.mark.volume(size="256M", options="discard,commit=0.1")
+def test_discards_take_away_what_a_copy_still_needs(mounted, mount_volume, images, tmp_path: Path, wait_until) -> None:
+    """D3, I4: what is freed while a copy runs is copied before it is discarded."""
+    contents = {}
+    for number in range(30):
+        contents[f"f{number}"] = os.urandom(MIB + number * 4096)
+        (mounted / f"f{number}").write_bytes(contents[f"f{number}"])
+    target = tmp_path / "copy.img"
+    mounted.run("copy", mounted.path, target, "--rate", "1M")
+    before = used(mounted.image)
+    for name in contents:
+        (mounted / name).unlink()
+    wait_until(lambda: used(mounted.image) < before - 25 * MIB, limit=60, what="the space of the files")
+    write(mounted / "other", 40 * MIB)
+    mounted.run("copy", "resume", mounted.path, "--rate", "max", "--wait", code=None)  # if it is not complete by now
+    mounted.unmount()
+    copy = mount_volume(images.watch(target))
+    assert {name: (copy / name).read_bytes() for name in contents} == contents
