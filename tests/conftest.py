@@ -32,7 +32,7 @@
     The same for tests that need several: ``mount_volume(image=None, options="", size="64M") -> Mounted``.
 
 ``loop_device``
-    A formatted loop device (needs root): its path. ``make_loop(path)`` gives a loop device for a file.
+    A formatted loop device (needs root): its path. ``make_loop(path, *options)`` gives a loop device for a file; options are of losetup(8).
 
 ``wait_until(condition, limit=10.0, what="...")``
     Waits, without a fixed sleep, until ``condition()`` is true; fails after ``limit`` seconds.
@@ -325,22 +325,29 @@ def mounted(mount_volume: Callable[..., Mounted], request: pytest.FixtureRequest
 
 
 @pytest.fixture
-def make_loop() -> Iterator[Callable[[Path], Path]]:
+def make_loop() -> Iterator[Callable[..., Path]]:
     """Gives a loop device for a file. Needs root and the kernel's loop driver: skipped, with the reason, without."""
-    devices: list[str] = []
+    devices: dict[str, Path] = {}
 
-    def attach(path: Path) -> Path:
+    def attach(path: Path, *options: str) -> Path:
         if os.geteuid() != 0:
             pytest.skip("loop devices need root")
-        result = subprocess.run(["losetup", "--find", "--show", os.fspath(path)], check=False, capture_output=True, text=True, timeout=30)
+        result = subprocess.run(
+            ["losetup", "--find", "--show", *options, os.fspath(path)], check=False, capture_output=True, text=True, timeout=30
+        )
         if result.returncode:
             pytest.skip(f"no loop device here: {result.stderr.strip()}")
-        devices.append(result.stdout.strip())
-        return Path(devices[-1])
+        device = result.stdout.strip()
+        devices[device] = path
+        return Path(device)
 
     yield attach
-    for device in devices:
-        subprocess.run(["losetup", "--detach", device], check=True, timeout=30)
+    for device, path in devices.items():
+        attached = Path(f"/sys/block/{Path(device).name}/loop/backing_file")
+        if attached.exists() and attached.read_text().startswith(
+            os.fspath(path)
+        ):  # or the test has detached it, and it is another's by now
+            subprocess.run(["losetup", "--detach", device], check=True, timeout=30)
 
 
 @pytest.fixture

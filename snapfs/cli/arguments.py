@@ -41,3 +41,12 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 def add_target(parser: argparse.ArgumentParser) -> None:
     """TARGET, as all commands understand it."""
     parser.add_argument("target", metavar="TARGET", help="an image, a mount point, or any path inside a mount")
+
+
+def add_discard(parser: argparse.ArgumentParser) -> None:
+    """``--discard``, for what frees much space of an image that is not mounted."""
+    parser.add_argument(
+        "--discard",
+        action="store_true",
+        help="give the freed space of an image that is not mounted back to the host (see mount -o discard)",
+    )

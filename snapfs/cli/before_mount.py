@@ -59,7 +59,9 @@ def _restored(fs: Filesystem, options: MountOptions, warn: Callable[[str], None]
 
 
 def _open(device: Device, options: MountOptions) -> Filesystem:
-    return Filesystem(Volume.open(device, read_only=options.read_only))
+    volume = Volume.open(device, read_only=options.read_only)
+    volume.allocator.discards.wanted = bool(options.discard) and not volume.read_only
+    return Filesystem(volume)
 
 
 def _restore(fs: Filesystem, name: str, shown_owner: int | None) -> None:

@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
         output.print_json(document)
         return OK
     facts = [
-        ("Image", info["image"]),
+        ("Image", info["image"] + (" (in memory: gone when it is unmounted)" if info["in_memory"] else "")),
         ("Label", info["label"] or "(none)"),
         ("UUID", info["uuid"]),
         ("Size", f"{output.size_text(info['size'])} in blocks of {output.size_text(info['block_size'])}"),

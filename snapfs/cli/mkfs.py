@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from snapfs.cli.arguments import Parser, size
 from snapfs.cli.exits import OK, USAGE, CommandFailed
+from snapfs.device.base import is_memory
 
 
 def configure(parser: Parser) -> None:
@@ -40,6 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
     from snapfs.filesystem.occupied import refuse_occupied
 
     path: str = arguments.image
+    if is_memory(path):
+        raise CommandFailed(f"{path}: a volume in memory is made when it is mounted: snapfs mount {path} MOUNTPOINT", USAGE)
     with _prepared(path, arguments.size):
         device = open_device(path)
         try:

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from snapfs.cli import daemon, logs
+from snapfs.cli import daemon, logs, source
 from snapfs.cli.arguments import Parser
 from snapfs.cli.exits import MOUNT_FAILED, MOUNT_SYSTEM, MOUNT_USAGE, OK, CommandFailed, report
 from snapfs.cli.notify import notify
@@ -26,9 +26,12 @@ FUSE_CONF: Final = "/etc/fuse.conf"
 
 def configure(parser: Parser) -> None:
     """Declare the arguments."""
-    parser.add_argument("image", metavar="IMAGE")
+    parser.add_argument(
+        "image", metavar="IMAGE", help="an image file, a block device, or mem:SIZE: a new volume in memory, gone when unmounted"
+    )
     parser.add_argument("mountpoint", metavar="MOUNTPOINT")
     parser.add_argument("-o", dest="options", metavar="OPTIONS", action="append", default=[], help="mount options, with commas between")
+    parser.add_argument("--load", metavar="FILE", help="with mem: as IMAGE: start with what is in this image, which is only read")
     parser.add_argument("-f", "--foreground", action="store_true", help="stay in front, log to standard error; SIGTERM unmounts")
 
 
@@ -45,14 +48,14 @@ def run_helper(words: Sequence[str]) -> int:
         return OK
     texts = [value for flag, value in options if flag == "-o"]
     texts += [name for flag, name in (("-r", "ro"), ("-w", "rw")) if flag in flags]
-    return run(argparse.Namespace(image=places[0], mountpoint=places[1], options=texts, foreground=False))
+    return run(argparse.Namespace(image=places[0], mountpoint=places[1], options=texts, foreground=False, load=None))
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Mount. Returns when the mount is live; in the foreground, when it has ended."""
     from snapfs.fuse.options import parse_options
 
-    image: str = arguments.image
+    image = source.parse(arguments.image, arguments.load)
     words = [word for text in arguments.options for word in text.split(",") if word]
     remount = "remount" in words
     options = parse_options(",".join(word for word in words if word != "remount"))
@@ -60,7 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     if remount:
         return _remount(mountpoint, read_only=options.read_only)
     _check_mountpoint(arguments.mountpoint)
-    _check_image(image)
+    if not image.in_memory:
+        _check_image(image.given)
     _check_system(allow_others=options.allow_other or options.allow_root)
 
     def work(live: Callable[[], None], say: Callable[[str], None]) -> None:

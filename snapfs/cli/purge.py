@@ -7,7 +7,7 @@ import sys
 from typing import Any, Final
 
 from snapfs.cli import output
-from snapfs.cli.arguments import Parser, add_json
+from snapfs.cli.arguments import Parser, add_discard, add_json
 from snapfs.cli.exits import ERROR, INTERRUPTED, OK, USAGE, CommandFailed, report
 from snapfs.cli.target import Session, as_sent, in_volume, locate, place_of, session
 
@@ -32,6 +32,7 @@ def configure(parser: Parser) -> None:
     )
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--dry-run", action="store_true", help="purge nothing; list what the snapshots have, and what purging would free")
+    add_discard(parser)
     add_json(parser)
     parser.epilog = (
         "The present is never changed, nor are snapshots that are held. Read-only snapshots are purged as well. It cannot be undone. "
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     purging = _Purging()
     try:
-        with session(target, write=not arguments.dry_run) as volume:
+        with session(target, write=not arguments.dry_run, discard=arguments.discard) as volume:
             inside = [as_sent(in_volume(path, volume.mountpoint)) for path in paths]
             _check_present(inside)
             if arguments.dry_run or not arguments.yes:

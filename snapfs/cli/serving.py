@@ -20,6 +20,7 @@ from snapfs.errors import AccessDenied, SnapfsError, UsageError
 if TYPE_CHECKING:
     import trio
 
+    from snapfs.cli.source import Source
     from snapfs.copying import Job
     from snapfs.filesystem import Filesystem
     from snapfs.fuse.edge import Edge
@@ -28,11 +29,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("snapfs")
 
 
-def serve(image: str, mountpoint: str, options: MountOptions, live: Callable[[], None], say: Callable[[str], None]) -> None:
+def serve(source: Source, mountpoint: str, options: MountOptions, live: Callable[[], None], say: Callable[[str], None]) -> None:
     """Mount and serve until unmounted. ``live`` is called when the mount is usable; before it, ``say`` with each warning of the log.
 
     Raises ``CommandFailed``.
     """
+    image = source.given
+    kind = ", in memory: all of it is gone when it is unmounted" if source.in_memory else ""
     is_live = False
     warnings: list[str] = []
 
@@ -49,36 +52,48 @@ def serve(image: str, mountpoint: str, options: MountOptions, live: Callable[[],
             complaints.release()
             for line in warnings:
                 say(line)
-            log.info("%s: mounted on %s", image, mountpoint)
+            log.info("%s: mounted on %s%s", image, mountpoint, kind)
             live()
 
         try:
-            _serve(image, mountpoint, options, ready, warn)
+            _serve(source, mountpoint, options, ready, warn)
         except BaseException as exc:
             failure = explain(_single(exc), complaints.text())
             if is_live:
                 log.critical("%s: the mount on %s has ended: %s", image, mountpoint, failure)
             raise failure from exc
-    log.info("%s: unmounted from %s", image, mountpoint)
+    log.info("%s: unmounted from %s%s", image, mountpoint, ", and gone with all that was in it" if source.in_memory else "")
 
 
-def _serve(image: str, mountpoint: str, options: MountOptions, ready: Callable[[], None], warn: Callable[[str], None]) -> None:
+def _serve(source: Source, mountpoint: str, options: MountOptions, ready: Callable[[], None], warn: Callable[[str], None]) -> None:
     from snapfs.cli.before_mount import opened
-    from snapfs.copying import mark_of, open_image
+    from snapfs.copying import mark_of
+    from snapfs.device import ImageDevice
 
-    if not options.read_only and mark_of(image) is not None:
+    if not options.read_only and not source.in_memory and mark_of(source.given) is not None:
         options = replace(options, read_only=True)
         warn("this copy is not complete: it is mounted read-only until it is mounted again after that")
-    device = open_image(image, read_only=options.read_only)
+    device = source.open(read_only=options.read_only, warn=warn)
+    if options.discard is None:
+        options = replace(options, discard=source.in_memory)
     try:
+        status = device.status() if isinstance(device, ImageDevice) else os.stat(source.given)
         fs, job = opened(device, options, warn)
-        _run(fs, os.path.realpath(image), mountpoint, options, ready, job)
+        _run(fs, source, status, mountpoint, options, ready, job)
         fs.volume.close()
     finally:
         device.close()
 
 
-def _run(fs: Filesystem, image: str, mountpoint: str, options: MountOptions, ready: Callable[[], None], job: Job | None) -> None:
+def _run(
+    fs: Filesystem,
+    source: Source,
+    status: os.stat_result,
+    mountpoint: str,
+    options: MountOptions,
+    ready: Callable[[], None],
+    job: Job | None,
+) -> None:
     import trio
 
     from snapfs.control import mounts, registry
@@ -89,7 +104,6 @@ def _run(fs: Filesystem, image: str, mountpoint: str, options: MountOptions, rea
     from snapfs.control.server import ControlServer
     from snapfs.fuse import mounting
 
-    status = os.stat(image)
     servers: list[ControlServer] = []
     copying: list[Copying] = []
 
@@ -99,7 +113,7 @@ def _run(fs: Filesystem, image: str, mountpoint: str, options: MountOptions, rea
         mount = await trio.to_thread.run_sync(mounts.mount_at, mountpoint)
         if mount is None:
             raise CommandFailed(f"{mountpoint}: the mount is not there", exits.MOUNT_FAILED)
-        live = Live(mount.path, image, os.getpid(), time.time_ns(), lambda: dict(edge.requests))
+        live = Live(mount.path, source.shown, os.getpid(), time.time_ns(), lambda: dict(edge.requests), in_memory=source.in_memory)
         handlers = Handlers(edge, fs, live, shown_owner=options.uid, job=job)
         copying.append(handlers.copying)
         nursery.start_soon(Behind(handlers.copying).run)

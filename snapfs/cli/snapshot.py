@@ -9,7 +9,7 @@ import pwd
 from typing import Any
 
 from snapfs.cli import hot, output
-from snapfs.cli.arguments import Parser, add_json, add_target
+from snapfs.cli.arguments import Parser, add_discard, add_json, add_target
 from snapfs.cli.exits import ERROR, OK, report
 from snapfs.cli.target import as_sent, in_volume, session
 from snapfs.errors import UsageError
@@ -67,6 +67,7 @@ def configure(parser: Parser) -> None:
     add_target(delete)
     delete.add_argument("names", metavar="NAME", nargs="+")
     delete.add_argument("--dry-run", action="store_true", help="delete nothing; say what deleting all of them would free")
+    add_discard(delete)
     add_json(delete)
     delete.set_defaults(action=_delete)
 
@@ -184,7 +185,7 @@ def _rename(arguments: argparse.Namespace) -> int:
 
 def _delete(arguments: argparse.Namespace) -> int:
     """Delete all that can be; each that cannot gets its line."""
-    with session(arguments.target, write=not arguments.dry_run) as volume:
+    with session(arguments.target, write=not arguments.dry_run, discard=arguments.discard) as volume:
         found = volume.call("snapshot.delete", names=arguments.names, dry_run=arguments.dry_run)
     if arguments.json:
         output.print_json({"dry_run": arguments.dry_run, **found})

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from snapfs.cli.exits import CommandFailed, describe_os_error
+from snapfs.cli.exits import CommandFailed, describe_os_error, report
 from snapfs.control import client, mounts
 from snapfs.control.mounts import Mount
 from snapfs.control.protocol import Request, Result
+from snapfs.device.base import NO_PATH, is_memory
 
 #: How names travel to a daemon: as UTF-8, whatever the locale (``control.comparing``).
 CODING: Final = ("utf-8", "surrogateescape")
@@ -35,6 +36,8 @@ def locate(target: str) -> Mount | None:
     try:
         status = os.stat(target)
     except OSError as exc:
+        if exc.errno == errno.ENOENT and is_memory(target):
+            raise CommandFailed(f"{target}: {NO_PATH}") from exc
         if exc.errno in (errno.ENOTCONN, errno.ECONNABORTED):
             raise CommandFailed(
                 f"{target}: the daemon of this mount has ended: run 'snapfs umount --lazy' on it, and mount it again"
@@ -47,13 +50,18 @@ def locate(target: str) -> Mount | None:
 
 
 @contextlib.contextmanager
-def session(target: str, *, write: bool, damaged: bool = False, go_on: bool = True) -> Iterator[Session]:
-    """Ask the daemon of TARGET, or open the image: see ``offline.opened``. Raises errors of snapfs."""
+def session(target: str, *, write: bool, damaged: bool = False, go_on: bool = True, discard: bool = False) -> Iterator[Session]:
+    """Ask the daemon of TARGET, or open the image: see ``offline.opened``. Raises errors of snapfs.
+
+    ``discard``: what is freed goes back to the host. Of a mounted volume its mount decides that, and must have done so.
+    """
     mount = locate(target)
     found = client.of_mount(mount) if mount else client.of_image(target)
     if found is not None:
         with found:
             place = mount.path if mount else found.call("hello")["mounted"]
+            if discard and not found.call("info")["discards"]:
+                raise CommandFailed(f"{target}: mounted without discards: mount it with '-o discard', or leave --discard out")
             yield Session(found.call, place)
         return
 
@@ -62,6 +70,9 @@ def session(target: str, *, write: bool, damaged: bool = False, go_on: bool = Tr
 
     with offline.opened(target, write=write, damaged=damaged, go_on=go_on) as handlers:
         uid = os.geteuid()
+        discards = handlers.fs.volume.allocator.discards
+        discards.wanted = discard
+        discards.gave_up = lambda reason: report(f"what is freed does not go back to the host: {reason}")
 
         def call(command: str, /, told: Callable[[Result], None] | None = None, **arguments: object) -> Result:
             return offline.run(handlers.handle(Request(command, arguments), uid, Alone(told)))

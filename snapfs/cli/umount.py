@@ -19,6 +19,7 @@ from snapfs.cli.arguments import Parser
 from snapfs.cli.exits import ERROR, MOUNT_FAILED, MOUNT_SYSTEM, MOUNT_USAGE, OK, CommandFailed
 from snapfs.control import client, mounts
 from snapfs.control.mounts import Mount
+from snapfs.device.base import NO_PATH, is_memory
 from snapfs.errors import SnapfsError
 
 #: Flags of umount2(2).
@@ -59,6 +60,8 @@ def _find(place: str) -> Mount:
     if mount is None:
         daemon = client.of_image(place)
         if daemon is None:
+            if is_memory(place) and not os.path.lexists(place):
+                raise CommandFailed(f"{place}: {NO_PATH}")
             raise CommandFailed(f"{place}: {'not mounted' if os.path.lexists(place) else 'no such mount point'}")
         with daemon:
             found = daemon.call("hello")["mounted"]

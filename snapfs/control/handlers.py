@@ -88,6 +88,7 @@ class Live:
     pid: int
     since_ns: int
     requests: Callable[[], dict[str, int]]
+    in_memory: bool = False
 
 
 @dataclass
@@ -173,6 +174,7 @@ class Handlers:
             "label": volume.label,
             "uuid": str(volume.uuid),
             "image": live.image if live else volume.device.path,
+            "in_memory": bool(live and live.in_memory),
             "block_size": space.block_size,
             "size": space.blocks * space.block_size,
             "free": space.free * space.block_size,
@@ -185,6 +187,7 @@ class Handlers:
             **restores.of_volume(self.fs),
             **copies.of_volume(self.fs),
             "read_only": volume.read_only_reason or ("as mounted" if live and volume.read_only else None),
+            "discards": volume.allocator.discards.wanted,
             "mounted": live.mountpoint if live else None,
             "pid": live.pid if live else None,
             "mounted_ns": live.since_ns if live else None,

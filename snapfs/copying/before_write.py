@@ -50,6 +50,14 @@ class CopyBeforeWrite:
             self.make_ready([(offset, len(data))])
         self.below.write(offset, data)
 
+    def discard(self, offset: int, length: int) -> None:
+        """See ``Device.discard``. What the copy needs and cannot have now is left as it is: nobody fails for a discard."""
+        try:
+            self.make_ready([(offset, length)])
+        except DeviceError:
+            return
+        self.below.discard(offset, length)
+
     def must_wait(self, runs: Sequence[tuple[int, int]]) -> bool:
         """See ``Device.must_wait``."""
         return self.failed is None and self.copy.must_wait(self._blocks(runs))

@@ -5,11 +5,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from snapfs.errors import DeviceError
 
 Buffer = bytes | bytearray | memoryview
+
+#: How a volume in memory is named, instead of a path, before its size.
+MEMORY_PREFIX: Final = "mem:"
+
+#: What to say to whoever gives such a name where a path is wanted.
+NO_PATH: Final = "a volume in memory has no path: name its mount point"
+
+
+def is_memory(path: str) -> bool:
+    """Does this name a volume in memory? A file of such a name is given as ``./mem:...``."""
+    return path.startswith(MEMORY_PREFIX)
 
 
 class Device(Protocol):
@@ -47,6 +58,13 @@ class Device(Protocol):
         """Return when everything written before is durable. Raises ``DeviceError``."""
         ...
 
+    def discard(self, offset: int, length: int) -> None:
+        """Nobody wants these bytes any more: until they are written again they may be anything.
+
+        May block. Raises ``DeviceError``, also where the device knows no discards; nothing is lost then.
+        """
+        ...
+
     def close(self) -> None:
         """Give the device and its lock back."""
         ...
@@ -76,6 +94,10 @@ class Unwritable(Alone):
     def write(self, offset: int, data: Buffer) -> None:
         """Raises ``DeviceError``."""
         raise DeviceError(f"{self.path}: can only be read")
+
+    def discard(self, offset: int, length: int) -> None:
+        """As ``write``."""
+        self.write(offset, b"")
 
     def flush(self) -> None:
         """Nothing was written."""

@@ -6,18 +6,25 @@ Both are read and written through the host's page cache: a write costs a copy, `
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import stat
 import struct
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from snapfs.device.base import Alone, Buffer
-from snapfs.device.locking import Lock, take_lock
-from snapfs.errors import DeviceError, DeviceFull
+from snapfs.device.base import NO_PATH, Alone, Buffer, is_memory
+from snapfs.device.locking import Lock, busy_message, lock_holder, take_lock
+from snapfs.errors import DeviceError, DeviceFull, VolumeBusy
 
-#: ioctl that tells the size of a block device in bytes (linux/fs.h).
+if TYPE_CHECKING:
+    from snapfs.device.discarding import Discarder
+
+#: ioctls that tell the size of a block device in bytes, and whether it is write-protected (linux/fs.h).
 BLKGETSIZE64 = 0x80081272
+BLKROGET = 0x125E
 
 #: What ``preadv2`` answers where the filesystem below has no non-blocking reads.
 _NOWAIT_UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
@@ -32,6 +39,7 @@ class ImageDevice(Alone):
         self.read_only = read_only
         self._descriptor = descriptor
         self._nowait = True
+        self._discarder: Discarder | None = None
 
     def read(self, offset: int, length: int) -> bytes:
         """See ``Device.read``."""
@@ -88,6 +96,40 @@ class ImageDevice(Alone):
         if size < self.size:
             raise DeviceError(f"{self.path}: the image has been cut from {self.size} to {size} bytes while it was in use")
 
+    def discard(self, offset: int, length: int) -> None:
+        """See ``Device.discard``."""
+        self._check_range("discard", offset, length)
+        try:
+            if self._discarder is None:
+                from snapfs.device.discarding import Discarder
+
+                self._discarder = Discarder(self._descriptor)
+            self._discarder.discard(offset, length)
+        except OSError as exc:
+            raise self._failed("discard", offset, exc) from exc
+
+    def status(self) -> os.stat_result:
+        """The open file's, whatever its path leads to by now."""
+        return os.fstat(self._descriptor)
+
+    def data_spans(self, end: int) -> Iterator[tuple[int, int]]:
+        """Where the first ``end`` bytes are not a hole, as (start, stop). Raises ``DeviceError``."""
+        place = 0
+        if stat.S_ISBLK(self.status().st_mode):  # of which nobody knows
+            yield 0, end
+            return
+        while place < end:
+            try:
+                start = os.lseek(self._descriptor, place, os.SEEK_DATA)
+                stop = os.lseek(self._descriptor, start, os.SEEK_HOLE)
+            except OSError as exc:
+                if exc.errno == errno.ENXIO:  # no data from there on
+                    return
+                raise self._failed("search for data", place, exc) from exc
+            if start < end:
+                yield start, min(stop, end)
+            place = stop
+
     def close(self) -> None:
         """Close the file, which gives the lock back. Further calls do nothing."""
         if self._descriptor >= 0:
@@ -106,8 +148,10 @@ class ImageDevice(Alone):
 def open_device(path: str, *, read_only: bool = False, lock: Lock = Lock.EXCLUSIVE) -> ImageDevice:
     """Open an image file or block device, if nothing is said for this process alone.
 
-    Raises ``DeviceError`` when it cannot be opened or is neither, ``VolumeBusy`` when another process has it.
+    Raises ``DeviceError`` when it cannot be opened, or not be written, or is neither, ``VolumeBusy`` when another process has it.
     """
+    if is_memory(path):
+        raise DeviceError(f"{path}: {NO_PATH} (a file of that name is ./{path})")
     flags = os.O_CLOEXEC | (os.O_RDONLY if read_only else os.O_RDWR)
     try:
         kind = stat.S_IFMT(os.stat(path).st_mode)
@@ -118,15 +162,36 @@ def open_device(path: str, *, read_only: bool = False, lock: Lock = Lock.EXCLUSI
         descriptor = os.open(path, flags)
     except OSError as exc:
         if exc.errno == errno.EBUSY:
-            raise DeviceError(f"{path}: in use by the kernel or another program") from exc
+            raise VolumeBusy(_holder_of_device(path)) from exc
+        if exc.errno == errno.EROFS:
+            raise _write_protected(path) from exc
         raise DeviceError(f"{path}: cannot be opened: {exc.strerror}") from exc
     try:
         size = _size(descriptor, path)
+        # The kernel lets it be opened, and fails what is written.
+        if not read_only and kind == stat.S_IFBLK and struct.unpack("=i", fcntl.ioctl(descriptor, BLKROGET, bytes(4))) != (0,):
+            raise _write_protected(path)
         take_lock(descriptor, path, lock)
     except BaseException:
         os.close(descriptor)
         raise
     return ImageDevice(descriptor, path, size, read_only)
+
+
+def _write_protected(path: str) -> DeviceError:
+    return DeviceError(f"{path}: is write-protected: it can only be read (mount it with '-o ro')")
+
+
+def _holder_of_device(path: str) -> str:
+    """Who has opened a block device that we did not get: one of us, or whoever it is."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if lock_holder(descriptor) is not None:
+                return busy_message(descriptor, path)
+        finally:
+            os.close(descriptor)
+    return f"{path}: in use by the kernel or another program"
 
 
 def _size(descriptor: int, path: str) -> int:

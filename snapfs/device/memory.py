@@ -34,5 +34,9 @@ class MemoryDevice(Alone):
     def flush(self) -> None:
         """Nothing is more durable than the memory itself."""
 
+    def discard(self, offset: int, length: int) -> None:
+        """See ``Device.discard``. What is there then is not zeros, so that tests notice who counts on that."""
+        self.write(offset, b"\xdb" * length)
+
     def close(self) -> None:
         """Keep the bytes: a test may open them again."""

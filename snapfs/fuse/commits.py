@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from snapfs.errors import CorruptBlock, DeviceError, DeviceFull, NotCached, SnapfsError
+from snapfs.errors import CorruptBlock, DeviceError, DeviceFull, NoSpace, NotCached, SnapfsError
+from snapfs.fuse.discarding import Discarding
 from snapfs.store.volume import Volume
 
 if TYPE_CHECKING:
@@ -33,8 +34,9 @@ class _Round:
 class Commits:
     """Commits a volume. ``run`` must be running; ``committed`` is called after each one that succeeded."""
 
-    def __init__(self, volume: Volume, committed: Callable[[], None]) -> None:
+    def __init__(self, volume: Volume, discarding: Discarding, committed: Callable[[], None]) -> None:
         self._volume = volume
+        self._discarding = discarding
         self._committed = committed
         self._next: _Round | None = None
         self._current: _Round | None = None
@@ -101,6 +103,9 @@ class Commits:
             except NotCached as exc:
                 # Operations run meanwhile: what they change, and who joins, is before the seal and so belongs to this commit.
                 trusting = await fetch(self._volume, exc.wants, trusting=trusting)
+            except NoSpace:
+                if not await self._discarding.piece_done():  # as above
+                    raise
 
     async def _one(self) -> None:
         joined = self._next

@@ -31,6 +31,7 @@ from snapfs.errors import (
 )
 from snapfs.filesystem import Filesystem
 from snapfs.fuse.commits import Commits, fetch
+from snapfs.fuse.discarding import Discarding
 from snapfs.fuse.gate import Gate
 from snapfs.ids import BASE_VIEW
 from snapfs.snapshots import Facts, Instance, Permit, Place, RestoreResult, SetDeletion, Target
@@ -134,7 +135,8 @@ class Edge:
         self.requests: Counter[str] = Counter()
         #: Requests that are being worked on.
         self.in_progress = 0
-        self.commits = Commits(self.volume, self.work_soon)
+        self.discarding = Discarding(self.volume)
+        self.commits = Commits(self.volume, self.discarding, self.work_soon)
         self.volume.became_read_only = self._became_read_only
         self._commit_seconds = commit_seconds
         self._snapshot_lock = trio.Lock()
@@ -213,9 +215,10 @@ class Edge:
         while attempts.may_reclaim and allocator.more_to_come() and steps < RECLAIM_STEPS:
             await self.call(allocator.reclaim)
             steps += 1
+        discarded = await self.discarding.piece_done()
         committed = await self.commits.commit()
         attempts.commits += 1
-        if (not steps and not committed and attempts.commits > 1) or attempts.commits > COMMIT_TRIES:
+        if (not steps and not discarded and not committed and attempts.commits > 1) or attempts.commits > COMMIT_TRIES:
             raise NoSpace("no space left on the volume")
 
     async def commit(self) -> None:
@@ -411,6 +414,7 @@ class Edge:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.commits.run)
             if not self.volume.read_only:
+                nursery.start_soon(self.discarding.run)
                 nursery.start_soon(self._commit_regularly)
                 nursery.start_soon(self._work)
                 self.work_soon()
@@ -456,3 +460,4 @@ class Edge:
             # Cancelled between steps only: a step has no checkpoint once it has begun to change something.
             await self._work_done.wait()
         await self.commits.commit()
+        await self.discarding.finish()

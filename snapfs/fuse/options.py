@@ -53,12 +53,17 @@ _FLAGS: Final[dict[str, dict[str, Any]]] = {
     "atime": {"atime": True},
     "relatime": {"atime": True},
     "strictatime": {"atime": True},
+    "discard": {"discard": True},
+    "nodiscard": {"discard": False},
 }
 
 
 @dataclass(frozen=True)
 class MountOptions:
-    """What a mount is asked to be. ``umask`` and the owners replace what the volume says, for the whole mount."""
+    """What a mount is asked to be. ``umask`` and the owners replace what the volume says, for the whole mount.
+
+    ``discard``: give the space of freed blocks back to the host; None: of a volume in memory only.
+    """
 
     read_only: bool = False
     restore: str | None = None
@@ -75,6 +80,7 @@ class MountOptions:
     umask: int | None = None
     fsname: str | None = None
     atime: bool = True
+    discard: bool | None = None
     autodelete: str | None = None
     autodelete_below: float | None = None
     kernel: frozenset[str] = frozenset()

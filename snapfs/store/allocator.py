@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from snapfs.blocks.group_header import ENTRY_SLOT, ENTRY_WRITTEN, GroupEntry
 from snapfs.errors import CommitNeeded, CorruptBlock, NoSpace, NotCached
 from snapfs.store.cache import Want
+from snapfs.store.discards import Discards
 from snapfs.store.group import Group
 from snapfs.store.readers import Readers
 
@@ -48,6 +49,7 @@ class Allocator:
         self.from_front = False
         self.in_flight = 0  # waiting blocks of sealed generations
         self.readers = Readers(self)
+        self.discards = Discards(self)
         # Whether background work will free blocks, and one step of it.
         self.more_to_come: Callable[[], bool] = lambda: False
         self.reclaim: Callable[[], bool] = lambda: False
@@ -150,6 +152,7 @@ class Allocator:
         least = count + metadata + (self.reserve, self.reserve // 2, 0)[urgency]
         if self.available < least:
             self.readers.lose()
+            self.discards.let_go()
         if self.available < least:
             raise self._exhausted()
         if len(self._window) == 1 and len(self.entries) > 1:
@@ -244,8 +247,11 @@ class Allocator:
         offset = block & self._mask
         return group.is_fresh(offset, offset + length)
 
-    def free_run(self, start: int, length: int) -> None:
-        """Free blocks of loaded groups, and whatever records and snapshot bits they have (A8)."""
+    def free_run(self, start: int, length: int, *, unused: bool = False) -> None:
+        """Free blocks of loaded groups, and whatever records and snapshot bits they have (A8).
+
+        ``unused``: nobody has kept anything there, so nothing is to be discarded.
+        """
         self.cache.forget(start, length)
         for group, low, high in self._split(start, length):
             group.check_in_use(low, high)
@@ -256,7 +262,7 @@ class Allocator:
                 group.mark_snapshot(low, high, 0)
                 self.held += group.snapshot_count
             before = group.available
-            waiting = group.release(low, high)
+            waiting = group.release(low, high, reuse=unused or not self.discards.wanted)
             self.available += group.available - before
             self.free += high - low
             self.waiting += [(group.number, offset, size) for offset, size in waiting]
@@ -264,7 +270,7 @@ class Allocator:
     def give_back(self, runs: list[tuple[int, int]]) -> None:
         """Undo ``allocate``, for a change that failed: nothing else is being planned. The next one finds the same blocks."""
         for start, length in runs:
-            self.free_run(start, length)
+            self.free_run(start, length, unused=True)
         for start, _ in reversed(runs):
             self.groups[start >> self._shift].cursor = start & self._mask
 
@@ -276,6 +282,7 @@ class Allocator:
         """
         self.from_front = True
         self.readers.lose()
+        self.discards.let_go()
         self._window.clear()
 
     def record(self, start: int, length: int, holders: int | None, *, held: bool) -> None:
@@ -333,9 +340,12 @@ class Allocator:
         return waiting
 
     def released(self, waiting: list[Waiting]) -> None:
-        """The generation is durable: what was freed in it may be allocated again (I5), as soon as nobody reads it any more."""
+        """The generation is durable: what was freed in it may be allocated again (I5): unread, and discarded if that is wanted."""
         if self.readers:
             self.readers.keep(waiting)
+            return
+        if self.discards.wanted:
+            self.discards.add(waiting)
             return
         for number, offset, length in waiting:
             group = self.groups[number]

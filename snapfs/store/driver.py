@@ -68,6 +68,14 @@ def commit(volume: Volume) -> None:
     except CorruptBlock as exc:
         volume.damaged(exc)
         raise
+    discard(volume)
+
+
+def discard(volume: Volume) -> None:
+    """Discard what waits for that, if anything does."""
+    discards = volume.allocator.discards
+    while runs := discards.begin():
+        discards.done(volume.discard(runs))
 
 
 def _write(volume: Volume, sealed: Sealed) -> None:

@@ -135,8 +135,11 @@ class Group:
         """Were all these blocks allocated in the open generation?"""
         return bool(self.fresh_count) and self.fresh.count(1, start, end) == end - start
 
-    def release(self, start: int, end: int) -> list[tuple[int, int]]:
-        """Clear blocks in the block bitmap; returns the runs (offset, length) that must wait for the commit."""
+    def release(self, start: int, end: int, *, reuse: bool = True) -> list[tuple[int, int]]:
+        """Clear blocks in the block bitmap; returns the runs (offset, length) that must wait for the commit.
+
+        Fresh ones need not, and are available at once, unless not to ``reuse`` them.
+        """
         length = end - start
         self.blocks[start:end] = 0
         self.free += length
@@ -144,6 +147,10 @@ class Group:
         if not self.fresh_count:
             return [(start, length)]
         fresh = self.fresh.count(1, start, end)
+        if not reuse:
+            self.fresh[start:end] = 0
+            self.fresh_count -= fresh
+            fresh = 0
         if not fresh:
             return [(start, length)]
         if fresh == length:

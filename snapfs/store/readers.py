@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Self
 
-from bitarray import bitarray
+from snapfs.store.kept import KeptBlocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,7 +44,7 @@ class Readers:
     def __init__(self, allocator: Allocator) -> None:
         self._allocator = allocator
         self._open: set[Reader] = set()
-        self._kept: dict[int, bitarray] = {}
+        self._kept = KeptBlocks(allocator)
 
     def open(self) -> Reader:
         """A reader of what is sealed now."""
@@ -57,23 +57,19 @@ class Readers:
 
     def keep(self, waiting: Iterable[Waiting]) -> None:
         """These blocks, which were freed and are not available yet, stay so. Each of their groups is pinned once for them."""
-        groups, waiting = self._allocator.groups, list(waiting)
-        for number in {number for number, _, _ in waiting}:
-            if number in self._kept:
-                groups[number].pinned -= 1
-            else:
-                self._kept[number] = bitarray(self._allocator.geometry.group_span, endian="little")
-                self._kept[number].setall(0)
-        for number, offset, length in waiting:
-            self._kept[number][offset : offset + length] = 1
+        self._kept.add(waiting)
         if len(self._kept) > GROUPS_MAX:
             self.lose()
 
     def closed(self, reader: Reader) -> None:
         """A reader needs nothing any more."""
         self._open.discard(reader)
-        if not self._open:
-            self._let_go()
+        if self._open:
+            return
+        if self._allocator.discards.wanted:
+            self._allocator.discards.take_over(self._kept)
+        else:
+            self._kept.let_go()
 
     def lose(self) -> None:
         """What is kept is needed, if anything is: whoever reads is told by ``lost``."""
@@ -82,14 +78,4 @@ class Readers:
         for reader in self._open:
             reader.lost = True
         self._open.clear()
-        self._let_go()
-
-    def _let_go(self) -> None:
-        for number, bits in self._kept.items():
-            group, count = self._allocator.groups[number], bits.count(1)
-            group.busy &= ~bits
-            group.available += count
-            group.pinned -= 1
-            self._allocator.available += count
-            self._allocator.in_flight -= count
-        self._kept.clear()
+        self._kept.let_go()

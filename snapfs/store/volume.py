@@ -225,6 +225,7 @@ class Volume:
         if self.read_only:
             return  # the first reason is the one to know
         self.read_only, self.read_only_reason = True, reason
+        self.allocator.discards.end()
         self.became_read_only(reason)
 
     # Reading
@@ -337,6 +338,16 @@ class Volume:
         self.in_flight = None
         self.blocks_written += len(sealed.blocks)
         self.allocator.released(sealed.waiting)
+
+    def discard(self, runs: Iterable[tuple[int, int]]) -> DeviceError | None:
+        """Discard runs that ``allocator.discards`` gave out; what went wrong. May block; safe in a worker thread."""
+        block_size = self.geometry.block_size
+        try:
+            for start, length in runs:
+                self.device.discard(start * block_size, length * block_size)
+        except DeviceError as exc:
+            return exc
+        return None
 
     def failed(self, sealed: Sealed, exc: DeviceError) -> None:
         """The generation could not be made durable. It stays in flight: its blocks go on being read from memory.

@@ -1,6 +1,7 @@
 """A device that remembers every write and flush, and the states that a power cut could have left it in.
 
-A flush makes everything before it durable. Of the writes after the last flush any subset may have reached the medium, in any order,
+A flush makes everything before it durable. A discard is a write of garbage: until the range is written again it may be read as anything.
+Of the writes after the last flush any subset may have reached the medium, in any order,
 and one of them torn at any sector boundary: so between two flushes lie the states that ALICE and CrashMonkey look at.
 """
 
@@ -15,6 +16,9 @@ from snapfs.device.memory import MemoryDevice
 
 SECTOR = 512
 
+#: What is read where something was discarded: not the zeros that most devices have there.
+GARBAGE = b"\xdb"
+
 #: A device may reorder the parts of one large write: each piece of so many bytes arrives by itself.
 PIECE = 4096
 
@@ -28,6 +32,7 @@ class RecordingDevice(MemoryDevice):
     def __init__(self, size: int) -> None:
         super().__init__(size)
         self.recording = False
+        self.discarded = 0
         self.beginning = b""
         self.segments: list[Segment] = []
 
@@ -42,6 +47,10 @@ class RecordingDevice(MemoryDevice):
         if self.recording:
             content = bytes(data)
             self.segments[-1].writes += [(offset + at, content[at : at + PIECE]) for at in range(0, len(content), PIECE)]
+
+    def discard(self, offset: int, length: int) -> None:
+        self.discarded += length
+        self.write(offset, GARBAGE * length)
 
     def flush(self) -> None:
         if self.recording:

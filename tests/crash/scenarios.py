@@ -81,6 +81,24 @@ class Stage:
             if self.device.recording:
                 self.device.promise(sealed.generation)
 
+    def commit_while_discarding(self) -> None:
+        """What is due is discarded when a generation has been sealed and not written yet."""
+        discards = self.volume.allocator.discards
+        runs = discards.begin()
+        sealed = self.call(self.volume.seal)
+        self.oracle.generations[sealed.generation] = dump(self.fs)
+        failure = self.volume.discard(runs)
+        sealed.write()
+        discards.done(failure)
+        self.volume.committed(sealed)
+        self.device.promise(sealed.generation)
+
+    def discard(self) -> None:
+        """Discard what is due now, as a worker thread does at any time after the commit that freed it."""
+        discards = self.volume.allocator.discards
+        while runs := discards.begin():
+            discards.done(self.volume.discard(runs))
+
     # Words of the stories; names are paths from the root
 
     def node(self, path: bytes, view: Any = None) -> int:
@@ -654,6 +672,40 @@ def full_volume(stage: Stage) -> None:
     stage.commit()
 
 
+def discarding(stage: Stage) -> None:
+    """Freed blocks are discarded: at once, after the next commit, and while a commit that has freed more is on its way."""
+    stage.volume.allocator.discards.wanted = True
+    for number in range(4):
+        stage.fill(b"f%d" % number, 30_000)
+    stage.snapshot("one")
+    stage.start()
+    stage.write(b"f0", 0, stage.rng.randbytes(20_000))
+    stage.unlink(b"f1")
+    stage.work()
+    stage.commit()
+    stage.discard()
+    stage.fill(b"new", 25_000)
+    stage.unlink(b"f2")
+    stage.unlink(b"new")  # was never durable
+    stage.work()
+    stage.commit()
+    stage.fill(b"again", 30_000)
+    stage.commit_while_discarding()
+    with stage.volume.allocator.readers.open():
+        stage.delete("one")
+        stage.work()
+        stage.commit()
+        stage.discard()
+    stage.discard()
+    stage.write(b"f0", 4096, stage.rng.randbytes(20_000))
+    stage.rename(b"again", b"f3")
+    stage.work()
+    stage.commit()
+    stage.discard()
+    stage.fill(b"last", 200_000)
+    stage.commit()
+
+
 #: Name -> (story, blocks of its volume).
 SCENARIOS: dict[str, tuple[Callable[[Stage], None], int]] = {
     "files": (files, 320),
@@ -677,5 +729,6 @@ SCENARIOS: dict[str, tuple[Callable[[Stage], None], int]] = {
     "running_copy": (running_copy, 320),
     "full_volume": (full_volume, 288),
     "autodeletion": (autodeletion, 320),
+    "discarding": (discarding, 320),
     "full_of_snapshots": (full_of_snapshots, 320),
 }

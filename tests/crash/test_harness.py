@@ -14,7 +14,7 @@ from recording import State
 from run_states import replay, run, tell
 
 from snapfs.store import commit
-from snapfs.store.allocator import Allocator
+from snapfs.store.allocator import Allocator, Waiting
 from snapfs.store.sealing import Sealed
 from snapfs.store.volume import Volume
 
@@ -79,6 +79,34 @@ def test_a_map_that_is_used_again_while_its_copy_counts_is_caught(monkeypatch: p
     monkeypatch.setattr(scenarios, "free_map", give_out_at_once)
     with pytest.raises(AssertionError, match=r"replay alone with[^$]*the map in blocks"):
         run("running_copy", 1, samples=60)
+
+
+def test_the_story_of_discards_discards_nothing() -> None:
+    """Of what it frees nearly all is discarded in the end."""
+    assert tell("discarding", 1).device.discarded > 150_000
+
+
+def test_discards_before_the_commit_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I4: what the durable generation still reaches is discarded; the volume itself never notices."""
+    due: list[tuple[int, int]] = []
+    seal, write = Allocator.seal, Sealed.write
+
+    def discard_at_once(self: Allocator) -> list[Waiting]:
+        waiting = seal(self)
+        for number, offset, length in waiting:
+            due.append((self.groups[number].start + offset, length))
+        return waiting
+
+    def discard_first(self: Sealed) -> None:
+        for start, length in due:
+            self.device.discard(start * self.block_size, length * self.block_size)
+        due.clear()
+        write(self)
+
+    monkeypatch.setattr(Allocator, "seal", discard_at_once)
+    monkeypatch.setattr(Sealed, "write", discard_first)
+    with pytest.raises(AssertionError, match="replay alone with"):
+        run("discarding", 1, samples=60)
 
 
 def test_a_header_slot_that_does_not_turn_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ class Kind(enum.Enum):
     SHORT_WRITE = "short write", "write"
     FULL = "no space below", "write"
     FLUSH = "flush error", "flush"
+    DISCARD = "discard error", "discard"
 
     @property
     def operation(self) -> str:
@@ -114,6 +115,11 @@ class FaultyDevice(MemoryDevice):
     def _store(self, offset: int, content: bytes) -> None:
         super().write(offset, content)
         self.pending.append((offset, content))
+
+    def discard(self, offset: int, length: int) -> None:
+        if self._fails("discard") is not None:
+            raise DeviceError(f"discard at {offset} failed: planted")
+        self._store(offset, bytes(length))
 
     def flush(self) -> None:
         if self._fails("flush") is not None:

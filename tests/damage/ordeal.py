@@ -139,6 +139,9 @@ class FaultStage(Stage):
         finally:
             self._end()
 
+    def commit_while_discarding(self) -> None:
+        self.commit()
+
     def commit(self) -> None:
         self._begin("commit")
         commit(self.volume)
@@ -184,7 +187,7 @@ class Story:
         out = []
         ways = [(kind, lasting) for kind in Kind for lasting in (False, True)]
         for kind, lasting in ways:
-            count = self.operations[kind.operation]
+            count = self.operations.get(kind.operation, 0)
             step = 1 if limit is None else max(1, count * len(ways) // limit)
             out += [Fault(kind, at, lasting) for at in range(1, count + 1, step)]
         return out
@@ -200,9 +203,20 @@ class Story:
         except SnapfsError as exc:
             assert stage.faulty.hits, exc
             return self._judge(stage, fault, exc)
+        if fault.kind is Kind.DISCARD:
+            return self._shrug(stage)
         # Only what is not worth failing for may go without an error.
         assert not stage.faulty.hits, f"nobody was told of it, the last step was {stage.step}"
         return "not reached"
+
+    def _shrug(self, stage: FaultStage) -> str:
+        """Nobody needs discards: nothing fails for one that did, and there are no more of them."""
+        assert stage.faulty.hits == 1
+        assert not stage.volume.allocator.discards.wanted and not stage.volume.read_only
+        stage.faulty.is_armed = False
+        assert look(stage.fs) == self.state(stage.steps)
+        self._goes_on(stage)
+        return "nobody hears of it"
 
     def _judge(self, stage: FaultStage, fault: Fault, error: SnapfsError) -> str:
         device, volume = stage.faulty, stage.volume

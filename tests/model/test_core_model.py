@@ -50,10 +50,11 @@ class Core(RuleBasedStateMachine):
 
     block_size = 4096
     blocks = 2048
+    discards = False
 
     @initialize()
     def format(self) -> None:
-        self.world = Willing(World(self.block_size, self.blocks))
+        self.world = Willing(World(self.block_size, self.blocks, discards=self.discards))
         self.steps = 0
 
     @rule(which=number, where=number, name=number, kind=number, length=number)
@@ -182,15 +183,16 @@ class Core(RuleBasedStateMachine):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("block_size", "blocks", "examples"),
+    ("block_size", "blocks", "examples", "discards"),
     [
-        pytest.param(4096, 4096, 250, id="4K"),
-        pytest.param(4096, 512, 250, id="4K-nearly-full"),
-        pytest.param(8192, 2048, 150, id="8K"),
-        pytest.param(65536, 512, 60, id="64K"),
+        pytest.param(4096, 4096, 250, False, id="4K"),
+        pytest.param(4096, 512, 250, False, id="4K-nearly-full"),
+        pytest.param(4096, 512, 150, True, id="4K-nearly-full-with-discards"),
+        pytest.param(8192, 2048, 150, True, id="8K-with-discards"),
+        pytest.param(65536, 512, 60, False, id="64K"),
     ],
 )
-def test_a_view_differs_from_what_was_done_to_it(block_size: int, blocks: int, examples: int) -> None:
+def test_a_view_differs_from_what_was_done_to_it(block_size: int, blocks: int, examples: int, discards: bool) -> None:
     """I6, I10, A10, A11, B3: no view differs from the plain model, and deleting all leaves a fresh volume."""
-    kind = type("Core", (Core,), {"block_size": block_size, "blocks": blocks})
+    kind = type("Core", (Core,), {"block_size": block_size, "blocks": blocks, "discards": discards})
     run_state_machine_as_test(kind, settings=settings(SETTINGS, max_examples=examples * EFFORT))

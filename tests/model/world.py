@@ -38,7 +38,9 @@ SNAPSHOTS = 7
 class World:
     """A volume in memory with its model: the base, the snapshots by name, and what the last commit made durable."""
 
-    def __init__(self, block_size: int, blocks: int, *, parts: bool = False, several: bool = False, policies: bool = False) -> None:
+    def __init__(
+        self, block_size: int, blocks: int, *, parts: bool = False, several: bool = False, policies: bool = False, discards: bool = False
+    ) -> None:
         self.block_size = block_size
         self.device = MemoryDevice(blocks * block_size)
         format_volume(self.device, block_size=block_size)
@@ -46,6 +48,7 @@ class World:
         self.parts = parts  # are there snapshots of directories?
         self.several = several  # are there snapshots of several directories and files?
         self.policies = policies  # are there designated directories?
+        self.discards = discards  # is what is freed discarded?
         self.snaps: dict[str, Tree] = {}
         self.held: set[int] = set()
         self.running: RunningCopy | None = None
@@ -60,6 +63,7 @@ class World:
 
     def open(self) -> None:
         self.volume = Volume.open(self.device)
+        self.volume.allocator.discards.wanted = self.discards
         self.fs = Filesystem(self.volume)
 
     def drive(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -75,6 +75,28 @@ def test_an_fstab_line(with_helpers, images, tmp_path: Path) -> None:
     assert "gone" in out
 
 
+def test_memory_by_type_and_by_fstab(with_helpers, tmp_path: Path) -> None:
+    """D6: ``mem:SIZE`` is a source as any other; ``mount -a`` knows that it is mounted."""
+    table = tmp_path / "fstab"
+    table.write_text(f"mem:32M {tmp_path}/m snapfs defaults,nodev,nofail 0 0\n")
+    out = with_helpers(
+        f"""
+        mkdir m n
+        mount --all --fstab {table}
+        echo text > m/file
+        mount --all --fstab {table}
+        cat m/file
+        findmnt -n -o FSTYPE,SOURCE m
+        mount -t snapfs mem:16M n
+        ls n | wc -l
+        umount m n
+        mountpoint m || echo gone
+        """
+    )
+    assert out.startswith("text\nfuse.snapfs mem:32M\n0\n")
+    assert out.endswith("gone\n")
+
+
 def test_a_mount_by_fstab_does_not_do_what_is_scheduled(with_helpers, images, tmp_path: Path, run_snapfs) -> None:
     """A10: the restore that is scheduled is done, whoever mounts, and only then the mount is live."""
     image = images.make()

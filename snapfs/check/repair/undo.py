@@ -77,6 +77,9 @@ class UndoDevice(Alone):
         """As the device below."""
         self._below.flush()
 
+    def discard(self, offset: int, length: int) -> None:
+        """Nothing: what a repair frees must come back when it is undone."""
+
     def close(self) -> None:
         """Finish the undo file; the device below stays open."""
         if self._file is not None:
