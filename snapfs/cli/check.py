@@ -47,11 +47,12 @@ def run_helper(words: Sequence[str]) -> int:
 def run(arguments: argparse.Namespace) -> int:
     """Check, print the findings, one line each; repair if that is wanted."""
     from snapfs.check import check_volume
+    from snapfs.control.memory import resolve
     from snapfs.copying import open_image
 
     if arguments.undo_file is not None and not arguments.repair:
         raise CommandFailed("--undo-file goes with --repair", CHECK_USAGE)
-    device = open_image(arguments.image, read_only=not (arguments.repair or arguments.undo))
+    device = open_image(resolve(arguments.image), read_only=not (arguments.repair or arguments.undo))
     try:
         if arguments.undo:
             return _undo(device, arguments)

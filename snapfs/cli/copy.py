@@ -13,9 +13,11 @@ from snapfs.cli import output
 from snapfs.cli.arguments import Parser, add_json, size
 from snapfs.cli.exits import ERROR, OK, USAGE, CommandFailed, report
 from snapfs.cli.target import as_sent, in_volume, locate, session
-from snapfs.control.mounts import mount_with_device
+from snapfs.control.memory import resolve
+from snapfs.control.mounts import mount_with_device, mounts
 from snapfs.control.protocol import NO_LIMIT
-from snapfs.errors import VolumeBusy
+from snapfs.device.base import is_memory
+from snapfs.errors import SnapfsError, VolumeBusy
 
 if TYPE_CHECKING:
     from snapfs.blocks.copy_mark import CopyMark
@@ -39,7 +41,7 @@ def configure(parser: Parser) -> None:
     )
     parser.add_argument("source", metavar="SOURCE", help="an image, a mount point, or any path in a mount; or one of the words above")
     parser.add_argument(
-        "destination", metavar="DEST", help="an image file to make, or a block device; TARGET: source or target of the copy"
+        "destination", metavar="DEST", help="an image file to make, a block device, or mem:NAME; TARGET: source or target of the copy"
     )
     parser.add_argument(
         "--first", metavar="PATH", nargs="+", action="extend", default=[], help="files and directories that are copied before it returns"
@@ -101,6 +103,8 @@ def _act(arguments: argparse.Namespace) -> int:
     if arguments.first or arguments.map or arguments.force or arguments.on_error or (arguments.rate is not None and action != "resume"):
         rate = "--rate, " if action == "resume" else ""
         raise CommandFailed(f"snapfs copy {action} takes a target, {rate}--wait and --json only", USAGE)
+    if action == "cancel" and is_memory(target):
+        return _report(arguments, _cancel_in_memory(target), None)
     source, mark = _source_of(target)
     try:
         result, mountpoint = _ask(arguments, source, mark)
@@ -134,13 +138,22 @@ def _source_of(target: str) -> tuple[str, CopyMark | None]:
     """The volume that a copy is of, whichever of the two was named; and the mark of an unfinished copy, if it was that."""
     from snapfs.copying import mark_of
 
-    image = target
+    image = resolve(target)
     mount = locate(target)
     if mount is not None:
         with session(target, write=False) as volume:
             image = volume.call("hello")["image"]
-    mark = mark_of(image)
+    mark = None if is_memory(image) else mark_of(image)
     return (target, None) if mark is None else (os.fsdecode(mark.source), mark)
+
+
+def _cancel_in_memory(target: str) -> Document:
+    """Have whichever daemon it is give up a copy in its memory."""
+    for mount in mounts():
+        if mount.is_ours:
+            with contextlib.suppress(SnapfsError, OSError), session(mount.path, write=True) as volume:
+                return volume.call("copy.cancel", told=lambda _event: None, name=target)
+    raise CommandFailed(f"{target}: no daemon has such a copy in its memory")
 
 
 def _of_mark(target: str, mark: CopyMark) -> Document:
@@ -172,10 +185,12 @@ def _first(path: str, mountpoint: str | None) -> str:
 
 def _destination(path: str) -> str:
     """As the daemon, which is somewhere else, understands it."""
-    return os.path.realpath(path)
+    return path if is_memory(path) else os.path.realpath(path)
 
 
 def _is_within(path: str, device: int) -> bool:
+    if is_memory(path):
+        return False
     there = path if os.path.exists(path) else os.path.dirname(path)
     try:
         status = os.stat(there)
@@ -247,7 +262,7 @@ def _line(result: Document) -> str:
     if state == "complete":
         return f"{where}: the copy is complete, {output.size_text(result['copied'])}"
     if state == "cancelled":
-        return f"{where}: the copy is cancelled" + (", and its file removed" if result.get("removed") else "; what is there is of no use")
+        return f"{where}: the copy is cancelled" + (", and gone" if result.get("removed") else "; what is there is of no use")
     if state == "paused":
         return f"{where}: the copy is paused; 'snapfs copy resume {where}' goes on"
     return f"{where}: is the volume as it was just now, and is filled behind; 'snapfs copy status {where}' tells how far it is"

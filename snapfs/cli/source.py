@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from snapfs.cli import exits
 from snapfs.cli.arguments import size
 from snapfs.cli.exits import CommandFailed
+from snapfs.control.memory import resolve
 from snapfs.device.base import MEMORY_PREFIX, Device, is_memory
 
 
@@ -28,7 +29,10 @@ class Source:
     @property
     def shown(self) -> str:
         """Where it is, for whoever asks later and elsewhere."""
-        return self.given if self.in_memory else os.path.realpath(self.given)
+        if self.in_memory:
+            return self.given
+        found = os.path.realpath(self.given)
+        return found if os.path.exists(found) else os.path.abspath(self.given)  # a link into /proc leads to no path
 
     def open(self, *, read_only: bool, warn: Callable[[str], None]) -> Device:
         """The device, with a volume on it if it is memory. Raises errors of snapfs."""
@@ -41,6 +45,7 @@ class Source:
 
 def parse(given: str, load: str | None) -> Source:
     """Read the word that stands for the image. Raises ``CommandFailed``."""
+    given = resolve(given)  # a copy in memory is an image
     if not is_memory(given):
         if load is not None:
             raise CommandFailed(f"--load starts a volume in memory from an image: give 'mem:' instead of {given}", exits.MOUNT_USAGE)
@@ -55,6 +60,8 @@ def parse(given: str, load: str | None) -> Source:
     try:
         return Source(given, in_memory=True, size=size(wanted))
     except argparse.ArgumentTypeError as exc:
+        if wanted[:1].isalpha():
+            raise CommandFailed(f"{given}: not a size, and no daemon has a copy of that name in memory", exits.MOUNT_USAGE) from exc
         raise CommandFailed(f"{given}: {exc}", exits.MOUNT_USAGE) from exc
 
 

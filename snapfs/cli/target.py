@@ -15,6 +15,7 @@ from typing import Final
 
 from snapfs.cli.exits import CommandFailed, describe_os_error, report
 from snapfs.control import client, mounts
+from snapfs.control.memory import resolve
 from snapfs.control.mounts import Mount
 from snapfs.control.protocol import Request, Result
 from snapfs.device.base import NO_PATH, is_memory
@@ -33,6 +34,7 @@ class Session:
 
 def locate(target: str) -> Mount | None:
     """The snapfs mount that a path belongs to; None for an image. Raises ``CommandFailed`` for anything else."""
+    target = resolve(target)
     try:
         status = os.stat(target)
     except OSError as exc:
@@ -55,6 +57,7 @@ def session(target: str, *, write: bool, damaged: bool = False, go_on: bool = Tr
 
     ``discard``: what is freed goes back to the host. Of a mounted volume its mount decides that, and must have done so.
     """
+    target = resolve(target)
     mount = locate(target)
     found = client.of_mount(mount) if mount else client.of_image(target)
     if found is not None:

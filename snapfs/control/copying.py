@@ -14,9 +14,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
+from snapfs.control import memory
 from snapfs.control.caller import Caller
 from snapfs.control.protocol import NO_LIMIT, Result
-from snapfs.copying import CANCELLED, COMPLETE, FAILED_STATE, Job, Wishes, detach, give_up, resume_unregistered, target, unregister
+from snapfs.copying import (
+    CANCELLED,
+    COMPLETE,
+    FAILED_STATE,
+    PAUSED,
+    Job,
+    Wishes,
+    detach,
+    give_up,
+    resume_unregistered,
+    target,
+    unregister,
+    without_copy,
+)
+from snapfs.device import RamDevice, is_memory
 from snapfs.errors import CopyError, SnapfsError, UsageError
 from snapfs.filesystem import Filesystem
 from snapfs.snapshots.paths import path_bytes
@@ -25,6 +40,9 @@ log = logging.getLogger("snapfs.copying")
 
 #: The state of a copy that no process goes on with.
 INTERRUPTED: Final = "interrupted"
+
+#: States of a copy that has come to its end.
+ENDED: Final = (COMPLETE, FAILED_STATE, CANCELLED)
 
 #: What was copied is made durable when it is so much, or so old.
 SETTLE_BYTES: Final = 32 << 20
@@ -60,6 +78,8 @@ class Copying:
         self._is_live = is_live
         self.job = job
         self._is_busy = False
+        #: Complete copies in memory by their names, which others can open as long as they are held.
+        self._held: dict[str, target.Target] = {}
         #: Called when there is something to be copied behind.
         self.wake: Callable[[], None] = lambda: None
 
@@ -82,16 +102,21 @@ class Copying:
         self._check_free()
         # What nobody writes need not know of its copy, and is not changed for it.
         registered = not volume.read_only and (self._is_live or map_outside is False)
+        if is_memory(destination):
+            memory.check_name(destination)
+            if not self._is_live:
+                raise UsageError(f"{destination}: memory belongs to the daemon of a mounted volume: mount {self._image} first")
+            map_outside = True
         if map_outside is False and not registered:
             raise UsageError("the volume cannot be written, so the map cannot be on it: use --map outside")
         outside = map_outside is True or not registered
         self._is_busy = True
         try:
-            prepared = await caller.in_thread(target.prepare, destination, volume.device, volume.geometry.size, force=force)
+            prepared = await caller.in_thread(self._prepare, destination, force=force)
             job: Job | None = None
             try:
                 job = await self._engine.at_rest(
-                    Job.begin, volume, prepared, wishes, registered=registered, source_path=self._image, owner=owner
+                    Job.begin, volume, prepared, wishes, registered=registered, source_path=self._source_place(), owner=owner
                 )
                 self.job = job
                 await self._set_up(caller, job, paths, registered=registered, outside=outside, force=force)
@@ -103,18 +128,34 @@ class Copying:
         if not self._is_live:
             await self.go_on(caller)
         self.wake()
+        # What only memory has is not safe before it is copied, whatever the caller does next.
+        while self._is_live and self._is_volatile and not job.target.in_memory and job.state not in (*ENDED, PAUSED):
+            await caller.tell(self.status())
+            await caller.pause(EVENT_SECONDS)
         return self.status()
 
     async def _set_up(self, caller: Caller, job: Job, paths: Sequence[bytes], *, registered: bool, outside: bool, force: bool) -> None:
         await caller.in_thread(job.copy_initial_part, paths)
-        if outside:
+        if job.target.in_memory:
+            job.map_file = target.map_in_memory(job.copy.map.size)
+        elif outside:
             where = target.map_path(job.target.path)
             job.map_file = await caller.in_thread(target.make_map, where, job.copy.map.size, force=force)
-        if registered:
+        if registered and not job.target.in_memory:
             # From here on whoever opens the volume looks for the copy, and forgets it while its target does not say that it is set up.
             job.record = await self._engine.arrange(job.register, self._fs.volume)
         await caller.in_thread(job.put_map)
         await caller.in_thread(job.set_up)
+
+    def _source_place(self) -> str:
+        device = self._fs.volume.device
+        return device.place if isinstance(device, RamDevice) else self._image
+
+    def _prepare(self, destination: str, *, force: bool) -> target.Target:
+        volume = self._fs.volume
+        if is_memory(destination):
+            return target.in_memory(destination, volume.geometry.size, memory.publish)
+        return target.prepare(destination, volume.device, volume.geometry.size, force=force)
 
     async def _abandon(self, prepared: target.Target, job: Job | None, reason: str) -> None:
         """It could not be set up: leave nothing of it."""
@@ -152,8 +193,12 @@ class Copying:
         await self._remember(job)
         return self.status()
 
-    async def cancel(self, caller: Caller) -> Result:
-        """Give the copy up: its target is of no use then, and goes if it was made for the copy."""
+    async def cancel(self, caller: Caller, name: str | None = None) -> Result:
+        """Give the copy up: its target is of no use then, and goes if it was made for the copy. Or a complete one in memory by its name."""
+        if name is not None and self.give_back(name):
+            return {"state": CANCELLED, "destination": name, "removed": True}
+        if name is not None and (self.job is None or str(self.job.target) != name):
+            raise CopyError(f"{name}: no such copy in memory")
         if self.job is None and self._fs.volume.copies.current is not None:
             result = {**self.status(), "state": CANCELLED}
             return {**result, "removed": await caller.in_thread(give_up, self._fs.volume)}
@@ -176,15 +221,15 @@ class Copying:
         return {
             "state": job.state,
             "id": job.mark.id.hex(),
-            "source": job.source_path,
-            "destination": job.target.path,
+            "source": self._image,
+            "destination": str(job.target),
             "generation": job.mark.generation,
             "copied": job.copy.blocks_copied * size,
             "total": max(job.copy.blocks_needed, job.copy.blocks_copied) * size,
             "since_ns": job.since_ns,
             "rate": job.wishes.rate,
             "on_error": "write" if job.wishes.copy_first else "copy",
-            "map": job.map_file.path if job.map_file is not None else "on-volume",
+            "map": "in memory" if job.target.in_memory else job.map_file.path if job.map_file is not None else "on-volume",
             "registered": job.mark.registered,
             "reason": job.reason,
         }
@@ -223,7 +268,7 @@ class Copying:
     def _check_free(self) -> None:
         job = self.job
         if self._is_busy or (job is not None and not self._is_over):
-            where = f" to {job.target.path}" if job is not None else ""
+            where = f" to {job.target}" if job is not None else ""
             raise CopyError(f"{self._image}: a copy of it{where} is running already: wait until it is complete, or cancel it")
 
     async def _remember(self, job: Job) -> None:
@@ -235,9 +280,41 @@ class Copying:
         """The process ends. What is not copied yet is gone on with later."""
         job = self.job
         if job is not None and not self._is_over:
+            if self._is_volatile and not job.target.in_memory:
+                self._finish(job)
             if job.before.failed is None:
                 job.settle()
+            if job.target.in_memory:
+                job.remove_target()
             job.close()
+        for name in list(self._held):
+            self.give_back(name)
+
+    @property
+    def _is_volatile(self) -> bool:
+        return isinstance(without_copy(self._fs.volume.device), RamDevice)
+
+    def _finish(self, job: Job) -> None:
+        """The source is about to be gone: what is missing in the target would be lost."""
+        log.info("the copy to %s is completed before the volume in memory is gone", job.target)
+        job.before.blocked = None
+        while job.reason is None and not job.copy.complete:
+            if not job.step():
+                job.settle()
+        if not job.copy.complete:
+            log.critical("the copy to %s is not complete, and cannot become so: %s", job.target, job.reason)
+        elif job.before.failed is None:
+            job.finish()
+
+    def give_back(self, name: str) -> bool:
+        """Give up a complete copy in memory; False when there is none of that name. Whoever has it open keeps it."""
+        held = self._held.pop(name, None)
+        if held is None:
+            return False
+        with contextlib.suppress(OSError):
+            os.unlink(held.path)
+        held.device.close()
+        return True
 
     # Behind
 
@@ -290,7 +367,7 @@ class Copying:
             await self._release(job, FAILED_STATE)
         else:
             await self._release(job, COMPLETE)
-            log.info("the copy to %s is complete", job.target.path)
+            log.info("the copy to %s is complete", job.target)
 
     async def _end_unwanted(self, caller: Caller, job: Job) -> None:
         if job.before.failed is None:
@@ -301,6 +378,8 @@ class Copying:
     async def _release(self, job: Job, ended: str) -> None:
         """The volume forgets it, and so do we."""
         volume = self._fs.volume
+        if ended == COMPLETE and isinstance(job.target.device, RamDevice):
+            self._held[str(job.target)] = job.target
         if job.record is not None:
             try:
                 await self._engine.arrange(unregister, volume)

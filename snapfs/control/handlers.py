@@ -142,7 +142,7 @@ class Handlers:
             "purge": ({"paths": list, "names": list, "dry_run": bool}, self.purge),
             "copy": ({"destination": str, "first": list, "outside": bool, "rate": int, "copy_first": bool, "force": bool}, self.copy_begin),
             "copy.resume": ({"destination": str, "rate": int}, self.copy_resume),
-            "copy.cancel": ({}, self.copy_cancel),
+            "copy.cancel": ({"name": str}, self.copy_cancel),
             "snapshot.hot": ({"name": str, "limit": int}, self.snapshot_hot),
         }
 
@@ -359,9 +359,9 @@ class Handlers:
         """Go on with a copy, at another rate if one is given."""
         return await self.copying.resume(caller, destination, rate=rate, owner=uid)
 
-    async def copy_cancel(self, _uid: int, caller: Caller) -> Result:
-        """Give the copy up."""
-        return await self.copying.cancel(caller)
+    async def copy_cancel(self, _uid: int, caller: Caller, name: str | None) -> Result:
+        """Give the copy up, or the one in memory of that name."""
+        return await self.copying.cancel(caller, name)
 
     async def snapshot_hot(self, uid: int, caller: Caller, name: str | None, limit: int | None) -> Result:
         """The files and blocks of the present that were written most since a snapshot. See ``hot``."""

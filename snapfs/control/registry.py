@@ -51,15 +51,20 @@ def is_private(directory: str, uid: int) -> bool:
 
 def new_socket_path(image: os.stat_result, mount_device: int) -> str:
     """The path for this process's own daemon; makes the directory. Raises ``ControlError`` when none can be had."""
-    uid = os.geteuid()
     name = f"{image_key(image)}-{mount_device:x}.sock"
+    return os.path.join(own_directory(name), name)
+
+
+def own_directory(name: str) -> str:
+    """A directory for this process's own, in which a file of that name can be; made if need be. Raises ``ControlError``."""
+    uid = os.geteuid()
     for directory in directories(uid):
         if len(os.fsencode(os.path.join(directory, name))) > ADDRESS_LIMIT:
             continue
         with contextlib.suppress(OSError):
             os.mkdir(directory, 0o700)
         if is_private(directory, uid) and os.access(directory, os.W_OK):
-            return os.path.join(directory, name)
+            return directory
     raise ControlError(f"no directory for the control socket: {' and '.join(directories(uid))} cannot be used")
 
 

@@ -4,6 +4,7 @@
 after a crash.
 """
 
+from snapfs.copying.before_write import without_copy
 from snapfs.copying.job import BLOCKED, CANCELLED, COMPLETE, COPYING, FAILED_STATE, PAUSED, SETTING_UP, Job, Wishes, detach, unregister
 from snapfs.copying.opening import mark_of, open_image
 from snapfs.copying.resuming import attach, give_up, resume_unregistered
@@ -25,4 +26,5 @@ __all__ = [
     "open_image",
     "resume_unregistered",
     "unregister",
+    "without_copy",
 ]

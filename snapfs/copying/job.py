@@ -18,7 +18,7 @@ from snapfs.copying.copy import PIECE_BYTES, Copy
 from snapfs.copying.copy_map import CopyMap, MapPlace
 from snapfs.copying.initial import copy_initial_part
 from snapfs.copying.target import Target, share, write_mark
-from snapfs.device import ImageDevice, Lock
+from snapfs.device import ImageDevice, Lock, RamDevice
 from snapfs.device.locking import take_lock
 from snapfs.errors import CopyError, CorruptBlock, DeviceError, SnapfsError
 from snapfs.store.copies import RunningCopy, Runs, allocate_map, free_map
@@ -135,18 +135,19 @@ class Job:
         """Give the map its place: the file, or else the blocks, which are made empty. Raises ``DeviceError``, ``UsageError``."""
         if self._runs:
             self._clear(self._runs)
-            self._fail_place = self._places(self._runs, self.copy.source)
-        if self.map_file is None:
-            assert self._fail_place is not None  # noqa: S101 - a map is in one of the two
-            place = self._fail_place
-        else:
-            place = MapPlace(self.map_file, [(0, self.map_file.size)])
+        place = self._map_place()
+        self._fail_place = self._places(self._runs, self.copy.source) if self._runs else place
         with self.copy.lock:
             self.copy.map.put(place)
-        if self._fail_place is not None and self._fail_place is not place:
+        if self._fail_place is not place:
             self._fail_place.write(0, encode_first(self.mark.id, self.mark.generation, failed=False))
             self._fail_place.flush()
         self.mark = replace(self.mark, map_runs=self._runs, map_path=os.fsencode(self._map_path))
+
+    def _map_place(self) -> MapPlace:
+        if self.map_file is not None:
+            return MapPlace(self.map_file, [(0, self.map_file.size)])
+        return self._places(self._runs, self.copy.source)
 
     @property
     def _map_path(self) -> str:
@@ -173,7 +174,7 @@ class Job:
     def resumed(self, record: RunningCopy | None, runs: Sequence[tuple[int, int]], map_file: ImageDevice | None) -> None:
         """It goes on, with all that ``put_map`` and ``set_up`` have done when it began."""
         self.record, self.map_file, self._runs = record, map_file, tuple(runs)
-        self._fail_place = self._places(runs, self.copy.source) if runs else None
+        self._fail_place = self._places(runs, self.copy.source) if runs else self._map_place()
         self._is_set_up = True
 
     # Going on
@@ -197,7 +198,7 @@ class Job:
 
     def _failing(self, reason: str) -> None:
         """Let nobody take it for the point in time any more: what follows will not be copied before it is overwritten."""
-        log.error("the copy to %s has failed: %s", self.target.path, reason)
+        log.error("the copy to %s has failed: %s", self.target, reason)
         if self._fail_place is not None:
             self._fail_place.write(0, encode_first(self.mark.id, self.mark.generation, failed=True))
             self._fail_place.flush()
@@ -207,7 +208,7 @@ class Job:
 
     def _check(self) -> None:
         if self.before.failed is not None:
-            raise CopyError(f"{self.target.path}: the copy has failed: {self.before.failed}")
+            raise CopyError(f"{self.target}: the copy has failed: {self.before.failed}")
 
     # Ending
 
@@ -223,10 +224,13 @@ class Job:
         self.before.fail(reason)
 
     def close(self, ended: str | None = None) -> None:
-        """Let go of everything. It ``ended``, or will be gone on with."""
+        """Let go of everything, but of a complete copy in memory. It ``ended``, or will be gone on with."""
         with self._end_lock:
             self.ended = self.ended or ended
-            self.target.device.close()
+            if ended == COMPLETE and isinstance(self.target.device, RamDevice):
+                self.target.device.unlock()  # nothing else keeps it
+            else:
+                self.target.device.close()
             if self.map_file is not None:
                 self.map_file.close()
                 if ended is not None:

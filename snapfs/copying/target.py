@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from snapfs.blocks.copy_mark import CopyMark
-from snapfs.device import Device, ImageDevice, Lock, open_device
+from snapfs.device import Device, ImageDevice, Lock, RamDevice, open_device
+from snapfs.device.base import MEMORY_PREFIX
 from snapfs.device.locking import take_lock
 from snapfs.errors import CopyError, DeviceError, UsageError
 from snapfs.filesystem.occupied import refuse_occupied
@@ -23,12 +25,38 @@ STATE_DIRECTORY: Final = "/var/lib/snapfs"
 
 @dataclass(frozen=True)
 class Target:
-    """An open target. ``made``: a file that is there only for the copy. ``sparse``: what is not written reads as zeros."""
+    """An open target. ``made``: a file that is there only for the copy. ``sparse``: what is not written reads as zeros.
+
+    One in memory is known as ``shown``, and ends with this process, with all that is known of the copy.
+    """
 
     device: ImageDevice
     path: str
     made: bool
     sparse: bool
+    in_memory: bool = False
+    shown: str = ""
+
+    def __str__(self) -> str:
+        return self.shown or self.path
+
+
+def in_memory(shown: str, size: int, publish: Callable[[str, str], str]) -> Target:
+    """A target in memory; ``publish`` gives it a path for others. Raises ``DeviceError``, ``UsageError``."""
+    device = RamDevice(shown, size)
+    try:
+        path = publish(shown, device.place)
+    except BaseException:
+        device.close()
+        raise
+    return Target(device, path, made=True, sparse=True, in_memory=True, shown=shown)
+
+
+def map_in_memory(size: int) -> ImageDevice:
+    """The map of a copy in memory."""
+    device = RamDevice(MEMORY_PREFIX + "map", size)
+    device.path = device.place
+    return device
 
 
 def prepare(path: str, source: Device, volume_bytes: int, *, force: bool) -> Target:

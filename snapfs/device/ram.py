@@ -6,6 +6,7 @@ volume: some is always left, and what would take it fails as on a full disk.
 
 from __future__ import annotations
 
+import fcntl
 import os
 from typing import Final
 
@@ -39,6 +40,15 @@ class RamDevice(ImageDevice):
         super().__init__(descriptor, path, size, read_only)
         self._left = min(LEFT_BYTES, headroom.total() // 16)
         self._allowance = 0
+
+    @property
+    def place(self) -> str:
+        """A path that leads other processes there, as long as this one lives."""
+        return f"/proc/{os.getpid()}/fd/{self._descriptor}"
+
+    def unlock(self) -> None:
+        """Keep the memory, and let anybody use it."""
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def read_nowait(self, offset: int, length: int) -> bytes | None:
         """Memory has no medium to wait for. (The kernel has no non-blocking reads of it either.)"""
