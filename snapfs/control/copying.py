@@ -266,10 +266,13 @@ class Copying:
         return job
 
     def _check_free(self) -> None:
-        job = self.job
-        if self._is_busy or (job is not None and not self._is_over):
-            where = f" to {job.target}" if job is not None else ""
-            raise CopyError(f"{self._image}: a copy of it{where} is running already: wait until it is complete, or cancel it")
+        where = None
+        if self._is_busy or not self._is_over:
+            where = str(self.job.target) if self.job is not None else "another place"
+        elif self._fs.volume.copies.current is not None:  # the copy would think that it is of itself
+            where = os.fsdecode(self._fs.volume.copies.current.destination)
+        if where is not None:
+            raise CopyError(f"{self._image}: a copy of it to {where} is running already: wait until it is complete, or cancel it")
 
     async def _remember(self, job: Job) -> None:
         if job.record is not None:
@@ -380,7 +383,8 @@ class Copying:
         volume = self._fs.volume
         if ended == COMPLETE and isinstance(job.target.device, RamDevice):
             self._held[str(job.target)] = job.target
-        if job.record is not None:
+        known = volume.copies.current
+        if known is not None and known.id == job.mark.id:
             try:
                 await self._engine.arrange(unregister, volume)
             except SnapfsError as exc:

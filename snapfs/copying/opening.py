@@ -46,6 +46,9 @@ def open_image(path: str, *, read_only: bool) -> Device:
     if mark is None:
         return open_device(path, read_only=read_only)
     refuse(path, mark)
+    if os.stat(path).st_uid not in (0, os.geteuid()):
+        # It names other files, and what they hold would show in it.
+        raise CopyError(f"{path}: a copy that is not complete, and belongs to somebody else, who alone can use it")
     if not read_only:
         raise CopyError(f"{path}: this copy is not complete: until then it can only be read ('snapfs copy status {path}')")
     return open_unfinished(path, mark)

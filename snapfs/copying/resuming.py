@@ -66,8 +66,19 @@ def forget(volume: Volume) -> None:
     drive(volume, unregister, volume)
     commit(volume)
     if record.map_path:
-        with contextlib.suppress(OSError):
-            os.unlink(record.map_path)
+        _remove_map(os.fsdecode(record.map_path), record.id)
+
+
+def _remove_map(path: str, copy_id: bytes) -> None:
+    """Remove a map that nobody needs any more, if it is one: what a volume says may be a stranger's."""
+    with contextlib.suppress(SnapfsError, OSError):
+        device = open_device(path, read_only=True, lock=Lock.NONE)
+        try:
+            found, _, _ = decode_first(device.read(0, SECTOR_BYTES))
+        finally:
+            device.close()
+        if found == copy_id:
+            os.unlink(path)
 
 
 def give_up(volume: Volume) -> bool:

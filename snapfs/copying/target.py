@@ -12,7 +12,7 @@ from typing import Final
 from snapfs.blocks.copy_mark import CopyMark
 from snapfs.device import Device, ImageDevice, Lock, RamDevice, open_device
 from snapfs.device.base import MEMORY_PREFIX
-from snapfs.device.locking import take_lock
+from snapfs.device.locking import take_lock, take_writer_lock
 from snapfs.errors import CopyError, DeviceError, UsageError
 from snapfs.filesystem.occupied import refuse_occupied
 
@@ -77,6 +77,7 @@ def prepare(path: str, source: Device, volume_bytes: int, *, force: bool) -> Tar
         try:
             if not force:
                 refuse_occupied(path)
+            take_writer_lock(device._descriptor, path)
             if kind == stat.S_IFREG and (force or device.size != source.size):  # else it is all zeros, and as long as it must be
                 _resize(device, source.size)
             elif device.size < volume_bytes:
@@ -94,6 +95,7 @@ def prepare(path: str, source: Device, volume_bytes: int, *, force: bool) -> Tar
 def _make(path: str) -> None:
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))  # all that is in it can be read in it
+        _flush_directory(path)
     except OSError as exc:
         raise DeviceError(f"{path}: cannot be made: {exc.strerror}") from exc
 
@@ -116,6 +118,11 @@ def share(target: Target) -> None:
 def reopen(path: str, *, made: bool) -> Target:
     """Open the target of a copy that goes on. Raises ``DeviceError``, ``VolumeBusy``."""
     device = open_device(path, lock=Lock.SHARED)
+    try:
+        take_writer_lock(device._descriptor, path)
+    except BaseException:
+        device.close()
+        raise
     return Target(device, path, made, stat.S_ISREG(os.stat(path).st_mode))
 
 

@@ -6,8 +6,10 @@ whatever way the daemon ends. ``/proc/locks`` tells who holds it.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import struct
 from enum import Enum
 from pathlib import Path
 
@@ -29,6 +31,18 @@ def take_lock(descriptor: int, path: str, lock: Lock = Lock.EXCLUSIVE) -> None:
             fcntl.flock(descriptor, lock.value | fcntl.LOCK_NB)
     except BlockingIOError:
         raise VolumeBusy(busy_message(descriptor, path)) from None
+
+
+def take_writer_lock(descriptor: int, path: str) -> None:
+    """Be the only one that writes what several have locked together; until the descriptor is closed. Raises ``VolumeBusy``."""
+    # A lock of the open file, as flock's, but of the other kind, which knows nothing of those (fcntl(2)): type, whence, start, length, pid.
+    wanted = struct.pack("=hhxxxxqqixxxx", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, wanted)
+    except OSError as exc:
+        if exc.errno in (errno.EAGAIN, errno.EACCES):
+            raise VolumeBusy(busy_message(descriptor, path)) from None
+        raise
 
 
 def busy_message(descriptor: int, path: str) -> str:

@@ -443,6 +443,7 @@ class Edge:
 
     async def _step(self) -> bool:
         """One step of background work, and a pause that leaves half of the time to users who have something to do."""
+        await self.gate.passed()  # who keeps changes out may wait until nothing is dirty
         requests = self.requests.total()
         began = trio.current_time()
         more = await self.call(self.fs.work)
