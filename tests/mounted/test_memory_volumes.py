@@ -172,6 +172,52 @@ def test_d6_a_full_volume_in_memory_is_another_error(mount_memory, wait_until) -
     (volume / "file").write_bytes(b"x" * (1 << 20))
 
 
+@pytest.fixture
+def memory_group() -> Iterator[Path]:
+    """A control group that may have 400 MiB. Needs root and the memory controller: skipped, with the reason, without."""
+    places = {}
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if "memory" in controllers.split(","):
+            places["memory.limit_in_bytes"] = Path(f"/sys/fs/cgroup/memory{path}")
+        elif not controllers:
+            places["memory.max"] = Path(f"/sys/fs/cgroup{path}")
+    made = None
+    for limit, parent in places.items():
+        group = parent / f"snapfs-test-{os.getpid()}"
+        with contextlib.suppress(OSError):
+            group.mkdir()
+            made = group
+            (group / limit).write_text(str(400 << 20))
+            break
+        if made is not None:
+            made.rmdir()
+            made = None
+    if made is None:
+        pytest.skip("no control group with a limit of memory can be made here")
+    yield made
+    made.rmdir()
+
+
+def test_d6_memory_that_runs_out_ends_the_daemon(memory_group: Path, mount_memory, wait_until) -> None:
+    """D6: what a container may have is used up by files: writing ends with ENOSPC, deleting gives memory back, nothing was killed."""
+    volume = mount_memory("mem:380M", options="writeback=off,commit=0.2")
+    (memory_group / "cgroup.procs").write_text(str(volume.pid))  # from the start it would be warned of, and less than that is free
+    content = os.urandom(1 << 20)
+    with pytest.raises(OSError) as caught, (volume / "x").open("wb", buffering=0) as file:
+        for _ in range(600):
+            file.write(content)
+    assert caught.value.errno == errno.ENOSPC
+    assert volume.used() < 375 << 20, "the volume itself was full"
+    assert volume.info()["read_only"] is None
+    (volume / "x").unlink()
+    wait_until(lambda: volume.used() < 20 << 20, what="the memory of the file")
+    (volume / "y").write_bytes(content * 100)
+    assert (volume / "y").read_bytes() == content * 100
+    volume.run("scrub", volume.path)
+    volume.unmount()
+
+
 # From an image
 
 

@@ -47,6 +47,8 @@ from snapfs.ids import FIRST_INO, INO_LIMIT, MAX_INSTANCES, ROOT_INO
         ("autodelete=oldest", {"autodelete": "oldest"}),
         ("autodelete=oldest,autodelete=none,autodelete_below=7.5", {"autodelete": "none", "autodelete_below": 7.5}),
         ("autodelete=oldest,autodelete_below=0%", {"autodelete": "oldest", "autodelete_below": 0.0}),
+        ("discard", {"discard": True}),
+        ("discard,nodiscard", {"discard": False}),
         ("sync,dirsync", {"kernel": frozenset({"sync", "dirsync"})}),
     ],
 )
