@@ -59,7 +59,7 @@ PIECES: Final = 8
 
 
 class Engine(Protocol):
-    """What of ``handlers.Engine`` is needed here."""
+    """What of ``engine.Engine`` is needed here."""
 
     async def arrange(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Run a function of the core; durable when it returns."""

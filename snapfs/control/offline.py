@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class OfflineEngine:
-    """See ``handlers.Engine``. Every change is committed before its call returns."""
+    """See ``engine.Engine``. Every change is committed before its call returns."""
 
     def __init__(self, fs: Filesystem) -> None:
         self.fs = fs

@@ -20,7 +20,7 @@ from snapfs.snapshots.paths import path_bytes
 
 
 class Engine(Protocol):
-    """What of ``handlers.Engine`` is needed here."""
+    """What of ``engine.Engine`` is needed here."""
 
     async def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Run a function of the core."""

@@ -19,7 +19,7 @@ log = logging.getLogger("snapfs.fuse")
 
 
 class AutoDelete:
-    """Makes room on one volume; see ``edge.Room``. ``below`` is the percentage that shall be available. ``run`` must be running."""
+    """Makes room on one volume; see ``neighbours.Room``. ``below`` is the percentage that shall be available. ``run`` must be running."""
 
     def __init__(self, edge: Edge, below: float) -> None:
         self._edge = edge
@@ -31,11 +31,11 @@ class AutoDelete:
         self._ended, self._to_end = trio.open_memory_channel[int](float("inf"))
 
     def soon(self) -> None:
-        """See ``edge.Room``."""
+        """See ``neighbours.Room``."""
         self._wanted.set()
 
     async def make(self) -> bool:
-        """See ``edge.Room``: True if something was deleted since the call."""
+        """See ``neighbours.Room``: True if something was deleted since the call."""
         if self._lock.statistics().owner is trio.lowlevel.current_task():
             return False  # it is the deletion itself that finds no space
         before = self._deleted

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Final, ParamSpec, Protocol, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 import trio
 
@@ -33,6 +33,7 @@ from snapfs.filesystem import Filesystem
 from snapfs.fuse.commits import Commits, fetch
 from snapfs.fuse.discarding import Discarding
 from snapfs.fuse.gate import Gate
+from snapfs.fuse.neighbours import Kernel, NoKernel, NoRoom, Room
 from snapfs.ids import BASE_VIEW
 from snapfs.snapshots import Facts, Instance, Permit, Place, RestoreResult, SetDeletion, Target
 
@@ -49,65 +50,6 @@ RECLAIM_STEPS: Final = 16
 
 #: How often one core call is given blocks by a commit that others then take.
 COMMIT_TRIES: Final = 1000
-
-
-class Kernel(Protocol):
-    """What the edge needs of the kernel (``kernel.MountedKernel``)."""
-
-    async def flush(self, view_ids: Collection[int] | None = None) -> None:
-        """Have the kernel send the writes to these views (None: all) that it holds back, and wait until they are done."""
-
-    async def view_ended(self, view_id: int, *, asked_by: int | None) -> None:
-        """A snapshot is gone: let go of everything in it. ``asked_by``: the ``.snap`` whose request caused it, if one did."""
-
-    async def view_renamed(self, view_id: int, *, asked_by: int | None) -> None:
-        """A snapshot has another name: the one that the kernel was shown is wrong."""
-
-    async def restored(self, result: RestoreResult) -> None:
-        """The base has changed under the kernel."""
-
-    async def purged(self, places: Collection[Place]) -> None:
-        """These names are gone, with all that was below them."""
-
-
-class NoKernel:
-    """For an edge without a mount: tests, and the time before and after."""
-
-    async def flush(self, view_ids: Collection[int] | None = None) -> None:
-        """Nobody holds writes back."""
-
-    async def view_ended(self, view_id: int, *, asked_by: int | None) -> None:
-        """Nobody knows the view."""
-
-    async def view_renamed(self, view_id: int, *, asked_by: int | None) -> None:
-        """As ``view_ended``."""
-
-    async def restored(self, result: RestoreResult) -> None:
-        """Nobody remembers anything."""
-
-    async def purged(self, places: Collection[Place]) -> None:
-        """As ``restored``."""
-
-
-class Room(Protocol):
-    """Who finds space when there is none left (``autodelete.AutoDelete``)."""
-
-    def soon(self) -> None:
-        """The background has done all that it had to do: there may be too little space."""
-
-    async def make(self) -> bool:
-        """A change found no space. Whether there may be more when it is tried again."""
-
-
-class NoRoom:
-    """Nobody does."""
-
-    def soon(self) -> None:
-        """That is how it stays."""
-
-    async def make(self) -> bool:
-        """There will not be."""
-        return False
 
 
 @dataclass

@@ -48,7 +48,7 @@ _FLUSH_BATCH: Final = 256
 
 
 class MountedKernel:
-    """The kernel's side of one mount. See ``edge.Kernel``. ``run`` must be running."""
+    """The kernel's side of one mount. See ``neighbours.Kernel``. ``run`` must be running."""
 
     def __init__(self, edge: Edge, known: Known, numbers: Numbers, mountpoint: str) -> None:
         self._edge = edge
@@ -89,7 +89,7 @@ class MountedKernel:
         return int(name[len(self._alias) :], 16)
 
     async def flush(self, view_ids: Collection[int] | None = None) -> None:
-        """See ``edge.Kernel``. Raises ``NoSpace`` or ``DeviceError`` when a write failed."""
+        """See ``neighbours.Kernel``. Raises ``NoSpace`` or ``DeviceError`` when a write failed."""
         nodes = [node for node in self._known.written() if view_ids is None or self._numbers.split(node)[0] in view_ids]
         if nodes:
             # Requests are served meanwhile, in particular the writes that this brings.
@@ -134,7 +134,7 @@ class MountedKernel:
             await trio.to_thread.run_sync(lambda: _forget_inodes([snapdir], attributes_only=True))
 
     async def view_ended(self, view_id: int, *, asked_by: int | None) -> None:
-        """See ``edge.Kernel``.
+        """See ``neighbours.Kernel``.
 
         The kernel takes its locks to forget names and pages, so a request cannot wait for that. What it can wait for is that attributes
         are forgotten where the snapshot was shown: a path that leads there then ends with ESTALE, for which the kernel looks again.
@@ -148,7 +148,7 @@ class MountedKernel:
             await done.wait()
 
     async def view_renamed(self, view_id: int, *, asked_by: int | None) -> None:
-        """See ``edge.Kernel``. In the ``.snap`` that asked, the kernel renames by itself."""
+        """See ``neighbours.Kernel``. In the ``.snap`` that asked, the kernel renames by itself."""
         done = self._forget({place for place in self._known.take_shown(view_id) if place[0] != asked_by}, [])
         # Two requests that rename each in its own ``.snap`` could wait for each other here: the limit ends that.
         with trio.move_on_after(float("inf") if asked_by is None else RENAME_SECONDS):
@@ -169,7 +169,7 @@ class MountedKernel:
         self._jobs.send_nowait(job)
 
     async def restored(self, result: RestoreResult) -> None:
-        """See ``edge.Kernel``.
+        """See ``neighbours.Kernel``.
 
         A regular file that changed has a new generation, so under its name the kernel must look again: it believes its own size of a
         file that it knows. In directories, the names that differ; all names would take other people's working directories away.
@@ -206,7 +206,7 @@ class MountedKernel:
         await self._forget(places, nodes).wait()  # requests are served meanwhile, and none of them waits for this task
 
     async def purged(self, places: Collection[snapshots.Place]) -> None:
-        """See ``edge.Kernel``. With a directory the kernel lets go of all below it that nobody uses; of the rest see ``_lost_name``."""
+        """See ``neighbours.Kernel``. With a directory it lets go of all below that nobody uses; of the rest see ``_lost_name``."""
         names: set[Place] = set()
         nodes: set[int] = set()
         for view_id in {place.instance.id for place in places}:

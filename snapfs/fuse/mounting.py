@@ -23,9 +23,10 @@ from snapfs.errors import SnapfsError
 from snapfs.filesystem import Filesystem
 from snapfs.fuse import polling
 from snapfs.fuse.autodelete import AutoDelete
-from snapfs.fuse.edge import Edge, NoKernel
+from snapfs.fuse.edge import Edge
 from snapfs.fuse.kernel import MountedKernel
 from snapfs.fuse.known import Known
+from snapfs.fuse.neighbours import NoKernel
 from snapfs.fuse.numbers import Numbers
 from snapfs.fuse.operations import Operations
 from snapfs.fuse.options import MountOptions
