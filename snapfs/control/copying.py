@@ -20,8 +20,8 @@ from snapfs.control.protocol import NO_LIMIT, Result
 from snapfs.copying import (
     CANCELLED,
     COMPLETE,
+    COPYING,
     FAILED_STATE,
-    PAUSED,
     Job,
     Wishes,
     detach,
@@ -40,9 +40,6 @@ log = logging.getLogger("snapfs.copying")
 
 #: The state of a copy that no process goes on with.
 INTERRUPTED: Final = "interrupted"
-
-#: States of a copy that has come to its end.
-ENDED: Final = (COMPLETE, FAILED_STATE, CANCELLED)
 
 #: What was copied is made durable when it is so much, or so old.
 SETTLE_BYTES: Final = 32 << 20
@@ -129,7 +126,7 @@ class Copying:
             await self.go_on(caller)
         self.wake()
         # What only memory has is not safe before it is copied, whatever the caller does next.
-        while self._is_live and self._is_volatile and not job.target.in_memory and job.state not in (*ENDED, PAUSED):
+        while self._is_live and self._is_volatile and not job.target.in_memory and job.state == COPYING and job.wishes.rate != 0:
             await caller.tell(self.status())
             await caller.pause(EVENT_SECONDS)
         return self.status()
