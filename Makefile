@@ -40,7 +40,7 @@ format: $(VENV)/.installed ## Format the source, mend what the linter can mend
 	$(VENV)/bin/ruff format
 
 crash: $(VENV)/.installed ## Many more crash states than `make test` runs: STATES=200000
-	SNAPFS_CRASH_STATES=$(STATES) $(RUN) -m pytest -s tests/crash/test_power_loss.py
+	SNAPFS_CRASH_STATES=$(STATES) $(RUN) -m pytest -s tests/crash/test_power_loss.py tests/crash/test_copy_power_loss.py
 
 torture: $(VENV)/.installed ## Kill the daemon under load again and again: nothing acknowledged may be missing: KILLS=500
 	SNAPFS_KILLS=$(KILLS) $(RUN) -m pytest -s tests/crash/test_kill.py -k kills_lose_nothing

@@ -32,6 +32,9 @@ class CopyBeforeWrite:
         self.path = self.below.path
         self.size = self.below.size
         self.read_only = self.below.read_only
+        #: A flush of the source has failed: nobody knows what it has by now, and nothing is written to it any more.
+        self.lost: str | None = None
+        self._flush_lock = threading.Lock()
         self._failing = failing
         self._fail_lock = threading.Lock()
         self._block_size = copy.geometry.block_size
@@ -48,12 +51,14 @@ class CopyBeforeWrite:
         """Write, when what was there before is copied."""
         if data:
             self.make_ready([(offset, len(data))])
+        self._check_not_lost()
         self.below.write(offset, data)
 
     def discard(self, offset: int, length: int) -> None:
         """See ``Device.discard``. What the copy needs and cannot have now is left as it is: nobody fails for a discard."""
         try:
             self.make_ready([(offset, length)])
+            self._check_not_lost()
         except DeviceError:
             return
         self.below.discard(offset, length)
@@ -70,6 +75,7 @@ class CopyBeforeWrite:
         try:
             self.copy.ensure(blocks)
         except (DeviceError, CorruptBlock) as exc:
+            self._check_not_lost()
             self.trouble(exc)
             if self.failed is None:
                 raise CopyBlocked(f"the copy comes first, and cannot go on: {exc}") from exc
@@ -91,8 +97,18 @@ class CopyBeforeWrite:
                 self.failed = reason
 
     def flush(self) -> None:
-        """See ``Device.flush``."""
-        self.below.flush()
+        """See ``Device.flush``. Whoever hears of a failure, the store or the copy for its map: it concerns both."""
+        with self._flush_lock:
+            self._check_not_lost()
+            try:
+                self.below.flush()
+            except DeviceError as exc:
+                self.lost = str(exc)
+                raise
+
+    def _check_not_lost(self) -> None:
+        if self.lost is not None:
+            raise DeviceError(self.lost)
 
     def close(self) -> None:
         """See ``Device.close``."""
@@ -101,6 +117,19 @@ class CopyBeforeWrite:
     def _blocks(self, runs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         size = self._block_size
         return [(offset // size, -(-(offset + length) // size) - offset // size) for offset, length in runs if length]
+
+
+class Beneath:
+    """The source for the copy's own map there: written in place, and flushed together with everything else."""
+
+    def __init__(self, before: CopyBeforeWrite) -> None:
+        self.path = before.path
+        self.read = before.below.read
+        self.write = before.below.write
+        self.flush = before.flush
+
+    def close(self) -> None:
+        """The source is the store's."""
 
 
 def without_copy(device: Device) -> Device:

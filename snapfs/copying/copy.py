@@ -15,7 +15,7 @@ from bitarray import bitarray
 
 from snapfs.blocks.copy_mark import PLACE_BYTES, PLACES, without_mark
 from snapfs.blocks.group_header import ENTRY_WRITTEN, GroupEntry
-from snapfs.errors import CorruptBlock
+from snapfs.errors import CorruptBlock, DeviceError
 from snapfs.store.recovery import read_group
 
 if TYPE_CHECKING:
@@ -50,6 +50,9 @@ class Copy:
         self.entries = entries
         self.sparse = sparse
         self.lock = threading.Lock()
+        #: Flushes that have failed. What was written before one may be gone, and those that come after it do not say so.
+        self._losses = 0
+        self._flush_lock = threading.Lock()
         self._block_size = geometry.block_size
         self._zeros = bytes(PIECE_BYTES)
         last = len(entries) - 1
@@ -153,11 +156,16 @@ class Copy:
                 return
             start, length = todo[-1]
             todo += self._ahead(start + length)
+            losses = self._losses
             for run in todo:
                 self._transfer(*run)
-            self.target.flush()
-            self.map.set(todo)
-            self.map.flush()
+            try:
+                self._flush(self.target, losses)
+                self.map.set(todo)
+                self._flush(self.map, losses)
+            except BaseException:
+                self._forget_unsettled()
+                raise
             self._done(todo)
 
     def step(self, limit: int = PIECE_BYTES) -> int:
@@ -183,19 +191,36 @@ class Copy:
         """Make durable what was copied, and set its bits. Raises ``DeviceError``."""
         with self.lock:
             runs, self._written = self._written, []
+            losses = self._losses
         if not runs:
             return
         try:
-            self.target.flush()
+            self._flush(self.target, losses)
             with self.lock:
                 self.map.set(runs)
-            self.map.flush()
+            self._flush(self.map, losses)
         except BaseException:
             with self.lock:
-                self._position = 0  # all of these once more
+                self._forget_unsettled()
             raise
         with self.lock:
             self._done(runs)
+
+    def _flush(self, what: Device | CopyMap, losses: int) -> None:
+        """Make durable what was written since there were so many losses. One at a time, so that nobody misses the failure of another's."""
+        with self._flush_lock:
+            try:
+                what.flush()
+            except DeviceError:
+                self._losses += 1
+                raise
+            if self._losses != losses:
+                raise DeviceError(f"{self.target.path}: a flush failed meanwhile, so what was just copied has to be copied again")
+
+    def _forget_unsettled(self) -> None:
+        """A flush has failed: what was copied and was not durable has to be copied once more."""
+        self._written = []
+        self._position = 0
 
     def _left(self, runs: Iterable[Run]) -> list[Run]:
         """What is needed and not copied of these runs."""

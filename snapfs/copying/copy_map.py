@@ -7,7 +7,7 @@ setting therefore sets no further bit, or in a file outside.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from bitarray import bitarray
 
@@ -20,17 +20,33 @@ from snapfs.blocks.map_sector import (
     encode_first,
     map_sectors,
 )
-from snapfs.device import Device
+from snapfs.device.base import Buffer
 from snapfs.errors import CorruptBlock
 
 #: Bytes that are read at once when the whole map is.
 _CHUNK: Final = 1 << 20
 
 
+class Writable(Protocol):
+    """What a map needs of a device."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """See ``Device.read``."""
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """See ``Device.write``."""
+
+    def flush(self) -> None:
+        """See ``Device.flush``."""
+
+    def close(self) -> None:
+        """See ``Device.close``."""
+
+
 class MapPlace:
     """Where a map is: extents (offset, length) of a device, one behind the other."""
 
-    def __init__(self, device: Device, extents: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, device: Writable, extents: Sequence[tuple[int, int]]) -> None:
         self.device = device
         self.extents = tuple(extents)
         self.size = sum(length for _, length in self.extents)
@@ -148,12 +164,6 @@ class CopyMap:
             self._write(number)
         place.write(0, encode_first(self.id, self.generation, failed=False))
         place.flush()
-
-    def fail(self) -> None:
-        """Let it say that the copy has failed; durable when it returns. Raises ``DeviceError``."""
-        if self.place is not None:
-            self.place.write(0, encode_first(self.id, self.generation, failed=True))
-            self.place.flush()
 
     @property
     def failed(self) -> bool:

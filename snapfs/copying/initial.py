@@ -38,12 +38,12 @@ def copy_initial_part(copy: Copy, first: Sequence[bytes]) -> None:
     Raises ``NotFound`` for a path that is not there, ``DeviceError``, ``CorruptBlock``.
     """
     device = AsItWas(copy)
-    volume = Volume.open(device, read_only=True)  # reads all tables
     geometry = copy.geometry
     front, tail = geometry.slot_offsets()
     ring_bytes = geometry.ring_blocks * geometry.block_size
     for start in (front[0], tail[0]):
         device.read(start, ring_bytes)
+    volume = Volume.open(device, read_only=True)  # reads all tables
 
     def block(number: int, _checksum: int) -> bytes:
         return device.read(number * geometry.block_size, geometry.block_size)

@@ -11,20 +11,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from snapfs.blocks.copy_mark import FAILED, FILLING, PLACE_BYTES, PLACES, PREPARING, CopyMark
+from snapfs.blocks.copy_mark import FAILED, FILLING, PLACES, PREPARING, CopyMark
 from snapfs.blocks.map_sector import encode_first
-from snapfs.copying.before_write import CopyBeforeWrite, without_copy
+from snapfs.copying.before_write import Beneath, CopyBeforeWrite, without_copy
 from snapfs.copying.copy import PIECE_BYTES, Copy
-from snapfs.copying.copy_map import CopyMap, MapPlace
+from snapfs.copying.copy_map import CopyMap, MapPlace, Writable
 from snapfs.copying.initial import copy_initial_part
-from snapfs.copying.target import Target, share, write_mark
+from snapfs.copying.target import Target, clear_mark, share, write_mark
 from snapfs.device import ImageDevice, Lock, RamDevice
 from snapfs.device.locking import take_lock
 from snapfs.errors import CopyError, CorruptBlock, DeviceError, SnapfsError
 from snapfs.store.copies import RunningCopy, Runs, allocate_map, free_map
 
 if TYPE_CHECKING:
-    from snapfs.device import Device
     from snapfs.store.volume import Volume
 
 log = logging.getLogger("snapfs.copying")
@@ -71,6 +70,7 @@ class Job:
         self._runs: Runs = ()
         self._fail_place: MapPlace | None = None
         self._is_set_up = False
+        self._mark_lock = threading.Lock()
         self._end_lock = threading.Lock()
         if not volume.read_only:
             volume.device = self.before
@@ -113,6 +113,7 @@ class Job:
     def copy_initial_part(self, first: Sequence[bytes]) -> None:
         """See ``initial``."""
         write_mark(self.target.device, self.mark)
+        clear_mark(self.target.device, PLACES[1])  # of an earlier copy to this target
         copy_initial_part(self.copy, first)
         self._check()
 
@@ -136,7 +137,7 @@ class Job:
         if self._runs:
             self._clear(self._runs)
         place = self._map_place()
-        self._fail_place = self._places(self._runs, self.copy.source) if self._runs else place
+        self._fail_place = self._places(self._runs) if self._runs else place
         with self.copy.lock:
             self.copy.map.put(place)
         if self._fail_place is not place:
@@ -147,15 +148,16 @@ class Job:
     def _map_place(self) -> MapPlace:
         if self.map_file is not None:
             return MapPlace(self.map_file, [(0, self.map_file.size)])
-        return self._places(self._runs, self.copy.source)
+        return self._places(self._runs)
 
     @property
     def _map_path(self) -> str:
         return self.map_file.path if self.map_file is not None else ""
 
-    def _places(self, runs: Sequence[tuple[int, int]], device: Device) -> MapPlace:
+    def _places(self, runs: Sequence[tuple[int, int]], device: Writable | None = None) -> MapPlace:
+        """Blocks of the volume as a place: on ``device``, or else to be written past the copy."""
         size = self.copy.geometry.block_size
-        return MapPlace(device, [(start * size, length * size) for start, length in runs])
+        return MapPlace(device or Beneath(self.before), [(start * size, length * size) for start, length in runs])
 
     def _clear(self, runs: Sequence[tuple[int, int]]) -> None:
         """Make blocks empty that were allocated for the map, and may have something in them that the copy still needs."""
@@ -165,16 +167,20 @@ class Job:
 
     def set_up(self) -> None:
         """From now on the target is the point in time. What the volume remembers of the copy is durable."""
+        with self._mark_lock:
+            if self.mark.state != FAILED:
+                self.mark = self.mark.changed(FILLING)
+                write_mark(self.target.device, self.mark)
         self._check()
-        self.mark = self.mark.changed(FILLING)
-        write_mark(self.target.device, self.mark)
         share(self.target)
         self._is_set_up = True
 
     def resumed(self, record: RunningCopy | None, runs: Sequence[tuple[int, int]], map_file: ImageDevice | None) -> None:
         """It goes on, with all that ``put_map`` and ``set_up`` have done when it began."""
         self.record, self.map_file, self._runs = record, map_file, tuple(runs)
-        self._fail_place = self._places(runs, self.copy.source) if runs else self._map_place()
+        self._fail_place = self._places(runs) if runs else self._map_place()
+        if map_file is None:
+            self.copy.map.place = self._fail_place
         self._is_set_up = True
 
     # Going on
@@ -182,13 +188,18 @@ class Job:
     def step(self, limit: int = PIECE_BYTES) -> int:
         """Copy the next piece; see ``Copy.step``. What goes wrong shows in ``state``."""
         try:
-            return self.copy.step(limit)
+            done = self.copy.step(limit)
         except (DeviceError, CorruptBlock) as exc:
             self.before.trouble(exc)
             return 0
+        if done:
+            self.before.blocked = None
+        return done
 
     def settle(self) -> None:
         """See ``Copy.settle``."""
+        if not self.copy.unsettled:
+            return
         try:
             self.copy.settle()
         except (DeviceError, CorruptBlock) as exc:
@@ -200,10 +211,14 @@ class Job:
         """Let nobody take it for the point in time any more: what follows will not be copied before it is overwritten."""
         log.error("the copy to %s has failed: %s", self.target, reason)
         if self._fail_place is not None:
-            self._fail_place.write(0, encode_first(self.mark.id, self.mark.generation, failed=True))
-            self._fail_place.flush()
-        self.mark = self.mark.changed(FAILED, reason[:500])
-        with contextlib.suppress(SnapfsError):
+            try:
+                self._fail_place.write(0, encode_first(self.mark.id, self.mark.generation, failed=True))
+                self._fail_place.flush()
+            except DeviceError:
+                if self.before.lost is None:  # else nothing follows
+                    raise
+        with self._mark_lock, contextlib.suppress(SnapfsError):
+            self.mark = self.mark.changed(FAILED, reason[:500])
             write_mark(self.target.device, self.mark)
 
     def _check(self) -> None:
@@ -216,8 +231,7 @@ class Job:
         """All is copied: the target becomes a volume like any other. Raises ``DeviceError``."""
         newest = PLACES[self.mark.sequence % len(PLACES)]
         for place in sorted(PLACES, key=lambda place: place == newest):  # the one in force goes last
-            self.target.device.write(place, bytes(PLACE_BYTES))
-            self.target.device.flush()
+            clear_mark(self.target.device, place)
 
     def fail(self, reason: str) -> None:
         """It ends here, and is no point in time. Raises ``DeviceError`` when that cannot be made durable."""

@@ -9,7 +9,7 @@ from snapfs.blocks.copy_mark import CopyMark, newest_mark
 from snapfs.copying.copy_map import MapPlace
 from snapfs.copying.unfinished import UnfinishedCopy, refuse
 from snapfs.device import Device, Lock, open_device
-from snapfs.errors import CopyError, SnapfsError
+from snapfs.errors import CopyError, DeviceError, SnapfsError
 from snapfs.store.recovery import newest_superblock
 
 
@@ -81,6 +81,9 @@ def open_unfinished(path: str, mark: CopyMark) -> UnfinishedCopy:
         if mark.map_path:
             map_file = open_one(os.fsdecode(mark.map_path), Lock.NONE)
             place = MapPlace(map_file, [(0, map_file.size)])
-        device = UnfinishedCopy(target, source, place, mark, found.geometry, blocks if mark.map_runs else place)
+        try:
+            device = UnfinishedCopy(target, source, place, mark, found.geometry, blocks if mark.map_runs else place)
+        except DeviceError as exc:
+            raise CopyError(str(exc)) from exc
         opened.pop_all()
         return device

@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Sequence
 
-from snapfs.blocks.copy_mark import FAILED, PREPARING, CopyMark
+from snapfs.blocks.copy_mark import FAILED, FILLING, PLACE_BYTES, PLACES, PREPARING, CopyMark
 from snapfs.blocks.map_sector import SECTOR_BYTES, decode_first, encode_first
 from snapfs.copying.as_it_was import AsItWas
 from snapfs.copying.before_write import without_copy
@@ -18,9 +18,9 @@ from snapfs.copying.copy import Copy
 from snapfs.copying.copy_map import CopyMap, MapPlace
 from snapfs.copying.job import Job, Wishes, detach, unregister
 from snapfs.copying.opening import read_mark
-from snapfs.copying.target import Target, reopen, write_mark
+from snapfs.copying.target import Target, clear_mark, reopen, write_mark
 from snapfs.device import ImageDevice, Lock, open_device
-from snapfs.errors import CopyError, SnapfsError
+from snapfs.errors import CopyError, CorruptBlock, SnapfsError
 from snapfs.store.copies import RunningCopy
 from snapfs.store.driver import commit, drive
 from snapfs.store.recovery import newest_superblock
@@ -111,19 +111,22 @@ class _Over(Exception):
 
 def _resumed(volume: Volume, record: RunningCopy) -> Job:
     path = os.fsdecode(record.destination)
+    if _says_failed(volume, record):
+        raise _Over("has failed, or was given up")
     with contextlib.ExitStack() as opened:
         target = reopen(path, made=False)
         opened.callback(target.device.close)
         mark = read_mark(target.device)
         if mark is None:
             if newest_superblock(target.device).uuid == volume.superblock.uuid:
+                for place in PLACES:  # the crash may have left a part of a mark
+                    if any(target.device.read(place, PLACE_BYTES)):
+                        clear_mark(target.device, place)
                 raise _Over("was complete already")
             raise CopyError(f"{path}: holds something else now")
+        if mark.id == record.id and mark.state != FILLING:
+            raise _Over("was never set up, and is forgotten" if mark.state == PREPARING else f"has failed: {mark.reason}")
         check_mark(path, mark, record.id)
-        if mark.state == PREPARING:
-            raise _Over("was never set up, and is forgotten")
-        if record.map_runs and decode_first(_on_volume(volume, record.map_runs).read(0, SECTOR_BYTES))[2]:
-            raise CopyError(f"{path}: it was given up")
         target = Target(target.device, path, mark.made, target.sparse)
         map_file = _map_file(record.map_path, opened)
         wishes = Wishes(record.on_error == "write", record.rate, record.paused)
@@ -131,6 +134,15 @@ def _resumed(volume: Volume, record: RunningCopy) -> Job:
         job.resumed(record, record.map_runs, map_file)
         opened.pop_all()
         return job
+
+
+def _says_failed(volume: Volume, record: RunningCopy) -> bool:
+    """Does the volume itself say that its copy has failed? Until the map is there, it says nothing."""
+    try:
+        found = decode_first(_on_volume(volume, record.map_runs).read(0, SECTOR_BYTES))
+    except CorruptBlock:
+        return False
+    return found == (record.id, record.generation, True)
 
 
 def resume_unregistered(volume: Volume, path: str, *, since_ns: int, owner: int) -> Job:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from snapfs.blocks.copy_mark import CopyMark
+from snapfs.blocks.copy_mark import PLACE_BYTES, CopyMark
+from snapfs.blocks.map_sector import SECTOR_BYTES
 from snapfs.device import Device, ImageDevice, Lock, RamDevice, open_device
 from snapfs.device.base import MEMORY_PREFIX
 from snapfs.device.locking import take_lock, take_writer_lock
@@ -131,6 +132,16 @@ def write_mark(device: Device, mark: CopyMark) -> None:
     offset, data = mark.encode()
     device.write(offset, data)
     device.flush()
+
+
+def clear_mark(device: Device, place: int) -> None:
+    """Let there be no mark in a place; durable when this returns. Raises ``DeviceError``.
+
+    Its first sector goes alone: whatever part of the rest a crash leaves, there is no mark and not a damaged one.
+    """
+    for start, end in ((place, place + SECTOR_BYTES), (place + SECTOR_BYTES, place + PLACE_BYTES)):
+        device.write(start, bytes(end - start))
+        device.flush()
 
 
 def map_path(target: str) -> str:

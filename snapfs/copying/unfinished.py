@@ -1,12 +1,16 @@
 """A copy that is still being filled, read as the point in time that it is: what it does not have yet comes from the source (D1).
 
 Whoever fills it may be another process, at this moment. It copies a block before it overwrites it, and sets the block's bit before that; so
-what was read from the source is right when the bit is still unset afterwards. When the copy ends in any way its mark changes first.
+what was read from the source is right when the bit is still unset afterwards. When the copy is complete its mark goes, before its map is
+given back. When it fails the source says so, in the first sector of the map there, before anything is overwritten that was not copied.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 from bitarray import bitarray
 
@@ -19,9 +23,17 @@ from snapfs.device import Device
 from snapfs.device.base import Unwritable
 from snapfs.errors import CopyError, CorruptBlock, DeviceError
 
+T = TypeVar("T")
+
+#: Times that a sector is read which somebody may be writing just now.
+TRIES: Final = 3
+
 
 class UnfinishedCopy(Unwritable):
-    """``target`` holds what is copied, ``source`` the rest; ``map_place`` is read while others write it."""
+    """``target`` holds what is copied, ``source`` the rest; ``map_place`` is read while others write it.
+
+    ``fail_place`` is where it is said whether the copy has failed. Raises ``DeviceError`` when it has.
+    """
 
     def __init__(
         self, target: Device, source: Device, map_place: MapPlace, mark: CopyMark, geometry: Geometry, fail_place: MapPlace
@@ -31,15 +43,15 @@ class UnfinishedCopy(Unwritable):
         self._target = target
         self._source = source
         self._devices = {target, source, map_place.device}
+        self._fail_place = fail_place
+        self._mark = mark
         self._map = CopyMap(mark.id, mark.generation, geometry.blocks, map_place)
         self._block_size = geometry.block_size
         self._end = geometry.size
-        self._mark = mark
-        self._fail_place = fail_place
-        self._mark_bytes = self._read_marks()
-        self._check_first()
+        self._mark_bytes = b""
         self._lock = threading.Lock()
         self._is_complete = False
+        self._has_ended()
 
     def read(self, offset: int, length: int) -> bytes:
         """See ``Device.read``. Raises ``DeviceError`` when the copy has failed or was cancelled meanwhile."""
@@ -71,7 +83,7 @@ class UnfinishedCopy(Unwritable):
         """Which of these blocks are copied at this moment."""
         if not self._is_complete:
             try:
-                return self._map.now(start, length)
+                return _steady(lambda: self._map.now(start, length))
             except (CorruptBlock, DeviceError):
                 # A map is given back when its copy ends.
                 if not self._has_ended():
@@ -79,38 +91,47 @@ class UnfinishedCopy(Unwritable):
         return bitarray([1]) * length
 
     def _has_ended(self) -> bool:
-        """Is the copy complete by now? Raises ``CopyError`` when it never will be."""
-        now = self._read_marks()
-        if self._is_complete or now == self._mark_bytes:
-            return self._is_complete
-        mark = newest_mark(self._target.read)
-        if mark is None:
-            self._is_complete = True
-            return True
-        if mark.state != FILLING:
-            raise DeviceError(f"{self.path}: the copy has failed: {mark.reason or mark.state}")
-        self._check_first()
-        self._mark_bytes = now
-        return False
+        """Is the copy complete by now? Raises ``DeviceError`` when it never will be."""
+        if not self._is_complete and self._is_marked() and self._says_failed() and self._is_marked():
+            raise DeviceError(f"{self.path}: the copy has failed, or was given up: its source does not wait for it any more")
+        return self._is_complete
 
-    def _check_first(self) -> None:
-        """Raises ``CopyError`` when the source no longer waits for the copy."""
+    def _is_marked(self) -> bool:
+        """Does the target say that it is being filled? If not, it is complete. Raises ``DeviceError`` when it says that it has failed."""
+        found = self._read_marks()
+        if found != self._mark_bytes:
+            mark = _steady(lambda: newest_mark(self._target.read))
+            if mark is None:
+                self._is_complete = True
+            elif mark.state != FILLING or mark.id != self._mark.id:
+                raise DeviceError(f"{self.path}: the copy has failed: {mark.reason or mark.state}")
+            else:
+                self._mark_bytes = found
+        return not self._is_complete
+
+    def _says_failed(self) -> bool:
+        """Does the source say so, or has it given back where it would? It does that when the copy has ended, in whatever way."""
         try:
-            copy_id, _, failed = decode_first(self._fail_place.read(0, SECTOR_BYTES))
+            found = _steady(lambda: decode_first(self._fail_place.read(0, SECTOR_BYTES)))
         except CorruptBlock:
-            copy_id, failed = b"", True
-        if failed or copy_id != self._mark.id:
-            raise CopyError(f"{self.path}: the copy has failed, or was given up: its source does not wait for it any more")
+            return True
+        return found != (self._mark.id, self._mark.generation, False)
 
     def _read_marks(self) -> bytes:
-        """What changes before anything is overwritten that is not copied: the marks of the target, and what the source says."""
-        marks = b"".join(self._target.read(place, PLACE_BYTES) for place in PLACES)
-        return marks + self._fail_place.read(0, SECTOR_BYTES)
+        return b"".join(self._target.read(place, PLACE_BYTES) for place in PLACES)
 
     def close(self) -> None:
         """Close what it reads."""
         for device in self._devices:
             device.close()
+
+
+def _steady(read: Callable[[], T]) -> T:
+    """What is read while another process may be writing it: half of it may be new. Raises ``CorruptBlock`` when that does not pass."""
+    for _ in range(TRIES - 1):
+        with contextlib.suppress(CorruptBlock):
+            return read()
+    return read()
 
 
 def refuse(path: str, mark: CopyMark) -> None:

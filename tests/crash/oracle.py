@@ -87,6 +87,18 @@ class Oracle:
         """
         device = MemoryDevice(0)
         device.data, device.size = data, len(data)
+        fs = self.show(device, promised, newest)
+        volume = fs.volume
+        judge_map(device, volume)
+        # The volume goes on: what the crash interrupted is worked off, and changes can be committed.
+        while drive(volume, fs.work):
+            pass
+        with contextlib.suppress(NoSpace):  # the story of the full volume
+            drive(volume, fs.make, fs.base, ROOT_INO, b"after the crash", stat.S_IFREG | 0o600, 0, 0)
+        commit(volume)
+
+    def show(self, device: MemoryDevice, promised: int, newest: int) -> Filesystem:
+        """Open what a crash has left: it is clean, and what its generation was when it was sealed. Raises ``AssertionError``."""
         volume = Volume.open(device)
         assert promised <= volume.generation <= newest, f"generation {volume.generation}, promised {promised}, newest {newest}"
         found = check_volume(device)
@@ -98,10 +110,4 @@ class Oracle:
             assert seen[name].keys() == tree.keys(), (name, sorted(seen[name].keys() ^ tree.keys()))
             for path, facts in tree.items():
                 assert seen[name][path] == facts, (name, path)
-        judge_map(device, volume)
-        # The volume goes on: what the crash interrupted is worked off, and changes can be committed.
-        while drive(volume, fs.work):
-            pass
-        with contextlib.suppress(NoSpace):  # the story of the full volume
-            drive(volume, fs.make, fs.base, ROOT_INO, b"after the crash", stat.S_IFREG | 0o600, 0, 0)
-        commit(volume)
+        return fs

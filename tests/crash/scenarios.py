@@ -33,9 +33,9 @@ DIRECTORY = stat.S_IFDIR | 0o755
 class Stage:
     """A recorded volume, and the handles that a story needs."""
 
-    def __init__(self, blocks: int = 320, block_size: int = 4096, seed: int = 1) -> None:
+    def __init__(self, blocks: int = 320, block_size: int = 4096, seed: int = 1, device: Any = None) -> None:
         self.rng = random.Random(seed)
-        self.device = RecordingDevice(blocks * block_size)
+        self.device = device or RecordingDevice(blocks * block_size)
         with mock.patch("os.urandom", self.rng.randbytes):  # the seed of the hash decides where names go
             format_volume(self.device, block_size=block_size)
         self.volume = Volume.open(self.device)
