@@ -111,6 +111,9 @@ class CopyStage(Stage):
         #: How likely a piece is copied behind when there is an opportunity; and its dice.
         self.pace = 0.03
         self.dice = random.Random(f"{seed} {outside}")
+        #: Are freed blocks discarded? Always at once: then nothing is left of them.
+        self.discards = seed % 2 == 1
+        self.volume.allocator.discards.wanted = self.discards
         self._is_pumping = False
         #: Blocks that were copied because somebody was about to overwrite them, and calls of the core that waited for that.
         self.copied_before = 0
@@ -322,6 +325,7 @@ class CopyStage(Stage):
             self.delete(rng.choice("abcd"))
         elif kind == 7:
             self.commit()
+            self.discard()
         else:
             self.work(3)
 
@@ -365,6 +369,7 @@ class CopyStage(Stage):
         # What attaching commits, when the copy is forgotten.
         self.oracle.generations[self.volume.generation + 1] = {**known, "": {**known[""], COPY: (None,)}}
         self.volume.allocator.prefer_used()
+        self.volume.allocator.discards.wanted = self.discards
         job = attach(self.volume)
         self.fs = Filesystem(self.volume)
         self.fs.now = self._now

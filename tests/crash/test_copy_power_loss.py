@@ -22,7 +22,7 @@ SEED = int(os.environ.get("SNAPFS_CRASH_SEED", "1"))
 EACH = 120
 
 #: Blocks of a telling, on average, that were copied because somebody was about to overwrite them.
-CONTENDED = 15
+CONTENDED = 10
 
 
 @pytest.fixture(scope="module")
