@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -67,6 +68,10 @@ class Installation:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """The source distribution, and the wheel that is built from that. The setuptools that builds is the one beside pytest."""
+    for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]:
+        needed = Requirement(line)
+        version = importlib.metadata.version(needed.name)
+        assert version in needed.specifier, f"{needed} is needed beside pytest, not {version}: pip install -e '.[dev]'"
     top = tmp_path_factory.mktemp("built")
     source = top / "source"
     # Neither what git ignores, nor an older build's list of files, which setuptools would take for its own.
