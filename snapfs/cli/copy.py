@@ -101,8 +101,10 @@ def _copy(arguments: argparse.Namespace) -> int:
 
 
 def _interrupted(arguments: argparse.Namespace) -> str:
-    """What becomes of the copy: one that a daemon was setting up is given up, with any other it goes on; the command's own can be resumed."""
+    """What becomes of it: a daemon gives up what it was setting up and goes on with any other copy; a command's own can be resumed."""
     begins = arguments.source not in ACTIONS
+    if not begins and arguments.source != "resume":
+        return "interrupted"
     with contextlib.suppress(SnapfsError, CommandFailed):
         source, mark = (arguments.source, None) if begins else _source_of(arguments.destination)
         destination = _destination(arguments.destination) if begins or mark is not None else None
