@@ -1,9 +1,8 @@
 """What a full copy costs those who write meanwhile: nothing running, and a copy at several rates, in the same run, in turns.
 
-Two volumes with the same data: one with three times as much free space, and one that is 90 % full. Of both the old files are deleted as
-soon as the copy has begun, and what was free is filled on the full one: there everything that is written goes where the copy still needs
-what was, so that it is copied before. Every measurement has a volume and a copy of its own, on the same disk, and begins when the copy
-behind does.
+Two volumes with the same data: one with three times as much free space, and one that is 90 % full. Of the full one the old files are
+deleted as soon as the copy has begun, and what was free is filled: everything that is written goes where the copy still needs what was,
+so that it is copied before. Every measurement has a volume and a copy of its own, on the same disk, and begins when the copy behind does.
 
 Prints one table: each row is the median of its rounds, and ``ratio`` compares its speed with that of no copy. ``during`` is what was
 copied while it was measured: at rate 0 only what those who wrote were about to destroy. ``left`` is what was still to be copied at the
@@ -155,10 +154,10 @@ def measure(prepared: Path, place: Path, copies: Path, rate: str | None, workloa
         free = os.statvfs(mount)
         if rate is not None:
             snapfs("copy", mount, target, "--rate", "0")
-        for path in (mount / "old").iterdir():
-            path.unlink()
-        fsync(mount / "old")
         if free.f_bfree < free.f_blocks // 2:
+            for path in (mount / "old").iterdir():
+                path.unlink()
+            fsync(mount / "old")
             fill(mount / "filling", free.f_bavail * free.f_frsize)
         before = status(mount)["copied"] if rate is not None else 0
         if rate not in (None, "0"):
