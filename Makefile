@@ -15,7 +15,7 @@ KILLS ?= 500
 ARGS ?=
 SECONDS ?= 60
 
-.PHONY: help install demo test check format crash torture fuzz bench clean
+.PHONY: help install demo test check format crash torture fuzz bench copybench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ fuzz: $(VENV)/.fuzz-packages ## Fuzz decoders and hostile volumes, guided by cov
 
 bench: $(VENV)/.installed ## Measure against an empty pyfuse3 filesystem
 	@$(RUN) tests/benchmarks/bench.py $(ARGS)
+
+copybench: $(VENV)/.installed ## Measure what a full copy costs those who write meanwhile
+	@$(RUN) tests/benchmarks/copying.py $(ARGS)
 
 clean: ## Remove the virtual environment and everything generated
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis .fuzz

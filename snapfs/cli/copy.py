@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from snapfs.cli import output
 from snapfs.cli.arguments import Parser, add_json, size
-from snapfs.cli.exits import ERROR, OK, USAGE, CommandFailed, report
+from snapfs.cli.exits import ERROR, INTERRUPTED, OK, USAGE, CommandFailed, report
 from snapfs.cli.target import as_sent, in_volume, locate, session
 from snapfs.control.memory import resolve
 from snapfs.control.mounts import mount_with_device, mounts
@@ -71,9 +71,11 @@ def _rate(text: str) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Copy, or ask about a copy."""
-    if arguments.source in ACTIONS:
-        return _act(arguments)
-    return _copy(arguments)
+    try:
+        return _act(arguments) if arguments.source in ACTIONS else _copy(arguments)
+    except KeyboardInterrupt:
+        report(_interrupted(arguments))
+        return INTERRUPTED
 
 
 def _copy(arguments: argparse.Namespace) -> int:
@@ -96,6 +98,34 @@ def _copy(arguments: argparse.Namespace) -> int:
             result = _waited(volume.call, result["id"], told)
         mountpoint = volume.mountpoint
     return _report(arguments, result, mountpoint)
+
+
+def _interrupted(arguments: argparse.Namespace) -> str:
+    """What becomes of it: a daemon gives up what it was setting up and goes on with any other copy; a command's own can be resumed."""
+    begins = arguments.source not in ACTIONS
+    if not begins and arguments.source != "resume":
+        return "interrupted"
+    with contextlib.suppress(SnapfsError, CommandFailed):
+        source, mark = (arguments.source, None) if begins else _source_of(arguments.destination)
+        destination = _destination(arguments.destination) if begins or mark is not None else None
+        with session(source, write=False) as volume:
+            is_mounted, found = volume.mountpoint is not None, volume.call("copy.status")
+            destination = destination or found.get("destination")
+            if is_mounted and begins and (found["state"], found.get("destination")) == ("setting up", destination):
+                volume.call("copy.cancel", told=lambda _event: None)
+                return f"interrupted: the copy to {destination} is cancelled"
+        if is_mounted and found["state"] not in _ENDED and found.get("destination") == destination:
+            return f"interrupted; the copy to {destination} goes on: 'snapfs copy cancel {destination}' would end it"
+        if not is_mounted and destination is not None and _unfinished(destination):
+            return f"interrupted: 'snapfs copy resume {destination}' goes on with the copy"
+    return "interrupted"
+
+
+def _unfinished(destination: str) -> bool:
+    from snapfs.copying import mark_of
+
+    mark = mark_of(destination)
+    return mark is not None and mark.state == "filling"
 
 
 def _act(arguments: argparse.Namespace) -> int:
@@ -185,7 +215,11 @@ def _first(path: str, mountpoint: str | None) -> str:
 
 def _destination(path: str) -> str:
     """As the daemon, which is somewhere else, understands it."""
-    return path if is_memory(path) else os.path.realpath(path)
+    if is_memory(path):
+        return path
+    if path.endswith("/") and not os.path.isdir(path):
+        raise CommandFailed(f"{path}: is the name of a directory: name the file to make", USAGE)
+    return os.path.realpath(path)
 
 
 def _is_within(path: str, device: int) -> bool:
@@ -231,8 +265,8 @@ def _report(arguments: argparse.Namespace, result: Document, mountpoint: str | N
         print(f"{arguments.destination}: no copy is running")
     elif arguments.source == "status":
         output.print_facts(_facts(result))
-    else:
-        print(_line(result))
+    elif result["state"] != "failed":
+        print(_line(result, begun=arguments.source not in ACTIONS))
     if result["state"] == "failed":
         if not arguments.json and arguments.source != "status":
             report(f"the copy has failed: {result['reason']}")
@@ -249,7 +283,8 @@ def _facts(result: Document) -> list[tuple[str, str]]:
         facts.append(("begun", output.time_text(result["since_ns"])))
     if result["rate"] is not None:
         facts.append(("rate limit", f"{output.size_text(result['rate'])}/s"))
-    facts.append(("map", result["map"]))
+    if result["map"] is not None:
+        facts.append(("map", result["map"]))
     if result["on_error"] is not None:
         facts.append(("fails first", "the copy" if result["on_error"] == "copy" else "writing"))
     if result["reason"]:
@@ -257,7 +292,7 @@ def _facts(result: Document) -> list[tuple[str, str]]:
     return facts
 
 
-def _line(result: Document) -> str:
+def _line(result: Document, *, begun: bool) -> str:
     state, where = result["state"], result["destination"]
     if state == "complete":
         return f"{where}: the copy is complete, {output.size_text(result['copied'])}"
@@ -265,4 +300,11 @@ def _line(result: Document) -> str:
         return f"{where}: the copy is cancelled" + (", and gone" if result.get("removed") else "; what is there is of no use")
     if state == "paused":
         return f"{where}: the copy is paused; 'snapfs copy resume {where}' goes on"
-    return f"{where}: is the volume as it was just now, and is filled behind; 'snapfs copy status {where}' tells how far it is"
+    if state == "blocked":
+        return f"{where}: the copy cannot go on, and is tried again: {result['reason']}"
+    moment = "is the volume as it was just now, and" if begun else "the copy"
+    if result["rate"] == 0:
+        return f"{where}: {moment} is given only what is overwritten; 'snapfs copy resume {where} --rate max' fills it"
+    if begun:
+        return f"{where}: {moment} is filled behind; 'snapfs copy status {where}' tells how far it is"
+    return f"{where}: {moment} goes on; 'snapfs copy status {where}' tells how far it is"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
-from snapfs.control import memory
+from snapfs.control import copies, memory
 from snapfs.control.caller import Caller
 from snapfs.control.protocol import NO_LIMIT, Result
 from snapfs.copying import (
@@ -37,9 +37,6 @@ from snapfs.filesystem import Filesystem
 from snapfs.snapshots.paths import path_bytes
 
 log = logging.getLogger("snapfs.copying")
-
-#: The state of a copy that no process goes on with.
-INTERRUPTED: Final = "interrupted"
 
 #: What was copied is made durable when it is so much, or so old.
 SETTLE_BYTES: Final = 32 << 20
@@ -74,7 +71,9 @@ class Copying:
         self._image = image
         self._is_live = is_live
         self.job = job
-        self._is_busy = False
+        #: Where a copy is being set up to, and whether somebody does not want it any more.
+        self._beginning: str | None = None
+        self._unwanted = False
         #: Complete copies in memory by their names, which others can open as long as they are held.
         self._held: dict[str, target.Target] = {}
         #: Called when there is something to be copied behind.
@@ -107,7 +106,7 @@ class Copying:
         if map_outside is False and not registered:
             raise UsageError("the volume cannot be written, so the map cannot be on it: use --map outside")
         outside = map_outside is True or not registered
-        self._is_busy = True
+        self._beginning, self._unwanted = destination, False
         try:
             prepared = await caller.in_thread(self._prepare, destination, force=force)
             job: Job | None = None
@@ -121,7 +120,7 @@ class Copying:
                 await self._abandon(prepared, job, str(exc))
                 raise
         finally:
-            self._is_busy = False
+            self._beginning = None
         if not self._is_live:
             await self.go_on(caller)
         self.wake()
@@ -132,7 +131,7 @@ class Copying:
         return self.status()
 
     async def _set_up(self, caller: Caller, job: Job, paths: Sequence[bytes], *, registered: bool, outside: bool, force: bool) -> None:
-        await caller.in_thread(job.copy_initial_part, paths)
+        await caller.in_thread(job.copy_initial_part, paths, self._check_wanted)
         if job.target.in_memory:
             job.map_file = target.map_in_memory(job.copy.map.size)
         elif outside:
@@ -142,7 +141,13 @@ class Copying:
             # From here on whoever opens the volume looks for the copy, and forgets it while its target does not say that it is set up.
             job.record = await self._engine.arrange(job.register, self._fs.volume)
         await caller.in_thread(job.put_map)
+        self._check_wanted()
         await caller.in_thread(job.set_up)
+        self._check_wanted()
+
+    def _check_wanted(self) -> None:
+        if self._unwanted:
+            raise CopyError(f"{self._beginning}: the copy was cancelled")
 
     def _source_place(self) -> str:
         device = self._fs.volume.device
@@ -194,8 +199,14 @@ class Copying:
         """Give the copy up: its target is of no use then, and goes if it was made for the copy. Or a complete one in memory by its name."""
         if name is not None and self.give_back(name):
             return {"state": CANCELLED, "destination": name, "removed": True}
-        if name is not None and (self.job is None or str(self.job.target) != name):
+        if name is not None and name not in (self._beginning, str(self.job and self.job.target)):
             raise CopyError(f"{name}: no such copy in memory")
+        if (destination := self._beginning) is not None:
+            result = {**self.status(), "state": CANCELLED}
+            self._unwanted = True
+            while self._beginning == destination:
+                await caller.pause(0.02)
+            return {**result, "removed": not await caller.in_thread(os.path.lexists, destination)}
         if self.job is None and self._fs.volume.copies.current is not None:
             result = {**self.status(), "state": CANCELLED}
             return {**result, "removed": await caller.in_thread(give_up, self._fs.volume)}
@@ -211,46 +222,12 @@ class Copying:
 
     def status(self) -> Result:
         """How far it is, as commands are told."""
-        job = self.job
-        if job is None:
-            return self._interrupted()
-        size = self._fs.volume.geometry.block_size
-        return {
-            "state": job.state,
-            "id": job.mark.id.hex(),
-            "source": self._image,
-            "destination": str(job.target),
-            "generation": job.mark.generation,
-            "copied": job.copy.blocks_copied * size,
-            "total": max(job.copy.blocks_needed, job.copy.blocks_copied) * size,
-            "since_ns": job.since_ns,
-            "rate": job.wishes.rate,
-            "on_error": "write" if job.wishes.copy_first else "copy",
-            "map": "in memory" if job.target.in_memory else job.map_file.path if job.map_file is not None else "on-volume",
-            "registered": job.mark.registered,
-            "reason": job.reason,
-        }
-
-    def _interrupted(self) -> Result:
-        """Of a copy that nobody goes on with now."""
+        if self.job is not None and (self._beginning is None or not self._is_over):
+            return copies.of_job(self.job, self._image)
+        if self._beginning is not None:
+            return copies.of_preparation(self._beginning, self._image)
         record = self._fs.volume.copies.current
-        if record is None:
-            return {"state": "none"}
-        return {
-            "state": INTERRUPTED,
-            "id": record.id.hex(),
-            "source": self._image,
-            "destination": os.fsdecode(record.destination),
-            "generation": record.generation,
-            "copied": None,
-            "total": None,
-            "since_ns": record.since_ns,
-            "rate": record.rate,
-            "on_error": record.on_error,
-            "map": os.fsdecode(record.map_path) or "on-volume",
-            "registered": True,
-            "reason": None,
-        }
+        return {"state": "none"} if record is None else copies.of_record(record, self._image)
 
     @property
     def _is_over(self) -> bool:
@@ -258,14 +235,14 @@ class Copying:
 
     def _running(self) -> Job:
         job = self.job
-        if job is None or self._is_over or self._is_busy:
+        if job is None or self._is_over or self._beginning is not None:
             raise CopyError(f"{self._image}: no copy of it is running")
         return job
 
     def _check_free(self) -> None:
         where = None
-        if self._is_busy or not self._is_over:
-            where = str(self.job.target) if self.job is not None else "another place"
+        if self._beginning is not None or not self._is_over:
+            where = self._beginning or str(self.job and self.job.target)
         elif self._fs.volume.copies.current is not None:  # the copy would think that it is of itself
             where = os.fsdecode(self._fs.volume.copies.current.destination)
         if where is not None:
@@ -321,7 +298,7 @@ class Copying:
     @property
     def has_work(self) -> bool:
         """Is there a copy that somebody has to go on with?"""
-        return not self._is_over and not self._is_busy
+        return not self._is_over and self._beginning is None
 
     async def go_on(self, caller: Caller) -> None:
         """Copy until the copy has ended. Ends with whatever ``caller`` raises."""
@@ -340,7 +317,8 @@ class Copying:
                     break
                 await caller.in_thread(job.settle)
                 if not self._is_live and job.before.blocked is not None:
-                    raise CopyError(f"{job.target.path}: the copy cannot go on: {job.before.blocked}")
+                    again = f"snapfs copy resume {job.target.path}"
+                    raise CopyError(f"{job.target.path}: the copy cannot go on: {job.before.blocked}; when it can, run '{again}'")
                 await caller.pause(IDLE_SECONDS)
                 if job.before.blocked is not None and not job.wishes.paused:
                     await caller.in_thread(job.step)
@@ -365,6 +343,8 @@ class Copying:
             await self._end_unwanted(caller, job)
         elif job.before.failed is not None:
             await self._release(job, FAILED_STATE)
+            if self._is_live:  # else the command says so
+                log.error("the copy to %s has failed: %s", job.target, job.reason)
         else:
             await self._release(job, COMPLETE)
             log.info("the copy to %s is complete", job.target)
@@ -374,6 +354,7 @@ class Copying:
             await caller.in_thread(job.fail, "it was cancelled")
         job.remove_target()
         await self._release(job, CANCELLED)
+        log.info("the copy to %s was cancelled", job.target)
 
     async def _release(self, job: Job, ended: str) -> None:
         """The volume forgets it, and so do we."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from snapfs.blocks.geometry import HEADER_SLOT_BLOCKS, HEADER_SLOTS
@@ -32,10 +32,10 @@ WINDOW_BYTES = 16 << 20
 UNSETTLED_BYTES = 32 << 20
 
 
-def copy_initial_part(copy: Copy, first: Sequence[bytes]) -> None:
+def copy_initial_part(copy: Copy, first: Sequence[bytes], wanted: Callable[[], None]) -> None:
     """Copy it; durable when this returns. ``first`` are paths in the volume, which are copied with all that is below them.
 
-    Raises ``NotFound`` for a path that is not there, ``DeviceError``, ``CorruptBlock``.
+    Raises ``NotFound`` for a path that is not there, ``DeviceError``, ``CorruptBlock``, and what ``wanted`` raises, which is asked often.
     """
     device = AsItWas(copy)
     geometry = copy.geometry
@@ -53,10 +53,11 @@ def copy_initial_part(copy: Copy, first: Sequence[bytes]) -> None:
             device.read(geometry.header_block(number, 0) * geometry.block_size, HEADER_SLOTS * HEADER_SLOT_BLOCKS * geometry.block_size)
             with contextlib.suppress(CorruptBlock):  # all of such a group is copied, at its time
                 read_group(geometry, entry, number, block)  # and the records that are elsewhere
+        wanted()
         _settle_if_much(copy)
     fs = Filesystem(volume)
     for path in first:
-        _copy_path(copy, fs, path)
+        _copy_path(copy, fs, path, wanted)
     copy.settle()
 
 
@@ -65,7 +66,7 @@ def _settle_if_much(copy: Copy) -> None:
         copy.settle()
 
 
-def _copy_path(copy: Copy, fs: Filesystem, path: bytes) -> None:
+def _copy_path(copy: Copy, fs: Filesystem, path: bytes, wanted: Callable[[], None]) -> None:
     volume = fs.volume
     inode = drive(volume, fs.inode, fs.base, ROOT_INO)
     for name in filter(None, path.split(b"/")):
@@ -81,9 +82,10 @@ def _copy_path(copy: Copy, fs: Filesystem, path: bytes) -> None:
         if inode.is_directory:
             waiting += _children(fs, inode)
         elif stat.S_ISREG(inode.mode):
-            _copy_file(copy, fs, inode)
+            _copy_file(copy, fs, inode, wanted)
         elif stat.S_ISLNK(inode.mode):
             drive(volume, fs.readlink, fs.base, inode.ino)
+        wanted()
         _settle_if_much(copy)
 
 
@@ -96,10 +98,11 @@ def _children(fs: Filesystem, inode: Inode) -> list[int]:
     return out
 
 
-def _copy_file(copy: Copy, fs: Filesystem, inode: Inode) -> None:
+def _copy_file(copy: Copy, fs: Filesystem, inode: Inode, wanted: Callable[[], None]) -> None:
     size = copy.geometry.block_size
     for offset in range(0, inode.size if inode.map.blocks else 0, WINDOW_BYTES):
         plan = drive(fs.volume, fs.plan_read, fs.base, inode.ino, offset, WINDOW_BYTES)
         for start, length in plan.runs:
             copy.fetch(start // size, length // size)
+            wanted()
             _settle_if_much(copy)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -25,8 +24,6 @@ from snapfs.store.copies import RunningCopy, Runs, allocate_map, free_map
 
 if TYPE_CHECKING:
     from snapfs.store.volume import Volume
-
-log = logging.getLogger("snapfs.copying")
 
 #: What a copy can be. It goes on by itself in the first three.
 SETTING_UP: Final = "setting up"
@@ -110,11 +107,11 @@ class Job:
 
     # Setting it up
 
-    def copy_initial_part(self, first: Sequence[bytes]) -> None:
+    def copy_initial_part(self, first: Sequence[bytes], wanted: Callable[[], None] = lambda: None) -> None:
         """See ``initial``."""
         write_mark(self.target.device, self.mark)
         clear_mark(self.target.device, PLACES[1])  # of an earlier copy to this target
-        copy_initial_part(self.copy, first)
+        copy_initial_part(self.copy, first, wanted)
         self._check()
 
     def register(self, volume: Volume) -> RunningCopy:
@@ -197,19 +194,14 @@ class Job:
         return done
 
     def settle(self) -> None:
-        """See ``Copy.settle``."""
-        if not self.copy.unsettled:
-            return
+        """See ``Copy.settle``. A flush that works does not mean that writing does: ``step`` finds out."""
         try:
             self.copy.settle()
         except (DeviceError, CorruptBlock) as exc:
             self.before.trouble(exc)
-        else:
-            self.before.blocked = None
 
     def _failing(self, reason: str) -> None:
         """Let nobody take it for the point in time any more: what follows will not be copied before it is overwritten."""
-        log.error("the copy to %s has failed: %s", self.target, reason)
         if self._fail_place is not None:
             try:
                 self._fail_place.write(0, encode_first(self.mark.id, self.mark.generation, failed=True))

@@ -160,7 +160,8 @@ def resume_unregistered(volume: Volume, path: str, *, since_ns: int, owner: int)
             raise CopyError(f"{path}: its source {volume.device.path} has been changed since: start the copy again with --force")
         target = Target(target.device, path, mark.made, target.sparse)
         map_file = _map_file(mark.map_path, opened)
-        job = _job(volume, target, mark, (), map_file, Wishes(), since_ns=since_ns, owner=owner)
+        wishes = Wishes(copy_first=True)  # nobody writes the source: the copy can always be gone on with later
+        job = _job(volume, target, mark, (), map_file, wishes, since_ns=since_ns, owner=owner)
         job.resumed(None, (), map_file)
         opened.pop_all()
         return job

@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from snapfs.control import client
+
 Hashes = dict[str, str]
 
 MIB = 1 << 20
@@ -369,6 +371,49 @@ def test_a_copy_goes_on_although_its_source_has_changed(mounted, snapfs_command,
         assert re.fullmatch(r"snapfs: [^\n]*changed since[^\n]*\n", result.stderr), result.stderr
 
 
+@pytest.mark.volume(size="1G")
+@pytest.mark.parametrize("how", ["interrupt", "cancel"])
+def test_a_copy_that_is_being_set_up_cannot_be_given_up(how: str, mounted, snapfs_command, wait_until, tmp_path: Path) -> None:
+    """D4: by Ctrl-C, or by somebody else; nothing is left of it, and another one can begin."""
+    chunk = random.Random(1).randbytes(MIB)
+    with (mounted / "large").open("wb") as file:
+        for _ in range(600):
+            file.write(chunk)
+        os.fsync(file.fileno())
+    target = tmp_path / "copy.img"
+    command = snapfs_command("copy", mounted.path, target, "--first", mounted / "large")
+    daemon = client.of_image(os.fspath(mounted.image))
+    assert daemon is not None
+    with daemon, subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: target.exists() and target.stat().st_blocks * 512 > 8 * MIB, 30, "the beginning")
+        if how == "interrupt":
+            process.send_signal(signal.SIGINT)
+        else:
+            told = daemon.call("copy.cancel")  # a command of its own might come too late
+            assert (told["state"], told["destination"], told["removed"]) == ("cancelled", str(target), True)
+        _, errors = process.communicate(timeout=30)
+    assert re.fullmatch(r"snapfs: [^\n]*cancelled\n", errors), errors
+    assert process.returncode == (130 if how == "interrupt" else 1)
+    assert not list(tmp_path.glob("copy*"))
+    assert status(mounted)["state"] == "none"
+    mounted.run("copy", mounted.path, target, "--rate", "0")
+    mounted.run("copy", "cancel", mounted.path)
+
+
+def test_an_interrupted_command_does_not_say_that_the_copy_goes_on(mounted, snapfs_command, wait_until, tmp_path: Path) -> None:
+    """D4: one that waited for a daemon."""
+    with_history(mounted)
+    target = tmp_path / "copy.img"
+    command = snapfs_command("copy", mounted.path, target, "--rate", "1M", "--wait")
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: status(mounted)["state"] == "copying", 30, "the copy")
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert re.fullmatch(r"snapfs: interrupted[^\n]*goes on[^\n]*copy cancel[^\n]*\n", errors), errors
+    assert status(mounted)["state"] == "copying"
+    mounted.run("copy", "cancel", target)
+
+
 def test_cancelling_leaves_something_of_it(mounted, mount_volume, run_snapfs, tmp_path: Path) -> None:
     """D4: the target goes, if it was made for the copy; whoever reads it gets an error and never wrong data; space comes back."""
     with_history(mounted)
@@ -439,6 +484,7 @@ def test_writes_do_not_wait_for_a_copy_that_comes_first(mounted, mount_volume, i
     ballast.write_bytes(bytes(9 * MIB))
     mounted.run("copy", mounted.path, small_place / "copy.img", "--on-error", "write")
     wait_until(lambda: status(mounted)["state"] == "blocked", 60, "the full target")
+    assert [status(mounted)["state"] for _ in range(10)] == ["blocked"] * 10, "it is tried all the time"
     for path in before:
         (mounted.path / path).unlink()
     with pytest.raises(OSError):  # where depends on where lies what is needed
@@ -457,6 +503,22 @@ def test_writes_do_not_wait_for_a_copy_that_comes_first(mounted, mount_volume, i
     assert hashes(copy.path) == before
     copy.unmount()
     assert json.loads(mounted.run("check", small_place / "copy.img", "--json").stdout)["clean"]
+
+
+def test_a_command_never_ends_that_cannot_go_on(mounted, run_snapfs, small_place: Path, mount_volume) -> None:
+    """D4, D7: of an image that nobody has mounted it ends with the reason, and goes on when there is space."""
+    (mounted / "large").write_bytes(random.Random(1).randbytes(30 * MIB))
+    mounted.unmount()
+    target = small_place / "copy.img"
+    for words in ((mounted.image, target, "--on-error", "write"), ("resume", target)):
+        result = run_snapfs("copy", *words, code=1, limit=30)
+        assert re.fullmatch(r"snapfs: [^\n]*No space left[^\n]*copy resume[^\n]*\n", result.stderr)
+        assert result.stdout == ""
+    subprocess.run(["mount", "-o", "remount,size=200M", small_place], check=True, timeout=60)
+    assert run_snapfs("copy", "resume", target).stdout.startswith(f"{target}: the copy is complete")
+    copy = mount_volume(target)
+    assert (copy / "large").read_bytes() == random.Random(1).randbytes(30 * MIB)
+    copy.unmount()
 
 
 def test_a_target_that_is_missing_at_the_next_mount(mounted, run_snapfs, tmp_path: Path) -> None:
@@ -534,6 +596,7 @@ def test_what_cannot_be_a_target_is_taken(mounted, run_snapfs, tmp_path: Path) -
         ((mounted.path, mounted / "inside.img"), 2),
         ((mounted.path, mounted.image), 2),
         ((mounted.path, tmp_path / "no" / "where.img"), 1),
+        ((mounted.path, f"{tmp_path}/directory/"), 2),
         ((mounted.path, tmp_path), 1),
         ((mounted.path, "/dev/null"), 1),
         ((mounted.path, tmp_path / "data"), 1),
