@@ -18,8 +18,9 @@ from copy_stories import STORIES
 TOTAL = int(os.environ.get("SNAPFS_CRASH_STATES", "21000")) // 10
 SEED = int(os.environ.get("SNAPFS_CRASH_SEED", "1"))
 
-#: States of one telling: the next one is another story.
+#: States of one telling, at most, and how many tellings there are at least: the next one is another story.
 EACH = 120
+TELLINGS = 4
 
 #: Blocks of a telling, on average, that were copied because somebody was about to overwrite them.
 CONTENDED = 10
@@ -43,7 +44,7 @@ def test_no_power_cut_spoils_a_copy_or_its_source(name: str, tally: dict[str, tu
     goal = TOTAL // len(STORIES)
     found, seed = Run(), SEED
     while found.distinct < goal:
-        found.story(name, seed, limit=min(EACH, goal - found.distinct))
+        found.story(name, seed, limit=min(EACH, -(-goal // TELLINGS), goal - found.distinct))
         seed += 1
     tally[name] = found.distinct, found.told, found.copied_before
     assert found.copied_before >= CONTENDED * found.told
