@@ -278,10 +278,8 @@ class Copying:
         while job.reason is None and not job.copy.complete:
             if not job.step():
                 job.settle()
-        if not job.copy.complete:
+        if not job.copy.complete or job.before.failed is not None or not job.finish():
             log.critical("the copy to %s is not complete, and cannot become so: %s", job.target, job.reason)
-        elif job.before.failed is None:
-            job.finish()
 
     def give_back(self, name: str) -> bool:
         """Give up a complete copy in memory; False when there is none of that name. Whoever has it open keeps it."""
@@ -310,11 +308,9 @@ class Copying:
             if now - told >= EVENT_SECONDS:
                 told = now
                 await caller.tell(self.status())
-            if job.unwanted or job.before.failed is not None:
+            if job.unwanted or job.before.failed is not None or (job.copy.complete and await caller.in_thread(job.finish)):
                 break
             if job.wishes.paused or job.wishes.rate == 0 or job.before.blocked is not None:
-                if job.copy.complete:
-                    break
                 await caller.in_thread(job.settle)
                 if not self._is_live and job.before.blocked is not None:
                     again = f"snapfs copy resume {job.target.path}"
@@ -327,18 +323,12 @@ class Copying:
             if not done or job.copy.unsettled >= SETTLE_BYTES or now - settled >= SETTLE_SECONDS:
                 await caller.in_thread(job.settle)
                 settled = time.monotonic()
-            if job.copy.complete:
-                break
-            await pace.keep(caller, done)
+            if not job.copy.complete:
+                await pace.keep(caller, done)
         await self._end(caller, job)
         await caller.tell(self.status())
 
     async def _end(self, caller: Caller, job: Job) -> None:
-        if job.before.failed is None and not job.unwanted and job.copy.complete:
-            try:
-                await caller.in_thread(job.finish)
-            except SnapfsError as exc:
-                await caller.in_thread(job.fail, str(exc))
         if job.unwanted:
             await self._end_unwanted(caller, job)
         elif job.before.failed is not None:

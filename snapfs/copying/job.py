@@ -219,11 +219,17 @@ class Job:
 
     # Ending
 
-    def finish(self) -> None:
-        """All is copied: the target becomes a volume like any other. Raises ``DeviceError``."""
+    def finish(self) -> bool:
+        """All is copied: the target becomes a volume like any other. False when that does not work now: see ``state``."""
         newest = PLACES[self.mark.sequence % len(PLACES)]
-        for place in sorted(PLACES, key=lambda place: place == newest):  # the one in force goes last
-            clear_mark(self.target.device, place)
+        try:
+            for place in sorted(PLACES, key=lambda place: place == newest):  # the one in force goes last
+                clear_mark(self.target.device, place)
+        except DeviceError as exc:
+            self.before.trouble(exc)
+            return False
+        self.before.blocked = None
+        return True
 
     def fail(self, reason: str) -> None:
         """It ends here, and is no point in time. Raises ``DeviceError`` when that cannot be made durable."""

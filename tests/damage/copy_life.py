@@ -171,13 +171,12 @@ class Life:
             assert tries < 2000, "this does not end"
             if self.volume.read_only or self.job.before.lost is not None:
                 raise _Over
-        if self.job.before.failed is None:
-            try:
-                self.job.finish()
-            except DeviceError as exc:
-                self.job.fail(str(exc))
-            else:
+        while self.job.before.failed is None:
+            if self.job.finish():
                 self._release(COMPLETE)
+                break
+            if self.job.before.failed is None:
+                self._repair()
 
     def _repair(self) -> None:
         """What had failed works again."""
