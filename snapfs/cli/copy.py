@@ -7,6 +7,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
+from shlex import quote
 from typing import TYPE_CHECKING, Any, Final
 
 from snapfs.cli import output
@@ -66,7 +67,12 @@ def configure(parser: Parser) -> None:
 
 def _rate(text: str) -> int:
     """0 copies nothing behind; without a limit, as it travels."""
-    return {"0": 0, "max": NO_LIMIT}[text] if text in ("0", "max") else size(text)
+    if text in ("0", "max"):
+        return {"0": 0, "max": NO_LIMIT}[text]
+    try:
+        return size(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a rate: give bytes in a second, with K, M or G, or 0, or 'max'") from None
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -115,9 +121,9 @@ def _interrupted(arguments: argparse.Namespace) -> str:
                 volume.call("copy.cancel", told=lambda _event: None)
                 return f"interrupted: the copy to {destination} is cancelled"
         if is_mounted and found["state"] not in _ENDED and found.get("destination") == destination:
-            return f"interrupted; the copy to {destination} goes on: 'snapfs copy cancel {destination}' would end it"
+            return f"interrupted; the copy to {destination} goes on: 'snapfs copy cancel {quote(destination)}' would end it"
         if not is_mounted and destination is not None and _unfinished(destination):
-            return f"interrupted: 'snapfs copy resume {destination}' goes on with the copy"
+            return f"interrupted: 'snapfs copy resume {quote(destination)}' goes on with the copy"
     return "interrupted"
 
 
@@ -299,12 +305,12 @@ def _line(result: Document, *, begun: bool) -> str:
     if state == "cancelled":
         return f"{where}: the copy is cancelled" + (", and gone" if result.get("removed") else "; what is there is of no use")
     if state == "paused":
-        return f"{where}: the copy is paused; 'snapfs copy resume {where}' goes on"
+        return f"{where}: the copy is paused; 'snapfs copy resume {quote(where)}' goes on"
     if state == "blocked":
         return f"{where}: the copy cannot go on, and is tried again: {result['reason']}"
     moment = "is the volume as it was just now, and" if begun else "the copy"
     if result["rate"] == 0:
-        return f"{where}: {moment} is given only what is overwritten; 'snapfs copy resume {where} --rate max' fills it"
+        return f"{where}: {moment} is given only what is overwritten; 'snapfs copy resume {quote(where)} --rate max' fills it"
     if begun:
-        return f"{where}: {moment} is filled behind; 'snapfs copy status {where}' tells how far it is"
-    return f"{where}: {moment} goes on; 'snapfs copy status {where}' tells how far it is"
+        return f"{where}: {moment} is filled behind; 'snapfs copy status {quote(where)}' tells how far it is"
+    return f"{where}: {moment} goes on; 'snapfs copy status {quote(where)}' tells how far it is"

@@ -72,7 +72,7 @@ def _serve(source: Source, mountpoint: str, options: MountOptions, ready: Callab
 
     if not options.read_only and not source.in_memory and mark_of(source.given) is not None:
         options = replace(options, read_only=True)
-        warn("this copy is not complete: it is mounted read-only until it is mounted again after that")
+        warn("this copy is not complete: it is mounted read-only; once it is complete, mount it again to write")
     device = source.open(read_only=options.read_only, warn=warn)
     if options.discard is None:
         options = replace(options, discard=source.in_memory)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from shlex import quote
 
 from snapfs.blocks.copy_mark import CopyMark, newest_mark
 from snapfs.copying.copy_map import MapPlace
@@ -50,7 +51,7 @@ def open_image(path: str, *, read_only: bool) -> Device:
         # It names other files, and what they hold would show in it.
         raise CopyError(f"{path}: a copy that is not complete, and belongs to somebody else, who alone can use it")
     if not read_only:
-        raise CopyError(f"{path}: this copy is not complete: until then it can only be read ('snapfs copy status {path}')")
+        raise CopyError(f"{path}: this copy is not complete: until then it can only be read ('snapfs copy status {quote(path)}')")
     return open_unfinished(path, mark)
 
 

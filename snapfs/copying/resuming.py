@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Sequence
+from shlex import quote
 
 from snapfs.blocks.copy_mark import FAILED, FILLING, PLACE_BYTES, PLACES, PREPARING, CopyMark
 from snapfs.blocks.map_sector import SECTOR_BYTES, decode_first, encode_first
@@ -47,7 +48,7 @@ def attach(volume: Volume) -> Job | None:
         if record.on_error == "write":
             raise CopyError(
                 f"{volume.device.path}: the copy to {where} comes first, and cannot go on: {exc}; "
-                f"make that possible, or give it up with 'snapfs copy cancel {volume.device.path}'"
+                f"make that possible, or give it up with 'snapfs copy cancel {quote(volume.device.path)}'"
             ) from exc
         log.warning("the copy to %s has failed: %s", where, exc)
     forget(volume)
