@@ -120,9 +120,11 @@ def _interrupted(arguments: argparse.Namespace) -> str:
             if is_mounted and begins and (found["state"], found.get("destination")) == ("setting up", destination):
                 volume.call("copy.cancel", told=lambda _event: None)
                 return f"interrupted: the copy to {destination} is cancelled"
+        if destination is None:
+            return "interrupted"
         if is_mounted and found["state"] not in _ENDED and found.get("destination") == destination:
             return f"interrupted; the copy to {destination} goes on: 'snapfs copy cancel {quote(destination)}' would end it"
-        if not is_mounted and destination is not None and _unfinished(destination):
+        if not is_mounted and _unfinished(destination):
             return f"interrupted: 'snapfs copy resume {quote(destination)}' goes on with the copy"
     return "interrupted"
 
