@@ -307,6 +307,28 @@ async def test_a_snapshot_that_cannot_be_sealed_does_not_appear_later(edge: Edge
     assert [one.name for one in snapshots.all(edge.fs)] == ["s"]
 
 
+async def test_a_copy_begins_while_writes_are_in_flight(edge: Edge, device: SlowDevice) -> None:
+    """D2: writes that bypass what is put before the device: at that moment none is on its way, and nothing is dirty."""
+    device.go.clear()
+    await make(edge, b"before")
+    edge.commits.soon()
+    await until(lambda: edge.volume.in_flight is not None)  # a worker thread is at it
+    found: list[tuple[object, bool, set[bytes]]] = []
+
+    def begin() -> None:
+        found.append((edge.volume.in_flight, edge.volume.dirty, names(opened(device))))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(edge.at_rest, begin)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        await make(edge, b"meanwhile")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert not found
+        device.go.set()
+    assert found == [(None, False, {b"before", b"meanwhile"})]
+    await make(edge, b"after")  # the gate is open again
+
+
 async def test_snapshot_operations_do_not_take_all_tasks(edge: Edge, device: SlowDevice) -> None:
     outcomes: list[type | None] = []
     device.go.clear()
