@@ -17,7 +17,7 @@ from snapfs.cli.target import as_sent, in_volume, locate, session
 from snapfs.control.memory import resolve
 from snapfs.control.mounts import mount_with_device, mounts
 from snapfs.control.protocol import NO_LIMIT
-from snapfs.device.base import is_memory
+from snapfs.device.base import is_memory, lasting_path
 from snapfs.errors import SnapfsError, VolumeBusy
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def _ask(arguments: argparse.Namespace, source: str, mark: CopyMark | None) -> t
     write = action != "status" and (mark is None or mark.registered)
     with session(source, write=write, go_on=action != "cancel") as volume, _bar() as told:
         if action == "resume":
-            destination = os.path.realpath(arguments.destination) if mark is not None else None
+            destination = lasting_path(arguments.destination) if mark is not None else None
             result = volume.call("copy.resume", told=told, destination=destination, rate=arguments.rate)
         elif action == "cancel":
             result = volume.call("copy.cancel", told=told)
@@ -199,7 +199,7 @@ def _of_mark(target: str, mark: CopyMark) -> Document:
         "state": "failed" if mark.state == "failed" else "interrupted",
         "id": mark.id.hex(),
         "source": os.fsdecode(mark.source),
-        "destination": os.path.realpath(target),
+        "destination": lasting_path(target),
         "generation": mark.generation,
         "copied": None,
         "total": None,
@@ -227,7 +227,7 @@ def _destination(path: str) -> str:
         return path
     if path.endswith("/") and not os.path.isdir(path):
         raise CommandFailed(f"{path}: is the name of a directory: name the file to make", USAGE)
-    return os.path.realpath(path)
+    return lasting_path(path)
 
 
 def _is_within(path: str, device: int) -> bool:

@@ -14,7 +14,7 @@ from snapfs.cli import exits
 from snapfs.cli.arguments import size
 from snapfs.cli.exits import CommandFailed
 from snapfs.control.memory import resolve
-from snapfs.device.base import MEMORY_PREFIX, Device, is_memory
+from snapfs.device.base import MEMORY_PREFIX, Device, is_memory, lasting_path
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,7 @@ class Source:
         """Where it is, for whoever asks later and elsewhere."""
         if self.in_memory:
             return self.given
-        found = os.path.realpath(self.given)
-        return found if os.path.exists(found) else os.path.abspath(self.given)  # a link into /proc leads to no path
+        return lasting_path(self.given)
 
     def open(self, *, read_only: bool, warn: Callable[[str], None]) -> Device:
         """The device, with a volume on it if it is memory. Raises errors of snapfs."""
@@ -40,7 +39,7 @@ class Source:
 
         if not self.in_memory:
             return open_image(self.given, read_only=read_only)
-        return _loaded(self, warn) if self.load is not None else _empty(self, warn)
+        return _loaded(self, self.load, warn) if self.load is not None else _empty(self, warn)
 
 
 def parse(given: str, load: str | None) -> Source:
@@ -80,14 +79,13 @@ def _empty(source: Source, warn: Callable[[str], None]) -> Device:
     return device
 
 
-def _loaded(source: Source, warn: Callable[[str], None]) -> Device:
-    """Memory with all that an image has, which is locked while it is read, and known to be a volume."""
+def _loaded(source: Source, load: str, warn: Callable[[str], None]) -> Device:
+    """Memory with all that the image ``load`` has, which is locked while it is read, and known to be a volume."""
     from snapfs.copying import open_image
     from snapfs.device import RamDevice
     from snapfs.store.volume import Volume
 
-    assert source.load is not None  # noqa: S101 - as the caller has seen
-    image = open_image(source.load, read_only=True)
+    image = open_image(load, read_only=True)
     try:
         length = Volume.open(image, read_only=True).geometry.size
         _check_room(source, length, warn)

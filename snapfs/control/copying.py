@@ -207,7 +207,7 @@ class Copying:
             while self._beginning == destination:
                 await caller.pause(0.02)
             return {**result, "removed": not await caller.in_thread(os.path.lexists, destination)}
-        if self.job is None and self._fs.volume.copies.current is not None:
+        if not self._is_live and self.job is None and self._fs.volume.copies.current is not None:
             result = {**self.status(), "state": CANCELLED}
             return {**result, "removed": await caller.in_thread(give_up, self._fs.volume)}
         job = self._running()
@@ -234,10 +234,15 @@ class Copying:
         return self.job is None or self.job.ended is not None
 
     def _running(self) -> Job:
-        job = self.job
-        if job is None or self._is_over or self._beginning is not None:
-            raise CopyError(f"{self._image}: no copy of it is running")
-        return job
+        job, known = self.job, self._fs.volume.copies.current
+        if job is not None and job.ended is None and self._beginning is None:
+            return job
+        if job is None and known is not None:
+            where = os.fsdecode(known.destination)
+            raise CopyError(
+                f"{self._image}: its copy to {where} is interrupted, and cannot be touched while the volume is mounted read-only"
+            )
+        raise CopyError(f"{self._image}: no copy of it is running")
 
     def _check_free(self) -> None:
         where = None

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Sequence
 from typing import Final, Protocol
 
@@ -21,6 +23,20 @@ NO_PATH: Final = "a volume in memory has no path: name its mount point"
 def is_memory(path: str) -> bool:
     """Does this name a volume in memory? A file of such a name is given as ``./mem:...``."""
     return path.startswith(MEMORY_PREFIX)
+
+
+def lasting_path(path: str) -> str:
+    """The absolute path by which an image is remembered.
+
+    Links to files are followed. Those to block devices are not, for what they lead to has another name after the next boot; nor those into
+    /proc, which lead to no path.
+    """
+    found = os.path.realpath(path)
+    try:
+        is_device = stat.S_ISBLK(os.stat(path).st_mode)
+    except OSError:
+        return found  # it is going to be made
+    return os.path.abspath(path) if is_device or not os.path.exists(found) else found
 
 
 class Device(Protocol):

@@ -550,6 +550,20 @@ def test_a_target_that_is_missing_at_the_next_mount(mounted, run_snapfs, tmp_pat
     mounted.mount()
 
 
+def test_a_read_only_mount_ends_a_copy_or_goes_on_with_it(mounted, tmp_path: Path) -> None:
+    """D4: one line says why nothing can be done, and the copy goes on at the next mount."""
+    with_history(mounted)
+    mounted.run("copy", mounted.path, tmp_path / "copy.img", "--rate", "0")
+    mounted.remount("ro")
+    assert status(mounted)["state"] == "interrupted"
+    for action in ("cancel", "pause", "resume"):
+        result = mounted.run("copy", action, mounted.path, code=1)
+        assert re.fullmatch(r"snapfs: [^\n]*mounted read-only\n", result.stderr), result.stderr
+    mounted.remount()
+    assert status(mounted)["state"] == "copying"
+    mounted.run("copy", "cancel", mounted.path)
+
+
 # --- devices --------------------------------------------------------------------------------------------
 
 
@@ -575,6 +589,24 @@ def test_block_devices_are_copied_otherwise(loop_device: Path, make_loop, mount_
     assert json.loads(mounted.run("check", device, "--json").stdout)["clean"]
     assert all_views(mount_volume(images.watch(tmp_path / "third.img")), names) == before
     mounted.unmount()
+
+
+def test_a_device_is_remembered_by_a_name_that_passes(mounted, make_loop, tmp_path: Path) -> None:
+    """D4: the name that it was given by leads to it after a boot as well, and not the kernel's of today."""
+    backing = tmp_path / "backing"
+    with backing.open("wb") as file:
+        file.truncate(80 * MIB)
+    (tmp_path / "by-id").symlink_to(make_loop(backing))
+    mounted.run("copy", mounted.path, tmp_path / "by-id", "--rate", "0")
+    assert status(mounted)["destination"] == str(tmp_path / "by-id")
+    mounted.unmount()
+    other = tmp_path / "other"
+    backing.rename(other)
+    (tmp_path / "by-id").unlink()
+    (tmp_path / "by-id").symlink_to(make_loop(other))  # it has another name now
+    mounted.mount()
+    assert set_free(mounted)["state"] == "complete"
+    assert json.loads(mounted.run("check", tmp_path / "by-id", "--json").stdout)["clean"]
 
 
 def test_a_device_that_is_too_small_is_taken(mounted, make_loop, tmp_path: Path) -> None:
