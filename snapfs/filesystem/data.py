@@ -18,6 +18,7 @@ from snapfs.ids import FILE_SIZE_MAX, SYMLINK_MAX
 if TYPE_CHECKING:
     from array import array
 
+    from snapfs.device.base import Buffer
     from snapfs.filesystem.inode import Inode
     from snapfs.store.cache import Want
 
@@ -121,7 +122,7 @@ def target(inode: Inode) -> bytes:
     return bytes(block[: inode.size])
 
 
-def write(inode: Inode, offset: int, data: bytes, *, urgency: int = 0) -> None:
+def write(inode: Inode, offset: int, data: Buffer, *, urgency: int = 0) -> None:
     """Write ``data``; the size grows as needed.
 
     Raises ``NotCached``, ``NotReady``, ``CommitNeeded``, ``NoSpace``, ``FileTooBig``, ``DeviceError``.
@@ -177,7 +178,7 @@ def write(inode: Inode, offset: int, data: bytes, *, urgency: int = 0) -> None:
     _point(inode, writable, places, content, fresh, keep=content is not data)
 
 
-def _whole_blocks(inode: Inode, spans: list[tuple[int, array[int] | None, int, int]], offset: int, data: bytes) -> bytes:
+def _whole_blocks(inode: Inode, spans: list[tuple[int, array[int] | None, int, int]], offset: int, data: Buffer) -> Buffer:
     """The content of all blocks of a write: what it does not cover of the first and the last one comes from the file."""
     volume = inode.view.volume
     block_size = volume.geometry.block_size
@@ -221,7 +222,7 @@ def _wait_for(inode: Inode, runs: list[tuple[int, int]]) -> None:
         raise NotReady(places)
 
 
-def _store(inode: Inode, places: list[int], content: bytes) -> None:
+def _store(inode: Inode, places: list[int], content: Buffer) -> None:
     """Write blocks to the device, neighbours together."""
     volume = inode.view.volume
     block_size = volume.geometry.block_size
@@ -251,7 +252,7 @@ def _adopt_torn(inode: Inode, spans: list[tuple[int, array[int], int, int]], fre
 
 
 def _point(
-    inode: Inode, spans: list[tuple[int, array[int], int, int]], places: list[int], content: bytes, fresh: set[int], *, keep: bool
+    inode: Inode, spans: list[tuple[int, array[int], int, int]], places: list[int], content: Buffer, fresh: set[int], *, keep: bool
 ) -> None:
     """Let the pointers name the new blocks, and drop the old ones. ``keep`` the blocks at both ends in the cache."""
     volume = inode.view.volume

@@ -27,6 +27,7 @@ from snapfs.store.deletion import Deletion
 from snapfs.store.tree import BlockMap
 
 if TYPE_CHECKING:
+    from snapfs.device.base import Buffer
     from snapfs.store.sealing import Sealing
     from snapfs.store.volume import Volume
 
@@ -300,7 +301,7 @@ class Filesystem:
         plan = self.plan_read(view, ino, offset, size)
         return plan.assemble([self.volume.device.read(start, length) for start, length in plan.runs])
 
-    def write(self, view: View, ino: int, offset: int, content: bytes, *, kill_setid: bool = False, stamp: bool = True) -> int:
+    def write(self, view: View, ino: int, offset: int, content: Buffer, *, kill_setid: bool = False, stamp: bool = True) -> int:
         """Write; the bytes are with the device's cache when this returns. ``stamp`` sets the times of change.
 
         Raises ``NoSpace``, ``FileTooBig``, ``ReadOnly``, ``DeviceError``.

@@ -11,10 +11,16 @@ from typing import Final
 import pyfuse3
 
 from snapfs.filesystem import Inode
+from snapfs.fuse import wire
 from snapfs.fuse.options import MountOptions
 
 #: Seconds. Long enough to mean forever, short enough that a defect in invalidation heals over lunch.
 VALID: Final = 3600.0
+
+_VALID: Final = int(VALID)
+
+#: In nanoseconds.
+SECOND: Final = 1_000_000_000
 
 #: Permissions of ``.snap``: who may look up names in the directory above may see which snapshots there are; its owner may make them.
 SNAPDIR_MODE: Final = stat.S_IFDIR | 0o755
@@ -27,6 +33,7 @@ class Attributes:
         self._uid = options.uid
         self._gid = options.gid
         self._permissions = None if options.umask is None else 0o777 & ~options.umask
+        self._replaces = not (self._uid is None and self._gid is None and self._permissions is None)
         self._block_size = block_size
         self._replaced: dict[int, int] = {}
         self._missing = pyfuse3.EntryAttributes()
@@ -36,7 +43,7 @@ class Attributes:
         """An inode's attributes; ``valid`` is how long the name under which it was found may be believed."""
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = node
-        entry.generation = inode.generation + self._replaced.get(node, 0) & 0xFFFF_FFFF
+        entry.generation = self.generation(node, inode)
         entry.entry_timeout = valid
         entry.attr_timeout = VALID
         mode, entry.st_uid, entry.st_gid = self.permissions(inode)
@@ -50,6 +57,27 @@ class Attributes:
         entry.st_mtime_ns = inode.mtime
         entry.st_ctime_ns = inode.ctime
         return entry
+
+    def words(self, node: int, inode: Inode) -> tuple[int, ...]:
+        """The same attributes, as ``wire.ATTR_OUT`` and ``wire.ENTRY_OUT`` end with them."""
+        mode, uid, gid = inode.mode, inode.uid, inode.gid
+        if self._replaces:
+            permissions, uid, gid = self.permissions(inode)
+            mode = stat.S_IFMT(mode) | permissions
+        atime, mtime, ctime = inode.atime, inode.mtime, inode.ctime
+        return (
+            node, inode.size_shown, inode.sectors, atime // SECOND, mtime // SECOND, ctime // SECOND,
+            atime % SECOND, mtime % SECOND, ctime % SECOND,
+            mode, max(inode.nlink, 0), uid, gid, inode.rdev & 0xFFFF_FFFF, self._block_size, 0,
+        )  # fmt: skip
+
+    def packed(self, node: int, inode: Inode, *, valid: float = VALID) -> bytes:
+        """``entry``, as ``wire.ENTRY_OUT`` has it; ``valid`` in whole seconds."""
+        return wire.ENTRY_OUT.pack(node, self.generation(node, inode), int(valid), _VALID, 0, 0, *self.words(node, inode))
+
+    def generation(self, node: int, inode: Inode) -> int:
+        """With the number, what tells an inode from all that ever were."""
+        return inode.generation + self._replaced.get(node, 0) & 0xFFFF_FFFF
 
     def replace(self, node: int) -> None:
         """What the kernel believes of an inode, its size above all, is wrong: let it take the inode for another when it looks again."""

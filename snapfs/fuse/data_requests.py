@@ -20,8 +20,9 @@ from snapfs.filesystem import Changes, ReadPlan, View
 from snapfs.fuse import listing
 from snapfs.fuse.listing import Row
 from snapfs.fuse.numbers import WRITER_BIT
-from snapfs.fuse.requests import handler
+from snapfs.fuse.requests import handler, keeps_set_id
 from snapfs.fuse.snapdir import SnapdirRequests
+from snapfs.fuse.wire import Rows
 
 log = logging.getLogger("snapfs.fuse")
 
@@ -39,7 +40,7 @@ class DataRequests(SnapdirRequests):
             # Or the kernel would take writes that nobody can take from it.
             raise ReadOnly(self.fs.volume.read_only_reason)
         if flags & os.O_TRUNC:
-            await self.change_at(self.fs.set_attributes, inode, Changes(size=0), privileged=ctx.uid == 0)
+            await self.change_at(self.fs.set_attributes, inode, Changes(size=0), privileged=keeps_set_id(ctx))
         else:
             await self.at(self._check_open, inode, writing)
         return pyfuse3.FileInfo(fh=self.known.opened(inode, flags), keep_cache=True)
@@ -77,12 +78,12 @@ class DataRequests(SnapdirRequests):
         return [part for part in parts if part is not None]
 
     @handler
-    async def write(self, fh: int, off: int, buf: bytes) -> int:
+    async def write(self, fh: int, off: int, buf: bytes | memoryview, *, kills_set_id: bool = False) -> int:
         """Write all of it; on a full volume, as much as fits. With its writeback cache the kernel takes no less than all."""
         try:
-            return await self._write(fh & ~WRITER_BIT, off, buf)
+            return await self._write(fh & ~WRITER_BIT, off, buf, kills_set_id=kills_set_id)
         except NoSpace:
-            done = await self._write_what_fits(fh & ~WRITER_BIT, off, buf)
+            done = await self._write_what_fits(fh & ~WRITER_BIT, off, buf, kills_set_id=kills_set_id)
             if self.options.writeback or not done:
                 raise
             return done
@@ -91,9 +92,9 @@ class DataRequests(SnapdirRequests):
                 await self._refused(fh & ~WRITER_BIT, off + len(buf))
             raise
 
-    async def _write(self, node: int, off: int, buf: bytes) -> int:
+    async def _write(self, node: int, off: int, buf: bytes | memoryview, *, kills_set_id: bool) -> int:
         # With its writeback cache the kernel stamped the file when it was written, says so by setattr, and may have done that already.
-        return await self.change_at(self.fs.write, node, off, buf, stamp=not self.options.writeback)
+        return await self.change_at(self.fs.write, node, off, buf, kill_setid=kills_set_id, stamp=not self.options.writeback)
 
     async def _refused(self, node: int, end: int) -> None:
         """With its writeback cache the kernel may have taken the write, and shown it, already."""
@@ -102,12 +103,12 @@ class DataRequests(SnapdirRequests):
             self.attributes.replace(node)  # it would keep the size that it has
         self.kernel.refused(node)
 
-    async def _write_what_fits(self, node: int, off: int, buf: bytes) -> int:
+    async def _write_what_fits(self, node: int, off: int, buf: bytes | memoryview, *, kills_set_id: bool) -> int:
         """Write ever smaller pieces until not one more block fits; how many bytes did."""
         done, size = 0, len(buf) // 2
         while size >= self.fs.volume.geometry.block_size:
             try:
-                done += await self._write(node, off + done, buf[done : done + size])
+                done += await self._write(node, off + done, buf[done : done + size], kills_set_id=kills_set_id)
             except NoSpace:
                 size //= 2
             else:
@@ -138,7 +139,7 @@ class DataRequests(SnapdirRequests):
         return inode
 
     @handler
-    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+    async def readdir(self, fh: int, start_id: int, token: Rows | pyfuse3.ReaddirToken) -> None:
         """Fill one reply with entries. The kernel looks each of them up by it."""
         is_snapdir = self.numbers.is_snapdir(fh)
         after = start_id
@@ -161,30 +162,35 @@ class DataRequests(SnapdirRequests):
     def _entries(self, view: View, ino: int, after: int) -> list[Row]:
         return listing.rows(self.fs, self.numbers, view, ino, after)
 
-    async def _first_rows(self, fh: int, after: int, token: pyfuse3.ReaddirToken) -> bool:
+    async def _first_rows(self, fh: int, after: int, token: Rows | pyfuse3.ReaddirToken) -> bool:
         """``.``, ``..`` and perhaps ``.snap``; False when the reply is full."""
         covered = self.numbers.covered(fh)
         inode = await self.at(self.fs.inode, covered)
         view_id, ino = self.numbers.split(covered)
         parent = covered if fh != covered else self.numbers.node(view_id, inode.parent or ino)
         for name, node, mode, cookie in listing.first_rows(fh, inode.mode, parent, after):
-            if not pyfuse3.readdir_reply(token, name, self.attributes.bare(node, mode), cookie):
+            if not _add(token, name, self.attributes.bare(node, mode), cookie):
                 return False
         if fh == covered and self.options.snapshow and after < listing.SNAPDIR_COOKIE:
             node = self.numbers.snapdir(covered)
-            if not pyfuse3.readdir_reply(token, self.snapdir_name, self.attributes.snapdir(node, inode), listing.SNAPDIR_COOKIE):
+            if not _add(token, self.snapdir_name, self.attributes.snapdir(node, inode), listing.SNAPDIR_COOKIE):
                 return False
             self.known.add(node)
         return True
 
-    def _reply(self, token: pyfuse3.ReaddirToken, parent: int, row: Row, *, in_snapdir: bool) -> bool:
-        if not pyfuse3.readdir_reply(token, row.name, self.attributes.entry(row.node, row.inode, valid=row.valid), row.cookie):
-            return False
-        self.known.add(row.node)
-        if in_snapdir:
-            self.known.show(self.numbers.split(row.node)[0], parent, row.name)
+    def _reply(self, token: Rows | pyfuse3.ReaddirToken, parent: int, row: Row, *, in_snapdir: bool) -> bool:
+        node, inode = row.node, row.inode
+        if isinstance(token, Rows):
+            added = token.add_packed(row.name, self.attributes.packed(node, inode, valid=row.valid), node, inode.mode, row.cookie)
         else:
-            self.known.name(row.node, row.inode.mode, parent, row.name)
+            added = pyfuse3.readdir_reply(token, row.name, self.attributes.entry(node, inode, valid=row.valid), row.cookie)
+        if not added:
+            return False
+        self.known.add(node)
+        if in_snapdir:
+            self.known.show(self.numbers.split(node)[0], parent, row.name)
+        else:
+            self.known.name(node, inode.mode, parent, row.name)
         return True
 
     @handler
@@ -195,3 +201,8 @@ class DataRequests(SnapdirRequests):
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         """As fsync."""
         await self.edge.commit()
+
+
+def _add(rows: Rows | pyfuse3.ReaddirToken, name: bytes, entry: pyfuse3.EntryAttributes, cookie: int) -> bool:
+    """One more entry; False when there is no room for it."""
+    return rows.add(name, entry, cookie) if isinstance(rows, Rows) else pyfuse3.readdir_reply(rows, name, entry, cookie)

@@ -16,7 +16,6 @@ from collections.abc import Callable, Collection, Iterable
 from itertools import zip_longest
 from typing import Final
 
-import pyfuse3
 import trio
 
 from snapfs import snapshots
@@ -25,6 +24,7 @@ from snapfs.filesystem import Entry, Filesystem, Inode, View
 from snapfs.fuse.edge import Edge
 from snapfs.fuse.flusher import Flusher
 from snapfs.fuse.known import Known, Place
+from snapfs.fuse.notices import Notices, StockNotices
 from snapfs.fuse.numbers import KERNEL_ROOT, Numbers
 from snapfs.ids import BASE_VIEW
 from snapfs.snapshots import RestoreResult
@@ -57,6 +57,7 @@ class MountedKernel:
         self._numbers = numbers
         self._mountpoint = os.fsencode(mountpoint)
         self._device = -1
+        self.notices: Notices = StockNotices()
         # How the names begin that ``flush`` uses in the root: in no listing, and nobody's by chance. Not in ``.snap``, which the kernel
         # keeps locked while it waits for the mkdir that makes a snapshot.
         self._alias = b".snapfs-%s-" % os.urandom(12).hex().encode()
@@ -111,11 +112,11 @@ class MountedKernel:
                 log.warning("the kernel's cached writes are fetched page by page: %s", exc)
                 results = []
             # Or the kernel would hold the inodes for the sake of the names.
-            _forget_names((KERNEL_ROOT, name) for name in names)
+            _forget_names(self.notices, ((KERNEL_ROOT, name) for name in names))
             for node, result in zip_longest(batch, results, fillvalue=errno.EACCES):
                 if result in (errno.EACCES, errno.EPERM):
                     # The user who mounted may not open it. One write for each page, and nothing of the file stays in the kernel's memory.
-                    _forget_inodes([node], attributes_only=False)
+                    _forget_inodes(self.notices, [node], attributes_only=False)
                 elif result not in (0, errno.ESTALE, errno.ENOENT):  # deleted with its view
                     kind = NoSpace if result == errno.ENOSPC else DeviceError
                     raise kind(f"what was written last could not be stored: {os.strerror(result)}")
@@ -131,7 +132,7 @@ class MountedKernel:
         snapdir = self._numbers.snapdir(node)
         if snapdir in self._known:
             # Only attributes, which takes no lock in the kernel: a request may wait for this.
-            await trio.to_thread.run_sync(lambda: _forget_inodes([snapdir], attributes_only=True))
+            await trio.to_thread.run_sync(lambda: _forget_inodes(self.notices, [snapdir], attributes_only=True))
 
     async def view_ended(self, view_id: int, *, asked_by: int | None) -> None:
         """See ``neighbours.Kernel``.
@@ -141,7 +142,7 @@ class MountedKernel:
         """
         places = self._known.take_shown(view_id)
         nodes = list(self._known.nodes_of(view_id))
-        await trio.to_thread.run_sync(lambda: _forget_inodes(nodes, attributes_only=True))
+        await trio.to_thread.run_sync(lambda: _forget_inodes(self.notices, nodes, attributes_only=True))
         # What processes have open in it can be read from the kernel's memory until this is through.
         done = self._forget(places, nodes)
         if asked_by is None:
@@ -163,8 +164,8 @@ class MountedKernel:
 
         def job() -> None:
             self._refused.discard(node)  # what is refused from now on needs another job
-            _forget_names(names)
-            _forget_inodes([node], attributes_only=False)
+            _forget_names(self.notices, names)
+            _forget_inodes(self.notices, [node], attributes_only=False)
 
         self._jobs.send_nowait(job)
 
@@ -237,7 +238,7 @@ class MountedKernel:
 
     def _forget_unnamed(self) -> None:
         while self._unnamed:
-            _forget_names([self._unnamed.popleft()])
+            _forget_names(self.notices, [self._unnamed.popleft()])
 
     async def _listing(self, view: View, ino: int, limit: int | None = None) -> dict[bytes, tuple[int, int]] | None:
         """Inode and type of every name in a directory, or of about ``limit`` of them; None when there is no such directory."""
@@ -273,8 +274,8 @@ class MountedKernel:
 
         def job() -> None:
             try:
-                _forget_names(wanted)
-                _forget_inodes(nodes, attributes_only=False)
+                _forget_names(self.notices, wanted)
+                _forget_inodes(self.notices, nodes, attributes_only=False)
             finally:
                 token.run_sync_soon(done.set)
 
@@ -282,18 +283,18 @@ class MountedKernel:
         return done
 
 
-def _forget_names(places: Iterable[Place]) -> None:
+def _forget_names(notices: Notices, places: Iterable[Place]) -> None:
     for parent, name in places:
         try:
-            pyfuse3.invalidate_entry(parent, name)
+            notices.forget_name(parent, name)
         except OSError as exc:
             _not_forgotten(exc)
 
 
-def _forget_inodes(nodes: Iterable[int], *, attributes_only: bool) -> None:
+def _forget_inodes(notices: Notices, nodes: Iterable[int], *, attributes_only: bool) -> None:
     for node in nodes:
         try:
-            pyfuse3.invalidate_inode(node, attr_only=attributes_only)
+            notices.forget_inode(node, attributes_only=attributes_only)
         except OSError as exc:
             _not_forgotten(exc)
 

@@ -13,7 +13,7 @@ import string
 import subprocess
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, Protocol
 
 import pyfuse3
 import trio
@@ -21,11 +21,13 @@ import trio
 from snapfs import snapshots
 from snapfs.errors import SnapfsError
 from snapfs.filesystem import Filesystem
-from snapfs.fuse import polling
+from snapfs.fuse import loop
 from snapfs.fuse.autodelete import AutoDelete
+from snapfs.fuse.connection import Connection
 from snapfs.fuse.edge import Edge
 from snapfs.fuse.kernel import MountedKernel
 from snapfs.fuse.known import Known
+from snapfs.fuse.loop import Loop
 from snapfs.fuse.neighbours import NoKernel
 from snapfs.fuse.numbers import Numbers
 from snapfs.fuse.operations import Operations
@@ -72,11 +74,18 @@ async def serve(fs: Filesystem, mountpoint: str, options: MountOptions, ready: C
         fs.view_ids_in_use = lambda: known.views_in_use() | {root_view}
         kernel = MountedKernel(edge, known, numbers, mountpoint)
         operations = Operations(edge, known, numbers, kernel, options, fs.volume.geometry.block_size)
+        before = loop.descriptors()
         pyfuse3.init(operations, mountpoint, fuse_options(options, fs.volume.device.path))
+        connection = _connection(edge, options, loop.descriptors() - before)
+        if connection is not None:
+            kernel.notices = connection
+        server: Server = StockLoop() if connection is None else Loop(connection, operations, MAX_TASKS)
         try:
-            await _serve(edge, kernel, mountpoint, ready, attach)
+            await _serve(edge, kernel, server, mountpoint, ready, attach)
         finally:
             # Nothing is served any more, so nothing may wait for the kernel from here on.
+            if connection is not None:
+                connection.close()
             pyfuse3.close(unmount=True)
             kernel.close()
         for node in list(known.orphans):
@@ -94,18 +103,51 @@ def kernel_clock() -> int:
     return time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
 
 
-async def _serve(edge: Edge, kernel: MountedKernel, mountpoint: str, ready: Callable[[], None], attach: Attach | None) -> None:
+class Server(Protocol):
+    """What answers requests: ``loop.Loop``, or pyfuse3's own loop."""
+
+    async def run(self) -> None:
+        """Until there will be no more, or ``stop``."""
+
+    def stop(self) -> None:
+        """Take no more requests."""
+
+
+class StockLoop:
+    """pyfuse3's."""
+
+    async def run(self) -> None:
+        """See ``Server``."""
+        await pyfuse3.main(min_tasks=1, max_tasks=MAX_TASKS)
+
+    def stop(self) -> None:
+        """See ``Server``."""
+        pyfuse3.terminate()
+
+
+def _connection(edge: Edge, options: MountOptions, descriptors: set[int]) -> Connection | None:
+    """The way to the kernel; None where pyfuse3's loop has to do, because it was asked for or because there is no other."""
+    if options.requests == "pyfuse3":
+        return None
+    if len(descriptors) != 1 or not loop.usable():
+        log.warning("requests are read by pyfuse3, which is slower: this kernel, or this pyfuse3, is not known to snapfs")
+        return None
+    return Connection(descriptors.pop(), lambda: edge.in_progress > 0, polling=options.polling)
+
+
+async def _serve(
+    edge: Edge, kernel: MountedKernel, server: Server, mountpoint: str, ready: Callable[[], None], attach: Attach | None
+) -> None:
     """Answer requests until there will be no more."""
-    polling.install(lambda: edge.in_progress > 0)
     async with trio.open_nursery() as serving:
 
         async def requests() -> None:
-            await pyfuse3.main(min_tasks=1, max_tasks=MAX_TASKS)
+            await server.run()
             serving.cancel_scope.cancel()
 
         serving.start_soon(requests)
         serving.start_soon(kernel.run)
-        serving.start_soon(_until_signal, kernel, mountpoint)
+        serving.start_soon(_until_signal, kernel, server, mountpoint)
         # In a thread: it asks for attributes of the root, which this loop must serve. The kernel remembers them from then on, so
         # that looking at the mount point itself does not block whoever is called next.
         await trio.to_thread.run_sync(kernel.mounted)
@@ -116,7 +158,7 @@ async def _serve(edge: Edge, kernel: MountedKernel, mountpoint: str, ready: Call
     edge.kernel = NoKernel()
 
 
-async def _until_signal(kernel: MountedKernel, mountpoint: str) -> None:
+async def _until_signal(kernel: MountedKernel, server: Server, mountpoint: str) -> None:
     """Unmount when asked to end. Ends with the loop, which ends when the mount has."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for number in signals:
@@ -130,7 +172,7 @@ async def _until_signal(kernel: MountedKernel, mountpoint: str) -> None:
                 await kernel.flush()  # as above
             except SnapfsError as exc:
                 log.critical("the kernel's cached writes may be lost: %s", exc)
-            pyfuse3.terminate()
+            server.stop()
 
 
 def _unmount(mountpoint: str) -> bool:

@@ -141,7 +141,11 @@ class NameRequests(SnapdirRequests):
             return
         if self.snapdir_name in (name_old, name_new):
             raise NotPermitted(f"{self.options.snapdir} is in every directory")
-        moved, other = await self.edge.change(self._rename, parent_inode_old, name_old, parent_inode_new, name_new, flags)
+        await self.edge.change(self.rename_now, parent_inode_old, name_old, parent_inode_new, name_new, flags)
+
+    def rename_now(self, parent_inode_old: int, name_old: bytes, parent_inode_new: int, name_new: bytes, flags: int) -> None:
+        """Rename within one view, or exchange, and remember it. A core call: see ``Edge.change``."""
+        moved, other = self._rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
         view_id, _ = self.numbers.split(parent_inode_new)
         self._moved(view_id, moved, parent_inode_new, name_new)
         if other is not None and flags & pyfuse3.RENAME_EXCHANGE:

@@ -62,6 +62,7 @@ _FLAGS: Final[dict[str, dict[str, Any]]] = {
 class MountOptions:
     """What a mount is asked to be. ``umask`` and the owners replace what the volume says, for the whole mount.
 
+    ``polling``: look for requests before sleeping. ``requests``: who reads them, ``direct`` or ``pyfuse3`` (its own loop).
     ``discard``: give the space of freed blocks back to the host; None: of a volume in memory only.
     """
 
@@ -73,6 +74,8 @@ class MountOptions:
     commit: float = 5.0
     xattr: bool = True
     writeback: bool = True
+    polling: bool = True
+    requests: str = "direct"
     allow_other: bool = False
     allow_root: bool = False
     uid: int | None = None
@@ -170,6 +173,12 @@ def _autodelete(name: str, value: str) -> dict[str, Any]:
     return {name: value}
 
 
+def _requests(name: str, value: str) -> dict[str, Any]:
+    if value not in ("direct", "pyfuse3"):
+        raise UsageError(f"mount option '{name}={value}': must be 'direct' or 'pyfuse3'")
+    return {name: value}
+
+
 def _percent(name: str, value: str) -> dict[str, Any]:
     try:
         percent = float(value.removesuffix("%"))
@@ -200,6 +209,8 @@ _WITH_VALUE: Final = {
     "snapdir": (_snapdir, "NAME"),
     "commit": (_seconds, "SECONDS"),
     "writeback": (_switch, "on|off"),
+    "polling": (_switch, "on|off"),
+    "requests": (_requests, "direct|pyfuse3"),
     "uid": (_id, "NUMBER"),
     "gid": (_id, "NUMBER"),
     "umask": (_octal, "OCTAL"),

@@ -23,11 +23,18 @@ from snapfs.fuse.numbers import VIEW_SHIFT, Numbers
 from snapfs.fuse.options import MountOptions
 from snapfs.fuse.passage import Passage
 from snapfs.fuse.trouble import Trouble
+from snapfs.fuse.wire import Caller
 from snapfs.ids import BASE_VIEW
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 T = TypeVar("T")
+
+
+def keeps_set_id(ctx: pyfuse3.RequestContext | Caller) -> bool:
+    """Whether set-id bits survive when this caller changes a file's content: the kernel knows, and does not always say."""
+    told = getattr(ctx, "keeps_set_id", None)
+    return ctx.uid == 0 if told is None else bool(told)
 
 
 def handler(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
@@ -45,8 +52,7 @@ def handler(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corout
         except pyfuse3.FUSEError:
             raise
         except Exception as exc:
-            what = await requests.trouble.words(name, args[1:], exc) if is_trouble(exc) else name
-            raise pyfuse3.FUSEError(errno_of(exc, what)) from exc
+            raise await requests.refusal(name, args[1:], exc) from exc
         finally:
             edge.in_progress -= 1
 
@@ -70,6 +76,15 @@ class Requests(pyfuse3.Operations):
         self.attributes = Attributes(options, block_size)
         self.passage = Passage(self.fs, self.attributes)
         self.snapdir_name = options.snapdir.encode(errors="surrogateescape")
+
+    async def refusal(self, name: str, arguments: tuple[object, ...], exc: Exception) -> pyfuse3.FUSEError:
+        """What a request is answered with that ended with an exception; what is worth it is logged."""
+        what = await self.trouble.words(name, arguments, exc) if is_trouble(exc) else name
+        return pyfuse3.FUSEError(errno_of(exc, what))
+
+    async def fail(self, name: str, node: int, exc: Exception) -> None:
+        """Answer a request with what an exception means."""
+        raise await self.refusal(name, (node,), exc) from exc
 
     def view(self, view_id: int) -> View:
         """A view that the kernel has a number of. Raises ``StaleInode`` when it is gone."""

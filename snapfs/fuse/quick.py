@@ -1,0 +1,251 @@
+"""Answers to the most frequent requests where nothing has to be waited for: without a coroutine, from the core to the bytes of the reply.
+
+What cannot be answered at once, or only with an error, is left to the request's handler, which begins anew: a core call that ends with
+an exception has changed nothing. The exception to that is a device that fails, which must not be tried again: ``DeviceError`` comes out.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from snapfs.errors import DeviceError, DeviceFull, Interrupt, NoAttribute, NoSpace, NotFound, SnapfsError
+from snapfs.filesystem import Changes, Inode, View
+from snapfs.fuse import facts, wire
+from snapfs.fuse.attributes import VALID
+from snapfs.fuse.connection import Piece
+from snapfs.fuse.numbers import SNAPDIR_BIT, WRITER_BIT
+from snapfs.fuse.wire import Op, Set
+from snapfs.ids import BASE_VIEW
+
+if TYPE_CHECKING:
+    from snapfs.fuse.operations import Operations
+
+#: A whole reply, its header first; None: the handler's.
+Reply = list[Piece] | None
+Work = Callable[[int, int, memoryview, int, int], Reply]
+
+_VALID: Final = int(VALID)
+_NOT_NOW: Final = (Interrupt, SnapfsError)
+
+
+class Quick:
+    """``work`` has a function for every request that may be answered here: of its number, the inode, what follows the header, uid, gid."""
+
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
+        self._fs = operations.fs
+        self._volume = operations.fs.volume
+        self._gate = operations.edge.gate
+        self._known = operations.known
+        self._attributes = operations.attributes
+        self._split = operations.numbers.split
+        self._node = operations.numbers.node
+        self._count = operations.edge.requests
+        self._snapdir = operations.snapdir_name
+        self._stamps = not operations.options.writeback
+        self._has_xattrs = operations.options.xattr
+        self.work: dict[int, Work] = {
+            Op.LOOKUP: self._lookup,
+            Op.GETATTR: self._getattr,
+            Op.SETATTR: self._setattr,
+            Op.CREATE: self._create,
+            Op.UNLINK: self._unlink,
+            Op.RENAME2: self._rename2,
+            Op.OPEN: self._open,
+            Op.READ: self._read,
+            Op.WRITE: self._write,
+            Op.RELEASE: self._release,
+            Op.GETXATTR: self._getxattr,
+        }
+
+    def _place(self, node: int) -> tuple[View, int]:
+        view_id, ino = self._split(node)
+        return (self._fs.view(view_id) if view_id else self._fs.base), ino
+
+    def _can_change(self) -> bool:
+        """Whether a change need not wait for a snapshot, or for a commit."""
+        return not (self._gate.is_closed or self._volume.commit_wanted)
+
+    # --- names ---
+
+    def _lookup(self, unique: int, parent: int, body: memoryview, _: int, __: int) -> Reply:
+        name = bytes(body[:-1])
+        # What begins with a dot may mean something else: ``.snap``, ``.``, ``..``, an inode under a name of the daemon's.
+        if parent & SNAPDIR_BIT or name == self._snapdir or name[:1] == b".":
+            return None
+        try:
+            view, ino = self._place(parent)
+            inode = self._fs.lookup(view, ino, name)
+        except NotFound:
+            self._count["lookup"] += 1
+            # No such name, and the kernel need not ask again: it will be the one to create it.
+            return [wire.ENTRY_REPLY.pack(wire.ENTRY_REPLY.size, 0, unique, 0, 0, _VALID, 0, 0, 0, *(0,) * 16)]
+        except _NOT_NOW:
+            return None
+        self._count["lookup"] += 1
+        node = self._learned(view, parent, name, inode)
+        return [
+            wire.ENTRY_REPLY.pack(
+                wire.ENTRY_REPLY.size, 0, unique,
+                node, self._attributes.generation(node, inode), _VALID, _VALID, 0, 0, *self._attributes.words(node, inode),
+            )
+        ]  # fmt: skip
+
+    def _learned(self, view: View, parent: int, name: bytes, inode: Inode) -> int:
+        node = self._node(view.id, inode.ino)
+        self._known.add(node)
+        self._known.name(node, inode.mode, parent, name)
+        return node
+
+    def _create(self, unique: int, parent: int, body: memoryview, uid: int, gid: int) -> Reply:
+        name = bytes(body[wire.CREATE_IN.size : -1])
+        if parent & SNAPDIR_BIT or name == self._snapdir or not self._can_change():
+            return None
+        flags, mode, _, _ = wire.CREATE_IN.unpack_from(body)
+        try:
+            view, ino = self._place(parent)
+            inode = self._fs.make(view, ino, name, wire.S_IFREG | mode & 0o7777, uid, gid)
+        except _NOT_NOW:
+            return None
+        self._count["create"] += 1
+        node = self._learned(view, parent, name, inode)
+        return [
+            wire.CREATE_REPLY.pack(
+                wire.CREATE_REPLY.size, 0, unique,
+                node, self._attributes.generation(node, inode), _VALID, _VALID, 0, 0, *self._attributes.words(node, inode),
+                self._known.opened(node, flags), wire.FOPEN_KEEP_CACHE,
+            )
+        ]  # fmt: skip
+
+    def _unlink(self, unique: int, parent: int, body: memoryview, _: int, __: int) -> Reply:
+        if parent & SNAPDIR_BIT or not self._can_change():
+            return None
+        try:
+            view, ino = self._place(parent)
+            inode = self._fs.unlink(view, ino, bytes(body[:-1]))
+        except _NOT_NOW:
+            return None
+        self._count["unlink"] += 1
+        self._operations.unlinked(view.id, inode)
+        return [wire.OUT_HEADER.pack(wire.OUT_HEADER.size, 0, unique)]
+
+    def _rename2(self, unique: int, parent: int, body: memoryview, _: int, __: int) -> Reply:
+        new, flags = wire.RENAME2_IN.unpack_from(body)
+        name, new_name = wire.names_in(body[wire.RENAME2_IN.size :])
+        if flags or (parent | new) & SNAPDIR_BIT or self._snapdir in (name, new_name) or not self._can_change():
+            return None
+        try:
+            self._operations.rename_now(parent, name, new, new_name, flags)
+        except _NOT_NOW:
+            return None
+        self._count["rename"] += 1
+        return [wire.OUT_HEADER.pack(wire.OUT_HEADER.size, 0, unique)]
+
+    # --- attributes ---
+
+    def _getattr(self, unique: int, node: int, _: memoryview, __: int, ___: int) -> Reply:
+        if node & SNAPDIR_BIT:
+            return None
+        try:
+            view, ino = self._place(node)
+            inode = view.inode(ino)
+        except _NOT_NOW:
+            return None
+        self._count["getattr"] += 1
+        return [wire.ATTR_REPLY.pack(wire.ATTR_REPLY.size, 0, unique, _VALID, 0, *self._attributes.words(node, inode))]
+
+    def _setattr(self, unique: int, node: int, body: memoryview, _: int, __: int) -> Reply:
+        """Times alone: what the kernel, with its writeback cache, says after every change."""
+        valid, _, _, _, *times, _, _, _ = wire.SETATTR_IN.unpack_from(body)
+        if valid & (Set.MODE | Set.UID | Set.GID | Set.SIZE) or node & SNAPDIR_BIT or not self._can_change():
+            return None
+        atime, mtime, ctime = (seconds * 1_000_000_000 + nanoseconds for seconds, nanoseconds in zip(times[:3], times[3:], strict=True))
+        changes = Changes(
+            atime=atime if valid & Set.ATIME else None,
+            mtime=mtime if valid & Set.MTIME else None,
+            ctime=ctime if valid & Set.CTIME else None,
+        )
+        try:
+            view, ino = self._place(node)
+            inode = self._fs.set_attributes(view, ino, changes, privileged=True, stamp=self._stamps)
+        except _NOT_NOW:
+            return None
+        self._count["setattr"] += 1
+        return [wire.ATTR_REPLY.pack(wire.ATTR_REPLY.size, 0, unique, _VALID, 0, *self._attributes.words(node, inode))]
+
+    def _getxattr(self, unique: int, node: int, body: memoryview, _: int, __: int) -> Reply:
+        """That there is none: the kernel asks for capabilities before it writes to a file."""
+        name = bytes(body[wire.GETXATTR_IN.size : -1])
+        if node & SNAPDIR_BIT or not self._has_xattrs or facts.is_answered(name):
+            return None
+        try:
+            view, ino = self._place(node)
+            self._fs.xattr_get(view, ino, name)
+        except NoAttribute:
+            self._count["getxattr"] += 1
+            return [wire.OUT_HEADER.pack(wire.OUT_HEADER.size, -errno.ENODATA, unique)]
+        except _NOT_NOW:
+            return None
+        return None
+
+    # --- contents ---
+
+    def _open(self, unique: int, node: int, body: memoryview, _: int, __: int) -> Reply:
+        flags, _ = wire.OPEN_IN.unpack_from(body)
+        writing = flags & os.O_ACCMODE != os.O_RDONLY
+        if flags & os.O_TRUNC or (writing and self._volume.read_only_reason is not None):
+            return None
+        try:
+            view, ino = self._place(node)
+            view.inode(ino)
+            if writing and not view.writable:
+                return None
+        except _NOT_NOW:
+            return None
+        self._count["open"] += 1
+        return [wire.OPEN_REPLY.pack(wire.OPEN_REPLY.size, 0, unique, self._known.opened(node, flags), wire.FOPEN_KEEP_CACHE)]
+
+    def _release(self, unique: int, _: int, body: memoryview, __: int, ___: int) -> Reply:
+        self._known.closed(*wire.RELEASE_IN.unpack_from(body))
+        self._count["release"] += 1
+        return [wire.OUT_HEADER.pack(wire.OUT_HEADER.size, 0, unique)]
+
+    def _read(self, unique: int, _: int, body: memoryview, __: int, ___: int) -> Reply:
+        handle, offset, size, _, _, _ = wire.READ_IN.unpack_from(body)
+        try:
+            view, ino = self._place(handle & ~WRITER_BIT)
+            plan = self._fs.plan_read(view, ino, offset, size)
+            device = self._volume.device
+            parts: list[bytes] = []
+            for start, length in plan.runs:
+                part = device.read_nowait(start, length)
+                if part is None:
+                    return None
+                parts.append(part)
+            data = plan.assemble(parts)
+            if view.id == BASE_VIEW and self._can_change():
+                self._fs.touch_atime(view, ino)
+        except _NOT_NOW:
+            return None
+        self._count["read"] += 1
+        return [wire.OUT_HEADER.pack(wire.OUT_HEADER.size + len(data), 0, unique), data]
+
+    def _write(self, unique: int, _: int, body: memoryview, __: int, ___: int) -> Reply:
+        if not self._can_change():
+            return None
+        handle, offset, size, flags, _, _ = wire.WRITE_IN.unpack_from(body)
+        data = body[wire.WRITE_IN.size : wire.WRITE_IN.size + size]
+        try:
+            view, ino = self._place(handle & ~WRITER_BIT)
+            done = self._fs.write(view, ino, offset, data, kill_setid=bool(flags & wire.WRITE_KILL_SUIDGID), stamp=self._stamps)
+        except (DeviceFull, NoSpace):
+            return None
+        except DeviceError:
+            raise
+        except _NOT_NOW:
+            return None
+        self._count["write"] += 1
+        return [wire.WRITE_REPLY.pack(wire.WRITE_REPLY.size, 0, unique, done)]
