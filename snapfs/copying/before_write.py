@@ -43,9 +43,13 @@ class CopyBeforeWrite:
         """See ``Device.read``."""
         return self.below.read(offset, length)
 
-    def read_nowait(self, offset: int, length: int) -> bytes | None:
+    def read_nowait(self, offset: int, length: int) -> Buffer | None:
         """See ``Device.read_nowait``."""
         return self.below.read_nowait(offset, length)
+
+    def prefetch(self, offset: int, length: int) -> None:
+        """See ``Device.prefetch``."""
+        self.below.prefetch(offset, length)
 
     def write(self, offset: int, data: Buffer) -> None:
         """Write, when what was there before is copied."""

@@ -20,7 +20,7 @@ from snapfs.blocks.map_sector import SECTOR_BYTES, decode_first
 from snapfs.copying.copy import stretches
 from snapfs.copying.copy_map import CopyMap, MapPlace
 from snapfs.device import Device
-from snapfs.device.base import Unwritable
+from snapfs.device.base import Buffer, Unwritable
 from snapfs.errors import CopyError, CorruptBlock, DeviceError
 
 T = TypeVar("T")
@@ -75,7 +75,7 @@ class UnfinishedCopy(Unwritable):
             parts.append(data)
         return b"".join(parts)
 
-    def read_nowait(self, offset: int, length: int) -> bytes | None:
+    def read_nowait(self, offset: int, length: int) -> Buffer | None:
         """See ``Device.read_nowait``: what may be in the source may have to be read twice, which is for a thread."""
         return self._target.read_nowait(offset, length) if self._is_complete else None
 

@@ -54,8 +54,12 @@ class Device(Protocol):
         """Read ``length`` bytes at ``offset``; may block. Raises ``DeviceError``."""
         ...
 
-    def read_nowait(self, offset: int, length: int) -> bytes | None:
+    def read_nowait(self, offset: int, length: int) -> Buffer | None:
         """The same when no medium has to be waited for, else None."""
+        ...
+
+    def prefetch(self, offset: int, length: int) -> None:
+        """These bytes are likely to be read next, as far as there are so many. Never blocks, never fails, and may do nothing."""
         ...
 
     def write(self, offset: int, data: Buffer) -> None:
@@ -87,7 +91,10 @@ class Device(Protocol):
 
 
 class Alone:
-    """Of a device whose writes wait for no other."""
+    """Of a device whose writes wait for no other, and which fetches nothing in advance."""
+
+    def prefetch(self, offset: int, length: int) -> None:
+        """See ``Device.prefetch``."""
 
     def must_wait(self, runs: Sequence[tuple[int, int]]) -> bool:
         """See ``Device.must_wait``."""
@@ -103,7 +110,7 @@ class Unwritable(Alone):
     path: str
     read_only = True
 
-    def read_nowait(self, offset: int, length: int) -> bytes | None:
+    def read_nowait(self, offset: int, length: int) -> Buffer | None:
         """See ``Device.read_nowait``."""
         return None
 

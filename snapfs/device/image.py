@@ -55,7 +55,7 @@ class ImageDevice(Alone):
             raise self._failed("read", offset, exc) from exc
         return data
 
-    def read_nowait(self, offset: int, length: int) -> bytes | None:
+    def read_nowait(self, offset: int, length: int) -> Buffer | None:
         """See ``Device.read_nowait``; a partial hit counts as a miss."""
         self._check_range("read", offset, length)
         if not self._nowait:
@@ -70,7 +70,12 @@ class ImageDevice(Alone):
                 self._nowait = False
                 return None
             raise self._failed("read", offset, exc) from exc
-        return bytes(buffer) if count == length else None
+        return buffer if count == length else None
+
+    def prefetch(self, offset: int, length: int) -> None:
+        """See ``Device.prefetch``."""
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(self._descriptor, offset, length, os.POSIX_FADV_WILLNEED)
 
     def write(self, offset: int, data: Buffer) -> None:
         """See ``Device.write``."""

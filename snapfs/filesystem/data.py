@@ -7,7 +7,9 @@ replaced (I4).
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from snapfs.blocks.checksum import crc32c
@@ -16,7 +18,7 @@ from snapfs.errors import CorruptBlock, CorruptData, DeviceError, DeviceFull, Fi
 from snapfs.ids import FILE_SIZE_MAX, SYMLINK_MAX
 
 if TYPE_CHECKING:
-    from array import array
+    from collections.abc import Sequence
 
     from snapfs.device.base import Buffer
     from snapfs.filesystem.inode import Inode
@@ -41,28 +43,46 @@ class ReadPlan:
     block_size: int
     start: int = 0
 
-    def assemble(self, parts: list[bytes]) -> bytes:
-        """The bytes of the read, from the bytes of its runs; every block is verified (I7). Raises ``CorruptData``."""
-        block_size = self.block_size
-        out: list[bytes | memoryview] = []
+    def pieces_of(self, parts: Sequence[Buffer]) -> list[Buffer]:
+        """The bytes of the read in order, from the bytes of its runs; every block is verified (I7). Raises ``CorruptData``."""
+        out: list[Buffer] = []
         rest = iter(zip(self.runs, parts, strict=True))
         at = self.start
         for blocks, checksums in self.pieces:
             if checksums is None:
-                out.append(bytes(blocks * block_size))
+                out.append(bytes(blocks * self.block_size))
             else:
-                (offset, _), part = next(rest)
-                view = memoryview(part)
-                for index, checksum in enumerate(checksums):
-                    if crc32c(view[index * block_size : (index + 1) * block_size]) != checksum:
-                        block = offset // block_size + index
-                        raise CorruptData(f"block {block}, which has the data from byte {at + index * block_size} on, fails its checksum")
+                run, part = next(rest)
+                self._verify(run, part, checksums, at)
                 out.append(part)
-            at += blocks * block_size
-        whole = out[0] if len(out) == 1 else b"".join(out)
-        if self.skip or self.size != len(whole):
-            whole = whole[self.skip : self.skip + self.size]
-        return whole if type(whole) is bytes else bytes(whole)
+            at += blocks * self.block_size
+        surplus = at - self.start - self.skip - self.size
+        if surplus:
+            out[-1] = memoryview(out[-1])[:-surplus]
+        if self.skip:
+            out[0] = memoryview(out[0])[self.skip :]
+        return out
+
+    def assemble(self, parts: Sequence[Buffer]) -> bytes:
+        """The same in one piece."""
+        pieces = self.pieces_of(parts)
+        return pieces[0] if len(pieces) == 1 and type(pieces[0]) is bytes else b"".join(pieces)
+
+    def _verify(self, run: tuple[int, int], part: Buffer, checksums: list[int], at: int) -> None:
+        found = block_checksums(part, self.block_size)
+        if found == checksums:
+            return
+        index = next(index for index, pair in enumerate(zip(found, checksums, strict=True)) if pair[0] != pair[1])
+        block = run[0] // self.block_size + index
+        raise CorruptData(f"block {block}, which has the data from byte {at + index * self.block_size} on, fails its checksum")
+
+
+def block_checksums(content: Buffer, block_size: int) -> list[int]:
+    """The checksums of the blocks in ``content``."""
+    if len(content) == block_size:
+        return [crc32c(content)]
+    with memoryview(content) as view:
+        return [crc32c(view[start : start + block_size]) for start in range(0, len(content), block_size)]
 
 
 def plan_read(inode: Inode, offset: int, size: int) -> ReadPlan:
@@ -84,6 +104,20 @@ def plan_read(inode: Inode, offset: int, size: int) -> ReadPlan:
                 pieces.append((length, checksums))
                 length = 0
             hole += count
+            continue
+        together = _run_of(words, slot, count)
+        if together:
+            if length and together == start + length:
+                length += count
+                checksums += _checksums_of(words, slot, count)
+                continue
+            if length:
+                runs.append((start * block_size, length * block_size))
+                pieces.append((length, checksums))
+            if hole:
+                pieces.append((hole, None))
+                hole = 0
+            start, length, checksums = together, count, _checksums_of(words, slot, count)
             continue
         for index in range(2 * slot, 2 * (slot + count), 2):
             block = words[index] & BLOCK_MASK
@@ -110,6 +144,18 @@ def plan_read(inode: Inode, offset: int, size: int) -> ReadPlan:
     if any(start + length > end for start, length in runs):
         raise CorruptBlock(f"inode {inode.ino}: a pointer names a block outside the volume")
     return ReadPlan(runs, pieces, offset - first * block_size, size, block_size, first * block_size)
+
+
+def _run_of(words: array[int], slot: int, count: int) -> int:
+    """The first of ``count`` neighbouring blocks, if pointers name such, all written equally often; else 0."""
+    first = words[2 * slot]
+    if not first or (count > 1 and words[2 * slot : 2 * (slot + count) : 2] != array("Q", range(first, first + count))):
+        return 0
+    return first & BLOCK_MASK
+
+
+def _checksums_of(words: array[int], slot: int, count: int) -> list[int]:
+    return [word >> CHECKSUM_SHIFT for word in words[2 * slot + 1 : 2 * (slot + count) : 2]]
 
 
 def target(inode: Inode) -> bytes:
@@ -139,11 +185,11 @@ def write(inode: Inode, offset: int, data: Buffer, *, urgency: int = 0) -> None:
     spans = tree.spans(first, count)
     content = _whole_blocks(inode, spans, offset, data)
     old = [
-        words[2 * n] & BLOCK_MASK
+        word & BLOCK_MASK
         for _, words, slot, number in spans
         if words is not None
-        for n in range(slot, slot + number)
-        if words[2 * n]
+        for word in words[2 * slot : 2 * (slot + number) : 2]
+        if word
     ]
     allocator.need((block, 1) for block in old)
     fresh = {block for block in old if allocator.is_fresh(block)}
@@ -153,12 +199,11 @@ def write(inode: Inode, offset: int, data: Buffer, *, urgency: int = 0) -> None:
     writable = [(index, *tree.writable_pointers(index), number) for index, _, _, number in tree.spans(first, count)]
     # From here on only the device can fail, and the pointers change after it.
     runs = allocator.allocate(count - len(fresh))
-    places: list[int] = []
-    new = (block for start, length in runs for block in range(start, start + length))
-    for _, pointers, slot, number in writable:
-        for n in range(2 * slot, 2 * (slot + number), 2):
-            block = pointers[n] & BLOCK_MASK
-            places.append(block if block in fresh else next(new))
+    places = list(chain.from_iterable(range(start, start + length) for start, length in runs))
+    if fresh:
+        new = iter(places)
+        blocks = (word & BLOCK_MASK for _, words, slot, number in writable for word in words[2 * slot : 2 * (slot + number) : 2])
+        places = [block if block in fresh else next(new) for block in blocks]
     try:
         _wait_for(inode, runs)
         _store(inode, places, content)
@@ -226,6 +271,9 @@ def _store(inode: Inode, places: list[int], content: Buffer) -> None:
     """Write blocks to the device, neighbours together."""
     volume = inode.view.volume
     block_size = volume.geometry.block_size
+    if places[-1] - places[0] == len(places) - 1 and places == list(range(places[0], places[-1] + 1)):
+        volume.device.write(places[0] * block_size, content)
+        return
     with memoryview(content) as view:
         start = 0
         for index in range(1, len(places) + 1):
@@ -257,34 +305,41 @@ def _point(
     """Let the pointers name the new blocks, and drop the old ones. ``keep`` the blocks at both ends in the cache."""
     volume = inode.view.volume
     block_size, epoch = volume.geometry.block_size, volume.epoch
-    last = len(places) - 1
+    checksums = block_checksums(content, block_size)
     drops: list[list[int]] = []
     position = 0
     added = 0
-    with memoryview(content) as view:
-        for _, words, slot, number in spans:
-            for n in range(2 * slot, 2 * (slot + number), 2):
-                first, second = words[n], words[n + 1]
-                block = first & BLOCK_MASK
-                born = second & EPOCH_MASK
-                writes = 1
-                if block:
-                    if born == epoch:
-                        writes = min((first >> WRITES_SHIFT & WRITES_MAX) + 1, WRITES_MAX)
-                    if block not in fresh:
-                        if drops and drops[-1][0] + drops[-1][1] == block and drops[-1][2] == born:
-                            drops[-1][1] += 1
-                        else:
-                            drops.append([block, 1, born])
-                else:
-                    added += 1
-                piece = view[position * block_size : (position + 1) * block_size]
-                checksum = crc32c(piece)
-                words[n] = places[position] | writes << WRITES_SHIFT
-                words[n + 1] = checksum << CHECKSUM_SHIFT | epoch
-                if keep and position in (0, last):  # the next write may go on in the same block
-                    volume.cache.put("data", places[position], checksum, bytes(piece))
-                position += 1
+    for _, words, slot, number in spans:
+        low, high = 2 * slot, 2 * (slot + number)
+        if not any(words[low:high:2]):
+            stop = position + number
+            words[low:high:2] = array("Q", [place | 1 << WRITES_SHIFT for place in places[position:stop]])
+            words[low + 1 : high : 2] = array("Q", [checksum << CHECKSUM_SHIFT | epoch for checksum in checksums[position:stop]])
+            added += number
+            position = stop
+            continue
+        for n in range(low, high, 2):
+            first, second = words[n], words[n + 1]
+            block = first & BLOCK_MASK
+            born = second & EPOCH_MASK
+            writes = 1
+            if block:
+                if born == epoch:
+                    writes = min((first >> WRITES_SHIFT & WRITES_MAX) + 1, WRITES_MAX)
+                if block not in fresh:
+                    if drops and drops[-1][0] + drops[-1][1] == block and drops[-1][2] == born:
+                        drops[-1][1] += 1
+                    else:
+                        drops.append([block, 1, born])
+            else:
+                added += 1
+            words[n] = places[position] | writes << WRITES_SHIFT
+            words[n + 1] = checksums[position] << CHECKSUM_SHIFT | epoch
+            position += 1
+    if keep:  # the next write may go on in the same block
+        for position in {0, len(places) - 1}:
+            piece = bytes(content[position * block_size : (position + 1) * block_size])
+            volume.cache.put("data", places[position], checksums[position], piece)
     inode.map.blocks += added
     for start, length, born in drops:
         inode.data.owner.drop(start, length, born)

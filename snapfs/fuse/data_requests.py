@@ -15,6 +15,7 @@ import os
 import pyfuse3
 import trio
 
+from snapfs.device.base import Buffer
 from snapfs.errors import CorruptData, NoSpace, ReadOnly
 from snapfs.filesystem import Changes, ReadPlan, View
 from snapfs.fuse import listing
@@ -65,10 +66,10 @@ class DataRequests(SnapdirRequests):
         await self.accessed(node)
         return data
 
-    async def _fetched(self, plan: ReadPlan) -> list[bytes]:
+    async def _fetched(self, plan: ReadPlan) -> list[Buffer]:
         """The bytes of a plan's runs."""
         device = self.fs.volume.device
-        parts = [device.read_nowait(*run) for run in plan.runs]
+        parts: list[Buffer | None] = [device.read_nowait(*run) for run in plan.runs]
         missing = [index for index, part in enumerate(parts) if part is None]
         if missing:
             # Anything may happen meanwhile: what was read is compared with the checksums of the plan.

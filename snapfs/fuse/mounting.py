@@ -21,7 +21,7 @@ import trio
 from snapfs import snapshots
 from snapfs.errors import SnapfsError
 from snapfs.filesystem import Filesystem
-from snapfs.fuse import loop
+from snapfs.fuse import heap, loop
 from snapfs.fuse.autodelete import AutoDelete
 from snapfs.fuse.connection import Connection
 from snapfs.fuse.edge import Edge
@@ -59,6 +59,7 @@ async def serve(fs: Filesystem, mountpoint: str, options: MountOptions, ready: C
     if options.read_only or not options.atime:
         fs.atime = "noatime"
     fs.now = kernel_clock
+    heap.keep_buffers()
     edge = Edge(fs, commit_seconds=options.commit)
     async with trio.open_nursery() as background:
         if options.deletes_below is not None:

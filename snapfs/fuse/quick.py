@@ -17,6 +17,7 @@ from snapfs.fuse import facts, wire
 from snapfs.fuse.attributes import VALID
 from snapfs.fuse.connection import Piece
 from snapfs.fuse.numbers import SNAPDIR_BIT, WRITER_BIT
+from snapfs.fuse.reading import Reading
 from snapfs.fuse.wire import Op, Set
 from snapfs.ids import BASE_VIEW
 
@@ -38,12 +39,14 @@ class Quick:
         self._operations = operations
         self._fs = operations.fs
         self._volume = operations.fs.volume
-        self._gate = operations.edge.gate
+        edge = operations.edge
+        self._reading = Reading(lambda: self._volume.device, lambda: not edge.in_progress)
+        self._gate = edge.gate
         self._known = operations.known
         self._attributes = operations.attributes
         self._split = operations.numbers.split
         self._node = operations.numbers.node
-        self._count = operations.edge.requests
+        self._count = edge.requests
         self._snapdir = operations.snapdir_name
         self._stamps = not operations.options.writeback
         self._has_xattrs = operations.options.xattr
@@ -218,20 +221,16 @@ class Quick:
         try:
             view, ino = self._place(handle & ~WRITER_BIT)
             plan = self._fs.plan_read(view, ino, offset, size)
-            device = self._volume.device
-            parts: list[bytes] = []
-            for start, length in plan.runs:
-                part = device.read_nowait(start, length)
-                if part is None:
-                    return None
-                parts.append(part)
-            data = plan.assemble(parts)
+            parts = self._reading.parts(plan)
+            if parts is None:
+                return None
+            data = plan.pieces_of(parts)
             if view.id == BASE_VIEW and self._can_change():
                 self._fs.touch_atime(view, ino)
         except _NOT_NOW:
             return None
         self._count["read"] += 1
-        return [wire.OUT_HEADER.pack(wire.OUT_HEADER.size + len(data), 0, unique), data]
+        return [wire.OUT_HEADER.pack(wire.OUT_HEADER.size + plan.size, 0, unique), *data]
 
     def _write(self, unique: int, _: int, body: memoryview, __: int, ___: int) -> Reply:
         if not self._can_change():

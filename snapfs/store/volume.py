@@ -263,7 +263,7 @@ class Volume:
             data = self.device.read_nowait(offset, length)
             if data is None:
                 raise BlockingIOError
-            return data
+            return bytes(data)
 
         try:
             return [(want, self._decode(want, read)) for want in wants]

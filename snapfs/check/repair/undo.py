@@ -40,7 +40,7 @@ class UndoDevice(Alone):
         """As the device below."""
         return self._below.read(offset, length)
 
-    def read_nowait(self, offset: int, length: int) -> bytes | None:
+    def read_nowait(self, offset: int, length: int) -> Buffer | None:
         """As the device below."""
         return self._below.read_nowait(offset, length)
 
