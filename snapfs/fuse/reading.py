@@ -14,14 +14,14 @@ from snapfs.device.base import Buffer, Device
 from snapfs.filesystem import ReadPlan
 
 #: Seconds that the loop may wait for one read, on the average of the last ones, and for each MiB of it.
-PROMPT: Final = 400e-6
-PROMPT_MIB: Final = 1500e-6
+PROMPT: Final = 1e-3
+PROMPT_MIB: Final = 2e-3
 
 #: Weight of the last read in that average.
 _WEIGHT: Final = 0.2
 
 #: Reads that are left to threads after the device has been found slow.
-_PAUSE: Final = 200
+_PAUSE: Final = 100
 
 #: Runs of a read beyond which a thread has more to do than the loop should.
 _RUNS: Final = 4
