@@ -97,6 +97,7 @@ class View:
         self.per_leaf = volume.geometry.block_size // INODE_BYTES
         self._unused: list[int] = []
         self._searched = FIRST_INO
+        self._last_hash = b"", xxh3_64_intdigest(b"", volume.hash_seed) & -HASH_UNIT
         self.set_root(root)
 
     def set_root(self, root: ViewRoot) -> None:
@@ -127,7 +128,11 @@ class View:
 
     def name_hash(self, name: bytes) -> int:
         """Where a name stands in its directory."""
-        return xxh3_64_intdigest(name, self.volume.hash_seed) & -HASH_UNIT
+        last, hashed = self._last_hash
+        if name is not last:  # one change asks several times
+            hashed = xxh3_64_intdigest(name, self.volume.hash_seed) & -HASH_UNIT
+            self._last_hash = name, hashed
+        return hashed
 
     # Inodes
 

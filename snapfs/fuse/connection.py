@@ -68,17 +68,14 @@ class Connection:
         clock = time.perf_counter
         now = clock()
         if now < self._turn_ends:
-            if not self._patience:
-                if self._poll.poll(0):
-                    return True
-            elif not self._is_busy():
-                poll = self._poll.poll
+            poll = self._poll.poll
+            if poll(0):
+                return True
+            if self._patience and not self._is_busy():
                 limit = now + self._patience
-                while True:
+                while clock() < limit:
                     if poll(0):
                         return True
-                    if clock() > limit:
-                        break
         try:
             await trio.lowlevel.wait_readable(self._descriptor)
         except trio.ClosedResourceError:

@@ -122,7 +122,8 @@ class Loop:
                 work: Awaitable[Answer | None] = self._operations.fail(Op(opcode).name.lower(), node, exc)
             else:
                 if reply is not None:
-                    connection.send(reply)
+                    if reply:
+                        connection.send(reply)
                     continue
                 handler = self._work.get(opcode)
                 if handler is None:

@@ -59,7 +59,7 @@ async def serve(fs: Filesystem, mountpoint: str, options: MountOptions, ready: C
     if options.read_only or not options.atime:
         fs.atime = "noatime"
     fs.now = kernel_clock
-    heap.keep_buffers()
+    heap.prepare()
     edge = Edge(fs, commit_seconds=options.commit)
     async with trio.open_nursery() as background:
         if options.deletes_below is not None:

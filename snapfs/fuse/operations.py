@@ -39,7 +39,7 @@ class Operations(NameRequests, AttributeRequests, DataRequests):
     async def release_inode(self, node: int) -> None:
         """Let the core forget an inode, unless the kernel has learned of it again. Frees it if nothing else needs it."""
         try:
-            await self.edge.change(self._release_inode, node)
+            await self.edge.change(self.release_now, node)
         except StaleInode:
             self.known.released(node)  # with its whole view
         except SnapfsError as exc:
@@ -48,7 +48,8 @@ class Operations(NameRequests, AttributeRequests, DataRequests):
         except Exception:
             log.exception("forget: internal error")
 
-    def _release_inode(self, node: int) -> None:
+    def release_now(self, node: int) -> None:
+        """A core call: see ``release_inode``."""
         # While this waited the kernel may have come back.
         if node in self.known:
             return

@@ -24,7 +24,7 @@ from snapfs.ids import BASE_VIEW
 if TYPE_CHECKING:
     from snapfs.fuse.operations import Operations
 
-#: A whole reply, its header first; None: the handler's.
+#: A whole reply, its header first; an empty one where there is none; None: the handler's.
 Reply = list[Piece] | None
 Work = Callable[[int, int, memoryview, int, int], Reply]
 
@@ -61,6 +61,7 @@ class Quick:
             Op.READ: self._read,
             Op.WRITE: self._write,
             Op.RELEASE: self._release,
+            Op.FORGET: self._forget,
             Op.GETXATTR: self._getxattr,
         }
 
@@ -146,6 +147,19 @@ class Quick:
             return None
         self._count["rename"] += 1
         return [wire.OUT_HEADER.pack(wire.OUT_HEADER.size, 0, unique)]
+
+    def _forget(self, _: int, node: int, body: memoryview, __: int, ___: int) -> Reply:
+        (count,) = wire.FORGET_IN.unpack_from(body)
+        if self._known.drop(node, count):
+            # Not done here, it is begun anew: what is dropped once more was not there any more, and is still to be released.
+            if not self._can_change():
+                return None
+            try:
+                self._operations.release_now(node)
+            except _NOT_NOW:
+                return None
+        self._count["forget"] += 1
+        return []
 
     # --- attributes ---
 

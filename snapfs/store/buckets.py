@@ -146,12 +146,8 @@ class BucketTree:
     def slot_of(self, words: array[int], prefix: int, depth: int, value: int) -> tuple[int, int]:
         """In a pointer block: the slot in which a hash is, or would be, and the first hash after the range of that slot."""
         bits, fan_out = self.volume.geometry.fan_bits, self.volume.geometry.fan_out
-        digit = slot = self._digit(value, depth)
-        while slot > 0 and not words[2 * slot]:
-            slot -= 1
-        if words[2 * slot] and slot < digit and not words[2 * slot] & FLAG_BUCKET:
-            slot += 1  # the pointer block before it holds its own slot only
-        after = digit + 1
+        slot = self._slot_in(words, depth, value)
+        after = self._digit(value, depth) + 1
         if not words[2 * slot] or words[2 * slot] & FLAG_BUCKET:
             while after < fan_out and not words[2 * after]:
                 after += 1
@@ -159,14 +155,31 @@ class BucketTree:
                 raise CorruptBlock("a pointer block of a bucket tree points nowhere")
         return slot, (prefix << bits) + after << HASH_BITS - bits * (depth + 1)
 
+    def _slot_in(self, words: array[int], depth: int, value: int) -> int:
+        """The slot alone."""
+        digit = slot = self._digit(value, depth)
+        while slot > 0 and not words[2 * slot]:
+            slot -= 1
+        if slot < digit and words[2 * slot] and not words[2 * slot] & FLAG_BUCKET:
+            slot += 1  # the pointer block before it holds its own slot only
+        return slot
+
     # Reading
 
     def get(self, key: Any) -> Any:
         """The value of a key, None without one. Raises ``NotCached``."""
-        if not self.root[0]:
-            return None
-        bucket = self._find(self.hash_of(key))[4]
-        return bucket.items.get(key) if bucket else None
+        words, slot, prefix, depth = self.root, 0, 0, 0
+        value = self.hash_of(key) if words[0] else 0
+        bits = self.volume.geometry.fan_bits
+        while words[2 * slot]:
+            found = self._load(words, slot, prefix << DEPTH_BITS | depth)
+            if type(found) is Bucket:
+                return found.items.get(key)
+            words = found
+            slot = self._slot_in(words, depth, value)
+            depth += 1
+            prefix = (prefix << bits) + slot
+        return None
 
     def scan(self, start: int, limit: int) -> list[tuple[int, Any, Any]]:
         """Items (hash, key, value) in hash order from hash ``start`` on: at least ``limit`` while there are more, whole buckets.
