@@ -6,7 +6,7 @@ import html
 import math
 from typing import Any
 
-from goals import goal
+from goals import goal, mark
 
 #: Of each target; readable beside one another also without colours.
 COLOURS = {"empty": "#4477aa", "bindfs": "#66ccee", "zfs-fuse": "#228833", "btrfs": "#ccbb44", "host": "#aa3377"}
@@ -28,7 +28,7 @@ def of_ratios(found: dict[str, dict[str, float]], about: dict[str, Any]) -> str:
     for row, rates in found.items():
         parts.append(f"<text x='{LABEL - 8}' y='{y + BAR * len(names) / 2 + 4:.0f}' text-anchor='end'>{html.escape(row)}</text>")
         for name in names:
-            parts += _bar(y, rates["snapfs"] / rates[name], name, goal(row, name))
+            parts += _bar(y, row, rates["snapfs"] / rates[name], name)
             y += BAR
         y += GAP
     return _document(y, [*_frame(y, names, about), *parts])
@@ -40,10 +40,11 @@ def x_of(ratio: float) -> float:
     return LABEL + (place - low) / (high - low) * PLOT
 
 
-def _bar(y: int, ratio: float, name: str, wanted: float | None) -> list[str]:
+def _bar(y: int, row: str, ratio: float, name: str) -> list[str]:
+    wanted = goal(row, name)
     left, right = sorted((x_of(1), x_of(ratio)))
-    is_missed = wanted is not None and ratio < wanted
-    said, colour = (f"{ratio:.2f} *", MISSED) if is_missed else (f"{ratio:.2f}", "#000")
+    sign = mark(row, ratio, wanted)
+    said, colour = f"{ratio:.2f} {sign}", MISSED if sign == "*" else "#000"
     beside = f"x='{right + 3:.1f}'" if ratio >= 1 else f"x='{left - 3:.1f}' text-anchor='end'"
     parts = [
         f"<rect x='{left:.1f}' y='{y}' width='{max(right - left, 1):.1f}' height='{BAR - 2}' fill='{COLOURS[name]}'/>",

@@ -8,12 +8,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from goals import Missed, goal
+from goals import NOISE, Missed, goal, mark
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rows import Value
-from snapshot_rows import Values, ratios
+from snapshot_rows import Values, ratio, ratios
 
 
 def show(
@@ -43,11 +43,13 @@ def show(
         f"{about['processors']} processors, Linux {about['kernel']}, Python {about['python']}; "
         f"load {load[0]:.1f} before, {load[1]:.1f} after; host: {about['host']}"
     )
-    if below:
-        console.print("\nBelow their goals (marked *):")
-        for one in below:
+    for sign, what in (("*", "Below their goals"), ("~", f"Below their goals by less than {NOISE:.0%}, which is noise")):
+        marked = [one for one in below if one.mark == sign]
+        if marked:
+            console.print(f"\n{what} ({sign}):")
+        for one in marked:
             console.print(f"  {one}")
-    else:
+    if not below:
         console.print("\nEvery row reaches its goal.")
 
 
@@ -70,8 +72,7 @@ def _targets(found: dict[str, dict[str, float]], units: dict[str, str], about: d
         for name in names:
             cells.append(_number(rates[name]))
             if name != "snapfs":
-                ratio, wanted = rates["snapfs"] / rates[name], goal(row, name)
-                cells.append(_ratio(ratio, wanted))
+                cells.append(_ratio(row, rates["snapfs"] / rates[name], goal(row, name)))
         table.add_row(row, units[row], *cells)
     return table
 
@@ -91,13 +92,12 @@ def _snapshots(snapshots: Values) -> Table:
     table = _new("Snapshots; per second", "row", "small", "without", "ratio", "large", "without", "ratio", "large to small")
     for row, values in snapshots.items():
         medians = {column: _number(statistics.median(rates)) for column, rates in values.items()}
-        found = [_ratio(ratio, wanted) for ratio, wanted in ratios(values).values()]
+        found = [_ratio(row, *one) for one in ratios(values).values()]
         if len(found) == 1:
             table.add_row(row, medians["small"], "", "", medians["large"], "", "", found[0])
         else:
-            between = statistics.median(values["large"]) / statistics.median(values["small"])
             cells = [medians["small"], medians["small, without"], found[0], medians["large"], medians["large, without"], found[1]]
-            table.add_row(row, *cells, _ratio(between, None))
+            table.add_row(row, *cells, _ratio(row, ratio(values, "large", "small"), None))
     return table
 
 
@@ -105,6 +105,6 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:,.1f}"
 
 
-def _ratio(ratio: float, wanted: float | None) -> str:
-    mark = "[red]*[/]" if wanted is not None and ratio < wanted else " "
-    return f"{ratio:.2f}{mark}"
+def _ratio(row: str, found: float, wanted: float | None) -> str:
+    sign = mark(row, found, wanted)
+    return f"{found:.2f}" + (f"[red]{sign}[/]" if sign == "*" else sign or " ")
