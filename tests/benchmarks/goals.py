@@ -36,6 +36,8 @@ def goal(row: str, target: str) -> float | None:
             return 1.0
         case "zfs-fuse":
             return 2.0 if any(word in row for word in _TWICE) else 1.0
+        case "s3ql":
+            return 2.5
         case "host":
             return {"sequential write+fsync": 0.8, "sequential read cold": 0.6, "random read 4 KiB cold": 0.5}.get(row)
         case "btrfs":

@@ -9,7 +9,7 @@ from typing import Any
 from goals import goal, mark
 
 #: Of each target; readable beside one another also without colours.
-COLOURS = {"empty": "#4477aa", "bindfs": "#66ccee", "zfs-fuse": "#228833", "btrfs": "#ccbb44", "host": "#aa3377"}
+COLOURS = {"empty": "#4477aa", "bindfs": "#66ccee", "zfs-fuse": "#228833", "s3ql": "#ee8866", "btrfs": "#ccbb44", "host": "#aa3377"}
 MISSED = "#cc3311"
 
 LABEL, PLOT, BAR, GAP, TOP = 230, 620, 11, 12, 64

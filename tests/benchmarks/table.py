@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rows import Value
 from snapshot_rows import Values, ratio, ratios
+from targets import TARGETS
 
 
 def show(
@@ -63,7 +64,7 @@ def _new(title: str, first: str, *columns: str) -> Table:
 
 def _targets(found: dict[str, dict[str, float]], units: dict[str, str], about: dict[str, Any]) -> Table:
     names = list(next(iter(found.values())))
-    names.sort(key=["snapfs", "empty", "bindfs", "zfs-fuse", "btrfs", "host"].index)
+    names.sort(key=list(TARGETS).index)
     heads = {"host": f"{about['host']} below"}
     columns = [word for name in names for word in ([heads.get(name, name)] if name == "snapfs" else [heads.get(name, name), "ratio"])]
     table = _new("Medians; ratio: snapfs to the target on its left", "row", "unit", *columns)

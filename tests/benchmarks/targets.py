@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from snapfs.control.client import Client, of_image
 
@@ -55,6 +56,11 @@ def run(*command: str | Path, check: bool = True) -> subprocess.CompletedProcess
 
 def snapfs(*arguments: str | Path) -> str:
     return subprocess.run([sys.executable, "-m", "snapfs.cli", *arguments], check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def daemon(*command: str | Path, **options: Any) -> subprocess.Popen[str]:
+    """Start a process that Ctrl-C on the terminal does not reach: what it serves is unmounted first."""
+    return subprocess.Popen(command, text=True, stdin=subprocess.DEVNULL, start_new_session=True, **options)
 
 
 def needs(*commands: str, root: bool = False) -> None:
@@ -111,7 +117,7 @@ def empty_target(place: Path) -> Iterator[Target]:
     mount = place / "empty"
     mount.mkdir()
     script = Path(__file__).with_name("empty_filesystem.py")
-    with subprocess.Popen([sys.executable, script, mount], stdout=subprocess.PIPE, text=True) as process:
+    with daemon(sys.executable, script, mount, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         if process.stdout.readline() != "ready\n":
             raise Absent("it did not mount: see above")
@@ -143,7 +149,8 @@ def zfs_target(place: Path) -> Iterator[Target]:
     pool = f"snapfsbench{os.getpid()}"
     with contextlib.ExitStack() as stack:
         if run(zpool, "list", check=False).returncode:
-            process = stack.enter_context(subprocess.Popen([command, "--no-daemon", "--no-kstat-mount"], stdout=log.open("wb"), stderr=2))
+            with log.open("wb") as file:
+                process = stack.enter_context(daemon(command, "--no-daemon", "--no-kstat-mount", stdout=file, stderr=file))
             stack.callback(process.send_signal, signal.SIGTERM)
             until(lambda: process.poll() is not None or not run(zpool, "list", check=False).returncode, "zfs-fuse did not answer")
             if process.poll() is not None:
@@ -153,6 +160,21 @@ def zfs_target(place: Path) -> Iterator[Target]:
         stack.callback(until, lambda: not run(zpool, "destroy", "-f", pool, check=False).returncode, f"the pool {pool} was not destroyed")
         until(lambda: os.path.ismount(mount), "the pool was not mounted")
         yield Target("zfs-fuse", mount)
+
+
+@contextlib.contextmanager
+def s3ql_target(place: Path) -> Iterator[Target]:
+    """Its storage and its cache are directories of the host."""
+    needs("mkfs.s3ql", "mount.s3ql", "umount.s3ql")
+    mount, below, own = place / "s3ql", place / "s3ql.below", ("--cachedir", place / "s3ql.cache", "--log", place / "s3ql.log")
+    mount.mkdir()
+    below.mkdir()
+    run("mkfs.s3ql", "--plain", *own, f"local://{below}")
+    run("mount.s3ql", *own, f"local://{below}", mount)
+    try:
+        yield Target("s3ql", mount)
+    finally:
+        run("umount.s3ql", mount)
 
 
 @contextlib.contextmanager
@@ -182,6 +204,7 @@ TARGETS: dict[str, Callable[[Path], contextlib.AbstractContextManager[Target]]] 
     "empty": empty_target,
     "bindfs": bindfs_target,
     "zfs-fuse": zfs_target,
+    "s3ql": s3ql_target,
     "btrfs": btrfs_target,
     "host": host_target,
 }

@@ -6,6 +6,7 @@ measured by ``make bench``.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import stat
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -329,3 +331,21 @@ def test_it_is_several_times_slower_than_a_filesystem_that_does_nothing(mounted,
         ratios = {what: speed / best[empty_filesystem][what] for what, speed in best[mounted.path].items()}
     print(ratios)
     assert not {what: ratio for what, ratio in ratios.items() if ratio < AT_LEAST[what]}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may empty the kernel's caches")
+def test_the_benchmark_does_not_run(tmp_path: Path) -> None:
+    """One short scene on two targets: with numbers, a picture and a table."""
+    script = Path(__file__).parents[1] / "benchmarks" / "bench.py"
+    numbers, picture = tmp_path / "numbers.json", tmp_path / "picture.svg"
+    command = [sys.executable, script, "--quick", "--rounds", "1", "--targets", "host", "--rows", "*tree*", "--directory", tmp_path]
+    command += ["--json", numbers, "--picture", picture]
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(numbers.read_text())
+    assert set(found["results"]) == {"copy a tree, files", "remove a tree, files"}
+    for row in found["results"].values():
+        assert set(row) == {"snapfs", "host"}
+        assert row["snapfs"][0]["requests"]
+    assert ET.parse(picture).getroot().tag.endswith("svg")
+    assert "remove a tree, files" in result.stdout
