@@ -70,8 +70,8 @@ $(VENV)/.test-packages: .ci/system-packages
 
 # Peers of the benchmark: one that cannot be installed is left out there.
 $(VENV)/.bench-packages: .ci/system-packages
-	@.ci/system-packages $(PYTHON) bench || echo "make bench goes on with the peers that are there"
-	@mkdir -p $(VENV) && touch $@
+	@mkdir -p $(VENV)
+	@if .ci/system-packages $(PYTHON) bench; then touch $@; else echo "make bench goes on with the peers that are there"; fi
 
 $(VENV)/.installed: pyproject.toml $(VENV)/.system-packages
 	@echo "Installing snapfs and its Python packages into $(VENV)"
