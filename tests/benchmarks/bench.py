@@ -138,7 +138,6 @@ def main(words: list[str]) -> int:
     found = medians(results)
     units = {row: unit for scene in SCENES for row, unit in scene.rows.items()}
     below = [*missed(found), *snapshot_rows.missed(snapshots), *resources.missed(resource_values)]
-    table.show(found, units, results, snapshots, resource_values, below, about, load)
     if arguments.json:
         document = {
             "rounds": arguments.rounds,
@@ -154,6 +153,7 @@ def main(words: list[str]) -> int:
         arguments.json.write_text(json.dumps(document, indent=2) + "\n")
     if arguments.picture:
         arguments.picture.write_text(picture.of_ratios(found, about))
+    table.show(found, units, results, snapshots, resource_values, below, about, load)
     return 0
 
 

@@ -24,7 +24,7 @@ BLOCK = 4 * KIB
 PER_SECOND, MIB_PER_SECOND = "/s", "MiB/s"
 
 #: What the kernel answers alone is over in no time: more of it gives a value that means something.
-WARM_PASSES = 5
+WARM_PASSES = 10
 
 #: Seconds that a daemon is given, after the kernel has forgotten, for the requests that tell it so. They are nobody's row.
 SETTLING = 0.2
