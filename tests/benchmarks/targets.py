@@ -58,9 +58,17 @@ def snapfs(*arguments: str | Path) -> str:
     return subprocess.run([sys.executable, "-m", "snapfs.cli", *arguments], check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def daemon(*command: str | Path, **options: Any) -> subprocess.Popen[str]:
-    """Start a process that Ctrl-C on the terminal does not reach: what it serves is unmounted first."""
-    return subprocess.Popen(command, text=True, stdin=subprocess.DEVNULL, start_new_session=True, **options)
+@contextlib.contextmanager
+def daemon(*command: str | Path, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A process that Ctrl-C on the terminal does not reach: what it serves is unmounted first.
+
+    At the end it is waited for; ``Popen`` as a context does not do that for long after a Ctrl-C.
+    """
+    process = subprocess.Popen(command, text=True, stdin=subprocess.DEVNULL, start_new_session=True, **options)
+    try:
+        yield process
+    finally:
+        process.wait(PATIENCE)
 
 
 def needs(*commands: str, root: bool = False) -> None:
