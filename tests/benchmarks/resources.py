@@ -17,7 +17,12 @@ IN_DIRECTORY = 1000
 LARGE = 256 * MIB
 SMALL = 2000
 
-MEMORY = "resident memory after 100,000 files, MiB"
+
+def memory_row(files: int) -> str:
+    return f"resident memory after {files:,} files, MiB"
+
+
+MEMORY = memory_row(FILES)
 AMPLIFICATIONS = (
     "bytes written per byte: 1 MiB in order, one fsync",
     "bytes written per byte: 4 KiB at random, one fsync",
@@ -94,7 +99,7 @@ def measure(directory: str | None, *, quick: bool, progress: Callable[[str], Non
             found |= zip(AMPLIFICATIONS, amplification(mount, client.pid, LARGE // (4 if quick else 1), SMALL), strict=True)
         with mounted(image, mount) as client:
             progress(f"memory: {files:,} files are made")
-            found["resident memory after mounting, MiB"], found[MEMORY] = memory(mount, client.pid, files)
+            found["resident memory after mounting, MiB"], found[memory_row(files)] = memory(mount, client.pid, files)
     return found
 
 

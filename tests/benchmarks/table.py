@@ -51,7 +51,7 @@ def show(
         for one in marked:
             console.print(f"  {one}")
     if not below:
-        console.print("\nEvery row reaches its goal.")
+        console.print("\nNo row is below its goal.")
 
 
 def _new(title: str, first: str, *columns: str) -> Table:
