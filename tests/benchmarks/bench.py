@@ -1,172 +1,168 @@
-"""Measures snapfs against the empty filesystem beside this file, in the same run, on the same machine, in turns.
+"""Measures snapfs against its peers in one run, on one disk, in turns, and prints one table: medians, and how many times as fast snapfs is.
 
-Prints one table: the median of each measurement for both, and the ratio. A ratio above 1 means that snapfs is faster; it also does
-what the other does not: store. ``--json`` prints the numbers, every round of them.
+Targets: snapfs; an empty filesystem on stock pyfuse3 (see ``empty_filesystem.py``); bindfs; zfs-fuse; S3QL; btrfs on a loop device; and
+the filesystem that all their images lie on. Those that are not here are left out, with the reason. Then what snapshots cost, on a volume
+and on one that is 20 times as large; memory; and bytes written. ``*`` marks what is below its goal, ``~`` what is so by less than two
+measurements of the same thing differ; all of them are listed at the end.
+
+Needs root, to empty the kernel's caches and to mount. Beside other work on the machine the numbers mean little: they become smaller, and
+those of whoever sleeps between requests may double, as a busy processor need not be woken up. The load before and after stands below.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import fnmatch
 import json
 import os
-import random
+import platform
+import signal
 import statistics
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-FILES = 1000
-CHUNK = 1 << 20
-SEQUENTIAL = 64 << 20
-RANDOM_WRITES = 2000
-SNAPSHOTS = 20
+import picture
+import resources
+import snapshot_rows
+import table
+from goals import missed
+from rows import QUICK, SCENES, Counts, Scene, Value, play
+from targets import TARGETS, Absent, Present, host_type, present
 
-#: Values of one round: name -> (value, unit). Always a rate or a number of which more is better, except milliseconds.
-Values = dict[str, tuple[float, str]]
-
-
-def timed(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+#: Row -> target -> one value for each round.
+Results = dict[str, dict[str, list[Value]]]
 
 
-def drop_caches() -> bool:
-    """Forget names and pages, so that what follows reaches the daemon. Needs root."""
-    try:
-        os.sync()
-        Path("/proc/sys/vm/drop_caches").write_text("3")
-    except OSError:
-        return False
-    return True
+def measure(here: Present, scenes: list[Scene], counts: Counts, rounds: int) -> Results:
+    """Every scene on every target, in another order in every round: what one gets from the one before is not always the same."""
+    results: Results = {}
+    for number in range(rounds):
+        for index, scene in enumerate(scenes):
+            turn = (number + index) % len(here.targets)
+            for target in here.targets[turn:] + here.targets[:turn]:
+                progress(f"round {number + 1} of {rounds}, {scene.play.__name__}: {target.name}")
+                try:
+                    values = play(scene, target, counts, number)
+                except OSError as error:
+                    if target.name == "snapfs":
+                        raise
+                    # A peer's trouble is no reason to lose all that was measured.
+                    here.targets.remove(target)
+                    here.absent[target.name] = f"it failed in round {number + 1}, {scene.play.__name__}: {error}"
+                    continue
+                for row, value in values.items():
+                    results.setdefault(row, {}).setdefault(target.name, []).append(value)
+    return {row: {name: values for name, values in by.items() if name not in here.absent} for row, by in results.items()}
 
 
-def measure(mount: Path, number: int) -> Values:
-    """One round on a mount."""
-    values: Values = {}
-    place = mount / f"round-{number}"
-    place.mkdir()
-    names = [place / f"file-{index}" for index in range(FILES)]
-
-    def create() -> None:
-        for name in names:
-            os.close(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o644))
-
-    def stat() -> None:
-        for name in names:
-            os.stat(name)
-
-    values["create + close"] = FILES / timed(create), "/s"
-    if drop_caches():
-        values["stat, cold"] = FILES / timed(stat), "/s"
-    values["stat, warm"] = FILES / timed(stat), "/s"
-
-    chunk = random.Random(number).randbytes(CHUNK)
-    big = os.open(place / "big", os.O_CREAT | os.O_RDWR, 0o644)
-
-    def write() -> None:
-        for offset in range(0, SEQUENTIAL, CHUNK):
-            os.pwrite(big, chunk, offset)
-        os.fsync(big)
-
-    def read() -> None:
-        for offset in range(0, SEQUENTIAL, CHUNK):
-            os.pread(big, CHUNK, offset)
-
-    def scatter() -> None:
-        dice = random.Random(number)
-        for _ in range(RANDOM_WRITES):
-            os.pwrite(big, chunk[:4096], dice.randrange(SEQUENTIAL // 4096) * 4096)
-        os.fsync(big)
-
-    values["write 1 MiB, fsync"] = (SEQUENTIAL >> 20) / timed(write), "MiB/s"
-    os.posix_fadvise(big, 0, 0, os.POSIX_FADV_DONTNEED)
-    values["read 1 MiB"] = (SEQUENTIAL >> 20) / timed(read), "MiB/s"
-    values["write 4 KiB random, fsync"] = RANDOM_WRITES / timed(scatter), "/s"
-    os.close(big)
-
-    def delete() -> None:
-        for name in names:
-            os.unlink(name)
-
-    values["unlink"] = FILES / timed(delete), "/s"
-    os.unlink(place / "big")
-    return values
+def progress(what: str) -> None:
+    """Say what is being done, on a terminal only."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{what}", end="", file=sys.stderr, flush=True)
 
 
-def measure_snapshots(mount: Path, number: int) -> Values:
-    """What the other filesystem does not have."""
-    paths = [mount / ".snap" / f"bench-{number}-{index}" for index in range(SNAPSHOTS)]
-    seconds = [timed(path.mkdir) for path in paths]
-    for path in paths:
-        path.rmdir()
-    return {"snapshot create": (statistics.median(seconds) * 1000, "ms")}
+def medians(results: Results) -> dict[str, dict[str, float]]:
+    return {row: {name: statistics.median(one.rate for one in values) for name, values in by.items()} for row, by in results.items()}
 
 
-@contextlib.contextmanager
-def snapfs_mount(place: Path) -> Iterator[Path]:
-    image, mount = place / "bench.img", place / "snapfs"
-    mount.mkdir()
-    command = [sys.executable, "-m", "snapfs.cli"]
-    subprocess.run([*command, "mkfs", str(image), "--size", "4G"], check=True)
-    subprocess.run([*command, "mount", str(image), str(mount)], check=True)
-    try:
-        yield mount
-    finally:
-        subprocess.run([*command, "umount", str(mount)], check=True)
+def machine(place: str | None) -> dict[str, Any]:
+    return {
+        "processors": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "host": host_type(Path(place or ".")),
+    }
 
 
-@contextlib.contextmanager
-def empty_mount(place: Path) -> Iterator[Path]:
-    mount = place / "empty"
-    mount.mkdir()
-    script = Path(__file__).with_name("empty_filesystem.py")
-    with subprocess.Popen([sys.executable, script, mount], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        if process.stdout.readline() != "ready\n":
-            raise SystemExit("bench: the empty filesystem did not mount")
-        try:
-            yield mount
-        finally:
-            subprocess.run(["fusermount3", "-u", str(mount)], check=True)
+def wanted(row: str, pattern: str) -> bool:
+    return pattern in row or fnmatch.fnmatch(row, pattern)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
-    results: dict[str, dict[str, list[float]]] = {"snapfs": {}, "empty": {}}
-    units: dict[str, str] = {}
+def targets(text: str) -> list[str]:
+    """The names in a list; snapfs is always one, since all others are compared with it."""
+    names = [name for name in TARGETS if name in text.split(",") or name == "snapfs"]
+    unknown = set(text.split(",")) - set(TARGETS)
+    if unknown:
+        raise argparse.ArgumentTypeError(f"there is no target {', '.join(sorted(unknown))}: there are {', '.join(TARGETS)}")
+    return names
 
-    def keep(side: str, values: Values) -> None:
-        for name, (value, unit) in values.items():
-            units[name] = unit
-            results[side].setdefault(name, []).append(value)
 
-    with tempfile.TemporaryDirectory(prefix="snapfs-bench-") as directory:
-        place = Path(directory)
-        with snapfs_mount(place) as ours, empty_mount(place) as empty:
-            for number in range(arguments.rounds):
-                keep("snapfs", measure(ours, number))
-                keep("empty", measure(empty, number))
-                keep("snapfs", measure_snapshots(ours, number))
+def positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"a number from 1 is wanted, not {text!r}")
+    return int(text)
+
+
+def arguments_of(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=positive, default=3, metavar="N", help="each row's value is the median of so many (default 3)")
+    parser.add_argument("--targets", type=targets, default=list(TARGETS), metavar="A,B,C", help=f"of {','.join(TARGETS)}")
+    parser.add_argument("--rows", default="*", metavar="PATTERN", help="only rows with this in their name, or of this form ('*cold')")
+    parser.add_argument("--quick", action="store_true", help="a fifth of everything: to try it, not to believe it")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every value of every round there")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="also draw the ratios there, as SVG")
+    parser.add_argument("--directory", help="where images are made (default: where temporary files are)")
+    arguments = parser.parse_args(words)
+    for file in (arguments.json, arguments.picture):
+        if file is not None and not file.absolute().parent.is_dir():
+            parser.error(f"{file}: there is no directory {file.absolute().parent}")
+    if arguments.directory is not None and not os.path.isdir(arguments.directory):
+        parser.error(f"{arguments.directory} is not a directory")
+    if os.geteuid() != 0:
+        parser.error("it needs root, to empty the kernel's caches: run 'sudo make bench'")
+    rows = [*(row for scene in SCENES for row in scene.rows), *snapshot_rows.ROWS, *resources.ROWS]
+    if not any(wanted(row, arguments.rows) for row in rows):
+        parser.error(f"no row is like {arguments.rows!r}; there are: {'; '.join(rows)}")
+    return arguments
+
+
+def main(words: list[str]) -> int:
+    arguments = arguments_of(words)
+    pattern, counts = arguments.rows, QUICK if arguments.quick else Counts()
+    scenes = [scene for scene in SCENES if any(wanted(row, pattern) for row in scene.rows)]
+    about = machine(arguments.directory)
+    load = [os.getloadavg()[0]]
+    with present(arguments.targets if scenes else [], arguments.directory) as here:
+        about["absent"] = here.absent
+        results = measure(here, scenes, counts, arguments.rounds)
+    results = {row: results[row] for scene in scenes for row in scene.rows if wanted(row, pattern)}
+    snapshots = resource_values = {}
+    if any(wanted(row, pattern) for row in snapshot_rows.ROWS):
+        snapshots = snapshot_rows.measure(arguments.directory, arguments.rounds, quick=arguments.quick, progress=progress)
+        snapshots = {row: values for row, values in snapshots.items() if wanted(row, pattern)}
+    if any(wanted(row, pattern) for row in resources.ROWS):
+        resource_values = resources.measure(arguments.directory, quick=arguments.quick, progress=progress)
+    progress("")
+    load.append(os.getloadavg()[0])
+    found = medians(results)
+    units = {row: unit for scene in SCENES for row, unit in scene.rows.items()}
+    below = [*missed(found), *snapshot_rows.missed(snapshots), *resources.missed(resource_values)]
     if arguments.json:
-        print(json.dumps({"rounds": arguments.rounds, "units": units, "results": results}, indent=2))
-        return 0
-    print(f"{'median of ' + str(arguments.rounds) + ' rounds':<28}{'snapfs':>12}{'empty':>12}   {'unit':<6}{'ratio':>6}")
-    for name, unit in units.items():
-        mine = statistics.median(results["snapfs"][name])
-        others = results["empty"].get(name)
-        other = statistics.median(others) if others else None
-        yardstick, ratio = (f"{other:,.1f}", f"{mine / other:.2f}") if other else ("-", "-")
-        print(f"{name:<28}{mine:>12,.1f}{yardstick:>12}   {unit:<6}{ratio:>6}")
+        document = {
+            "rounds": arguments.rounds,
+            "quick": arguments.quick,
+            "machine": about,
+            "load": load,
+            "units": units,
+            "results": {row: {name: [asdict(one) for one in values] for name, values in by.items()} for row, by in results.items()},
+            "snapshots": snapshots,
+            "resources": resource_values,
+            "missed": [asdict(one) for one in below],
+        }
+        arguments.json.write_text(json.dumps(document, indent=2) + "\n")
+    if arguments.picture:
+        arguments.picture.write_text(picture.of_ratios(found, about))
+    table.show(found, units, results, snapshots, resource_values, below, about, load)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is mounted is unmounted
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (Absent, OSError) as error:
+        sys.exit(f"bench: {error}")
+    except KeyboardInterrupt:
+        sys.exit("bench: interrupted")
