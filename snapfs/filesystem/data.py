@@ -191,8 +191,8 @@ def write(inode: Inode, offset: int, data: Buffer, *, urgency: int = 0) -> None:
         for word in words[2 * slot : 2 * (slot + number) : 2]
         if word
     ]
-    allocator.need((block, 1) for block in old)
-    fresh = {block for block in old if allocator.is_fresh(block)}
+    allocator.need_blocks(old)
+    fresh = allocator.fresh_among(old)
     allocator.prepare(count - len(fresh), urgency=urgency, metadata=volume.dirtied + 4)
     inode.view.change(inode)
     tree.grow(last + 1)
@@ -311,11 +311,20 @@ def _point(
     added = 0
     for _, words, slot, number in spans:
         low, high = 2 * slot, 2 * (slot + number)
-        if not any(words[low:high:2]):
-            stop = position + number
-            words[low:high:2] = array("Q", [place | 1 << WRITES_SHIFT for place in places[position:stop]])
-            words[low + 1 : high : 2] = array("Q", [checksum << CHECKSUM_SHIFT | epoch for checksum in checksums[position:stop]])
+        replaced = 0 if fresh else _run_of(words, slot, number)
+        born = words[low + 1] & EPOCH_MASK
+        if replaced and all(second & EPOCH_MASK == born for second in words[low + 1 : high : 2]):
+            writes = min((words[low] >> WRITES_SHIFT & WRITES_MAX) + 1, WRITES_MAX) if born == epoch else 1
+            drops.append([replaced, number, born])
+        elif not any(words[low:high:2]):
+            writes = 1
             added += number
+        else:
+            writes = 0
+        if writes:
+            stop = position + number
+            words[low:high:2] = array("Q", [place | writes << WRITES_SHIFT for place in places[position:stop]])
+            words[low + 1 : high : 2] = array("Q", [checksum << CHECKSUM_SHIFT | epoch for checksum in checksums[position:stop]])
             position = stop
             continue
         for n in range(low, high, 2):

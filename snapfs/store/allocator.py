@@ -81,6 +81,14 @@ class Allocator:
             numbers.add(first)
             if last > first:
                 numbers.update(range(first + 1, last + 1))
+        self._need_named(numbers)
+
+    def need_blocks(self, blocks: Iterable[int]) -> None:
+        """The same for single blocks."""
+        shift = self._shift
+        self._need_named({block >> shift for block in blocks})
+
+    def _need_named(self, numbers: set[int]) -> None:
         self._needed.append(numbers)
         missing = numbers.difference(self.groups)
         if missing:
@@ -246,6 +254,11 @@ class Allocator:
         group = self.groups[block >> self._shift]
         offset = block & self._mask
         return group.is_fresh(offset, offset + length)
+
+    def fresh_among(self, blocks: Iterable[int]) -> set[int]:
+        """Those of single blocks that were allocated in the open generation."""
+        groups, shift, mask = self.groups, self._shift, self._mask
+        return {block for block in blocks if groups[block >> shift].fresh_count and groups[block >> shift].fresh[block & mask]}
 
     def free_run(self, start: int, length: int, *, unused: bool = False) -> None:
         """Free blocks of loaded groups, and whatever records and snapshot bits they have (A8).
