@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from snapfs.store.sealing import Sealing
     from snapfs.store.volume import Volume
 
+#: Bytes of memory that an inode takes with its trees' roots, and what is kept of inodes and blocks however little is allowed.
+INODE_MEMORY = 2048
+_INODES_LEAST = 256
+_BLOCKS_LEAST = 64
+
 #: relatime: an access time is renewed when it is older than this (mount(8)).
 ATIME_INTERVAL = 24 * 3600 * 1_000_000_000
 
@@ -88,6 +93,11 @@ class Filesystem:
         volume.contents = self
         volume.allocator.more_to_come = lambda: self.has_work
         volume.allocator.reclaim = self.work
+
+    def limit_caches(self, size: int) -> None:
+        """How many bytes clean metadata may take, about: half for decoded blocks, half for inodes, each twice what is kept at least."""
+        self.volume.cache.capacity = max(_BLOCKS_LEAST, size // 4 // self.volume.geometry.block_size)
+        self._cache.capacity = max(_INODES_LEAST, size // 4 // INODE_MEMORY)
 
     def view(self, instance_id: int) -> View:
         """The view of an instance (0: the base). Raises ``NoSuchSnapshot``."""

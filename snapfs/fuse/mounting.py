@@ -59,6 +59,8 @@ async def serve(fs: Filesystem, mountpoint: str, options: MountOptions, ready: C
     if options.read_only or not options.atime:
         fs.atime = "noatime"
     fs.now = kernel_clock
+    if options.cache is not None:
+        fs.limit_caches(options.cache)
     heap.prepare()
     edge = Edge(fs, commit_seconds=options.commit)
     async with trio.open_nursery() as background:

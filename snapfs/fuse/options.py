@@ -17,6 +17,11 @@ COMMIT_LIMIT: Final = 86_400.0
 #: Percent of the volume that automatic deletion keeps available, unless told otherwise.
 AUTODELETE_BELOW: Final = 5.0
 
+#: What ``cache`` may be, in bytes, and the powers of two that its units stand for.
+CACHE_LEAST: Final = 1 << 20
+CACHE_MOST: Final = 1 << 40
+_UNITS: Final = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+
 #: Words that mean something to mount(8), systemd or other filesystems, and nothing here.
 _IGNORED: Final = frozenset(
     {
@@ -62,6 +67,7 @@ _FLAGS: Final[dict[str, dict[str, Any]]] = {
 class MountOptions:
     """What a mount is asked to be. ``umask`` and the owners replace what the volume says, for the whole mount.
 
+    ``cache``: bytes that metadata which could be read again may take in memory, None: as usual.
     ``polling``: look for requests before sleeping. ``requests``: who reads them, ``direct`` or ``pyfuse3`` (its own loop).
     ``discard``: give the space of freed blocks back to the host; None: of a volume in memory only.
     """
@@ -74,6 +80,7 @@ class MountOptions:
     commit: float = 5.0
     xattr: bool = True
     writeback: bool = True
+    cache: int | None = None
     polling: bool = True
     requests: str = "direct"
     allow_other: bool = False
@@ -173,6 +180,14 @@ def _autodelete(name: str, value: str) -> dict[str, Any]:
     return {name: value}
 
 
+def _cache(name: str, value: str) -> dict[str, Any]:
+    number, unit = (value[:-1], value[-1].upper()) if value[-1].isalpha() else (value, "")
+    size = int(number) << _UNITS[unit] if number.isascii() and number.isdecimal() and unit in _UNITS else 0
+    if not CACHE_LEAST <= size <= CACHE_MOST:
+        raise UsageError(f"mount option '{name}={value}': not a size from 1M to 1T (bytes, or a number with K, M, G or T)")
+    return {name: size}
+
+
 def _requests(name: str, value: str) -> dict[str, Any]:
     if value not in ("direct", "pyfuse3"):
         raise UsageError(f"mount option '{name}={value}': must be 'direct' or 'pyfuse3'")
@@ -209,6 +224,7 @@ _WITH_VALUE: Final = {
     "snapdir": (_snapdir, "NAME"),
     "commit": (_seconds, "SECONDS"),
     "writeback": (_switch, "on|off"),
+    "cache": (_cache, "SIZE"),
     "polling": (_switch, "on|off"),
     "requests": (_requests, "direct|pyfuse3"),
     "uid": (_id, "NUMBER"),
