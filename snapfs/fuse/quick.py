@@ -56,7 +56,7 @@ class Quick:
             Op.SETATTR: self._setattr,
             Op.CREATE: self._create,
             Op.UNLINK: self._unlink,
-            Op.RENAME2: self._rename2,
+            Op.RENAME: self._rename,
             Op.OPEN: self._open,
             Op.READ: self._read,
             Op.WRITE: self._write,
@@ -136,13 +136,13 @@ class Quick:
         self._operations.unlinked(view.id, inode)
         return [wire.OUT_HEADER.pack(wire.OUT_HEADER.size, 0, unique)]
 
-    def _rename2(self, unique: int, parent: int, body: memoryview, _: int, __: int) -> Reply:
-        new, flags = wire.RENAME2_IN.unpack_from(body)
-        name, new_name = wire.names_in(body[wire.RENAME2_IN.size :])
-        if flags or (parent | new) & SNAPDIR_BIT or self._snapdir in (name, new_name) or not self._can_change():
+    def _rename(self, unique: int, parent: int, body: memoryview, _: int, __: int) -> Reply:
+        (new,) = wire.RENAME_IN.unpack_from(body)
+        name, new_name = wire.names_in(body[wire.RENAME_IN.size :])
+        if (parent | new) & SNAPDIR_BIT or self._snapdir in (name, new_name) or not self._can_change():
             return None
         try:
-            self._operations.rename_now(parent, name, new, new_name, flags)
+            self._operations.rename_now(parent, name, new, new_name, 0)
         except _NOT_NOW:
             return None
         self._count["rename"] += 1
