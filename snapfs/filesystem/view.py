@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from snapfs.store.volume import Volume
 
 #: Decoded inodes that are kept at least, over all views.
-INODES_KEPT = 8192
+INODES_KEPT = 5120
 
 #: Names hash to multiples of this: 62 bits, so that directory cookies fit a signed 64-bit number with room for the ends.
 HASH_UNIT = 4

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from snapfs.store.sealing import Sealed, Sealing
 
 #: Bytes of metadata blocks that the cache keeps at least; decoded, and with the older half, they take several times as much.
-CACHE_BYTES = 16 << 20
+CACHE_BYTES = 10 << 20
 
 #: A commit is wanted when so many metadata blocks are dirty, or so many bytes of data were written.
 DIRTY_BLOCKS = 8192
