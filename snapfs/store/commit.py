@@ -189,7 +189,7 @@ def store_records(volume: Volume, sealing: Sealing) -> None:
     for group in volume.allocator.dirty_groups():
         if not group.records_dirty:
             continue
-        data = encode_records(group.records)
+        data = encode_records(*group.records.columns)
         old = group.spill
         spill: list[tuple[int, int]] = []
         if len(data) > block_size - PAYLOAD_OFFSET:
