@@ -114,6 +114,8 @@ class Commits:
         except SnapfsError as exc:
             self._failed(exc)
             raise
+        except Exception as exc:
+            raise self._defect(exc) from exc
         self._committed()
         return True
 
@@ -155,9 +157,7 @@ class Commits:
             self._failed(exc)
             joined.error = exc
         except Exception as exc:
-            # A defect. Whoever waits must hear of it, and the loop must go on: others may still read.
-            log.critical("a commit failed: internal error", exc_info=exc)
-            joined.error = DeviceError(f"a commit failed: internal error: {exc}")
+            joined.error = self._defect(exc)
         finally:
             if self._next is joined:
                 self._next = None
@@ -189,6 +189,12 @@ class Commits:
         if self._is_stalled:
             self._is_stalled = False
             log.info("there is space for commits again")
+
+    @staticmethod
+    def _defect(exc: Exception) -> DeviceError:
+        """Whoever waits must hear of a defect, and the loop must go on: others may still read."""
+        log.critical("a commit failed: internal error", exc_info=exc)
+        return DeviceError(f"a commit failed: internal error: {exc}")
 
     def _failed(self, exc: SnapfsError) -> None:
         """Say that a commit failed, if nothing else does: the volume itself says when it becomes read-only."""
