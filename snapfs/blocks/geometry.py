@@ -99,9 +99,13 @@ class Geometry:
 
     def slot_offsets(self) -> tuple[list[int], list[int]]:
         """Byte offsets of the superblock slots in the ring at the front and in its copy at the end."""
-        tail = (self.blocks - self.ring_blocks) * self.block_size
-        front = [slot * SLOT_BYTES for slot in range(RING_SLOTS)]
-        return front, [tail + offset for offset in front]
+        offsets = [self.ring_offsets(slot) for slot in range(RING_SLOTS)]
+        return [front for front, _ in offsets], [tail for _, tail in offsets]
+
+    def ring_offsets(self, slot: int) -> tuple[int, int]:
+        """Byte offsets of one superblock slot in both rings."""
+        offset = slot * SLOT_BYTES
+        return offset, (self.blocks - self.ring_blocks) * self.block_size + offset
 
     def group_start(self, group: int) -> int:
         """First block of a group."""

@@ -7,8 +7,10 @@ snapshot bitmap. The header carries the checksums of the other two, the group ta
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from operator import sub
 from typing import Final
 
 from snapfs.blocks.checksum import crc32c
@@ -112,14 +114,15 @@ class GroupHeader:
         return cls(group, generation, free, snapshot, runs, size, crc_blocks, crc_snapshot, inline, spill)
 
 
-def encode_records(runs: Iterable[Run]) -> bytes:
-    """Record runs in order of their offset, as one flat msgpack list of (gap, length, holder set)."""
-    flat: list[int] = []
-    position = 0
-    for start, length, holders in runs:
-        flat += (start - position, length, holders)
-        position = start + length
-    return pack(flat) if flat else b""
+def encode_records(starts: Sequence[int], ends: Sequence[int], holders: Sequence[int]) -> bytes:
+    """Record runs in order of their offset, as one flat msgpack list of (gap, length, holder set). By columns: a commit may write many."""
+    if not starts:
+        return b""
+    flat = [0] * (3 * len(starts))
+    flat[::3] = map(sub, starts, chain((0,), ends))
+    flat[1::3] = map(sub, ends, starts)
+    flat[2::3] = holders
+    return pack(flat)
 
 
 def decode_records(data: bytes, group: int, span: int) -> Iterator[Run]:

@@ -1,19 +1,23 @@
 """Commits: one at a time, shared by all who wait for one.
 
 A caller that asks while a commit is being written joins the next one, together with everybody else who asks until that is sealed: so a
-hundred fsyncs cost two commits. Knows the volume and nothing of files or of the kernel.
+hundred fsyncs cost two commits. The bytes go to the device in a worker thread; where the device is quick and nobody else is being served,
+in the loop itself, because the thread would take longer. Knows the volume and nothing of files or of the kernel.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import trio
 
+from snapfs.copying.before_write import without_copy
 from snapfs.errors import CorruptBlock, DeviceError, DeviceFull, NoSpace, NotCached, SnapfsError
 from snapfs.fuse.discarding import Discarding
+from snapfs.fuse.pace import SMALL, Pace
 from snapfs.store.volume import Volume
 
 if TYPE_CHECKING:
@@ -32,10 +36,15 @@ class _Round:
 
 
 class Commits:
-    """Commits a volume. ``run`` must be running; ``committed`` is called after each one that succeeded."""
+    """Commits a volume. ``run`` must be running; ``committed`` is called after each one that succeeded.
 
-    def __init__(self, volume: Volume, discarding: Discarding, committed: Callable[[], None]) -> None:
+    ``alone`` tells whether whoever calls ``commit`` now is the only one who is being served.
+    """
+
+    def __init__(self, volume: Volume, discarding: Discarding, committed: Callable[[], None], alone: Callable[[], bool]) -> None:
         self._volume = volume
+        self._alone = alone
+        self._pace = Pace()
         self._discarding = discarding
         self._committed = committed
         self._next: _Round | None = None
@@ -48,6 +57,8 @@ class Commits:
 
         Raises ``DeviceError`` for a commit that failed, ``ReadOnly`` for every one after that.
         """
+        if self._pace.is_quick and self._commit_here():
+            return True
         current = self._ask()
         if current is None:
             return False
@@ -86,6 +97,28 @@ class Commits:
             self._wanted.set()
         return self._next
 
+    def _commit_here(self) -> bool:
+        """Commit in this very moment, if nobody is kept waiting by that; False when it is, or must be, left to ``run``."""
+        volume = self._volume
+        if self._current is not None or self._next is not None or volume.in_flight is not None or not self._alone():
+            return False
+        if not volume.dirty or without_copy(volume.device) is not volume.device:  # which may have to wait for the copy's target
+            return False
+        try:
+            sealed = volume.seal()
+            if len(sealed.blocks) > SMALL:
+                return False  # it is in flight now, and written as one that could not be written before
+            self._written(sealed, self._timed(sealed))
+        except (NotCached, NoSpace):
+            return False  # nothing has happened yet
+        except SnapfsError as exc:
+            self._failed(exc)
+            raise
+        except Exception as exc:
+            raise self._defect(exc) from exc
+        self._committed()
+        return True
+
     async def run(self) -> None:
         """Write commits as they are asked for, until cancelled."""
         while True:
@@ -121,14 +154,10 @@ class Commits:
                 # Operations run meanwhile, in the next generation; whoever asks now gets a round of his own.
                 await self._write(sealed)
         except SnapfsError as exc:
-            if isinstance(exc, CorruptBlock):
-                volume.damaged(exc)
-            self._log(exc)
+            self._failed(exc)
             joined.error = exc
         except Exception as exc:
-            # A defect. Whoever waits must hear of it, and the loop must go on: others may still read.
-            log.critical("a commit failed: internal error", exc_info=exc)
-            joined.error = DeviceError(f"a commit failed: internal error: {exc}")
+            joined.error = self._defect(exc)
         finally:
             if self._next is joined:
                 self._next = None
@@ -138,21 +167,39 @@ class Commits:
             self._committed()
 
     async def _write(self, sealed: Sealed) -> None:
+        self._written(sealed, await trio.to_thread.run_sync(self._timed, sealed))
+
+    @staticmethod
+    def _timed(sealed: Sealed) -> float | Exception:
+        """Write a generation: the seconds that it took, or why it failed. May block; safe in a worker thread."""
+        start = time.perf_counter()
         try:
-            await trio.to_thread.run_sync(sealed.write)
-        except DeviceError as exc:
-            self._volume.failed(sealed, exc)
-            raise
-        except Exception as exc:
-            self._volume.failed(sealed, DeviceError(f"internal error: {exc}"))
-            raise
+            sealed.write()
+        except Exception as exc:  # noqa: BLE001 - the volume has to be told, by the loop
+            return exc
+        return time.perf_counter() - start
+
+    def _written(self, sealed: Sealed, outcome: float | Exception) -> None:
+        """A generation was written, or not: raises why."""
+        if isinstance(outcome, Exception):
+            self._volume.failed(sealed, outcome if isinstance(outcome, DeviceError) else DeviceError(f"internal error: {outcome}"))
+            raise outcome
+        self._pace.note(len(sealed.blocks), outcome)
         self._volume.committed(sealed)
         if self._is_stalled:
             self._is_stalled = False
             log.info("there is space for commits again")
 
-    def _log(self, exc: SnapfsError) -> None:
+    @staticmethod
+    def _defect(exc: Exception) -> DeviceError:
+        """Whoever waits must hear of a defect, and the loop must go on: others may still read."""
+        log.critical("a commit failed: internal error", exc_info=exc)
+        return DeviceError(f"a commit failed: internal error: {exc}")
+
+    def _failed(self, exc: SnapfsError) -> None:
         """Say that a commit failed, if nothing else does: the volume itself says when it becomes read-only."""
+        if isinstance(exc, CorruptBlock):
+            self._volume.damaged(exc)
         if isinstance(exc, DeviceFull) and self._volume.read_only_reason is None:
             if not self._is_stalled:
                 log.critical("a commit failed, and is tried again until there is space: %s", exc)

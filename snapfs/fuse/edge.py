@@ -78,7 +78,7 @@ class Edge:
         #: Requests that are being worked on.
         self.in_progress = 0
         self.discarding = Discarding(self.volume)
-        self.commits = Commits(self.volume, self.discarding, self.work_soon)
+        self.commits = Commits(self.volume, self.discarding, self.work_soon, lambda: self.in_progress == 1)
         self.volume.became_read_only = self._became_read_only
         self._commit_seconds = commit_seconds
         self._snapshot_lock = trio.Lock()

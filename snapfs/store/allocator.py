@@ -44,6 +44,8 @@ class Allocator:
         self.cache = cache
         self.entries = entries
         self.groups: dict[int, Group] = {}
+        #: The numbers of those that the next commit must write: what is fresh, freed or recorded in the open generation is in them.
+        self.changed: set[int] = set()
         self.waiting: list[Waiting] = []
         self.recount()
         self.from_front = False
@@ -138,7 +140,7 @@ class Allocator:
         if surplus <= 0:
             return
         needed = set(self._window).union(*self._needed)
-        idle = [n for n, group in self.groups.items() if not (group.dirty or group.pinned or group.fresh_count or n in needed)]
+        idle = [n for n, group in self.groups.items() if not (n in self.changed or group.pinned or n in needed)]
         for number in idle[:surplus]:
             del self.groups[number]
 
@@ -149,7 +151,20 @@ class Allocator:
         entry = self.entries[group.number]
         if entry.flags & ENTRY_WRITTEN:
             group.slot = entry.flags & ENTRY_SLOT
+        self.adopt(group)
+
+    def adopt(self, group: Group) -> None:
+        """Have a group that is not loaded yet, as it is."""
+        if group.dirty:
+            self.changed.add(group.number)
+        group.changed = self.changed
         self.groups[group.number] = group
+
+    def forget_all(self) -> None:
+        """Have no group any more, whatever was changed in them."""
+        self.groups.clear()
+        self.changed.clear()
+        self._window.clear()
 
     def prepare(self, count: int, *, urgency: int = 0, metadata: int = 0) -> None:
         """Make sure that ``count`` blocks can be allocated now, and that this leaves what the next commit needs.
@@ -169,7 +184,10 @@ class Allocator:
             group = self.groups.get(self._window[0])
             if group is None or group.available * ROOMY < self.geometry.group_span:
                 self._window.clear()
-        room = sum(self.groups[number].available for number in self._window if number in self.groups)
+        room = 0
+        for number in self._window:
+            group = self.groups.get(number)
+            room += group.available if group is not None else 0
         while room < count:
             number = self._choose()
             if number not in self.groups:
@@ -266,6 +284,7 @@ class Allocator:
         ``unused``: nobody has kept anything there, so nothing is to be discarded.
         """
         self.cache.forget(start, length)
+        reuse = unused or not self.discards.wanted
         for group, low, high in self._split(start, length):
             group.check_in_use(low, high)
             if group.records:
@@ -275,10 +294,10 @@ class Allocator:
                 group.mark_snapshot(low, high, 0)
                 self.held += group.snapshot_count
             before = group.available
-            waiting = group.release(low, high, reuse=unused or not self.discards.wanted)
+            for offset, size in group.release(low, high, reuse=reuse):
+                self.waiting.append((group.number, offset, size))
             self.available += group.available - before
             self.free += high - low
-            self.waiting += [(group.number, offset, size) for offset, size in waiting]
 
     def give_back(self, runs: list[tuple[int, int]]) -> None:
         """Undo ``allocate``, for a change that failed: nothing else is being planned. The next one finds the same blocks."""
@@ -329,6 +348,9 @@ class Allocator:
         group.dirty = group.records_dirty = True
 
     def _split(self, start: int, length: int) -> list[tuple[Group, int, int]]:
+        low = start & self._mask
+        if low + length <= self._mask + 1:  # nearly always
+            return [(self.groups[start >> self._shift], low, low + length)]
         out = []
         end = start + length
         while start < end:
@@ -344,12 +366,11 @@ class Allocator:
     def seal(self) -> list[Waiting]:
         """The open generation is sealed: hand over what waits for it, and start a new one."""
         waiting, self.waiting = self.waiting, []
-        self.in_flight += sum(length for _, _, length in waiting)
-        for number in {number for number, _, _ in waiting}:
+        self.in_flight += sum([run[2] for run in waiting])
+        for number in {run[0] for run in waiting}:
             self.groups[number].pinned += 1
-        for group in self.groups.values():
-            if group.dirty or group.fresh_count:
-                group.sealed()
+        for group in self.dirty_groups():
+            group.sealed()
         return waiting
 
     def released(self, waiting: list[Waiting]) -> None:
@@ -366,12 +387,12 @@ class Allocator:
             group.available += length
             self.available += length
             self.in_flight -= length
-        for number in {number for number, _, _ in waiting}:
+        for number in {run[0] for run in waiting}:
             self.groups[number].pinned -= 1
 
     def dirty_groups(self) -> list[Group]:
         """Groups that the next commit must write."""
-        return sorted((group for group in self.groups.values() if group.dirty), key=lambda group: group.number)
+        return [self.groups[number] for number in sorted(self.changed)]
 
 
 def fresh_entries(geometry: Geometry) -> list[GroupEntry]:

@@ -68,7 +68,10 @@ class BlockCache:
     def forget(self, start: int, length: int) -> None:
         """The blocks are free: whatever they held is history."""
         young, old = self._young, self._old
-        if length > len(young) + len(old):
+        if length == 1:
+            young.pop(start, None)
+            old.pop(start, None)
+        elif length > len(young) + len(old):
             end = start + length
             for blocks in (young, old):
                 for block in [block for block in blocks if start <= block < end]:

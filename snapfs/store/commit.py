@@ -9,7 +9,6 @@ superblock.
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from snapfs.blocks.checksum import crc32c
@@ -49,8 +48,15 @@ def plan(volume: Volume) -> None:
 
     Raises ``NotCached``, ``NoSpace``, ``CorruptBlock``; nothing has changed then.
     """
-    allocator, holders, instances = volume.allocator, volume.holders, volume.instances
-    needed = volume.contents.plan_seal()
+    needed = volume.contents.plan_seal() + plan_tables(volume) + 1
+    if volume.copies.dirty and volume.copies.current is not None:
+        needed += 1
+    plan_groups(volume, needed)
+
+
+def plan_tables(volume: Volume) -> int:
+    """Make writable what the tables of holder sets and instances change; the blocks that their seals take, at most."""
+    holders, instances = volume.holders, volume.instances
     views = volume.contents.dirty_views()
     sets = {holders.intern(False, 0, 1 << view) for view in views}
     for pending in instances.pending:
@@ -63,39 +69,39 @@ def plan(volume: Volume) -> None:
     items = {key: value for number in changed for key, value in instances.items(number).items()}
     for key in items:
         volume.instances_tree.touch(key, beside=True)
+    instance_bytes = sum(64 + len(pack(value)) for value in items.values() if value is not None)
+    set_bytes = sum(40 + holders.sets[number].mask.bit_length() // 8 for number in sets if number in holders.sets)
+    return tree_growth(volume.sets_tree, set_bytes) + tree_growth(volume.instances_tree, instance_bytes)
+
+
+def plan_groups(volume: Volume, needed: int) -> None:
+    """Make the leaves of the group table writable for all groups that sealing changes, and find ``needed`` blocks, and theirs."""
+    allocator, table = volume.allocator, volume.group_tree
     per_leaf = volume.geometry.block_size // ENTRY.size
-    volume.group_tree.grow(-(-volume.geometry.groups // per_leaf))
-    done = -1
+    table.grow(-(-volume.geometry.groups // per_leaf))
     replaced = replaced_blocks(volume)
     while True:
         homes = {block // volume.geometry.group_span for block in replaced}
         allocator.need_groups(homes)
         if volume.copies.dirty and volume.copies.place:
             allocator.check_system(volume.copies.place.block, 1)
-        touched = {group.number for group in allocator.dirty_groups()} | set(allocator.window) | homes
-        for number in list(touched):
-            spill = [(block, 1) for block, _ in allocator.groups[number].spill]
-            allocator.need(spill)
-            touched |= {block // volume.geometry.group_span for block, _ in spill}
+        window = list(allocator.window)
+        touched = allocator.changed.union(window, homes)
+        for spill in [allocator.groups[number].spill for number in touched]:
+            if spill:
+                allocator.need([(block, 1) for block, _ in spill])
+                touched |= {block // volume.geometry.group_span for block, _ in spill}
         for leaf in {number // per_leaf for number in touched}:
-            volume.group_tree.writable(0, leaf)
-        instance_bytes = sum(64 + len(pack(value)) for value in items.values() if value is not None)
-        set_bytes = sum(40 + holders.sets[number].mask.bit_length() // 8 for number in sets if number in holders.sets)
-        total = (
-            needed + tree_growth(volume.sets_tree, set_bytes)
-            + tree_growth(volume.instances_tree, instance_bytes) + len(volume.group_tree.dirty)
-            + sum(spill_blocks(volume, allocator.groups[number]) for number in touched if number in allocator.groups) + 1
-            + int(volume.copies.dirty and volume.copies.current is not None)
-        )  # fmt: skip
+            table.writable(0, leaf)
+        spills = sum([spill_blocks(volume, allocator.groups[number]) for number in touched if number in allocator.groups])
         try:
-            allocator.prepare(total, urgency=2)
+            allocator.prepare(needed + len(table.dirty) + spills, urgency=2)
         except CommitNeeded:
             # The blocks that wait do so for this very commit.
             raise NoSpace("no space is left for a commit") from None
-        state = len(touched) + len(allocator.window) + len(volume.group_tree.dirty) + len(allocator.dirty_groups())
-        if state == done and all(number in allocator.groups for number in touched):
+        # Nearly always nothing more was touched meanwhile.
+        if allocator.changed <= touched <= allocator.groups.keys() and allocator.window == window:
             return
-        done = state
 
 
 def replaced_blocks(volume: Volume) -> list[int]:
@@ -122,6 +128,8 @@ def spill_blocks(volume: Volume, group: Group) -> int:
 def publish_pending(volume: Volume) -> None:
     """Give the snapshots that are being made the state that was just sealed (A2), and move the epoch on."""
     instances = volume.instances
+    if not instances.pending:
+        return
     of_base = False
     for one in instances.pending:
         if one.origin:
@@ -181,7 +189,7 @@ def store_records(volume: Volume, sealing: Sealing) -> None:
     for group in volume.allocator.dirty_groups():
         if not group.records_dirty:
             continue
-        data = encode_records(group.records)
+        data = encode_records(*group.records.columns)
         old = group.spill
         spill: list[tuple[int, int]] = []
         if len(data) > block_size - PAYLOAD_OFFSET:
@@ -216,7 +224,7 @@ def write_roots(volume: Volume, sealing: Sealing) -> Sealed:
         leaf = volume.group_tree.writable(0, group.number // per_leaf)
         ENTRY.pack_into(leaf, group.number % per_leaf * ENTRY.size, *entry.fields)
     volume.group_tree.seal(sealing, places)
-    counting = volume.instances.counting.tobytes().rstrip(b"\0")
+    counting = volume.instances.counted()
     root = recovery.RootRecord(
         volume.epoch, volume.hash_seed, volume.next_inode_generation, volume.record_blocks, counting, volume.base_root,
         (volume.group_tree.root_words, volume.group_tree.depth, volume.group_tree.blocks),
@@ -227,25 +235,17 @@ def write_roots(volume: Volume, sealing: Sealing) -> Sealed:
     sealing.blocks[root_block] = root.ljust(geometry.block_size, b"\0")
     volume.restores.dirty = False
     volume.root_block = root_block
-    volume.superblock = replace(
-        volume.superblock,
-        generation=generation,
-        read_only_compatible=COPY_RUNNING if copy else 0,
-        committed_ns=time.time_ns(),
-        root_block=root_block,
-        root_length=len(root),
-        root_checksum=crc32c(root),
+    volume.superblock = volume.superblock.following(
+        generation, time.time_ns(), root_block, len(root), crc32c(root), read_only_compatible=COPY_RUNNING if copy else 0
     )
     volume.generation = generation
     volume.dirtied = volume.written_bytes = 0
-    front, tail = geometry.slot_offsets()
-    slot = generation % RING_SLOTS
     return Sealed(
         volume.device,
         geometry.block_size,
         generation,
         sealing.blocks,
-        (volume.superblock.encode(), (front[slot], tail[slot])),
+        (volume.superblock.encode(), geometry.ring_offsets(generation % RING_SLOTS)),
         allocator.seal(),
     )
 

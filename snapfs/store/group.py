@@ -24,8 +24,8 @@ class Group:
         "available",
         "blocks",
         "busy",
+        "changed",
         "cursor",
-        "dirty",
         "encoded",
         "encoded_bytes",
         "first",
@@ -71,7 +71,7 @@ class Group:
         self.encoded = b""  # or what stands in the header
         self.encoded_bytes = 0
         self.cursor = 0
-        self.dirty = False
+        self.changed: set[int] = set()  # the numbers of dirty groups: the allocator's set, once it has the group
         self.records_dirty = False
         self.pinned = 0  # generations in flight that hold blocks of this group back
 
@@ -85,6 +85,18 @@ class Group:
         snapshot = bitarray(geometry.group_span, endian="little")
         snapshot.setall(0)
         return cls(geometry, number, blocks, snapshot, RunMap(), 1, ())
+
+    @property
+    def dirty(self) -> bool:
+        """Must the next commit write it?"""
+        return self.number in self.changed
+
+    @dirty.setter
+    def dirty(self, value: bool) -> None:
+        if value:
+            self.changed.add(self.number)
+        else:
+            self.changed.discard(self.number)
 
     @property
     def guards_fixed(self) -> bool:
@@ -124,7 +136,7 @@ class Group:
         self.fresh_count += length
         self.free -= length
         self.available -= length
-        self.dirty = True
+        self.changed.add(self.number)
 
     def free_runs(self, limit: int) -> list[tuple[int, int]]:
         """The longest runs of blocks that can be allocated, ``limit`` of them at most: (block, length), the longest first."""
@@ -143,7 +155,7 @@ class Group:
         length = end - start
         self.blocks[start:end] = 0
         self.free += length
-        self.dirty = True
+        self.changed.add(self.number)
         if not self.fresh_count:
             return [(start, length)]
         fresh = self.fresh.count(1, start, end)
@@ -180,12 +192,12 @@ class Group:
         held = self.snapshot.count(1, start, end)
         self.snapshot[start:end] = value
         self.snapshot_count += (end - start if value else 0) - held
-        self.dirty = True
+        self.changed.add(self.number)
 
     def sealed(self) -> None:
         """The open generation was sealed: what it allocated is no longer to be overwritten."""
         if self.fresh_count:
             self.fresh.setall(0)
             self.fresh_count = 0
-        self.dirty = False
         self.records_dirty = False
+        self.changed.discard(self.number)

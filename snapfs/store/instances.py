@@ -214,6 +214,10 @@ class Instances:
         """Does any instance wait for its background deletion?"""
         return bool(self._going)
 
+    def counted(self) -> bytes:
+        """The counting bitmap as the root record has it, without the zeros at its end."""
+        return self.counting[: self.counting.find(1, right=True) + 1].tobytes()
+
     def take_bit(self, in_use: set[int]) -> int:
         """An unused bit of the counting bitmap; not one of ``in_use``. Raises ``TooManySnapshots``."""
         bit = self.counting.find(0)

@@ -35,8 +35,8 @@ class BaseOwner:
     def drop(self, start: int, length: int, epoch: int, uncovered: int = 0) -> None:
         """Bind the blocks to the instances that still need them (A3), or free them."""
         allocator, sets = self._volume.allocator, self._volume.holders
-        if not sets.live and not any(value is not None for _, _, value in allocator.pieces(start, length)):
-            allocator.free_run(start, length)
+        if not sets.live and not sets.sets:
+            allocator.free_run(start, length)  # there are no records
             return
         for low, size, number in allocator.pieces(start, length):
             if number is None:

@@ -129,7 +129,7 @@ def open_volume(kind: type[V], device: Device) -> V:
     load_group_table(volume)
     load_tables(volume)
     load_copy(volume)
-    if root.counting.rstrip(b"\0") != volume.instances.counting.tobytes().rstrip(b"\0"):
+    if root.counting.rstrip(b"\0") != volume.instances.counted():
         raise CorruptBlock(f"{device.path}: the counting bitmap does not fit the instance table")
     return volume
 

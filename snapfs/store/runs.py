@@ -6,7 +6,7 @@ It knows nothing of blocks or holders; a property test compares it with a plain 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 Run = tuple[int, int, int]  # start, length, value
 
@@ -34,6 +34,11 @@ class RunMap:
     def __iter__(self) -> Iterator[Run]:
         for start, end, value in zip(self._starts, self._ends, self._values, strict=True):
             yield start, end - start, value
+
+    @property
+    def columns(self) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
+        """All runs by columns: where they start, where they end, their values."""
+        return self._starts, self._ends, self._values
 
     def get(self, position: int) -> int | None:
         """The value at ``position``, None where there is no run."""

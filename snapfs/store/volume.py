@@ -172,7 +172,7 @@ class Volume:
         """Is there anything that a commit would write?"""
         return bool(
             self.contents.dirty or self.holders.dirty or self.instances.dirty or self.instances.pending
-            or self.restores.dirty or self.copies.dirty or any(group.dirty for group in self.allocator.groups.values())
+            or self.restores.dirty or self.copies.dirty or self.allocator.changed
         )  # fmt: skip
 
     @property

@@ -43,13 +43,12 @@ def rebuild(volume: Volume, reach: Reach) -> None:
     volume.holders = allocator.holders = HolderSets()
     name_live(volume)
     slots = [entry.flags & ENTRY_SLOT if entry.flags & ENTRY_WRITTEN else ENTRY_SLOT for entry in allocator.entries]
-    allocator.groups.clear()
-    allocator.window.clear()
+    allocator.forget_all()
     allocator.entries[:] = fresh_entries(volume.geometry)
     tables: list[tuple[int, int]] = []
     for number in sorted(reach.groups):
         group = _group(volume, reach, number, slots[number], tables)
-        allocator.groups[number] = group
+        allocator.adopt(group)
         allocator.entries[number] = GroupEntry(0, 0, group.free, group.snapshot_count, len(group.records), 0)
     allocator.recount()
     _write_tables_anew(volume, tables)
