@@ -143,6 +143,7 @@ class Loop:
                 return True
 
     def _keep_and_pass_on(self) -> None:
+        """The request that was read last has to wait, with its buffer."""
         self._connection.keep_buffer()
         self._pass_on()
 

@@ -441,11 +441,14 @@ class Busy:
                 self._begun[number].set()
                 (self._top / ".snap" / f"busy-{number}-{turn}").rmdir()
 
-    def check(self, top: Path) -> None:
-        """All have ended, and what was synced is there."""
+    def wait(self) -> None:
+        """All have got their errors."""
         for thread in self._threads:
             thread.join(30)
             assert not thread.is_alive(), "a client waits for ever"
+
+    def check(self, top: Path) -> None:
+        """What was synced is there."""
         for number, turns in enumerate(self.synced):
             found = (top / f"busy-{number}").read_bytes()
             assert len(found) >= turns * 8000
@@ -460,13 +463,10 @@ def test_a_daemon_that_is_asked_to_end_while_it_is_used_does_not_or_loses_someth
     held.write(b"written before the end")
     pid = mounted.pid
     busy = Busy(mounted.path)
-    with ending(pid, 30):
+    with contextlib.closing(held), ending(pid, 30):
         os.kill(pid, signal.SIGTERM)
+    busy.wait()
     mounted.is_mounted = False
-    with contextlib.suppress(OSError):
-        held.close()
-    for thread in busy._threads:
-        thread.join(30)
     mounted.mount()
     assert (mounted / "held").read_bytes() == b"written before the end"
     busy.check(mounted.path)
@@ -479,7 +479,6 @@ def test_a_daemon_that_was_killed_while_it_was_used_leaves_what_was_synced(way: 
     pid = mounted.pid
     busy = Busy(mounted.path)
     mounted.kill(pid)
-    for thread in busy._threads:
-        thread.join(30)
+    busy.wait()
     mounted.mount(way)
     busy.check(mounted.path)

@@ -80,9 +80,7 @@ def test_every_structure_has_its_size_tested() -> None:
 def test_numbers_are_those_of_the_kernels_header() -> None:
     text = HEADER.read_text()
     opcodes = {name: int(value) for name, value in re.findall(r"^\tFUSE_(\w+)\s*=\s*(\d+),", text, re.MULTILINE)}
-    defines = {
-        name: eval(value.replace("ULL", "")) for name, value in re.findall(r"^#define FUSE_(\w+)\s+(\(1U?L*\s*<<\s*\d+\))", text, re.MULTILINE)
-    }
+    defines = {name: 1 << int(value) for name, value in re.findall(r"^#define FUSE_(\w+)\s+\(1 << (\d+)\)", text, re.MULTILINE)}
     attributes = {name: int(value) for name, value in re.findall(r"^#define FATTR_(\w+)\s+\(1 << (\d+)\)", text, re.MULTILINE)}
     assert {op.name: op.value for op in Op} == {op.name: opcodes[op.name] for op in Op}
     assert {flag.name: flag.value for flag in wire.Init} == {flag.name: defines[str(flag.name)] for flag in wire.Init}
