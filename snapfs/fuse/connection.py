@@ -43,18 +43,21 @@ class Connection:
 
     def __init__(self, descriptor: int, is_busy: Callable[[], bool], *, polling: bool = True) -> None:
         self._descriptor = descriptor
+        # What was to be read may be gone when it is read: whoever asked was killed.
+        os.set_blocking(descriptor, False)
         self._is_busy = is_busy
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLIN)
         self._patience = PATIENCE if polling and len(os.sched_getaffinity(0)) > 1 else 0.0
         self._turn_ends = 0.0
+        self._is_interrupted = False
         self._spare: list[bytearray] = []
         self.buffer = bytearray(wire.HEAD_ROOM + wire.MAX_WRITE)
 
     async def receive(self) -> int:
         """The next request is in ``buffer``: its length; 0 when the mount has ended."""
         while True:
-            if not await self._is_there():
+            if self._is_interrupted or not await self._is_there():
                 return 0
             try:
                 return os.readv(self._descriptor, [self.buffer])
@@ -85,6 +88,7 @@ class Connection:
 
     def interrupt(self) -> None:
         """End ``receive``, as if the mount had ended."""
+        self._is_interrupted = True
         trio.lowlevel.notify_closing(self._descriptor)
 
     def close(self) -> None:

@@ -76,6 +76,8 @@ class Exchange:
             Op.FSYNCDIR: self._fsyncdir,
             Op.FORGET: self._forget,
             Op.BATCH_FORGET: self._batch_forget,
+            Op.INIT: self._init,
+            Op.DESTROY: self._destroy,
         }
 
     # --- names ---
@@ -245,13 +247,21 @@ class Exchange:
         await self._operations.fsyncdir(handle, bool(flags & 1))
         return _DONE
 
+    # --- the mount ---
+
+    async def _init(self, _: int, body: memoryview, __: Caller) -> Answer:
+        return (init_out(body, self._operations),)
+
+    async def _destroy(self, _: int, __: memoryview, ___: Caller) -> Answer:
+        return _DONE
+
 
 def init_out(body: memoryview, operations: Operations) -> bytes:
     """The reply to INIT. A kernel with a newer protocol asks again when it has seen ours."""
     _, minor, read_ahead, offered = wire.INIT_IN.unpack_from(body)
     wanted = (
         wire.Init.ASYNC_READ | wire.Init.ATOMIC_O_TRUNC | wire.Init.EXPORT_SUPPORT | wire.Init.BIG_WRITES | wire.Init.AUTO_INVAL_DATA
-        | wire.Init.DO_READDIRPLUS | wire.Init.ASYNC_DIO | wire.Init.MAX_PAGES | wire.Init.HANDLE_KILLPRIV_V2
+        | wire.Init.DO_READDIRPLUS | wire.Init.ASYNC_DIO | wire.Init.PARALLEL_DIROPS | wire.Init.MAX_PAGES | wire.Init.HANDLE_KILLPRIV_V2
     )  # fmt: skip
     if operations.enable_writeback_cache:
         wanted |= wire.Init.WRITEBACK_CACHE

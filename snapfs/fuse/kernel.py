@@ -56,7 +56,8 @@ class MountedKernel:
         self._known = known
         self._numbers = numbers
         self._mountpoint = os.fsencode(mountpoint)
-        self._device = -1
+        #: The number of the mount's device; -1 before there is one.
+        self.device = -1
         self.notices: Notices = StockNotices()
         # How the names begin that ``flush`` uses in the root: in no listing, and nobody's by chance. Not in ``.snap``, which the kernel
         # keeps locked while it waits for the mkdir that makes a snapshot.
@@ -71,7 +72,7 @@ class MountedKernel:
     def mounted(self) -> None:
         """Called in a thread when requests are being served: from now on the mount is known by its device number."""
         status = os.stat(self._mountpoint)
-        self._device = status.st_dev
+        self.device = status.st_dev
         if os.geteuid() == 0:
             _raise_read_ahead(status.st_dev)
 
@@ -107,7 +108,7 @@ class MountedKernel:
             batch = nodes[first : first + _FLUSH_BATCH]
             names = [b"%s%x" % (self._alias, node) for node in batch]
             try:
-                results = self._flusher.flush(self._mountpoint, self._device, names)
+                results = self._flusher.flush(self._mountpoint, self.device, names)
             except OSError as exc:
                 log.warning("the kernel's cached writes are fetched page by page: %s", exc)
                 results = []

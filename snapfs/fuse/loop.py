@@ -20,7 +20,7 @@ import trio
 
 from snapfs.fuse import wire
 from snapfs.fuse.connection import Connection
-from snapfs.fuse.exchange import Answer, Exchange, init_out
+from snapfs.fuse.exchange import Answer, Exchange
 from snapfs.fuse.operations import Operations
 from snapfs.fuse.quick import Quick
 from snapfs.fuse.wire import Caller, Op
@@ -48,6 +48,9 @@ def descriptors() -> set[int]:
             continue
     return found
 
+
+#: Bytes of a request up to which what waits keeps a copy of it, instead of the whole buffer of a MiB.
+_SMALL: Final = 4096
 
 #: Workers that are kept for the next request that has to wait.
 _IDLE: Final = 4
@@ -115,6 +118,7 @@ class Loop:
             buffer = connection.buffer
             _, opcode, unique, node, uid, gid, pid, _, _ = wire.IN_HEADER.unpack_from(buffer)
             body = memoryview(buffer)[wire.IN_HEADER.size : length]
+            is_small = length <= _SMALL
             at_once = self._quick.get(opcode)
             try:
                 reply = at_once(unique, node, body, uid, gid) if at_once is not None else None
@@ -127,15 +131,19 @@ class Loop:
                     continue
                 handler = self._work.get(opcode)
                 if handler is None:
-                    self._answer_rest(opcode, unique, body)
+                    if opcode != Op.INTERRUPT:  # which comes for a request that is answered when it is done
+                        connection.refuse(unique, errno.ENOSYS)
                     continue
+                if is_small:
+                    body = memoryview(bytes(body))
                 work = handler(node, body, Caller(uid, gid, pid))
-            if await _attended(self._answer(unique, work), self._waits):
-                connection.give_back(buffer)
+            if await _attended(self._answer(unique, work), self._pass_on if is_small else self._keep_and_pass_on):
+                if not is_small:
+                    connection.give_back(buffer)
                 return True
 
-    def _waits(self) -> None:
-        """The request that was read last has to wait: for the device, for a commit, for others."""
+    def _keep_and_pass_on(self) -> None:
+        """The request that was read last has to wait, with its buffer."""
         self._connection.keep_buffer()
         self._pass_on()
 
@@ -150,15 +158,6 @@ class Loop:
             log.exception("a request failed: internal error")
             if unique:  # or nobody waits for an answer
                 self._connection.refuse(unique, errno.EIO)
-
-    def _answer_rest(self, opcode: int, unique: int, body: memoryview) -> None:
-        """What needs no handler."""
-        if opcode == Op.INIT:
-            self._connection.reply(unique, init_out(body, self._operations))
-        elif opcode == Op.DESTROY:
-            self._connection.reply(unique)
-        elif opcode != Op.INTERRUPT:  # which comes for a request that is answered when it is done
-            self._connection.refuse(unique, errno.ENOSYS)
 
 
 @types.coroutine

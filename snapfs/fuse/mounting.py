@@ -5,6 +5,7 @@ Puts the parts together and takes them apart in order. Opening the volume before
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import os
@@ -43,8 +44,13 @@ MAX_TASKS: Final = 200
 _PLAIN: Final = frozenset((string.ascii_letters + string.digits + "/._-+@:=~ ").encode())
 
 #: linux/fs.h, linux/time.h
+_MNT_FORCE: Final = 1
+_MNT_DETACH: Final = 2
 _UMOUNT_NOFOLLOW: Final = 8
 _CLOCK_REALTIME_COARSE: Final = 5
+
+#: Seconds in which what is being worked on may end when a mount is taken away from its users.
+_GRACE: Final = 2.0
 
 Attach = Callable[[Edge, trio.Nursery], Awaitable[None]]
 
@@ -142,15 +148,17 @@ async def _serve(
     edge: Edge, kernel: MountedKernel, server: Server, mountpoint: str, ready: Callable[[], None], attach: Attach | None
 ) -> None:
     """Answer requests until there will be no more."""
+    over = trio.Event()
     async with trio.open_nursery() as serving:
 
         async def requests() -> None:
             await server.run()
+            over.set()
             serving.cancel_scope.cancel()
 
         serving.start_soon(requests)
         serving.start_soon(kernel.run)
-        serving.start_soon(_until_signal, kernel, server, mountpoint)
+        serving.start_soon(_until_signal, kernel, server, over, mountpoint)
         # In a thread: it asks for attributes of the root, which this loop must serve. The kernel remembers them from then on, so
         # that looking at the mount point itself does not block whoever is called next.
         await trio.to_thread.run_sync(kernel.mounted)
@@ -161,7 +169,7 @@ async def _serve(
     edge.kernel = NoKernel()
 
 
-async def _until_signal(kernel: MountedKernel, server: Server, mountpoint: str) -> None:
+async def _until_signal(kernel: MountedKernel, server: Server, over: trio.Event, mountpoint: str) -> None:
     """Unmount when asked to end. Ends with the loop, which ends when the mount has."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for number in signals:
@@ -176,6 +184,23 @@ async def _until_signal(kernel: MountedKernel, server: Server, mountpoint: str) 
             except SnapfsError as exc:
                 log.critical("the kernel's cached writes may be lost: %s", exc)
             server.stop()
+            with trio.CancelScope(shield=True):
+                # What is being worked on may wait for the kernel, and that for a request that nobody reads any more.
+                with trio.move_on_after(_GRACE):
+                    await over.wait()
+                # A thread of ours may wait in the kernel for a lock that one of the users holds: it would for ever, and so would they.
+                await trio.to_thread.run_sync(_take_away, mountpoint, kernel.device)
+                return
+
+
+def _take_away(mountpoint: str, device: int) -> None:
+    """End the connection: all who wait for an answer get an error."""
+    if os.geteuid() == 0:
+        ctypes.CDLL(None).umount2(os.fsencode(mountpoint), _MNT_FORCE | _MNT_DETACH | _UMOUNT_NOFOLLOW)
+        return
+    # Where this filesystem of the kernel's is not mounted, there is no other way.
+    with contextlib.suppress(OSError), open(f"/sys/fs/fuse/connections/{os.minor(device)}/abort", "wb") as abort:
+        abort.write(b"1")
 
 
 def _unmount(mountpoint: str) -> bool:

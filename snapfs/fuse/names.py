@@ -19,7 +19,7 @@ from snapfs.fuse.requests import handler
 from snapfs.fuse.snapdir import SnapdirRequests
 
 #: Flags of rename that are understood: RENAME_NOREPLACE and RENAME_EXCHANGE.
-_RENAME_FLAGS: Final = pyfuse3.RENAME_NOREPLACE | pyfuse3.RENAME_EXCHANGE
+RENAME_FLAGS: Final = pyfuse3.RENAME_NOREPLACE | pyfuse3.RENAME_EXCHANGE
 
 
 class NameRequests(SnapdirRequests):
@@ -132,7 +132,7 @@ class NameRequests(SnapdirRequests):
         self, parent_inode_old: int, name_old: bytes, parent_inode_new: int, name_new: bytes, flags: int, ctx: pyfuse3.RequestContext
     ) -> None:
         """Rename, exchange, or rename a snapshot."""
-        if flags & ~_RENAME_FLAGS:
+        if flags & ~RENAME_FLAGS:
             raise InvalidArgument("unknown flags of rename")
         if self.numbers.is_snapdir(parent_inode_old) or self.numbers.is_snapdir(parent_inode_new):
             if parent_inode_old != parent_inode_new or flags & pyfuse3.RENAME_EXCHANGE:

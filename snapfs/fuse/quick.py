@@ -16,6 +16,7 @@ from snapfs.filesystem import Changes, Inode, View
 from snapfs.fuse import facts, wire
 from snapfs.fuse.attributes import VALID
 from snapfs.fuse.connection import Piece
+from snapfs.fuse.names import RENAME_FLAGS
 from snapfs.fuse.numbers import SNAPDIR_BIT, WRITER_BIT
 from snapfs.fuse.reading import Reading
 from snapfs.fuse.wire import Op, Set
@@ -57,6 +58,7 @@ class Quick:
             Op.CREATE: self._create,
             Op.UNLINK: self._unlink,
             Op.RENAME: self._rename,
+            Op.RENAME2: self._rename2,
             Op.OPEN: self._open,
             Op.READ: self._read,
             Op.WRITE: self._write,
@@ -138,11 +140,18 @@ class Quick:
 
     def _rename(self, unique: int, parent: int, body: memoryview, _: int, __: int) -> Reply:
         (new,) = wire.RENAME_IN.unpack_from(body)
-        name, new_name = wire.names_in(body[wire.RENAME_IN.size :])
-        if (parent | new) & SNAPDIR_BIT or self._snapdir in (name, new_name) or not self._can_change():
+        return self._move(unique, parent, new, 0, body[wire.RENAME_IN.size :])
+
+    def _rename2(self, unique: int, parent: int, body: memoryview, _: int, __: int) -> Reply:
+        new, flags = wire.RENAME2_IN.unpack_from(body)
+        return self._move(unique, parent, new, flags, body[wire.RENAME2_IN.size :])
+
+    def _move(self, unique: int, parent: int, new: int, flags: int, names: memoryview) -> Reply:
+        name, new_name = wire.names_in(names)
+        if flags & ~RENAME_FLAGS or (parent | new) & SNAPDIR_BIT or self._snapdir in (name, new_name) or not self._can_change():
             return None
         try:
-            self._operations.rename_now(parent, name, new, new_name, 0)
+            self._operations.rename_now(parent, name, new, new_name, flags)
         except _NOT_NOW:
             return None
         self._count["rename"] += 1

@@ -75,6 +75,7 @@ class Init(enum.IntFlag):
     DO_READDIRPLUS = 1 << 13
     ASYNC_DIO = 1 << 15
     WRITEBACK_CACHE = 1 << 16
+    PARALLEL_DIROPS = 1 << 18
     POSIX_ACL = 1 << 20
     MAX_PAGES = 1 << 22
     HANDLE_KILLPRIV_V2 = 1 << 28
