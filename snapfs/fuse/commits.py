@@ -156,7 +156,7 @@ class Commits:
         except SnapfsError as exc:
             self._failed(exc)
             joined.error = exc
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - see ``_defect``
             joined.error = self._defect(exc)
         finally:
             if self._next is joined:
