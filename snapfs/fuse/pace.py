@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-#: The loop waits for commits that take less than this, in seconds; about what a thread and its switches cost on a busy machine.
-QUICK: Final = 500e-6
+#: The loop waits for commits that take less than this, in seconds: what a thread and its switches cost on a busy machine.
+QUICK: Final = 1e-3
 
 #: Blocks of a small commit, at most; larger ones say nothing about the next small one.
 SMALL: Final = 64

@@ -39,7 +39,8 @@ def test_the_options_in_the_readme_are_those_that_are_accepted() -> None:
     from snapfs.fuse.options import parse_options
 
     table = (ROOT / "README.md").read_text().split("## Mount options")[1].split("##")[0]
-    examples = {"NAME": "x", "SECONDS": "5", "on\\|off": "off", "oldest\\|none": "oldest", "PERCENT": "5", "SIZE": "1M", "direct\\|pyfuse3": "direct", "": "0"}
+    examples = {"NAME": "x", "SECONDS": "5", "PERCENT": "5", "SIZE": "1M", "": "0"}
+    examples |= {"on\\|off": "off", "oldest\\|none": "oldest", "direct\\|pyfuse3": "direct"}
     needs = {"autodelete_below": "autodelete=oldest,"}
     for name, equals, value in re.findall(r"`([a-z_]+)(=?)([^`]*)`", table.split("In `/etc/fstab`")[0]):
         parse_options(needs.get(name, "") + (f"{name}={examples[value]}" if equals else name))
