@@ -49,9 +49,6 @@ def descriptors() -> set[int]:
     return found
 
 
-#: Bytes of a request up to which what waits keeps a copy of it, instead of the whole buffer of a MiB.
-_SMALL: Final = 4096
-
 #: Workers that are kept for the next request that has to wait.
 _IDLE: Final = 4
 
@@ -118,7 +115,6 @@ class Loop:
             buffer = connection.buffer
             _, opcode, unique, node, uid, gid, pid, _, _ = wire.IN_HEADER.unpack_from(buffer)
             body = memoryview(buffer)[wire.IN_HEADER.size : length]
-            is_small = length <= _SMALL
             at_once = self._quick.get(opcode)
             try:
                 reply = at_once(unique, node, body, uid, gid) if at_once is not None else None
@@ -134,16 +130,13 @@ class Loop:
                     if opcode != Op.INTERRUPT:  # which comes for a request that is answered when it is done
                         connection.refuse(unique, errno.ENOSYS)
                     continue
-                if is_small:
-                    body = memoryview(bytes(body))
                 work = handler(node, body, Caller(uid, gid, pid))
-            if await _attended(self._answer(unique, work), self._pass_on if is_small else self._keep_and_pass_on):
-                if not is_small:
-                    connection.give_back(buffer)
+            if await _attended(self._answer(unique, work), self._waits):
+                connection.give_back(buffer)
                 return True
 
-    def _keep_and_pass_on(self) -> None:
-        """The request that was read last has to wait, with its buffer."""
+    def _waits(self) -> None:
+        """The request that was read last has to wait: for the device, for a commit, for others."""
         self._connection.keep_buffer()
         self._pass_on()
 
