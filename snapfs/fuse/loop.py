@@ -11,6 +11,7 @@ import errno
 import functools
 import logging
 import os
+import re
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Final
@@ -30,11 +31,8 @@ log = logging.getLogger("snapfs.fuse")
 
 def usable() -> bool:
     """Whether the kernel is one whose layouts are known here."""
-    release = os.uname().release.split(".")
-    try:
-        return (int(release[0]), int(release[1].partition("-")[0])) >= wire.MIN_KERNEL
-    except (IndexError, ValueError):
-        return False
+    found = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return found is not None and (int(found[1]), int(found[2])) >= wire.MIN_KERNEL
 
 
 def descriptors() -> set[int]:
