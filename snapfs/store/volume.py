@@ -37,7 +37,7 @@ CACHE_BYTES = 10 << 20
 
 #: A commit is wanted when so many metadata blocks are dirty, or so many bytes of data were written.
 DIRTY_BLOCKS = 8192
-DIRTY_BYTES = 256 << 20
+DIRTY_BYTES = 64 << 20
 
 Loaded = list[tuple[Want, Any]]
 
