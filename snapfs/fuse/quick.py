@@ -17,7 +17,7 @@ from snapfs.fuse import facts, wire
 from snapfs.fuse.attributes import VALID
 from snapfs.fuse.connection import Piece
 from snapfs.fuse.names import RENAME_FLAGS
-from snapfs.fuse.numbers import SNAPDIR_BIT, WRITER_BIT
+from snapfs.fuse.numbers import KERNEL_ROOT, SNAPDIR_BIT, WRITER_BIT
 from snapfs.fuse.reading import Reading
 from snapfs.fuse.wire import Op, Set
 from snapfs.ids import BASE_VIEW
@@ -30,6 +30,7 @@ Reply = list[Piece] | None
 Work = Callable[[int, int, memoryview, int, int], Reply]
 
 _VALID: Final = int(VALID)
+_DOTS: Final = (b".", b"..")
 _NOT_NOW: Final = (Interrupt, SnapfsError)
 
 
@@ -79,8 +80,8 @@ class Quick:
 
     def _lookup(self, unique: int, parent: int, body: memoryview, _: int, __: int) -> Reply:
         name = bytes(body[:-1])
-        # What begins with a dot may mean something else: ``.snap``, ``.``, ``..``, an inode under a name of the daemon's.
-        if parent & SNAPDIR_BIT or name == self._snapdir or name[:1] == b".":
+        # Names that mean something else; in the root, one that begins with a dot may be an inode under a name of the daemon's.
+        if parent & SNAPDIR_BIT or name == self._snapdir or name in _DOTS or (parent == KERNEL_ROOT and name[:1] == b"."):
             return None
         try:
             view, ino = self._place(parent)

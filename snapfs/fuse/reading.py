@@ -20,8 +20,9 @@ PROMPT_MIB: Final = 2e-3
 #: Weight of the last read in that average.
 _WEIGHT: Final = 0.2
 
-#: Reads that are left to threads after the device has been found slow.
+#: Reads that are left to threads after the device has been found slow for the first time, and at most: each time twice as many.
 _PAUSE: Final = 100
+_LONGEST_PAUSE: Final = 100 << 10
 
 #: Runs of a read beyond which a thread has more to do than the loop should.
 _RUNS: Final = 4
@@ -40,6 +41,7 @@ class Reading:
         self._clock = clock
         self._mean = 0.0
         self._pause = 0
+        self._next_pause = _PAUSE
         self._next = -1  # where the last read ended
 
     def parts(self, plan: ReadPlan) -> list[Buffer] | None:
@@ -69,5 +71,6 @@ class Reading:
         allowed = PROMPT + PROMPT_MIB * length / (1 << 20)
         self._mean += _WEIGHT * ((self._clock() - began) / allowed - self._mean)
         if self._mean > 1:
-            self._mean, self._pause = 0.0, _PAUSE
+            self._mean, self._pause = 0.0, self._next_pause
+            self._next_pause = min(2 * self._next_pause, _LONGEST_PAUSE)
         return part
