@@ -259,11 +259,11 @@ class Quick:
     def _write(self, unique: int, _: int, body: memoryview, __: int, ___: int) -> Reply:
         if not self._can_change():
             return None
-        handle, offset, size, flags, _, _ = wire.WRITE_IN.unpack_from(body)
+        handle, offset, size, _, _, _ = wire.WRITE_IN.unpack_from(body)
         data = body[wire.WRITE_IN.size : wire.WRITE_IN.size + size]
         try:
             view, ino = self._place(handle & ~WRITER_BIT)
-            done = self._fs.write(view, ino, offset, data, kill_setid=bool(flags & wire.WRITE_KILL_SUIDGID), stamp=self._stamps)
+            done = self._fs.write(view, ino, offset, data, stamp=self._stamps)
         except (DeviceFull, NoSpace):
             return None
         except DeviceError:

@@ -23,18 +23,11 @@ from snapfs.fuse.numbers import VIEW_SHIFT, Numbers
 from snapfs.fuse.options import MountOptions
 from snapfs.fuse.passage import Passage
 from snapfs.fuse.trouble import Trouble
-from snapfs.fuse.wire import Caller
 from snapfs.ids import BASE_VIEW
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 T = TypeVar("T")
-
-
-def keeps_set_id(ctx: pyfuse3.RequestContext | Caller) -> bool:
-    """Whether set-id bits survive when this caller changes a file's content: the kernel knows, and does not always say."""
-    told = getattr(ctx, "keeps_set_id", None)
-    return ctx.uid == 0 if told is None else bool(told)
 
 
 def handler(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:

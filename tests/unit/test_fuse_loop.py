@@ -350,7 +350,7 @@ async def test_the_older_protocol_is_not_spoken(kernel_minor: int, ours: int, ke
     major, minor, read_ahead, flags, _, _, max_write, granularity, max_pages, _, _ = wire.INIT_OUT.unpack(data)
     assert (major, minor, read_ahead, max_write, granularity, max_pages) == (7, ours, 1 << 17, wire.MAX_WRITE, 1, 256)
     assert flags & ~offered == 0
-    wanted = wire.Init.WRITEBACK_CACHE | wire.Init.DO_READDIRPLUS | wire.Init.HANDLE_KILLPRIV_V2 | wire.Init.PARALLEL_DIROPS
+    wanted = wire.Init.WRITEBACK_CACHE | wire.Init.DO_READDIRPLUS | wire.Init.PARALLEL_DIROPS
     assert flags & wanted == wanted
 
 
