@@ -1,8 +1,7 @@
 """The loop that serves requests: pyfuse3's, with fewer steps for each.
 
-pyfuse3 mounts, unmounts and names what handlers get and return. Its own loop makes every request change the task, keeps from the kernel
-what libfuse knows no word for, and copies what is written twice; so this one reads the same descriptor. Where it cannot (``usable``),
-pyfuse3's serves, with all that handlers do.
+pyfuse3 mounts, unmounts and names what handlers get and return. Its own loop makes every request change the task, and copies what is
+written twice; so this one reads the same descriptor. Where it cannot (``usable``), pyfuse3's serves, with all that handlers do.
 """
 
 from __future__ import annotations
