@@ -114,12 +114,15 @@ class Connection:
         self.send([wire.OUT_HEADER.pack(wire.OUT_HEADER.size, -error, unique)])
 
     def send(self, pieces: list[Piece]) -> None:
-        """A whole reply, its header first."""
+        """A whole reply, its header first. Where the kernel does not take it, whoever asked gets EIO, or he would wait for ever."""
         try:
             os.writev(self._descriptor, pieces)
         except OSError as exc:
             if exc.errno not in (errno.ENOENT, *_ENDED):
                 log.error("the kernel does not take an answer: %s", exc)  # noqa: TRY400 - where it was sent says nothing
+                _, error, unique = wire.OUT_HEADER.unpack_from(pieces[0])
+                if not error:
+                    self.refuse(unique, errno.EIO)
 
     def forget_inode(self, node: int, *, attributes_only: bool) -> None:
         """Have the kernel forget attributes, and pages. Blocks until what is dirty of them is written. Raises ``OSError``."""

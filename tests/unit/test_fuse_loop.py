@@ -421,7 +421,7 @@ async def test_an_answer_that_nobody_waits_for_any_more_ends_the_loop(
     def writev(_: int, __: list[bytes]) -> int:
         raise OSError(next(errors), "for the test")
 
-    errors = iter([errno.ENOENT, errno.EINVAL])
+    errors = iter([errno.ENOENT, errno.EINVAL, errno.ENOENT])
     with monkeypatch.context() as patched:
         patched.setattr(connection_module.os, "writev", writev)
         kernel.send(Op.GETATTR, KERNEL_ROOT, bytes(16))
@@ -430,6 +430,22 @@ async def test_an_answer_that_nobody_waits_for_any_more_ends_the_loop(
         kernel.send(Op.STATFS, KERNEL_ROOT)
         await settled(kernel)
         assert "does not take an answer" in caplog.text
+    assert (await kernel.ask(Op.GETATTR, KERNEL_ROOT, bytes(16)))[0] == 0
+
+
+async def test_whoever_asked_for_what_the_kernel_does_not_take_waits_for_ever(
+    kernel: Kernel, mount: Mount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.writev
+    refused = iter([True])
+
+    def writev(descriptor: int, pieces: list[bytes]) -> int:
+        if next(refused, False):
+            raise OSError(errno.EINVAL, "for the test")
+        return real(descriptor, pieces)
+
+    monkeypatch.setattr(connection_module.os, "writev", writev)
+    assert (await kernel.ask(Op.GETATTR, KERNEL_ROOT, bytes(16)))[0] == errno.EIO
     assert (await kernel.ask(Op.GETATTR, KERNEL_ROOT, bytes(16)))[0] == 0
 
 
