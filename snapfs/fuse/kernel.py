@@ -90,6 +90,11 @@ class MountedKernel:
             return None
         return int(name[len(self._alias) :], 16)
 
+    @property
+    def is_fetching(self) -> bool:
+        """Is the kernel being made to send what it holds back?"""
+        return self._flushing.locked()
+
     async def flush(self, view_ids: Collection[int] | None = None) -> None:
         """See ``neighbours.Kernel``. Raises ``NoSpace`` or ``DeviceError`` when a write failed."""
         nodes = [node for node in self._known.written() if view_ids is None or self._numbers.split(node)[0] in view_ids]

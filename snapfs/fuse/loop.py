@@ -11,6 +11,7 @@ import functools
 import logging
 import os
 import re
+import time
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Final
@@ -45,6 +46,9 @@ def descriptors() -> set[int]:
             continue
     return found
 
+
+#: Seconds in which a write that has its answer is through with copying into the kernel's page.
+_COPYING: Final = 100e-6
 
 #: Workers that are kept for the next request that has to wait.
 _IDLE: Final = 4
@@ -121,6 +125,9 @@ class Loop:
                 if reply is not None:
                     if reply:
                         connection.send(reply)
+                        if opcode == Op.GETXATTR and self._operations.kernel.is_fetching:
+                            # Whoever asks so is about to write into the page that the next request may send: let him finish.
+                            time.sleep(_COPYING)  # noqa: ASYNC251 - nobody is to be served meanwhile
                     continue
                 handler = self._work.get(opcode)
                 if handler is None:
