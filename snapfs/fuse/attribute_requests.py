@@ -18,7 +18,7 @@ import pyfuse3
 from snapfs.errors import NoAttribute
 from snapfs.filesystem import Changes, View, acl
 from snapfs.fuse import facts
-from snapfs.fuse.requests import handler
+from snapfs.fuse.requests import handler, keeps_set_id
 from snapfs.fuse.snapdir import SnapdirRequests
 from snapfs.ids import NAME_MAX
 
@@ -59,7 +59,7 @@ class AttributeRequests(SnapdirRequests):
             ctime=attr.st_ctime_ns if fields.update_ctime else None,
         )
         stamp = not self.options.writeback
-        changed = await self.change_at(self.fs.set_attributes, inode, changes, privileged=ctx.uid == 0, stamp=stamp)
+        changed = await self.change_at(self.fs.set_attributes, inode, changes, privileged=keeps_set_id(ctx), stamp=stamp)
         entry = self.attributes.entry(inode, changed)
         if stat.S_ISDIR(changed.mode) and (fields.update_uid or fields.update_gid):
             await self.kernel.owner_changed(inode)  # the reply is made already; what happens meanwhile has its own

@@ -6,7 +6,7 @@ Also how long the kernel may believe them. Every change passes through this moun
 from __future__ import annotations
 
 import stat
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pyfuse3
 
@@ -14,10 +14,11 @@ from snapfs.filesystem import Inode
 from snapfs.fuse import wire
 from snapfs.fuse.options import MountOptions
 
-#: Seconds. Long enough to mean forever, short enough that a defect in invalidation heals over lunch.
-VALID: Final = 3600.0
+if TYPE_CHECKING:
+    from snapfs.fuse.pause import Pause
 
-_VALID: Final = int(VALID)
+#: Seconds. Long enough to mean forever, short enough that a defect in invalidation heals over lunch.
+VALID: Final = 3600
 
 #: In nanoseconds.
 SECOND: Final = 1_000_000_000
@@ -27,9 +28,10 @@ SNAPDIR_MODE: Final = stat.S_IFDIR | 0o755
 
 
 class Attributes:
-    """Fills the kernel's structures, with the options that replace owners and permissions."""
+    """Fills the kernel's structures, with the options that replace owners and permissions. In a ``pause`` they are not to be believed."""
 
-    def __init__(self, options: MountOptions, block_size: int) -> None:
+    def __init__(self, options: MountOptions, block_size: int, pause: Pause) -> None:
+        self._pause = pause
         self._uid = options.uid
         self._gid = options.gid
         self._permissions = None if options.umask is None else 0o777 & ~options.umask
@@ -45,7 +47,7 @@ class Attributes:
         entry.st_ino = node
         entry.generation = self.generation(node, inode)
         entry.entry_timeout = valid
-        entry.attr_timeout = VALID
+        entry.attr_timeout = self._pause.valid
         mode, entry.st_uid, entry.st_gid = self.permissions(inode)
         entry.st_mode = stat.S_IFMT(inode.mode) | mode
         entry.st_nlink = max(inode.nlink, 0)
@@ -73,7 +75,7 @@ class Attributes:
 
     def packed(self, node: int, inode: Inode, *, valid: float = VALID) -> bytes:
         """``entry``, as ``wire.ENTRY_OUT`` has it; ``valid`` in whole seconds."""
-        return wire.ENTRY_OUT.pack(node, self.generation(node, inode), int(valid), _VALID, 0, 0, *self.words(node, inode))
+        return wire.ENTRY_OUT.pack(node, self.generation(node, inode), int(valid), self._pause.valid, 0, 0, *self.words(node, inode))
 
     def generation(self, node: int, inode: Inode) -> int:
         """With the number, what tells an inode from all that ever were."""

@@ -33,6 +33,8 @@ class _Round:
     def __init__(self) -> None:
         self.done = trio.Event()
         self.error: SnapfsError | None = None
+        #: Called when it is sealed.
+        self.sealed: list[Callable[[], None]] = []
 
 
 class Commits:
@@ -52,16 +54,19 @@ class Commits:
         self._wanted = trio.Event()
         self._is_stalled = False
 
-    async def commit(self) -> bool:
+    async def commit(self, sealed: Callable[[], None] | None = None) -> bool:
         """Return when everything done before the call is durable; False when it was so already.
 
-        Raises ``DeviceError`` for a commit that failed, ``ReadOnly`` for every one after that.
+        ``sealed`` is called when it is decided what will be durable, in case there is anything. Raises ``DeviceError`` for a commit
+        that failed, ``ReadOnly`` for every one after that.
         """
-        if self._pace.is_quick and self._commit_here():
+        if self._pace.is_quick and self._commit_here(sealed):
             return True
         current = self._ask()
         if current is None:
             return False
+        if sealed is not None:
+            current.sealed.append(sealed)
         # Anything may happen while this waits: requests go on in the generation that comes after the one that is being written.
         await current.done.wait()
         if current.error is not None:
@@ -97,7 +102,7 @@ class Commits:
             self._wanted.set()
         return self._next
 
-    def _commit_here(self) -> bool:
+    def _commit_here(self, on_seal: Callable[[], None] | None) -> bool:
         """Commit in this very moment, if nobody is kept waiting by that; False when it is, or must be, left to ``run``."""
         volume = self._volume
         if self._current is not None or self._next is not None or volume.in_flight is not None or not self._alone():
@@ -106,6 +111,8 @@ class Commits:
             return False
         try:
             sealed = volume.seal()
+            if on_seal is not None:
+                on_seal()
             if len(sealed.blocks) > SMALL:
                 return False  # it is in flight now, and written as one that could not be written before
             self._written(sealed, self._timed(sealed))
@@ -151,6 +158,8 @@ class Commits:
             if volume.dirty:
                 sealed = await self._seal()
                 self._current, self._next = joined, None
+                for told in joined.sealed:
+                    told()
                 # Operations run meanwhile, in the next generation; whoever asks now gets a round of his own.
                 await self._write(sealed)
         except SnapfsError as exc:

@@ -21,7 +21,7 @@ from snapfs.filesystem import Changes, ReadPlan, View
 from snapfs.fuse import listing
 from snapfs.fuse.listing import Row
 from snapfs.fuse.numbers import WRITER_BIT
-from snapfs.fuse.requests import handler
+from snapfs.fuse.requests import handler, keeps_set_id
 from snapfs.fuse.snapdir import SnapdirRequests
 from snapfs.fuse.wire import Rows
 
@@ -41,9 +41,11 @@ class DataRequests(SnapdirRequests):
             # Or the kernel would take writes that nobody can take from it.
             raise ReadOnly(self.fs.volume.read_only_reason)
         if flags & os.O_TRUNC:
-            await self.change_at(self.fs.set_attributes, inode, Changes(size=0), privileged=ctx.uid == 0)
+            await self.change_at(self.fs.set_attributes, inode, Changes(size=0), privileged=keeps_set_id(ctx))
         else:
             await self.at(self._check_open, inode, writing)
+        if writing:
+            await self.kernel.opening(inode)
         return pyfuse3.FileInfo(fh=self.known.opened(inode, flags), keep_cache=True)
 
     def _check_open(self, view: View, ino: int, writing: bool) -> None:
@@ -79,12 +81,12 @@ class DataRequests(SnapdirRequests):
         return [part for part in parts if part is not None]
 
     @handler
-    async def write(self, fh: int, off: int, buf: bytes | memoryview) -> int:
+    async def write(self, fh: int, off: int, buf: bytes | memoryview, *, kills_set_id: bool = False) -> int:
         """Write all of it; on a full volume, as much as fits. With its writeback cache the kernel takes no less than all."""
         try:
-            return await self._write(fh & ~WRITER_BIT, off, buf)
+            return await self._write(fh & ~WRITER_BIT, off, buf, kills_set_id=kills_set_id)
         except NoSpace:
-            done = await self._write_what_fits(fh & ~WRITER_BIT, off, buf)
+            done = await self._write_what_fits(fh & ~WRITER_BIT, off, buf, kills_set_id=kills_set_id)
             if self.options.writeback or not done:
                 raise
             return done
@@ -93,9 +95,9 @@ class DataRequests(SnapdirRequests):
                 await self._refused(fh & ~WRITER_BIT, off + len(buf))
             raise
 
-    async def _write(self, node: int, off: int, buf: bytes | memoryview) -> int:
+    async def _write(self, node: int, off: int, buf: bytes | memoryview, *, kills_set_id: bool) -> int:
         # With its writeback cache the kernel stamped the file when it was written, says so by setattr, and may have done that already.
-        return await self.change_at(self.fs.write, node, off, buf, stamp=not self.options.writeback)
+        return await self.change_at(self.fs.write, node, off, buf, kill_setid=kills_set_id, stamp=not self.options.writeback)
 
     async def _refused(self, node: int, end: int) -> None:
         """With its writeback cache the kernel may have taken the write, and shown it, already."""
@@ -104,12 +106,12 @@ class DataRequests(SnapdirRequests):
             self.attributes.replace(node)  # it would keep the size that it has
         self.kernel.refused(node)
 
-    async def _write_what_fits(self, node: int, off: int, buf: bytes | memoryview) -> int:
+    async def _write_what_fits(self, node: int, off: int, buf: bytes | memoryview, *, kills_set_id: bool) -> int:
         """Write ever smaller pieces until not one more block fits; how many bytes did."""
         done, size = 0, len(buf) // 2
         while size >= self.fs.volume.geometry.block_size:
             try:
-                done += await self._write(node, off + done, buf[done : done + size])
+                done += await self._write(node, off + done, buf[done : done + size], kills_set_id=kills_set_id)
             except NoSpace:
                 size //= 2
             else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, ParamSpec, TypeVar
@@ -183,21 +183,27 @@ class Edge:
         snapshots.check_name(name)
         async with self._snapshots_alone():
             self.spared = origin
-            # Users write on during both; what they write may or may not be in the snapshot. The first gets what the kernel holds of
-            # what they have written; the second leaves little for the stretch in which nobody is served.
-            await self.kernel.flush({origin})
-            await self.commits.commit()
-            instance = await self.change(
-                snapshots.create, self.fs, name, origin=origin, targets=targets, owner=owner, permit=permit, facts=facts
-            )
-            try:
-                # The snapshot is the state that is sealed: one synchronous stretch, which is the pause in writing.
-                await self.commits.commit()
-            except SnapfsError:
-                with suppress(SnapfsError):  # of a volume that has become read-only nothing comes into being any more
-                    await self.change(snapshots.abandon, self.fs, instance)
-                raise
+            async with self._at_moment({origin}) as go_on:
+                instance = await self.change(
+                    snapshots.create, self.fs, name, origin=origin, targets=targets, owner=owner, permit=permit, facts=facts
+                )
+                try:
+                    # The snapshot is the state that is sealed.
+                    await self.commits.commit(sealed=go_on)
+                except SnapfsError:
+                    with suppress(SnapfsError):  # of a volume that has become read-only nothing comes into being any more
+                        await self.change(snapshots.abandon, self.fs, instance)
+                    raise
         return instance
+
+    @asynccontextmanager
+    async def _at_moment(self, view_ids: Collection[int] | None) -> AsyncIterator[Callable[[], None]]:
+        """A moment that all writes to these views (None: all) are before or after, until the context ends, or what it gives is called."""
+        # Users write on during both. So there is little left for the pause, in which they wait.
+        await self.kernel.flush(view_ids)
+        await self.commits.commit()
+        async with self.kernel.paused(view_ids) as go_on:
+            yield go_on
 
     async def delete_snapshot(self, name: str, *, asked_by: int | None = None, permit: Permit = snapshots.anyone) -> Instance:
         """Delete a snapshot; its space comes back in the background. ``asked_by``: the ``.snap`` in which it was done, if in one."""
@@ -230,13 +236,10 @@ class Edge:
         """Run a function that never waits at a moment when all that was written before this call is durable, and nothing is dirty."""
         if self.volume.read_only:
             return function(*args, **kwargs)
-        async with self._snapshots_alone():
-            await self.kernel.flush()  # users write on meanwhile, as in ``create_snapshot``
-            await self.commits.commit()
-            async with self.gate.closed():
-                while self.volume.unsaved:  # background work may have gone on
-                    await self.commits.commit()
-                return function(*args, **kwargs)
+        async with self._snapshots_alone(), self._at_moment(None), self.gate.closed():
+            while self.volume.unsaved:  # background work may have gone on
+                await self.commits.commit()
+            return function(*args, **kwargs)
 
     async def rename_snapshot(
         self, name: str, new_name: str, *, asked_by: int | None = None, permit: Permit = snapshots.anyone
@@ -270,9 +273,8 @@ class Edge:
             self.spared = instance.id
             if not paths:
                 await self.call(snapshots.check_permitted, self.fs, instance, permit)  # before anybody is made to wait for the kernel
-            await self.kernel.flush({BASE_VIEW, instance.id})  # or what the kernel holds would be written over the restored state later
-            await self.commits.commit()
-            async with self.gate.closed():
+            # Or what the kernel holds would be written over the restored state later.
+            async with self._at_moment({BASE_VIEW, instance.id}), self.gate.closed():
                 try:
                     result = await self.call(snapshots.restore, self.fs, name, paths=paths, owner=owner, permit=permit)
                 finally:

@@ -154,6 +154,7 @@ class Exchange:
         wanted.st_atime_ns = atime * 1_000_000_000 + atime_ns
         wanted.st_mtime_ns = mtime * 1_000_000_000 + mtime_ns
         wanted.st_ctime_ns = ctime * 1_000_000_000 + ctime_ns
+        caller = caller._replace(keeps_set_id=not valid & Set.KILL_SUIDGID)
         fields, handle = Fields(valid), handle if valid & Set.FH else None
         return (wire.attr_out(await self._operations.setattr(node, wanted, fields, handle, caller)),)
 
@@ -200,7 +201,9 @@ class Exchange:
     # --- contents ---
 
     async def _open(self, node: int, body: memoryview, caller: Caller) -> Answer:
-        flags, _ = wire.OPEN_IN.unpack_from(body)
+        flags, open_flags = wire.OPEN_IN.unpack_from(body)
+        if flags & os.O_TRUNC:
+            caller = caller._replace(keeps_set_id=not open_flags & wire.OPEN_KILL_SUIDGID)
         return (wire.open_out(await self._operations.open(node, flags, caller)),)
 
     async def _read(self, _: int, body: memoryview, __: Caller) -> Answer:
@@ -208,9 +211,10 @@ class Exchange:
         return (await self._operations.read(handle, offset, size),)
 
     async def _write(self, _: int, body: memoryview, __: Caller) -> Answer:
-        handle, offset, size, _flags, _owner, _open_flags = wire.WRITE_IN.unpack_from(body)
+        handle, offset, size, flags, _owner, _open_flags = wire.WRITE_IN.unpack_from(body)
         start = wire.WRITE_IN.size
-        return (wire.WRITE_OUT.pack(await self._operations.write(handle, offset, body[start : start + size])),)
+        kills = bool(flags & wire.WRITE_KILL_SUIDGID)
+        return (wire.WRITE_OUT.pack(await self._operations.write(handle, offset, body[start : start + size], kills_set_id=kills)),)
 
     async def _release(self, _: int, body: memoryview, __: Caller) -> Answer:
         await self._operations.release(*wire.RELEASE_IN.unpack_from(body))
@@ -257,7 +261,7 @@ def init_out(body: memoryview, operations: Operations) -> bytes:
     _, minor, read_ahead, offered = wire.INIT_IN.unpack_from(body)
     wanted = (
         wire.Init.ASYNC_READ | wire.Init.ATOMIC_O_TRUNC | wire.Init.EXPORT_SUPPORT | wire.Init.BIG_WRITES | wire.Init.AUTO_INVAL_DATA
-        | wire.Init.DO_READDIRPLUS | wire.Init.ASYNC_DIO | wire.Init.PARALLEL_DIROPS | wire.Init.MAX_PAGES
+        | wire.Init.DO_READDIRPLUS | wire.Init.ASYNC_DIO | wire.Init.PARALLEL_DIROPS | wire.Init.MAX_PAGES | wire.Init.HANDLE_KILLPRIV_V2
     )  # fmt: skip
     if operations.enable_writeback_cache:
         wanted |= wire.Init.WRITEBACK_CACHE

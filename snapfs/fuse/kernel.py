@@ -12,7 +12,8 @@ import logging
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from contextlib import asynccontextmanager
 from itertools import zip_longest
 from typing import Final
 
@@ -26,6 +27,7 @@ from snapfs.fuse.flusher import Flusher
 from snapfs.fuse.known import Known, Place
 from snapfs.fuse.notices import Notices, StockNotices
 from snapfs.fuse.numbers import KERNEL_ROOT, Numbers
+from snapfs.fuse.pause import Pause
 from snapfs.ids import BASE_VIEW
 from snapfs.snapshots import RestoreResult
 
@@ -42,6 +44,9 @@ _HARMLESS: Final = (errno.ENOENT, errno.ENOTCONN, errno.ENODEV, errno.ENOTDIR, e
 
 #: Entries that are compared at a time after a restore.
 _CHUNK: Final = 1000
+
+#: How often a pause fetches pages, at most: twice, and again when somebody had to be let go, or has opened another file.
+_FETCHES: Final = 10
 
 #: Inodes that are flushed by one message.
 _FLUSH_BATCH: Final = 256
@@ -64,6 +69,7 @@ class MountedKernel:
         self._alias = b".snapfs-%s-" % os.urandom(12).hex().encode()
         self._flusher = Flusher()  # the process that may use them
         self._flushing = trio.Lock()
+        self.pause = Pause()
         self._refused: set[int] = set()
         self._unnamed: deque[Place] = deque()  # filled by the loop, emptied by a job
         self._fs.orphans.unnamed = self._lost_name
@@ -90,18 +96,47 @@ class MountedKernel:
             return None
         return int(name[len(self._alias) :], 16)
 
-    @property
-    def is_fetching(self) -> bool:
-        """Is the kernel being made to send what it holds back?"""
-        return self._flushing.locked()
-
     async def flush(self, view_ids: Collection[int] | None = None) -> None:
         """See ``neighbours.Kernel``. Raises ``NoSpace`` or ``DeviceError`` when a write failed."""
-        nodes = [node for node in self._known.written() if view_ids is None or self._numbers.split(node)[0] in view_ids]
+        await self._fetch(self._written(view_ids), self._flush)
+
+    @asynccontextmanager
+    async def paused(self, view_ids: Collection[int] | None) -> AsyncIterator[Callable[[], None]]:
+        """See ``neighbours.Kernel``. Raises as ``flush`` does."""
+        self.pause.begin(view_ids)
+        try:
+            with self.pause.fetching():
+                fetched: set[int] = set()
+                for step in range(_FETCHES):
+                    nodes, let_go = self._written(view_ids), self.pause.let_go
+                    if step > 1 and fetched.issuperset(nodes):
+                        break
+                    await self._fetch(nodes, self._flush_forgotten)
+                    # Who had asked before the pause began may have written until the first time was over.
+                    fetched = set(nodes) if self.pause.let_go == let_go else set()
+            yield self.pause.end
+        finally:
+            self.pause.end()
+
+    async def opening(self, node: int) -> None:
+        """Somebody is about to open a file to write: in a pause he may not begin."""
+        if not self.pause.valid:
+            # Only attributes, which takes no lock in the kernel: a request may wait for this.
+            await trio.to_thread.run_sync(lambda: _forget_inodes(self.notices, [node], attributes_only=True))
+
+    def _written(self, view_ids: Collection[int] | None) -> list[int]:
+        return [node for node in self._known.written() if view_ids is None or self._numbers.split(node)[0] in view_ids]
+
+    async def _fetch(self, nodes: list[int], how: Callable[[list[int]], None]) -> None:
         if nodes:
             # Requests are served meanwhile, in particular the writes that this brings.
             async with self._flushing:
-                await trio.to_thread.run_sync(self._flush, nodes)
+                await trio.to_thread.run_sync(how, nodes)
+
+    def _flush_forgotten(self, nodes: list[int]) -> None:
+        """The same in a pause: each time, because the kernel may not have known yet what it was told to forget."""
+        _forget_inodes(self.notices, nodes, attributes_only=True)
+        self._flush(nodes)
 
     def _flush(self, nodes: list[int]) -> None:
         """Make the kernel send its dirty pages of these inodes, and wait until all of them have been served.

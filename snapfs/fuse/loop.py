@@ -11,7 +11,6 @@ import functools
 import logging
 import os
 import re
-import time
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Final
@@ -47,9 +46,6 @@ def descriptors() -> set[int]:
     return found
 
 
-#: Seconds in which a write that has its answer is through with copying into the kernel's page.
-_COPYING: Final = 100e-6
-
 #: Workers that are kept for the next request that has to wait.
 _IDLE: Final = 4
 
@@ -76,6 +72,7 @@ class Loop:
         """Serve until the mount has ended, or ``stop``, and what is being worked on then is done."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            self._operations.kernel.pause.answer = self._answer_late
             self._pass_on()
 
     def stop(self) -> None:
@@ -125,9 +122,6 @@ class Loop:
                 if reply is not None:
                     if reply:
                         connection.send(reply)
-                        if opcode == Op.GETXATTR and self._operations.kernel.is_fetching:
-                            # Whoever asks so is about to write into the page that the next request may send: let him finish.
-                            time.sleep(_COPYING)  # noqa: ASYNC251 - nobody is to be served meanwhile
                     continue
                 handler = self._work.get(opcode)
                 if handler is None:
@@ -143,6 +137,11 @@ class Loop:
         """The request that was read last has to wait: for the device, for a commit, for others."""
         self._connection.keep_buffer()
         self._pass_on()
+
+    def _answer_late(self, unique: int, node: int) -> None:
+        """Answer a GETATTR that a pause kept back."""
+        if self._nursery is not None and not self._is_over:
+            self._nursery.start_soon(self._answer, unique, self._work[Op.GETATTR](node, memoryview(b""), Caller(0, 0, 0)))
 
     async def _answer(self, unique: int, work: Awaitable[Answer | None]) -> None:
         try:

@@ -158,6 +158,7 @@ async def _serve(
 
         serving.start_soon(requests)
         serving.start_soon(kernel.run)
+        serving.start_soon(kernel.pause.watch)
         serving.start_soon(_until_signal, kernel, server, over, mountpoint)
         # In a thread: it asks for attributes of the root, which this loop must serve. The kernel remembers them from then on, so
         # that looking at the mount point itself does not block whoever is called next.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Protocol
 
 from snapfs.snapshots import Place, RestoreResult
@@ -13,6 +14,9 @@ class Kernel(Protocol):
 
     async def flush(self, view_ids: Collection[int] | None = None) -> None:
         """Have the kernel send the writes to these views (None: all) that it holds back, and wait until they are done."""
+
+    def paused(self, view_ids: Collection[int] | None) -> AbstractAsyncContextManager[Callable[[], None]]:
+        """The same, and let nobody begin to write until the context ends, or what it gives is called."""
 
     async def view_ended(self, view_id: int, *, asked_by: int | None) -> None:
         """A snapshot is gone: let go of everything in it. ``asked_by``: the ``.snap`` whose request caused it, if one did."""
@@ -32,6 +36,10 @@ class NoKernel:
 
     async def flush(self, view_ids: Collection[int] | None = None) -> None:
         """Nobody holds writes back."""
+
+    def paused(self, view_ids: Collection[int] | None) -> AbstractAsyncContextManager[Callable[[], None]]:  # noqa: ARG002 - whichever
+        """Nobody writes."""
+        return nullcontext(lambda: None)
 
     async def view_ended(self, view_id: int, *, asked_by: int | None) -> None:
         """Nobody knows the view."""

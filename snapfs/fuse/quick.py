@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 Reply = list[Piece] | None
 Work = Callable[[int, int, memoryview, int, int], Reply]
 
-_VALID: Final = int(VALID)
 _DOTS: Final = (b".", b"..")
 _NOT_NOW: Final = (Interrupt, SnapfsError)
 
@@ -46,6 +45,7 @@ class Quick:
         self._gate = edge.gate
         self._known = operations.known
         self._attributes = operations.attributes
+        self._pause = operations.kernel.pause
         self._split = operations.numbers.split
         self._node = operations.numbers.node
         self._count = edge.requests
@@ -89,7 +89,7 @@ class Quick:
         except NotFound:
             self._count["lookup"] += 1
             # No such name, and the kernel need not ask again: it will be the one to create it.
-            return [wire.ENTRY_REPLY.pack(wire.ENTRY_REPLY.size, 0, unique, 0, 0, _VALID, 0, 0, 0, *(0,) * 16)]
+            return [wire.ENTRY_REPLY.pack(wire.ENTRY_REPLY.size, 0, unique, 0, 0, VALID, 0, 0, 0, *(0,) * 16)]
         except _NOT_NOW:
             return None
         self._count["lookup"] += 1
@@ -97,7 +97,7 @@ class Quick:
         return [
             wire.ENTRY_REPLY.pack(
                 wire.ENTRY_REPLY.size, 0, unique,
-                node, self._attributes.generation(node, inode), _VALID, _VALID, 0, 0, *self._attributes.words(node, inode),
+                node, self._attributes.generation(node, inode), VALID, self._pause.valid, 0, 0, *self._attributes.words(node, inode),
             )
         ]  # fmt: skip
 
@@ -122,7 +122,7 @@ class Quick:
         return [
             wire.CREATE_REPLY.pack(
                 wire.CREATE_REPLY.size, 0, unique,
-                node, self._attributes.generation(node, inode), _VALID, _VALID, 0, 0, *self._attributes.words(node, inode),
+                node, self._attributes.generation(node, inode), VALID, self._pause.valid, 0, 0, *self._attributes.words(node, inode),
                 self._known.opened(node, flags), wire.FOPEN_KEEP_CACHE,
             )
         ]  # fmt: skip
@@ -173,16 +173,20 @@ class Quick:
 
     # --- attributes ---
 
-    def _getattr(self, unique: int, node: int, _: memoryview, __: int, ___: int) -> Reply:
+    def _getattr(self, unique: int, node: int, body: memoryview, _: int, __: int) -> Reply:
         if node & SNAPDIR_BIT:
             return None
+        if not self._pause.valid:
+            flags, handle = wire.GETATTR_IN.unpack_from(body)
+            if flags & wire.GETATTR_FH and self._pause.holds(unique, node, handle):
+                return []
         try:
             view, ino = self._place(node)
             inode = view.inode(ino)
         except _NOT_NOW:
             return None
         self._count["getattr"] += 1
-        return [wire.ATTR_REPLY.pack(wire.ATTR_REPLY.size, 0, unique, _VALID, 0, *self._attributes.words(node, inode))]
+        return [wire.ATTR_REPLY.pack(wire.ATTR_REPLY.size, 0, unique, self._pause.valid, 0, *self._attributes.words(node, inode))]
 
     def _setattr(self, unique: int, node: int, body: memoryview, _: int, __: int) -> Reply:
         """Times alone: what the kernel, with its writeback cache, says after every change."""
@@ -201,7 +205,7 @@ class Quick:
         except _NOT_NOW:
             return None
         self._count["setattr"] += 1
-        return [wire.ATTR_REPLY.pack(wire.ATTR_REPLY.size, 0, unique, _VALID, 0, *self._attributes.words(node, inode))]
+        return [wire.ATTR_REPLY.pack(wire.ATTR_REPLY.size, 0, unique, self._pause.valid, 0, *self._attributes.words(node, inode))]
 
     def _getxattr(self, unique: int, node: int, body: memoryview, _: int, __: int) -> Reply:
         """That there is none: the kernel asks for capabilities before it writes to a file."""
@@ -223,7 +227,7 @@ class Quick:
     def _open(self, unique: int, node: int, body: memoryview, _: int, __: int) -> Reply:
         flags, _ = wire.OPEN_IN.unpack_from(body)
         writing = flags & os.O_ACCMODE != os.O_RDONLY
-        if flags & os.O_TRUNC or (writing and self._volume.read_only_reason is not None):
+        if flags & os.O_TRUNC or (writing and (self._volume.read_only_reason is not None or not self._pause.valid)):
             return None
         try:
             view, ino = self._place(node)
@@ -259,11 +263,11 @@ class Quick:
     def _write(self, unique: int, _: int, body: memoryview, __: int, ___: int) -> Reply:
         if not self._can_change():
             return None
-        handle, offset, size, _, _, _ = wire.WRITE_IN.unpack_from(body)
+        handle, offset, size, flags, _, _ = wire.WRITE_IN.unpack_from(body)
         data = body[wire.WRITE_IN.size : wire.WRITE_IN.size + size]
         try:
             view, ino = self._place(handle & ~WRITER_BIT)
-            done = self._fs.write(view, ino, offset, data, stamp=self._stamps)
+            done = self._fs.write(view, ino, offset, data, kill_setid=bool(flags & wire.WRITE_KILL_SUIDGID), stamp=self._stamps)
         except (DeviceFull, NoSpace):
             return None
         except DeviceError:

@@ -23,11 +23,18 @@ from snapfs.fuse.numbers import VIEW_SHIFT, Numbers
 from snapfs.fuse.options import MountOptions
 from snapfs.fuse.passage import Passage
 from snapfs.fuse.trouble import Trouble
+from snapfs.fuse.wire import Caller
 from snapfs.ids import BASE_VIEW
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 T = TypeVar("T")
+
+
+def keeps_set_id(ctx: pyfuse3.RequestContext | Caller) -> bool:
+    """Whether set-id bits survive when this caller changes a file's content: the kernel knows, and does not always say."""
+    told = getattr(ctx, "keeps_set_id", None)
+    return ctx.uid == 0 if told is None else bool(told)
 
 
 def handler(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
@@ -66,7 +73,7 @@ class Requests(pyfuse3.Operations):
         self.kernel = kernel
         self.trouble = Trouble(edge, numbers)
         self.options = options
-        self.attributes = Attributes(options, block_size)
+        self.attributes = Attributes(options, block_size, kernel.pause)
         self.passage = Passage(self.fs, self.attributes)
         self.snapdir_name = options.snapdir.encode(errors="surrogateescape")
 

@@ -78,6 +78,7 @@ class Init(enum.IntFlag):
     PARALLEL_DIROPS = 1 << 18
     POSIX_ACL = 1 << 20
     MAX_PAGES = 1 << 22
+    HANDLE_KILLPRIV_V2 = 1 << 28
 
 
 class Set(enum.IntFlag):
@@ -91,7 +92,15 @@ class Set(enum.IntFlag):
     MTIME = 1 << 5
     FH = 1 << 6
     CTIME = 1 << 10
+    KILL_SUIDGID = 1 << 11
 
+
+#: In the flags of GETATTR: there is a handle.
+GETATTR_FH: Final = 1 << 0
+
+#: In the flags of WRITE, and of OPEN and CREATE: the caller may not keep set-id bits.
+WRITE_KILL_SUIDGID: Final = 1 << 2
+OPEN_KILL_SUIDGID: Final = 1 << 0
 
 #: In the flags of a reply to OPEN: what the kernel has cached of the file is right.
 FOPEN_KEEP_CACHE: Final = 1 << 1
@@ -117,6 +126,8 @@ FORGET_IN: Final = struct.Struct("<Q")
 BATCH_FORGET_IN: Final = struct.Struct("<II")
 FORGET_ONE: Final = struct.Struct("<QQ")
 
+#: flags, fh
+GETATTR_IN: Final = struct.Struct("<I4xQ")
 #: valid, fh, size, lock_owner, atime, mtime, ctime (seconds, then nanoseconds), mode, uid, gid
 SETATTR_IN: Final = struct.Struct("<I4xQQQqqqIIII4xII4x")
 #: mode, rdev, umask
@@ -170,11 +181,15 @@ _SECOND: Final = 1_000_000_000
 
 
 class Caller(NamedTuple):
-    """Who asks, as ``pyfuse3.RequestContext`` tells it."""
+    """Who asks, as ``pyfuse3.RequestContext`` tells it.
+
+    ``keeps_set_id``: whether a change of the content leaves set-id bits alone; None where the kernel does not say.
+    """
 
     uid: int
     gid: int
     pid: int
+    keeps_set_id: bool | None = None
 
 
 def attributes(entry: pyfuse3.EntryAttributes) -> tuple[int, ...]:

@@ -31,6 +31,7 @@ from snapfs.fuse import listing
 from snapfs.fuse.attributes import Attributes
 from snapfs.fuse.numbers import Numbers
 from snapfs.fuse.options import parse_options
+from snapfs.fuse.pause import Pause
 from snapfs.ids import ROOT_INO
 from snapfs.snapshots.naming import ancestry, path_of
 from snapfs.store.buckets import Bucket
@@ -54,7 +55,7 @@ class User:
         image.fence = self.volume.geometry.size
         self.fs = Filesystem(self.volume)
         self.numbers = Numbers()
-        self.attributes = Attributes(parse_options(""), self.volume.geometry.block_size)
+        self.attributes = Attributes(parse_options(""), self.volume.geometry.block_size, Pause())
         self.seen: dict[int, list[tuple[int, bytes, Inode]]] = {}
 
     def do(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -338,6 +338,79 @@ def test_a2_the_pause_waits_for_writes_and_nothing_is_torn(mounted) -> None:
         assert first[0] == last[0] or first[0] % 255 == (last[0] + 1) % 255
 
 
+def test_a2_what_is_in_a_snapshot_has_what_its_program_did_before(mounted) -> None:
+    """A2: writes that the kernel caches and requests that it sends at once are in it in the order in which a program made them."""
+    stop = threading.Event()
+    failed: list[BaseException] = []
+    path = mounted.path
+    size = 16
+
+    def record(number: int) -> bytes:
+        return b"%015d\n" % number
+
+    def names_after_contents() -> None:
+        """A new file each time: its content is cached, its name is not."""
+        for number in itertools.count():
+            if stop.is_set():
+                return
+            descriptor = os.open(path / "new", os.O_WRONLY | os.O_CREAT, 0o600)
+            os.write(descriptor, record(number))
+            os.rename(path / "new", path / "named")
+            os.close(descriptor)
+
+    def directories_after_contents() -> None:
+        """One that is opened each time, and the size of a directory."""
+        (path / "opened").write_bytes(record(0))
+        (path / "count").mkdir()
+        for number in itertools.count(1):
+            if stop.is_set():
+                return
+            descriptor = os.open(path / "opened", os.O_RDWR)
+            os.pwrite(descriptor, record(number), 0)
+            os.mkdir(path / "count" / str(number))
+            os.close(descriptor)
+
+    def appends() -> None:
+        """Where to write is asked for while the file is locked; two files in turn."""
+        with (path / "first").open("wb", buffering=0) as first, (path / "second").open("wb", buffering=0) as second:
+            for number in itertools.count():
+                if stop.is_set():
+                    return
+                for file in (first, second):
+                    file.seek(0, os.SEEK_END)
+                    file.write(record(number))
+
+    def guarded(function: Callable[[], None]) -> None:
+        try:
+            function()
+        except BaseException as exc:
+            failed.append(exc)
+
+    threads = [threading.Thread(target=guarded, args=(each,)) for each in (names_after_contents, directories_after_contents, appends)]
+    for thread in threads:
+        thread.start()
+    try:
+        for number in range(10):
+            (mounted / ".snap" / f"s{number}").mkdir()
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(60)
+    assert not failed
+    for number in range(10):
+        view = mounted.view(f"s{number}")
+        if (view / "named").exists():
+            assert len((view / "named").read_bytes()) == size
+        if (view / "count").exists():
+            made = len(list((view / "count").iterdir()))
+            assert int((view / "opened").read_bytes()) in (made, made + 1)
+        if (view / "second").exists():
+            one, other = ((view / name).read_bytes() for name in ("first", "second"))
+            assert one == b"".join(map(record, range(len(one) // size)))
+            assert other == one[: len(other)]
+            assert len(one) - len(other) in (0, size)
+
+
 def test_a3_only_the_first_write_preserves(mounted, inspect) -> None:
     """A3: writes since the latest snapshot are counted, saturating; the first binds the old block, later ones bind nothing."""
     write_at(mounted / "file", 0, os.urandom(8 * BLOCK))

@@ -45,7 +45,7 @@ EXPECTED: dict[str, dict[str, int]] = {
     "open and read, warm": {"open": FILES, "release": FILES},
     "rename": {"lookup": FILES, "rename": FILES, "getattr": FILES, "setattr": FILES},
     "unlink": {"unlink": FILES, "getattr": FILES, "setattr": FILES},
-    "sequential write, fsync": {"write": LARGE, "getxattr": LARGE, "fsync": 1},
+    "sequential write, fsync": {"write": LARGE, "getxattr": 1, "fsync": 1},
     "sequential read, cold": {"read": LARGE},
     "sequential read, warm": {},
 }

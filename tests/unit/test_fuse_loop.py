@@ -21,6 +21,7 @@ from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.fuse import connection as connection_module
 from snapfs.fuse import wire
+from snapfs.fuse.attributes import VALID
 from snapfs.fuse.connection import Connection
 from snapfs.fuse.edge import Edge
 from snapfs.fuse.kernel import MountedKernel
@@ -202,6 +203,41 @@ async def test_a_request_that_waits_keeps_later_ones_from_being_answered(kernel:
     assert await kernel.answer(waiting) == (0, b"")
 
 
+async def test_whoever_is_about_to_write_does_not_wait_for_the_end_of_a_pause(kernel: Kernel, mount: Mount) -> None:
+    """A2; or others do wait, or the kernel is told that it may believe what it is told meanwhile."""
+    node, handle = await kernel.create(b"file")
+    pause = mount.operations.kernel.pause
+    pause.begin({BASE_VIEW})
+    writer = kernel.send(Op.GETATTR, node, wire.GETATTR_IN.pack(wire.GETATTR_FH, handle))
+    for body in (wire.GETATTR_IN.pack(0, 0), wire.GETATTR_IN.pack(wire.GETATTR_FH, node)):
+        error, data = await kernel.ask(Op.GETATTR, node, body)
+        assert (error, wire.ATTR_OUT.unpack(data)[0]) == (0, 0)
+    error, data = await kernel.ask(Op.LOOKUP, KERNEL_ROOT, b"file\0")
+    assert (error, wire.ENTRY_OUT.unpack(data)[3]) == (0, 0)
+    assert writer not in await settled(kernel)
+    pause.end()
+    error, data = await kernel.answer(writer)
+    assert (error, wire.ATTR_OUT.unpack(data)[0]) == (0, VALID)
+    assert not pause.let_go
+
+
+async def test_a_pause_holds_up_those_who_write_elsewhere(kernel: Kernel, mount: Mount) -> None:
+    node, handle = await kernel.create(b"file")
+    mount.operations.kernel.pause.begin({7})
+    assert (await kernel.ask(Op.GETATTR, node, wire.GETATTR_IN.pack(wire.GETATTR_FH, handle)))[0] == 0
+
+
+async def test_a_pause_waits_for_ever_for_somebody_who_waits_for_it(kernel: Kernel, mount: Mount, nursery: trio.Nursery) -> None:
+    node, handle = await kernel.create(b"file")
+    pause = mount.operations.kernel.pause
+    nursery.start_soon(pause.watch)
+    pause.begin({BASE_VIEW})
+    with pause.fetching():
+        error, data = await kernel.ask(Op.GETATTR, node, wire.GETATTR_IN.pack(wire.GETATTR_FH, handle))
+    assert (error, wire.ATTR_OUT.unpack(data)[0]) == (0, 0)
+    assert pause.let_go == 1
+
+
 async def test_a_write_that_waits_is_overwritten_by_those_that_come_after(kernel: Kernel, mount: Mount) -> None:
     node, handle = await kernel.create(b"file")
     contents = [bytes([index + 1]) * size for index, size in enumerate((BIG, BIG, 100))]
@@ -350,7 +386,7 @@ async def test_the_older_protocol_is_not_spoken(kernel_minor: int, ours: int, ke
     major, minor, read_ahead, flags, _, _, max_write, granularity, max_pages, _, _ = wire.INIT_OUT.unpack(data)
     assert (major, minor, read_ahead, max_write, granularity, max_pages) == (7, ours, 1 << 17, wire.MAX_WRITE, 1, 256)
     assert flags & ~offered == 0
-    wanted = wire.Init.WRITEBACK_CACHE | wire.Init.DO_READDIRPLUS | wire.Init.PARALLEL_DIROPS
+    wanted = wire.Init.WRITEBACK_CACHE | wire.Init.DO_READDIRPLUS | wire.Init.HANDLE_KILLPRIV_V2 | wire.Init.PARALLEL_DIROPS
     assert flags & wanted == wanted
 
 

@@ -23,6 +23,7 @@ SIZES = {
     "FORGET_IN": 8,
     "BATCH_FORGET_IN": 8,
     "FORGET_ONE": 16,
+    "GETATTR_IN": 16,
     "SETATTR_IN": 88,
     "MKNOD_IN": 16,
     "MKDIR_IN": 8,
@@ -85,6 +86,9 @@ def test_numbers_are_those_of_the_kernels_header() -> None:
     assert {op.name: op.value for op in Op} == {op.name: opcodes[op.name] for op in Op}
     assert {flag.name: flag.value for flag in wire.Init} == {flag.name: defines[str(flag.name)] for flag in wire.Init}
     assert {flag.name: flag.value for flag in wire.Set} == {flag.name: 1 << attributes[str(flag.name)] for flag in wire.Set}
+    assert defines["GETATTR_FH"] == wire.GETATTR_FH
+    assert defines["WRITE_KILL_SUIDGID"] == wire.WRITE_KILL_SUIDGID
+    assert defines["OPEN_KILL_SUIDGID"] == wire.OPEN_KILL_SUIDGID
     assert "#define FOPEN_KEEP_CACHE\t(1 << 1)" in text
     assert opcodes["NOTIFY_INVAL_INODE"] == wire.NOTIFY_INVAL_INODE
     assert opcodes["NOTIFY_INVAL_ENTRY"] == wire.NOTIFY_INVAL_ENTRY
