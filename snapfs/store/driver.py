@@ -1,4 +1,4 @@
-"""Runs the core where nothing else happens meanwhile: offline commands and tests. ``fuse.edge`` does the same for a mount."""
+"""Runs the core where nothing else happens meanwhile: offline commands and tests. ``fuse.calls`` does the same for a mount."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.fuse.autodelete import AutoDelete
 from snapfs.fuse.edge import Edge
+from snapfs.fuse.neighbours import NoKernel
 from snapfs.ids import ROOT_INO
 from snapfs.snapshots import Facts, Hold, autodelete, space
 from snapfs.store.driver import commit, drive
@@ -126,7 +127,7 @@ def test_a_volume_that_cannot_be_written_loses_snapshots() -> None:
 # On the edge
 
 
-class Listener:
+class Listener(NoKernel):
     """The kernel, as far as it hears of snapshots that end."""
 
     def __init__(self) -> None:
@@ -140,12 +141,6 @@ class Listener:
     async def view_ended(self, view_id: int, *, asked_by: int | None) -> None:
         assert asked_by is None
         self.ended.append(view_id)
-
-    async def view_renamed(self, view_id: int, *, asked_by: int | None) -> None:
-        """Nothing is renamed here."""
-
-    async def restored(self, result: object) -> None:
-        """Nothing is remembered here."""
 
 
 @pytest.fixture
