@@ -326,6 +326,19 @@ class Allocator:
             group.mark_snapshot(low, high, int(held))
             self.held += group.snapshot_count - before
 
+    def rebind(self, start: int, length: int, old: int | None, holders: int, *, held: bool) -> None:
+        """``record`` for blocks of which it is known that all have the record ``old``, as ``pieces`` says, or none."""
+        self.holders.adjust(holders, length)  # before the old ones, so that a set that stays is not forgotten
+        for group, low, high in self._split(start, length):
+            group.check_in_use(low, high)
+            if old is not None:
+                self.holders.adjust(old, low - high)
+            group.records.assign(low, high, holders)
+            group.records_dirty = True
+            before = group.snapshot_count
+            group.mark_snapshot(low, high, int(held))
+            self.held += group.snapshot_count - before
+
     def pieces(self, start: int, length: int) -> list[tuple[int, int, int | None]]:
         """Cut a run by its records: (block, length, holder set or None)."""
         out: list[tuple[int, int, int | None]] = []

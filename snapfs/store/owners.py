@@ -46,7 +46,7 @@ class BaseOwner:
             else:
                 raise CorruptBlock(f"block {low}: its record says that the base does not reach it")
             if mask:
-                allocator.record(low, size, sets.intern(False, 0, mask), held=True)
+                allocator.rebind(low, size, number, sets.intern(False, 0, mask), held=True)
             else:
                 allocator.free_run(low, size)
 
@@ -60,7 +60,7 @@ class ViewOwner:
 
     def taken(self, start: int, length: int) -> None:
         """New blocks are held by this instance alone."""
-        self._volume.allocator.record(start, length, self._volume.holders.intern(False, 0, self._bit), held=True)
+        self._volume.allocator.rebind(start, length, None, self._volume.holders.intern(False, 0, self._bit), held=True)
 
     def drop(self, start: int, length: int, epoch: int, uncovered: int = 0) -> None:
         """Leave the blocks to their other holders; free those without any."""
@@ -71,13 +71,13 @@ class ViewOwner:
             base_held = entry is None or entry.base_held
             if entry is not None and entry.base_held and not sets.default(entry.since) & self._bit:
                 # The base has got the block back, perhaps in a file of another number: what newer instances cover is asked of that one.
-                allocator.record(low, size, sets.intern(True, entry.since, entry.mask & sets.live & ~self._bit), held=False)
+                allocator.rebind(low, size, number, sets.intern(True, entry.since, entry.mask & sets.live & ~self._bit), held=False)
                 continue
             mask = (sets.default(epoch) & ~uncovered if number is None else sets.holders(number, uncovered)) & ~self._bit
             if base_held:
-                allocator.record(low, size, sets.intern(True, volume.epoch, mask), held=False)
+                allocator.rebind(low, size, number, sets.intern(True, volume.epoch, mask), held=False)
             elif mask:
-                allocator.record(low, size, sets.intern(False, 0, mask), held=True)
+                allocator.rebind(low, size, number, sets.intern(False, 0, mask), held=True)
             else:
                 allocator.free_run(low, size)
 

@@ -59,10 +59,14 @@ class RunMap:
     def pieces(self, start: int, end: int) -> list[tuple[int, int, int | None]]:
         """Cut ``start`` to ``end`` into (start, end, value), with None for the gaps."""
         starts, ends, values = self._starts, self._ends, self._values
-        out: list[tuple[int, int, int | None]] = []
         index = bisect_right(starts, start) - 1
         if index < 0 or ends[index] <= start:
             index += 1
+            if index == len(starts) or starts[index] >= end:
+                return [(start, end, None)]
+        elif ends[index] >= end:
+            return [(start, end, values[index])]
+        out: list[tuple[int, int, int | None]] = []
         position = start
         while index < len(starts) and starts[index] < end:
             if starts[index] > position:
@@ -82,6 +86,12 @@ class RunMap:
         first = bisect_left(starts, start) - 1
         if first < 0 or ends[first] < start:
             first += 1
+            if first == len(starts) or starts[first] > end:  # nothing near it
+                if value is not None and start < end:
+                    starts.insert(first, start)
+                    ends.insert(first, end)
+                    values.insert(first, value)
+                return
         last = first
         new: list[Run] = []
         while last < len(starts) and starts[last] <= end:
