@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 from array import array
+from collections.abc import Sequence
 from typing import Final
 
 from snapfs.errors import CorruptBlock
@@ -30,6 +31,9 @@ EPOCH_MASK: Final = 0xFFFF_FFFF
 CHECKSUM_SHIFT: Final = 32
 
 _SWAP = sys.byteorder == "big"
+
+#: Where this machine has the lower half of a pointer's words, which in the second word is the epoch.
+_LOWER = 0 if sys.byteorder == "little" else 1
 
 Words = array  # of type code 'Q'
 
@@ -50,3 +54,46 @@ def encode_pointers(words: array[int]) -> bytes:
         words = words[:]
         words.byteswap()
     return words.tobytes()
+
+
+# Pointers to the blocks of a run: the words of the pointers in a block by the column
+
+
+def run_of(words: array[int], slot: int, count: int) -> int:
+    """The first of ``count`` neighbouring blocks, if pointers name such, all written equally often; else 0."""
+    first = words[2 * slot]
+    block = first & BLOCK_MASK
+    if not first or (
+        count > 1 and words[2 * slot : 2 * (slot + count) : 2] != first_words(range(block, block + count), first >> WRITES_SHIFT)
+    ):
+        return 0
+    return block
+
+
+def are_born(words: array[int], slot: int, count: int, epoch: int) -> bool:
+    """Whether all of these pointers are of one epoch."""
+    halves = array("I", words[2 * slot + 1 : 2 * (slot + count) : 2].tobytes())
+    return halves[_LOWER::2] == array("I", [epoch]) * count
+
+
+def first_words(places: Sequence[int], writes: int) -> array[int]:
+    """The first words of pointers to blocks that have been written equally often. Words are made by halves: a sixth of the time."""
+    halves = array("I", [writes << WRITES_SHIFT - 32]) * (2 * len(places))
+    try:
+        halves[_LOWER::2] = array("I", places)
+    except OverflowError:  # a block behind the 2 ** 32nd
+        return array("Q", [place | writes << WRITES_SHIFT for place in places])
+    return array("Q", halves.tobytes())
+
+
+def second_words(checksums: list[int], epoch: int) -> array[int]:
+    """The second words of pointers to blocks born in one epoch."""
+    halves = array("I", [epoch]) * (2 * len(checksums))
+    halves[1 - _LOWER :: 2] = array("I", checksums)
+    return array("Q", halves.tobytes())
+
+
+def checksums_of(words: array[int], slot: int, count: int) -> list[int]:
+    """The checksums in pointers, from ``slot`` on."""
+    halves = array("I", words[2 * slot + 1 : 2 * (slot + count) : 2].tobytes())
+    return halves[1 - _LOWER :: 2].tolist()

@@ -13,7 +13,18 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from snapfs.blocks.checksum import crc32c
-from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, EPOCH_MASK, WRITES_MAX, WRITES_SHIFT
+from snapfs.blocks.pointer import (
+    BLOCK_MASK,
+    CHECKSUM_SHIFT,
+    EPOCH_MASK,
+    WRITES_MAX,
+    WRITES_SHIFT,
+    are_born,
+    checksums_of,
+    first_words,
+    run_of,
+    second_words,
+)
 from snapfs.errors import CorruptBlock, CorruptData, DeviceError, DeviceFull, FileTooBig, Interrupt, NotCached, NotReady
 from snapfs.ids import FILE_SIZE_MAX, SYMLINK_MAX
 
@@ -105,11 +116,11 @@ def plan_read(inode: Inode, offset: int, size: int) -> ReadPlan:
                 length = 0
             hole += count
             continue
-        together = _run_of(words, slot, count)
+        together = run_of(words, slot, count)
         if together:
             if length and together == start + length:
                 length += count
-                checksums += _checksums_of(words, slot, count)
+                checksums += checksums_of(words, slot, count)
                 continue
             if length:
                 runs.append((start * block_size, length * block_size))
@@ -117,7 +128,7 @@ def plan_read(inode: Inode, offset: int, size: int) -> ReadPlan:
             if hole:
                 pieces.append((hole, None))
                 hole = 0
-            start, length, checksums = together, count, _checksums_of(words, slot, count)
+            start, length, checksums = together, count, checksums_of(words, slot, count)
             continue
         for index in range(2 * slot, 2 * (slot + count), 2):
             block = words[index] & BLOCK_MASK
@@ -144,18 +155,6 @@ def plan_read(inode: Inode, offset: int, size: int) -> ReadPlan:
     if any(start + length > end for start, length in runs):
         raise CorruptBlock(f"inode {inode.ino}: a pointer names a block outside the volume")
     return ReadPlan(runs, pieces, offset - first * block_size, size, block_size, first * block_size)
-
-
-def _run_of(words: array[int], slot: int, count: int) -> int:
-    """The first of ``count`` neighbouring blocks, if pointers name such, all written equally often; else 0."""
-    first = words[2 * slot]
-    if not first or (count > 1 and words[2 * slot : 2 * (slot + count) : 2] != array("Q", range(first, first + count))):
-        return 0
-    return first & BLOCK_MASK
-
-
-def _checksums_of(words: array[int], slot: int, count: int) -> list[int]:
-    return [word >> CHECKSUM_SHIFT for word in words[2 * slot + 1 : 2 * (slot + count) : 2]]
 
 
 def target(inode: Inode) -> bytes:
@@ -311,9 +310,9 @@ def _point(
     added = 0
     for _, words, slot, number in spans:
         low, high = 2 * slot, 2 * (slot + number)
-        replaced = 0 if fresh else _run_of(words, slot, number)
+        replaced = 0 if fresh else run_of(words, slot, number)
         born = words[low + 1] & EPOCH_MASK
-        if replaced and all(second & EPOCH_MASK == born for second in words[low + 1 : high : 2]):
+        if replaced and (number == 1 or are_born(words, slot, number, born)):
             writes = min((words[low] >> WRITES_SHIFT & WRITES_MAX) + 1, WRITES_MAX) if born == epoch else 1
             drops.append([replaced, number, born])
         elif not any(words[low:high:2]):
@@ -323,8 +322,12 @@ def _point(
             writes = 0
         if writes:
             stop = position + number
-            words[low:high:2] = array("Q", [place | writes << WRITES_SHIFT for place in places[position:stop]])
-            words[low + 1 : high : 2] = array("Q", [checksum << CHECKSUM_SHIFT | epoch for checksum in checksums[position:stop]])
+            if number == 1:
+                words[low] = places[position] | writes << WRITES_SHIFT
+                words[low + 1] = checksums[position] << CHECKSUM_SHIFT | epoch
+            else:
+                words[low:high:2] = first_words(places[position:stop], writes)
+                words[low + 1 : high : 2] = second_words(checksums[position:stop], epoch)
             position = stop
             continue
         for n in range(low, high, 2):
