@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from snapfs.blocks.inode import FLAG_HEIR, INODE_BYTES
 from snapfs.errors import CommitNeeded, InvalidArgument, IsDirectory, NoSpace, NoSuchSnapshot, NotPermitted
-from snapfs.filesystem import acl, attributes, data, designation, names
+from snapfs.filesystem import acl, attributes, data, designation, names, naming
 from snapfs.filesystem.coverage import Coverage
 from snapfs.filesystem.data import ReadPlan
 from snapfs.filesystem.designation import Designations
@@ -137,23 +137,23 @@ class Filesystem:
 
         Raises ``Exists``, ``NotDirectory``, ``NameTooLong``, ``TooManyLinks``, ``NoSpace``, ``ReadOnly``.
         """
-        return names.make(self, view, parent, name, mode, uid, gid, rdev=rdev, target=target)
+        return naming.make(self, view, parent, name, mode, uid, gid, rdev=rdev, target=target)
 
     def link(self, view: View, ino: int, parent: int, name: bytes) -> Inode:
         """Another name for an inode. Raises ``Exists``, ``NotPermitted`` for directories, ``TooManyLinks``."""
-        return names.link(self, view, ino, parent, name)
+        return naming.link(self, view, ino, parent, name)
 
     def unlink(self, view: View, parent: int, name: bytes) -> Inode:
         """Remove a name; without any other, the inode lives on until nobody holds it. Raises ``NotFound``, ``IsDirectory``."""
-        return names.unlink(self, view, parent, name)
+        return naming.unlink(self, view, parent, name)
 
     def rmdir(self, view: View, parent: int, name: bytes) -> Inode:
         """Remove an empty directory. Raises ``NotFound``, ``NotDirectory``, ``NotEmpty``."""
-        return names.rmdir(self, view, parent, name)
+        return naming.rmdir(self, view, parent, name)
 
     def rename(self, view: View, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0) -> tuple[Inode, Inode | None]:
         """Rename as renameat2(2). The inode that moved, and the one that was replaced or exchanged."""
-        return names.rename(self, view, parent, name, new_parent, new_name, flags)
+        return naming.rename(self, view, parent, name, new_parent, new_name, flags)
 
     # Attributes
 
