@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import stat
 from collections import defaultdict
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from snapfs.check.findings import Fault, Findings, Mend, Severity, Subject
 from snapfs.check.parts import Parts
 from snapfs.check.reach import BASE
 from snapfs.check.trees import Root, Walker
+from snapfs.check.versions import Version, partition, without
 from snapfs.errors import CorruptBlock, DeviceError
 from snapfs.filesystem import Filesystem, Inode, attributes, designation
 from snapfs.filesystem.inode import EMPTY_SLOT
@@ -24,14 +24,6 @@ from snapfs.store.parts import Part
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """An inode as it is in the views of ``mask``."""
-
-    inode: Inode
-    mask: int
 
 
 class ViewChecker:
@@ -400,24 +392,3 @@ class ViewChecker:
                 return False
             parent = ino
         return True
-
-
-def without(found: list[Version], views: int) -> list[Version]:
-    """The versions in all views but some."""
-    return [Version(one.inode, one.mask & ~views) for one in found if one.mask & ~views] if views else found
-
-
-def partition(masks: list[int], whole: int) -> list[tuple[int, int]]:
-    """Cut the views of ``whole`` by how many of the masks they are in: (count, views)."""
-    counts = {0: whole}
-    for mask in masks:
-        if not mask & whole:
-            continue
-        moved: dict[int, int] = {}
-        for count, views in counts.items():
-            if views & mask:
-                moved[count + 1] = moved.get(count + 1, 0) | views & mask
-            if views & ~mask:
-                moved[count] = moved.get(count, 0) | views & ~mask
-        counts = moved
-    return list(counts.items())

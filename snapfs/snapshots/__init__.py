@@ -1,7 +1,8 @@
 """Snapshots: creating, naming, finding, deleting and going back to them. The rules of who holds a block are in ``store.owners``."""
 
 from snapfs.snapshots.deleting import SetDeletion, delete_set, plan_set
-from snapfs.snapshots.diff import Diff, Difference, Shown
+from snapfs.snapshots.diff import Diff
+from snapfs.snapshots.differing import Difference, Shown
 from snapfs.snapshots.going_back import cancel, in_words, last_in_words, restore, restore_scheduled, schedule, scheduled_snapshot
 from snapfs.snapshots.lifecycle import abandon, change_facts, check_not_held, create, delete, facts_after, rename
 from snapfs.snapshots.naming import all, ancestry, check_name, default_name, find, get, is_cut_off, view_inode, visible  # noqa: A004 - reads as snapshots.all

@@ -11,7 +11,6 @@ removed, or, where one file is behind both, renamed.
 
 from __future__ import annotations
 
-import enum
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from snapfs.filesystem import Inode, names
 from snapfs.filesystem.names import TYPE_BITS
 from snapfs.ids import HIDDEN_INOS, INO_LIMIT
 from snapfs.snapshots.contents import Change, changes
+from snapfs.snapshots.differing import NOTHING, Difference, Kind, Shown
 from snapfs.snapshots.pairing import Pair, choose_pairs, lies_in
 from snapfs.snapshots.sides import PAUSE, Side, State, Steps, ask, join, same_file
 from snapfs.store.difference import BucketDifference, MapRoot, SlotDifference
@@ -38,51 +38,7 @@ BATCH: Final = 8192
 #: Names that are remembered until their other half turns up; of more, files that moved are shown as removed and added.
 MOVED_MAX: Final = 100_000
 
-NOTHING: Final = Change()
 NO_MAP: Final[MapRoot] = (0, 0, 0)
-
-
-class Kind(enum.StrEnum):
-    """What has happened to a path."""
-
-    ADDED = "added"
-    REMOVED = "removed"
-    CHANGED = "changed"
-    RETYPED = "retyped"
-    RENAMED = "renamed"
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """What a state shows under a path. Times are nanoseconds."""
-
-    ino: int
-    mode: int
-    uid: int
-    gid: int
-    size: int
-    mtime: int
-    links: int
-
-    @classmethod
-    def of(cls, inode: Inode) -> Shown:
-        """What an inode shows."""
-        return cls(inode.ino, inode.mode, inode.uid, inode.gid, inode.size_shown, inode.mtime, inode.nlink)
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One path that differs. ``path`` is the one in the second state, ``old_path`` in the first; of one that is not there, None.
-
-    Paths are bytes without a leading slash; the root is ``.``. ``change`` says what differs of what both states show.
-    """
-
-    kind: Kind
-    old_path: bytes | None
-    path: bytes | None
-    old: Shown | None
-    new: Shown | None
-    change: Change = NOTHING
 
 
 @dataclass(slots=True)

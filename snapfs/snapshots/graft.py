@@ -21,7 +21,7 @@ from snapfs.filesystem.inode import Inode
 from snapfs.filesystem.names import TYPE_BITS
 from snapfs.ids import BASE_VIEW
 from snapfs.snapshots.comparison import GENERATION, Comparison
-from snapfs.snapshots.diff import Difference
+from snapfs.snapshots.differing import Difference
 from snapfs.snapshots.exchanging import exchange, keep_from_older, outside, uncovered
 from snapfs.snapshots.graft_plan import Plan, Planner, Rebuilt
 from snapfs.snapshots.sides import Steps, ask

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from snapfs.blocks.pointer import BLOCK_MASK, FLAG_BUCKET
 from snapfs.filesystem import names
 from snapfs.filesystem.names import TYPE_BITS
-from snapfs.snapshots.diff import Shown
+from snapfs.snapshots.differing import Shown
 from snapfs.snapshots.purge import Found
 from snapfs.snapshots.sides import PAUSE, Side, State, Steps, ask
 from snapfs.store.allocator import pointer_runs

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from snapfs.errors import NotCached
-from snapfs.snapshots.diff import Diff, Difference, Kind, Shown
+from snapfs.snapshots.diff import Diff
+from snapfs.snapshots.differing import Difference, Kind, Shown
 from snapfs.snapshots.naming import get
 from snapfs.snapshots.pairing import Pair
 from snapfs.snapshots.rights import Permit, anyone, check_permitted

@@ -17,7 +17,7 @@ from snapfs.errors import IsDirectory, NotDirectory, NotFound
 from snapfs.filesystem import names
 from snapfs.filesystem.names import TYPE_BITS
 from snapfs.ids import ROOT_INO
-from snapfs.snapshots.diff import Shown
+from snapfs.snapshots.differing import Shown
 from snapfs.snapshots.sides import PAUSE, Side, State, Steps, ask
 from snapfs.store.difference import BucketDifference
 

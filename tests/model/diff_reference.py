@@ -10,7 +10,8 @@ from typing import Any
 from snapfs.errors import CorruptBlock, UsageError
 from snapfs.filesystem import Filesystem, View
 from snapfs.ids import ROOT_INO
-from snapfs.snapshots.diff import Diff, Difference
+from snapfs.snapshots.diff import Diff
+from snapfs.snapshots.differing import Difference
 from snapfs.snapshots.sides import State
 from snapfs.store.volume import Volume
 
