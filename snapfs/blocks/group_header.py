@@ -11,11 +11,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from operator import sub
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from snapfs.blocks.checksum import crc32c
 from snapfs.blocks.schema import pack, unpack_numbers
 from snapfs.errors import CorruptBlock
+
+if TYPE_CHECKING:
+    from snapfs.blocks.geometry import Geometry
 
 MAGIC: Final = b"SGrp"
 
@@ -147,3 +150,12 @@ def decode_records(data: bytes, group: int, span: int) -> Iterator[Run]:
 def header_checksum(data: bytes) -> int:
     """CRC32C of a whole header block, as the group table stores it."""
     return crc32c(data)
+
+
+def fresh_entries(geometry: Geometry) -> list[GroupEntry]:
+    """The group table of a volume whose groups were never written."""
+    count = geometry.groups
+    first, inner, last = (
+        GroupEntry(0, 0, geometry.group_length(n) - geometry.fixed_blocks(n), 0, 0, 0) for n in (0, min(1, count - 1), count - 1)
+    )
+    return [first, *[inner] * (count - 2), last][:count]

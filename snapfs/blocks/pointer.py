@@ -97,3 +97,23 @@ def checksums_of(words: array[int], slot: int, count: int) -> list[int]:
     """The checksums in pointers, from ``slot`` on."""
     halves = array("I", words[2 * slot + 1 : 2 * (slot + count) : 2].tobytes())
     return halves[1 - _LOWER :: 2].tolist()
+
+
+def pointer_runs(words: array[int], low: int, high: int, block_mask: int) -> list[tuple[int, int, int]]:
+    """Contiguous runs (block, length, epoch) that pointers ``low`` to ``high`` of a pointer block name; holes are left out."""
+    out: list[tuple[int, int, int]] = []
+    start = length = epoch = 0
+    for index in range(2 * low, 2 * high, 2):
+        block = words[index] & block_mask
+        if not block:
+            continue
+        born = words[index + 1] & 0xFFFF_FFFF
+        if block == start + length and born == epoch and length:
+            length += 1
+        else:
+            if length:
+                out.append((start, length, epoch))
+            start, length, epoch = block, 1, born
+    if length:
+        out.append((start, length, epoch))
+    return out

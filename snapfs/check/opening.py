@@ -6,8 +6,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from snapfs.blocks.checksum import crc32c
+from snapfs.blocks.group_header import fresh_entries
 from snapfs.errors import CorruptBlock, DeviceError, Truncated
-from snapfs.store.allocator import fresh_entries
 from snapfs.store.driver import drive
 from snapfs.store.recovery import RootRecord, load_group_table, load_tables, newest_superblock
 from snapfs.store.volume import Volume

@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from snapfs.blocks.pointer import BLOCK_MASK, EPOCH_MASK, FLAG_BUCKET
+from snapfs.blocks.pointer import BLOCK_MASK, EPOCH_MASK, FLAG_BUCKET, pointer_runs
 from snapfs.check.findings import Findings, Mend, Subject
 from snapfs.check.reach import Objection, Reach, allowed
 from snapfs.errors import CorruptBlock, DeviceError, NotCached
-from snapfs.store.allocator import pointer_runs
 from snapfs.store.buckets import HASH_BITS, Bucket
 
 if TYPE_CHECKING:

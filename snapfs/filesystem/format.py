@@ -8,12 +8,12 @@ import time
 import uuid
 
 from snapfs.blocks.geometry import Geometry
+from snapfs.blocks.group_header import fresh_entries
 from snapfs.blocks.superblock import Superblock, encode_label
 from snapfs.device.base import Device
 from snapfs.filesystem.filesystem import Filesystem
 from snapfs.filesystem.inode import Inode
 from snapfs.ids import ORPHANS_INO, ROOT_INO
-from snapfs.store.allocator import fresh_entries
 from snapfs.store.driver import commit
 from snapfs.store.recovery import RootRecord
 from snapfs.store.volume import Volume

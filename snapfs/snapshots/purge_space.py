@@ -12,13 +12,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from snapfs.blocks.pointer import BLOCK_MASK, FLAG_BUCKET
+from snapfs.blocks.pointer import BLOCK_MASK, FLAG_BUCKET, pointer_runs
 from snapfs.filesystem import names
 from snapfs.filesystem.names import TYPE_BITS
 from snapfs.snapshots.differing import Shown
 from snapfs.snapshots.purge import Found
 from snapfs.snapshots.sides import PAUSE, Side, State, Steps, ask
-from snapfs.store.allocator import pointer_runs
 from snapfs.store.difference import BucketDifference
 from snapfs.store.tree import BlockMap
 

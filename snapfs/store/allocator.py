@@ -6,7 +6,6 @@ follows (``allocate``, ``free``, ``record``) cannot fail, unless the volume cont
 
 from __future__ import annotations
 
-from array import array
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING
@@ -406,32 +405,3 @@ class Allocator:
     def dirty_groups(self) -> list[Group]:
         """Groups that the next commit must write."""
         return [self.groups[number] for number in sorted(self.changed)]
-
-
-def fresh_entries(geometry: Geometry) -> list[GroupEntry]:
-    """The group table of a volume whose groups were never written."""
-    count = geometry.groups
-    first, inner, last = (
-        GroupEntry(0, 0, geometry.group_length(n) - geometry.fixed_blocks(n), 0, 0, 0) for n in (0, min(1, count - 1), count - 1)
-    )
-    return [first, *[inner] * (count - 2), last][:count]
-
-
-def pointer_runs(words: array[int], low: int, high: int, block_mask: int) -> list[tuple[int, int, int]]:
-    """Contiguous runs (block, length, epoch) that pointers ``low`` to ``high`` of a pointer block name; holes are left out."""
-    out: list[tuple[int, int, int]] = []
-    start = length = epoch = 0
-    for index in range(2 * low, 2 * high, 2):
-        block = words[index] & block_mask
-        if not block:
-            continue
-        born = words[index + 1] & 0xFFFF_FFFF
-        if block == start + length and born == epoch and length:
-            length += 1
-        else:
-            if length:
-                out.append((start, length, epoch))
-            start, length, epoch = block, 1, born
-    if length:
-        out.append((start, length, epoch))
-    return out

@@ -18,6 +18,7 @@ from snapfs.blocks.group_header import (
     GroupEntry,
     GroupHeader,
     decode_records,
+    fresh_entries,
     header_checksum,
 )
 from snapfs.blocks.pointer import BLOCK_MASK, FLAG_DIRTY
@@ -25,7 +26,6 @@ from snapfs.blocks.schema import COUNT_MAX, as_count, check_range, pack, unpack_
 from snapfs.blocks.superblock import Superblock
 from snapfs.errors import CorruptBlock, DeviceError, NotAVolume, NotCached, SnapfsError, Truncated, UnsupportedVersion, UsageError
 from snapfs.ids import MAX_INSTANCES
-from snapfs.store.allocator import fresh_entries
 from snapfs.store.copies import CopyBlock, RunningCopy, map_problem
 from snapfs.store.group import Group
 from snapfs.store.holders import HolderSet

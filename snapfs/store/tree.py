@@ -14,9 +14,8 @@ from array import array
 from typing import TYPE_CHECKING, Any
 
 from snapfs.blocks.checksum import crc32c
-from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, EPOCH_MASK, FLAG_DIRTY, encode_pointers
+from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, EPOCH_MASK, FLAG_DIRTY, encode_pointers, pointer_runs
 from snapfs.errors import CorruptBlock, NotCached
-from snapfs.store.allocator import pointer_runs
 from snapfs.store.cache import Want
 
 if TYPE_CHECKING:

@@ -21,11 +21,11 @@ from snapfs.blocks.pointer import (
     decode_pointers,
     encode_pointers,
     first_words,
+    pointer_runs,
     run_of,
     second_words,
 )
 from snapfs.errors import CorruptBlock
-from snapfs.store.allocator import pointer_runs
 
 any_first_word = st.integers(0, BLOCK_MASK | WRITES_MAX << WRITES_SHIFT | FLAG_BUCKET)
 pointers = st.lists(st.tuples(any_first_word, st.integers(0, (1 << 64) - 1)), min_size=1, max_size=32)

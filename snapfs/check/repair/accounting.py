@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 
 from bitarray import bitarray
 
-from snapfs.blocks.group_header import ENTRY_SLOT, ENTRY_WRITTEN, GroupEntry
+from snapfs.blocks.group_header import ENTRY_SLOT, ENTRY_WRITTEN, GroupEntry, fresh_entries
 from snapfs.check.reach import BASE, VOLUME, Reach
 from snapfs.ids import BASE_VIEW
-from snapfs.store.allocator import fresh_entries
 from snapfs.store.buckets import BucketTree
 from snapfs.store.commit import name_live
 from snapfs.store.group import Group

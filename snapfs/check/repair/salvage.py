@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from snapfs.blocks.checksum import crc32c
+from snapfs.blocks.group_header import fresh_entries
 from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, FLAG_BUCKET
 from snapfs.blocks.superblock import KNOWN_READ_ONLY_COMPATIBLE, Superblock
 from snapfs.device.base import Device
 from snapfs.errors import CorruptBlock, DeviceError, NotCached, UnsupportedVersion
 from snapfs.store import recovery
-from snapfs.store.allocator import fresh_entries
 from snapfs.store.buckets import BucketTree
 from snapfs.store.instances import FACTS_KEY, Instance
 from snapfs.store.volume import Volume
