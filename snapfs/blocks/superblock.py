@@ -13,8 +13,9 @@ from snapfs.errors import CorruptBlock, NotAVolume, UnsupportedVersion, UsageErr
 MAGIC: Final = b"snapfs\x00\x1a"
 VERSION: Final = 1
 
-#: magic, version, block size, blocks, generation, three feature words, uuid, label, created, committed, root block, root length, root CRC
-LAYOUT: Final = struct.Struct("<8sIIQQQQQ16s64sqqQII")
+#: magic, version, block size, blocks, generation, three feature words, uuid, label, created, committed, root block, root length, root CRC,
+#: first block of the log, blocks of the log
+LAYOUT: Final = struct.Struct("<8sIIQQQQQ16s64sqqQIIQI")
 
 #: The checksum covers everything before it; a superblock fits one sector, so that no write of it is torn.
 CHECKSUM_OFFSET: Final = 508
@@ -29,7 +30,13 @@ KNOWN_INCOMPATIBLE: Final = 0
 #: A copy of the volume is running: what it needs must be copied before it is overwritten.
 COPY_RUNNING: Final = 1
 
-KNOWN_READ_ONLY_COMPATIBLE: Final = COPY_RUNNING
+#: A log is named: it tells what happened since, and its blocks must not be given out.
+LOG: Final = 2
+
+#: Blocks of a log, at most.
+LOG_BLOCKS_MAX: Final = 1024
+
+KNOWN_READ_ONLY_COMPATIBLE: Final = COPY_RUNNING | LOG
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,8 @@ class Superblock:
     compatible: int = 0
     read_only_compatible: int = 0
     incompatible: int = 0
+    log_block: int = 0
+    log_blocks: int = 0
 
     def encode(self) -> bytes:
         """The bytes of a slot."""
@@ -68,13 +77,24 @@ class Superblock:
             self.root_block,
             self.root_length,
             self.root_checksum,
+            self.log_block,
+            self.log_blocks,
         ).ljust(CHECKSUM_OFFSET, b"\0")
         return (body + struct.pack("<I", crc32c(body))).ljust(SLOT_BYTES, b"\0")
 
     def following(
-        self, generation: int, committed_ns: int, root_block: int, root_length: int, root_checksum: int, *, read_only_compatible: int
+        self,
+        generation: int,
+        committed_ns: int,
+        root: tuple[int, int, int],
+        log: tuple[int, int] | None,
+        *,
+        is_copied: bool,
     ) -> Superblock:
-        """That of a later generation. Written out because ``dataclasses.replace`` takes several times as long, in every commit."""
+        """That of a later generation: ``root`` is (block, bytes, CRC) of its root record, ``log`` (block, length).
+
+        Written out because ``dataclasses.replace`` takes several times as long, in every commit.
+        """
         return Superblock(
             self.block_size,
             self.blocks,
@@ -83,12 +103,11 @@ class Superblock:
             self.label,
             self.created_ns,
             committed_ns,
-            root_block,
-            root_length,
-            root_checksum,
+            *root,
             self.compatible,
-            read_only_compatible,
+            (COPY_RUNNING if is_copied else 0) | (LOG if log else 0),
             self.incompatible,
+            *(log or (0, 0)),
         )
 
     @property
@@ -124,6 +143,9 @@ class Superblock:
         root_block, root_length = fields[12], fields[13]
         if not 0 < root_block < geometry.blocks or not 0 < root_length <= block_size or version < 1:
             raise CorruptBlock("superblock: the root record lies outside the volume")
+        log_block, log_blocks = fields[15:] if ro_compatible & LOG else (0, 0)
+        if log_blocks and not _log_is_possible(geometry, log_block, log_blocks):
+            raise CorruptBlock("superblock: the log lies outside the volume, or over fixed metadata")
         if generation >= GENERATION_LIMIT:
             raise CorruptBlock(f"superblock: generation {generation} is not possible")
         return cls(
@@ -140,7 +162,18 @@ class Superblock:
             compatible,
             ro_compatible,
             incompatible,
+            log_block,
+            log_blocks,
         )
+
+
+def _log_is_possible(geometry: Geometry, start: int, length: int) -> bool:
+    """Does it lie within one group, between what is fixed there?"""
+    group, offset = divmod(start, geometry.group_span)
+    if group >= geometry.groups or length > LOG_BLOCKS_MAX:
+        return False
+    low, high = geometry.usable_range(group)
+    return low <= offset and offset + length <= high
 
 
 def encode_label(label: str) -> bytes:

@@ -27,7 +27,7 @@ def check_volume(device: Device, progress: Callable[[int, int], None] | None = N
     newest_superblock(device)
     try:
         volume = Volume.open(device, read_only=True)
-        fs = Filesystem(volume)
+        fs = Filesystem(volume, as_sealed=True)
     except CorruptBlock as exc:
         findings.add("format", "unreadable", "volume", str(exc))
         return findings.found

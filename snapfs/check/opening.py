@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from snapfs.blocks.checksum import crc32c
 from snapfs.blocks.group_header import fresh_entries
-from snapfs.errors import CorruptBlock, DeviceError, Truncated
+from snapfs.errors import CorruptBlock, DeviceError, SnapfsError, Truncated
 from snapfs.store.driver import drive
 from snapfs.store.recovery import RootRecord, load_group_table, load_tables, newest_superblock
 from snapfs.store.volume import Volume
@@ -40,3 +40,11 @@ def open_damaged(device: Device) -> tuple[Volume, str | None]:
     with suppress(CorruptBlock, DeviceError):
         load_tables(volume)
     return volume, reason
+
+
+def logged_changes(device: Device) -> int:
+    """How many records the log of the newest generation has, which the next mount takes over, as far as they can be believed."""
+    try:
+        return len(Volume.open(device, read_only=True).sync_log.pending)
+    except SnapfsError:
+        return 0

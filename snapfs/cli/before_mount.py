@@ -6,6 +6,7 @@ cannot be done, it is dropped, so that it does not happen at some later mount th
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from snapfs import snapshots
 from snapfs.copying import Job, attach
-from snapfs.errors import SnapfsError
+from snapfs.errors import DeviceFull, SnapfsError
 from snapfs.filesystem import Filesystem
 from snapfs.store.driver import commit, drive
 from snapfs.store.volume import Volume
@@ -35,6 +36,9 @@ def opened(device: Device, options: MountOptions, warn: Callable[[str], None]) -
     job = attach(fs.volume)
     if running is not None and job is None and not fs.volume.read_only:
         warn(f"the copy to {os.fsdecode(running.destination)} does not go on: see the log")
+    if fs.volume.sync_log.dirty:
+        with contextlib.suppress(DeviceFull):  # the first commit that succeeds has what the log tells, and the log stays until then
+            commit(fs.volume)
     return _restored(fs, options, warn), job
 
 

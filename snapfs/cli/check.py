@@ -47,6 +47,7 @@ def run_helper(words: Sequence[str]) -> int:
 def run(arguments: argparse.Namespace) -> int:
     """Check, print the findings, one line each; repair if that is wanted."""
     from snapfs.check import check_volume
+    from snapfs.check.opening import logged_changes
     from snapfs.control.memory import resolve
     from snapfs.copying import open_image
 
@@ -60,12 +61,17 @@ def run(arguments: argparse.Namespace) -> int:
             return _repair(device, arguments)
         with output.progress("Checking") as progress:
             findings = check_volume(device, progress)
+        logged = logged_changes(device)
     finally:
         device.close()
     if arguments.json:
-        output.print_json({"image": arguments.image, "clean": not findings, "findings": _document(findings)})
+        document = {"image": arguments.image, "clean": not findings, "findings": _document(findings), "logged_changes": logged}
+        output.print_json(document)
     else:
         _print(arguments.image, findings)
+        if logged:
+            changes = "change that was" if logged == 1 else "changes that were"
+            print(f"{arguments.image}: its log has {logged} {changes} synced since the last commit: the next mount takes them over")
         print(f"{arguments.image}: {_count(len(findings))}")
     return CHECK_UNCORRECTED if findings else OK
 

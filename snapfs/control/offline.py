@@ -51,7 +51,9 @@ class OfflineEngine:
         """Every write is durable already."""
 
     async def at_rest(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Everything is durable already."""
+        """Everything is durable already, unless a log has it."""
+        if self.fs.volume.sync_log.dirty:
+            commit(self.fs.volume)
         return function(*args, **kwargs)
 
     async def delete_snapshots(self, names: Sequence[str], *, permit: Permit = snapshots.anyone) -> SetDeletion:

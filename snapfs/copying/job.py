@@ -77,7 +77,14 @@ class Job:
 
     @classmethod
     def begin(cls, volume: Volume, target: Target, wishes: Wishes, *, registered: bool, source_path: str, owner: int) -> Job:
-        """Everything that is durable at this moment is what is copied. Nothing may be in flight, and nothing dirty. Never waits."""
+        """Everything that is durable at this moment is what is copied. Nothing may be in flight, and nothing dirty. Never waits.
+
+        Raises ``CopyError`` when what was synced last is only in a log, which no copy has.
+        """
+        if volume.sync_log.pending and volume.superblock.log_blocks:
+            raise CopyError(
+                f"{volume.device.path}: what was synced last is in its log only, and not in a copy: mount it once so that it can be written"
+            )
         source = without_copy(volume.device)
         copy_id, generation = os.urandom(16), volume.generation
         mark = CopyMark(

@@ -13,20 +13,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from snapfs.blocks.inode import FLAG_HEIR, INODE_BYTES
-from snapfs.errors import CommitNeeded, InvalidArgument, IsDirectory, NoSpace, NoSuchSnapshot, NotPermitted
-from snapfs.filesystem import acl, attributes, data, designation, names, naming
+from snapfs.errors import CommitNeeded, Interrupt, InvalidArgument, IsDirectory, NoSpace, NoSuchSnapshot, NotPermitted
+from snapfs.filesystem import acl, attributes, data, designation, logged, names, naming
 from snapfs.filesystem.coverage import Coverage
 from snapfs.filesystem.data import ReadPlan
 from snapfs.filesystem.designation import Designations
 from snapfs.filesystem.inode import Inode
 from snapfs.filesystem.names import Entry
 from snapfs.filesystem.orphans import Orphans
+from snapfs.filesystem.replay import replay
 from snapfs.filesystem.view import InodeCache, View
 from snapfs.ids import BASE_VIEW
 from snapfs.store.deletion import Deletion
 from snapfs.store.tree import BlockMap
 
 if TYPE_CHECKING:
+    from snapfs.blocks.log_record import FileChange
     from snapfs.device.base import Buffer
     from snapfs.store.sealing import Sealing
     from snapfs.store.volume import Volume
@@ -75,9 +77,13 @@ class Statfs:
 
 
 class Filesystem:
-    """All views of a volume. One for each open volume."""
+    """All views of a volume. One for each open volume.
 
-    def __init__(self, volume: Volume) -> None:
+    What its log tells has happened when this is made, unless it is made to look at the generation that was sealed (``as_sealed``).
+    Raises ``DeviceError`` if that cannot be read.
+    """
+
+    def __init__(self, volume: Volume, *, as_sealed: bool = False) -> None:
         self.volume = volume
         self.atime = "relatime"
         self.now: Callable[[], int] = time.time_ns
@@ -93,6 +99,8 @@ class Filesystem:
         volume.contents = self
         volume.allocator.more_to_come = lambda: self.has_work
         volume.allocator.reclaim = self.work
+        if volume.sync_log.pending and not as_sealed:
+            replay(self.base)
 
     def limit_caches(self, size: int) -> None:
         """How many bytes clean metadata may take, about: half for decoded blocks, half for inodes, each twice what is kept at least."""
@@ -168,6 +176,8 @@ class Filesystem:
         view.check_writable()
         inode = view.inode(ino)
         self._check_covered(view, inode)
+        account = self.volume.account
+        before = account.changes
         now = self.now()
         access = attributes.load(inode).get(acl.ACCESS) if changes.mode is not None else None
         stamp = stamp or changes != Changes(size=inode.size)
@@ -205,6 +215,8 @@ class Filesystem:
             inode.mtime = changes.mtime
         if stamp:
             inode.ctime = changes.ctime if changes.ctime is not None else now
+        if changes.size is None and changes.mode is None and changes.uid is None and changes.gid is None and view.id == BASE_VIEW:
+            account.tell(before, ino)
         return inode
 
     def _set_size(self, inode: Inode, size: int) -> None:
@@ -321,12 +333,22 @@ class Filesystem:
         if offset < 0:
             raise InvalidArgument("a negative offset")
         if content:
-            data.write(inode, offset, content)
+            account = self.volume.account
+            before = account.changes
+            try:
+                data.write(inode, offset, content)
+            except Interrupt:
+                account.interrupted(before)
+                raise
             inode.size = max(inode.size, offset + len(content))
             if stamp:
                 inode.mtime = inode.ctime = self.now()
             if kill_setid:
                 self._clear_set_id(inode)
+            if view.id == BASE_VIEW:
+                block_size = self.volume.geometry.block_size
+                index = offset // block_size
+                account.tell(before, ino, index, (offset + len(content) - 1) // block_size - index + 1)
         return len(content)
 
     def readlink(self, view: View, ino: int) -> bytes:
@@ -347,8 +369,10 @@ class Filesystem:
                 self.volume.allocator.prepare(0, metadata=self.volume.dirtied + 4)
             except (NoSpace, CommitNeeded):
                 return  # an access time is not worth the last blocks
+            before = self.volume.account.changes
             view.change(inode)
             inode.atime = now
+            self.volume.account.tell(before, ino)
 
     # The kernel's knowledge
 
@@ -403,6 +427,10 @@ class Filesystem:
     def dirty_views(self) -> list[int]:
         """Snapshot views that ``seal`` gives a new root."""
         return [view.id for view in self.views.values() if view.id and view.is_dirty]
+
+    def logged_changes(self, limit: int) -> list[FileChange] | None:
+        """See ``Contents.logged_changes``."""
+        return logged.changes(self.base, self.volume.account.files, limit)
 
     def plan_seal(self) -> int:
         """See ``Contents.plan_seal``."""

@@ -142,6 +142,20 @@ class Inode:
         )  # fmt: skip
         return (head + self.inline).ljust(INODE_BYTES, b"\0")
 
+    def is_told_from(self, slot: bytes | bytearray) -> bool:
+        """Is the slot of this very inode, and do the two differ in nothing but times, and of a file its size and its data?"""
+        fields = LAYOUT.unpack_from(slot)
+        is_file = stat.S_ISREG(self.mode)
+        kept = (*fields[:4], *fields[12:18], *fields[20:23], *fields[24:27])
+        own = (
+            self.mode, self.uid, self.gid, self.nlink, *divmod(self.btime, NANOSECONDS),
+            self.generation, self.flags, self.rdev, self.parent, *self.attribute_map.root, self.attribute_bytes,
+            self.attribute_map.depth, self.inline_kind, len(self.inline),
+        )  # fmt: skip
+        if kept != own or slot[INLINE_OFFSET : INLINE_OFFSET + len(self.inline)] != self.inline:
+            return False
+        return is_file or (self.size == fields[4] and (*self.data.root,) == fields[18:20])
+
     @classmethod
     def decode(cls, view: View, ino: int, slot: bytes) -> Inode | None:
         """Validate a slot of a verified block; None for a free one. Raises ``CorruptBlock``."""

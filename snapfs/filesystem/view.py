@@ -98,10 +98,14 @@ class View:
         self._unused: list[int] = []
         self._searched = FIRST_INO
         self._last_hash = b"", xxh3_64_intdigest(b"", volume.hash_seed) & -HASH_UNIT
-        self.set_root(root)
+        self._begin_at(root)
 
     def set_root(self, root: ViewRoot) -> None:
-        """Begin at this root; nothing of the view may be dirty."""
+        """Show from now on what is at this root; nothing of the view may be dirty."""
+        self.volume.account.changes += 1
+        self._begin_at(root)
+
+    def _begin_at(self, root: ViewRoot) -> None:
         self.table = BlockMap(self.volume, self.owner, (root.first, root.second), root.depth, root.blocks, "inodes")
         self.inodes = root.inodes
         self.next_ino = max(root.next_ino, FIRST_INO)
@@ -164,6 +168,7 @@ class View:
 
     def change(self, inode: Inode) -> None:
         """The inode, or one of its trees, is about to be changed: the next commit writes it."""
+        self.volume.account.changes += 1
         if inode.ino not in self.dirty:
             self.dirty[inode.ino] = inode
             self.volume.dirtied += 2
@@ -196,6 +201,7 @@ class View:
 
     def add(self, inode: Inode) -> None:
         """A new inode with a number of ``plan_new``, or a reserved one."""
+        self.volume.account.changes += 1
         if self._unused and self._unused[-1] == inode.ino:
             self._unused.pop()
         elif inode.ino >= self.next_ino:
@@ -207,6 +213,7 @@ class View:
 
     def free(self, inode: Inode) -> None:
         """The inode is gone. Its trees are empty."""
+        self.volume.account.changes += 1
         self.inodes -= 1
         self.cache.forget(self.id << 48 | inode.ino)
         self.dirty[inode.ino] = None
@@ -219,6 +226,7 @@ class View:
 
         Whoever calls it has seen to the blocks that their trees reached and reach.
         """
+        self.volume.account.changes += 1
         for ino in slots:
             self.cache.forget(self.id << 48 | ino)
         self.replaced.update(slots)

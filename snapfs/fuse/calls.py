@@ -141,8 +141,12 @@ class Calls:
             raise NoSpace("no space left on the volume")
 
     async def commit(self) -> None:
-        """Return when everything done before the call is durable. Raises ``DeviceError``, ``ReadOnly``."""
+        """Return when everything done before the call is in a durable generation. Raises ``DeviceError``, ``ReadOnly``."""
         await self.commits.commit()
+
+    async def sync(self) -> None:
+        """Return when everything done before the call is durable. Raises as ``commit``."""
+        await self.commits.sync()
 
     # --- in the background ---
 
@@ -207,5 +211,6 @@ class Calls:
         with trio.move_on_after(seconds):
             # Cancelled between steps only: a step has no checkpoint once it has begun to change something.
             await self._work_done.wait()
+        self.volume.sync_log.give_up()
         await self.commits.commit()
         await self.discarding.finish()

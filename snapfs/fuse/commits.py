@@ -1,6 +1,6 @@
-"""Commits: one at a time, shared by all who wait for one.
+"""Commits: one at a time, shared by all who wait for one; and records of the log, where one is enough for those who wait.
 
-A caller that asks while a commit is being written joins the next one, together with everybody else who asks until that is sealed: so a
+A caller that asks while one is being written joins the next one, together with everybody else who asks until that is sealed: so a
 hundred fsyncs cost two commits. The bytes go to the device in a worker thread; where the device is quick and nobody else is being served,
 in the loop itself, because the thread would take longer. Knows the volume and nothing of files or of the kernel.
 """
@@ -23,15 +23,17 @@ from snapfs.store.volume import Volume
 if TYPE_CHECKING:
     from snapfs.store.cache import Want
     from snapfs.store.sealing import Sealed
+    from snapfs.store.sync_log import LogWrite
 
 log = logging.getLogger("snapfs.fuse")
 
 
 class _Round:
-    """One commit and those who wait for it."""
+    """One commit, or one record of the log, and those who wait for it. ``is_commit``: one of them needs a generation."""
 
     def __init__(self) -> None:
         self.done = trio.Event()
+        self.is_commit = False
         self.error: SnapfsError | None = None
         #: Called when it is sealed.
         self.sealed: list[Callable[[], None]] = []
@@ -47,6 +49,7 @@ class Commits:
         self._volume = volume
         self._alone = alone
         self._pace = Pace()
+        self._log_pace = Pace()
         self._discarding = discarding
         self._committed = committed
         self._next: _Round | None = None
@@ -55,14 +58,25 @@ class Commits:
         self._is_stalled = False
 
     async def commit(self, sealed: Callable[[], None] | None = None) -> bool:
-        """Return when everything done before the call is durable; False when it was so already.
+        """Return when everything done before the call is in a durable generation; False when it was so already.
 
         ``sealed`` is called when it is decided what will be durable, in case there is anything. Raises ``DeviceError`` for a commit
         that failed, ``ReadOnly`` for every one after that.
         """
         if self._pace.is_quick and self._commit_here(sealed):
             return True
-        current = self._ask()
+        return await self._done(self._ask(), sealed)
+
+    async def sync(self) -> bool:
+        """The same, in a durable generation or in its log."""
+        volume = self._volume
+        is_here = not volume.is_synced and (self._log_pace.is_quick or not volume.sync_log.may_tell)
+        if is_here and (self._log_here() or (self._pace.is_quick and self._commit_here(None))):
+            return True
+        return await self._done(self._ask_sync())
+
+    @staticmethod
+    async def _done(current: _Round | None, sealed: Callable[[], None] | None = None) -> bool:
         if current is None:
             return False
         if sealed is not None:
@@ -96,18 +110,40 @@ class Commits:
         is_on_its_way = self._current is not None or volume.in_flight is None
         if not volume.dirty and is_on_its_way:
             return self._current
-        volume.check_writable()
+        found = self._join()
+        found.is_commit = True
+        return found
+
+    def _ask_sync(self) -> _Round | None:
+        """The same, or the record that tells it."""
+        volume = self._volume
+        if volume.is_synced and (self._current is not None or volume.in_flight is None):
+            return self._current
+        return self._join()
+
+    def _join(self) -> _Round:
+        """What is sealed next."""
+        self._volume.check_writable()
         if self._next is None:
             self._next = _Round()
             self._wanted.set()
         return self._next
 
-    def _commit_here(self, on_seal: Callable[[], None] | None) -> bool:
-        """Commit in this very moment, if nobody is kept waiting by that; False when it is, or must be, left to ``run``."""
+    def _can_here(self) -> bool:
+        """Is nobody kept waiting when the loop writes something in this very moment?"""
         volume = self._volume
         if self._current is not None or self._next is not None or volume.in_flight is not None or not self._alone():
             return False
-        if not volume.dirty or without_copy(volume.device) is not volume.device:  # which may have to wait for the copy's target
+        return not self._is_copied()
+
+    def _is_copied(self) -> bool:
+        """Does a copy stand before the device? Then writing may have to wait for the copy's target."""
+        return without_copy(self._volume.device) is not self._volume.device
+
+    def _commit_here(self, on_seal: Callable[[], None] | None) -> bool:
+        """Commit in this very moment, if nobody is kept waiting by that; False when it is, or must be, left to ``run``."""
+        volume = self._volume
+        if not self._can_here() or not volume.dirty:
             return False
         try:
             sealed = volume.seal()
@@ -125,6 +161,23 @@ class Commits:
             raise self._defect(exc) from exc
         self._committed()
         return True
+
+    def _log_here(self) -> bool:
+        """The same with a record of the log; False also when that cannot tell it."""
+        if not self._can_here():
+            return False
+        try:
+            record = self._begin()
+            return record is not None and self._logged(record, self._timed(record))
+        except SnapfsError as exc:
+            self._failed(exc)
+            raise
+        except Exception as exc:
+            raise self._defect(exc) from exc
+
+    def _begin(self) -> LogWrite | None:
+        """A record that is enough for all that has happened; None: it takes a commit. Under a copy it always does."""
+        return None if self._is_copied() else self._volume.sync_log.begin()
 
     async def run(self) -> None:
         """Write commits as they are asked for, until cancelled."""
@@ -151,13 +204,21 @@ class Commits:
         joined = self._next
         assert joined is not None  # noqa: S101 - whoever calls has seen that somebody waits for it
         volume = self._volume
+        is_logged = False
         try:
             if volume.in_flight is not None:
                 # There was no space for it. Whoever asks meanwhile joins what is sealed after it.
                 await self._write(volume.in_flight)
-            if volume.dirty:
-                sealed = await self._seal()
+            record = None if joined.is_commit else self._begin()
+            if record is not None:
                 self._current, self._next = joined, None
+                # Operations run meanwhile, and are told by the next record.
+                is_logged = self._logged(record, await trio.to_thread.run_sync(self._timed, record))
+            if not is_logged and volume.dirty:
+                sealed = await self._seal()
+                self._current = joined
+                if self._next is joined:
+                    self._next = None
                 for told in joined.sealed:
                     told()
                 # Operations run meanwhile, in the next generation; whoever asks now gets a round of his own.
@@ -172,18 +233,18 @@ class Commits:
                 self._next = None
             self._current = None
             joined.done.set()
-        if joined.error is None:
+        if joined.error is None and not is_logged:
             self._committed()
 
     async def _write(self, sealed: Sealed) -> None:
         self._written(sealed, await trio.to_thread.run_sync(self._timed, sealed))
 
     @staticmethod
-    def _timed(sealed: Sealed) -> float | Exception:
-        """Write a generation: the seconds that it took, or why it failed. May block; safe in a worker thread."""
+    def _timed(what: Sealed | LogWrite) -> float | Exception:
+        """Write it: the seconds that it took, or why it failed. May block; safe in a worker thread."""
         start = time.perf_counter()
         try:
-            sealed.write()
+            what.write()
         except Exception as exc:  # noqa: BLE001 - the volume has to be told, by the loop
             return exc
         return time.perf_counter() - start
@@ -198,6 +259,19 @@ class Commits:
         if self._is_stalled:
             self._is_stalled = False
             log.info("there is space for commits again")
+
+    def _logged(self, record: LogWrite, outcome: float | Exception) -> bool:
+        """A record was written; False when it was not, and a commit may be possible. Raises why when not even that is."""
+        volume = self._volume
+        if isinstance(outcome, Exception):
+            failure = outcome if isinstance(outcome, DeviceError) else self._defect(outcome)
+            volume.log_failed(record, failure)
+            if volume.read_only:
+                raise failure
+            return False
+        self._log_pace.note(1, outcome)
+        volume.logged(record)
+        return True
 
     @staticmethod
     def _defect(exc: Exception) -> DeviceError:

@@ -131,7 +131,7 @@ class DataRequests(SnapdirRequests):
     @handler
     async def fsync(self, fh: int, datasync: bool) -> None:
         """Make everything durable. The kernel has sent what it held of this file."""
-        await self.edge.commit()
+        await self.edge.sync()
 
     # --- directories ---
 
@@ -203,7 +203,7 @@ class DataRequests(SnapdirRequests):
     @handler
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         """As fsync."""
-        await self.edge.commit()
+        await self.edge.sync()
 
 
 def _add(rows: Rows | pyfuse3.ReaddirToken, name: bytes, entry: pyfuse3.EntryAttributes, cookie: int) -> bool:

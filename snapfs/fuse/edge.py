@@ -103,10 +103,11 @@ class Edge(Calls):
             await self.commits.commit()
 
     async def at_rest(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a function that never waits at a moment when all that was written before this call is durable, and nothing is dirty."""
+        """Run a function that never waits, when all that was written before this call is durable, nothing is dirty, and there is no log."""
         if self.volume.read_only:
             return function(*args, **kwargs)
         async with self._snapshots_alone(), self._at_moment(None), self.gate.closed():
+            self.volume.sync_log.give_up()
             while self.volume.unsaved:  # background work may have gone on
                 await self.commits.commit()
             return function(*args, **kwargs)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from snapfs.blocks.group_header import ENTRY_SLOT, ENTRY_WRITTEN, GroupEntry
 from snapfs.errors import CommitNeeded, CorruptBlock, NoSpace, NotCached
+from snapfs.store.account import Account
 from snapfs.store.cache import Want
 from snapfs.store.discards import Discards
 from snapfs.store.group import Group
@@ -46,6 +47,7 @@ class Allocator:
         #: The numbers of those that the next commit must write: what is fresh, freed or recorded in the open generation is in them.
         self.changed: set[int] = set()
         self.waiting: list[Waiting] = []
+        self.account = Account()
         self.recount()
         self.from_front = False
         self.in_flight = 0  # waiting blocks of sealed generations
@@ -54,6 +56,8 @@ class Allocator:
         # Whether background work will free blocks, and one step of it.
         self.more_to_come: Callable[[], bool] = lambda: False
         self.reclaim: Callable[[], bool] = lambda: False
+        # Space is short: what is kept for speed only shall be free with the next commit. Will anything?
+        self.spare: Callable[[], bool] = lambda: False
         #: Told of runs that are given out: whoever remembers something about blocks by their numbers must forget it.
         self.watchers: list[Callable[[list[tuple[int, int]]], None]] = []
         self.reserve = min(16384, max(32, geometry.blocks // 64))
@@ -195,7 +199,7 @@ class Allocator:
             room += self.groups[number].available
 
     def _exhausted(self) -> CommitNeeded | NoSpace:
-        if self.waiting or self.in_flight or self.more_to_come():
+        if self.spare() or self.waiting or self.in_flight or self.more_to_come():
             return CommitNeeded()
         return NoSpace("no space left on the volume")
 
@@ -231,6 +235,7 @@ class Allocator:
     def allocate(self, count: int) -> list[tuple[int, int]]:
         """Allocate ``count`` blocks that ``prepare`` has found; as (block, length) runs."""
         out = []
+        self.account.changes += 1
         self.available -= count
         self.free -= count
         while count:
@@ -251,6 +256,7 @@ class Allocator:
 
     def take(self, runs: list[tuple[int, int]]) -> None:
         """Allocate just these free blocks of loaded groups, instead of those behind the cursor."""
+        self.account.changes += 1
         for start, length in runs:
             for group, low, high in self._split(start, length):
                 group.occupy(low, high)
@@ -258,6 +264,12 @@ class Allocator:
             self.free -= length
         for watcher in self.watchers:
             watcher(runs)
+
+    def keep(self, runs: Iterable[tuple[int, int]]) -> None:
+        """These blocks, which were allocated in the open generation, must not be overwritten in place or given out again in it."""
+        for start, length in runs:
+            for group, low, high in self._split(start, length):
+                group.keep(low, high)
 
     def check_system(self, start: int, length: int) -> None:
         """Raises ``CorruptBlock`` for blocks of loaded groups that are free, fixed metadata, or held by snapshots."""
@@ -282,6 +294,7 @@ class Allocator:
 
         ``unused``: nobody has kept anything there, so nothing is to be discarded.
         """
+        self.account.changes += 1
         self.cache.forget(start, length)
         reuse = unused or not self.discards.wanted
         for group, low, high in self._split(start, length):
@@ -318,6 +331,7 @@ class Allocator:
 
     def record(self, start: int, length: int, holders: int | None, *, held: bool) -> None:
         """Give blocks a record that names a holder set (None: no record), and set or clear their snapshot bits."""
+        self.account.changes += 1
         for group, low, high in self._split(start, length):
             group.check_in_use(low, high)
             self._record(group, low, high, holders)
@@ -327,6 +341,7 @@ class Allocator:
 
     def rebind(self, start: int, length: int, old: int | None, holders: int, *, held: bool) -> None:
         """``record`` for blocks of which it is known that all have the record ``old``, as ``pieces`` says, or none."""
+        self.account.changes += 1
         self.holders.adjust(holders, length)  # before the old ones, so that a set that stays is not forgotten
         for group, low, high in self._split(start, length):
             group.check_in_use(low, high)

@@ -15,7 +15,6 @@ from snapfs.blocks.checksum import crc32c
 from snapfs.blocks.geometry import RING_SLOTS
 from snapfs.blocks.group_header import ENTRY, ENTRY_WRITTEN, PAYLOAD_OFFSET, GroupEntry, GroupHeader, encode_records
 from snapfs.blocks.schema import pack
-from snapfs.blocks.superblock import COPY_RUNNING
 from snapfs.errors import CommitNeeded, NoSpace
 from snapfs.store import recovery
 from snapfs.store.copies import CopyBlock
@@ -216,6 +215,7 @@ def write_roots(volume: Volume, sealing: Sealing) -> Sealed:
     (root_block,) = sealing.allocate(1, volume.system_owner)
     if volume.root_block:  # a volume that is being formatted has none yet
         volume.system_owner.drop(volume.root_block, 1, 0)
+    region = volume.sync_log.seal(sealing)
     # Nothing is allocated or freed from here on.
     per_leaf = geometry.block_size // ENTRY.size
     for group in allocator.dirty_groups():
@@ -236,10 +236,11 @@ def write_roots(volume: Volume, sealing: Sealing) -> Sealed:
     volume.restores.dirty = False
     volume.root_block = root_block
     volume.superblock = volume.superblock.following(
-        generation, time.time_ns(), root_block, len(root), crc32c(root), read_only_compatible=COPY_RUNNING if copy else 0
+        generation, time.time_ns(), (root_block, len(root), crc32c(root)), region, is_copied=copy is not None
     )
     volume.generation = generation
     volume.dirtied = volume.written_bytes = 0
+    volume.account.sealed()
     return Sealed(
         volume.device,
         geometry.block_size,

@@ -85,3 +85,22 @@ def _write(volume: Volume, sealed: Sealed) -> None:
         volume.failed(sealed, exc)
         raise
     volume.committed(sealed)
+
+
+def sync(volume: Volume) -> bool:
+    """Make everything durable: in the log if that can tell it, else by a commit. Was the log enough? Raises as ``commit``."""
+    if volume.is_synced and volume.in_flight is None:
+        return True
+    record = volume.sync_log.begin()
+    if record is not None:
+        try:
+            record.write()
+        except DeviceError as exc:
+            volume.log_failed(record, exc)
+            if volume.read_only:
+                raise
+        else:
+            volume.logged(record)
+            return True
+    commit(volume)
+    return False

@@ -147,6 +147,12 @@ class Group:
         """Were all these blocks allocated in the open generation?"""
         return bool(self.fresh_count) and self.fresh.count(1, start, end) == end - start
 
+    def keep(self, start: int, end: int) -> None:
+        """These blocks are to stay as they are until the next commit, although that has not reached them yet."""
+        if self.fresh_count:
+            self.fresh_count -= self.fresh.count(1, start, end)
+            self.fresh[start:end] = 0
+
     def release(self, start: int, end: int, *, reuse: bool = True) -> list[tuple[int, int]]:
         """Clear blocks in the block bitmap; returns the runs (offset, length) that must wait for the commit.
 

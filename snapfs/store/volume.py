@@ -24,10 +24,12 @@ from snapfs.store.holders import HolderSets
 from snapfs.store.instances import Instances, ViewRoot
 from snapfs.store.owners import RecordOwner, SystemOwner
 from snapfs.store.restores import Restores
+from snapfs.store.sync_log import LogWrite, SyncLog
 from snapfs.store.tree import BlockMap, check_pointer
 
 if TYPE_CHECKING:
     from snapfs.blocks.group_header import GroupEntry
+    from snapfs.blocks.log_record import FileChange
     from snapfs.blocks.superblock import Superblock
     from snapfs.device.base import Device
     from snapfs.store.sealing import Sealed, Sealing
@@ -60,6 +62,9 @@ class Contents(Protocol):
     def seal(self, sealing: Sealing) -> None:
         """Seal the views and publish their roots."""
 
+    def logged_changes(self, limit: int) -> list[FileChange] | None:
+        """What the account's files come to, of ``limit`` blocks at most; None when a record cannot tell that. May raise ``NotCached``."""
+
 
 class Nothing:
     """The contents of a volume that only its tables are read of."""
@@ -76,6 +81,10 @@ class Nothing:
 
     def seal(self, sealing: Sealing) -> None:
         """Nothing to do."""
+
+    def logged_changes(self, limit: int) -> list[FileChange] | None:  # noqa: ARG002 - the interface's
+        """Nobody knows files."""
+        return None
 
 
 def number_hash(key: int) -> int:
@@ -109,6 +118,9 @@ class Volume:
         self.system_owner = SystemOwner(self)
         self.record_owner = RecordOwner(self)
         self.allocator = Allocator(self.geometry, self.holders, self.cache, entries if entries is not None else [])
+        self.account = self.allocator.account
+        self.sync_log = SyncLog(self)
+        self.allocator.spare = self.sync_log.give_up
         self.group_tree = BlockMap(self, self.system_owner, *root.groups, leaf_kind="groups")
         self.sets_tree = BucketTree(self, self.record_owner, "table", number_hash, *root.sets)
         self.instances_tree = BucketTree(self, self.system_owner, "table", number_hash, *root.instances)
@@ -138,6 +150,7 @@ class Volume:
                 f"its metadata is damaged: what it says of a copy that is running ({volume.copies.trouble}); "
                 "'snapfs check --repair' ends that copy, which has then to be started again"
             )
+        volume.sync_log.open()
         return volume
 
     def close(self) -> None:
@@ -170,10 +183,17 @@ class Volume:
     @property
     def dirty(self) -> bool:
         """Is there anything that a commit would write?"""
-        return bool(
-            self.contents.dirty or self.holders.dirty or self.instances.dirty or self.instances.pending
-            or self.restores.dirty or self.copies.dirty or self.allocator.changed
-        )  # fmt: skip
+        return bool(self.contents.dirty or self.holders.dirty or self.has_dirty_tables or self.allocator.changed or self.sync_log.dirty)
+
+    @property
+    def is_synced(self) -> bool:
+        """Do the newest sealed generation and its log tell everything?"""
+        return not self.has_dirty_tables and self.account.is_logged
+
+    @property
+    def has_dirty_tables(self) -> bool:
+        """Is there anything to be written that is neither in a view nor follows from what blocks are taken and freed?"""
+        return bool(self.instances.dirty or self.instances.pending or self.restores.dirty or self.copies.dirty)
 
     @property
     def unsaved(self) -> bool:
@@ -205,6 +225,8 @@ class Volume:
             "cache_misses": self.cache.misses,
             "blocks_read": self.blocks_read,
             "blocks_written": self.blocks_written,
+            "log_blocks": self.sync_log.region[1] if self.sync_log.region else 0,
+            "log_records": self.sync_log.records,
         }
 
     def check_writable(self) -> None:
@@ -338,6 +360,17 @@ class Volume:
         self.in_flight = None
         self.blocks_written += len(sealed.blocks)
         self.allocator.released(sealed.waiting)
+
+    def logged(self, record: LogWrite) -> None:
+        """The record is durable, and with it all that was done before it was begun."""
+        self.sync_log.records += 1
+        self.blocks_written += len(record.data) // self.geometry.block_size
+
+    def log_failed(self, record: LogWrite, exc: DeviceError) -> None:
+        """The record could not be written. A commit may be possible; after a failed flush nothing is, as in ``failed``."""
+        self.account.spoil()
+        if record.is_unsure:
+            self._end_writing(f"what was written since generation {self.generation} could not be flushed: {exc}")
 
     def discard(self, runs: Iterable[tuple[int, int]]) -> DeviceError | None:
         """Discard runs that ``allocator.discards`` gave out; what went wrong. May block; safe in a worker thread."""

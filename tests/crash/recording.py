@@ -56,14 +56,14 @@ class RecordingDevice(MemoryDevice):
         if self.recording:
             self.segments.append(Segment([], []))
 
-    def promise(self, generation: int) -> None:
-        """From here on a crash must not lose this generation."""
-        self.segments[-1].promises.append((len(self.segments[-1].writes), generation))
+    def promise(self, generation: int, records: int = 0) -> None:
+        """From here on a crash must not lose this generation, and so many records of its log."""
+        self.segments[-1].promises.append((generation, records))
 
 
 @dataclass
 class Segment:
-    """The writes between two flushes. ``promises``: (writes before it, generation)."""
+    """The writes between two flushes. ``promises``: (generation, records of its log)."""
 
     writes: list[tuple[int, bytes]]
     promises: list[tuple[int, int]]

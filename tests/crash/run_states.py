@@ -18,14 +18,12 @@ def tell(name: str, seed: int) -> Stage:
     return stage
 
 
-def bounds(stage: Stage, state: State) -> tuple[int, int]:
-    """The generation that must survive a crash in this state, and the newest that may come up."""
-    promised = 0
-    for number, segment in enumerate(stage.device.segments[: state.segment + 1]):
-        for writes, generation in segment.promises:
-            # Within the segment of the crash a promise counts if everything before it may already have been written.
-            if number < state.segment or writes == 0:
-                promised = max(promised, generation)
+def bounds(stage: Stage, state: State) -> tuple[tuple[int, int], int]:
+    """The generation that must survive a crash in this state, with how many records of its log, and the newest that may come up."""
+    promised = 0, 0
+    for segment in stage.device.segments[: state.segment + 1]:
+        # Those within the segment of the crash count as well: it may have come at the end of it, and lost any of its writes.
+        promised = max([promised, *segment.promises])
     return promised, max(stage.oracle.generations)
 
 
@@ -60,7 +58,8 @@ class Run:
             every = random.Random(seed).sample(every, limit)
         for state in every:
             data = state.build(stage.device)
-            digest = xxhash.xxh3_128_digest(data, bounds(stage, state)[0])
+            generation, records = bounds(stage, state)[0]
+            digest = xxhash.xxh3_128_digest(data, generation << 16 | records)
             if digest in self.seen:
                 continue
             try:

@@ -41,6 +41,7 @@ class Stage:
         self.volume = Volume.open(self.device)
         self.fs = Filesystem(self.volume)
         self.clock = 1_000_000_000_000
+        self.records = 0
         self.fs.now = self._now
         self.oracle = Oracle()
         self.oracle.generations[self.volume.generation] = dump(self.fs)
@@ -80,6 +81,24 @@ class Stage:
             self.volume.committed(sealed)
             if self.device.recording:
                 self.device.promise(sealed.generation)
+
+    def sync(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """As fsync: a record of the log, written and promised, or else a commit. ``meanwhile``: the record is on its way."""
+        volume = self.volume
+        if volume.is_synced:
+            return
+        record = volume.sync_log.begin()
+        if record is None:
+            self.commit()
+            return
+        self.records += 1
+        point = volume.generation, volume.sync_log.number
+        self.oracle.logged[point] = dump(self.fs)
+        meanwhile()
+        record.write()
+        volume.logged(record)
+        if self.device.recording:
+            self.device.promise(*point)
 
     def commit_while_discarding(self) -> None:
         """What is due is discarded when a generation has been sealed and not written yet."""
@@ -123,6 +142,11 @@ class Stage:
         view = view or self.fs.base
         self.make(path, view=view)
         self.write(path, 0, self.rng.randbytes(size), view)
+
+    def touch(self, path: bytes) -> None:
+        """The times, as the kernel's writeback cache sets them."""
+        changes = Changes(atime=self.fs.now(), mtime=self.fs.now(), ctime=self.fs.now())
+        self.call(self.fs.set_attributes, self.fs.base, self.node(path), changes, privileged=True)
 
     def truncate(self, path: bytes, size: int) -> None:
         self.call(self.fs.set_attributes, self.fs.base, self.node(path), Changes(size=size), privileged=True)
@@ -706,6 +730,144 @@ def discarding(stage: Stage) -> None:
     stage.commit()
 
 
+def logged(stage: Stage) -> None:
+    """fsync after fsync: the same block again and again, parts of blocks, growing, far away, times; more than the log takes; and names."""
+    stage.fill(b"f", 80_000)
+    stage.fill(b"g", 3_000)
+    stage.write(b"f", 0, b"first")
+    stage.commit()
+    stage.write(b"f", 0, b"asks for a log")
+    stage.start()
+    for number in range(3):
+        stage.write(b"f", 8192, b"%d" % number * 4096)
+        stage.touch(b"f")
+        stage.sync()
+    stage.write(b"f", 8192, b"the same")
+    stage.write(b"f", 8000, b"once more")
+    stage.write(b"g", 2_900, b"grows" * 400)
+    stage.sync()
+    stage.sync()
+    for _ in range(7):
+        stage.write(b"f", 4096 * stage.rng.randrange(30), stage.rng.randbytes(stage.rng.randrange(1, 9000)))
+        stage.sync()
+    stage.write(b"g", 2 << 20, b"far")
+    stage.sync()
+    stage.commit()
+    stage.touch(b"g")
+    stage.sync()
+    stage.touch(b"g")
+    stage.commit()
+    stage.write(b"f", 100, b"not synced")
+    stage.make(b"new")
+    stage.sync()
+    stage.write(b"new", 0, b"n" * 5000)
+    stage.sync()
+    stage.write(b"new", 3, b"again")
+    stage.touch(b"g")
+    stage.sync(lambda: stage.write(b"new", 3, b"while the record is on its way"))
+    stage.write(b"g", 2 << 20, b"afterwards")
+    stage.commit()
+    assert stage.records >= 10
+
+
+def logged_and_freed(stage: Stage) -> None:
+    """What a record names is replaced, deleted and cut off; its blocks are wanted by others, with discards, on a small volume."""
+    stage.volume.allocator.discards.wanted = True
+    for number in range(3):
+        stage.fill(b"f%d" % number, 30_000)
+    stage.write(b"f0", 0, b"asks for a log")
+    stage.commit()
+    stage.volume.sync_log.wanted = True
+    stage.write(b"f0", 0, b"has a log")
+    stage.start()
+    for turn in range(4):
+        path = b"f%d" % (turn % 3)
+        stage.write(path, 4096 * turn, stage.rng.randbytes(9_000))
+        stage.sync()
+        stage.write(path, 4096 * turn, stage.rng.randbytes(5_000))
+        stage.sync(lambda path=path, turn=turn: stage.write(path, 4096 * turn, stage.rng.randbytes(4_096)))
+        if turn == 1:
+            stage.unlink(b"f1")
+            stage.work()
+            stage.fill(b"other", 20_000)
+            stage.sync()
+        if turn == 2:
+            stage.truncate(b"f2", 5_000)
+            stage.write(b"f0", 0, stage.rng.randbytes(12_000))
+            stage.sync()
+            stage.rename(b"other", b"f1")
+        stage.discard()
+        stage.write(b"f0", 20_000, stage.rng.randbytes(20_000))
+        stage.sync()
+    stage.commit()
+    assert stage.records >= 6
+
+
+def logged_under_snapshots(stage: Stage) -> None:
+    """Blocks that snapshots hold are replaced, views are written, the base goes back."""
+    stage.fill(b"f", 60_000)
+    stage.fill(b"g", 8_000)
+    stage.volume.sync_log.wanted = True
+    stage.snapshot("one")
+    stage.start()
+    for number in range(3):
+        stage.write(b"f", 4096 * 2 * number, stage.rng.randbytes(6_000))
+        stage.sync()
+    stage.snapshot("two")
+    stage.write(b"f", 0, stage.rng.randbytes(16_000))
+    stage.sync()
+    stage.write(b"f", 4096, stage.rng.randbytes(4_096))
+    stage.sync()
+    stage.write(b"g", 0, b"view" * 1000, stage.view("one"))
+    stage.sync()
+    stage.write(b"g", 0, b"base" * 1000)
+    stage.sync()
+    stage.restore("one", b"g".decode())
+    stage.write(b"g", 100, b"after")
+    stage.sync()
+    stage.delete("one")
+    stage.work(1)
+    stage.write(b"f", 8192, stage.rng.randbytes(4_096))
+    stage.sync()
+    stage.work()
+    stage.write(b"f", 12_288, stage.rng.randbytes(4_096))
+    stage.sync()
+    stage.restore("two")
+    stage.write(b"f", 0, b"base again")
+    stage.sync()
+    stage.commit()
+    assert stage.records >= 5
+
+
+def logged_until_full(stage: Stage) -> None:
+    """The log is given up for the last blocks, and there again when there is space."""
+    stage.fill(b"f", 40_000)
+    stage.fill(b"much", 700_000)
+    stage.volume.sync_log.wanted = True
+    stage.start()
+    number = 0
+    try:
+        while number < 1000:
+            stage.write(b"f", 0, stage.rng.randbytes(4_096))
+            stage.sync()
+            stage.write(b"f", 40_000 + 20_000 * number, stage.rng.randbytes(20_000))
+            stage.sync()
+            number += 1
+    except NoSpace:
+        pass
+    assert 2 < number < 1000
+    assert stage.volume.sync_log.region is None
+    stage.sync()
+    stage.truncate(b"f", 20_000)
+    stage.work()
+    stage.commit()
+    for _ in range(3):
+        stage.write(b"f", 0, stage.rng.randbytes(4_096))
+        stage.sync()
+    assert stage.volume.sync_log.region is not None
+    assert stage.records > 5
+
+
 #: Name -> (story, blocks of its volume).
 SCENARIOS: dict[str, tuple[Callable[[Stage], None], int]] = {
     "files": (files, 320),
@@ -731,4 +893,8 @@ SCENARIOS: dict[str, tuple[Callable[[Stage], None], int]] = {
     "autodeletion": (autodeletion, 320),
     "discarding": (discarding, 320),
     "full_of_snapshots": (full_of_snapshots, 320),
+    "logged": (logged, 400),
+    "logged_and_freed": (logged_and_freed, 320),
+    "logged_under_snapshots": (logged_under_snapshots, 400),
+    "logged_until_full": (logged_until_full, 400),
 }

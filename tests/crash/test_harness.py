@@ -13,9 +13,13 @@ import scenarios
 from recording import State
 from run_states import replay, run, tell
 
-from snapfs.store import commit
+from snapfs.blocks.log_record import LAYOUT, MAGIC
+from snapfs.filesystem import replay as replay_log
+from snapfs.store import commit, sync_log
+from snapfs.store.account import Account
 from snapfs.store.allocator import Allocator, Waiting
 from snapfs.store.sealing import Sealed
+from snapfs.store.sync_log import LogWrite
 from snapfs.store.volume import Volume
 
 
@@ -137,6 +141,47 @@ def test_a_promise_before_the_last_flush_is_caught(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Sealed, "write", write)
     with pytest.raises(AssertionError, match="replay alone with"):
         run("files", 1, samples=60)
+
+
+def test_a_log_without_its_flush_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fsync is answered, and neither the record nor the blocks that it names are on the medium."""
+    monkeypatch.setattr(LogWrite, "write", lambda self: self.device.write(self.offset, self.data))
+    with pytest.raises(AssertionError, match="replay alone with"):
+        run("logged", 1, samples=60)
+
+
+def test_overwriting_in_place_what_a_record_names_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I4: a block is fresh until the commit, and a record of the log needs it as it is."""
+    monkeypatch.setattr(Allocator, "keep", lambda _self, _runs: None)
+    with pytest.raises(AssertionError, match="replay alone with"):
+        run("logged", 1, samples=60)
+
+
+def test_a_log_of_another_generation_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was logged before a commit is no part of what comes after it."""
+    decode = sync_log.decode_log
+
+    def any_generation(region: bytes, block_size: int, uuid: bytes, generation: int) -> object:
+        found = LAYOUT.unpack_from(region)[3] if region[:4] == MAGIC else generation
+        return decode(region, block_size, uuid, found)
+
+    monkeypatch.setattr(sync_log, "decode_log", any_generation)
+    with pytest.raises(AssertionError, match="replay alone with"):
+        run("logged", 1, samples=60)
+
+
+def test_a_record_whose_blocks_did_not_arrive_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody was told that it is durable; but it must not count."""
+    monkeypatch.setattr(replay_log, "_verify", lambda _volume, _step: None)
+    with pytest.raises(AssertionError, match="replay alone with"):
+        run("logged", 1, samples=60)
+
+
+def test_a_log_that_leaves_something_out_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record is written although something else has happened, which it cannot tell."""
+    monkeypatch.setattr(Account, "is_told", property(lambda _self: True))
+    with pytest.raises(AssertionError, match="replay alone with"):
+        run("logged", 1, samples=60)
 
 
 def test_a_failing_state_cannot_be_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:

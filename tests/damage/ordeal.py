@@ -25,8 +25,9 @@ from snapfs.errors import DeviceError, DeviceFull, NoSpace, ReadOnly, SnapfsErro
 from snapfs.filesystem import Filesystem, View
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
-from snapfs.store.driver import commit, drive
+from snapfs.store.driver import commit, drive, sync
 from snapfs.store.sealing import Sealed
+from snapfs.store.sync_log import LogWrite
 from snapfs.store.volume import Volume
 
 BLOCK = 4096
@@ -89,7 +90,9 @@ class FaultStage(Stage):
         self.steps = 0
         self.until = until
         self.fault = fault
-        self.acknowledged = 0
+        self.acknowledged: int | tuple[int, int] = 0
+        self.records = 0
+        self.absorbed = False  # has the log failed, and a commit done the same?
         self.step = ""
         self.rng = random.Random(1)
         self.faulty = FaultyDevice(content)
@@ -109,7 +112,16 @@ class FaultStage(Stage):
             self.oracle.generations[sealed.generation] = self.dump()
             return sealed
 
+        begin = self.volume.sync_log.begin
+
+        def watched_log() -> LogWrite | None:
+            record = begin()
+            if record is not None:
+                self.oracle.logged[self.volume.generation, self.volume.sync_log.number] = self.dump()
+            return record
+
         self.volume.seal = watched  # type: ignore[method-assign]
+        self.volume.sync_log.begin = watched_log  # type: ignore[method-assign]
         self.oracle.generations[self.volume.generation] = self.dump()
 
     def dump(self) -> Dump:
@@ -142,6 +154,15 @@ class FaultStage(Stage):
     def commit_while_discarding(self) -> None:
         self.commit()
 
+    def sync(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        meanwhile()
+        self._begin("sync")
+        hits = self.faulty.hits
+        self.records += sync(self.volume)
+        self.absorbed |= self.faulty.hits > hits
+        self.acknowledged = self.volume.generation, self.volume.sync_log.number
+        self._end()
+
     def commit(self) -> None:
         self._begin("commit")
         commit(self.volume)
@@ -156,6 +177,7 @@ class Story:
     name: str
     content: bytes
     generations: dict[int, Dump]
+    logged: dict[tuple[int, int], Dump]
     operations: dict[str, int] = field(default_factory=dict)
     _states: dict[int, Dump] = field(default_factory=dict)
 
@@ -170,7 +192,7 @@ class Story:
         counted = FaultStage(content)
         tell(counted)
         assert counted.steps == told.steps
-        return cls(name, content, told.oracle.generations, dict(counted.faulty.counts))
+        return cls(name, content, told.oracle.generations, told.oracle.logged, dict(counted.faulty.counts))
 
     def state(self, step: int) -> Dump:
         """What there is after a step, without a fault."""
@@ -205,6 +227,11 @@ class Story:
             return self._judge(stage, fault, exc)
         if fault.kind is Kind.DISCARD:
             return self._shrug(stage)
+        if stage.absorbed:
+            stage.faulty.is_armed = False
+            assert look(stage.fs) == self.state(stage.steps) and not stage.volume.read_only
+            self._goes_on(stage)
+            return "a commit does it"
         # Only what is not worth failing for may go without an error.
         assert not stage.faulty.hits, f"nobody was told of it, the last step was {stage.step}"
         return "not reached"
@@ -229,7 +256,7 @@ class Story:
         assert volume.read_only is latches, f"read-only: {volume.read_only_reason}"
         # What the device holds now, and what it holds if the power goes as well.
         for data in (bytearray(device.data), bytearray(device.durable)):
-            Oracle(self.generations).judge(data, stage.acknowledged, volume.generation)
+            Oracle(self.generations, self.logged).judge(data, stage.acknowledged, volume.generation)
         if fault.lasting:
             self._struggle(stage)
         device.is_armed = False

@@ -34,7 +34,10 @@ from snapfs.store.driver import commit, drive
 from snapfs.store.volume import Volume
 
 #: Stories with more operations, or a larger volume, than a normal run has time for: so many of the faults, at least.
-SAMPLED = {"directories": 200, "running_copy": 400, "records": 80, "ring": 300, "groups": 60, "full_of_snapshots": 300}
+SAMPLED = {
+    "directories": 200, "running_copy": 400, "records": 80, "ring": 300, "groups": 60, "full_of_snapshots": 300,
+    "logged": 300, "logged_and_freed": 300, "logged_under_snapshots": 300, "logged_until_full": 100,
+}  # fmt: skip
 
 
 @pytest.mark.slow

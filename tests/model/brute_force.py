@@ -118,6 +118,7 @@ def verify(fs: Filesystem) -> None:
     assert storage.total() == volume.record_blocks
     counts: Counter[int] = Counter()
     recorded = set()
+    logged = set(range(volume.sync_log.region[0], sum(volume.sync_log.region))) if volume.sync_log.region else set()
     for number, group in allocator.groups.items():
         length = volume.geometry.group_length(number)
         blocks, snapshot = bitarray(volume.geometry.group_span, endian="little"), bitarray(volume.geometry.group_span, endian="little")
@@ -133,8 +134,13 @@ def verify(fs: Filesystem) -> None:
                 snapshot[block - group.start] = 1
         assert group.blocks == blocks, f"I1: group {number}: blocks {differences(group.blocks ^ blocks, group.start)}"
         assert group.snapshot == snapshot, f"I2: group {number}: blocks {differences(group.snapshot ^ snapshot, group.start)}"
-        assert group.busy == blocks, f"group {number}: blocks {differences(group.busy ^ blocks, group.start)} wait although all is durable"
-        assert group.free == group.available == blocks.count(0)
+        kept = logged & {group.start + offset for offset in range(length)}
+        busy = blocks.copy()
+        for block in kept:
+            assert not blocks[block - group.start], "the log is in a block that is in use"
+            busy[block - group.start] = 1
+        assert group.busy == busy, f"group {number}: blocks {differences(group.busy ^ busy, group.start)} wait although all is durable"
+        assert group.free == group.available + len(kept) == blocks.count(0)
         assert group.snapshot_count == snapshot.count(1)
         end = 0
         for start, size, record in group.records:
@@ -156,7 +162,7 @@ def verify(fs: Filesystem) -> None:
             assert possible | mask & ~1 == possible
             assert (possible ^ mask & ~1) & ~partial == 0, f"block {block} of epoch {born[block]} is held by {mask:#b}"
     assert {number: entry.count for number, entry in volume.holders.sets.items()} == dict(counts)
-    assert allocator.free == allocator.available == sum(entry.free for entry in allocator.entries)
+    assert allocator.free == allocator.available + len(logged) == sum(entry.free for entry in allocator.entries)
     assert allocator.held == sum(group.snapshot_count for group in allocator.groups.values())
     assert not allocator.in_flight and not allocator.waiting
     bits = sum(1 << one.id for one in volume.instances.table.values()) | 1

@@ -25,7 +25,7 @@ from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.snapshots import Designated
 from snapfs.store.copies import RunningCopy, allocate_map, free_map
-from snapfs.store.driver import commit, drive
+from snapfs.store.driver import commit, drive, sync
 from snapfs.store.volume import Volume
 
 NAMES = [b"a", b"b", b"c", b"d", b"e.txt", "ü".encode(), b"n" * 255]
@@ -505,6 +505,12 @@ class World:
     def commit(self) -> None:
         commit(self.volume)
         self.keep_durable()
+
+    def sync(self) -> bool:
+        """As fsync. Did the log take it?"""
+        is_logged = sync(self.volume)
+        self.keep_durable()
+        return is_logged
 
     def reopen(self) -> None:
         """Unmount and mount."""

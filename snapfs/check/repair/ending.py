@@ -1,7 +1,8 @@
-"""Ending a running copy: whatever repair writes, the copy may need what was there, and nobody copies that first.
+"""Ending what is under way: the log, which is taken over as by a mount; and a running copy.
 
-So the copy must be known to be at an end before anything else is written. No commit can do that, for it writes blocks before it counts.
-Therefore the block that describes the copy is cleared in place: from then on the volume is only read, until repair is through.
+Whatever repair writes, the copy may need what was there, and nobody copies that first. So the copy must be known to be at an end before
+anything else is written. No commit can do that, for it writes blocks before it counts. Therefore the block that describes the copy is
+cleared in place: from then on the volume is only read, until repair is through.
 """
 
 from __future__ import annotations
@@ -10,9 +11,33 @@ from collections.abc import Iterable
 
 from snapfs.check.reach import Reach
 from snapfs.check.repair.salvage import Tell
-from snapfs.errors import CorruptBlock, DeviceError
-from snapfs.store.recovery import read_copy
+from snapfs.device.base import Device
+from snapfs.errors import CorruptBlock, DeviceError, SnapfsError
+from snapfs.filesystem import Filesystem
+from snapfs.store.driver import commit
+from snapfs.store.recovery import newest_superblock, read_copy
 from snapfs.store.volume import Volume
+
+
+def take_over_log(device: Device, tell: Tell) -> None:
+    """Have a generation with what the log tells, and without a log, before anything else is written.
+
+    If that cannot be, because of the damage, what follows does without: then it is told that this is lost.
+    """
+    if not newest_superblock(device).log_blocks:
+        return
+    pending = "what was"
+    try:
+        volume = Volume.open(device)
+        pending = f"{len(volume.sync_log.pending)} changes that were"
+        fs = Filesystem(volume)
+        fs.volume.check_writable()
+        commit(fs.volume)
+    except SnapfsError as exc:
+        tell(f"{pending} synced since the last commit cannot be taken over from the log: {exc}")
+        return
+    if volume.sync_log.repeated:
+        tell(f"{volume.sync_log.repeated} changes that were synced since the last commit were taken over from the log")
 
 
 def forget_copy(volume: Volume, tell: Tell) -> list[int]:

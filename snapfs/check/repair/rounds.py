@@ -16,7 +16,7 @@ from snapfs.check.checker import check_volume
 from snapfs.check.findings import Fault, Finding, Findings, Mend, everywhere
 from snapfs.check.reach import RECORDS, Reach
 from snapfs.check.repair.accounting import rebuild
-from snapfs.check.repair.ending import clear_description, forget_copy
+from snapfs.check.repair.ending import clear_description, forget_copy, take_over_log
 from snapfs.check.repair.links import LinkMender
 from snapfs.check.repair.salvage import Tell, salvage
 from snapfs.check.repair.trees import STRUCTURAL, TreeMender
@@ -57,6 +57,8 @@ def repair_volume(device: Device, progress: Callable[[int, int], None] | None = 
             result.actions.append(action)
 
     result.before = result.after = check_volume(device, progress)
+    if result.before:
+        take_over_log(device, tell)
     for _ in range(ROUNDS):
         if not result.after:
             break
@@ -74,7 +76,7 @@ def repair_volume(device: Device, progress: Callable[[int, int], None] | None = 
 def _round(device: Device, tell: Tell) -> None:
     volume = salvage(device, tell)
     copy = forget_copy(volume, tell)
-    fs = Filesystem(volume)
+    fs = Filesystem(volume, as_sealed=True)
     findings = Findings()
     reach = Reach(volume.geometry, findings, volume.epoch)
     walker = Walker(volume, reach, findings)
