@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from snapfs import ids
-from snapfs.blocks import copy_mark, geometry, group_header, inode, map_sector, pointer, superblock
+from snapfs.blocks import copy_mark, geometry, group_header, inode, log_record, map_sector, pointer, superblock
 
 TEXT = (Path(superblock.__file__).parents[1] / "FORMAT.md").read_text()
 
@@ -52,6 +52,15 @@ def test_superblock_fields_are_where_the_document_says() -> None:
     assert documented[-1] == (superblock.CHECKSUM_OFFSET, 4)
     assert superblock.MAGIC.hex(" ") in section(2)
     assert f"version: {superblock.VERSION}" in section(2)
+
+
+def test_log_record_fields_are_where_the_document_says() -> None:
+    documented = rows(13)
+    assert [(offset, size) for offset, size, _ in documented[:-2]] == layout_offsets(log_record.LAYOUT)
+    assert documented[-2][:2] == (log_record.CHECKSUM_OFFSET, 4)
+    assert documented[-1][0] == log_record.PAYLOAD_OFFSET
+    assert f"`{log_record.MAGIC.decode()}`" in section(13)
+    assert f"0 (none) to {superblock.LOG_BLOCKS_MAX}" in section(2)
 
 
 def test_group_header_fields_are_where_the_document_says() -> None:
