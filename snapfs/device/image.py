@@ -95,9 +95,12 @@ class ImageDevice(Alone):
         """See ``Device.flush``. What somebody cut off the image meanwhile is not durable, and later writes would hide that it is gone."""
         try:
             os.fdatasync(self._descriptor)
-            size = _size(self._descriptor, self.path)
+            self._check_size()
         except OSError as exc:
             raise self._failed("flush", 0, exc) from exc
+
+    def _check_size(self) -> None:
+        size = _size(self._descriptor, self.path)
         if size < self.size:
             raise DeviceError(f"{self.path}: the image has been cut from {self.size} to {size} bytes while it was in use")
 
@@ -147,6 +150,11 @@ class ImageDevice(Alone):
 
     def _failed(self, what: str, offset: int, exc: OSError) -> DeviceError:
         kind = DeviceFull if exc.errno in (errno.ENOSPC, errno.EDQUOT) else DeviceError
+        if kind is DeviceFull:
+            try:
+                self._check_size()  # behind the end of a block device there is no space either
+            except (OSError, DeviceError) as why:
+                return DeviceError(str(why))
         return kind(f"{self.path}: {what} at {offset} failed: {exc.strerror}")
 
 
