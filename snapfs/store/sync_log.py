@@ -77,7 +77,7 @@ class SyncLog:
     # Opening
 
     def open(self) -> None:
-        """Read what the log tells that the superblock names. Raises ``DeviceError``, and ``CorruptBlock`` when it cannot be there.
+        """Read what the log tells that the superblock names. Raises ``DeviceError``, ``CorruptBlock``.
 
         Of a volume that is only read neither: then what was synced is shown as far as it can be had.
         """
@@ -100,7 +100,9 @@ class SyncLog:
             except NotCached as exc:
                 volume.admit(volume.read_wants(exc.wants))
         if volume.allocator.groups[number].busy.count(1, low, low + length):
-            raise CorruptBlock(f"the log is said to be in blocks {start} to {start + length - 1}, which are in use")
+            # Nobody has ever written a record there.
+            log.warning("%s: the log is said to be in blocks %d to %d, which are in use", volume.device.path, start, start + length - 1)
+            return
         block_size = volume.geometry.block_size
         data = volume.device.read(start * block_size, length * block_size)
         self.pending, end = decode_log(data, block_size, volume.superblock.uuid, volume.generation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 import stat
@@ -479,6 +480,29 @@ def test_a_record_that_cannot_be_is_believed(other: dict[str, int], reason: str,
     assert logged.content(fs) == before
     commit(fs.volume)
     assert check_volume(logged.device) == []
+
+
+@pytest.mark.parametrize(
+    ("start", "length", "opens"), [(40, 8, True), (0, 8, False), (2040, 8, False), (2000, 1000, False), (1 << 60, 8, False)]
+)
+def test_a_log_over_what_is_in_use_is_written(start: int, length: int, opens: bool, logged: Logged) -> None:
+    """What a superblock says is believed only between what is fixed, and where nothing is."""
+    front, tail = logged.volume.geometry.slot_offsets()
+    slot = logged.volume.generation % len(front)
+    generation = logged.volume.generation
+    named = dataclasses.replace(logged.volume.superblock, log_block=start, log_blocks=length).encode()
+    for offset in (front[slot], tail[slot]):
+        logged.device.write(offset, named)
+    fs = logged.crashed()
+    assert fs.volume.generation == (generation if opens else generation - 1)
+    fs.volume.sync_log.wanted = True
+    for _ in range(3):
+        drive(fs.volume, fs.write, fs.base, logged.ino, 0, b"after")
+        sync(fs.volume)
+    assert fs.volume.sync_log.region not in (None, (start, length))
+    assert logged.content(logged.crashed()) == logged.content(fs)
+    if opens:
+        assert check_volume(logged.device) == []
 
 
 def test_blocks_without_their_data_are_believed(logged: Logged, caplog: pytest.LogCaptureFixture) -> None:
