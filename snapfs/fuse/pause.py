@@ -27,7 +27,7 @@ log = logging.getLogger("snapfs.fuse")
 #: Seconds that somebody waits while pages are fetched, at most: he may be whom fetching waits for.
 FETCHING_SECONDS: Final = 0.01
 
-#: And when they are fetched: no device that works takes longer to finish a commit. A snapshot then has what was written in whatever order.
+#: And when they are fetched: a commit takes no longer on a device that works. What is written after that may be in whatever order.
 SECONDS: Final = 10.0
 
 
@@ -84,7 +84,9 @@ class Pause:
             before = self.let_go
             self.let_go += self._answer(time.monotonic() - (FETCHING_SECONDS if self._is_fetching else SECONDS))
             if self.let_go > before and not self._is_fetching:
-                log.warning("the device is slow: what is written while a snapshot is being made may be in it in another order")
+                log.warning(
+                    "programs that write have waited %g s for a snapshot, and go on: it may have their writes in another order", SECONDS
+                )
 
     def _answer(self, since: float) -> int:
         """Answer those who have waited from ``since`` on, or before; how many that are."""

@@ -238,6 +238,21 @@ async def test_a_pause_waits_for_ever_for_somebody_who_waits_for_it(kernel: Kern
     assert pause.let_go == 1
 
 
+async def test_a_pause_that_does_not_end_says_nothing(
+    kernel: Kernel, mount: Mount, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Pages are fetched, and the commit takes for ever."""
+    monkeypatch.setattr("snapfs.fuse.pause.SECONDS", 0.02)
+    node, handle = await kernel.create(b"file")
+    pause = mount.operations.kernel.pause
+    nursery.start_soon(pause.watch)
+    pause.begin({BASE_VIEW})
+    assert (await kernel.ask(Op.GETATTR, node, wire.GETATTR_IN.pack(wire.GETATTR_FH, handle)))[0] == 0
+    assert [record.message for record in caplog.records] == [
+        "programs that write have waited 0.02 s for a snapshot, and go on: it may have their writes in another order"
+    ]
+
+
 async def test_a_write_that_waits_is_overwritten_by_those_that_come_after(kernel: Kernel, mount: Mount) -> None:
     node, handle = await kernel.create(b"file")
     contents = [bytes([index + 1]) * size for index, size in enumerate((BIG, BIG, 100))]
