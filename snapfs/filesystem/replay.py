@@ -10,15 +10,15 @@ from __future__ import annotations
 import logging
 import stat
 from array import array
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from snapfs.blocks.group_header import ENTRY_WRITTEN
 from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, EPOCH_MASK, FLAG_BUCKET, pointer_runs
-from snapfs.errors import CorruptBlock, DeviceError, NotCached, StaleInode
+from snapfs.errors import CorruptBlock, DeviceError, StaleInode
 from snapfs.filesystem.data import block_checksums
 from snapfs.ids import FILE_SIZE_MAX
+from snapfs.store.recovery import fetched
 
 if TYPE_CHECKING:
     from snapfs.blocks.log_record import FileChange, LogRecord
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from snapfs.store.volume import Volume
 
 log = logging.getLogger("snapfs.filesystem")
-
-T = TypeVar("T")
 
 #: Groups that were never written and that a log may name blocks of: each costs memory, and a whole log has fewer blocks than two of them.
 NEW_GROUPS_MAX = 4
@@ -65,11 +63,11 @@ def replay(base: View) -> None:
     path, pending = volume.device.path, volume.sync_log.pending
     for record in pending:
         try:
-            steps = _fetching(volume, lambda: _plan(base, record))  # noqa: B023 - called at once
+            steps = fetched(volume, lambda: _plan(base, record))  # noqa: B023 - called at once
             for step in steps:
                 _verify(volume, step)
             # From here on whatever is wrong is so with the volume's own metadata.
-            targets = _fetching(volume, lambda: _writable(base, steps))  # noqa: B023 - as above
+            targets = fetched(volume, lambda: _writable(base, steps))  # noqa: B023 - as above
             for step, spans in zip(steps, targets, strict=True):
                 _apply(volume, step, spans)
         except (_DoesNotFit, _NotThere, StaleInode, CorruptBlock, DeviceError) as exc:
@@ -84,14 +82,6 @@ def replay(base: View) -> None:
         volume.allocator.keep([run for step in steps for run in step.runs])
         volume.sync_log.repeated += 1
     log.info("%s: %d synced changes since the last commit were taken over from the log", path, volume.sync_log.repeated)
-
-
-def _fetching(volume: Volume, function: Callable[[], T]) -> T:
-    while True:
-        try:
-            return function()
-        except NotCached as exc:
-            volume.admit(volume.read_wants(exc.wants))
 
 
 def _plan(base: View, record: LogRecord) -> list[_Step]:

@@ -134,7 +134,8 @@ def open_volume(kind: type[V], device: Device) -> V:
     return volume
 
 
-def _fetch(volume: Volume, function: Callable[[], T]) -> T:
+def fetched(volume: Volume, function: Callable[[], T]) -> T:
+    """What a function of the core gives, with all that it needs read now. Raises ``CorruptBlock``, ``DeviceError``."""
     while True:
         try:
             return function()
@@ -203,12 +204,12 @@ def load_group_table(volume: Volume) -> None:
     leaves = -(-volume.geometry.groups // per_leaf)
     fan_out = volume.geometry.fan_out
     for start in range(0, leaves, fan_out):
-        ((index, words, slot, count), *_) = _fetch(volume, lambda: volume.group_tree.spans(start, min(fan_out, leaves - start)))  # noqa: B023
+        ((index, words, slot, count), *_) = fetched(volume, lambda: volume.group_tree.spans(start, min(fan_out, leaves - start)))  # noqa: B023
         if words is None:
             continue
         pointers = [(index + n, words[2 * (slot + n)], words[2 * (slot + n) + 1]) for n in range(count) if words[2 * (slot + n)]]
         for leaf, first, second in pointers:
-            data = _fetch(volume, lambda: volume.load("groups", first, second))  # noqa: B023 - called at once, as above
+            data = fetched(volume, lambda: volume.load("groups", first, second))  # noqa: B023 - called at once, as above
             for number, fields in enumerate(ENTRY.iter_unpack(data), leaf * per_leaf):
                 if number < len(entries) and fields[5] & ENTRY_WRITTEN:
                     entries[number] = GroupEntry(*fields)
@@ -255,7 +256,7 @@ def read_copy(volume: Volume, place: CopyBlock) -> RunningCopy:
 def _items(volume: Volume, tree: BucketTree) -> Iterator[tuple[Any, Any]]:
     """All items of a table, bucket by bucket: a table may be larger than the cache."""
     start = 0
-    while some := _fetch(volume, lambda: tree.scan(start, 1)):  # noqa: B023 - called at once
+    while some := fetched(volume, lambda: tree.scan(start, 1)):  # noqa: B023 - called at once
         for _, key, value in some:
             yield key, value
         start = some[-1][0] + 1

@@ -13,7 +13,7 @@ from snapfs.blocks.group_header import fresh_entries
 from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, FLAG_BUCKET
 from snapfs.blocks.superblock import KNOWN_READ_ONLY_COMPATIBLE, Superblock
 from snapfs.device.base import Device
-from snapfs.errors import CorruptBlock, DeviceError, NotCached, UnsupportedVersion
+from snapfs.errors import CorruptBlock, DeviceError, UnsupportedVersion
 from snapfs.store import recovery
 from snapfs.store.buckets import BucketTree
 from snapfs.store.instances import FACTS_KEY, Instance
@@ -43,7 +43,7 @@ def salvage(device: Device, tell: Tell) -> Volume:
     volume.read_only = True
     volume.generation = newest.generation  # the next one is to be newer than all that were
     try:
-        _fetched(volume, lambda: recovery.load_group_table(volume))
+        recovery.fetched(volume, lambda: recovery.load_group_table(volume))
     except (CorruptBlock, DeviceError):
         volume.allocator.entries[:] = fresh_entries(superblock.geometry)  # it says what the bitmaps say
         volume.allocator.recount()
@@ -71,14 +71,6 @@ def _root_record(device: Device, superblock: Superblock) -> recovery.RootRecord 
     return None
 
 
-def _fetched(volume: Volume, function: Callable[[], Any]) -> Any:
-    while True:
-        try:
-            return function()
-        except NotCached as exc:
-            volume.admit(volume.read_wants(exc.wants))
-
-
 def readable_items(volume: Volume, tree: BucketTree, without: frozenset[int] = frozenset()) -> Iterator[tuple[Any, Any]]:
     """The items of all buckets of a tree that can be read, wherever they stand; but not those of the blocks ``without``."""
     seen = set(without)
@@ -91,7 +83,7 @@ def readable_items(volume: Volume, tree: BucketTree, without: frozenset[int] = f
         seen.add(first & BLOCK_MASK)
         kind = tree.kind if first & FLAG_BUCKET else "node"
         try:
-            found = _fetched(volume, lambda: volume.load(kind, first, second))  # noqa: B023 - called at once
+            found = recovery.fetched(volume, lambda: volume.load(kind, first, second))  # noqa: B023 - called at once
         except (CorruptBlock, DeviceError):
             continue
         if kind == "node":
@@ -113,7 +105,7 @@ def _instances(volume: Volume, tell: Tell) -> None:
     """Take the instances that can be read and make sense."""
     instances = volume.instances
     try:
-        _fetched(volume, lambda: volume.instances_tree.scan(0, 1 << 20))
+        recovery.fetched(volume, lambda: volume.instances_tree.scan(0, 1 << 20))
     except (CorruptBlock, DeviceError) as exc:
         tell(f"the table of snapshots is damaged, some of them may be lost: {exc}")
     facts: list[tuple[Any, Any]] = []
