@@ -12,9 +12,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from snapfs.blocks.inode import FLAG_HEIR, INODE_BYTES
-from snapfs.errors import CommitNeeded, Interrupt, InvalidArgument, IsDirectory, NoSpace, NoSuchSnapshot, NotPermitted
-from snapfs.filesystem import acl, attributes, data, designation, logged, names, naming
+from snapfs.blocks.inode import INODE_BYTES
+from snapfs.errors import CommitNeeded, Interrupt, InvalidArgument, IsDirectory, NoSpace, NoSuchSnapshot
+from snapfs.filesystem import attributes, data, designation, logged, names, naming, setting
 from snapfs.filesystem.coverage import Coverage
 from snapfs.filesystem.data import ReadPlan
 from snapfs.filesystem.designation import Designations
@@ -22,10 +22,10 @@ from snapfs.filesystem.inode import Inode
 from snapfs.filesystem.names import Entry
 from snapfs.filesystem.orphans import Orphans
 from snapfs.filesystem.replay import replay
+from snapfs.filesystem.setting import Changes
 from snapfs.filesystem.view import InodeCache, View
 from snapfs.ids import BASE_VIEW
 from snapfs.store.deletion import Deletion
-from snapfs.store.tree import BlockMap
 
 if TYPE_CHECKING:
     from snapfs.blocks.log_record import FileChange
@@ -46,22 +46,6 @@ SLACK_BLOCKS = 8
 
 #: Bytes of a directory that a name takes, about: of middling length, in a bucket that is not full.
 NAME_SPACE = 64
-
-#: A file of more blocks loses its content in the background when it is emptied.
-DETACH_BLOCKS = 16384
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What ``set_attributes`` shall change; None leaves as it is. Times are nanoseconds, the mode has permission bits only."""
-
-    mode: int | None = None
-    uid: int | None = None
-    gid: int | None = None
-    size: int | None = None
-    atime: int | None = None
-    mtime: int | None = None
-    ctime: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,89 +157,11 @@ class Filesystem:
         ``privileged`` is what CAP_FSETID gives; ``in_group`` whether the caller is in the file's group, if known. ``stamp`` sets the
         times also when nothing but a size is set that the file has already.
         """
-        view.check_writable()
-        inode = view.inode(ino)
-        self._check_covered(view, inode)
-        account = self.volume.account
-        before = account.changes
-        now = self.now()
-        access = attributes.load(inode).get(acl.ACCESS) if changes.mode is not None else None
-        stamp = stamp or changes != Changes(size=inode.size)
-        if changes.size is not None:
-            if inode.is_directory:
-                raise IsDirectory("a directory has no size to set")
-            if not stat.S_ISREG(inode.mode):
-                raise InvalidArgument("only files have a size to set")
-            self._set_size(inode, changes.size)
-            if stamp:
-                inode.mtime = now
-            if not privileged:
-                self._clear_set_id(inode)
-        view.volume.allocator.prepare(0, urgency=1, metadata=view.volume.dirtied + 4)
-        view.change(inode)
-        if changes.uid is not None or changes.gid is not None:
-            if changes.uid is not None:
-                inode.uid = changes.uid
-            if changes.gid is not None:
-                inode.gid = changes.gid
-            if not inode.is_directory and changes.mode is None:
-                self._clear_set_id(inode)
-        if changes.mode is not None:
-            mode = changes.mode & 0o7777
-            if mode & stat.S_ISGID and not privileged and in_group is False and not inode.is_directory:
-                mode &= ~stat.S_ISGID
-            if access is not None:
-                found = attributes.load(inode)
-                updated = {**found, acl.ACCESS: acl.Acl.decode(access).with_mode(mode).encode()}
-                attributes.store(inode, updated, attributes.plan_store(inode, updated))
-            inode.mode = stat.S_IFMT(inode.mode) | mode
-        if changes.atime is not None:
-            inode.atime = changes.atime
-        if changes.mtime is not None:
-            inode.mtime = changes.mtime
-        if stamp:
-            inode.ctime = changes.ctime if changes.ctime is not None else now
-        if changes.size is None and changes.mode is None and changes.uid is None and changes.gid is None and view.id == BASE_VIEW:
-            account.tell(before, ino)
-        return inode
+        return setting.set_attributes(self, view, ino, changes, privileged=privileged, in_group=in_group, stamp=stamp)
 
-    def _set_size(self, inode: Inode, size: int) -> None:
-        if size < 0:
-            raise InvalidArgument("a size cannot be negative")
-        # In a snapshot of parts nobody could tell whether what is at the heir is part of it once the file is gone.
-        if size == 0 and inode.data.blocks > DETACH_BLOCKS and not (inode.view.instance and inode.view.instance.covered):
-            self._detach(inode)
-        else:
-            data.truncate(inode, size)
-
-    def _detach(self, inode: Inode) -> None:
-        """Empty a large file at once: its blocks go to an orphan of their own, which is freed behind."""
-        view, volume = inode.view, inode.view.volume
-        ino = view.plan_new()
-        volume.allocator.prepare(0, urgency=1, metadata=volume.dirtied + 8)
-        view.change(inode)
-        heir = Inode(view, ino, stat.S_IFREG, generation=volume.next_inode_generation & 0xFFFF_FFFF, now=self.now())
-        volume.next_inode_generation += 1
-        heir.flags |= FLAG_HEIR
-        heir.parent = inode.parent if inode.flags & FLAG_HEIR else inode.ino
-        heir.size = inode.size
-        heir.data, inode.data = inode.data, BlockMap(volume, view.owner)
-        inode.size = 0
-        view.add(heir)
-        view.orphans.add(ino)
-        self.orphans.queue[view.id, ino] = None
-
-    @staticmethod
-    def _clear_set_id(inode: Inode) -> None:
-        mode = inode.mode & ~stat.S_ISUID
-        if mode & stat.S_IXGRP:
-            mode &= ~stat.S_ISGID
-        if stat.S_ISREG(inode.mode):
-            inode.mode = mode
-
-    def _check_covered(self, view: View, inode: Inode) -> None:
-        if inode.ino in view.above:
-            raise NotPermitted("this snapshot does not cover this directory")
+    def set_times(self, view: View, ino: int, *, atime: int | None = None, mtime: int | None = None, ctime: int | None = None) -> Inode:
+        """Set times alone, as utimensat(2) does; that of change, unless it is given, is now. Raises ``NoSpace``, ``ReadOnly``."""
+        return setting.set_times(self, view, ino, atime, mtime, ctime)
 
     def xattr_get(self, view: View, ino: int, name: bytes) -> bytes:
         """An extended attribute. Raises ``NoAttribute``. A designation is answered for all that it covers, too."""
@@ -281,29 +187,11 @@ class Filesystem:
 
         ``groups``: those of a caller who may not give a file to a group that is not among them (None: who may). See acl(5), chmod(2).
         """
-        view.check_writable()
-        inode = view.inode(ino)
-        self._check_covered(view, inode)
-        place = None
-        if name == designation.NAME:
-            designation.check(inode, value)
-            place = self.designations.plan(inode)
-        attributes.set_value(inode, name, value, create=create, replace=replace)
-        self.designations.note(place, inode)
-        if name == acl.ACCESS and groups is not None and inode.gid not in groups:
-            inode.mode &= ~stat.S_ISGID
-        inode.ctime = self.now()
+        setting.xattr_set(self, view, ino, name, value, create=create, replace=replace, groups=groups)
 
     def xattr_remove(self, view: View, ino: int, name: bytes) -> None:
         """Remove an extended attribute. Raises ``NoAttribute``."""
-        view.check_writable()
-        inode = view.inode(ino)
-        self._check_covered(view, inode)
-        designated = self.designations.plan_forget(inode) if name == designation.NAME else []
-        attributes.remove(inode, name)
-        self.designations.forget(designated)
-        view.change(inode)
-        inode.ctime = self.now()
+        setting.xattr_remove(self, view, ino, name)
 
     # Data
 
@@ -344,7 +232,7 @@ class Filesystem:
             if stamp:
                 inode.mtime = inode.ctime = self.now()
             if kill_setid:
-                self._clear_set_id(inode)
+                setting.clear_set_id(inode)
             if view.id == BASE_VIEW:
                 block_size = self.volume.geometry.block_size
                 index = offset // block_size

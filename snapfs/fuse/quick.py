@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from snapfs.errors import DeviceError, DeviceFull, Interrupt, NoAttribute, NoSpace, NotFound, SnapfsError
-from snapfs.filesystem import Changes, Inode, View
+from snapfs.filesystem import Inode, View
 from snapfs.fuse import facts, wire
-from snapfs.fuse.attributes import VALID
+from snapfs.fuse.attributes import SECOND, VALID
 from snapfs.fuse.connection import Piece
 from snapfs.fuse.names import RENAME_FLAGS
 from snapfs.fuse.numbers import KERNEL_ROOT, SNAPDIR_BIT, WRITER_BIT
@@ -190,18 +190,18 @@ class Quick:
 
     def _setattr(self, unique: int, node: int, body: memoryview, _: int, __: int) -> Reply:
         """Times alone: what the kernel, with its writeback cache, says after every change."""
-        valid, _, _, _, *times, _, _, _ = wire.SETATTR_IN.unpack_from(body)
-        if valid & (Set.MODE | Set.UID | Set.GID | Set.SIZE) or node & SNAPDIR_BIT or not self._can_change():
+        valid, _, _, _, atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns, _, _, _ = wire.SETATTR_IN.unpack_from(body)
+        if valid & wire.SET_MORE or node & SNAPDIR_BIT or not self._can_change():
             return None
-        atime, mtime, ctime = (seconds * 1_000_000_000 + nanoseconds for seconds, nanoseconds in zip(times[:3], times[3:], strict=True))
-        changes = Changes(
-            atime=atime if valid & Set.ATIME else None,
-            mtime=mtime if valid & Set.MTIME else None,
-            ctime=ctime if valid & Set.CTIME else None,
-        )
         try:
             view, ino = self._place(node)
-            inode = self._fs.set_attributes(view, ino, changes, privileged=True, stamp=self._stamps)
+            inode = self._fs.set_times(
+                view,
+                ino,
+                atime=atime * SECOND + atime_ns if valid & Set.ATIME else None,
+                mtime=mtime * SECOND + mtime_ns if valid & Set.MTIME else None,
+                ctime=ctime * SECOND + ctime_ns if valid & Set.CTIME else None,
+            )
         except _NOT_NOW:
             return None
         self._count["setattr"] += 1

@@ -29,6 +29,8 @@ HASH_BITS = 64
 #: A msgpack map's own header, at most.
 MAP_HEADER = 5
 
+TOO_DEEP = "a bucket tree is deeper than its hashes"
+
 #: Keys of dirty blocks are ``prefix << DEPTH_BITS | depth``.
 DEPTH_BITS = 4
 
@@ -85,6 +87,16 @@ def item_size(key: Any, value: Any) -> int:
     return len(pack(key)) + len(pack(value))
 
 
+def _slot_before(words: array[int], digit: int) -> int:
+    """The slot that holds the hashes of an empty one, or would."""
+    slot = digit
+    while slot > 0 and not words[2 * slot]:
+        slot -= 1
+    if slot < digit and words[2 * slot] and not words[2 * slot] & FLAG_BUCKET:
+        slot += 1  # the pointer block before it holds its own slot only
+    return slot
+
+
 class BucketTree:
     """A map whose ``hash_of(key)`` gives 64 bits. ``blocks`` counts all its blocks, ``dirty`` holds what the next seal writes.
 
@@ -125,29 +137,49 @@ class BucketTree:
         bits = self.volume.geometry.fan_bits
         shift = HASH_BITS - bits * (depth + 1)
         if shift < 0:
-            raise CorruptBlock("a bucket tree is deeper than its hashes")
+            raise CorruptBlock(TOO_DEEP)
         return value >> shift & (1 << bits) - 1
 
-    def _find(self, value: int) -> tuple[array[int], int, int, int, Bucket | None, int]:
-        """Where a hash belongs: words, slot, prefix, depth, the bucket there (None: none yet), and the first hash after its range."""
-        bits = self.volume.geometry.fan_bits
+    def _find(self, value: int) -> tuple[array[int], int, int, int, Bucket | None, bool]:
+        """Where a hash belongs: words, slot, prefix, depth, the bucket there (None: none yet), and whether all on the way is dirty.
+
+        Every change and every look-up goes through here several times, so it calls as little as it can.
+        """
         words, slot, prefix, depth = self.root, 0, 0, 0
-        end = 1 << HASH_BITS
-        while words[2 * slot]:
-            found = self._load(words, slot, prefix << DEPTH_BITS | depth)
+        dirty = self.dirty
+        bits = self.volume.geometry.fan_bits
+        shift = HASH_BITS
+        is_dirty = True
+        while first := words[2 * slot]:
+            if first & FLAG_DIRTY:
+                found = dirty[prefix << DEPTH_BITS | depth]
+            else:
+                is_dirty = False
+                found = self.volume.load(self.kind if first & FLAG_BUCKET else "node", first, words[2 * slot + 1])
             if type(found) is Bucket:
-                return words, slot, prefix, depth, found, end
+                return words, slot, prefix, depth, found, is_dirty
+            shift -= bits
+            if shift < 0:
+                raise CorruptBlock(TOO_DEEP)
             words = found
-            slot, end = self.slot_of(words, prefix, depth, value)
-            depth += 1
+            slot = value >> shift & (1 << bits) - 1
+            if not words[2 * slot]:
+                slot = _slot_before(words, slot)
             prefix = (prefix << bits) + slot
-        return words, slot, prefix, depth, None, end
+            depth += 1
+        return words, slot, prefix, depth, None, is_dirty
+
+    def _end(self, words: array[int], prefix: int, depth: int, value: int) -> int:
+        """The first hash after the range of a place that ``_find`` gave. Raises ``CorruptBlock`` for a pointer block without pointers."""
+        return self.slot_of(words, prefix >> self.volume.geometry.fan_bits, depth - 1, value)[1] if depth else 1 << HASH_BITS
 
     def slot_of(self, words: array[int], prefix: int, depth: int, value: int) -> tuple[int, int]:
         """In a pointer block: the slot in which a hash is, or would be, and the first hash after the range of that slot."""
         bits, fan_out = self.volume.geometry.fan_bits, self.volume.geometry.fan_out
-        slot = self._slot_in(words, depth, value)
-        after = self._digit(value, depth) + 1
+        digit = slot = self._digit(value, depth)
+        if not words[2 * slot]:
+            slot = _slot_before(words, slot)
+        after = digit + 1
         if not words[2 * slot] or words[2 * slot] & FLAG_BUCKET:
             while after < fan_out and not words[2 * after]:
                 after += 1
@@ -155,31 +187,14 @@ class BucketTree:
                 raise CorruptBlock("a pointer block of a bucket tree points nowhere")
         return slot, (prefix << bits) + after << HASH_BITS - bits * (depth + 1)
 
-    def _slot_in(self, words: array[int], depth: int, value: int) -> int:
-        """The slot alone."""
-        digit = slot = self._digit(value, depth)
-        while slot > 0 and not words[2 * slot]:
-            slot -= 1
-        if slot < digit and words[2 * slot] and not words[2 * slot] & FLAG_BUCKET:
-            slot += 1  # the pointer block before it holds its own slot only
-        return slot
-
     # Reading
 
     def get(self, key: Any) -> Any:
         """The value of a key, None without one. Raises ``NotCached``."""
-        words, slot, prefix, depth = self.root, 0, 0, 0
-        value = self.hash_of(key) if words[0] else 0
-        bits = self.volume.geometry.fan_bits
-        while words[2 * slot]:
-            found = self._load(words, slot, prefix << DEPTH_BITS | depth)
-            if type(found) is Bucket:
-                return found.items.get(key)
-            words = found
-            slot = self._slot_in(words, depth, value)
-            depth += 1
-            prefix = (prefix << bits) + slot
-        return None
+        if not self.root[0]:
+            return None
+        bucket = self._find(self.hash_of(key))[4]
+        return bucket.items.get(key) if bucket is not None else None
 
     def scan(self, start: int, limit: int) -> list[tuple[int, Any, Any]]:
         """Items (hash, key, value) in hash order from hash ``start`` on: at least ``limit`` while there are more, whole buckets.
@@ -191,7 +206,8 @@ class BucketTree:
         hash_of = self.hash_of
         first = start
         while start < 1 << HASH_BITS and len(out) < limit and self.root[0]:
-            bucket, end = self._find(start)[4:]
+            words, _, prefix, depth, bucket, _ = self._find(start)
+            end = self._end(words, prefix, depth, start)
             if bucket:
                 some = [(hash_of(key), key, value) for key, value in bucket.items.items()]
                 some = sorted((item for item in some if start <= item[0] < end), key=lambda item: item[:2])
@@ -222,25 +238,12 @@ class BucketTree:
 
     def _writable(self, value: int) -> tuple[array[int], int, int, int, Bucket | None]:
         while True:
-            words, slot, prefix, depth, bucket, _ = self._find(value)
-            if self._all_dirty(prefix, depth):
+            words, slot, prefix, depth, bucket, is_dirty = self._find(value)
+            if bucket is None:
+                self._end(words, prefix, depth, value)
+            if is_dirty:
                 return words, slot, prefix, depth, bucket
             self._dirty_path(prefix, depth)
-
-    def _all_dirty(self, prefix: int, depth: int) -> bool:
-        """Is what lies on the way to a place dirty, the place itself included unless it is empty?"""
-        bits = self.volume.geometry.fan_bits
-        words, slot = self.root, 0
-        for level in range(depth + 1):
-            if not words[2 * slot]:
-                return level == depth
-            if not words[2 * slot] & FLAG_DIRTY:
-                return False
-            if level == depth:
-                return True
-            words = self.dirty[prefix >> bits * (depth - level) << DEPTH_BITS | level]
-            slot = prefix >> bits * (depth - level - 1) & (1 << bits) - 1
-        return True
 
     def _dirty_path(self, prefix: int, depth: int) -> None:
         bits = self.volume.geometry.fan_bits

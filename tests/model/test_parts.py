@@ -16,7 +16,7 @@ from snapfs import snapshots
 from snapfs.check import check_volume
 from snapfs.device.memory import MemoryDevice
 from snapfs.errors import NotFound, NotPermitted, UsageError
-from snapfs.filesystem import Changes, Filesystem, View
+from snapfs.filesystem import Changes, Filesystem, View, setting
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import BASE_VIEW, ROOT_INO
 from snapfs.snapshots import Diff, Instance, State
@@ -408,31 +408,26 @@ def test_comparing_several_parts_misses_one(volumes: Volumes) -> None:
         compared("old", "else")
 
 
-def test_a_large_file_that_is_emptied_outside_is_preserved(volumes: Volumes) -> None:
+def test_a_large_file_that_is_emptied_outside_is_preserved(volumes: Volumes, monkeypatch: pytest.MonkeyPatch) -> None:
     """C2: also when its content goes to an orphan that is freed behind; and inside it is kept."""
     v = volumes
     for place in ("in", "out"):
         v.make(f"{place}/large", FILE)
     number = v.find("in/large")
-    import snapfs.filesystem.filesystem as module
-
-    limit, module.DETACH_BLOCKS = module.DETACH_BLOCKS, 100
-    try:
-        for place in ("in", "out"):
-            v.write(f"{place}/large", place.encode() * (250 * BLOCK))
-        v.commit()
-        v.snapshot("large", "in")
-        old = v.do(v.fs.read, v.view("large"), number, 0, 1 << 20)
-        held = v.held()
-        v.do(v.fs.set_attributes, v.fs.base, v.find("out/large"), Changes(size=0), privileged=True)
-        assert v.held() == held
-        v.do(v.fs.set_attributes, v.fs.base, number, Changes(size=0), privileged=True)
-        v.open()
-        v.commit()
-        assert v.do(v.fs.read, v.view("large"), number, 0, 1 << 20) == old
-        v.prove()
-    finally:
-        module.DETACH_BLOCKS = limit
+    monkeypatch.setattr(setting, "DETACH_BLOCKS", 100)
+    for place in ("in", "out"):
+        v.write(f"{place}/large", place.encode() * (250 * BLOCK))
+    v.commit()
+    v.snapshot("large", "in")
+    old = v.do(v.fs.read, v.view("large"), number, 0, 1 << 20)
+    held = v.held()
+    v.do(v.fs.set_attributes, v.fs.base, v.find("out/large"), Changes(size=0), privileged=True)
+    assert v.held() == held
+    v.do(v.fs.set_attributes, v.fs.base, number, Changes(size=0), privileged=True)
+    v.open()
+    v.commit()
+    assert v.do(v.fs.read, v.view("large"), number, 0, 1 << 20) == old
+    v.prove()
 
 
 @pytest.mark.parametrize("seed", range(12))
