@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 from snapfs.blocks.inode import INODE_BYTES
 from snapfs.errors import CommitNeeded, Interrupt, InvalidArgument, IsDirectory, NoSpace, NoSuchSnapshot
-from snapfs.filesystem import attributes, data, designation, logged, names, naming, setting
+from snapfs.filesystem import attributes, designation, logged, names, naming, reading, setting, writing
 from snapfs.filesystem.coverage import Coverage
-from snapfs.filesystem.data import ReadPlan
 from snapfs.filesystem.designation import Designations
 from snapfs.filesystem.inode import Inode
 from snapfs.filesystem.names import Entry
 from snapfs.filesystem.orphans import Orphans
+from snapfs.filesystem.reading import ReadPlan
 from snapfs.filesystem.replay import replay
 from snapfs.filesystem.setting import Changes
 from snapfs.filesystem.view import InodeCache, View
@@ -204,7 +204,7 @@ class Filesystem:
 
     def plan_read(self, view: View, ino: int, offset: int, size: int) -> ReadPlan:
         """Which bytes of the device to read; see ``ReadPlan``."""
-        return data.plan_read(self._file(view, ino), offset, size)
+        return reading.plan_read(self._file(view, ino), offset, size)
 
     def read(self, view: View, ino: int, offset: int, size: int) -> bytes:
         """Read, waiting for the device. May raise ``CorruptBlock``."""
@@ -224,7 +224,7 @@ class Filesystem:
             account = self.volume.account
             before = account.changes
             try:
-                data.write(inode, offset, content)
+                writing.write(inode, offset, content)
             except Interrupt:
                 account.interrupted(before)
                 raise
@@ -244,7 +244,7 @@ class Filesystem:
         inode = view.inode(ino)
         if not stat.S_ISLNK(inode.mode):
             raise InvalidArgument("it is not a symbolic link")
-        return data.target(inode)
+        return reading.target(inode)
 
     def touch_atime(self, view: View, ino: int) -> None:
         """Renew an access time as relatime does; in snapshots times stand still."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from snapfs.blocks.group_header import ENTRY_WRITTEN
 from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, EPOCH_MASK, FLAG_BUCKET, pointer_runs
 from snapfs.errors import CorruptBlock, DeviceError, StaleInode
-from snapfs.filesystem.data import block_checksums
+from snapfs.filesystem.reading import block_checksums
 from snapfs.ids import FILE_SIZE_MAX
 from snapfs.store.recovery import fetched
 

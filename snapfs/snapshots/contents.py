@@ -14,7 +14,7 @@ from snapfs.blocks.checksum import crc32c
 from snapfs.blocks.inode import INLINE_ATTRIBUTES
 from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT
 from snapfs.errors import CorruptData
-from snapfs.filesystem import attributes, data
+from snapfs.filesystem import attributes, reading
 from snapfs.snapshots.sides import PAUSE, Steps, ask
 from snapfs.store.difference import MapDifference
 
@@ -67,7 +67,7 @@ def _data_differ(one: Inode, other: Inode) -> Steps[bool]:
     if one.size != other.size:
         return True
     if kind == stat.S_IFLNK:
-        return (yield from ask(data.target, one)) != (yield from ask(data.target, other))
+        return (yield from ask(reading.target, one)) != (yield from ask(reading.target, other))
     volume = one.view.volume
     walk = MapDifference(volume, (*one.map.root_words, one.map.depth), (*other.map.root_words, other.map.depth))
     zeros = crc32c(bytes(volume.geometry.block_size))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from snapfs.errors import CommitNeeded, NotCached
-from snapfs.filesystem import attributes, data
+from snapfs.filesystem import attributes, writing
 from snapfs.filesystem.inode import Inode
 from snapfs.filesystem.names import TYPE_BITS
 from snapfs.ids import BASE_VIEW
@@ -198,7 +198,7 @@ class Graft:
         return ino
 
     def _write(self, ino: int, offset: int, content: bytes) -> None:
-        data.write(self.fs.base.inode(ino), offset, content)
+        writing.write(self.fs.base.inode(ino), offset, content)
 
     def _discard_copies(self) -> None:
         for ino in self._copies.values():

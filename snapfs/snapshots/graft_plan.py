@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from snapfs.errors import CorruptBlock
-from snapfs.filesystem import attributes, data, designation
+from snapfs.filesystem import attributes, designation, reading
 from snapfs.filesystem.inode import EMPTY_SLOT, Inode
 from snapfs.filesystem.names import TYPE_BITS, check_entry
 from snapfs.filesystem.orphans import listed_name
@@ -241,7 +241,7 @@ class Planner:
             rebuilt.entries = yield from self._entries(placing, inode)
             rebuilt.blocks += 2 * inode.data.blocks + 4
         elif (number, False) in refused and stat.S_ISLNK(inode.mode):
-            rebuilt.target = yield from ask(data.target, inode)
+            rebuilt.target = yield from ask(reading.target, inode)
             rebuilt.blocks += 2
         if (number, True) in refused:
             rebuilt.attributes = yield from ask(attributes.load, inode)

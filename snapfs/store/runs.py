@@ -83,15 +83,14 @@ class RunMap:
     def assign(self, start: int, end: int, value: int | None) -> None:
         """Give ``start`` to ``end`` one value; None removes what is there. Runs at the borders are split or joined."""
         starts, ends, values = self._starts, self._ends, self._values
-        first = bisect_left(starts, start) - 1
+        behind = bisect_left(starts, start)
+        first = behind - 1
+        if (first < 0 or ends[first] <= start) and (behind == len(starts) or starts[behind] >= end):
+            if value is not None and start < end:
+                self._fill(behind, start, end, value)
+            return
         if first < 0 or ends[first] < start:
-            first += 1
-            if first == len(starts) or starts[first] > end:  # nothing near it
-                if value is not None and start < end:
-                    starts.insert(first, start)
-                    ends.insert(first, end)
-                    values.insert(first, value)
-                return
+            first = behind
         last = first
         new: list[Run] = []
         while last < len(starts) and starts[last] <= end:
@@ -111,3 +110,20 @@ class RunMap:
         starts[first:last] = [run[0] for run in joined]
         ends[first:last] = [run[1] for run in joined]
         values[first:last] = [run[2] for run in joined]
+
+    def _fill(self, behind: int, start: int, end: int, value: int) -> None:
+        """``assign`` where there is no run yet, before the run with the index ``behind``: what happens most, by far."""
+        starts, ends, values = self._starts, self._ends, self._values
+        joins_before = behind > 0 and ends[behind - 1] == start and values[behind - 1] == value
+        if behind < len(starts) and starts[behind] == end and values[behind] == value:
+            if not joins_before:
+                starts[behind] = start
+                return
+            ends[behind - 1] = ends[behind]
+            del starts[behind], ends[behind], values[behind]
+        elif joins_before:
+            ends[behind - 1] = end
+        else:
+            starts.insert(behind, start)
+            ends.insert(behind, end)
+            values.insert(behind, value)

@@ -21,7 +21,7 @@ from snapfs.blocks.pointer import BLOCK_MASK, EPOCH_MASK, FLAG_BUCKET, FLAG_DIRT
 from snapfs.blocks.superblock import SUPERBLOCK_BYTES
 from snapfs.check import Severity
 from snapfs.device.memory import MemoryDevice
-from snapfs.filesystem import Inode, data
+from snapfs.filesystem import Inode, writing
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import DESIGNATED_INO, FIRST_INO, INO_LIMIT, ORPHANS_INO, ROOT_INO
 from snapfs.store import commit, copies
@@ -818,7 +818,7 @@ def a_long_target_is_longer_than_its_block(p: Planted) -> str:
 @damage("data-of-special")
 def a_fifo_has_data(p: Planted) -> str:
     inode = p.find("fifo", change=True)
-    p.do(data.write, inode, 0, bytes(BLOCK))
+    p.do(writing.write, inode, 0, bytes(BLOCK))
     inode.size = BLOCK
     return place(inode)
 

@@ -26,7 +26,7 @@ from snapfs.check import check_volume
 from snapfs.device import MemoryDevice, image, open_device
 from snapfs.device.reserve import RESERVE_BYTES
 from snapfs.errors import CorruptBlock, CorruptData, DeviceError, DeviceFull, ReadOnly, SnapfsError, VolumeError
-from snapfs.filesystem import Filesystem, data
+from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.fuse.edge import Edge
 from snapfs.ids import ROOT_INO
@@ -71,7 +71,7 @@ def test_blocks_of_a_failed_write_that_stay_taken_are_caught(monkeypatch: pytest
 
 
 def test_blocks_that_a_failed_write_has_torn_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "_adopt_torn", lambda *_: None)
+    monkeypatch.setattr(writing, "_adopt_torn", lambda *_: None)
     with pytest.raises(AssertionError, match="/new"):
         suffer_all("in_place", Kind.SHORT_WRITE)
 

@@ -13,7 +13,7 @@ from snapfs.check.findings import Fault, Mend
 from snapfs.check.repair.salvage import readable_items
 from snapfs.check.repair.workshop import Workshop
 from snapfs.errors import CorruptBlock, SnapfsError
-from snapfs.filesystem import Inode, View, attributes, data
+from snapfs.filesystem import Inode, View, attributes, writing
 from snapfs.filesystem.names import TYPE_BITS
 from snapfs.ids import FILE_SIZE_MAX, FIRST_INO, HIDDEN_INOS, INO_LIMIT, NAME_MAX, ROOT_INO
 from snapfs.store.buckets import BucketTree
@@ -180,7 +180,7 @@ class TreeMender:
 
     @staticmethod
     def _write(inode: Inode, start: int, content: bytes) -> None:
-        data.write(inode, start, content, urgency=2)
+        writing.write(inode, start, content, urgency=2)
 
     def _content(self, inode: Inode, index: int) -> bytes | None:
         """A block of a file, None if it cannot be read."""

@@ -1,14 +1,12 @@
-"""File data: what to read from where, writing, truncation.
+"""Writing files: writes and truncation.
 
-Reads are planned here and moved by the caller. Writes happen here whole: the bytes go to the device (the host's page cache takes
-them), then the pointers change. A block that was allocated in the open generation is overwritten in place; every other one is
-replaced (I4).
+Writes happen here whole: the bytes go to the device (the host's page cache takes them), then the pointers change. A block that was
+allocated in the open generation is overwritten in place; every other one is replaced (I4).
 """
 
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -20,151 +18,21 @@ from snapfs.blocks.pointer import (
     WRITES_MAX,
     WRITES_SHIFT,
     are_born,
-    checksums_of,
     first_words,
     run_of,
     second_words,
 )
-from snapfs.errors import CorruptBlock, CorruptData, DeviceError, DeviceFull, FileTooBig, Interrupt, NotCached, NotReady
-from snapfs.ids import FILE_SIZE_MAX, SYMLINK_MAX
+from snapfs.errors import DeviceError, DeviceFull, FileTooBig, Interrupt, NotCached, NotReady
+from snapfs.filesystem.reading import block_checksums
+from snapfs.ids import FILE_SIZE_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from snapfs.device.base import Buffer
     from snapfs.filesystem.inode import Inode
     from snapfs.store.cache import Want
 
 #: Pointer blocks of level 1 that one step of a truncation drops at most. What fits one step happens whole or not at all.
 CUT_BUDGET = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class ReadPlan:
-    """Which bytes of the device a read consists of. ``runs`` are (offset, length); holes have none.
-
-    ``pieces`` are (blocks, checksums or None for a hole) in the order of the file; ``skip`` bytes of the first block and
-    all that exceeds ``size`` are not part of the answer. ``start`` is where the first block stands in the file, in bytes.
-    """
-
-    runs: list[tuple[int, int]]
-    pieces: list[tuple[int, list[int] | None]]
-    skip: int
-    size: int
-    block_size: int
-    start: int = 0
-
-    def pieces_of(self, parts: Sequence[Buffer]) -> list[Buffer]:
-        """The bytes of the read in order, from the bytes of its runs; every block is verified (I7). Raises ``CorruptData``."""
-        out: list[Buffer] = []
-        rest = iter(zip(self.runs, parts, strict=True))
-        at = self.start
-        for blocks, checksums in self.pieces:
-            if checksums is None:
-                out.append(bytes(blocks * self.block_size))
-            else:
-                run, part = next(rest)
-                self._verify(run, part, checksums, at)
-                out.append(part)
-            at += blocks * self.block_size
-        surplus = at - self.start - self.skip - self.size
-        if surplus:
-            out[-1] = memoryview(out[-1])[:-surplus]
-        if self.skip:
-            out[0] = memoryview(out[0])[self.skip :]
-        return out
-
-    def assemble(self, parts: Sequence[Buffer]) -> bytes:
-        """The same in one piece."""
-        pieces = self.pieces_of(parts)
-        return pieces[0] if len(pieces) == 1 and type(pieces[0]) is bytes else b"".join(pieces)
-
-    def _verify(self, run: tuple[int, int], part: Buffer, checksums: list[int], at: int) -> None:
-        found = block_checksums(part, self.block_size)
-        if found == checksums:
-            return
-        index = next(index for index, pair in enumerate(zip(found, checksums, strict=True)) if pair[0] != pair[1])
-        block = run[0] // self.block_size + index
-        raise CorruptData(f"block {block}, which has the data from byte {at + index * self.block_size} on, fails its checksum")
-
-
-def block_checksums(content: Buffer, block_size: int) -> list[int]:
-    """The checksums of the blocks in ``content``."""
-    if len(content) == block_size:
-        return [crc32c(content)]
-    with memoryview(content) as view:
-        return [crc32c(view[start : start + block_size]) for start in range(0, len(content), block_size)]
-
-
-def plan_read(inode: Inode, offset: int, size: int) -> ReadPlan:
-    """Plan to read; clipped to the file's size. Raises ``NotCached``."""
-    volume = inode.view.volume
-    block_size = volume.geometry.block_size
-    size = max(0, min(size, inode.size - offset))
-    if not size:
-        return ReadPlan([], [(0, None)], 0, 0, block_size)
-    first, last = offset // block_size, (offset + size - 1) // block_size
-    runs: list[tuple[int, int]] = []
-    pieces: list[tuple[int, list[int] | None]] = []
-    start = length = hole = 0
-    checksums: list[int] = []
-    for _, words, slot, count in inode.map.spans(first, last - first + 1):
-        if words is None:
-            if length:
-                runs.append((start * block_size, length * block_size))
-                pieces.append((length, checksums))
-                length = 0
-            hole += count
-            continue
-        together = run_of(words, slot, count)
-        if together:
-            if length and together == start + length:
-                length += count
-                checksums += checksums_of(words, slot, count)
-                continue
-            if length:
-                runs.append((start * block_size, length * block_size))
-                pieces.append((length, checksums))
-            if hole:
-                pieces.append((hole, None))
-                hole = 0
-            start, length, checksums = together, count, checksums_of(words, slot, count)
-            continue
-        for index in range(2 * slot, 2 * (slot + count), 2):
-            block = words[index] & BLOCK_MASK
-            if not block or block != start + length or not length:
-                if length:
-                    runs.append((start * block_size, length * block_size))
-                    pieces.append((length, checksums))
-                    length = 0
-                if not block:
-                    hole += 1
-                    continue
-                if hole:
-                    pieces.append((hole, None))
-                    hole = 0
-                start, checksums = block, []
-            length += 1
-            checksums.append(words[index + 1] >> CHECKSUM_SHIFT)
-    if length:
-        runs.append((start * block_size, length * block_size))
-        pieces.append((length, checksums))
-    if hole:
-        pieces.append((hole, None))
-    end = volume.geometry.size
-    if any(start + length > end for start, length in runs):
-        raise CorruptBlock(f"inode {inode.ino}: a pointer names a block outside the volume")
-    return ReadPlan(runs, pieces, offset - first * block_size, size, block_size, first * block_size)
-
-
-def target(inode: Inode) -> bytes:
-    """The target of a symbolic link. Raises ``NotCached``, ``CorruptBlock``."""
-    if not inode.data.blocks:
-        return inode.inline
-    block = inode.map.node(0, 0)
-    if block is None or inode.size > min(len(block), SYMLINK_MAX):
-        raise CorruptBlock(f"inode {inode.ino}: the target is missing")
-    return bytes(block[: inode.size])
 
 
 def write(inode: Inode, offset: int, data: Buffer, *, urgency: int = 0) -> None:
@@ -174,6 +42,52 @@ def write(inode: Inode, offset: int, data: Buffer, *, urgency: int = 0) -> None:
     """
     if offset + len(data) > FILE_SIZE_MAX:
         raise FileTooBig("files cannot be larger than 8 EiB")
+    block_size = inode.view.volume.geometry.block_size
+    if len(data) == block_size and not offset % block_size:
+        _write_block(inode, offset // block_size, data, urgency)
+    else:
+        _write_blocks(inode, offset, data, urgency)
+
+
+def _write_block(inode: Inode, index: int, data: Buffer, urgency: int) -> None:
+    """One whole block: what ``_write_blocks`` does for any number, in half the time. Small writes come by the ten thousand."""
+    view, tree = inode.view, inode.map
+    volume = view.volume
+    allocator = volume.allocator
+    found, slot = tree.pointers(index)
+    old = found[2 * slot] & BLOCK_MASK if found is not None else 0
+    in_place = False
+    if old:
+        allocator.need_block(old)
+        in_place = allocator.is_fresh(old)
+    allocator.prepare(0 if in_place else 1, urgency=urgency, metadata=volume.dirtied + 4)
+    view.change(inode)
+    tree.grow(index + 1)
+    words, slot = tree.writable_pointers(index)
+    # From here on only the device can fail, and the pointer changes after it.
+    runs = [] if in_place else allocator.allocate(1)
+    place = old if in_place else runs[0][0]
+    try:
+        _wait_for(inode, runs)
+        volume.device.write(place * len(data), data)
+    except (DeviceError, Interrupt) as exc:
+        _undo(inode, runs, [(index, words, slot, 1)], {old} if in_place else set(), exc)
+        raise
+    volume.written_bytes += len(data)
+    first, second = words[2 * slot], words[2 * slot + 1]
+    born = second & EPOCH_MASK
+    writes = min((first >> WRITES_SHIFT & WRITES_MAX) + 1, WRITES_MAX) if old and born == volume.epoch else 1
+    words[2 * slot] = place | writes << WRITES_SHIFT
+    words[2 * slot + 1] = crc32c(data) << CHECKSUM_SHIFT | volume.epoch
+    if not in_place:
+        view.owner.taken(place, 1)
+        if old:
+            tree.owner.drop(old, 1, born)
+        else:
+            tree.blocks += 1
+
+
+def _write_blocks(inode: Inode, offset: int, data: Buffer, urgency: int) -> None:
     volume = inode.view.volume
     allocator = volume.allocator
     block_size = volume.geometry.block_size
@@ -207,14 +121,7 @@ def write(inode: Inode, offset: int, data: Buffer, *, urgency: int = 0) -> None:
         _wait_for(inode, runs)
         _store(inode, places, content)
     except (DeviceError, Interrupt) as exc:
-        allocator.give_back(runs)
-        if isinstance(exc, DeviceFull):
-            allocator.prefer_used()
-        if isinstance(exc, DeviceError):
-            _adopt_torn(inode, writable, fresh)
-        for index, _, _, _ in writable:
-            tree.trim(index)
-        tree.shrink()
+        _undo(inode, runs, writable, fresh, exc)
         raise
     for start, length in runs:
         inode.view.owner.taken(start, length)
@@ -279,6 +186,21 @@ def _store(inode: Inode, places: list[int], content: Buffer) -> None:
             if index == len(places) or places[index] != places[index - 1] + 1:
                 volume.device.write(places[start] * block_size, view[start * block_size : index * block_size])
                 start = index
+
+
+def _undo(
+    inode: Inode, runs: list[tuple[int, int]], spans: list[tuple[int, array[int], int, int]], fresh: set[int], exc: DeviceError | Interrupt
+) -> None:
+    """Nothing was written, for this reason: give the blocks back, and the pointer blocks that were made for them."""
+    allocator = inode.view.volume.allocator
+    allocator.give_back(runs)
+    if isinstance(exc, DeviceFull):
+        allocator.prefer_used()
+    if isinstance(exc, DeviceError):
+        _adopt_torn(inode, spans, fresh)
+    for index, _, _, _ in spans:
+        inode.map.trim(index)
+    inode.map.shrink()
 
 
 def _adopt_torn(inode: Inode, spans: list[tuple[int, array[int], int, int]], fresh: set[int]) -> None:

@@ -1,0 +1,174 @@
+"""Setting what an inode says of itself: owners, permissions, times, sizes and extended attributes, with the errors that ext4 gives.
+
+The kernel has checked permissions. Every function first finds and makes writable all that it needs, and then changes everything.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from snapfs.blocks.inode import FLAG_HEIR
+from snapfs.errors import InvalidArgument, IsDirectory, NotPermitted
+from snapfs.filesystem import acl, attributes, designation, writing
+from snapfs.filesystem.inode import Inode
+from snapfs.filesystem.view import View
+from snapfs.ids import BASE_VIEW
+from snapfs.store.tree import BlockMap
+
+if TYPE_CHECKING:
+    from snapfs.filesystem.filesystem import Filesystem
+
+#: A file of more blocks loses its content in the background when it is emptied.
+DETACH_BLOCKS = 16384
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What ``set_attributes`` shall change; None leaves as it is. Times are nanoseconds, the mode has permission bits only."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime: int | None = None
+    mtime: int | None = None
+    ctime: int | None = None
+
+
+def set_times(fs: Filesystem, view: View, ino: int, atime: int | None, mtime: int | None, ctime: int | None) -> Inode:
+    """Set times alone: what the kernel's writeback cache asks for after most changes. See ``Filesystem.set_times``."""
+    inode = _changeable(view, ino)
+    volume = view.volume
+    account = volume.account
+    before = account.changes
+    volume.allocator.prepare(0, urgency=1, metadata=volume.dirtied + 4)
+    view.change(inode)
+    if atime is not None:
+        inode.atime = atime
+    if mtime is not None:
+        inode.mtime = mtime
+    inode.ctime = ctime if ctime is not None else fs.now()
+    if view.id == BASE_VIEW:
+        account.tell(before, ino)
+    return inode
+
+
+def set_attributes(
+    fs: Filesystem, view: View, ino: int, changes: Changes, *, privileged: bool, in_group: bool | None, stamp: bool
+) -> Inode:
+    """Set any of them. See ``Filesystem.set_attributes``."""
+    if changes.size is None and changes.mode is None and changes.uid is None and changes.gid is None:
+        return set_times(fs, view, ino, changes.atime, changes.mtime, changes.ctime)
+    inode = _changeable(view, ino)
+    now = fs.now()
+    access = attributes.load(inode).get(acl.ACCESS) if changes.mode is not None else None
+    stamp = stamp or changes != Changes(size=inode.size)
+    if changes.size is not None:
+        if inode.is_directory:
+            raise IsDirectory("a directory has no size to set")
+        if not stat.S_ISREG(inode.mode):
+            raise InvalidArgument("only files have a size to set")
+        _set_size(fs, inode, changes.size)
+        if stamp:
+            inode.mtime = now
+        if not privileged:
+            clear_set_id(inode)
+    view.volume.allocator.prepare(0, urgency=1, metadata=view.volume.dirtied + 4)
+    view.change(inode)
+    if changes.uid is not None or changes.gid is not None:
+        if changes.uid is not None:
+            inode.uid = changes.uid
+        if changes.gid is not None:
+            inode.gid = changes.gid
+        if not inode.is_directory and changes.mode is None:
+            clear_set_id(inode)
+    if changes.mode is not None:
+        mode = changes.mode & 0o7777
+        if mode & stat.S_ISGID and not privileged and in_group is False and not inode.is_directory:
+            mode &= ~stat.S_ISGID
+        if access is not None:
+            found = attributes.load(inode)
+            updated = {**found, acl.ACCESS: acl.Acl.decode(access).with_mode(mode).encode()}
+            attributes.store(inode, updated, attributes.plan_store(inode, updated))
+        inode.mode = stat.S_IFMT(inode.mode) | mode
+    if changes.atime is not None:
+        inode.atime = changes.atime
+    if changes.mtime is not None:
+        inode.mtime = changes.mtime
+    if stamp:
+        inode.ctime = changes.ctime if changes.ctime is not None else now
+    return inode
+
+
+def clear_set_id(inode: Inode) -> None:
+    """What changing the content or the owner of a file takes from it: the set-user-ID bit, and the set-group-ID bit if that is one."""
+    mode = inode.mode & ~stat.S_ISUID
+    if mode & stat.S_IXGRP:
+        mode &= ~stat.S_ISGID
+    if stat.S_ISREG(inode.mode):
+        inode.mode = mode
+
+
+def xattr_set(
+    fs: Filesystem, view: View, ino: int, name: bytes, value: bytes, *, create: bool, replace: bool, groups: Collection[int] | None
+) -> None:
+    """Set an extended attribute. See ``Filesystem.xattr_set``."""
+    inode = _changeable(view, ino)
+    place = None
+    if name == designation.NAME:
+        designation.check(inode, value)
+        place = fs.designations.plan(inode)
+    attributes.set_value(inode, name, value, create=create, replace=replace)
+    fs.designations.note(place, inode)
+    if name == acl.ACCESS and groups is not None and inode.gid not in groups:
+        inode.mode &= ~stat.S_ISGID
+    inode.ctime = fs.now()
+
+
+def xattr_remove(fs: Filesystem, view: View, ino: int, name: bytes) -> None:
+    """Remove an extended attribute. See ``Filesystem.xattr_remove``."""
+    inode = _changeable(view, ino)
+    designated = fs.designations.plan_forget(inode) if name == designation.NAME else []
+    attributes.remove(inode, name)
+    fs.designations.forget(designated)
+    view.change(inode)
+    inode.ctime = fs.now()
+
+
+def _changeable(view: View, ino: int) -> Inode:
+    view.check_writable()
+    inode = view.inode(ino)
+    if ino in view.above:
+        raise NotPermitted("this snapshot does not cover this directory")
+    return inode
+
+
+def _set_size(fs: Filesystem, inode: Inode, size: int) -> None:
+    if size < 0:
+        raise InvalidArgument("a size cannot be negative")
+    # In a snapshot of parts nobody could tell whether what is at the heir is part of it once the file is gone.
+    if size == 0 and inode.data.blocks > DETACH_BLOCKS and not (inode.view.instance and inode.view.instance.covered):
+        _detach(fs, inode)
+    else:
+        writing.truncate(inode, size)
+
+
+def _detach(fs: Filesystem, inode: Inode) -> None:
+    """Empty a large file at once: its blocks go to an orphan of their own, which is freed behind."""
+    view, volume = inode.view, inode.view.volume
+    ino = view.plan_new()
+    volume.allocator.prepare(0, urgency=1, metadata=volume.dirtied + 8)
+    view.change(inode)
+    heir = Inode(view, ino, stat.S_IFREG, generation=volume.next_inode_generation & 0xFFFF_FFFF, now=fs.now())
+    volume.next_inode_generation += 1
+    heir.flags |= FLAG_HEIR
+    heir.parent = inode.parent if inode.flags & FLAG_HEIR else inode.ino
+    heir.size = inode.size
+    heir.data, inode.data = inode.data, BlockMap(volume, view.owner)
+    inode.size = 0
+    view.add(heir)
+    view.orphans.add(ino)
+    fs.orphans.queue[view.id, ino] = None
