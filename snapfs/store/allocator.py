@@ -6,46 +6,35 @@ follows (``allocate``, ``free``, ``record``) cannot fail, unless the volume cont
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from snapfs.blocks.group_header import ENTRY_SLOT, ENTRY_WRITTEN, GroupEntry
-from snapfs.errors import CommitNeeded, CorruptBlock, NoSpace, NotCached
+from snapfs.errors import CommitNeeded, CorruptBlock, NoSpace
 from snapfs.store.account import Account
-from snapfs.store.cache import Want
 from snapfs.store.discards import Discards
-from snapfs.store.group import Group
+from snapfs.store.groups import Groups
 from snapfs.store.readers import Readers
 
 if TYPE_CHECKING:
     from snapfs.blocks.geometry import Geometry
+    from snapfs.blocks.group_header import GroupEntry
     from snapfs.store.cache import BlockCache
+    from snapfs.store.group import Group
     from snapfs.store.holders import HolderSets
 
 #: Blocks per group, at least, that make a group worth allocating from while another has more.
 ROOMY = 16
 
-#: Clean groups kept in memory beyond those in use.
-GROUPS_KEPT = 256
-
-#: So many calls that needed groups are remembered: an operation makes fewer before it uses them.
-RECENT_NEEDS = 64
-
 Waiting = tuple[int, int, int]  # group, offset, length
 
 
-class Allocator:
-    """The groups of a volume. Blocks are numbered over the whole volume; runs never cross a group."""
+class Allocator(Groups):
+    """Gives out blocks and takes them back. They are numbered over the whole volume; runs never cross a group."""
 
     def __init__(self, geometry: Geometry, holders: HolderSets, cache: BlockCache, entries: list[GroupEntry]) -> None:
-        self.geometry = geometry
+        super().__init__(geometry, entries)
         self.holders = holders
         self.cache = cache
-        self.entries = entries
-        self.groups: dict[int, Group] = {}
-        #: The numbers of those that the next commit must write: what is fresh, freed or recorded in the open generation is in them.
-        self.changed: set[int] = set()
         self.waiting: list[Waiting] = []
         self.account = Account()
         self.recount()
@@ -61,10 +50,6 @@ class Allocator:
         #: Told of runs that are given out: whoever remembers something about blocks by their numbers must forget it.
         self.watchers: list[Callable[[list[tuple[int, int]]], None]] = []
         self.reserve = min(16384, max(32, geometry.blocks // 64))
-        self._window: list[int] = []
-        self._needed: deque[Collection[int]] = deque(maxlen=RECENT_NEEDS)
-        self._shift = geometry.group_span.bit_length() - 1
-        self._mask = geometry.group_span - 1
 
     def recount(self) -> None:
         """Take the totals from the group table."""
@@ -72,102 +57,6 @@ class Allocator:
         self.held = sum(entry.snapshot for entry in self.entries)
 
     # Planning
-
-    def want(self, group: int) -> Want:
-        """What to fetch to load a group."""
-        return Want("group", group, self.entries[group].checksum)
-
-    def need(self, runs: Iterable[tuple[int, int]]) -> None:
-        """Make sure that the groups of these (block, length) runs are loaded."""
-        shift = self._shift
-        numbers: set[int] = set()
-        for start, length in runs:
-            first, last = start >> shift, start + length - 1 >> shift
-            numbers.add(first)
-            if last > first:
-                numbers.update(range(first + 1, last + 1))
-        self._need_named(numbers)
-
-    def need_blocks(self, blocks: Iterable[int]) -> None:
-        """The same for single blocks."""
-        shift = self._shift
-        self._need_named({block >> shift for block in blocks})
-
-    def _need_named(self, numbers: set[int]) -> None:
-        self._needed.append(numbers)
-        missing = numbers.difference(self.groups)
-        if missing:
-            self._load_named(missing)
-
-    def need_block(self, block: int) -> None:
-        """The same for one block."""
-        number = block >> self._shift
-        self._needed.append((number,))
-        if number not in self.groups:
-            self._load_named({number})
-
-    def need_groups(self, numbers: Iterable[int]) -> None:
-        """The same for groups by their numbers."""
-        numbers = set(numbers)
-        self._needed.append(numbers)
-        missing = {number for number in numbers if number not in self.groups}
-        if missing:
-            self._load(missing)
-
-    def _load_named(self, missing: set[int]) -> None:
-        """Load groups that pointers name blocks of. A group that was never written and is not in memory has none.
-
-        A pointer costs 16 bytes of an image; what it makes us load must have cost as much as it takes.
-        """
-        for number in missing:
-            if not 0 <= number < len(self.entries):
-                raise CorruptBlock(f"a pointer names block {number << self._shift}, which is outside the volume")
-            if not self.entries[number].flags & ENTRY_WRITTEN:
-                raise CorruptBlock(f"a pointer names a block in group {number}, of which no block is in use")
-        self._load(missing)
-
-    def _load(self, missing: set[int]) -> None:
-        self._make_room(len(missing))
-        wants = []
-        for number in sorted(missing):
-            if self.entries[number].flags & ENTRY_WRITTEN:
-                wants.append(self.want(number))
-            else:
-                self.admit(Group.empty(self.geometry, number))
-        if wants:
-            raise NotCached(wants)
-
-    def _make_room(self, count: int) -> None:
-        """Forget clean groups, those first that were loaded first; what the last few calls needed stays, however much it is."""
-        surplus = len(self.groups) + count - GROUPS_KEPT
-        if surplus <= 0:
-            return
-        needed = set(self._window).union(*self._needed)
-        idle = [n for n, group in self.groups.items() if not (n in self.changed or group.pinned or n in needed)]
-        for number in idle[:surplus]:
-            del self.groups[number]
-
-    def admit(self, group: Group) -> None:
-        """A group was loaded."""
-        if group.number in self.groups:
-            return
-        entry = self.entries[group.number]
-        if entry.flags & ENTRY_WRITTEN:
-            group.slot = entry.flags & ENTRY_SLOT
-        self.adopt(group)
-
-    def adopt(self, group: Group) -> None:
-        """Have a group that is not loaded yet, as it is."""
-        if group.dirty:
-            self.changed.add(group.number)
-        group.changed = self.changed
-        self.groups[group.number] = group
-
-    def forget_all(self) -> None:
-        """Have no group any more, whatever was changed in them."""
-        self.groups.clear()
-        self.changed.clear()
-        self._window.clear()
 
     def prepare(self, count: int, *, urgency: int = 0, metadata: int = 0) -> None:
         """Make sure that ``count`` blocks can be allocated now, and that this leaves what the next commit needs.
@@ -224,11 +113,6 @@ class Allocator:
         """Blocks of a group that can be allocated, as far as that is known without loading it."""
         group = self.groups.get(number)
         return group.available if group else self.entries[number].free
-
-    @property
-    def window(self) -> list[int]:
-        """The groups that allocation draws from."""
-        return self._window
 
     # Changing
 
