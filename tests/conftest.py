@@ -364,11 +364,18 @@ def loop_device(make_loop: Callable[[Path], Path], images: Images, tmp_path: Pat
         pytest.fail(f"{len(found)} findings, kept as {keep(device, images.test)}:\n{lines}")
 
 
+#: Tests that mount are in these directories, or ask for one of these fixtures.
+MOUNTING_PLACES = ("mounted", "compatibility")
+MOUNTING_FIXTURES = {"run_snapfs", "snapfs_command", "mounted", "mount_volume", "make_loop", "loop_device"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that mount are skipped, with the reason, where the kernel offers no FUSE."""
-    if Path("/dev/fuse").exists():
-        return
+    """Tests that mount run one after another, others beside them; and are skipped, with the reason, where the kernel offers no FUSE."""
+    offers_fuse = Path("/dev/fuse").exists()
     skip = pytest.mark.skip(reason="/dev/fuse is missing: load the fuse module, or give the container the device")
     for item in items:
-        if {"mounted", "mount_volume"} & set(getattr(item, "fixturenames", ())):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if item.path.parent.name in MOUNTING_PLACES or MOUNTING_FIXTURES & fixtures:
+            item.add_marker(pytest.mark.xdist_group("mounting"))
+        if not offers_fuse and {"mounted", "mount_volume"} & fixtures:
             item.add_marker(skip)
