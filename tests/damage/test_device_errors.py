@@ -26,7 +26,7 @@ from snapfs.check import check_volume
 from snapfs.device import MemoryDevice, image, open_device
 from snapfs.device.reserve import RESERVE_BYTES
 from snapfs.errors import CorruptBlock, CorruptData, DeviceError, DeviceFull, ReadOnly, SnapfsError, VolumeError
-from snapfs.filesystem import Filesystem
+from snapfs.filesystem import Filesystem, writing
 from snapfs.filesystem.format import format_volume
 from snapfs.fuse.edge import Edge
 from snapfs.ids import ROOT_INO
