@@ -364,18 +364,34 @@ def loop_device(make_loop: Callable[[Path], Path], images: Images, tmp_path: Pat
         pytest.fail(f"{len(found)} findings, kept as {keep(device, images.test)}:\n{lines}")
 
 
-#: Tests that mount are in these directories, or ask for one of these fixtures.
-MOUNTING_PLACES = ("mounted", "compatibility")
-MOUNTING_FIXTURES = {"run_snapfs", "snapfs_command", "mounted", "mount_volume", "make_loop", "loop_device"}
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that mount run one after another, others beside them; and are skipped, with the reason, where the kernel offers no FUSE."""
-    offers_fuse = Path("/dev/fuse").exists()
+    """Tests that mount are skipped, with the reason, where the kernel offers no FUSE."""
+    if Path("/dev/fuse").exists():
+        return
     skip = pytest.mark.skip(reason="/dev/fuse is missing: load the fuse module, or give the container the device")
     for item in items:
-        fixtures = set(getattr(item, "fixturenames", ()))
-        if item.path.parent.name in MOUNTING_PLACES or MOUNTING_FIXTURES & fixtures:
-            item.add_marker(pytest.mark.xdist_group("mounting"))
-        if not offers_fuse and {"mounted", "mount_volume"} & fixtures:
+        if {"mounted", "mount_volume"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(skip)
+
+
+#: Where the tests are that mount and unmount, whose times matter.
+MOUNTING = (
+    "tests/mounted/",
+    "tests/compatibility/",
+    "tests/crash/test_kill.py",
+    "tests/damage/test_device_errors_mounted.py",
+    "tests/damage/test_scrub.py",
+    "tests/model/test_mounted_model.py",
+)
+
+
+@pytest.hookimpl(optionalhook=True)  # of xdist's, for runs in several processes
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """One process has all tests that mount, one after another; the others are for whoever has nothing to do."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "mounting" if nodeid.startswith(MOUNTING) else nodeid
+
+    return Scheduling(config, log)
