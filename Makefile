@@ -11,7 +11,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 STATES ?= 200000
 KILLS ?= 500
-# Options for pytest: make test ARGS="tests/unit -x"
+# Options for pytest: make test ARGS="tests/unit -x"; in one process, with what it prints: ARGS="tests/unit -n 0 -s"
 ARGS ?=
 SECONDS ?= 60
 
