@@ -17,10 +17,12 @@ from snapfs.filesystem import ReadPlan
 PROMPT: Final = 1e-3
 PROMPT_MIB: Final = 2e-3
 
-#: Weight of the last read in that average.
+#: Weight of the last read in that average, and how many times what is allowed it counts at most: any device is slow once in a while.
 _WEIGHT: Final = 0.2
+_WORST: Final = 3.0
 
-#: Reads that are left to threads after the device has been found slow for the first time, and at most: each time twice as many.
+#: Reads that are left to threads after the device has been found slow for the first time, and at most: each time twice as many. After
+#: so many reads in the loop without that, half as many.
 _PAUSE: Final = 100
 _LONGEST_PAUSE: Final = 100 << 10
 
@@ -42,6 +44,7 @@ class Reading:
         self._mean = 0.0
         self._pause = 0
         self._next_pause = _PAUSE
+        self._since = 0  # reads in the loop since the last pause, or since the next one was made shorter
         self._next = -1  # where the last read ended
 
     def parts(self, plan: ReadPlan) -> list[Buffer] | None:
@@ -69,8 +72,11 @@ class Reading:
         began = self._clock()
         part = device.read(offset, length)
         allowed = PROMPT + PROMPT_MIB * length / (1 << 20)
-        self._mean += _WEIGHT * ((self._clock() - began) / allowed - self._mean)
+        self._mean += _WEIGHT * (min((self._clock() - began) / allowed, _WORST) - self._mean)
+        self._since += 1
         if self._mean > 1:
-            self._mean, self._pause = 0.0, self._next_pause
+            self._mean, self._pause, self._since = 0.0, self._next_pause, 0
             self._next_pause = min(2 * self._next_pause, _LONGEST_PAUSE)
+        elif self._since == _PAUSE:
+            self._next_pause, self._since = max(self._next_pause // 2, _PAUSE), 0
         return part
