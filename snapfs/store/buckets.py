@@ -141,15 +141,11 @@ class BucketTree:
         return value >> shift & (1 << bits) - 1
 
     def _find(self, value: int) -> tuple[array[int], int, int, int, Bucket | None, bool]:
-        """Where a hash belongs: words, slot, prefix, depth, the bucket there (None: none yet), and whether all on the way is dirty.
-
-        Every change and every look-up goes through here several times, so it calls as little as it can.
-        """
-        words, slot, prefix, depth = self.root, 0, 0, 0
+        """Where a hash belongs: words, slot, prefix, depth, the bucket there (None: none yet), and whether all on the way is dirty."""
+        # Every change and every look-up comes here several times, so it calls as little as it can.
+        words, slot, prefix, depth, is_dirty = self.root, 0, 0, 0, True
         dirty = self.dirty
-        bits = self.volume.geometry.fan_bits
-        shift = HASH_BITS
-        is_dirty = True
+        bits, shift = self.volume.geometry.fan_bits, HASH_BITS
         while first := words[2 * slot]:
             if first & FLAG_DIRTY:
                 found = dirty[prefix << DEPTH_BITS | depth]
@@ -176,9 +172,8 @@ class BucketTree:
     def slot_of(self, words: array[int], prefix: int, depth: int, value: int) -> tuple[int, int]:
         """In a pointer block: the slot in which a hash is, or would be, and the first hash after the range of that slot."""
         bits, fan_out = self.volume.geometry.fan_bits, self.volume.geometry.fan_out
-        digit = slot = self._digit(value, depth)
-        if not words[2 * slot]:
-            slot = _slot_before(words, slot)
+        digit = self._digit(value, depth)
+        slot = digit if words[2 * digit] else _slot_before(words, digit)
         after = digit + 1
         if not words[2 * slot] or words[2 * slot] & FLAG_BUCKET:
             while after < fan_out and not words[2 * after]:
