@@ -222,7 +222,7 @@ def test_a_copy_by_the_installed_package_is_another_moment(installation: Install
         (now / "file3").write_bytes(dice.randbytes(MIB))
         (now / ".snap" / "monday" / "file4").write_bytes(b"written in the snapshot")
         before = hashes(now), hashes(now / ".snap" / "monday")
-        installation.run("snapfs", "copy", now, target, "--rate", "2M", "--first", now / "file5")
+        installation.run("snapfs", "copy", now, target, "--rate", "500K", "--first", now / "file5")
         with load(now) as done:
             with mounted(installation, target, tmp_path / "then") as then:
                 wait_until(lambda: done() > 30, 30, "the load")

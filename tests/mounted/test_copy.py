@@ -123,7 +123,7 @@ def test_a_copy_shows_another_moment_than_that_of_the_command(
     names = with_history(mounted)
     before = all_views(mounted, names)
     target = tmp_path / "copy.img"
-    mounted.run("copy", mounted.path, target, "--map", where, "--rate", "2M")
+    mounted.run("copy", mounted.path, target, "--map", where, "--rate", "300K")
     with load(mounted.path) as done:
         early = mount_volume(target)
         wait_until(lambda: done() > 40, 60, "the load")
@@ -284,7 +284,7 @@ def test_a_killed_daemon_ends_the_copy(where: str, mounted, mount_volume, images
     names = with_history(mounted)
     before = all_views(mounted, names)
     target = tmp_path / "copy.img"
-    mounted.run("copy", mounted.path, target, "--map", where, "--rate", "3M")
+    mounted.run("copy", mounted.path, target, "--map", where, "--rate", "300K")
     reached = [status(mounted)["copied"]]
     for seed in range(4):
         with contextlib.suppress(AssertionError, OSError), load(mounted.path, seed) as done:
@@ -340,7 +340,7 @@ def test_an_interrupted_command_loses_what_it_has_copied(
     before = all_views(mounted, names)
     mounted.unmount()
     target = tmp_path / "copy.img"
-    with subprocess.Popen(snapfs_command("copy", mounted.image, target, "--rate", "3M"), stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(snapfs_command("copy", mounted.image, target, "--rate", "1M"), stderr=subprocess.PIPE, text=True) as process:
         wait_until(lambda: target.exists() and target.stat().st_blocks * 512 > 4 * MIB, 30, "the copy")
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
@@ -577,7 +577,7 @@ def test_block_devices_are_copied_otherwise(loop_device: Path, make_loop, mount_
     device = make_loop(backing)
     result = mounted.run("copy", mounted.path, device, code=1)
     assert "--force" in result.stderr
-    mounted.run("copy", mounted.path, device, "--force", "--rate", "1M", "--map", "on-volume")
+    mounted.run("copy", mounted.path, device, "--force", "--rate", "300K", "--map", "on-volume")
     early = mount_volume(device)
     assert all_views(early, names) == before
     early.unmount()
