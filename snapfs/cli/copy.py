@@ -261,6 +261,7 @@ def _waited(call: Callable[..., Document], copy_id: str | None, told: Callable[[
         if result["state"] in _ENDED or result.get("id") != copy_id:
             return result
         told(result)
+        # Asked, not told: the copy goes on in the daemon whoever waits for it, and Ctrl-C ends nothing but the waiting.
         time.sleep(_LOOK_SECONDS)
 
 
