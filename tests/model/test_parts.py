@@ -205,6 +205,8 @@ def test_the_view_shows_more_than_its_directory(volumes: Volumes) -> None:
             volumes.do(volumes.fs.lookup, view, ROOT_INO, name)
     with pytest.raises(NotPermitted):
         volumes.do(volumes.fs.make, view, ROOT_INO, b"beside", FILE, 0, 0)
+    with pytest.raises(NotPermitted):
+        volumes.do(volumes.fs.set_times, view, ROOT_INO, mtime=1)
 
 
 def test_making_one_looks_at_what_it_covers() -> None:

@@ -201,3 +201,14 @@ def test_sealed_counts_differ_from_the_blocks() -> None:
         put(tree, key, bytes(100))
     write_out(tree)
     assert free - volume.allocator.free == tree.blocks
+
+
+def test_a_pointer_block_without_pointers_takes_a_key() -> None:
+    """Of a hostile image: whoever filled it would make a tree that nothing else reads as one."""
+    tree = new_tree(number_hash)
+    for key in range(400):
+        put(tree, key, b"x" * 100)
+    node = tree.dirty[0]
+    node[:] = type(node)("Q", bytes(8 * len(node)))
+    with pytest.raises(CorruptBlock, match="points nowhere"):
+        put(tree, 1000, b"y")

@@ -41,6 +41,18 @@ def test_runs_differ_from_a_plain_dict(steps: list[tuple[int, int, int | None]])
     assert list(RunMap(iter(runs))) == list(runs)
 
 
+@pytest.mark.parametrize("before", [1, 2, None])
+@pytest.mark.parametrize("behind", [1, 2, None])
+def test_a_gap_is_not_filled_to_maximal_runs(before: int | None, behind: int | None) -> None:
+    """B5: with what lies beside it, on one side, on both, or on none; which random runs seldom meet."""
+    runs, expected = RunMap(), dict.fromkeys(range(10, 15), 1)
+    for low, value in ((5, before), (15, behind)):
+        runs.assign(low, low + 5, value)
+        expected.update(dict.fromkeys(range(low, low + 5), value) if value is not None else {})
+    runs.assign(10, 15, 1)
+    assert list(runs) == runs_of(expected)
+
+
 @settings(deadline=None, database=None, max_examples=200)
 @given(assignments, st.integers(0, SPAN), st.integers(1, SPAN))
 def test_pieces_have_gaps_or_overlap(steps: list[tuple[int, int, int | None]], start: int, length: int) -> None:
