@@ -1,33 +1,29 @@
-"""What the daemon asks of the kernel and tells it, outside of replies: send your cached writes; forget what you believe.
+"""What the daemon tells the kernel, outside of replies: forget what you believe. What it asks of it is in ``flushing``.
 
-All of that can block in the kernel until requests have been served, so it happens in worker threads while the loop serves. A request
+That can block in the kernel until requests have been served, so it happens in worker threads while the loop serves. A request
 handler never waits for anything here that needs a lock of the kernel's: the kernel may hold it for that very request.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import stat
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
-from contextlib import asynccontextmanager
-from itertools import zip_longest
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 import trio
 
 from snapfs import snapshots
-from snapfs.errors import DeviceError, NoSpace, NoSuchSnapshot, NotFound, StaleInode
+from snapfs.errors import NoSuchSnapshot, NotFound, StaleInode
 from snapfs.filesystem import Entry, Filesystem, Inode, View
 from snapfs.fuse.edge import Edge
-from snapfs.fuse.flusher import Flusher
+from snapfs.fuse.flushing import Flushing
 from snapfs.fuse.known import Known, Place
-from snapfs.fuse.notices import Notices, StockNotices
-from snapfs.fuse.numbers import KERNEL_ROOT, Numbers
-from snapfs.fuse.pause import Pause
+from snapfs.fuse.notices import forget_inodes, forget_names
+from snapfs.fuse.numbers import Numbers
 from snapfs.ids import BASE_VIEW
 from snapfs.snapshots import RestoreResult
 
@@ -39,37 +35,17 @@ READ_AHEAD_KB: Final = 2048
 #: Seconds that a rename in one ``.snap`` waits until the old name is gone from the others.
 RENAME_SECONDS: Final = 1.0
 
-#: What a notification ends with when there is nothing to forget.
-_HARMLESS: Final = (errno.ENOENT, errno.ENOTCONN, errno.ENODEV, errno.ENOTDIR, errno.EBADF)
-
 #: Entries that are compared at a time after a restore.
 _CHUNK: Final = 1000
 
-#: How often a pause fetches pages, at most: twice, and again when somebody had to be let go, or has opened another file.
-_FETCHES: Final = 10
 
-#: Inodes that are flushed by one message.
-_FLUSH_BATCH: Final = 256
-
-
-class MountedKernel:
+class MountedKernel(Flushing):
     """The kernel's side of one mount. See ``neighbours.Kernel``. ``run`` must be running."""
 
     def __init__(self, edge: Edge, known: Known, numbers: Numbers, mountpoint: str) -> None:
+        super().__init__(known, numbers, mountpoint)
         self._edge = edge
         self._fs: Filesystem = edge.fs
-        self._known = known
-        self._numbers = numbers
-        self._mountpoint = os.fsencode(mountpoint)
-        #: The number of the mount's device; -1 before there is one.
-        self.device = -1
-        self.notices: Notices = StockNotices()
-        # How the names begin that ``flush`` uses in the root: in no listing, and nobody's by chance. Not in ``.snap``, which the kernel
-        # keeps locked while it waits for the mkdir that makes a snapshot.
-        self._alias = b".snapfs-%s-" % os.urandom(12).hex().encode()
-        self._flusher = Flusher()  # the process that may use them
-        self._flushing = trio.Lock()
-        self.pause = Pause()
         self._refused: set[int] = set()
         self._unnamed: deque[Place] = deque()  # filled by the loop, emptied by a job
         self._fs.orphans.unnamed = self._lost_name
@@ -88,84 +64,6 @@ class MountedKernel:
             # Abandoned when the mount ends: the thread may be stuck in a kernel that nobody serves any more.
             await trio.to_thread.run_sync(job, abandon_on_cancel=True)
 
-    # --- writes that the kernel holds back ---
-
-    def node_of_alias(self, name: bytes, pid: int) -> int | None:
-        """The inode that a name in the root stands for while ``flush`` asks for it; None for every other name and everybody else."""
-        if pid != self._flusher.pid or not name.startswith(self._alias):
-            return None
-        return int(name[len(self._alias) :], 16)
-
-    async def flush(self, view_ids: Collection[int] | None = None) -> None:
-        """See ``neighbours.Kernel``. Raises ``NoSpace`` or ``DeviceError`` when a write failed."""
-        await self._fetch(self._written(view_ids), self._flush)
-
-    @asynccontextmanager
-    async def paused(self, view_ids: Collection[int] | None) -> AsyncIterator[Callable[[], None]]:
-        """See ``neighbours.Kernel``. Raises as ``flush`` does."""
-        self.pause.begin(view_ids)
-        try:
-            with self.pause.fetching():
-                fetched: set[int] = set()
-                for step in range(_FETCHES):
-                    nodes, let_go = self._written(view_ids), self.pause.let_go
-                    if step > 1 and fetched.issuperset(nodes):
-                        break
-                    await self._fetch(nodes, self._flush_forgotten)
-                    # Who had asked before the pause began may have written until the first time was over.
-                    fetched = set(nodes) if self.pause.let_go == let_go else set()
-            yield self.pause.end
-        finally:
-            self.pause.end()
-
-    async def opening(self, node: int) -> None:
-        """Somebody is about to open a file to write: in a pause he may not begin."""
-        if not self.pause.valid:
-            # Only attributes, which takes no lock in the kernel: a request may wait for this.
-            await trio.to_thread.run_sync(lambda: _forget_inodes(self.notices, [node], attributes_only=True))
-
-    def _written(self, view_ids: Collection[int] | None) -> list[int]:
-        return [node for node in self._known.written() if view_ids is None or self._numbers.split(node)[0] in view_ids]
-
-    async def _fetch(self, nodes: list[int], how: Callable[[list[int]], None]) -> None:
-        if nodes:
-            # Requests are served meanwhile, in particular the writes that this brings.
-            async with self._flushing:
-                await trio.to_thread.run_sync(how, nodes)
-
-    def _flush_forgotten(self, nodes: list[int]) -> None:
-        """The same in a pause: each time, because the kernel may not have known yet what it was told to forget."""
-        _forget_inodes(self.notices, nodes, attributes_only=True)
-        self._flush(nodes)
-
-    def _flush(self, nodes: list[int]) -> None:
-        """Make the kernel send its dirty pages of these inodes, and wait until all of them have been served.
-
-        syncfs(2) will not do: on FUSE it starts that at most, and does not wait (and since Linux 6.18 not even that). What does, for one
-        inode, is closing it. So each is opened by its number, under a name that is there for the moment and for one process, and closed.
-        """
-        for first in range(0, len(nodes), _FLUSH_BATCH):
-            batch = nodes[first : first + _FLUSH_BATCH]
-            names = [b"%s%x" % (self._alias, node) for node in batch]
-            try:
-                results = self._flusher.flush(self._mountpoint, self.device, names)
-            except OSError as exc:
-                log.warning("the kernel's cached writes are fetched page by page: %s", exc)
-                results = []
-            # Or the kernel would hold the inodes for the sake of the names.
-            _forget_names(self.notices, ((KERNEL_ROOT, name) for name in names))
-            for node, result in zip_longest(batch, results, fillvalue=errno.EACCES):
-                if result in (errno.EACCES, errno.EPERM):
-                    # The user who mounted may not open it. One write for each page, and nothing of the file stays in the kernel's memory.
-                    _forget_inodes(self.notices, [node], attributes_only=False)
-                elif result not in (0, errno.ESTALE, errno.ENOENT):  # deleted with its view
-                    kind = NoSpace if result == errno.ENOSPC else DeviceError
-                    raise kind(f"what was written last could not be stored: {os.strerror(result)}")
-
-    def close(self) -> None:
-        """The mount has ended."""
-        self._flusher.close()
-
     # --- what the kernel believes ---
 
     async def owner_changed(self, node: int) -> None:
@@ -173,7 +71,7 @@ class MountedKernel:
         snapdir = self._numbers.snapdir(node)
         if snapdir in self._known:
             # Only attributes, which takes no lock in the kernel: a request may wait for this.
-            await trio.to_thread.run_sync(lambda: _forget_inodes(self.notices, [snapdir], attributes_only=True))
+            await trio.to_thread.run_sync(lambda: forget_inodes(self.notices, [snapdir], attributes_only=True))
 
     async def view_ended(self, view_id: int, *, asked_by: int | None) -> None:
         """See ``neighbours.Kernel``.
@@ -183,7 +81,7 @@ class MountedKernel:
         """
         places = self._known.take_shown(view_id)
         nodes = list(self._known.nodes_of(view_id))
-        await trio.to_thread.run_sync(lambda: _forget_inodes(self.notices, nodes, attributes_only=True))
+        await trio.to_thread.run_sync(lambda: forget_inodes(self.notices, nodes, attributes_only=True))
         # What processes have open in it can be read from the kernel's memory until this is through.
         done = self._forget(places, nodes)
         if asked_by is None:
@@ -205,8 +103,8 @@ class MountedKernel:
 
         def job() -> None:
             self._refused.discard(node)  # what is refused from now on needs another job
-            _forget_names(self.notices, names)
-            _forget_inodes(self.notices, [node], attributes_only=False)
+            forget_names(self.notices, names)
+            forget_inodes(self.notices, [node], attributes_only=False)
 
         self._jobs.send_nowait(job)
 
@@ -279,7 +177,7 @@ class MountedKernel:
 
     def _forget_unnamed(self) -> None:
         while self._unnamed:
-            _forget_names(self.notices, [self._unnamed.popleft()])
+            forget_names(self.notices, [self._unnamed.popleft()])
 
     async def _listing(self, view: View, ino: int, limit: int | None = None) -> dict[bytes, tuple[int, int]] | None:
         """Inode and type of every name in a directory, or of about ``limit`` of them; None when there is no such directory."""
@@ -315,35 +213,13 @@ class MountedKernel:
 
         def job() -> None:
             try:
-                _forget_names(self.notices, wanted)
-                _forget_inodes(self.notices, nodes, attributes_only=False)
+                forget_names(self.notices, wanted)
+                forget_inodes(self.notices, nodes, attributes_only=False)
             finally:
                 token.run_sync_soon(done.set)
 
         self._jobs.send_nowait(job)
         return done
-
-
-def _forget_names(notices: Notices, places: Iterable[Place]) -> None:
-    for parent, name in places:
-        try:
-            notices.forget_name(parent, name)
-        except OSError as exc:
-            _not_forgotten(exc)
-
-
-def _forget_inodes(notices: Notices, nodes: Iterable[int], *, attributes_only: bool) -> None:
-    for node in nodes:
-        try:
-            notices.forget_inode(node, attributes_only=attributes_only)
-        except OSError as exc:
-            _not_forgotten(exc)
-
-
-def _not_forgotten(exc: OSError) -> None:
-    # What the kernel does not know it need not forget; and a mount that has ended knows nothing.
-    if exc.errno not in _HARMLESS:
-        log.warning("the kernel does not forget: %s", exc)
 
 
 def _raise_read_ahead(device: int) -> None:

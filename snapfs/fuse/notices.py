@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import errno
+import logging
+from collections.abc import Iterable
+from typing import Final, Protocol
 
 import pyfuse3
+
+log = logging.getLogger("snapfs.fuse")
+
+#: What a notification ends with when there is nothing to forget.
+_HARMLESS: Final = (errno.ENOENT, errno.ENOTCONN, errno.ENODEV, errno.ENOTDIR, errno.EBADF)
 
 
 class Notices(Protocol):
@@ -27,3 +35,27 @@ class StockNotices:
     def forget_name(self, parent: int, name: bytes) -> None:
         """See ``Notices``."""
         pyfuse3.invalidate_entry(parent, name)
+
+
+def forget_names(notices: Notices, places: Iterable[tuple[int, bytes]]) -> None:
+    """Forget names in directories; what goes wrong is logged."""
+    for parent, name in places:
+        try:
+            notices.forget_name(parent, name)
+        except OSError as exc:
+            _not_forgotten(exc)
+
+
+def forget_inodes(notices: Notices, nodes: Iterable[int], *, attributes_only: bool) -> None:
+    """Forget attributes, and pages; what goes wrong is logged."""
+    for node in nodes:
+        try:
+            notices.forget_inode(node, attributes_only=attributes_only)
+        except OSError as exc:
+            _not_forgotten(exc)
+
+
+def _not_forgotten(exc: OSError) -> None:
+    # What the kernel does not know it need not forget; and a mount that has ended knows nothing.
+    if exc.errno not in _HARMLESS:
+        log.warning("the kernel does not forget: %s", exc)
