@@ -32,11 +32,11 @@ BUCKETS: Final = (Kind.SETS, Kind.INSTANCES, Kind.NAMES)
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """One tree: its kind, and unless it is a table of the volume its view and inode. ``created_ns`` tells instances of one id apart."""
+    """One tree: its kind, and unless it is a table of the volume its view and inode. ``serial`` tells instances of one id apart."""
 
     kind: Kind
     view: int = BASE_VIEW
-    created_ns: int = 0
+    serial: int = 0
     ino: int = 0
 
 

@@ -153,15 +153,15 @@ class Scrub:
         epoch = self.volume.epoch
         done: set[tuple[int, int]] = set()
         while one := self._next_instance(epoch, done):
-            done.add((one.id, one.created_ns))
-            yield from self._view(one.id, one.created_ns, one.root)
+            done.add((one.id, one.serial))
+            yield from self._view(one.id, one.serial, one.root)
 
     def _next_instance(self, epoch: int, done: set[tuple[int, int]]) -> Instance | None:
         live = (one for one in self.volume.instances.live() if one.epoch < epoch)
-        return next((one for one in live if (one.id, one.created_ns) not in done), None)
+        return next((one for one in live if (one.id, one.serial) not in done), None)
 
-    def _view(self, view: int, created_ns: int, root: ViewRoot) -> Steps[None]:
-        yield from self._walk([Frame(Tree(Kind.INODES, view, created_ns), root.depth, 0, (root.first, root.second))])
+    def _view(self, view: int, serial: int, root: ViewRoot) -> Steps[None]:
+        yield from self._walk([Frame(Tree(Kind.INODES, view, serial), root.depth, 0, (root.first, root.second))])
 
     def _walk(self, stack: list[Frame]) -> Steps[None]:
         """Verify everything below these pointers that has not been visited; the last frame comes first."""
@@ -257,7 +257,7 @@ class Scrub:
         way: list[int] = []
         answer = False
         while ino not in way:
-            known = self._inside.get((part.id, part.created_ns, ino))
+            known = self._inside.get((part.id, part.serial, ino))
             if known is not None or ino in (0, ROOT_INO) or ino in part.covered:
                 answer = known if known is not None else ino not in (0, ROOT_INO)
                 break
@@ -270,7 +270,7 @@ class Scrub:
                 break
             ino = above.parent
         for number in way[1:]:
-            self._inside[part.id, part.created_ns, number] = answer
+            self._inside[part.id, part.serial, number] = answer
         return answer
 
     def _inode(self, table: Tree, ino: int) -> Steps[Inode | None]:
@@ -373,11 +373,11 @@ class Scrub:
             view = self.volume.base_root
             if tree.view != BASE_VIEW:
                 one = self.volume.instances.table.get(tree.view)
-                if one is None or one.going or one.created_ns != tree.created_ns:
+                if one is None or one.going or one.serial != tree.serial:
                     return None
                 view = one.root
             return view.first, view.second, view.depth
-        inode = yield from self._inode(Tree(Kind.INODES, tree.view, tree.created_ns), tree.ino)
+        inode = yield from self._inode(Tree(Kind.INODES, tree.view, tree.serial), tree.ino)
         if inode is None or (tree.kind is not Kind.ATTRIBUTES and tree.kind is not data_kind(inode)):
             return None
         return root_of(inode, tree.kind)

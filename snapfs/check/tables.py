@@ -79,6 +79,8 @@ def check_tables(volume: Volume, walker: Walker, findings: Findings) -> None:
     for one in volume.instances.table.values():
         if one.epoch >= volume.epoch:
             findings.add("I3", "future-epoch", f"snapshot {one.name}", f"its epoch {one.epoch} is not over")
+        if one.serial >= volume.next_inode_generation:
+            findings.add("format", "future-serial", f"snapshot {one.name}", f"the next one would be made before it: it is {one.serial}")
         if one.origin and one.origin not in volume.instances.table:
             findings.add(
                 "format", "origin", f"snapshot {one.name}", f"it was made of instance {one.origin}, which does not exist", Severity.WARNING

@@ -53,6 +53,9 @@ def new_instance(
     volume.allocator.prepare(0, urgency=urgency, metadata=volume.dirtied + 8)
     bit = volume.instances.take_bit(fs.view_ids_in_use())
     now = fs.now() if now_ns is None else now_ns
+    # The order of making: by the clock, one that is made after the clock was set back would be older.
+    serial = volume.next_inode_generation
+    volume.next_inode_generation += 1
     return Instance(
         bit,
         name,
@@ -63,6 +66,8 @@ def new_instance(
         parts=chosen,
         covered=covered,
         passed=passed,
+        serial=serial,
+        listed_ns=volume.instances.listed_after(now),
     )
 
 

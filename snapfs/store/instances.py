@@ -91,6 +91,8 @@ class Instance:
     of which it preserves extended attributes: those of its parts, or, of a snapshot of a snapshot, those of its origin.
     ``origin`` is the view that it was made of: 0, or an instance's id. ``undo`` marks the state that a restore left behind.
     ``orphans``: the list of orphans of its view has some that are to be freed, as it was sealed last.
+    ``serial`` grows with each snapshot that is made, whatever the clock says, and no two of a volume ever have the same; 0: an older
+    version made it. ``listed_ns`` is the time that ``.snap`` shows for it: later than those of all snapshots that were there before.
     """
 
     id: int
@@ -108,6 +110,18 @@ class Instance:
     root: ViewRoot = field(default_factory=ViewRoot)
     facts: Facts = NO_FACTS
     orphans: bool = False
+    serial: int = 0
+    listed_ns: int | None = None
+
+    @property
+    def making(self) -> tuple[int, int, int, int]:
+        """Its place in the order of making. Among those without a serial number the epoch decides, then the clock."""
+        return self.serial, self.epoch, self.created_ns, self.id
+
+    @property
+    def listed(self) -> int:
+        """``listed_ns``, or when it was made."""
+        return self.created_ns if self.listed_ns is None else self.listed_ns
 
     @property
     def changed(self) -> bool:
@@ -140,6 +154,7 @@ class Instance:
             "name": self.name, "epoch": self.epoch, "created": self.created_ns, "changed": self.changed_ns, "origin": self.origin,
             "owner": self.owner, "parts": [part.encode() for part in self.parts], "kept": kept,
             "undo": self.undo, "going": self.going, "orphans": self.orphans, "root": self.root.encode(),
+            "serial": self.serial, "listed": self.listed_ns,
         }  # fmt: skip
 
     @classmethod
@@ -172,6 +187,8 @@ class Instance:
             going,
             ViewRoot.decode(get("root"), what, geometry),
             orphans=orphans,
+            serial=check_range(get("serial", 0), 0, COUNT_MAX, what),
+            listed_ns=None if get("listed") is None else check_range(get("listed"), -_TIME, _TIME, what),
         )
 
     def copy(self) -> Instance:
@@ -198,8 +215,13 @@ class Instances:
         self._described: set[int] = set()  # whose facts have had an item of the table, and may have to lose it
 
     def live(self) -> list[Instance]:
-        """Instances that can be seen, oldest first; the ones that are being made are not among them."""
-        return sorted((one for one in self.table.values() if not one.going), key=lambda one: (one.created_ns, one.epoch, one.id))
+        """Instances that can be seen, in the order in which they were made; the ones that are being made are not among them."""
+        return sorted((one for one in self.table.values() if not one.going), key=lambda one: one.making)
+
+    def listed_after(self, now_ns: int) -> int | None:
+        """What ``.snap`` shall show as the time of a snapshot made now, if it is not the time itself."""
+        shown = max((one.listed for one in (*self.table.values(), *self.pending) if not one.going), default=now_ns - 1)
+        return shown + 1 if shown >= now_ns else None
 
     def by_name(self, name: str) -> Instance | None:
         """The live instance of that name."""

@@ -207,6 +207,14 @@ def a_snapshot_is_of_an_epoch_that_is_not_over(p: Planted) -> str:
     return "snapshot last"
 
 
+@damage("future-serial")
+def a_snapshot_was_made_after_those_that_are_yet_to_be_made(p: Planted) -> str:
+    one = snapshots.get(p.fs, "copy")
+    one.serial = p.volume.next_inode_generation + 100
+    p.volume.instances.dirty.add(one.id)
+    return "snapshot copy"
+
+
 @damage("future-epoch", "I3")
 def a_block_is_born_in_an_epoch_that_has_not_begun(p: Planted) -> str:
     """Snapshots that are yet to be made would not be counted among its holders."""

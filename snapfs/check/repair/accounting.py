@@ -39,6 +39,8 @@ def rebuild(volume: Volume, reach: Reach) -> None:
         volume.restores.schedule(None)
     newest = max((one.epoch for one in instances.table.values()), default=0)
     volume.epoch = max(volume.epoch, newest + 1)
+    made_last = max((one.serial for one in instances.table.values()), default=0)
+    volume.next_inode_generation = max(volume.next_inode_generation, made_last + 1)
     volume.holders = allocator.holders = HolderSets()
     name_live(volume)
     slots = [entry.flags & ENTRY_SLOT if entry.flags & ENTRY_WRITTEN else ENTRY_SLOT for entry in allocator.entries]
