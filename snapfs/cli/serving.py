@@ -117,12 +117,22 @@ def _run(
         handlers = Handlers(edge, fs, live, shown_owner=options.uid, job=job)
         copying.append(handlers.copying)
         nursery.start_soon(Behind(handlers.copying).run)
+        device = mount.device
+
+        def place() -> str:
+            return registry.new_socket_path(status, device)
+
+        key = registry.socket_key(status, device)
         try:
-            server = ControlServer(handlers, registry.new_socket_path(status, mount.device))
+            server = ControlServer(handlers, place(), anew=place, key=key)
         except ControlError as exc:
-            # The files are what matters; commands will say that the daemon cannot be asked.
-            log.warning("%s", exc)
-            return
+            log.warning("%s; commands find the daemon by an abstract name, unless they are in another network namespace", exc)
+            try:
+                server = ControlServer(handlers, None, anew=place, key=key)
+            except ControlError as other:
+                # The files are what matters; commands will say that the daemon cannot be asked.
+                log.warning("%s", other)
+                return
         servers.append(server)
         nursery.start_soon(server.run)
 

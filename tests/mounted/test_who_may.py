@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import json
 import os
 import pickle
 import pwd
@@ -241,6 +242,69 @@ def test_the_socket_itself_lets_a_stranger_in(mounted) -> None:
         finally:
             os.chmod(place, 0o600)
             os.chmod(directory, 0o700)
+
+
+def test_the_abstract_name_lets_a_stranger_in(mounted) -> None:
+    """Anybody may connect by it, and have one like it: both sides go by the uid that the kernel tells."""
+    import socket
+
+    from snapfs.control import client, protocol, registry
+    from snapfs.control.mounts import mount_at
+
+    mount = mount_at(os.fspath(mounted.path))
+    assert mount is not None
+    (place,) = registry.sockets_of_mount(mount)
+    (name,) = registry.names_of_mount(mount)
+
+    def ask() -> bytes:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(name)
+            return connection.makefile("rb").readline()
+
+    with pytest.raises(Exception, match="only root and the user who mounted"):
+        protocol.decode_answer(as_user(Path("/"), ask))
+    # A stranger who has made a directory first, or removed what he could, and listens by such a name, is not asked.
+    os.unlink(place)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setresuid(USER, USER, USER)
+            with socket.socket(socket.AF_UNIX) as false:
+                false.bind(name + "0")
+                false.listen()
+                os.write(writer, b"listens")
+                accepted, _ = false.accept()
+                os._exit(3 if accepted.recv(1) else 0)
+        finally:
+            os._exit(1)
+    assert os.read(reader, 7) == b"listens"
+    os.close(reader)
+    os.close(writer)
+    assert len(list(registry.names_of_mount(mount))) == 2
+    assert client._connected(name + "0", mount.owner) is False
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0  # nothing was said to it
+    assert json.loads(mounted.run("info", mounted.path, "--json").stdout)["pid"] == mounted.pid
+    assert json.loads(mounted.run("info", mounted.image, "--json").stdout)["mounted"] == os.fspath(mounted.path)
+
+
+def test_the_end_of_a_session_takes_the_daemon_away(mount_volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """/run/user/UID goes with the last session of its user, and the mount stays."""
+    from snapfs.control import registry
+    from snapfs.control.mounts import mount_at
+
+    monkeypatch.setattr(registry, "directories", lambda _uid: [])
+    mounted = mount_volume()
+    mount = mount_at(os.fspath(mounted.path))
+    assert list(registry.sockets_of_mount(mount)) == []
+    (place,) = [path for path in Path("/run/snapfs").iterdir() if path.name.endswith(f"-{mount.device:x}.sock")]
+    place.unlink()
+    (mounted / "file").write_text("x")
+    mounted.run("snapshot", "create", mounted.path, "s")
+    assert mounted.run("diff", mounted.image, "s").stdout == ""
+    mounted.unmount()  # waits for the daemon's end, whom it must find for that
+    mounted.mount()
 
 
 # --- snapshots ------------------------------------------------------------------------------------

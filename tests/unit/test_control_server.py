@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import errno
 import json
 import logging
 import os
+import shutil
 import socket
 import stat
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
-from snapfs.control import client, protocol
+from snapfs.control import client, listening, protocol, registry
+from snapfs.control import server as serving
 from snapfs.control.caller import Caller
 from snapfs.control.client import Client
+from snapfs.control.mounts import Mount
 from snapfs.control.protocol import ControlError, Request, Result
-from snapfs.control.server import CONNECTIONS, ControlServer
+from snapfs.control.server import CONNECTIONS, OPEN, ControlServer
 from snapfs.errors import AccessDenied, NoSuchSnapshot
 
 
@@ -40,6 +47,10 @@ class Answers:
             for number in range(3):
                 await caller.tell({"done": number})
             return {"sum": await caller.in_thread(sum, [1, 2])}
+        if request.command == "flood":
+            self.waiting += 1
+            while True:
+                await caller.tell({"big": "x" * 60_000})
         if request.command == "break":
             raise ZeroDivisionError("inside")
         raise NoSuchSnapshot(f"{request.command}: no such snapshot")
@@ -199,3 +210,239 @@ async def test_a_daemon_that_ends_in_the_middle_is_an_error(place: Path) -> None
             with pytest.raises(ControlError, match="process 77"):
                 one.call("echo")
     assert client.of_image(str(place / "s.sock")) is None
+
+
+# What one connection can do to the others
+
+
+async def until(condition: Callable[[], object]) -> None:
+    with trio.fail_after(20):
+        while not condition():
+            await trio.lowlevel.checkpoint()
+
+
+async def test_a_connection_whose_peer_cannot_be_known_ends_the_daemon(
+    server: ControlServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: object) -> tuple[int, int]:
+        raise OSError(errno.ENOBUFS, "no buffer space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(serving, "peer", fail)
+        assert await send(server, b"") == b""
+        patch.setattr(serving, "peer", lambda _: 1 // 0)
+        assert await send(server, b"") == b""
+    assert "no buffer space" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+    assert await ask(server, "echo")
+    await until(lambda: not server._open and not server._unknown)
+
+
+async def test_the_daemon_stops_to_listen_when_it_cannot_accept(
+    server: ControlServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    accept, failures = trio.SocketListener.accept, [errno.EPERM, errno.EMFILE]
+
+    async def failing(listener: trio.SocketListener) -> trio.SocketStream:
+        if failures:
+            raise OSError(code := failures.pop(), os.strerror(code))
+        return await accept(listener)
+
+    monkeypatch.setattr(trio.SocketListener, "accept", failing)
+    monkeypatch.setattr(serving, "TRY_SECONDS", 0)
+    for _ in range(3):  # the first is still accepted by what was called before
+        assert await ask(server, "echo")
+    assert not failures
+    assert "Too many open files" in caplog.text
+
+
+async def test_idle_connections_keep_commands_waiting(server: ControlServer) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        idle = [await stack.enter_async_context(await trio.open_unix_socket(server.path)) for _ in range(OPEN)]
+        await until(lambda: len(server._idle) == OPEN)
+        await idle[-1].send_all(b"{")  # a request that never ends is none
+        with trio.fail_after(20):
+            assert await ask(server, "echo")
+            assert await idle[0].receive_some() == b""  # the oldest has made room
+        assert len(server._idle) < OPEN
+
+
+async def test_callers_who_do_not_read_keep_commands_waiting(server: ControlServer) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(CONNECTIONS + 1):
+            stream = await stack.enter_async_context(await trio.open_unix_socket(server.path))
+            await stream.send_all(protocol.encode_request("flood", {}))
+        await until(lambda: server.handlers.waiting == CONNECTIONS + 1)
+        with trio.fail_after(20):
+            assert await ask(server, "echo")
+        assert server._limit.borrowed_tokens == 0
+
+
+async def test_more_callers_than_can_be_open_are_told_so(server: ControlServer) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(OPEN):
+            stream = await stack.enter_async_context(await trio.open_unix_socket(server.path))
+            await stream.send_all(protocol.encode_request("flood", {}))
+        await until(lambda: server.handlers.waiting == OPEN)
+        with pytest.raises(ControlError, match="try again later"):
+            await ask(server, "echo")
+    await until(lambda: not server._open)
+    assert await ask(server, "echo")
+
+
+async def test_strangers_keep_commands_waiting(server: ControlServer, monkeypatch: pytest.MonkeyPatch, autojump_clock: None) -> None:
+    """A stranger who does not read what he is told costs a second, and there are not many at once."""
+    whose = [os.geteuid() + 1]
+    monkeypatch.setattr(serving, "peer", lambda _: (1, whose[0]))
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(2 * serving.UNKNOWN):
+            await stack.enter_async_context(await trio.open_unix_socket(server.path))
+        await until(lambda: not server._unknown)
+        assert server._open == 0
+        whose[0] = os.geteuid()
+        stream = await stack.enter_async_context(await trio.open_unix_socket(server.path))
+        await stream.send_all(protocol.encode_request("echo", {}))
+        assert protocol.decode_answer(await stream.receive_some())
+
+
+# The places where it listens
+
+
+@pytest.fixture
+def named(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, os.stat_result]]:
+    """A directory where commands look for daemons, and an image."""
+    directory = place / "sockets"
+    monkeypatch.setattr(registry, "directories", lambda uid: [str(directory)] if uid == os.geteuid() else [])
+    image = place / "a.img"
+    image.touch()
+    return directory, image.stat()
+
+
+async def test_a_socket_that_is_removed_is_missed_for_ever(
+    named: tuple[Path, os.stat_result], nursery: trio.Nursery, autojump_clock: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory, status = named
+    made = ControlServer(Answers(), registry.new_socket_path(status, 7), anew=lambda: registry.new_socket_path(status, 7))
+    nursery.start_soon(made.run)
+    await trio.testing.wait_all_tasks_blocked()
+    for _ in range(2):
+        shutil.rmtree(directory)
+        await trio.sleep(2 * serving.LOOK_SECONDS)
+        assert await ask(made, "echo")
+        assert [path.name for path in directory.iterdir()] == [os.path.basename(made.path)]
+    # A file that has taken its place, and a place that nobody can have: said once.
+    shutil.rmtree(directory)
+    directory.write_text("")
+    with caplog.at_level(logging.WARNING, "snapfs"):
+        await trio.sleep(10 * serving.LOOK_SECONDS)
+    assert len([one for one in caplog.records if "cannot be used" in one.message]) == 1
+    directory.unlink()
+    await trio.sleep(2 * serving.LOOK_SECONDS)
+    assert await ask(made, "echo")
+    nursery.cancel_scope.cancel()
+    made.close()
+    assert list(directory.iterdir()) == []
+
+
+async def test_without_its_directory_a_daemon_is_not_found(named: tuple[Path, os.stat_result], nursery: trio.Nursery) -> None:
+    """As after the end of a session, whose /run/user/UID goes with it."""
+    directory, status = named
+    key = registry.socket_key(status, 0x77)
+    made = ControlServer(Answers(), registry.new_socket_path(status, 0x77), key=key)
+    nursery.start_soon(made.run)
+    shutil.rmtree(directory)
+    mount = Mount(0x77, "/mnt", "fuse.snapfs", "x.img", frozenset(), os.geteuid())
+
+    def conversation() -> None:
+        for found in (client.of_mount(mount), client.of_image(str(directory.parent / "a.img"))):
+            assert found is not None
+            with found:
+                assert found.call("echo", n=1)["n"] == 1
+        with pytest.raises(ControlError):
+            client.of_mount(dataclasses.replace(mount, device=0x7))
+        with pytest.raises((ControlError, AccessDenied)):  # the owner's only, root included
+            client.of_mount(dataclasses.replace(mount, owner=os.geteuid() + 1))
+
+    await trio.to_thread.run_sync(conversation)
+    made.close()
+    assert not [name for name in registry._abstract_names() if key in name]
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_stranger_with_the_abstract_name_is_asked(named: tuple[Path, os.stat_result], monkeypatch: pytest.MonkeyPatch) -> None:
+    _, status = named
+    key = registry.socket_key(status, 0x78)
+    mount = Mount(0x78, "/mnt", "fuse.snapfs", "x.img", frozenset(), os.geteuid())
+    with listening.by_name(key) as stranger, monkeypatch.context() as patch:
+        patch.setattr(client, "peer", lambda _: (1, os.geteuid() + 1))
+        with pytest.raises(ControlError, match="does not answer"):
+            client.of_mount(mount)
+        stranger.setblocking(False)
+        connection, _ = stranger.accept()
+        with connection:
+            assert connection.recv(1) == b""  # not a word was said
+    # Neither do many strangers whose queues are full delay anybody for long, nor hide the right one.
+    monkeypatch.setattr(client, "CONNECT_SECONDS", 0)
+    with contextlib.ExitStack() as stack:
+        monkeypatch.setattr(listening, "BACKLOG", 0)
+        for _ in range(5):
+            full = stack.enter_context(listening.by_name(key))
+            stack.enter_context(socket.socket(socket.AF_UNIX)).connect(full.getsockname())
+        assert client._first([(name, os.geteuid()) for name in registry._abstract_names() if key in name]) is None
+        monkeypatch.setattr(listening, "BACKLOG", 5)
+        stack.enter_context(listening.by_name(key))
+        stack.enter_context(client.of_mount(mount))
+
+
+def test_a_daemon_that_starts_removes_the_socket_of_another_one_that_is_made(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every step of making a socket another daemon may look for dead ones."""
+    steps: list[str] = []
+
+    def another(step: str) -> None:
+        steps.append(step)
+        before = set(place.iterdir())
+        with listening.alone(str(place)) as is_alone:
+            if is_alone:
+                registry.remove_stale(str(place))
+        assert set(place.iterdir()) == before, step
+        # Whoever looks for daemons sees no socket that does not listen.
+        for path in place.glob("*.sock"):
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.connect(str(path))
+
+    class Watched(socket.socket):
+        def bind(self, address: str) -> None:
+            super().bind(address)
+            another("bind")
+
+        def listen(self, backlog: int = 0) -> None:
+            super().listen(backlog)
+            another("listen")
+
+    monkeypatch.setattr(listening, "ALONE_SECONDS", 0.0)
+    monkeypatch.setattr(listening.socket, "socket", Watched)
+    rename = os.rename
+    monkeypatch.setattr(os, "rename", lambda old, new: (another("before"), rename(old, new), another("after")))
+    with listening.at_path(str(place / "a.sock")), listening.at_path(str(place / "b.sock")):
+        assert {path.name for path in place.iterdir()} == {"a.sock", "b.sock"}
+    assert steps == ["bind", "listen", "before", "after"] * 2
+
+
+def test_the_socket_of_a_daemon_that_came_later_is_removed(place: Path) -> None:
+    path = str(place / "a.sock")
+    with listening.at_path(path):
+        first = listening.identity(path)
+    with listening.at_path(path):
+        listening.remove(path, first)
+        assert os.path.exists(path)
+        listening.remove(path, listening.identity(path))
+        assert not os.path.exists(path)
+
+
+def test_what_a_daemon_leaves_that_died_while_it_began_to_listen_stays(place: Path) -> None:
+    for name in (".1234", "dead.sock"):
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(place / name))
+    (place / "kept.mem").touch()
+    with listening.at_path(str(place / "a.sock")):
+        assert {path.name for path in place.iterdir()} == {"a.sock", "kept.mem"}
