@@ -12,6 +12,7 @@ import pyfuse3
 
 from snapfs.filesystem import Inode
 from snapfs.fuse import wire
+from snapfs.fuse.numbers import Numbers
 from snapfs.fuse.options import MountOptions
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ VALID: Final = 3600
 
 #: In nanoseconds.
 SECOND: Final = 1_000_000_000
+
+#: Odd, so that no two serial numbers add the same; large, so that neighbours do not meet the inodes' own generations.
+_SPREAD: Final = 0x9E37_79B1
 
 #: Permissions of ``.snap``: who may look up names in the directory above may see which snapshots there are; its owner may make them.
 SNAPDIR_MODE: Final = stat.S_IFDIR | 0o755
@@ -78,8 +82,10 @@ class Attributes:
         return wire.ENTRY_OUT.pack(node, self.generation(node, inode), int(valid), self._pause.valid, 0, 0, *self.words(node, inode))
 
     def generation(self, node: int, inode: Inode) -> int:
-        """With the number, what tells an inode from all that ever were."""
-        return inode.generation + self._replaced.get(node, 0) & 0xFFFF_FFFF
+        """With the number, what tells an inode from all that ever were: in a snapshot's view, also from those of views with its id."""
+        instance = inode.view.instance
+        view = 0 if instance is None else instance.serial * _SPREAD
+        return inode.generation + view + self._replaced.get(node, 0) & 0xFFFF_FFFF
 
     def replace(self, node: int) -> None:
         """What the kernel believes of an inode, its size above all, is wrong: let it take the inode for another when it looks again."""
@@ -93,7 +99,7 @@ class Attributes:
     def snapdir(self, node: int, inode: Inode) -> pyfuse3.EntryAttributes:
         """The ``.snap`` directory ``node`` in the directory ``inode``: owned by the same, as old as that."""
         entry = self.entry(node, inode)
-        entry.generation = 0
+        entry.generation = self.generation(Numbers.covered(node), inode)
         entry.st_mode = SNAPDIR_MODE
         entry.st_nlink = 2
         entry.st_size = 0

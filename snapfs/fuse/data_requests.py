@@ -19,16 +19,16 @@ from snapfs.device.base import Buffer
 from snapfs.errors import CorruptData, NoSpace, ReadOnly
 from snapfs.filesystem import Changes, ReadPlan, View
 from snapfs.fuse import listing
+from snapfs.fuse.handles import HandleRequests
 from snapfs.fuse.listing import Row
-from snapfs.fuse.numbers import WRITER_BIT
+from snapfs.fuse.numbers import CLIMBER_BIT, WRITER_BIT
 from snapfs.fuse.requests import handler, keeps_set_id
-from snapfs.fuse.snapdir import SnapdirRequests
 from snapfs.fuse.wire import Rows
 
 log = logging.getLogger("snapfs.fuse")
 
 
-class DataRequests(SnapdirRequests):
+class DataRequests(HandleRequests):
     """See the module."""
 
     # --- files ---
@@ -139,15 +139,16 @@ class DataRequests(SnapdirRequests):
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
         """Open a directory."""
         await self.at(self.fs.inode, self.numbers.covered(inode))
-        return inode
+        return inode | CLIMBER_BIT if self.climbs(ctx.pid, inode) else inode
 
     @handler
     async def readdir(self, fh: int, start_id: int, token: Rows | pyfuse3.ReaddirToken) -> None:
         """Fill one reply with entries. The kernel looks each of them up by it."""
+        shows_snapdir, fh = self.options.snapshow or bool(fh & CLIMBER_BIT), fh & ~CLIMBER_BIT
         is_snapdir = self.numbers.is_snapdir(fh)
         after = start_id
         if after < listing.FIRST_COOKIE:
-            if not await self._first_rows(fh, after, token):
+            if not await self._first_rows(fh, after, token, shows_snapdir=shows_snapdir):
                 return
             after = listing.FIRST_COOKIE
         while True:
@@ -165,7 +166,7 @@ class DataRequests(SnapdirRequests):
     def _entries(self, view: View, ino: int, after: int) -> list[Row]:
         return listing.rows(self.fs, self.numbers, view, ino, after)
 
-    async def _first_rows(self, fh: int, after: int, token: Rows | pyfuse3.ReaddirToken) -> bool:
+    async def _first_rows(self, fh: int, after: int, token: Rows | pyfuse3.ReaddirToken, *, shows_snapdir: bool) -> bool:
         """``.``, ``..`` and perhaps ``.snap``; False when the reply is full."""
         covered = self.numbers.covered(fh)
         inode = await self.at(self.fs.inode, covered)
@@ -174,7 +175,7 @@ class DataRequests(SnapdirRequests):
         for name, node, mode, cookie in listing.first_rows(fh, inode.mode, parent, after):
             if not _add(token, name, self.attributes.bare(node, mode), cookie):
                 return False
-        if fh == covered and self.options.snapshow and after < listing.SNAPDIR_COOKIE:
+        if fh == covered and shows_snapdir and after < listing.SNAPDIR_COOKIE:
             node = self.numbers.snapdir(covered)
             if not _add(token, self.snapdir_name, self.attributes.snapdir(node, inode), listing.SNAPDIR_COOKIE):
                 return False

@@ -14,28 +14,28 @@ import pyfuse3
 
 from snapfs.errors import CrossView, Exists, InvalidArgument, NotFound, NotPermitted
 from snapfs.filesystem import Inode
+from snapfs.fuse.handles import HandleRequests
 from snapfs.fuse.numbers import KERNEL_ROOT
 from snapfs.fuse.requests import handler
-from snapfs.fuse.snapdir import SnapdirRequests
 
 #: Flags of rename that are understood: RENAME_NOREPLACE and RENAME_EXCHANGE.
 RENAME_FLAGS: Final = pyfuse3.RENAME_NOREPLACE | pyfuse3.RENAME_EXCHANGE
 
 
-class NameRequests(SnapdirRequests):
+class NameRequests(HandleRequests):
     """See the module."""
 
     @handler
     async def lookup(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         """Find a name. One that is missing may be believed to be so until something of that name is made."""
+        if name in (b".", b".."):
+            return await self.relative(parent_inode, name, ctx)
         if self.numbers.is_snapdir(parent_inode):
             return await self.snapshot_lookup(parent_inode, name, ctx)
         if name == self.snapdir_name:
             return await self.enter_snapdir(parent_inode)
         if parent_inode == KERNEL_ROOT and (node := self.kernel.node_of_alias(name, ctx.pid)) is not None:
             return await self._by_number(node)
-        if name in (b".", b".."):
-            return await self._relative(parent_inode, name)
         try:
             inode = await self.at(self.fs.lookup, parent_inode, name)
         except NotFound:
@@ -47,14 +47,6 @@ class NameRequests(SnapdirRequests):
         inode = await self.at(self.fs.inode, node)
         self.known.add(node)
         return self.attributes.entry(node, inode, valid=0)
-
-    async def _relative(self, node: int, name: bytes) -> pyfuse3.EntryAttributes:
-        """For those who come by a file handle (open_by_handle_at(2), NFS): the inode itself, and its parent."""
-        view_id, _ = self.numbers.split(node)
-        inode = await (self.at(self.fs.inode, node) if name == b"." else self.at(self.fs.lookup, node, name))
-        found = self.numbers.node(view_id, inode.ino)
-        self.known.add(found)
-        return self.attributes.entry(found, inode)
 
     # --- making ---
 

@@ -24,6 +24,9 @@ KERNEL_ROOT: Final = 1
 #: Set in the handle of a file that was opened for writing; the rest is the inode's number, which needs 62 bits.
 WRITER_BIT: Final = 1 << 62
 
+#: Set in the handle of a directory that the kernel opened to find ``.snap`` in it; the rest is the inode's number.
+CLIMBER_BIT: Final = WRITER_BIT
+
 
 class Numbers:
     """Translates, for a mount whose root is the root of ``root_view``."""

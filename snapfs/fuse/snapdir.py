@@ -36,16 +36,7 @@ class SnapdirRequests(Requests):
         return self.attributes.snapdir(node, await self.at(self.fs.inode, self.numbers.covered(node)))
 
     async def snapshot_lookup(self, node: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        """A snapshot by name; ``.`` and ``..`` as everywhere."""
-        covered = self.numbers.covered(node)
-        if name == b".":
-            inode = await self.at(self._directory, covered)
-            self.known.add(node)
-            return self.attributes.snapdir(node, inode)
-        if name == b"..":
-            inode = await self.at(self._directory, covered)
-            self.known.add(covered)
-            return self.attributes.entry(covered, inode)
+        """A snapshot by name."""
         return await self._enter(node, name, ctx)
 
     async def _enter(self, node: int, name: bytes, ctx: pyfuse3.RequestContext | None) -> pyfuse3.EntryAttributes:

@@ -937,48 +937,6 @@ def test_default_lists_are_inherited(mounted) -> None:
     assert len(getfacl(top / "dir" / "plain")) == 3
 
 
-# --- file handles ---------------------------------------------------------------------------------
-
-
-def handle_of(path: Path) -> bytes:
-    buffer = ctypes.create_string_buffer(struct.pack("<II", 128, 0) + bytes(128))
-    mount = ctypes.c_int()
-    if libc.name_to_handle_at(AT_FDCWD, os.fsencode(path), buffer, ctypes.byref(mount), 0):
-        raise OSError(ctypes.get_errno(), "name_to_handle_at")
-    return buffer.raw
-
-
-def open_handle(top: Path, handle: bytes, flags: int = os.O_RDONLY) -> int:
-    directory = os.open(top, os.O_RDONLY)
-    try:
-        descriptor = libc.open_by_handle_at(directory, ctypes.create_string_buffer(handle), flags)
-    finally:
-        os.close(directory)
-    if descriptor < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return int(descriptor)
-
-
-@needs_root
-def test_file_handles_outlive_remounts_and_not_their_files(mounted) -> None:
-    (mounted / "a" / "b").mkdir(parents=True)
-    (mounted / "a" / "b" / "file").write_text("text")
-    handle, directory = handle_of(mounted / "a" / "b" / "file"), handle_of(mounted / "a" / "b")
-    mounted.remount()
-    with open(open_handle(mounted.path, handle), encoding="utf-8") as file:
-        assert file.read() == "text"
-    descriptor = open_handle(mounted.path, directory)
-    assert os.listdir(descriptor) == ["file"]
-    assert os.readlink(f"/proc/self/fd/{descriptor}") == str(mounted / "a" / "b")
-    os.close(descriptor)
-    (mounted / "a" / "b" / "file").unlink()
-    mounted.remount()
-    for number in range(20):  # numbers are used again
-        (mounted / f"new{number}").write_text("new")
-    fails(errno.ESTALE, open_handle, mounted.path, handle)
-
-
 # --- what users do --------------------------------------------------------------------------------
 
 
