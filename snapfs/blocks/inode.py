@@ -22,7 +22,8 @@ INLINE_NONE: Final = 0
 INLINE_TARGET: Final = 1
 INLINE_ATTRIBUTES: Final = 2
 
-#: Flags: it has or had several names; it has the content that a file has lost, whose number is in its parent field.
+#: Flags: it has or had several names; it has the content that a file has lost (the file is in its parent field, the epoch of that in the
+#: device number).
 FLAG_LINKED: Final = 1
 FLAG_HEIR: Final = 2
 

@@ -32,6 +32,14 @@ class Heir(NamedTuple):
     generation: int
 
 
+class Handed(NamedTuple):
+    """An heir of the base, and the epoch in which it got what it has; 0: nobody knows."""
+
+    ino: int
+    epoch: int
+    generation: int
+
+
 class Coverage:
     """Answers for all live instances that cover parts only. What it has found of directories it keeps."""
 
@@ -64,11 +72,31 @@ class Coverage:
         if not self.parts:
             inode.data.owner = inode.attribute_map.owner = view.owner
         else:
-            heir = Heir(inode.parent, inode.generation) if inode.flags & FLAG_HEIR else None
-            uncovered = self.uncovered(inode.ino, heir)
-            inode.data.owner = TreeOwner(view.owner, uncovered)
+            uncovered = self.uncovered(inode.ino, Heir(inode.parent, inode.generation) if inode.flags & FLAG_HEIR else None)
+            place = self._place_in_base(inode)
+            inode.data.owner = TreeOwner(view.owner, uncovered if place is None else self.uncovered(*place))
             inode.attribute_map.owner = TreeOwner(view.owner, uncovered & ~self._passed.get(inode.ino, 0))
         inode.coverage = version
+
+    def _place_in_base(self, inode: Inode) -> tuple[int, Heir | None] | None:
+        """Which inode of the base has the data that a view's inode shares with it, if that is another one. May raise ``NotCached``.
+
+        A record that lets newer instances count in means what they cover of the base's inode. That is the one of the same number, or of
+        the number of the file that the view's inode is an heir of; and once the base has emptied that file since the view was made, it
+        is the heir that was made first. Whatever gets into the base again later has a record that no view from before counts in by.
+        """
+        instance = inode.view.instance
+        if instance is None or inode.is_directory or inode.view.volume.read_only:
+            return None
+        is_own = bool(inode.flags & FLAG_HEIR) and inode.rdev > instance.epoch  # the view has emptied the file, not the base
+        if inode.flags & FLAG_HEIR and not is_own:
+            return None
+        file = inode.parent if is_own else inode.ino
+        later = [one for one in self._fs.orphans.handed(file) if one.epoch > instance.epoch]
+        if later:
+            first = min(later, key=lambda one: one.epoch)
+            return first.ino, Heir(file, first.generation)
+        return (file, None) if is_own else None
 
     def uncovered(self, ino: int, heir: Heir | None = None) -> int:
         """The instances, as a mask, whose part of the volume an inode is not in. May raise ``NotCached``.

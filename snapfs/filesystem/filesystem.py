@@ -41,6 +41,9 @@ _BLOCKS_LEAST = 64
 #: relatime: an access time is renewed when it is older than this (mount(8)).
 ATIME_INTERVAL = 24 * 3600 * 1_000_000_000
 
+#: A file of more blocks loses its content in the background when it is emptied.
+DETACH_BLOCKS = 16384
+
 #: Blocks that a volume has left when a file has taken all that it can: the tables that are written anew with every commit.
 SLACK_BLOCKS = 8
 
@@ -70,6 +73,7 @@ class Filesystem:
     def __init__(self, volume: Volume, *, as_sealed: bool = False) -> None:
         self.volume = volume
         self.atime = "relatime"
+        self.detach_blocks = DETACH_BLOCKS
         self.now: Callable[[], int] = time.time_ns
         #: Tells which views the kernel still knows inodes of: their instance ids must not be given out.
         self.view_ids_in_use: Callable[[], set[int]] = set

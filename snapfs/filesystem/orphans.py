@@ -13,9 +13,11 @@ import stat
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from snapfs.blocks.inode import FLAG_HEIR
 from snapfs.blocks.pointer import BLOCK_MASK
 from snapfs.errors import CorruptBlock, NotCached, StaleInode
 from snapfs.filesystem import names
+from snapfs.filesystem.coverage import Handed
 from snapfs.filesystem.inode import Inode
 from snapfs.ids import BASE_VIEW, ORPHANS_INO
 
@@ -52,10 +54,41 @@ class Orphans:
         #: Told of a directory and its name for an inode that the kernel knows, when an orphan loses that name.
         self.unnamed: Callable[[Inode, bytes, Inode], None] = lambda _directory, _name, _inode: None
         self._at = BASE_VIEW, 0  # the snapshot whose list is being read, and where to read on
+        self._handed: dict[int, dict[int, Handed]] = {}  # of the base: file -> its heirs, by their numbers
 
     def rescan(self) -> None:
         """The base view is another one: what is in its list is to be freed."""
         self._unread = 0
+        self._handed.clear()
+
+    # What files have lost
+
+    def hand_over(self, heir: Inode) -> None:
+        """A new inode of the view has what the file that its parent field names has lost: it is freed behind. Cannot fail."""
+        view = heir.view
+        view.add(heir)
+        view.orphans.add(heir.ino)
+        self.queue[view.id, heir.ino] = None
+        self._note_heir(heir)
+        if view.id == BASE_VIEW and self._fs.coverage.parts:
+            view.volume.instances.version += 1  # what views share with the base is another inode's there
+
+    def handed(self, file: int) -> Collection[Handed]:
+        """The heirs of a file that the base has. May raise ``NotCached``."""
+        while self._unread is not None:
+            self._unread = self._read_list(self._fs.base, self._unread)
+        return self._handed.get(file, {}).values()
+
+    def _note_heir(self, inode: Inode) -> None:
+        if inode.view.id == BASE_VIEW and inode.flags & FLAG_HEIR:
+            self._handed.setdefault(inode.parent, {})[inode.ino] = Handed(inode.ino, inode.rdev, inode.generation)
+
+    def _forget_heir(self, inode: Inode) -> None:
+        if inode.view.id == BASE_VIEW and inode.flags & FLAG_HEIR:
+            heirs = self._handed.get(inode.parent, {})
+            heirs.pop(inode.ino, None)
+            if not heirs:
+                self._handed.pop(inode.parent, None)
 
     @property
     def is_reading(self) -> bool:
@@ -168,6 +201,7 @@ class Orphans:
             return False
         inode.attribute_map.cut(0, STEP_BUDGET)  # it has fewer pointer blocks than that
         view.free(inode)
+        self._forget_heir(inode)
         if listed:
             view.inode(ORPHANS_INO).names.pop(listed_name(inode.ino))
             view.listed_orphans.discard(inode.ino)
@@ -254,9 +288,27 @@ class Orphans:
     def _is_named(view: View, entry: names.Entry) -> bool:
         return stat.S_ISDIR(entry.type) and not view.inode(entry.ino).names.is_empty()
 
+    @staticmethod
+    def _heirs_among(view: View, items: list[names.Entry]) -> list[Inode]:
+        """The heirs in a part of the base's list. Raises ``NotCached`` for all that it misses."""
+        found: list[Inode] = []
+        wants: dict[Want, None] = {}
+        for entry in items if view.id == BASE_VIEW else ():
+            try:
+                if stat.S_ISREG(entry.type):
+                    found.append(view.raw_inode(entry.ino))
+            except NotCached as exc:
+                wants.update(dict.fromkeys(exc.wants))
+            except StaleInode:
+                continue  # whoever would free it says so
+        if wants:
+            raise NotCached(list(wants))
+        return [inode for inode in found if inode.flags & FLAG_HEIR]
+
     def _read_list(self, view: View, after: int) -> int | None:
         """Take some from a list; where to read on, None at the end."""
         items = names.entries(view, ORPHANS_INO, after, 1)
+        heirs = self._heirs_among(view, items)
         for entry in items:
             if entry.ino not in view.orphans and self._is_ours(view, entry.ino):
                 if self._is_named(view, entry):
@@ -265,6 +317,8 @@ class Orphans:
                 view.orphans.add(entry.ino)
                 view.listed_orphans.add(entry.ino)
                 self.queue[view.id, entry.ino] = None
+        for heir in heirs:
+            self._note_heir(heir)
         return items[-1].cookie if items else None
 
     # Commit

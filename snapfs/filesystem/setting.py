@@ -21,9 +21,6 @@ from snapfs.store.tree import BlockMap
 if TYPE_CHECKING:
     from snapfs.filesystem.filesystem import Filesystem
 
-#: A file of more blocks loses its content in the background when it is emptied.
-DETACH_BLOCKS = 16384
-
 
 @dataclass(frozen=True, slots=True)
 class Changes:
@@ -150,7 +147,7 @@ def _set_size(fs: Filesystem, inode: Inode, size: int) -> None:
     if size < 0:
         raise InvalidArgument("a size cannot be negative")
     # In a snapshot of parts nobody could tell whether what is at the heir is part of it once the file is gone.
-    if size == 0 and inode.data.blocks > DETACH_BLOCKS and not (inode.view.instance and inode.view.instance.covered):
+    if size == 0 and inode.data.blocks > fs.detach_blocks and not (inode.view.instance and inode.view.instance.covered):
         _detach(fs, inode)
     else:
         writing.truncate(inode, size)
@@ -166,9 +163,8 @@ def _detach(fs: Filesystem, inode: Inode) -> None:
     volume.next_inode_generation += 1
     heir.flags |= FLAG_HEIR
     heir.parent = inode.parent if inode.flags & FLAG_HEIR else inode.ino
+    heir.rdev = volume.epoch
     heir.size = inode.size
     heir.data, inode.data = inode.data, BlockMap(volume, view.owner)
     inode.size = 0
-    view.add(heir)
-    view.orphans.add(ino)
-    fs.orphans.queue[view.id, ino] = None
+    fs.orphans.hand_over(heir)

@@ -16,7 +16,7 @@ from snapfs import snapshots
 from snapfs.check import check_volume
 from snapfs.device.memory import MemoryDevice
 from snapfs.errors import NotFound, NotPermitted, UsageError
-from snapfs.filesystem import Changes, Filesystem, View, setting
+from snapfs.filesystem import Changes, Filesystem, View
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import BASE_VIEW, ROOT_INO
 from snapfs.snapshots import Diff, Instance, State
@@ -410,13 +410,13 @@ def test_comparing_several_parts_misses_one(volumes: Volumes) -> None:
         compared("old", "else")
 
 
-def test_a_large_file_that_is_emptied_outside_is_preserved(volumes: Volumes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_file_that_is_emptied_outside_is_preserved(volumes: Volumes) -> None:
     """C2: also when its content goes to an orphan that is freed behind; and inside it is kept."""
     v = volumes
     for place in ("in", "out"):
         v.make(f"{place}/large", FILE)
     number = v.find("in/large")
-    monkeypatch.setattr(setting, "DETACH_BLOCKS", 100)
+    v.fs.detach_blocks = 100
     for place in ("in", "out"):
         v.write(f"{place}/large", place.encode() * (250 * BLOCK))
     v.commit()
@@ -432,6 +432,31 @@ def test_a_large_file_that_is_emptied_outside_is_preserved(volumes: Volumes, mon
     v.prove()
 
 
+def test_a_file_is_written_in_a_snapshot_while_the_base_frees_what_it_had(volumes: Volumes) -> None:
+    """I1 to I3: a part that was made after a file was emptied does not hold its blocks, whoever drops them, and in whichever order."""
+    v = volumes
+    v.fs.detach_blocks = 10
+    number = v.find("in/file0")
+    old = v.read("in/file0")
+    several(v, "before", "")
+    for name in ("first", "second"):
+        if name == "second":  # another heir: what the view has is not in that one
+            v.write("in/file0", b"new" * 20000)
+        v.do(v.fs.set_attributes, v.fs.base, number, Changes(size=0), privileged=True)
+        v.do(snapshots.create, v.fs, name, targets=[v.find("in")])
+        commit(v.volume)
+    assert len(v.fs.base.orphans) == 2
+    v.write("in/file0", b"x" * BLOCK, 3 * BLOCK, v.view("before"))
+    v.do(v.fs.set_attributes, v.view("before"), number, Changes(size=0), privileged=True)
+    v.write("in/file0", b"kept", 0, v.view("part"))
+    assert v.read("in/file0", v.view("part")) == b"kept" + old[4:]
+    v.prove()
+    for name in ("first", "part", "before", "second"):
+        v.do(snapshots.delete, v.fs, name)
+        v.prove()
+    assert v.held() == 0
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_a_random_life_breaks_a_part(seed: int) -> None:
     """C6, I3, I6: with files that move in and out, links over the border, writable views, snapshots of them, and restores."""
@@ -440,5 +465,19 @@ def test_a_random_life_breaks_a_part(seed: int) -> None:
     for step in range(120):
         world.step(rnd)
         if step % 30 == 29:
+            world.prove()
+    world.finish()
+
+
+@pytest.mark.parametrize("seed", [15, 58, 61, 95, *range(8)])  # the first ones reach a file that is emptied twice
+def test_random_handovers_leave_blocks_behind(seed: int) -> None:
+    """C6, I1 to I3: files that are emptied at once, parts made before they are freed, and writes to what snapshots have of them."""
+    rnd = random.Random(seed)
+    world = World(BLOCK, 2048, parts=True, several=True)
+    world.make(0, 0, 0, 2)
+    world.make(0, 1, 1, 0)
+    for step in range(100):
+        world.step_around_heirs(rnd)
+        if step % 20 == 19:
             world.prove()
     world.finish()

@@ -34,6 +34,9 @@ DESIGNATE = b"user.snapfs.designate"
 POLICIES = [b"nightly", "häufig".encode()]
 SNAPSHOTS = 7
 
+#: Files of more blocks hand their content to an heir when they are emptied: few, so that histories have heirs.
+DETACH_BLOCKS = 5
+
 
 class World:
     """A volume in memory with its model: the base, the snapshots by name, and what the last commit made durable."""
@@ -65,6 +68,7 @@ class World:
         self.volume = Volume.open(self.device)
         self.volume.allocator.discards.wanted = self.discards
         self.fs = Filesystem(self.volume)
+        self.fs.detach_blocks = DETACH_BLOCKS
 
     def drive(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return drive(self.volume, function, *args, **kwargs)
@@ -628,6 +632,29 @@ class World:
         return out
 
     # A random step
+
+    def step_around_heirs(self, rnd: random.Random) -> None:
+        """One of the operations in which it counts who has the blocks that a file has lost at once (C6, I3)."""
+        which, a, b, _ = (rnd.randrange(1000) for _ in range(4))
+        blocks = DETACH_BLOCKS + 1 + rnd.randrange(5)
+        operations: list[tuple[int, Callable[[], None]]] = [
+            (9, lambda: self.write(0, a, 0, blocks * self.block_size)),
+            (9, lambda: self.truncate(0 if b % 4 else 1, a, 0)),
+            (9, lambda: self.write(2 * b + 1, a, rnd.randrange(blocks) * self.block_size, self.block_size)),
+            (1, lambda: self.unlink(which, a, directory=False)),
+            (5, lambda: self.snapshot(0)),
+            (5, lambda: self.snapshot_of(0, 1)),
+            (1, lambda: self.snapshot_of(which, a)),
+            (6, lambda: self.delete(a)),
+            (1, lambda: self.restore(a)),
+            (1, lambda: self.restore_path(a, b)),
+            (1, self.commit),
+            (1, self.reopen),
+            (1, lambda: self.work(1)),
+        ]
+        (operation,) = rnd.choices([one for _, one in operations], [weight for weight, _ in operations])
+        with suppress(NothingToDoItTo):
+            operation()
 
     def step_over_borders(self, rnd: random.Random) -> None:
         """One of the operations by which names come into parts, leave them, and come back (C7)."""
