@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 
 from snapfs.control.mounts import Mount
 from snapfs.control.protocol import ControlError
-from snapfs.device.locking import lock_holder
+from snapfs.device.holders import lock_holder
 
 #: Longest path that a unix socket's address holds, less its terminator (unix(7)).
 ADDRESS_LIMIT = 107

@@ -13,7 +13,7 @@ from snapfs.blocks.copy_mark import PLACE_BYTES, CopyMark
 from snapfs.blocks.map_sector import SECTOR_BYTES
 from snapfs.device import Device, ImageDevice, Lock, RamDevice, open_device
 from snapfs.device.base import MEMORY_PREFIX
-from snapfs.device.locking import take_lock, take_writer_lock
+from snapfs.device.locking import take_lock
 from snapfs.errors import CopyError, DeviceError, UsageError
 from snapfs.filesystem.occupied import refuse_occupied
 
@@ -78,7 +78,7 @@ def prepare(path: str, source: Device, volume_bytes: int, *, force: bool) -> Tar
         try:
             if not force:
                 refuse_occupied(path)
-            take_writer_lock(device._descriptor, path)
+            device.be_writer()
             if kind == stat.S_IFREG and (force or device.size != source.size):  # else it is all zeros, and as long as it must be
                 _resize(device, source.size)
             elif device.size < volume_bytes:
@@ -120,7 +120,7 @@ def reopen(path: str, *, made: bool) -> Target:
     """Open the target of a copy that goes on. Raises ``DeviceError``, ``VolumeBusy``."""
     device = open_device(path, lock=Lock.SHARED)
     try:
-        take_writer_lock(device._descriptor, path)
+        device.be_writer()
     except BaseException:
         device.close()
         raise

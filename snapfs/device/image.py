@@ -12,11 +12,12 @@ import fcntl
 import os
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from snapfs.device.base import NO_PATH, Alone, Buffer, is_memory
-from snapfs.device.locking import Lock, busy_message, lock_holder, take_lock
+from snapfs.device.holders import device_message
+from snapfs.device.locking import Lock, Part, close_parts, lock_ranges, take_lock, take_locks_below, take_writer_lock
 from snapfs.errors import DeviceError, DeviceFull, VolumeBusy
 
 if TYPE_CHECKING:
@@ -31,13 +32,14 @@ _NOWAIT_UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 class ImageDevice(Alone):
-    """An open image file or block device."""
+    """An open image file or block device. ``parts`` of what lies below it are closed with it."""
 
-    def __init__(self, descriptor: int, path: str, size: int, read_only: bool) -> None:
+    def __init__(self, descriptor: int, path: str, size: int, read_only: bool, parts: Sequence[Part] = ()) -> None:
         self.path = path
         self.size = size
         self.read_only = read_only
         self._descriptor = descriptor
+        self._parts = parts
         self._nowait = True
         self._discarder: Discarder | None = None
 
@@ -143,6 +145,12 @@ class ImageDevice(Alone):
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+            close_parts(self._parts)
+
+    def be_writer(self) -> None:
+        """Be the only one that writes what several have locked together. Raises ``VolumeBusy``."""
+        take_writer_lock(self._descriptor, self.path)
+        lock_ranges(self._parts, self.path, read_only=False)
 
     def _check_range(self, what: str, offset: int, length: int) -> None:
         if offset < 0 or offset + length > self.size:
@@ -175,7 +183,7 @@ def open_device(path: str, *, read_only: bool = False, lock: Lock = Lock.EXCLUSI
         descriptor = os.open(path, flags)
     except OSError as exc:
         if exc.errno == errno.EBUSY:
-            raise VolumeBusy(_holder_of_device(path)) from exc
+            raise VolumeBusy(device_message(path)) from exc
         if exc.errno == errno.EROFS:
             raise _write_protected(path) from exc
         raise DeviceError(f"{path}: cannot be opened: {exc.strerror}") from exc
@@ -185,26 +193,15 @@ def open_device(path: str, *, read_only: bool = False, lock: Lock = Lock.EXCLUSI
         if not read_only and kind == stat.S_IFBLK and struct.unpack("=i", fcntl.ioctl(descriptor, BLKROGET, bytes(4))) != (0,):
             raise _write_protected(path)
         take_lock(descriptor, path, lock)
+        parts = take_locks_below(descriptor, path, lock, read_only=read_only)
     except BaseException:
         os.close(descriptor)
         raise
-    return ImageDevice(descriptor, path, size, read_only)
+    return ImageDevice(descriptor, path, size, read_only, parts)
 
 
 def _write_protected(path: str) -> DeviceError:
     return DeviceError(f"{path}: is write-protected: it can only be read (mount it with '-o ro')")
-
-
-def _holder_of_device(path: str) -> str:
-    """Who has opened a block device that we did not get: one of us, or whoever it is."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            if lock_holder(descriptor) is not None:
-                return busy_message(descriptor, path)
-        finally:
-            os.close(descriptor)
-    return f"{path}: in use by the kernel or another program"
 
 
 def _size(descriptor: int, path: str) -> int:

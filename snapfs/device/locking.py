@@ -1,18 +1,26 @@
 """The lock on an image: one process at a time may have a volume open, unless several only read, and know of one another.
 
 ``flock`` is used because it belongs to the open file, so it lasts exactly as long as the daemon keeps the image open,
-whatever way the daemon ends. ``/proc/locks`` tells who holds it.
+whatever way the daemon ends.
+
+Whoever opens a block device also locks what lies below it (``storage``), so that two ways to the same bytes meet in one lock whichever
+is taken first: there ``flock`` is shared, for several may have parts of it, and a lock on the range of bytes keeps them apart. Whoever
+opens the file or the disk itself has it exclusively, all of it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
+import stat
 import struct
+from collections.abc import Iterable
 from enum import Enum
-from pathlib import Path
 
+from snapfs.device.holders import busy_message
+from snapfs.device.storage import Below, below
 from snapfs.errors import VolumeBusy
 
 
@@ -24,6 +32,10 @@ class Lock(Enum):
     EXCLUSIVE = fcntl.LOCK_EX
 
 
+#: An open part of what lies below a block device.
+Part = tuple[int, Below]
+
+
 def take_lock(descriptor: int, path: str, lock: Lock = Lock.EXCLUSIVE) -> None:
     """Take the lock without waiting; one that is held becomes another. Raises ``VolumeBusy`` that names the holder."""
     try:
@@ -33,43 +45,75 @@ def take_lock(descriptor: int, path: str, lock: Lock = Lock.EXCLUSIVE) -> None:
         raise VolumeBusy(busy_message(descriptor, path)) from None
 
 
+def take_locks_below(descriptor: int, path: str, lock: Lock, *, read_only: bool) -> list[Part]:
+    """Lock what lies below a block device as well, as far as this user can open it; until its parts are closed. Raises ``VolumeBusy``.
+
+    What is below is the same whoever looks, so of two processes that come by different ways one is refused. What cannot be opened here (a
+    file that was deleted, or is in another container) is left to the protection that stands on the volume.
+    """
+    parts: list[Part] = []
+    try:
+        if lock is not Lock.NONE:
+            for found in below(descriptor):
+                opened = _opened(found, read_only=read_only)
+                if opened >= 0:
+                    parts.append((opened, found))
+                    _share(opened, found, path)
+            if lock is Lock.EXCLUSIVE:
+                lock_ranges(parts, path, read_only=read_only)
+    except BaseException:
+        close_parts(parts)
+        raise
+    return parts
+
+
+def _opened(found: Below, *, read_only: bool) -> int:
+    for only_read in dict.fromkeys((read_only, True)):
+        with contextlib.suppress(OSError):
+            return found.open(read_only=only_read)
+    return -1
+
+
+def _share(descriptor: int, found: Below, path: str) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise VolumeBusy(busy_message(descriptor, path, found)) from None
+
+
+def lock_ranges(parts: Iterable[Part], path: str, *, read_only: bool) -> None:
+    """Have the bytes for this process alone, or with others that read. Raises ``VolumeBusy``."""
+    for descriptor, found in parts:
+        if found.exact and not _lock_range(descriptor, found.start, found.length, read_only=read_only):
+            raise VolumeBusy(busy_message(descriptor, path, found))
+
+
 def take_writer_lock(descriptor: int, path: str) -> None:
     """Be the only one that writes what several have locked together; until the descriptor is closed. Raises ``VolumeBusy``."""
-    # A lock of the open file, as flock's, but of the other kind, which knows nothing of those (fcntl(2)): type, whence, start, length, pid.
-    wanted = struct.pack("=hhxxxxqqixxxx", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
+    if not _lock_range(descriptor, 0, 1, read_only=False):
+        raise VolumeBusy(busy_message(descriptor, path))
+
+
+def _lock_range(descriptor: int, start: int, length: int, *, read_only: bool) -> bool:
+    """Lock a range without waiting; False when somebody else has some of it.
+
+    It is a lock of the open file, as flock's, but of the other kind, which knows nothing of those (fcntl(2)).
+    """
+    is_writable = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+    kind = fcntl.F_RDLCK if read_only or not is_writable else fcntl.F_WRLCK
+    wanted = struct.pack("=hhxxxxqqixxxx", kind, os.SEEK_SET, start, length, 0)  # type, whence, start, length, pid
     try:
         fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, wanted)
     except OSError as exc:
         if exc.errno in (errno.EAGAIN, errno.EACCES):
-            raise VolumeBusy(busy_message(descriptor, path)) from None
+            return False
+        if stat.S_ISREG(os.fstat(descriptor).st_mode) and exc.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            return True  # the host's filesystem has no such locks
         raise
+    return True
 
 
-def busy_message(descriptor: int, path: str) -> str:
-    """Say by which process the image is in use, as far as this user may know."""
-    pid = lock_holder(descriptor)
-    if pid is None:
-        return f"{path}: in use by another process"
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
-        command = b" ".join(words).decode(errors="replace")
-    except OSError:
-        command = ""
-    return f"{path}: in use by process {pid}" + (f" ({command})" if command else "")
-
-
-def lock_holder(descriptor: int) -> int | None:
-    """The process id that holds a ``flock`` on the same file, or None when it cannot be known."""
-    status = os.fstat(descriptor)
-    # The kernel prints the device of the file's filesystem in hexadecimal and the inode in decimal.
-    name = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-    try:
-        lines = Path("/proc/locks").read_text().splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        words = line.split()
-        if len(words) >= 6 and words[1] == "FLOCK" and words[5] == name:
-            pid = int(words[4])
-            return pid if pid > 0 else None
-    return None
+def close_parts(parts: Iterable[Part]) -> None:
+    """Give the locks below back."""
+    for descriptor, _ in parts:
+        os.close(descriptor)
