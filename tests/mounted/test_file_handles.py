@@ -157,15 +157,3 @@ def test_a_handle_says_another_thing_for_each_way_to_a_file(mounted) -> None:
     mounted.remount("requests=pyfuse3")
     other_loop = {name: handle_of(top / name) for name in [*names, "."]}
     assert first == looked_up == listed == other_loop
-
-
-def test_a_handle_opens_what_lies_in_a_directory_that_was_purged(mounted) -> None:
-    (mounted / "d" / "e").mkdir(parents=True)
-    (mounted / "d" / "e" / "f").write_text("secret")
-    mounted.snapshot("s")
-    places = [mounted / ".snap/s" / place for place in ("d", "d/e", "d/e/f")]
-    handles = [handle_of(place) for place in places]
-    mounted.run("purge", mounted.path, "/d", "--yes")
-    assert all(is_stale(open_handle, mounted.path, handle) for handle in handles)
-    mounted.remount()
-    assert all(is_stale(open_handle, mounted.path, handle) for handle in handles)

@@ -14,6 +14,7 @@ import pytest
 import trio
 import trio.testing
 
+from snapfs import snapshots
 from snapfs.device import MemoryDevice
 from snapfs.device.base import Buffer
 from snapfs.errors import DeviceError
@@ -31,7 +32,7 @@ from snapfs.fuse.numbers import KERNEL_ROOT, Numbers
 from snapfs.fuse.operations import Operations
 from snapfs.fuse.options import MountOptions
 from snapfs.fuse.wire import Op, Set
-from snapfs.ids import BASE_VIEW
+from snapfs.ids import BASE_VIEW, ROOT_INO
 from snapfs.store.volume import Volume
 
 #: Bytes that fit into one message of a socket whatever the system's limits are.
@@ -566,3 +567,29 @@ async def test_renaming_goes_wrong(is_quick: bool, kernel: Kernel, mount: Mount)
     assert (await kernel.ask(Op.RENAME, KERNEL_ROOT, plain + b"d\0c\0"))[0] == 0
     assert (await found(b"d"), await found(b"c")) == (0, node)
     assert (await kernel.ask(Op.RENAME, KERNEL_ROOT, plain + b"c\0.snap\0"))[0] == errno.EPERM
+
+
+# --- what was deleted -----------------------------------------------------------------------------
+
+
+async def test_a_handle_opens_a_file_without_a_name(kernel: Kernel) -> None:
+    """It is there as long as somebody has it open; who comes by a handle is somebody new."""
+    node, _ = await kernel.create(b"file")
+    assert (await kernel.ask(Op.LOOKUP, node, b".\0"))[0] == 0
+    assert (await kernel.ask(Op.UNLINK, KERNEL_ROOT, b"file\0"))[0] == 0
+    assert (await kernel.ask(Op.GETATTR, node, bytes(16)))[0] == 0
+    assert (await kernel.ask(Op.LOOKUP, node, b".\0"))[0] == errno.ESTALE
+
+
+async def test_a_handle_opens_what_is_still_being_purged(kernel: Kernel, mount: Mount) -> None:
+    fs = mount.edge.fs
+    inos = [ROOT_INO]
+    for name, mode in ((b"d", stat.S_IFDIR | 0o755), (b"e", stat.S_IFDIR | 0o755), (b"f", stat.S_IFREG | 0o644)):
+        inos.append((await mount.edge.change(fs.make, fs.base, inos[-1], name, mode, 0, 0)).ino)
+    instance = await mount.edge.create_snapshot("s")
+    nodes = [mount.operations.numbers.node(instance.id, ino) for ino in inos]
+    found = await mount.edge.call(snapshots.find_places, fs, "s", snapshots.check_paths([b"d"]))
+    assert [(await kernel.ask(Op.LOOKUP, node, b".\0"))[0] for node in nodes] == [0] * 4
+    assert await mount.edge.change(snapshots.take_out, fs, found.places)
+    assert fs.orphans.is_emptying(instance.id), "or the test proves nothing"
+    assert [(await kernel.ask(Op.LOOKUP, node, b".\0"))[0] for node in nodes] == [0, *[errno.ESTALE] * 3]
