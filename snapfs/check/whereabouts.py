@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from snapfs import ids
 from snapfs.blocks.pointer import BLOCK_MASK
 from snapfs.check.places import Damage, Kind
-from snapfs.errors import FsError, SnapshotError
+from snapfs.errors import FsError, SnapshotError, StaleInode
 from snapfs.filesystem import names
-from snapfs.snapshots import naming
+from snapfs.filesystem.searching import name_of
 
 if TYPE_CHECKING:
     from snapfs.filesystem import Filesystem, Inode, View
@@ -75,10 +75,13 @@ def path_of(fs: Filesystem, view: View, inode: Inode, guesses: dict[int, bytes])
     while inode.ino != ids.ROOT_INO:
         if len(parts) > DEPTH_MAX:
             return None
-        parent = view.inode(inode.parent)
+        try:
+            parent = view.inode(inode.parent)
+        except StaleInode:  # a file that lost its name there, and has others
+            return None
         name = guesses.get(inode.ino, b"")
         if not _leads(view, parent, name, inode.ino):
-            name = naming.name_of(fs, parent, inode.ino)
+            name = name_of(fs, parent, inode.ino) or b"" if parent.is_directory else b""
             if not _leads(view, parent, name, inode.ino):
                 return None
             guesses[inode.ino] = name

@@ -8,12 +8,14 @@ list is made with the first designation of a view; who designates nothing pays n
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Final
 
-from snapfs.errors import CorruptBlock, InvalidArgument, NoAttribute, NotCached, NotSupported, StaleInode
+from snapfs.blocks.inode import FLAG_LINKED
+from snapfs.errors import CorruptBlock, InvalidArgument, NoAttribute, NotCached, NotDirectory, NotFound, NotSupported, StaleInode
 from snapfs.filesystem import attributes, names
 from snapfs.filesystem.inode import Inode
+from snapfs.filesystem.searching import name_of
 from snapfs.ids import DESIGNATED_INO, ROOT_INO
 from snapfs.store.instances import name_fault
 
@@ -67,23 +69,49 @@ class Designations:
     def __init__(self, fs: Filesystem) -> None:
         self._fs = fs
 
-    def answer(self, inode: Inode) -> bytes:
+    def answer(self, inode: Inode, known_as: Collection[tuple[int, bytes]] = ()) -> bytes:
         """The policy of the nearest designated directory above an inode, or of itself. Raises ``NoAttribute``, ``CorruptBlock``.
 
-        Of a file with several names the directory counts that it was made in or moved to last.
+        Of a file with several names the directory counts that it was made in or moved to last. If it has no name there any more,
+        ``known_as`` count, directories and names that it may have: others could only be searched for in the whole view.
         """
-        view, place = inode.view, self._list(inode.view)
         found = attributes.load(inode).get(NAME)
-        seen = {inode.ino}
-        while found is None and inode.ino != ROOT_INO:
-            inode = view.inode(ROOT_INO if place is None or place.names.is_empty() else inode.parent)
-            if inode.ino in seen:
-                raise CorruptBlock("directories form a cycle")
-            seen.add(inode.ino)
-            found = attributes.load(inode).get(NAME)
+        place = self._list(inode.view)
+        if found is None and inode.nlink:
+            tops = [ROOT_INO] if place is None or place.names.is_empty() else self._above(inode, known_as)
+            found = next((policy for top in tops if (policy := self._climb(inode.view.inode(top))) is not None), None)
         if found is None:
             raise NoAttribute("nothing here is designated")
         return found
+
+    @staticmethod
+    def _climb(directory: Inode) -> bytes | None:
+        seen = {directory.ino}
+        while (found := attributes.load(directory).get(NAME)) is None and directory.ino != ROOT_INO:
+            directory = directory.view.inode(directory.parent)
+            if directory.ino in seen:
+                raise CorruptBlock("directories form a cycle")
+            seen.add(directory.ino)
+        return found
+
+    def _above(self, inode: Inode, known_as: Collection[tuple[int, bytes]]) -> list[int]:
+        """The directories that count, best first. What an inode calls its parent may be gone, or another one by now."""
+        if inode.is_directory or not inode.flags & FLAG_LINKED:
+            return [inode.parent]
+        there = {directory for directory, name in known_as if self._leads(inode, directory, name)}
+        if inode.parent in there or self._leads(inode, inode.parent):
+            return [inode.parent]
+        return sorted(there) or [ROOT_INO]
+
+    def _leads(self, inode: Inode, directory: int, name: bytes | None = None) -> bool:
+        """Whether there is such a directory, and has that name for an inode, or any."""
+        try:
+            place = names.directory(inode.view, directory)
+            if name is None:
+                return name_of(self._fs, place, inode.ino) is not None
+            return names.find(inode.view, place, name) == inode.ino
+        except (StaleInode, NotDirectory, NotFound):
+            return False
 
     def plan(self, inode: Inode, *, urgency: int = 0) -> Inode | None:
         """Make everything writable that ``note`` or ``forget`` changes; the list, None where nothing is to be listed.

@@ -167,10 +167,13 @@ class Filesystem:
         """Set times alone, as utimensat(2) does; that of change, unless it is given, is now. Raises ``NoSpace``, ``ReadOnly``."""
         return setting.set_times(self, view, ino, atime, mtime, ctime)
 
-    def xattr_get(self, view: View, ino: int, name: bytes) -> bytes:
-        """An extended attribute. Raises ``NoAttribute``. A designation is answered for all that it covers, too."""
+    def xattr_get(self, view: View, ino: int, name: bytes, *, known_as: Collection[tuple[int, bytes]] = ()) -> bytes:
+        """An extended attribute. Raises ``NoAttribute``. A designation is answered for all that it covers, too.
+
+        ``known_as``: directories and names in them that a file may have.
+        """
         inode = view.inode(ino)
-        return self.designations.answer(inode) if name == designation.NAME else attributes.get(inode, name)
+        return self.designations.answer(inode, known_as) if name == designation.NAME else attributes.get(inode, name)
 
     def xattr_list(self, view: View, ino: int) -> list[bytes]:
         """The names of all extended attributes."""

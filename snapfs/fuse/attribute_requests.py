@@ -16,7 +16,7 @@ from typing import Final
 import pyfuse3
 
 from snapfs.errors import NoAttribute
-from snapfs.filesystem import Changes, View, acl
+from snapfs.filesystem import Changes, View, acl, designation
 from snapfs.fuse import facts
 from snapfs.fuse.requests import handler, keeps_set_id
 from snapfs.fuse.snapdir import SnapdirRequests
@@ -94,7 +94,11 @@ class AttributeRequests(SnapdirRequests):
             raise NoAttribute("a directory without attributes")
         if facts.is_answered(name):
             return await self.at(self._fact, inode, name)
-        return await self.at(self.fs.xattr_get, inode, name)
+        return await self.at(self.fs.xattr_get, inode, name, known_as=self._known_as(inode) if name == designation.NAME else ())
+
+    def _known_as(self, node: int) -> list[tuple[int, bytes]]:
+        """Directories and names by which the kernel has met a file; it may have lost them since."""
+        return [(self.numbers.split(parent)[1], name) for parent, name in self.known.names(node)]
 
     def _fact(self, view: View, ino: int, name: bytes) -> bytes:
         if view.instance is None or not stat.S_ISDIR(self.fs.inode(view, ino).mode):

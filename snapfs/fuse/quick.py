@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from snapfs.errors import DeviceError, DeviceFull, Interrupt, NoAttribute, NoSpace, NotFound, SnapfsError
-from snapfs.filesystem import Inode, View
+from snapfs.filesystem import Inode, View, designation
 from snapfs.fuse import facts, wire
 from snapfs.fuse.attributes import SECOND, VALID
 from snapfs.fuse.connection import Piece
@@ -210,7 +210,7 @@ class Quick:
     def _getxattr(self, unique: int, node: int, body: memoryview, _: int, __: int) -> Reply:
         """That there is none: the kernel asks for capabilities before it writes to a file."""
         name = bytes(body[wire.GETXATTR_IN.size : -1])
-        if node & SNAPDIR_BIT or not self._has_xattrs or facts.is_answered(name):
+        if node & SNAPDIR_BIT or not self._has_xattrs or facts.is_answered(name) or name == designation.NAME:
             return None
         try:
             view, ino = self._place(node)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
-import weakref
 from typing import TYPE_CHECKING
 
 from snapfs.errors import BadName, CorruptBlock, NoSuchSnapshot, NotCached, StaleInode
-from snapfs.filesystem.names import TYPE_BITS
+from snapfs.filesystem.searching import name_of
 from snapfs.ids import ROOT_INO
 from snapfs.store.instances import Instance, name_fault
 
@@ -132,27 +131,6 @@ def way_to(fs: Filesystem, view: View, directory: Inode) -> list[bytes]:
     way: list[bytes] = []
     while directory.ino != ROOT_INO:
         parent = view.inode(directory.parent)
-        way.append(name_of(fs, parent, directory.ino))
+        way.append(name_of(fs, parent, directory.ino) or b"?")
         directory = parent
     return way[::-1]
-
-
-#: How far searches for a name were that ``NotCached`` interrupted: (view, directory, inode) -> the hash to go on from.
-_searches: weakref.WeakKeyDictionary[Filesystem, dict[tuple[int, int, int], int]] = weakref.WeakKeyDictionary()
-
-
-def name_of(fs: Filesystem, parent: Inode, ino: int) -> bytes:
-    """The name of an inode in a directory, ``?`` when it has none. Goes on where it was interrupted: directories can be large."""
-    for name, child in parent.view.above.get(parent.ino, {}).items():
-        if child == ino:
-            return name
-    searches = _searches.setdefault(fs, {})
-    key = parent.view.id, parent.ino, ino
-    while items := parent.names.scan(searches.get(key, 0), 1):
-        for _, name, value in items:
-            if value >> TYPE_BITS == ino:
-                searches.pop(key, None)
-                return bytes(name)
-        searches[key] = items[-1][0] + 1
-    searches.pop(key, None)
-    return b"?"

@@ -323,3 +323,43 @@ def test_a_random_life_breaks_a_designation(seed: int) -> None:
         if step % 30 == 29:
             world.prove()
     world.finish()
+
+
+def test_a_designation_follows_a_directory_that_a_file_has_left(tree: Tree) -> None:
+    """C8: that is gone, or has a number that another has by now; the names that it still has count, as far as they are known."""
+
+    def asked(ino: int, *known_as: tuple[int, bytes]) -> bytes | None:
+        try:
+            value: bytes = tree.do(tree.fs.xattr_get, tree.fs.base, ino, NAME, known_as=known_as)
+        except NoAttribute:
+            return None
+        return value
+
+    tree.designate("a")
+    tree.designate("c", b"weekly")
+    ino, made_in, other = tree.find("a/b/file"), tree.find("a/b"), tree.find("c")
+    for parent, name in ((made_in, b"again"), (ROOT_INO, b"top"), (other, b"linked")):
+        tree.do(tree.fs.link, tree.fs.base, ino, parent, name)
+    tree.do(tree.fs.unlink, tree.fs.base, made_in, b"file")
+    assert asked(ino) == asked(ino, (other, b"linked")) == b"nightly", "it still has a name where it was made"
+    tree.do(tree.fs.unlink, tree.fs.base, made_in, b"again")
+    for _ in range(2):
+        assert asked(ino) is None
+        assert asked(ino, (ROOT_INO, b"top"), (made_in, b"file")) is None
+        assert asked(ino, (ROOT_INO, b"top"), (other, b"gone"), (ROOT_INO, b"c"), (ino, b"file"), (1 << 40, b"file")) is None
+        assert asked(ino, (other, b"linked"), (made_in, b"again")) == b"weekly"
+        tree.rmdir("a/b")
+        commit(tree.volume)
+        assert asked(ino) is None
+        assert tree.make("a/b", DIRECTORY) == made_in, "or the test proves nothing"
+    tree.designate("", b"all")
+    assert asked(ino) == b"all", "whatever its name is, it lies below the root"
+    tree.do(tree.fs.xattr_remove, tree.fs.base, ROOT_INO, NAME)
+    tree.rename("top", "a/b/moved")
+    assert asked(ino) == b"nightly"
+    unlinked = tree.find("a/file")
+    tree.do(tree.fs.hold, tree.fs.base, unlinked)
+    tree.do(tree.fs.unlink, tree.fs.base, tree.find("a"), b"file")
+    assert asked(unlinked) is None, "nothing covers what has no name"
+    tree.do(tree.fs.forget, tree.fs.base, unlinked)
+    tree.prove()

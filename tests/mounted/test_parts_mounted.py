@@ -167,3 +167,24 @@ def test_a_designation_that_means_nothing_is_taken(mounted: Any) -> None:
     os.setxattr(mounted.path, NAME, b"all")
     assert os.getxattr(mounted / "f", NAME) == b"all"
     assert json.loads(mounted.run("snapshot", "create", mounted.path, "n", "--designated", "all", "--json").stdout)["path"] == "/"
+
+
+def test_a_file_is_designated_by_a_directory_that_it_left(mounted: Any) -> None:
+    """C8: it was made there, and has other names. What it answers of a directory that is gone must not be an error, either."""
+    name = "user.snapfs.designate"
+    for place, policy in (("d", b"nightly"), ("other", b"weekly")):
+        (mounted / place).mkdir()
+        os.setxattr(mounted / place, name, policy)
+    (mounted / "d" / "file").touch()
+    for link in ("top", "other/file"):
+        os.link(mounted / "d" / "file", mounted / link)
+    assert os.getxattr(mounted / "top", name) == b"nightly"
+    (mounted / "d" / "file").unlink()
+    (mounted / "d").rmdir()
+    assert os.getxattr(mounted / "other" / "file", name) == b"weekly"
+    (mounted / "other" / "file").unlink()
+    with pytest.raises(OSError, match="No data available"):
+        os.getxattr(mounted / "top", name)
+    mounted.remount()
+    with pytest.raises(OSError, match="No data available"):
+        os.getxattr(mounted / "top", name)
