@@ -49,6 +49,8 @@ class AttributeRequests(SnapdirRequests):
         self, inode: int, attr: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields, fh: int | None, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
         """Change attributes. With its writeback cache the kernel keeps the times of writes itself and sends them by this."""
+        if self.kernel.is_own_change(inode, ctx.pid):
+            return self.attributes.entry(inode, await self.at(self.fs.inode, inode))
         changes = Changes(
             mode=stat.S_IMODE(attr.st_mode) if fields.update_mode else None,
             uid=attr.st_uid if fields.update_uid else None,

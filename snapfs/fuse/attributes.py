@@ -6,6 +6,7 @@ Also how long the kernel may believe them. Every change passes through this moun
 from __future__ import annotations
 
 import stat
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 import pyfuse3
@@ -32,16 +33,19 @@ SNAPDIR_MODE: Final = stat.S_IFDIR | 0o755
 
 
 class Attributes:
-    """Fills the kernel's structures, with the options that replace owners and permissions. In a ``pause`` they are not to be believed."""
+    """Fills the kernel's structures, with the options that replace owners and permissions. In a ``pause`` they are not to be believed.
 
-    def __init__(self, options: MountOptions, block_size: int, pause: Pause) -> None:
+    ``replaced``: see ``Known``.
+    """
+
+    def __init__(self, options: MountOptions, block_size: int, pause: Pause, replaced: Mapping[int, int]) -> None:
         self._pause = pause
         self._uid = options.uid
         self._gid = options.gid
         self._permissions = None if options.umask is None else 0o777 & ~options.umask
         self._replaces = not (self._uid is None and self._gid is None and self._permissions is None)
         self._block_size = block_size
-        self._replaced: dict[int, int] = {}
+        self._replaced = replaced
         self._missing = pyfuse3.EntryAttributes()
         self._missing.entry_timeout = VALID
 
@@ -86,10 +90,6 @@ class Attributes:
         instance = inode.view.instance
         view = 0 if instance is None else instance.serial * _SPREAD
         return inode.generation + view + self._replaced.get(node, 0) & 0xFFFF_FFFF
-
-    def replace(self, node: int) -> None:
-        """What the kernel believes of an inode, its size above all, is wrong: let it take the inode for another when it looks again."""
-        self._replaced[node] = self._replaced.get(node, 0) + 1
 
     def permissions(self, inode: Inode) -> tuple[int, int, int]:
         """What the kernel goes by: permission bits, owner, group."""

@@ -132,5 +132,13 @@ class Connection:
         """Have the kernel forget a name. Blocks while a request has the directory locked. Raises ``OSError``."""
         self._notify(wire.NOTIFY_INVAL_ENTRY, wire.INVAL_ENTRY_OUT.pack(parent, len(name), 0) + name + b"\0")
 
+    def expire_name(self, parent: int, name: bytes) -> None:
+        """Have the kernel look a name up again. An older one forgets it. Blocks as ``forget_name``. Raises ``OSError``."""
+        self._notify(wire.NOTIFY_INVAL_ENTRY, wire.INVAL_ENTRY_OUT.pack(parent, len(name), wire.EXPIRE_ONLY) + name + b"\0")
+
+    def expire_all(self) -> None:
+        """Have the kernel look every name up again. Raises ``OSError``, EINVAL where the kernel cannot (before Linux 6.16)."""
+        self._notify(wire.NOTIFY_INC_EPOCH, b"")
+
     def _notify(self, code: int, data: bytes) -> None:
         os.write(self._descriptor, wire.OUT_HEADER.pack(wire.OUT_HEADER.size + len(data), code, 0) + data)

@@ -103,7 +103,7 @@ class DataRequests(HandleRequests):
         """With its writeback cache the kernel may have taken the write, and shown it, already."""
         inode = await self.at(self.fs.inode, node)
         if end > inode.size:
-            self.attributes.replace(node)  # it would keep the size that it has
+            self.known.replace(node)  # it would keep the size that it has
         self.kernel.refused(node)
 
     async def _write_what_fits(self, node: int, off: int, buf: bytes | memoryview, *, kills_set_id: bool) -> int:

@@ -17,6 +17,7 @@ from snapfs.errors import NoSpace, ReadOnly, SnapfsError, SnapshotBusy
 from snapfs.filesystem import Filesystem
 from snapfs.fuse.calls import Calls
 from snapfs.fuse.neighbours import Kernel, NoKernel
+from snapfs.fuse.outdated import Outdated
 from snapfs.ids import BASE_VIEW
 from snapfs.snapshots import Facts, Instance, Permit, Place, RestoreResult, SetDeletion, Target
 
@@ -145,21 +146,33 @@ class Edge(Calls):
             if not paths:
                 await self.call(snapshots.check_permitted, self.fs, instance, permit)  # before anybody is made to wait for the kernel
             # Or what the kernel holds would be written over the restored state later.
-            async with self._at_moment({BASE_VIEW, instance.id}), self.gate.closed():
-                try:
-                    result = await self.call(snapshots.restore, self.fs, name, paths=paths, owner=owner, permit=permit)
-                finally:
-                    snapshots.give_up_restore(self.fs)  # unless it is through
+            async with self._at_moment({BASE_VIEW, instance.id}):
+                async with self.gate.closed():
+                    try:
+                        result = await self.call(snapshots.restore, self.fs, name, paths=paths, owner=owner, permit=permit)
+                    finally:
+                        snapshots.give_up_restore(self.fs)  # unless it is through
+                    if result.changed:
+                        self.kernel.came_back(result)
+                        log.info("%s", snapshots.last_in_words(self.fs))
+                    outdated = await self._outdated(result)
                 if result.changed:
-                    log.info("%s", snapshots.last_in_words(self.fs))
+                    # Writers wait still, or they would go on from sizes that are no more. Requests are served: forgetting can make the
+                    # kernel write. It can wait for the lock of a directory, and nobody who has one waits for this.
+                    await self.kernel.restored(outdated)
             failure = await self._failure()
-        # Gate and lock are free: forgetting may make the kernel write, and wait for requests that wait for the lock.
-        if result.changed:
-            await self.kernel.restored(result)
         self.work_soon()
         if failure is not None:
             raise failure
         return result
+
+    async def _outdated(self, result: RestoreResult) -> Outdated | None:
+        """What the kernel believes that is wrong after a restore; None when that cannot be found out."""
+        try:
+            return await self.kernel.outdated(result)
+        except SnapfsError as exc:
+            log.warning("all that the kernel believes is looked up again, for what of it is wrong cannot be found out: %s", exc)
+            return None
 
     async def arrange(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function of the core that changes what is planned and nothing that shows; durable when it returns."""

@@ -37,9 +37,19 @@ class Flusher:
 
         Raises ``OSError`` when the process cannot be started, or has been ended by somebody.
         """
+        return self._ask(mountpoint, device, [name.hex().encode() for name in names])
+
+    def renew(self, mountpoint: bytes, device: int, names: list[tuple[bytes, int, int]]) -> list[int]:
+        """Look these names up in the root, each with a size and a time of change, and have the kernel believe these of the file.
+
+        A size of -1: look up alone. Answers and raises as ``flush``.
+        """
+        return self._ask(mountpoint, device, [b"%s:%d:%d" % (name.hex().encode(), size, mtime) for name, size, mtime in names])
+
+    def _ask(self, mountpoint: bytes, device: int, words: list[bytes]) -> list[int]:
         process = self._start()
         assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018 - pipes, as asked for
-        process.stdin.write(b" ".join([b"%d" % device, mountpoint.hex().encode(), *(name.hex().encode() for name in names)]) + b"\n")
+        process.stdin.write(b" ".join([b"%d" % device, mountpoint.hex().encode(), *words]) + b"\n")
         process.stdin.flush()
         answer = process.stdout.readline()
         if not answer.endswith(b"\n"):
@@ -75,14 +85,14 @@ class Flusher:
 def serve() -> None:
     """The process's side: a line with requests, a line with results, until the daemon ends."""
     for line in sys.stdin.buffer:
-        device, mountpoint, *names = line.split()
-        results = flush_names(bytes.fromhex(mountpoint.decode()), int(device), [bytes.fromhex(name.decode()) for name in names])
+        device, mountpoint, *words = line.split()
+        results = work_on(bytes.fromhex(mountpoint.decode()), int(device), words)
         sys.stdout.buffer.write(b" ".join(b"%d" % result for result in results) + b"\n")
         sys.stdout.buffer.flush()
 
 
-def flush_names(mountpoint: bytes, device: int, names: list[bytes]) -> list[int]:
-    """See ``Flusher.flush``."""
+def work_on(mountpoint: bytes, device: int, words: list[bytes]) -> list[int]:
+    """See ``Flusher.flush`` and ``Flusher.renew``."""
     try:
         directory = os.open(mountpoint, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
@@ -90,9 +100,36 @@ def flush_names(mountpoint: bytes, device: int, names: list[bytes]) -> list[int]
     try:
         if os.fstat(directory).st_dev != device:  # detached, or something is mounted over it
             return []
-        return [_open_and_close(directory, name) for name in names]
+        return [_work_on(directory, *word.decode().split(":")) for word in words]
     finally:
         os.close(directory)
+
+
+def _work_on(directory: int, name: str, *facts: str) -> int:
+    return _renew(directory, bytes.fromhex(name), *map(int, facts)) if facts else _open_and_close(directory, bytes.fromhex(name))
+
+
+def _renew(directory: int, name: bytes, size: int, mtime: int) -> int:
+    """With its writeback cache the kernel keeps size and times of a file that it knows, whatever it is told: these are changes of its own.
+
+    The daemon answers them with what is so, and changes nothing.
+    """
+    try:
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if size < 0:
+            return 0
+        if status.st_size != size:
+            file = os.open(name, os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=directory)
+            try:
+                os.ftruncate(file, size)
+            finally:
+                os.close(file)
+        if status.st_size != size or status.st_mtime_ns != mtime:
+            with contextlib.suppress(PermissionError):  # a time that is wrong while somebody uses the file is better than no file
+                os.utime(name, ns=(status.st_atime_ns, mtime), dir_fd=directory, follow_symlinks=False)
+    except OSError as exc:
+        return exc.errno or 5
+    return 0
 
 
 def _open_and_close(directory: int, name: bytes) -> int:

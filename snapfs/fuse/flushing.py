@@ -47,6 +47,8 @@ class Flushing:
         self._flusher = Flusher()  # the process that may use them
         self._flushing = trio.Lock()
         self.pause = Pause()
+        #: Files of which the kernel is being told size and time of change.
+        self.renewed: set[int] = set()
 
     def node_of_alias(self, name: bytes, pid: int) -> int | None:
         """The inode that a name in the root stands for while ``flush`` asks for it; None for every other name and everybody else."""
@@ -119,6 +121,47 @@ class Flushing:
                 elif result not in (0, errno.ESTALE, errno.ENOENT):  # deleted with its view
                     kind = NoSpace if result == errno.ENOSPC else DeviceError
                     raise kind(f"what was written last could not be stored: {os.strerror(result)}")
+
+    # --- files that the kernel believes to know better ---
+
+    def is_own_change(self, node: int, pid: int) -> bool:
+        """Is a change of attributes none of a user's, but the kernel being told what they are?"""
+        return node in self.renewed and pid == self._flusher.pid
+
+    async def renew(self, wanted: dict[int, tuple[int, int]]) -> list[int]:
+        """Have the kernel look at inodes again, and believe size and time of change (ns) of those that have a size that is not negative.
+
+        With its writeback cache it otherwise keeps both of every regular file that somebody uses. Where this does not work, because who
+        has mounted may not write to the file, or because it is being executed, the file is in the answer.
+        """
+        failed: list[int] = []
+        nodes = list(wanted)
+        with self.pause.fetching():
+            for first in range(0, len(nodes), _FLUSH_BATCH):
+                # What nobody uses the kernel has forgotten with its name, and says so meanwhile.
+                batch = {node: wanted[node] for node in nodes[first : first + _FLUSH_BATCH] if node in self._known}
+                async with self._flushing:
+                    self.renewed.update(batch)
+                    try:
+                        # Requests are served meanwhile, among them what this asks for.
+                        failed += await trio.to_thread.run_sync(self._renew, batch, abandon_on_cancel=True)
+                    finally:
+                        self.renewed.clear()
+        return failed
+
+    def _renew(self, wanted: dict[int, tuple[int, int]]) -> list[int]:
+        names = {node: b"%s%x" % (self._alias, node) for node in wanted}
+        try:
+            results = self._flusher.renew(self._mountpoint, self.device, [(names[node], *facts) for node, facts in wanted.items()])
+        except OSError as exc:
+            log.warning("the kernel takes files that were restored for others: %s", exc)
+            results = []
+        forget_names(self.notices, ((KERNEL_ROOT, name) for name in names.values()))
+        return [
+            node
+            for node, result in zip_longest(wanted, results, fillvalue=errno.EACCES)
+            if result not in (0, errno.ESTALE, errno.ENOENT) and wanted[node][0] >= 0
+        ]
 
     def close(self) -> None:
         """The mount has ended."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import stat
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from typing import Final
@@ -17,13 +16,14 @@ from typing import Final
 import trio
 
 from snapfs import snapshots
-from snapfs.errors import NoSuchSnapshot, NotFound, StaleInode
-from snapfs.filesystem import Entry, Filesystem, Inode, View
+from snapfs.errors import NoSuchSnapshot
+from snapfs.filesystem import Filesystem, Inode
 from snapfs.fuse.edge import Edge
 from snapfs.fuse.flushing import Flushing
 from snapfs.fuse.known import Known, Place
-from snapfs.fuse.notices import forget_inodes, forget_names
+from snapfs.fuse.notices import expire_names, forget_inodes, forget_names
 from snapfs.fuse.numbers import Numbers
+from snapfs.fuse.outdated import LOOK_AGAIN, Finder, Outdated
 from snapfs.ids import BASE_VIEW
 from snapfs.snapshots import RestoreResult
 
@@ -34,9 +34,6 @@ READ_AHEAD_KB: Final = 2048
 
 #: Seconds that a rename in one ``.snap`` waits until the old name is gone from the others.
 RENAME_SECONDS: Final = 1.0
-
-#: Entries that are compared at a time after a restore.
-_CHUNK: Final = 1000
 
 
 class MountedKernel(Flushing):
@@ -108,42 +105,44 @@ class MountedKernel(Flushing):
 
         self._jobs.send_nowait(job)
 
-    async def restored(self, result: RestoreResult) -> None:
+    def came_back(self, result: RestoreResult) -> None:
+        """See ``neighbours.Kernel``."""
+        for ino in result.inodes:
+            self._known.named(self._numbers.node(BASE_VIEW, ino))
+
+    async def outdated(self, result: RestoreResult) -> Outdated:
+        """See ``neighbours.Kernel``."""
+        return await Finder(self._edge, self._known, self._numbers, result).find()
+
+    async def restored(self, found: Outdated | None) -> None:
         """See ``neighbours.Kernel``.
 
-        A regular file that changed has a new generation, so under its name the kernel must look again: it believes its own size of a
-        file that it knows. In directories, the names that differ; all names would take other people's working directories away.
+        Names that lead elsewhere are looked up again; to forget them would take other people's working directories and mounts away. Names
+        of regular files that differ are forgotten: so the kernel lets go of those that nobody uses, and the others are told of.
         """
-        places: set[Place] = {(self._numbers.node(BASE_VIEW, ino), name) for ino, name in result.names}
-        nodes = [self._numbers.node(BASE_VIEW, ino) for ino in {ino for ino, _ in result.names}]
-        is_directory: dict[int, bool] = {}
-        before: View | None = None
-        if result.undo is not None:
-            try:
-                before = await self._edge.call(self._fs.view, result.undo.id)
-            except NoSuchSnapshot:  # deleted already
-                before = None
-        for ino in result.inodes:
-            node = self._numbers.node(BASE_VIEW, ino)
-            if node not in self._known:
-                continue
-            nodes.append(node)
-            names = self._known.names(node)
-            if before is None:
-                places |= names
-                continue
-            # Remembered names may outlive their directory, whose number may be a file's by now: libfuse complains of such a place.
-            for place in names:
-                if place[0] not in is_directory:
-                    parent = self._numbers.split(place[0])[1]
-                    is_directory[place[0]] = await self._listing(before, parent, limit=1) is not None
-                if is_directory[place[0]]:
-                    places.add(place)
-            old = await self._listing(before, ino)
-            if old is not None:
-                new = await self._listing(self._fs.base, ino) or {}
-                places |= {(node, name) for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
-        await self._forget(places, nodes).wait()  # requests are served meanwhile, and none of them waits for this task
+        if found is None:
+            found = self._everything()
+            with contextlib.suppress(OSError):  # an older kernel: what it believes that is not among the names of files ends in an hour
+                self.notices.expire_all()
+
+        def forget() -> None:
+            expire_names(self.notices, found.expired)
+            forget_names(self.notices, found.forgotten)
+            forget_inodes(self.notices, found.nodes, attributes_only=False)
+
+        # Not after what others have the kernel forget: that may be names of a ``.snap``, for whose lock somebody may wait who waits for us.
+        await trio.to_thread.run_sync(forget, abandon_on_cancel=True)
+        failed = await self.renew(found.renewed)
+        for node in failed:
+            self._known.replace(node)
+        if failed:
+            await self.renew(dict.fromkeys(failed, (LOOK_AGAIN, 0)))
+
+    def _everything(self) -> Outdated:
+        """What the kernel could believe of the base, where nobody can tell what of it is wrong."""
+        nodes = list(self._known.nodes_of(BASE_VIEW))
+        names = {place for node in nodes for place in self._known.names(node)}
+        return Outdated(set(), names, nodes, {node: (LOOK_AGAIN, 0) for node in nodes if self._known.names(node)})
 
     async def purged(self, places: Collection[snapshots.Place]) -> None:
         """See ``neighbours.Kernel``. With a directory it lets go of all below that nobody uses; of the rest see ``_lost_name``."""
@@ -178,32 +177,6 @@ class MountedKernel(Flushing):
     def _forget_unnamed(self) -> None:
         while self._unnamed:
             forget_names(self.notices, [self._unnamed.popleft()])
-
-    async def _listing(self, view: View, ino: int, limit: int | None = None) -> dict[bytes, tuple[int, int]] | None:
-        """Inode and type of every name in a directory, or of about ``limit`` of them; None when there is no such directory."""
-        found: dict[bytes, tuple[int, int]] = {}
-        after = 0
-        while True:
-            try:
-                entries = await self._edge.call(self._entries, view, ino, after, limit or _CHUNK)
-            except NoSuchSnapshot:
-                return found
-            if entries is None:
-                return None
-            found |= {entry.name: (entry.ino, entry.type) for entry in entries}
-            if not entries or limit:
-                return found
-            after = entries[-1].cookie
-
-    def _entries(self, view: View, ino: int, after: int, limit: int) -> list[Entry] | None:
-        try:
-            if view.instance is not None and not self._fs.coverage.covers(view.instance, ino):
-                view = self._fs.base  # outside of the part that was restored nothing has changed
-            if not stat.S_ISDIR(self._fs.inode(view, ino).mode):
-                return None
-            return self._fs.entries(view, ino, after, limit)
-        except (StaleInode, NotFound):
-            return None
 
     def _forget(self, places: Iterable[Place], nodes: list[int]) -> trio.Event:
         """Forget names, then inodes, in the background; tells when it is done. Whoever waits for that must hold no lock of the kernel's."""

@@ -126,8 +126,11 @@ class Known:
         self._names = _Names()
         # How often each is open for writing.
         self._writers: dict[int, int] = {}
-        #: Held inodes without a name.
+        #: Held inodes without a name; and those of them whose directory the kernel itself has removed: to it they are dead for ever.
         self.orphans: set[int] = set()
+        self.dead: set[int] = set()
+        #: How often the kernel was made to take a node for another inode than before: part of the node's generation.
+        self.replaced: dict[int, int] = {}
         # Where the kernel was shown a snapshot: entries of ``.snap`` directories, by view.
         self._shown: dict[int, set[Place]] = {}
 
@@ -179,6 +182,24 @@ class Known:
         """Nodes that are open for writing: only of these can the kernel hold back writes."""
         return list(self._writers)
 
+    def unlinked(self, node: int, mode: int) -> None:
+        """The kernel took an inode's last name, at its user's wish."""
+        if node in self:
+            self.orphans.add(node)
+            if stat.S_ISDIR(mode):
+                self.dead.add(node)
+
+    def named(self, node: int) -> None:
+        """An inode without a name has one again, by a restore. A directory that is dead to the kernel becomes another one."""
+        self.orphans.discard(node)
+        if node in self.dead:
+            self.dead.discard(node)
+            self.replace(node)
+
+    def replace(self, node: int) -> None:
+        """What the kernel believes of an inode cannot be mended: let it take the inode for another when it looks again."""
+        self.replaced[node] = self.replaced.get(node, 0) + 1
+
     def drop(self, node: int, count: int) -> bool:
         """The kernel took back ``count`` lookups; True when it knows the inode no longer: then ``released`` must follow."""
         before = self._counts.get(node)
@@ -188,6 +209,7 @@ class Known:
         self._counts.set(node, 0)
         self._names.forget(node)
         self._writers.pop(node, None)
+        self.replaced.pop(node, None)
         if node in self._let_go:
             self._let_go.discard(node)
         elif before:
@@ -202,6 +224,7 @@ class Known:
             if is_counted:
                 self._let_go.add(node)
             self.orphans.discard(node)
+            self.dead.discard(node)
             view_id, _ = self._numbers.split(node)
             self._views[view_id] -= 1
             if not self._views[view_id]:

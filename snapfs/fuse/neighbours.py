@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Protocol
 
+from snapfs.fuse.outdated import Outdated
 from snapfs.snapshots import Place, RestoreResult
 
 
@@ -24,8 +25,14 @@ class Kernel(Protocol):
     async def view_renamed(self, view_id: int, *, asked_by: int | None) -> None:
         """A snapshot has another name: the one that the kernel was shown is wrong."""
 
-    async def restored(self, result: RestoreResult) -> None:
-        """The base has changed under the kernel."""
+    def came_back(self, result: RestoreResult) -> None:
+        """The base has changed under the kernel, in this synchronous stretch."""
+
+    async def outdated(self, result: RestoreResult) -> Outdated:
+        """What it believes that is wrong now; nothing changes the base meanwhile. Raises what reading the volume raises."""
+
+    async def restored(self, found: Outdated | None) -> None:
+        """Have it believe that no longer (None: all that it could believe), and wait until it does not. Requests are served meanwhile."""
 
     async def purged(self, places: Collection[Place]) -> None:
         """These names are gone, with all that was below them."""
@@ -47,7 +54,14 @@ class NoKernel:
     async def view_renamed(self, view_id: int, *, asked_by: int | None) -> None:
         """As ``view_ended``."""
 
-    async def restored(self, result: RestoreResult) -> None:
+    def came_back(self, result: RestoreResult) -> None:
+        """Nobody has anything in use."""
+
+    async def outdated(self, result: RestoreResult) -> Outdated:  # noqa: ARG002 - whichever
+        """Nobody believes anything."""
+        return Outdated()
+
+    async def restored(self, found: Outdated | None) -> None:
         """Nobody remembers anything."""
 
     async def purged(self, places: Collection[Place]) -> None:

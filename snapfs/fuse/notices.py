@@ -22,7 +22,13 @@ class Notices(Protocol):
         """Forget attributes, and pages; what is dirty of these is written first."""
 
     def forget_name(self, parent: int, name: bytes) -> None:
-        """Forget a name in a directory."""
+        """Forget a name in a directory. What is mounted there, or below, is detached."""
+
+    def expire_name(self, parent: int, name: bytes) -> None:
+        """Look a name up again. Only if it leads elsewhere, or nowhere, it is forgotten as by ``forget_name``."""
+
+    def expire_all(self) -> None:
+        """Look all names up again: those in use are forgotten on the way, with what is mounted below. EINVAL where that is unknown."""
 
 
 class StockNotices:
@@ -36,12 +42,29 @@ class StockNotices:
         """See ``Notices``."""
         pyfuse3.invalidate_entry(parent, name)
 
+    def expire_name(self, parent: int, name: bytes) -> None:
+        """See ``Notices``. pyfuse3 has no word for it: the name is forgotten."""
+        self.forget_name(parent, name)
+
+    def expire_all(self) -> None:
+        """See ``Notices``. pyfuse3 has no word for it."""
+        raise OSError(errno.EINVAL, "this kernel looks names up again one by one only")
+
 
 def forget_names(notices: Notices, places: Iterable[tuple[int, bytes]]) -> None:
     """Forget names in directories; what goes wrong is logged."""
     for parent, name in places:
         try:
             notices.forget_name(parent, name)
+        except OSError as exc:
+            _not_forgotten(exc)
+
+
+def expire_names(notices: Notices, places: Iterable[tuple[int, bytes]]) -> None:
+    """Have names in directories looked up again; what goes wrong is logged."""
+    for parent, name in places:
+        try:
+            notices.expire_name(parent, name)
         except OSError as exc:
             _not_forgotten(exc)
 

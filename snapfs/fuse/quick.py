@@ -46,6 +46,7 @@ class Quick:
         self._known = operations.known
         self._attributes = operations.attributes
         self._pause = operations.kernel.pause
+        self._renewed = operations.kernel.renewed
         self._split = operations.numbers.split
         self._node = operations.numbers.node
         self._count = edge.requests
@@ -191,7 +192,7 @@ class Quick:
     def _setattr(self, unique: int, node: int, body: memoryview, _: int, __: int) -> Reply:
         """Times alone: what the kernel, with its writeback cache, says after every change."""
         valid, _, _, _, atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns, _, _, _ = wire.SETATTR_IN.unpack_from(body)
-        if valid & wire.SET_MORE or node & SNAPDIR_BIT or not self._can_change():
+        if valid & wire.SET_MORE or node & SNAPDIR_BIT or self._renewed or not self._can_change():
             return None
         try:
             view, ino = self._place(node)

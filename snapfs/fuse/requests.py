@@ -73,7 +73,7 @@ class Requests(pyfuse3.Operations):
         self.kernel = kernel
         self.trouble = Trouble(edge, numbers)
         self.options = options
-        self.attributes = Attributes(options, block_size, kernel.pause)
+        self.attributes = Attributes(options, block_size, kernel.pause, known.replaced)
         self.passage = Passage(self.fs, self.attributes)
         self.snapdir_name = options.snapdir.encode(errors="surrogateescape")
 
@@ -135,7 +135,5 @@ class Requests(pyfuse3.Operations):
     def unlinked(self, view_id: int, inode: Inode) -> None:
         """A name of an inode is gone, perhaps the last."""
         if inode.nlink == 0:
-            node = self.numbers.node(view_id, inode.ino)
-            if node in self.known:
-                self.known.orphans.add(node)
+            self.known.unlinked(self.numbers.node(view_id, inode.ino), inode.mode)
             self.edge.work_soon()

@@ -113,6 +113,10 @@ S_IFREG: Final = 0o100000
 
 NOTIFY_INVAL_INODE: Final = 2
 NOTIFY_INVAL_ENTRY: Final = 3
+NOTIFY_INC_EPOCH: Final = 8
+
+#: In the flags of INVAL_ENTRY: the kernel looks the name up again, and keeps what it has there if that is the same (Linux 6.2).
+EXPIRE_ONLY: Final = 1 << 0
 
 #: len, opcode, unique, nodeid, uid, gid, pid, total_extlen, padding
 IN_HEADER: Final = struct.Struct("<IIQQIIIHH")

@@ -59,7 +59,7 @@ class Plan:
     rebuilt: dict[int, Rebuilt] = field(default_factory=dict)
     orphaned: set[int] = field(default_factory=set)
     adopted: set[int] = field(default_factory=set)
-    #: Numbers whose generation must be another one, for what the kernel remembers of them.
+    #: Numbers that another inode has had: their generation must be a new one.
     renewed: set[int] = field(default_factory=set)
     to_copy: list[int] = field(default_factory=list)
     #: The trees of what was copied.
@@ -263,7 +263,7 @@ class Planner:
         plan.inodes += before == EMPTY_SLOT
         if number in self.fs.base.orphans:
             plan.adopted.add(number)
-        if number != ino or (number in self.fs.base.known and stat.S_ISREG(inode.mode)):
+        if number != ino:
             plan.renewed.add(number)
 
     def _without_data(self, inode: Inode) -> bytes:

@@ -6,14 +6,12 @@ from now on. The state from before becomes a snapshot of its own.
 
 from __future__ import annotations
 
-import stat
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from snapfs.errors import CommitNeeded, CorruptBlock, Interrupt
-from snapfs.filesystem import Inode
 from snapfs.ids import BASE_VIEW, ROOT_INO
 from snapfs.snapshots.comparison import Comparison
 from snapfs.snapshots.exchanging import exchange, uncovered
@@ -134,7 +132,7 @@ def _restore_all(fs: Filesystem, instance: Instance, now_ns: int | None, owner: 
     volume.epoch += 1
     name_live(volume)
     exchange(fs, comparison, masks)
-    _take_root(fs, instance, comparison)
+    _take_root(fs, instance)
     return RestoreResult(True, undo, frozenset(comparison.changed))
 
 
@@ -148,10 +146,8 @@ def undo_name(fs: Filesystem, now_ns: int) -> str:
     return name
 
 
-def _take_root(fs: Filesystem, instance: Instance, comparison: Comparison) -> None:
+def _take_root(fs: Filesystem, instance: Instance) -> None:
     volume, base = fs.volume, fs.base
-    # Files that the kernel knows get another generation: it would keep the sizes that it has cached for them.
-    known = [ino for ino in comparison.changed if ino in base.known and stat.S_ISREG(int.from_bytes(comparison.slots[ino][:4], "little"))]
     # Numbers that the kernel may know are not given out again before it has forgotten them.
     next_ino = max(base.next_ino, instance.root.next_ino)
     volume.base_root = replace(instance.root, next_ino=next_ino)
@@ -159,9 +155,3 @@ def _take_root(fs: Filesystem, instance: Instance, comparison: Comparison) -> No
     base.orphans.clear()
     base.listed_orphans.clear()
     fs.orphans.rescan()
-    for ino in known:
-        inode = Inode.decode(base, ino, comparison.slots[ino])
-        if inode is not None:
-            base.change(inode)
-            inode.generation = volume.next_inode_generation & 0xFFFF_FFFF
-            volume.next_inode_generation += 1
