@@ -124,17 +124,18 @@ class ControlServer:
         self._idle: dict[trio.SocketStream, trio.CancelScope] = {}
         self._listener: trio.SocketListener | None = None
         self._identity: listening.Identity | None = None
-        self._abstract = None if key is None else _listener(listening.by_name(key))
+        # Listeners' sockets are closed when the loop has ended, which trio's would need.
+        self._sockets: list[socket.socket] = []
+        self._abstract = None if key is None else self._listener_of(listening.by_name(key))
         try:
             if path is not None:
                 self._listen(path)
         except ControlError:
-            if self._abstract is not None:
-                self._abstract.socket.close()
+            self._close_sockets()
             raise
 
     def _listen(self, path: str) -> trio.SocketListener:
-        listener = _listener(listening.at_path(path))
+        listener = self._listener_of(listening.at_path(path))
         self.path, self._listener, self._identity = path, listener, listening.identity(path)
         return listener
 
@@ -160,11 +161,18 @@ class ControlServer:
                 log.info("the control socket was gone: commands find the daemon at %s now", self.path)
 
     def close(self) -> None:
-        """Stop listening and remove the socket."""
-        for listener in filter(None, (self._listener, self._abstract)):
-            listener.socket.close()
+        """Stop listening and remove the socket. The loop has ended, or has not begun."""
+        self._close_sockets()
         if self.path is not None:
             listening.remove(self.path, self._identity)
+
+    def _listener_of(self, made: socket.socket) -> trio.SocketListener:
+        self._sockets.append(made)
+        return trio.SocketListener(trio.socket.from_stdlib_socket(made))
+
+    def _close_sockets(self) -> None:
+        for made in self._sockets:
+            made.close()
 
     async def _accept(self, listener: trio.SocketListener, nursery: trio.Nursery) -> None:
         """Take connections until the listener is closed."""
@@ -250,10 +258,6 @@ class ControlServer:
             finally:
                 self._idle.pop(stream, None)
         return b""
-
-
-def _listener(made: socket.socket) -> trio.SocketListener:
-    return trio.SocketListener(trio.socket.from_stdlib_socket(made))
 
 
 async def _line(stream: trio.SocketStream, buffer: bytearray) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -56,8 +57,13 @@ def test_a_restore_has_the_kernel_forget_names_in_what_is_no_directory(
                 return path.stat().st_ino == number
 
             wait_until(again, what="a file with the number of the directory")
-            with (mount / max(os.listdir(mount), key=lambda name: int(name[4:]))).open("rb"):  # so that the kernel knows it until the end
-                subprocess.run(snapfs_command("restore", mount, "before"), check=True, stdout=subprocess.DEVNULL)
+            # In use, so that the kernel knows it until the end. It is none of the snapshot's, and its number is a directory's.
+            used = os.open(mount / max(os.listdir(mount), key=lambda name: int(name[4:])), os.O_RDONLY)
+            subprocess.run(snapfs_command("restore", mount, "before"), check=True, stdout=subprocess.DEVNULL)
+            with pytest.raises(OSError, match="error"):
+                os.read(used, 1)
+            with contextlib.suppress(OSError):  # the kernel says of the descriptor what it says of the file
+                os.close(used)
             assert os.listdir(mount) == ["directory"]
             assert os.listdir(mount / "directory") == ["file"]
         finally:
