@@ -63,8 +63,11 @@ class AttributeRequests(SnapdirRequests):
         stamp = not self.options.writeback
         changed = await self.change_at(self.fs.set_attributes, inode, changes, privileged=keeps_set_id(ctx), stamp=stamp)
         entry = self.attributes.entry(inode, changed)
+        # The reply is made already; what happens meanwhile has its own.
         if stat.S_ISDIR(changed.mode) and (fields.update_uid or fields.update_gid):
-            await self.kernel.owner_changed(inode)  # the reply is made already; what happens meanwhile has its own
+            await self.kernel.owner_changed(inode)
+        if stat.S_ISDIR(changed.mode) and (fields.update_mode or fields.update_uid or fields.update_gid):
+            await self.kernel.passage_changed(inode)
         return entry
 
     @handler
@@ -126,9 +129,13 @@ class AttributeRequests(SnapdirRequests):
         facts.check_settable(name)
         groups = None if ctx.uid == 0 or name != acl.ACCESS else _groups(ctx)
         await self.change_at(self.fs.xattr_set, inode, name, value, groups=groups)
+        if name == acl.ACCESS:
+            await self.kernel.passage_changed(inode)
 
     @handler
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         """Remove one."""
         self._with_xattrs()
         await self.change_at(self.fs.xattr_remove, inode, name)
+        if name == acl.ACCESS:
+            await self.kernel.passage_changed(inode)

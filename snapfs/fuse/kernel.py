@@ -70,6 +70,17 @@ class MountedKernel(Flushing):
             # Only attributes, which takes no lock in the kernel: a request may wait for this.
             await trio.to_thread.run_sync(lambda: forget_inodes(self.notices, [snapdir], attributes_only=True))
 
+    async def passage_changed(self, node: int) -> None:
+        """Somebody may have closed a directory of a snapshot: names of the snapshot in any ``.snap`` below it lead past it.
+
+        They are looked up again, and ``Passage`` asked. This takes locks of ``.snap`` directories: whoever calls holds none, and nobody who
+        holds one waits for a change of attributes or of names in a snapshot.
+        """
+        view_id, _ = self._numbers.split(node)
+        places = self._known.shown(view_id) if view_id != BASE_VIEW else set()
+        if places:
+            await trio.to_thread.run_sync(lambda: expire_names(self.notices, places), abandon_on_cancel=True)
+
     async def view_ended(self, view_id: int, *, asked_by: int | None) -> None:
         """See ``neighbours.Kernel``.
 

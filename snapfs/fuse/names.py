@@ -134,6 +134,7 @@ class NameRequests(HandleRequests):
         if self.snapdir_name in (name_old, name_new):
             raise NotPermitted(f"{self.options.snapdir} is in every directory")
         await self.edge.change(self.rename_now, parent_inode_old, name_old, parent_inode_new, name_new, flags)
+        await self.kernel.passage_changed(parent_inode_new)
 
     def rename_now(self, parent_inode_old: int, name_old: bytes, parent_inode_new: int, name_new: bytes, flags: int) -> None:
         """Rename within one view, or exchange, and remember it. A core call: see ``Edge.change``."""

@@ -541,6 +541,33 @@ def test_a_directory_that_let_somebody_in_keeps_them_out_of_its_snapshots(top: P
 
 
 @with_others
+@pytest.mark.parametrize("close", ["mode", "owner", "acl", "renamed"])
+def test_who_has_looked_before_gets_past_what_was_closed_in_a_snapshot(top: Path, close: str) -> None:
+    """The kernel believes a name in a ``.snap`` for an hour, and asks nobody who follows it: it must hear that the way there is closed."""
+    (top / "d" / "sub").mkdir(parents=True)
+    (top / "d" / "sub" / "file").write_bytes(b"text")
+    (top / "d").chmod(0o711)
+    view = top / ".snap" / "s"
+    view.mkdir()
+    path = "d/sub/.snap/s/file"
+    as_user(top, lambda: read(path))
+    if close == "mode":
+        (view / "d").chmod(0o700)
+    elif close == "owner":
+        (view / "d").chmod(0o710)
+        as_user(top, lambda: read(path), groups=(0,))
+        os.chown(view / "d", 0, OTHER)
+        as_user(top, lambda: refused(read, path), groups=(0,))
+    elif close == "acl":
+        subprocess.run(["setfacl", "-m", f"u:{USER}:-", view / "d"], check=True, timeout=30)
+    else:
+        (view / "closed").mkdir(mode=0o700)
+        (view / "d").rename(view / "closed" / "d")
+    as_user(top, lambda: refused(read, path))
+    assert (top / path).read_bytes() == b"text"
+
+
+@with_others
 def test_writing_in_a_snapshot_asks_nobody(top: Path) -> None:
     (top / "mine").write_bytes(b"mine")
     (top / "theirs").write_bytes(b"theirs")
