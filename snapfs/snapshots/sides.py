@@ -70,7 +70,7 @@ class State:
 def same_file(one: Inode, other: Inode) -> bool:
     """Are these, in two views, one file in two states? A number that was given out again is another file.
 
-    A restore gives files that the kernel knows another generation; the time of birth stays.
+    A restore of an earlier release gave files that the kernel knew another generation; the time of birth stays.
     """
     if one.ino != other.ino or stat.S_IFMT(one.mode) != stat.S_IFMT(other.mode):
         return False
