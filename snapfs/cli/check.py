@@ -80,7 +80,7 @@ def _repair(device: Device, arguments: argparse.Namespace) -> int:
     from snapfs.check.repair import UndoDevice, repair_volume
 
     image = arguments.image
-    keeping = UndoDevice(device, arguments.undo_file or default_undo_file(image))
+    keeping = UndoDevice(device, arguments.undo_file or default_undo_file(image, device))
     try:
         with output.progress("Repairing") as progress:
             result = repair_volume(keeping, progress)
@@ -125,10 +125,12 @@ def _undo(device: Device, arguments: argparse.Namespace) -> int:
     return OK
 
 
-def default_undo_file(image: str) -> str:
+def default_undo_file(image: str, device: Device) -> str:
     """Beside an image file; for a block device, where what is large and must last is kept."""
+    from snapfs.device import ImageDevice
+
     name = f".undo-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-    if stat.S_ISBLK(os.stat(image).st_mode):
+    if isinstance(device, ImageDevice) and stat.S_ISBLK(device.status().st_mode):
         return f"/var/tmp/snapfs-{os.path.basename(image)}{name}"  # noqa: S108 - made by O_EXCL, readable by its owner only
     return image + name
 

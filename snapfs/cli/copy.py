@@ -306,6 +306,8 @@ def _line(result: Document, *, begun: bool) -> str:
     if state == "complete":
         return f"{where}: the copy is complete, {output.size_text(result['copied'])}"
     if state == "cancelled":
+        if result.get("moved"):
+            return f"{where}: the copy is cancelled; its target has been moved from there, and is of no use where it is now"
         return f"{where}: the copy is cancelled" + (", and gone" if result.get("removed") else "; what is there is of no use")
     if state == "paused":
         return f"{where}: the copy is paused; 'snapfs copy resume {quote(where)}' goes on"

@@ -6,12 +6,15 @@ import argparse
 import contextlib
 import errno
 import os
-import stat
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from snapfs.cli.arguments import Parser, size
 from snapfs.cli.exits import OK, USAGE, CommandFailed
 from snapfs.device.base import is_memory
+
+if TYPE_CHECKING:
+    from snapfs.device import ImageDevice, Pinned
 
 
 def configure(parser: Parser) -> None:
@@ -36,23 +39,21 @@ def run_helper(words: Sequence[str]) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Format; a file that was made for it disappears again when that fails."""
-    from snapfs.device import open_device
+    from snapfs.device import open_pinned
     from snapfs.filesystem.format import format_volume
     from snapfs.filesystem.occupied import refuse_occupied
 
     path: str = arguments.image
     if is_memory(path):
         raise CommandFailed(f"{path}: a volume in memory is made when it is mounted: snapfs mount {path} MOUNTPOINT", USAGE)
-    with _prepared(path, arguments.size):
-        device = open_device(path)
+    with _prepared(path, arguments.size) as pinned:
+        device = open_pinned(pinned)
         try:
             if not arguments.force:
-                refuse_occupied(path)
+                refuse_occupied(device)
             if arguments.size and device.size != arguments.size:
                 # Only a file comes here, under its lock: an empty one, or one that is to be overwritten.
-                os.truncate(path, 0)
-                os.truncate(path, arguments.size)
-                device.size = arguments.size
+                _resize(device, arguments.size)
             format_volume(device, block_size=arguments.block_size, label=arguments.label, uid=os.geteuid(), gid=os.getegid())
         finally:
             device.close()
@@ -60,38 +61,43 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _prepared(path: str, wanted: int | None) -> Iterator[None]:
-    """Make the file if there is none. Raises ``CommandFailed`` for what cannot hold a volume."""
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        if wanted is None:
-            raise CommandFailed(f"{path}: does not exist: give --size to make it", USAGE) from None
-        _make(path, wanted)
-        try:
-            yield
-        except BaseException:
-            os.unlink(path)
-            raise
-        return
-    if stat.S_ISBLK(status.st_mode):
-        if wanted is not None:
-            raise CommandFailed(f"{path}: a block device has a size of its own: leave --size out", USAGE)
-    elif not stat.S_ISREG(status.st_mode):
-        raise CommandFailed(f"{path}: neither a regular file nor a block device")
-    elif status.st_size == 0 and wanted is None:
-        raise CommandFailed(f"{path}: is empty: give --size", USAGE)
-    yield
+def _prepared(path: str, wanted: int | None) -> Iterator[Pinned]:
+    """The file or device, made if there is none. Raises ``CommandFailed`` for what cannot hold a volume."""
+    from snapfs.device.pinned import anybody, pin_name
 
-
-def _make(path: str, wanted: int) -> None:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)  # all that is in it can be read in it
     try:
-        os.ftruncate(descriptor, wanted)
+        pinned = pin_name(path, anybody)
     except OSError as exc:
-        os.unlink(path)
+        raise CommandFailed(f"{path}: {exc.strerror}") from exc
+    with pinned:
+        made = not pinned.exists
+        if made:
+            if wanted is None:
+                raise CommandFailed(f"{path}: does not exist: give --size to make it", USAGE)
+            try:
+                pinned.make()
+            except OSError as exc:
+                raise CommandFailed(f"{path}: cannot be made: {exc.strerror}") from exc
+        elif pinned.is_block_device:
+            if wanted is not None:
+                raise CommandFailed(f"{path}: a block device has a size of its own: leave --size out", USAGE)
+        elif not pinned.is_regular:
+            raise CommandFailed(f"{path}: neither a regular file nor a block device")
+        elif pinned.status().st_size == 0 and wanted is None:
+            raise CommandFailed(f"{path}: is empty: give --size", USAGE)
+        try:
+            yield pinned
+        except BaseException:
+            if made:
+                pinned.remove()
+            raise
+
+
+def _resize(device: ImageDevice, size: int) -> None:
+    """An empty file of that size, whatever it was."""
+    try:
+        device.resize(size)
+    except OSError as exc:
         if exc.errno == errno.EFBIG:
-            raise CommandFailed(f"{path}: the filesystem there has no files of that size") from exc
-        raise
-    finally:
-        os.close(descriptor)
+            raise CommandFailed(f"{device.path}: the filesystem there has no files of that size") from exc
+        raise CommandFailed(f"{device.path}: cannot have {size} bytes: {exc.strerror}") from exc

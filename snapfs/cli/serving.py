@@ -67,17 +67,18 @@ def serve(source: Source, mountpoint: str, options: MountOptions, live: Callable
 
 def _serve(source: Source, mountpoint: str, options: MountOptions, ready: Callable[[], None], warn: Callable[[str], None]) -> None:
     from snapfs.cli.before_mount import opened
-    from snapfs.copying import mark_of
+    from snapfs.copying.unfinished import UnfinishedCopy
     from snapfs.device import ImageDevice
 
-    if not options.read_only and not source.in_memory and mark_of(source.given) is not None:
+    device = source.open(read_only=options.read_only, warn=warn)
+    if isinstance(device, UnfinishedCopy) and not options.read_only:
         options = replace(options, read_only=True)
         warn("this copy is not complete: it is mounted read-only; once it is complete, mount it again to write")
-    device = source.open(read_only=options.read_only, warn=warn)
     if options.discard is None:
         options = replace(options, discard=source.in_memory)
     try:
-        status = device.status() if isinstance(device, ImageDevice) else os.stat(source.given)
+        assert isinstance(device, ImageDevice | UnfinishedCopy)  # noqa: S101 - what ``open`` gives
+        status = device.status()
         fs, job = opened(device, options, warn)
         _run(fs, source, status, mountpoint, options, ready, job)
         fs.volume.close()

@@ -26,6 +26,7 @@ from snapfs.copying import (
     Wishes,
     detach,
     give_up,
+    map_file,
     resume_unregistered,
     target,
     unregister,
@@ -74,6 +75,8 @@ class Copying:
         #: Where a copy is being set up to, and whether somebody does not want it any more.
         self._beginning: str | None = None
         self._unwanted = False
+        # Is the target of the last one that could not be set up gone?
+        self._removed = False
         #: Complete copies in memory by their names, which others can open as long as they are held.
         self._held: dict[str, target.Target] = {}
         #: Called when there is something to be copied behind.
@@ -106,7 +109,7 @@ class Copying:
         if map_outside is False and not registered:
             raise UsageError("the volume cannot be written, so the map cannot be on it: use --map outside")
         outside = map_outside is True or not registered
-        self._beginning, self._unwanted = destination, False
+        self._beginning, self._unwanted, self._removed = destination, False, False
         try:
             prepared = await caller.in_thread(self._prepare, destination, force=force)
             job: Job | None = None
@@ -133,10 +136,10 @@ class Copying:
     async def _set_up(self, caller: Caller, job: Job, paths: Sequence[bytes], *, registered: bool, outside: bool, force: bool) -> None:
         await caller.in_thread(job.copy_initial_part, paths, self._check_wanted)
         if job.target.in_memory:
-            job.map_file = target.map_in_memory(job.copy.map.size)
+            job.map_file = map_file.map_in_memory(job.copy.map.size)
         elif outside:
-            where = target.map_path(job.target.path)
-            job.map_file = await caller.in_thread(target.make_map, where, job.copy.map.size, force=force)
+            where = map_file.map_path(job.target)
+            job.map_file = await caller.in_thread(map_file.make_map, where, job.copy.map.size, force=force)
         if registered and not job.target.in_memory:
             # From here on whoever opens the volume looks for the copy, and forgets it while its target does not say that it is set up.
             job.record = await self._engine.arrange(job.register, self._fs.volume)
@@ -161,6 +164,7 @@ class Copying:
 
     async def _abandon(self, prepared: target.Target, job: Job | None, reason: str) -> None:
         """It could not be set up: leave nothing of it."""
+        self._removed = prepared.remove()
         if job is None:
             prepared.device.close()
         else:
@@ -168,9 +172,6 @@ class Copying:
                 job.fail(reason)
             await self._release(job, FAILED_STATE)
             self.job = None
-        if prepared.made:
-            with contextlib.suppress(OSError):
-                os.unlink(prepared.path)
 
     async def resume(self, caller: Caller, destination: str | None, *, rate: int | None, owner: int) -> Result:
         """Go on with a copy that was paused or interrupted, at another rate if one is given."""
@@ -206,7 +207,7 @@ class Copying:
             self._unwanted = True
             while self._beginning == destination:
                 await caller.pause(0.02)
-            return {**result, "removed": not await caller.in_thread(os.path.lexists, destination)}
+            return {**result, "removed": self._removed, "moved": False}
         if not self._is_live and self.job is None and self._fs.volume.copies.current is not None:
             result = {**self.status(), "state": CANCELLED}
             return {**result, "removed": await caller.in_thread(give_up, self._fs.volume)}
@@ -218,7 +219,7 @@ class Copying:
             await caller.pause(0.02)
         if job.ended is None:
             await self._end_unwanted(caller, job)
-        return {**result, "removed": job.target.made}
+        return {**result, "removed": self._removed, "moved": job.target.made and not self._removed}
 
     def status(self) -> Result:
         """How far it is, as commands are told."""
@@ -267,7 +268,7 @@ class Copying:
             if job.before.failed is None:
                 job.settle()
             if job.target.in_memory:
-                job.remove_target()
+                job.target.remove()
             job.close()
         for name in list(self._held):
             self.give_back(name)
@@ -291,8 +292,7 @@ class Copying:
         held = self._held.pop(name, None)
         if held is None:
             return False
-        with contextlib.suppress(OSError):
-            os.unlink(held.path)
+        held.remove()
         held.device.close()
         return True
 
@@ -347,7 +347,7 @@ class Copying:
     async def _end_unwanted(self, caller: Caller, job: Job) -> None:
         if job.before.failed is None:
             await caller.in_thread(job.fail, "it was cancelled")
-        job.remove_target()
+        self._removed = await caller.in_thread(job.target.remove)
         await self._release(job, CANCELLED)
         log.info("the copy to %s was cancelled", job.target)
 

@@ -11,6 +11,7 @@ import re
 
 from snapfs.control import registry
 from snapfs.device.base import MEMORY_PREFIX, is_memory
+from snapfs.device.pinned import pin_link
 from snapfs.errors import UsageError
 
 #: Behind the name.
@@ -31,14 +32,15 @@ def check_name(target: str) -> str:
 def publish(target: str, place: str) -> str:
     """Let ``mem:NAME`` lead to ``place``; the path of the link. Raises ``UsageError`` when the name is taken."""
     name = check_name(target)
-    if find(target) is not None:
-        raise UsageError(f"{target}: there is one already: choose another name, or give that up ('snapfs copy cancel {target}')")
-    directory = registry.own_directory(name + _SUFFIX)
-    path = os.path.join(directory, name + _SUFFIX)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)  # of a daemon that is gone
-    os.symlink(place, path)
-    return path
+    path = os.path.join(registry.own_directory(name + _SUFFIX), name + _SUFFIX)
+    while find(target) is None:
+        with contextlib.suppress(FileExistsError):
+            os.symlink(place, path)
+            return path
+        with contextlib.suppress(FileNotFoundError), pin_link(path) as found:
+            if not _is_there(path):
+                found.remove()  # of a daemon that is gone
+    raise UsageError(f"{target}: there is one already: choose another name, or give that up ('snapfs copy cancel {target}')")
 
 
 def find(target: str) -> str | None:

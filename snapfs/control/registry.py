@@ -22,7 +22,8 @@ from collections.abc import Callable, Iterator
 
 from snapfs.control.mounts import Mount
 from snapfs.control.protocol import ControlError
-from snapfs.device.holders import lock_holder
+from snapfs.device.pinned import pin
+from snapfs.errors import SnapfsError
 
 #: Longest path that a unix socket's address holds, less its terminator (unix(7)).
 ADDRESS_LIMIT = 107
@@ -121,18 +122,21 @@ def _of_mount(mount: Mount) -> Wanted:
 
 def _of_image(path: str, found: Callable[[int, Wanted], Iterator[str]]) -> Iterator[tuple[str, int]]:
     try:
-        status = os.stat(path)
-    except OSError:
+        with pin(path) as pinned:
+            key, owner = image_key(pinned.status()), _owner_of(pinned.holder())
+    except (OSError, SnapfsError):
         return
-    owner = image_owner(path)
     for uid in dict.fromkeys([os.geteuid(), 0] if owner is None else [owner]):
-        for place in found(uid, lambda key: key.startswith(f"{image_key(status)}-")):
+        for place in found(uid, lambda one: one.startswith(f"{key}-")):
             yield place, uid
 
 
 def image_owner(path: str) -> int | None:
     """The uid of the process that holds the image's lock, or None when nobody does or it cannot be known."""
-    pid = image_holder(path)
+    return _owner_of(image_holder(path))
+
+
+def _owner_of(pid: int | None) -> int | None:
     try:
         return None if pid is None else os.stat(f"/proc/{pid}").st_uid
     except OSError:
@@ -142,13 +146,10 @@ def image_owner(path: str) -> int | None:
 def image_holder(path: str) -> int | None:
     """The process that holds the image's lock, or None when nobody does or it cannot be known."""
     try:
-        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except OSError:
+        with pin(path) as pinned:
+            return pinned.holder()
+    except (OSError, SnapfsError):
         return None
-    try:
-        return lock_holder(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def remove_stale(directory: str) -> None:

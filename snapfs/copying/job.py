@@ -251,16 +251,9 @@ class Job:
             else:
                 self.target.device.close()
             if self.map_file is not None:
+                if ended is not None and isinstance(self.map_file, ImageDevice):
+                    self.map_file.remove_name()
                 self.map_file.close()
-                if ended is not None:
-                    with contextlib.suppress(OSError):
-                        os.unlink(self.map_file.path)
-
-    def remove_target(self) -> None:
-        """A file that was made for a copy that is of no use goes with it."""
-        if self.target.made:
-            with contextlib.suppress(OSError):
-                os.unlink(self.target.path)
 
 
 def unregister(volume: Volume) -> None:

@@ -8,15 +8,21 @@ from shlex import quote
 
 from snapfs.blocks.copy_mark import CopyMark, newest_mark
 from snapfs.copying.copy_map import MapPlace
+from snapfs.copying.named import open_named, owners_of
 from snapfs.copying.unfinished import UnfinishedCopy, refuse
-from snapfs.device import Device, Lock, open_device
+from snapfs.device import Device, Lock, Pinned, open_device, open_pinned, pin_image
 from snapfs.errors import CopyError, DeviceError, SnapfsError
 from snapfs.store.recovery import newest_superblock
 
 
 def mark_of(path: str) -> CopyMark | None:
     """The mark of an unfinished copy, or None. Raises ``DeviceError``, ``CorruptBlock``."""
-    device = open_device(path, read_only=True, lock=Lock.NONE)
+    with pin_image(path) as pinned:
+        return _mark_of(pinned)
+
+
+def _mark_of(pinned: Pinned) -> CopyMark | None:
+    device = open_pinned(pinned, read_only=True, lock=Lock.NONE)
     try:
         return read_mark(device)
     finally:
@@ -32,43 +38,45 @@ def read_mark(device: Device) -> CopyMark | None:
     return newest_mark(read)
 
 
-def open_image(path: str, *, read_only: bool) -> Device:
+def open_image(path: str, *, read_only: bool, unfinished: bool = False) -> Device:
     """Open an image for this process alone; or, to read, a copy that somebody may be filling (D1).
 
+    ``unfinished``: such a copy is opened to be read although writing was asked for: ``read_only`` of the device tells.
     Raises ``DeviceError``, ``VolumeBusy``; ``CopyError`` for an unfinished copy that cannot be used in this way.
     """
-    mark = mark_of(path)
-    if mark is None:
-        device = open_device(path, read_only=read_only)
-        if read_mark(device) is None:  # somebody may have begun to copy to it
-            return device
-        device.close()
-        mark = mark_of(path)
-    if mark is None:
-        return open_device(path, read_only=read_only)
-    refuse(path, mark)
-    if os.stat(path).st_uid not in (0, os.geteuid()):
-        # It names other files, and what they hold would show in it.
-        raise CopyError(f"{path}: a copy that is not complete, and belongs to somebody else, who alone can use it")
-    if not read_only:
-        raise CopyError(f"{path}: this copy is not complete: until then it can only be read ('snapfs copy status {quote(path)}')")
-    return open_unfinished(path, mark)
+    with pin_image(path) as pinned:
+        mark = _mark_of(pinned)
+        if mark is None:
+            device = open_pinned(pinned, read_only=read_only)
+            if read_mark(device) is None:  # somebody may have begun to copy to it
+                return device
+            device.close()
+            mark = _mark_of(pinned)
+        if mark is None:
+            return open_pinned(pinned, read_only=read_only)
+        refuse(path, mark)
+        if pinned.status().st_uid not in (0, os.geteuid()):
+            # It names other files, and what they hold would show in it.
+            raise CopyError(f"{path}: a copy that is not complete, and belongs to somebody else, who alone can use it")
+        if not (read_only or unfinished):
+            raise CopyError(f"{path}: this copy is not complete: until then it can only be read ('snapfs copy status {quote(path)}')")
+        return open_unfinished(open_pinned(pinned, read_only=True, lock=Lock.SHARED), mark)
 
 
-def open_unfinished(path: str, mark: CopyMark) -> UnfinishedCopy:
-    """The point in time that a copy being filled is. Raises ``CopyError`` when it cannot be had."""
+def open_unfinished(target: Device, mark: CopyMark) -> UnfinishedCopy:
+    """The point in time that a copy being filled is; ``target`` belongs to it from now on. Raises ``CopyError`` when it cannot be had."""
+    path = target.path
     with contextlib.ExitStack() as opened:
+        opened.callback(target.close)
 
-        def open_one(name: str, lock: Lock) -> Device:
-            device = open_device(name, read_only=True, lock=lock)
+        def kept(device: Device) -> Device:
             opened.callback(device.close)
             return device
 
-        target = open_one(path, Lock.SHARED)
         source_path = os.fsdecode(mark.source)
         try:
             # A source that knows of the copy takes care of it. Any other must not change.
-            source = open_one(source_path, Lock.NONE if mark.registered else Lock.SHARED)
+            source = kept(open_device(source_path, read_only=True, lock=Lock.NONE if mark.registered else Lock.SHARED))
             found = newest_superblock(source)
         except SnapfsError as exc:
             raise CopyError(f"{path}: this copy is not complete, and what is missing cannot be read from its source: {exc}") from exc
@@ -80,7 +88,7 @@ def open_unfinished(path: str, mark: CopyMark) -> UnfinishedCopy:
         blocks = MapPlace(source, [(start * size, length * size) for start, length in mark.map_runs])
         place = blocks
         if mark.map_path:
-            map_file = open_one(os.fsdecode(mark.map_path), Lock.NONE)
+            map_file = kept(open_named(os.fsdecode(mark.map_path), owners=owners_of(target), read_only=True, lock=Lock.NONE))
             place = MapPlace(map_file, [(0, map_file.size)])
         try:
             device = UnfinishedCopy(target, source, place, mark, found.geometry, blocks if mark.map_runs else place)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from shlex import quote
 
 from snapfs.blocks.copy_mark import FAILED, FILLING, PLACE_BYTES, PLACES, PREPARING, CopyMark
@@ -18,9 +18,11 @@ from snapfs.copying.before_write import without_copy
 from snapfs.copying.copy import Copy
 from snapfs.copying.copy_map import CopyMap, MapPlace
 from snapfs.copying.job import Job, Wishes, detach, unregister
+from snapfs.copying.map_file import open_map, remove_map
+from snapfs.copying.named import owners_of
 from snapfs.copying.opening import read_mark
 from snapfs.copying.target import Target, clear_mark, reopen, write_mark
-from snapfs.device import ImageDevice, Lock, open_device
+from snapfs.device import ImageDevice
 from snapfs.errors import CopyError, CorruptBlock, SnapfsError
 from snapfs.store.copies import RunningCopy
 from snapfs.store.driver import commit, drive
@@ -67,19 +69,7 @@ def forget(volume: Volume) -> None:
     drive(volume, unregister, volume)
     commit(volume)
     if record.map_path:
-        _remove_map(os.fsdecode(record.map_path), record.id)
-
-
-def _remove_map(path: str, copy_id: bytes) -> None:
-    """Remove a map that nobody needs any more, if it is one: what a volume says may be a stranger's."""
-    with contextlib.suppress(SnapfsError, OSError):
-        device = open_device(path, read_only=True, lock=Lock.NONE)
-        try:
-            found, _, _ = decode_first(device.read(0, SECTOR_BYTES))
-        finally:
-            device.close()
-        if found == copy_id:
-            os.unlink(path)
+        remove_map(record.map_path, record.id, owners_of(without_copy(volume.device)))
 
 
 def give_up(volume: Volume) -> bool:
@@ -93,14 +83,12 @@ def give_up(volume: Volume) -> bool:
     forget(volume)
     path = os.fsdecode(record.destination)
     with contextlib.suppress(SnapfsError):
-        target = reopen(path, made=False)
+        target = reopen(path, owners=owners_of(without_copy(volume.device)))
         try:
             mark = read_mark(target.device)
             if mark is not None and mark.id == record.id:
                 write_mark(target.device, mark.changed(FAILED, "it was cancelled"))
-                if mark.made:
-                    os.unlink(path)
-                    return True
+                return mark.made and target.device.remove_name()
         finally:
             target.device.close()
     return False
@@ -114,8 +102,9 @@ def _resumed(volume: Volume, record: RunningCopy) -> Job:
     path = os.fsdecode(record.destination)
     if _says_failed(volume, record):
         raise _Over("has failed, or was given up")
+    owners = owners_of(without_copy(volume.device))
     with contextlib.ExitStack() as opened:
-        target = reopen(path, made=False)
+        target = reopen(path, owners=owners)
         opened.callback(target.device.close)
         mark = read_mark(target.device)
         if mark is None:
@@ -129,7 +118,7 @@ def _resumed(volume: Volume, record: RunningCopy) -> Job:
             raise _Over("was never set up, and is forgotten" if mark.state == PREPARING else f"has failed: {mark.reason}")
         check_mark(path, mark, record.id)
         target = Target(target.device, path, mark.made, target.sparse)
-        map_file = _map_file(record.map_path, opened)
+        map_file = _map_file(record.map_path, owners, opened)
         wishes = Wishes(record.on_error == "write", record.rate, record.paused)
         job = _job(volume, target, mark, record.map_runs, map_file, wishes, since_ns=record.since_ns, owner=record.owner)
         job.resumed(record, record.map_runs, map_file)
@@ -149,7 +138,7 @@ def _says_failed(volume: Volume, record: RunningCopy) -> bool:
 def resume_unregistered(volume: Volume, path: str, *, since_ns: int, owner: int) -> Job:
     """Go on with a copy that its source does not know of, which must not have changed. Raises ``CopyError``."""
     with contextlib.ExitStack() as opened:
-        target = reopen(path, made=False)
+        target = reopen(path)
         opened.callback(target.device.close)
         mark = read_mark(target.device)
         if mark is None:
@@ -160,7 +149,7 @@ def resume_unregistered(volume: Volume, path: str, *, since_ns: int, owner: int)
         if mark.generation != volume.generation or volume.unsaved:
             raise CopyError(f"{path}: its source {volume.device.path} has been changed since: start the copy again with --force")
         target = Target(target.device, path, mark.made, target.sparse)
-        map_file = _map_file(mark.map_path, opened)
+        map_file = _map_file(mark.map_path, owners_of(target.device), opened)
         wishes = Wishes(copy_first=True)  # nobody writes the source: the copy can always be gone on with later
         job = _job(volume, target, mark, (), map_file, wishes, since_ns=since_ns, owner=owner)
         job.resumed(None, (), map_file)
@@ -176,10 +165,10 @@ def check_mark(path: str, mark: CopyMark, copy_id: bytes) -> None:
         raise CopyError(f"{path}: the copy has failed: {mark.reason}")
 
 
-def _map_file(path: bytes, opened: contextlib.ExitStack) -> ImageDevice | None:
+def _map_file(path: bytes, owners: Collection[int], opened: contextlib.ExitStack) -> ImageDevice | None:
     if not path:
         return None
-    device = open_device(os.fsdecode(path), lock=Lock.SHARED)
+    device = open_map(path, owners)
     opened.callback(device.close)
     return device
 

@@ -8,6 +8,7 @@ given back. When it fails the source says so, in the first sector of the map the
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable
 from typing import Final, TypeVar
@@ -19,7 +20,7 @@ from snapfs.blocks.geometry import Geometry
 from snapfs.blocks.map_sector import SECTOR_BYTES, decode_first
 from snapfs.copying.copy import stretches
 from snapfs.copying.copy_map import CopyMap, MapPlace
-from snapfs.device import Device
+from snapfs.device import Device, ImageDevice
 from snapfs.device.base import Buffer, Unwritable
 from snapfs.errors import CopyError, CorruptBlock, DeviceError
 
@@ -119,6 +120,11 @@ class UnfinishedCopy(Unwritable):
 
     def _read_marks(self) -> bytes:
         return b"".join(self._target.read(place, PLACE_BYTES) for place in PLACES)
+
+    def status(self) -> os.stat_result:
+        """The open target's, whatever its path leads to by now."""
+        assert isinstance(self._target, ImageDevice)  # noqa: S101 - tests alone have others, and ask nothing of this
+        return self._target.status()
 
     def close(self) -> None:
         """Close what it reads."""

@@ -45,10 +45,10 @@ def command_of(pid: int) -> str:
     return b" ".join(words).decode(errors="replace")
 
 
-def device_message(path: str) -> str:
-    """Who has opened a block device that the kernel does not give: one of us, by whatever way, or whoever it is."""
+def device_message(path: str, way: str) -> str:
+    """Who has opened a block device that the kernel does not give: one of us, by whatever way, or whoever it is. ``way`` leads to it."""
     with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(way, os.O_RDONLY | os.O_CLOEXEC)
         try:
             number = os.fstat(descriptor).st_rdev
             if lock_holder(descriptor) is not None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from snapfs.device.base import NO_PATH, Alone, Buffer, is_memory
 from snapfs.device.holders import device_message
 from snapfs.device.locking import Lock, Part, close_parts, lock_ranges, take_lock, take_locks_below, take_writer_lock
+from snapfs.device.pinned import Pinned, pin
 from snapfs.errors import DeviceError, DeviceFull, VolumeBusy
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class ImageDevice(Alone):
         self.path = path
         self.size = size
         self.read_only = read_only
+        #: Its name, of a file that is removed when nobody needs it any more.
+        self.pinned: Pinned | None = None
         self._descriptor = descriptor
         self._parts = parts
         self._nowait = True
@@ -122,6 +125,12 @@ class ImageDevice(Alone):
         """The open file's, whatever its path leads to by now."""
         return os.fstat(self._descriptor)
 
+    def resize(self, size: int) -> None:
+        """Make it an empty file of ``size`` bytes, whatever it was. Raises ``OSError``."""
+        os.ftruncate(self._descriptor, 0)
+        os.ftruncate(self._descriptor, size)
+        self.size = size
+
     def data_spans(self, end: int) -> Iterator[tuple[int, int]]:
         """Where the first ``end`` bytes are not a hole, as (start, stop). Raises ``DeviceError``."""
         place = 0
@@ -140,8 +149,16 @@ class ImageDevice(Alone):
                 yield start, min(stop, end)
             place = stop
 
+    def remove_name(self) -> bool:
+        """Remove the file's name, if it still leads to the file; whether it is gone now. May block."""
+        with contextlib.suppress(OSError):
+            return self.pinned is not None and self.pinned.remove()
+        return False
+
     def close(self) -> None:
         """Close the file, which gives the lock back. Further calls do nothing."""
+        if self.pinned is not None:
+            self.pinned.close()
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -171,26 +188,40 @@ def open_device(path: str, *, read_only: bool = False, lock: Lock = Lock.EXCLUSI
 
     Raises ``DeviceError`` when it cannot be opened, or not be written, or is neither, ``VolumeBusy`` when another process has it.
     """
+    with pin_image(path) as pinned:
+        return open_pinned(pinned, read_only=read_only, lock=lock)
+
+
+def pin_image(path: str) -> Pinned:
+    """Look an image up, whatever it is. Raises ``DeviceError``."""
     if is_memory(path):
         raise DeviceError(f"{path}: {NO_PATH} (a file of that name is ./{path})")
-    flags = os.O_CLOEXEC | (os.O_RDONLY if read_only else os.O_RDWR)
     try:
-        kind = stat.S_IFMT(os.stat(path).st_mode)
-        if kind not in (stat.S_IFREG, stat.S_IFBLK):
-            raise DeviceError(f"{path}: neither a regular file nor a block device")
-        if lock is Lock.EXCLUSIVE and kind == stat.S_IFBLK:
-            flags |= os.O_EXCL  # the kernel then refuses devices that it has mounted itself
-        descriptor = os.open(path, flags)
+        return pin(path)
+    except OSError as exc:
+        raise DeviceError(f"{path}: cannot be opened: {exc.strerror}") from exc
+
+
+def open_pinned(pinned: Pinned, *, read_only: bool = False, lock: Lock = Lock.EXCLUSIVE) -> ImageDevice:
+    """The same of what was looked up before, which stays the caller's to close. Never waits for whoever else uses a FIFO."""
+    path = pinned.path
+    flags = os.O_RDONLY if read_only else os.O_RDWR
+    if not (pinned.is_regular or pinned.is_block_device):
+        raise DeviceError(f"{path}: neither a regular file nor a block device")
+    if lock is Lock.EXCLUSIVE and pinned.is_block_device:
+        flags |= os.O_EXCL  # the kernel then refuses devices that it has mounted itself
+    try:
+        descriptor = pinned.open(flags)
     except OSError as exc:
         if exc.errno == errno.EBUSY:
-            raise VolumeBusy(device_message(path)) from exc
+            raise VolumeBusy(device_message(path, pinned.place)) from exc
         if exc.errno == errno.EROFS:
             raise _write_protected(path) from exc
         raise DeviceError(f"{path}: cannot be opened: {exc.strerror}") from exc
     try:
         size = _size(descriptor, path)
         # The kernel lets it be opened, and fails what is written.
-        if not read_only and kind == stat.S_IFBLK and struct.unpack("=i", fcntl.ioctl(descriptor, BLKROGET, bytes(4))) != (0,):
+        if not read_only and pinned.is_block_device and struct.unpack("=i", fcntl.ioctl(descriptor, BLKROGET, bytes(4))) != (0,):
             raise _write_protected(path)
         take_lock(descriptor, path, lock)
         parts = take_locks_below(descriptor, path, lock, read_only=read_only)

@@ -52,12 +52,16 @@ def standing(devices: Mapping[str, MemoryDevice]) -> Iterator[None]:
             raise DeviceError(f"{path}: cannot be opened: nothing is there")
         return devices[path]
 
-    def reopen(path: str, *, made: bool) -> Any:
-        return Target(open_device(path), path, made, sparse=False)  # type: ignore[arg-type]
+    def open_map(path: bytes, _owners: object) -> MemoryDevice:
+        return open_device(path.decode())
+
+    def reopen(path: str, **_how: Any) -> Any:
+        return Target(open_device(path), path, made=False, sparse=False)  # type: ignore[arg-type]
 
     with (
         mock.patch("snapfs.copying.opening.open_device", open_device),
-        mock.patch("snapfs.copying.resuming.open_device", open_device),
+        mock.patch("snapfs.copying.opening.open_named", open_device),
+        mock.patch("snapfs.copying.resuming.open_map", open_map),
         mock.patch("snapfs.copying.resuming.reopen", reopen),
         mock.patch("snapfs.copying.job.share", lambda _target: None),
         mock.patch.object(copy, "AHEAD_BYTES", AHEAD_BLOCKS * BLOCK),

@@ -113,7 +113,7 @@ def shows(expected: Expected, target: MemoryDevice) -> None:
     """Opened while it is filled, the target is the point in time, whatever the source has by now (D1)."""
     mark = read_mark(target)
     assert mark is not None and mark.state == FILLING, mark
-    copy = open_unfinished(TARGET, mark)
+    copy = open_unfinished(target, mark)
     seen = bytearray(copy.read(0, copy.size))
     for start, end in MARKS:
         seen[start:end] = bytes(end - start)
@@ -154,7 +154,7 @@ def is_refused(claim: Claim, target: MemoryDevice) -> None:
         return  # the one that was made before is still there
     with contextlib.suppress(SnapfsError):
         refuse(TARGET, mark)
-        open_unfinished(TARGET, mark)
+        open_unfinished(target, mark)
         raise AssertionError("a copy that has failed is taken for a point in time")
 
 

@@ -307,7 +307,7 @@ class Life:
                 Volume.open(target)
             else:
                 refuse(TARGET, mark)
-                open_unfinished(TARGET, mark)
+                open_unfinished(target, mark)
         except (SnapfsError, CorruptBlock, NotAVolume):
             return
         raise AssertionError("a copy that has failed is taken for one")

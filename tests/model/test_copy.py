@@ -181,7 +181,7 @@ class CopiedWorld(World):
         if self.rnd.random() < 0.5:
             shows(self.expected, target)
         elif self.rnd.random() < 0.5 and mark is not None:
-            self.show(open_unfinished(TARGET, mark))
+            self.show(open_unfinished(target, mark))
         else:
             try:
                 self.show(AsItWas(job.copy))

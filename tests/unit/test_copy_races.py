@@ -13,10 +13,11 @@ import pytest
 from snapfs.blocks.copy_mark import PLACE_BYTES, PLACES
 from snapfs.copying import Job, Wishes, copy, unfinished
 from snapfs.copying.as_it_was import AsItWas
+from snapfs.copying.map_file import make_map
 from snapfs.copying.opening import open_unfinished, read_mark
-from snapfs.copying.target import make_map, prepare
+from snapfs.copying.target import prepare
 from snapfs.copying.unfinished import UnfinishedCopy
-from snapfs.device import Device, open_device
+from snapfs.device import Device, Lock, open_device
 from snapfs.errors import CopyError, DeviceError
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
@@ -105,7 +106,7 @@ class Copied:
         """Another process that reads the copy."""
         mark = read_mark(self.job.target.device)
         assert mark is not None
-        return open_unfinished(self.path, mark)
+        return open_unfinished(open_device(self.path, read_only=True, lock=Lock.SHARED), mark)
 
     def check(self, found: bytes, first: int, count: int) -> None:
         """Are these blocks what they were? Of the marks a volume knows nothing."""
@@ -210,7 +211,7 @@ def test_a_reader_that_comes_late_believes_a_mark_that_has_gone(copied: Copied) 
     copied.finish()
     for each in [block, *copied.map_blocks]:
         copied.source.write(each * BLOCK, bytes(BLOCK))
-    reader = open_unfinished(copied.path, mark)
+    reader = open_unfinished(open_device(copied.path, read_only=True, lock=Lock.SHARED), mark)
     copied.check(reader.read(0, BLOCKS * BLOCK), 0, BLOCKS)
     reader.close()
 

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Final
 import msgpack
 
 from snapfs.device.base import Alone, Buffer, Device
+from snapfs.device.pinned import pin
 from snapfs.errors import DeviceError, DeviceFull, SnapfsError, UsageError
 from snapfs.store.recovery import newest_superblock
 
@@ -108,8 +109,11 @@ def undo(device: Device, path: str) -> int:
 def _entries(path: str) -> list[Any]:
     """What stands in an undo file, checked. What a crash has cut off at its end was never overwritten."""
     try:
-        with open(path, "rb") as file:
-            entries = list(msgpack.Unpacker(file, raw=False, max_buffer_size=ENTRY_MAX))
+        with pin(path) as pinned:
+            if not pinned.is_regular:
+                raise UsageError(f"{path}: not an undo file of snapfs")
+            with os.fdopen(pinned.open(os.O_RDONLY), "rb") as file:
+                entries = list(msgpack.Unpacker(file, raw=False, max_buffer_size=ENTRY_MAX))
     except OSError as exc:
         raise UsageError(f"{path}: {exc.strerror}") from exc
     except (ValueError, msgpack.UnpackException) as exc:
