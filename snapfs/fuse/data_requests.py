@@ -16,7 +16,7 @@ import pyfuse3
 import trio
 
 from snapfs.device.base import Buffer
-from snapfs.errors import CorruptData, NoSpace, ReadOnly
+from snapfs.errors import CorruptData, NoSpace, ReadOnly, SnapfsError
 from snapfs.filesystem import Changes, ReadPlan, View
 from snapfs.fuse import listing
 from snapfs.fuse.handles import HandleRequests
@@ -83,6 +83,13 @@ class DataRequests(HandleRequests):
     @handler
     async def write(self, fh: int, off: int, buf: bytes | memoryview, *, kills_set_id: bool = False) -> int:
         """Write all of it; on a full volume, as much as fits. With its writeback cache the kernel takes no less than all."""
+        try:
+            return await self._write_some(fh, off, buf, kills_set_id=kills_set_id)
+        except SnapfsError as exc:
+            self.kernel.lost(fh & ~WRITER_BIT, exc)
+            raise
+
+    async def _write_some(self, fh: int, off: int, buf: bytes | memoryview, *, kills_set_id: bool) -> int:
         try:
             return await self._write(fh & ~WRITER_BIT, off, buf, kills_set_id=kills_set_id)
         except NoSpace:

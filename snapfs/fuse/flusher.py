@@ -11,14 +11,45 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import subprocess
 
 #: Seconds that the process gets to end by itself, when it has nothing to wait for any more.
 END_SECONDS = 2.0
+
+#: FILEID_INO64_GEN of linux/exportfs.h: what a file handle of FUSE is (``fuse_encode_fh``), as two halves of the inode's number, the high
+#: one first, and its generation.
+_HANDLE_TYPE = 0x81
+_HANDLE = struct.Struct("=IiIII")
+
+#: What ``Flusher.flush`` finds when the process cannot get into the mount.
+NO_WAY = 13
+
+
+class Wanted(NamedTuple):
+    """An inode to open and close: its number, and how it is found."""
+
+    node: int
+    #: With the number, the kernel's handle of it.
+    generation: int = 0
+    #: A name in the mount's root; empty: it is opened by its handle, which takes CAP_DAC_READ_SEARCH.
+    name: bytes = b""
+    #: For ``Flusher.renew``: its size (-1: as the kernel thinks), and its time of change in nanoseconds.
+    size: int = -1
+    mtime: int = 0
+
+
+class Result(NamedTuple):
+    """What came of it, as errnos; 0: nothing went wrong."""
+
+    opening: int
+    #: What the kernel could not have stored.
+    closing: int = 0
 
 
 class Flusher:
@@ -32,30 +63,28 @@ class Flusher:
         """The process whose opens are ours; -1 while there is none."""
         return self._process.pid if self._process else -1
 
-    def flush(self, mountpoint: bytes, device: int, names: list[bytes]) -> list[int]:
-        """Open and close these names in the root of the mount with that device number: for each 0 or an errno; none when it is not there.
+    def flush(self, mountpoint: bytes, device: int, wanted: Sequence[Wanted]) -> list[Result]:
+        """Open and close these in the mount with that device number: what came of each, in order.
 
         Raises ``OSError`` when the process cannot be started, or has been ended by somebody.
         """
-        return self._ask(mountpoint, device, [name.hex().encode() for name in names])
+        return self._ask(b"flush", mountpoint, device, wanted)
 
-    def renew(self, mountpoint: bytes, device: int, names: list[tuple[bytes, int, int]]) -> list[int]:
-        """Look these names up in the root, each with a size and a time of change, and have the kernel believe these of the file.
+    def renew(self, mountpoint: bytes, device: int, wanted: Sequence[Wanted]) -> list[Result]:
+        """Look these up by their names, and have the kernel believe size and time of those that have a size. Raises as ``flush``."""
+        return self._ask(b"renew", mountpoint, device, wanted)
 
-        A size of -1: look up alone. Answers and raises as ``flush``.
-        """
-        return self._ask(mountpoint, device, [b"%s:%d:%d" % (name.hex().encode(), size, mtime) for name, size, mtime in names])
-
-    def _ask(self, mountpoint: bytes, device: int, words: list[bytes]) -> list[int]:
+    def _ask(self, what: bytes, mountpoint: bytes, device: int, wanted: Sequence[Wanted]) -> list[Result]:
         process = self._start()
         assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018 - pipes, as asked for
-        process.stdin.write(b" ".join([b"%d" % device, mountpoint.hex().encode(), *words]) + b"\n")
+        words = [b"%d,%d,%s,%d,%d" % one._replace(name=one.name.hex().encode()) for one in wanted]
+        process.stdin.write(b" ".join([what, b"%d" % device, mountpoint.hex().encode(), *words]) + b"\n")
         process.stdin.flush()
         answer = process.stdout.readline()
         if not answer.endswith(b"\n"):
             self.close()
             raise ConnectionAbortedError("the process that flushes has ended")
-        return [int(word) for word in answer.split()]
+        return [Result(*map(int, word.split(b","))) for word in answer.split()]
 
     def _start(self) -> subprocess.Popen[bytes]:
         if self._process is None:
@@ -85,59 +114,113 @@ class Flusher:
 def serve() -> None:
     """The process's side: a line with requests, a line with results, until the daemon ends."""
     for line in sys.stdin.buffer:
-        device, mountpoint, *words = line.split()
-        results = work_on(bytes.fromhex(mountpoint.decode()), int(device), words)
-        sys.stdout.buffer.write(b" ".join(b"%d" % result for result in results) + b"\n")
+        what, device, mountpoint, *words = line.split()
+        function = flush_all if what == b"flush" else renew_all
+        results = function(bytes.fromhex(mountpoint.decode()), int(device), [_wanted(*word.decode().split(",")) for word in words])
+        sys.stdout.buffer.write(b" ".join(b"%d,%d" % result for result in results) + b"\n")
         sys.stdout.buffer.flush()
 
 
-def work_on(mountpoint: bytes, device: int, words: list[bytes]) -> list[int]:
-    """See ``Flusher.flush`` and ``Flusher.renew``."""
+def _wanted(node: str, generation: str, name: str, size: str, mtime: str) -> Wanted:
+    return Wanted(int(node), int(generation), bytes.fromhex(name), int(size), int(mtime))
+
+
+def flush_all(mountpoint: bytes, device: int, wanted: Sequence[Wanted]) -> list[Result]:
+    """See ``Flusher.flush``."""
+    by_handle = any(not one.name for one in wanted)
+
+    def flush(top: int) -> list[Result]:
+        opener = _handle_opener(top) if by_handle else _name_opener(top)
+        return [_open_and_close(one, opener) for one in wanted]
+
+    # Where names are used nobody need have leave to list the root, nor be told of it.
+    return _inside(mountpoint, device, os.O_RDONLY if by_handle else os.O_PATH, flush) or [Result(NO_WAY)] * len(wanted)
+
+
+def renew_all(mountpoint: bytes, device: int, wanted: Sequence[Wanted]) -> list[Result]:
+    """See ``Flusher.renew``."""
+    return _inside(mountpoint, device, os.O_PATH, lambda top: [_renew(top, one) for one in wanted]) or [Result(NO_WAY)] * len(wanted)
+
+
+def _inside(mountpoint: bytes, device: int, flags: int, function: Callable[[int], list[Result]]) -> list[Result]:
+    """What a function gives that gets the root of the mount as a descriptor; nothing where there is no way into it."""
     try:
-        directory = os.open(mountpoint, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        top = os.open(mountpoint, flags | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         return []
     try:
-        if os.fstat(directory).st_dev != device:  # detached, or something is mounted over it
+        if os.fstat(top).st_dev != device:  # detached, or something is mounted over it
             return []
-        return [_work_on(directory, *word.decode().split(":")) for word in words]
+        return function(top)
     finally:
-        os.close(directory)
+        os.close(top)
 
 
-def _work_on(directory: int, name: str, *facts: str) -> int:
-    return _renew(directory, bytes.fromhex(name), *map(int, facts)) if facts else _open_and_close(directory, bytes.fromhex(name))
+def _handle_opener(top: int) -> Callable[[Wanted, int], int]:
+    """Opens an inode by its handle, and gives the descriptor."""
+    import ctypes
+
+    function = ctypes.CDLL(None, use_errno=True).open_by_handle_at
+
+    def open_handle(one: Wanted, flags: int) -> int:
+        handle = _HANDLE.pack(_HANDLE.size - 8, _HANDLE_TYPE, one.node >> 32, one.node & 0xFFFF_FFFF, one.generation)
+        descriptor: int = function(top, handle, flags)
+        if descriptor < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        return descriptor
+
+    return open_handle
 
 
-def _renew(directory: int, name: bytes, size: int, mtime: int) -> int:
+def _name_opener(top: int) -> Callable[[Wanted, int], int]:
+    """The same by its name in the root."""
+    return lambda one, flags: os.open(one.name, flags, dir_fd=top)
+
+
+def _open_and_close(one: Wanted, opener: Callable[[Wanted, int], int]) -> Result:
+    try:
+        # Whatever is found, it is not followed, waited for, or made this process's terminal.
+        descriptor = opener(one, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY)
+    except OSError as exc:
+        return Result(exc.errno or NO_WAY)
+    try:
+        # The kernel itself compares a handle's number.
+        is_it = not one.name or os.fstat(descriptor).st_ino == one.node
+    except OSError:
+        is_it = False
+    try:
+        os.close(descriptor)
+    except OSError as exc:
+        return Result(0 if is_it else NO_WAY, exc.errno or 5)
+    return Result(0 if is_it else NO_WAY)
+
+
+def _renew(top: int, one: Wanted) -> Result:
     """With its writeback cache the kernel keeps size and times of a file that it knows, whatever it is told: these are changes of its own.
 
     The daemon answers them with what is so, and changes nothing.
     """
     try:
-        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        if size < 0:
-            return 0
-        if status.st_size != size:
-            file = os.open(name, os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=directory)
+        status = os.stat(one.name, dir_fd=top, follow_symlinks=False)
+        if status.st_ino != one.node:
+            return Result(NO_WAY)
+        if one.size < 0:
+            return Result(0)
+        if status.st_size != one.size:
+            file = os.open(one.name, os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY, dir_fd=top)
             try:
-                os.ftruncate(file, size)
+                if os.fstat(file).st_ino != one.node:
+                    return Result(NO_WAY)
+                os.ftruncate(file, one.size)
             finally:
                 os.close(file)
-        if status.st_size != size or status.st_mtime_ns != mtime:
+        if status.st_size != one.size or status.st_mtime_ns != one.mtime:
             with contextlib.suppress(PermissionError):  # a time that is wrong while somebody uses the file is better than no file
-                os.utime(name, ns=(status.st_atime_ns, mtime), dir_fd=directory, follow_symlinks=False)
+                os.utime(one.name, ns=(status.st_atime_ns, one.mtime), dir_fd=top, follow_symlinks=False)
     except OSError as exc:
-        return exc.errno or 5
-    return 0
-
-
-def _open_and_close(directory: int, name: bytes) -> int:
-    try:
-        os.close(os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=directory))
-    except OSError as exc:
-        return exc.errno or 5
-    return 0
+        return Result(exc.errno or NO_WAY)
+    return Result(0)
 
 
 if __name__ == "__main__":

@@ -8,15 +8,17 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import asynccontextmanager
-from itertools import zip_longest
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 import trio
 
-from snapfs.errors import DeviceError, NoSpace
-from snapfs.fuse.flusher import Flusher
+from snapfs.errors import AccessDenied, DeviceError, NoSpace, SnapfsError
+from snapfs.filesystem import Inode
+from snapfs.fuse.edge import Edge
+from snapfs.fuse.errno import errno_of
+from snapfs.fuse.flusher import NO_WAY, Flusher, Result, Wanted
 from snapfs.fuse.known import Known
 from snapfs.fuse.notices import Notices, StockNotices, forget_inodes, forget_names
 from snapfs.fuse.numbers import KERNEL_ROOT, Numbers
@@ -30,31 +32,48 @@ _FETCHES: Final = 10
 #: Inodes that are flushed by one message.
 _FLUSH_BATCH: Final = 256
 
+#: What a write ends with that nothing could have taken: to what was deleted, may not be changed, or is as large as can be. Whoever writes
+#: like that keeps nobody from making snapshots.
+_REFUSED: Final = (errno.ESTALE, errno.EROFS, errno.EFBIG)
+
+#: What opening by a file handle ends with where that is not allowed, or not known.
+_NO_HANDLES: Final = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)
+
 
 class Flushing:
     """Fetches what the kernel of one mount holds back."""
 
-    def __init__(self, known: Known, numbers: Numbers, mountpoint: str) -> None:
+    def __init__(self, edge: Edge, known: Known, numbers: Numbers, mountpoint: str) -> None:
+        self._edge = edge
         self._known = known
         self._numbers = numbers
         self._mountpoint = os.fsencode(mountpoint)
         #: The number of the mount's device; -1 before there is one.
         self.device = -1
         self.notices: Notices = StockNotices()
-        # How the names begin that ``flush`` uses in the root: in no listing, and nobody's by chance. Not in ``.snap``, which the kernel
-        # keeps locked while it waits for the mkdir that makes a snapshot.
-        self._alias = b".snapfs-%s-" % os.urandom(12).hex().encode()
-        self._flusher = Flusher()  # the process that may use them
+        #: The generation that the kernel knows an inode by, if it knows it; set by whoever tells it.
+        self.generation: Callable[[int, Inode], int] = lambda _, inode: inode.generation
+        #: Names in the root that stand for inodes while these are fetched, for one process only: where it may not use file handles.
+        self.aliases: dict[bytes, int] = {}
+        self._flusher = Flusher()  # that process
+        self._may_use_handles = True
+        # What was lost of inodes that are being fetched page by page, where nobody else says so.
+        self._lost: dict[int, SnapfsError | None] = {}
         self._flushing = trio.Lock()
         self.pause = Pause()
         #: Files of which the kernel is being told size and time of change.
         self.renewed: set[int] = set()
 
-    def node_of_alias(self, name: bytes, pid: int) -> int | None:
-        """The inode that a name in the root stands for while ``flush`` asks for it; None for every other name and everybody else."""
-        if pid != self._flusher.pid or not name.startswith(self._alias):
-            return None
-        return int(name[len(self._alias) :], 16)
+    def node_of_alias(self, name: bytes, pid: int) -> int:
+        """The inode that one of the ``aliases`` stands for. Raises ``AccessDenied`` for everybody but the process that uses them."""
+        if pid != self._flusher.pid:
+            raise AccessDenied("this name is the daemon's own")
+        return self.aliases[name]
+
+    def lost(self, node: int, exc: SnapfsError) -> None:
+        """A write to this inode that the kernel may have taken before could not be stored."""
+        if node in self._lost:
+            self._lost[node] = exc
 
     async def flush(self, view_ids: Collection[int] | None = None) -> None:
         """See ``neighbours.Kernel``. Raises ``NoSpace`` or ``DeviceError`` when a write failed."""
@@ -87,40 +106,95 @@ class Flushing:
     def _written(self, view_ids: Collection[int] | None) -> list[int]:
         return [node for node in self._known.written() if view_ids is None or self._numbers.split(node)[0] in view_ids]
 
-    async def _fetch(self, nodes: list[int], how: Callable[[list[int]], None]) -> None:
+    async def _fetch(self, nodes: list[int], how: Callable[[dict[int, int | None]], None]) -> None:
         if nodes:
             # Requests are served meanwhile, in particular the writes that this brings.
             async with self._flushing:
-                await trio.to_thread.run_sync(how, nodes)
+                generations = {node: await self._generation_of(node) for node in nodes}
+                await trio.to_thread.run_sync(how, generations)
 
-    def _flush_forgotten(self, nodes: list[int]) -> None:
+    async def _generation_of(self, node: int) -> int | None:
+        view_id, ino = self._numbers.split(node)
+        try:
+            return await self._edge.call(lambda: self.generation(node, self._edge.fs.inode(self._edge.fs.view(view_id), ino)))
+        except SnapfsError:  # gone with its view, or nobody can read what it is
+            return None
+
+    def _flush_forgotten(self, nodes: dict[int, int | None]) -> None:
         """The same in a pause: each time, because the kernel may not have known yet what it was told to forget."""
         forget_inodes(self.notices, nodes, attributes_only=True)
         self._flush(nodes)
 
-    def _flush(self, nodes: list[int]) -> None:
-        """Make the kernel send its dirty pages of these inodes, and wait until all of them have been served.
+    def _flush(self, nodes: dict[int, int | None]) -> None:
+        """Make the kernel send its dirty pages of these inodes, by their generations, and wait until all of them have been served.
 
         syncfs(2) will not do: on FUSE it starts that at most, and does not wait (and since Linux 6.18 not even that). What does, for one
-        inode, is closing it. So each is opened by its number, under a name that is there for the moment and for one process, and closed.
+        inode, is closing it. So each is opened, by its file handle, and closed. Who may not use file handles opens it by a name: one that
+        is there for this once and for one process. What cannot be opened at all is fetched by having the kernel forget its pages.
         """
-        for first in range(0, len(nodes), _FLUSH_BATCH):
-            batch = nodes[first : first + _FLUSH_BATCH]
-            names = [b"%s%x" % (self._alias, node) for node in batch]
-            try:
-                results = self._flusher.flush(self._mountpoint, self.device, names)
-            except OSError as exc:
-                log.warning("the kernel's cached writes are fetched page by page: %s", exc)
-                results = []
+        every = list(nodes)
+        for first in range(0, len(every), _FLUSH_BATCH):
+            batch = every[first : first + _FLUSH_BATCH]
+            results = self._by_handle({node: nodes[node] for node in batch})
+            unopened = [node for node in batch if results[node].opening]
+            if unopened and not self._may_use_handles:
+                results |= self._by_name(unopened)
+            for node in batch:
+                self._check(results[node].closing)
+            self._by_page([node for node in batch if results[node].opening])
+
+    def _by_handle(self, nodes: dict[int, int | None]) -> dict[int, Result]:
+        found = dict.fromkeys(nodes, Result(NO_WAY))
+        wanted = [Wanted(node, generation) for node, generation in nodes.items() if generation is not None]
+        if self._may_use_handles and wanted:
+            opened = self._opened(wanted)
+            self._may_use_handles = not all(result.opening in _NO_HANDLES for result in opened.values())
+            found |= opened
+        return found
+
+    def _by_name(self, nodes: list[int]) -> dict[int, Result]:
+        with self._named(nodes) as names:
+            return self._opened([Wanted(node, name=name) for name, node in names.items()])
+
+    @contextmanager
+    def _named(self, nodes: Iterable[int]) -> Iterator[dict[bytes, int]]:
+        """Names for inodes, while this lasts.
+
+        Nobody can guess them; who watches the root sees them when they have been used, and they are not used again. Not in ``.snap``,
+        which the kernel keeps locked while it waits for the mkdir that makes a snapshot.
+        """
+        self.aliases = {b".snapfs-" + os.urandom(16).hex().encode(): node for node in nodes}
+        try:
+            yield self.aliases
+        finally:
             # Or the kernel would hold the inodes for the sake of the names.
-            forget_names(self.notices, ((KERNEL_ROOT, name) for name in names))
-            for node, result in zip_longest(batch, results, fillvalue=errno.EACCES):
-                if result in (errno.EACCES, errno.EPERM):
-                    # The user who mounted may not open it. One write for each page, and nothing of the file stays in the kernel's memory.
-                    forget_inodes(self.notices, [node], attributes_only=False)
-                elif result not in (0, errno.ESTALE, errno.ENOENT):  # deleted with its view
-                    kind = NoSpace if result == errno.ENOSPC else DeviceError
-                    raise kind(f"what was written last could not be stored: {os.strerror(result)}")
+            forget_names(self.notices, ((KERNEL_ROOT, name) for name in self.aliases))
+            self.aliases = {}
+
+    def _opened(self, wanted: list[Wanted]) -> dict[int, Result]:
+        try:
+            results = self._flusher.flush(self._mountpoint, self.device, wanted)
+        except OSError as exc:
+            log.warning("the kernel's cached writes are fetched page by page: %s", exc)
+            results = [Result(NO_WAY)] * len(wanted)
+        return {one.node: result for one, result in zip(wanted, results, strict=True)}
+
+    def _by_page(self, nodes: list[int]) -> None:
+        """One write for each page, and nothing of these files stays in the kernel's memory. It does not say what was lost."""
+        self._lost = dict.fromkeys(nodes)
+        try:
+            forget_inodes(self.notices, nodes, attributes_only=False)
+            for exc in self._lost.values():
+                if exc is not None:
+                    self._check(errno_of(exc, None))
+        finally:
+            self._lost = {}
+
+    @staticmethod
+    def _check(number: int) -> None:
+        if number not in (0, *_REFUSED):
+            kind = NoSpace if number == errno.ENOSPC else DeviceError
+            raise kind(f"what was written last could not be stored: {os.strerror(number)}")
 
     # --- files that the kernel believes to know better ---
 
@@ -150,17 +224,17 @@ class Flushing:
         return failed
 
     def _renew(self, wanted: dict[int, tuple[int, int]]) -> list[int]:
-        names = {node: b"%s%x" % (self._alias, node) for node in wanted}
-        try:
-            results = self._flusher.renew(self._mountpoint, self.device, [(names[node], *facts) for node, facts in wanted.items()])
-        except OSError as exc:
-            log.warning("the kernel takes files that were restored for others: %s", exc)
-            results = []
-        forget_names(self.notices, ((KERNEL_ROOT, name) for name in names.values()))
+        with self._named(wanted) as names:
+            facts = [Wanted(node, 0, name, *wanted[node]) for name, node in names.items()]
+            try:
+                results = self._flusher.renew(self._mountpoint, self.device, facts)
+            except OSError as exc:
+                log.warning("the kernel takes files that were restored for others: %s", exc)
+                results = [Result(NO_WAY)] * len(facts)
         return [
-            node
-            for node, result in zip_longest(wanted, results, fillvalue=errno.EACCES)
-            if result not in (0, errno.ESTALE, errno.ENOENT) and wanted[node][0] >= 0
+            one.node
+            for one, result in zip(facts, results, strict=True)
+            if result.opening not in (0, errno.ESTALE, errno.ENOENT) and one.size >= 0
         ]
 
     def close(self) -> None:

@@ -40,8 +40,7 @@ class MountedKernel(Flushing):
     """The kernel's side of one mount. See ``neighbours.Kernel``. ``run`` must be running."""
 
     def __init__(self, edge: Edge, known: Known, numbers: Numbers, mountpoint: str) -> None:
-        super().__init__(known, numbers, mountpoint)
-        self._edge = edge
+        super().__init__(edge, known, numbers, mountpoint)
         self._fs: Filesystem = edge.fs
         self._refused: set[int] = set()
         self._unnamed: deque[Place] = deque()  # filled by the loop, emptied by a job

@@ -34,8 +34,8 @@ class NameRequests(HandleRequests):
             return await self.snapshot_lookup(parent_inode, name, ctx)
         if name == self.snapdir_name:
             return await self.enter_snapdir(parent_inode)
-        if parent_inode == KERNEL_ROOT and (node := self.kernel.node_of_alias(name, ctx.pid)) is not None:
-            return await self._by_number(node)
+        if parent_inode == KERNEL_ROOT and name in self.kernel.aliases:
+            return await self._by_number(self.kernel.node_of_alias(name, ctx.pid))
         try:
             inode = await self.at(self.fs.lookup, parent_inode, name)
         except NotFound:
@@ -43,7 +43,7 @@ class NameRequests(HandleRequests):
         return self.learned(parent_inode, name, inode)
 
     async def _by_number(self, node: int) -> pyfuse3.EntryAttributes:
-        """An inode under a name that only the daemon knows, see ``kernel``."""
+        """An inode under a name that only the daemon knows, see ``flushing``."""
         inode = await self.at(self.fs.inode, node)
         self.known.add(node)
         return self.attributes.entry(node, inode, valid=0)

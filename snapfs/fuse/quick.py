@@ -45,6 +45,7 @@ class Quick:
         self._gate = edge.gate
         self._known = operations.known
         self._attributes = operations.attributes
+        self._kernel = operations.kernel
         self._pause = operations.kernel.pause
         self._renewed = operations.kernel.renewed
         self._split = operations.numbers.split
@@ -81,8 +82,8 @@ class Quick:
 
     def _lookup(self, unique: int, parent: int, body: memoryview, _: int, __: int) -> Reply:
         name = bytes(body[:-1])
-        # Names that mean something else; in the root, one that begins with a dot may be an inode under a name of the daemon's.
-        if parent & SNAPDIR_BIT or name == self._snapdir or name in _DOTS or (parent == KERNEL_ROOT and name[:1] == b"."):
+        # Names that mean something else; in the root, those of the daemon.
+        if parent & SNAPDIR_BIT or name == self._snapdir or name in _DOTS or (parent == KERNEL_ROOT and name in self._kernel.aliases):
             return None
         try:
             view, ino = self._place(parent)
@@ -273,7 +274,8 @@ class Quick:
             done = self._fs.write(view, ino, offset, data, kill_setid=bool(flags & wire.WRITE_KILL_SUIDGID), stamp=self._stamps)
         except (DeviceFull, NoSpace):
             return None
-        except DeviceError:
+        except DeviceError as exc:
+            self._kernel.lost(handle & ~WRITER_BIT, exc)
             raise
         except _NOT_NOW:
             return None

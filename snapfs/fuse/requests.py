@@ -74,6 +74,7 @@ class Requests(pyfuse3.Operations):
         self.trouble = Trouble(edge, numbers)
         self.options = options
         self.attributes = Attributes(options, block_size, kernel.pause, known.replaced)
+        kernel.generation = self.attributes.generation
         self.passage = Passage(self.fs, self.attributes)
         self.snapdir_name = options.snapdir.encode(errors="surrogateescape")
 
