@@ -114,7 +114,9 @@ def _run(
         mount = await trio.to_thread.run_sync(mounts.mount_at, mountpoint)
         if mount is None:
             raise CommandFailed(f"{mountpoint}: the mount is not there", exits.MOUNT_FAILED)
-        live = Live(mount.path, source.shown, os.getpid(), time.time_ns(), lambda: dict(edge.requests), in_memory=source.in_memory)
+        live = Live(
+            mount.path, source.shown, os.getpid(), time.time_ns(), lambda: dict(edge.requests), mount.device, in_memory=source.in_memory
+        )
         handlers = Handlers(edge, fs, live, shown_owner=options.uid, job=job)
         copying.append(handlers.copying)
         nursery.start_soon(Behind(handlers.copying).run)

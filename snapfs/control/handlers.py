@@ -39,6 +39,8 @@ class Live:
     pid: int
     since_ns: int
     requests: Callable[[], dict[str, int]]
+    #: The device number of the mount.
+    device: int
     in_memory: bool = False
 
 
@@ -61,7 +63,7 @@ class Handlers:
     def __post_init__(self) -> None:
         live = self.live
         image = live.image if live else os.path.abspath(self.fs.volume.device.path)
-        self.copying = Copying(self.engine, self.fs, image, is_live=live is not None, job=self.job)
+        self.copying = Copying(self.engine, self.fs, image, mount_device=live.device if live else None, job=self.job)
         # Each command's arguments and their types; a missing one is None, so that a command says itself what it cannot do without.
         self._commands = {
             "hello": ({}, self.hello),
