@@ -16,6 +16,9 @@
     ├── CopyError                  a full copy that cannot be made, or gone on with
     ├── Occupied                   something is there that is not overwritten unasked
     ├── UsageError                 an argument that cannot be
+    ├── UnmountFailed              a mount that cannot be unmounted
+    │   ├── MountBusy              somebody uses it
+    │   └── MountCovered           its path leads to something else that is mounted there
     ├── SnapshotError
     │   ├── NoSuchSnapshot
     │   ├── NameTaken
@@ -101,6 +104,18 @@ class Occupied(SnapfsError):
 
 class UsageError(SnapfsError):
     """An argument that cannot be."""
+
+
+class UnmountFailed(SnapfsError):
+    """A mount that cannot be unmounted."""
+
+
+class MountBusy(UnmountFailed):
+    """Somebody uses the mount."""
+
+
+class MountCovered(UnmountFailed):
+    """The mount cannot be reached: something else is mounted over it, or over a directory above it."""
 
 
 class SnapshotError(SnapfsError):

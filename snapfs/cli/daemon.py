@@ -34,6 +34,7 @@ def start(work: Work) -> int:
             answer = pipe.read()
     except KeyboardInterrupt:
         os.kill(child, signal.SIGTERM)
+        os.waitpid(child, 0)  # or its mount would still be there for a moment; another interrupt ends this
         raise
     try:
         outcome = json.loads(answer)
@@ -45,7 +46,10 @@ def start(work: Work) -> int:
 
 
 def _daemon(work: Work, writer: int) -> NoReturn:
-    """The child: leaves the session at once, and terminal and working directory when it is live."""
+    """The child: leaves the session, the terminal and the working directory when it is live.
+
+    Not earlier: an automounter that has asked for the mount lets only its own process group pass to the mount point until it is there.
+    """
     code = MOUNT_FAILED
     told = False
 
@@ -57,6 +61,7 @@ def _daemon(work: Work, writer: int) -> NoReturn:
             os.close(writer)
 
     def live() -> None:
+        os.setsid()
         os.chdir("/")
         null = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
@@ -65,7 +70,6 @@ def _daemon(work: Work, writer: int) -> NoReturn:
         tell(OK, "")
 
     try:
-        os.setsid()
         work(live)
         code = OK
     except CommandFailed as exc:

@@ -97,7 +97,7 @@ def _run(
 ) -> None:
     import trio
 
-    from snapfs.control import mounts, registry
+    from snapfs.control import registry
     from snapfs.control.behind import Behind
     from snapfs.control.copying import Copying
     from snapfs.control.handlers import Handlers, Live
@@ -108,24 +108,17 @@ def _run(
     servers: list[ControlServer] = []
     copying: list[Copying] = []
 
-    async def attach(edge: Edge, nursery: trio.Nursery) -> None:
+    async def attach(edge: Edge, nursery: trio.Nursery, mount_device: int) -> None:
         """Start to listen, once the kernel knows the mount."""
-        # In a thread: it may ask for attributes of the root, which somebody who uses the mount already has made the kernel forget.
-        mount = await trio.to_thread.run_sync(mounts.mount_at, mountpoint)
-        if mount is None:
-            raise CommandFailed(f"{mountpoint}: the mount is not there", exits.MOUNT_FAILED)
-        live = Live(
-            mount.path, source.shown, os.getpid(), time.time_ns(), lambda: dict(edge.requests), mount.device, in_memory=source.in_memory
-        )
+        live = Live(mountpoint, source.shown, os.getpid(), time.time_ns(), lambda: dict(edge.requests), in_memory=source.in_memory)
         handlers = Handlers(edge, fs, live, shown_owner=options.uid, job=job)
         copying.append(handlers.copying)
         nursery.start_soon(Behind(handlers.copying).run)
-        device = mount.device
 
         def place() -> str:
-            return registry.new_socket_path(status, device)
+            return registry.new_socket_path(status, mount_device)
 
-        key = registry.socket_key(status, device)
+        key = registry.socket_key(status, mount_device)
         try:
             server = ControlServer(handlers, place(), anew=place, key=key)
         except ControlError as exc:

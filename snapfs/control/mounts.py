@@ -1,52 +1,12 @@
-"""What the kernel says about mounts: ``/proc/self/mountinfo``, read without asking any filesystem.
-
-A path in a mount whose daemon hangs or has died can be placed by this, where ``stat`` would hang or fail.
-"""
+"""Which snapfs mount a path or a device number belongs to, as far as this process sees it. See ``device.mountinfo``."""
 
 from __future__ import annotations
 
 import os
-import re
-from dataclasses import dataclass
-from typing import Final
 
-#: The type that the kernel shows for our mounts.
-FSTYPE: Final = "fuse.snapfs"
+from snapfs.device.mountinfo import FSTYPE, Mount, mounts, parse_line
 
-_ESCAPE = re.compile(rb"\\([0-7]{3})")
-
-
-@dataclass(frozen=True)
-class Mount:
-    """One line of mountinfo. ``device`` is the ``st_dev`` of everything in it; ``owner`` the uid that mounted it."""
-
-    device: int
-    path: str
-    fstype: str
-    source: str
-    options: frozenset[str]
-    owner: int
-
-    @property
-    def is_ours(self) -> bool:
-        """A snapfs mount, alive or dead."""
-        return self.fstype == FSTYPE
-
-
-def mounts() -> list[Mount]:
-    """All mounts that this process sees, oldest first."""
-    with open("/proc/self/mountinfo", "rb") as file:
-        return [parse_line(line) for line in file]
-
-
-def parse_line(line: bytes) -> Mount:
-    """Read one line (proc(5)): ``ID PARENT MAJOR:MINOR ROOT POINT OPTIONS [TAG...] - TYPE SOURCE OPTIONS``."""
-    before, _, after = line.rstrip(b"\n").partition(b" - ")
-    words, (fstype, source, more) = before.split(b" "), after.split(b" ", 2)
-    major, minor = words[2].split(b":")
-    options = frozenset(_text(words[5]).split(",")) | frozenset(_text(more).split(","))
-    owner = next((int(option[8:]) for option in options if option.startswith("user_id=")), 0)
-    return Mount(os.makedev(int(major), int(minor)), _text(words[4]), _text(fstype), _text(source), options, owner)
+__all__ = ["FSTYPE", "Mount", "canonical", "mount_at", "mount_with_device", "mounts", "parse_line"]
 
 
 def mount_at(path: str) -> Mount | None:
@@ -61,9 +21,10 @@ def mount_with_device(device: int) -> Mount | None:
 
 
 def canonical(path: str) -> str:
-    """The path as mountinfo has it: absolute, no links. The last component is not followed into a dead mount."""
+    """The path as mountinfo has it: absolute, no links. A mount point is not looked at: its daemon may hang, or be waited for."""
+    directory, name = os.path.split(path.rstrip("/"))
+    if name not in ("", ".", ".."):
+        place = os.path.join(os.path.realpath(directory), name)
+        if any(mount.path == place for mount in mounts()):
+            return place
     return os.path.realpath(path)
-
-
-def _text(field: bytes) -> str:
-    return os.fsdecode(_ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), field))

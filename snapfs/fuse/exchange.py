@@ -250,6 +250,7 @@ class Exchange:
     # --- the mount ---
 
     async def _init(self, _: int, body: memoryview, __: Caller) -> Answer:
+        self._operations.init()
         return (init_out(body, self._operations),)
 
     async def _destroy(self, _: int, __: memoryview, ___: Caller) -> Answer:

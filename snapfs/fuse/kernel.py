@@ -47,12 +47,11 @@ class MountedKernel(Flushing):
         self._fs.orphans.unnamed = self._lost_name
         self._jobs, self._todo = trio.open_memory_channel[Callable[[], None]](float("inf"))
 
-    def mounted(self) -> None:
-        """Called in a thread when requests are being served: from now on the mount is known by its device number."""
-        status = os.stat(self._mountpoint)
-        self.device = status.st_dev
+    def mounted(self, device: int) -> None:
+        """The mount is there, and known by its device number from now on. Its path is not looked at: see ``attachment``."""
+        self.device = device
         if os.geteuid() == 0:
-            _raise_read_ahead(status.st_dev)
+            _raise_read_ahead(device)
 
     async def run(self) -> None:
         """Do in the background what nobody waits for, until cancelled."""

@@ -5,15 +5,13 @@ Puts the parts together and takes them apart in order. Opening the volume before
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import logging
 import os
 import signal
 import string
-import subprocess
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, Protocol
 
 import pyfuse3
@@ -23,6 +21,7 @@ from snapfs import snapshots
 from snapfs.errors import SnapfsError
 from snapfs.filesystem import Filesystem
 from snapfs.fuse import heap, loop
+from snapfs.fuse.attachment import Attachment
 from snapfs.fuse.autodelete import AutoDelete
 from snapfs.fuse.connection import Connection
 from snapfs.fuse.edge import Edge
@@ -33,7 +32,7 @@ from snapfs.fuse.neighbours import NoKernel
 from snapfs.fuse.numbers import Numbers
 from snapfs.fuse.operations import Operations
 from snapfs.fuse.options import MountOptions
-from snapfs.ids import BASE_VIEW
+from snapfs.ids import BASE_VIEW, ROOT_INO
 
 log = logging.getLogger("snapfs.fuse")
 
@@ -43,29 +42,28 @@ MAX_TASKS: Final = 200
 #: Characters that libfuse takes as they are in an option's value.
 _PLAIN: Final = frozenset((string.ascii_letters + string.digits + "/._-+@:=~ ").encode())
 
-#: linux/fs.h, linux/time.h
-_MNT_FORCE: Final = 1
-_MNT_DETACH: Final = 2
-_UMOUNT_NOFOLLOW: Final = 8
+#: linux/time.h
 _CLOCK_REALTIME_COARSE: Final = 5
 
-#: Seconds in which what is being worked on may end when a mount is taken away from its users.
+#: What asks a daemon to end.
+_ENDING: Final = (signal.SIGTERM, signal.SIGINT)
+
+#: Seconds in which a mount may end that was unmounted, and what is being worked on when it is taken away from its users.
 _GRACE: Final = 2.0
 
-Attach = Callable[[Edge, trio.Nursery], Awaitable[None]]
+#: Starts what lives as long as the mount, which has that device number.
+Attach = Callable[[Edge, trio.Nursery, int], Awaitable[None]]
 
 
 async def serve(fs: Filesystem, mountpoint: str, options: MountOptions, ready: Callable[[], None], attach: Attach | None = None) -> None:
     """Mount, serve until unmounted or until SIGTERM or SIGINT, and commit.
 
     ``ready`` is called when the mount is usable; before it, ``attach`` may start tasks that live as long as the mount. Raises
-    ``NoSuchSnapshot`` for a view that is not there, ``RuntimeError`` for what libfuse says on standard error, ``DeviceError`` for a
-    last commit that failed.
+    ``NoSuchSnapshot`` for a view that is not there, what ``Attachment`` does, and ``DeviceError`` for a last commit that failed.
     """
     if options.read_only or not options.atime:
         fs.atime = "noatime"
     fs.now = kernel_clock
-    fs.privileged = {0, os.geteuid()}
     if options.cache is not None:
         fs.limit_caches(options.cache)
     heap.prepare()
@@ -79,25 +77,29 @@ async def serve(fs: Filesystem, mountpoint: str, options: MountOptions, ready: C
         root_view = BASE_VIEW
         if options.snapshot is not None:
             root_view = (await edge.call(snapshots.get, fs, options.snapshot)).id
+        await edge.call(lambda: fs.inode(fs.view(root_view), ROOT_INO))  # without a root there is nothing to mount
         numbers = Numbers(root_view)
         known = Known(numbers, lambda view_id, ino: fs.hold(fs.view(view_id), ino))
         fs.view_ids_in_use = lambda: known.views_in_use() | {root_view}
         kernel = MountedKernel(edge, known, numbers, mountpoint)
         operations = Operations(edge, known, numbers, kernel, options, fs.volume.geometry.block_size)
-        before = loop.descriptors()
-        pyfuse3.init(operations, mountpoint, fuse_options(options, fs.volume.device.path))
-        connection = _connection(edge, options, loop.descriptors() - before)
-        if connection is not None:
-            kernel.notices = connection
-        server: Server = StockLoop() if connection is None else Loop(connection, operations, MAX_TASKS)
-        try:
-            await _serve(edge, kernel, server, mountpoint, ready, attach)
-        finally:
-            # Nothing is served any more, so nothing may wait for the kernel from here on.
-            if connection is not None:
-                connection.close()
-            pyfuse3.close(unmount=True)
-            kernel.close()
+        with _signals_waiting() as signals_may_come:
+            mount = Attachment(operations, mountpoint, fuse_options(options, fs.volume.device.path))
+            connection = None
+            try:
+                connection = _connection(edge, options, mount.descriptor)
+                if connection is not None:
+                    kernel.notices = connection
+                server: Server = StockLoop() if connection is None else Loop(connection, operations, MAX_TASKS)
+                ending = Ending(mount, kernel, server, signals_may_come)
+                await _serve(operations, ending, ready, attach)
+            finally:
+                # Nothing is served any more, so nothing may wait for the kernel from here on.
+                if connection is not None:
+                    connection.close()
+                for line in mount.end():
+                    log.warning("a dead mount stays: %s", line)
+                kernel.close()
         for node in list(known.orphans):
             known.drop(node, 1 << 62)
             await operations.release_inode(node)
@@ -135,84 +137,95 @@ class StockLoop:
         pyfuse3.terminate()
 
 
-def _connection(edge: Edge, options: MountOptions, descriptors: set[int]) -> Connection | None:
+def _connection(edge: Edge, options: MountOptions, descriptor: int | None) -> Connection | None:
     """The way to the kernel; None where pyfuse3's loop has to do, because it was asked for or because there is no other."""
     if options.requests == "pyfuse3":
         return None
-    if len(descriptors) != 1 or not loop.usable():
+    if descriptor is None or not loop.usable():
         log.warning("requests are read by pyfuse3, which is slower: this kernel, or this pyfuse3, is not known to snapfs")
         return None
-    return Connection(descriptors.pop(), lambda: edge.in_progress > 0, polling=options.polling)
+    return Connection(descriptor, lambda: edge.in_progress > 0, polling=options.polling)
 
 
-async def _serve(
-    edge: Edge, kernel: MountedKernel, server: Server, mountpoint: str, ready: Callable[[], None], attach: Attach | None
-) -> None:
+async def _serve(operations: Operations, ending: Ending, ready: Callable[[], None], attach: Attach | None) -> None:
     """Answer requests until there will be no more."""
-    over = trio.Event()
+    edge, kernel = operations.edge, operations.kernel
     async with trio.open_nursery() as serving:
+        await serving.start(ending.watch)
 
         async def requests() -> None:
-            await server.run()
-            over.set()
+            await ending.server.run()
+            ending.over.set()
             serving.cancel_scope.cancel()
 
         serving.start_soon(requests)
         serving.start_soon(kernel.run)
         serving.start_soon(kernel.pause.watch)
-        serving.start_soon(_until_signal, kernel, server, over, mountpoint)
-        # In a thread: it asks for attributes of the root, which this loop must serve. The kernel remembers them from then on, so
-        # that looking at the mount point itself does not block whoever is called next.
-        await trio.to_thread.run_sync(kernel.mounted)
+        await operations.begun.wait()
+        kernel.mounted(ending.mount.device)
         edge.kernel = kernel
         if attach is not None:
-            await attach(edge, serving)
+            await attach(edge, serving, ending.mount.device)
         ready()
     edge.kernel = NoKernel()
 
 
-async def _until_signal(kernel: MountedKernel, server: Server, over: trio.Event, mountpoint: str) -> None:
-    """Unmount when asked to end. Ends with the loop, which ends when the mount has."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for number in signals:
-            log.info("%s: unmounting", signal.Signals(number).name)
-            # Requests are served meanwhile: unmounting makes the kernel send all that it holds back.
-            if await trio.to_thread.run_sync(_unmount, mountpoint, abandon_on_cancel=True):
-                continue
-            # Somebody uses it, and will get errors from now on. What was written until now is not lost.
-            log.warning("%s is in use: it is taken away from its users", mountpoint)
-            try:
-                await kernel.flush()  # as above
-            except SnapfsError as exc:
-                log.critical("the kernel's cached writes may be lost: %s", exc)
-            server.stop()
-            with trio.CancelScope(shield=True):
-                # What is being worked on may wait for the kernel, and that for a request that nobody reads any more.
-                with trio.move_on_after(_GRACE):
-                    await over.wait()
-                # A thread of ours may wait in the kernel for a lock that one of the users holds: it would for ever, and so would they.
-                await trio.to_thread.run_sync(_take_away, mountpoint, kernel.device)
+@contextmanager
+def _signals_waiting() -> Iterator[Callable[[], None]]:
+    """Keep what asks the daemon to end waiting until what this gives is called. Before anything serves, it would leave a dead mount."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+
+    def come() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    try:
+        yield come
+    finally:
+        come()
+
+
+class Ending:
+    """How serving a mount ends because the daemon was told to: with everything saved, whoever uses the mount."""
+
+    def __init__(self, mount: Attachment, kernel: MountedKernel, server: Server, ready_for_signals: Callable[[], None]) -> None:
+        self.mount = mount
+        self.server = server
+        #: There will be no more requests.
+        self.over = trio.Event()
+        self._kernel = kernel
+        self._ready_for_signals = ready_for_signals
+
+    async def watch(self, task_status: trio.TaskStatus[None]) -> None:
+        """Unmount when asked to end. Ends with the loop, which ends when the mount has."""
+        with trio.open_signal_receiver(*_ENDING) as signals:
+            self._ready_for_signals()
+            task_status.started()
+            async for number in signals:
+                log.info("%s: unmounting", signal.Signals(number).name)
+                await self._end()
                 return
 
-
-def _take_away(mountpoint: str, device: int) -> None:
-    """End the connection: all who wait for an answer get an error."""
-    if os.geteuid() == 0:
-        ctypes.CDLL(None).umount2(os.fsencode(mountpoint), _MNT_FORCE | _MNT_DETACH | _UMOUNT_NOFOLLOW)
-        return
-    # Where this filesystem of the kernel's is not mounted, there is no other way.
-    with contextlib.suppress(OSError), open(f"/sys/fs/fuse/connections/{os.minor(device)}/abort", "wb") as abort:
-        abort.write(b"1")
-
-
-def _unmount(mountpoint: str) -> bool:
-    """Unmount if nobody uses it; whether that worked."""
-    if os.geteuid() == 0:
-        return bool(ctypes.CDLL(None).umount2(os.fsencode(mountpoint), _UMOUNT_NOFOLLOW) == 0)
-    command = ["fusermount3", "-u", "-q", "--", mountpoint]
-    return (
-        subprocess.run(command, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
-    )
+    async def _end(self) -> None:
+        # Requests are served meanwhile: unmounting makes the kernel send all that it holds back.
+        left = await trio.to_thread.run_sync(self.mount.leave, abandon_on_cancel=True)
+        if not left:
+            await trio.sleep(_GRACE)  # the end of the loop cancels this task
+            if not self.mount.is_connected:
+                await trio.sleep_forever()
+            left = ["it is mounted elsewhere too, or was detached while in use"]
+        # Somebody uses it, and will get errors from now on. What was written until now is not lost.
+        log.warning("%s: the volume is taken away from its users", "; ".join(left))
+        try:
+            await self._kernel.flush()  # as above
+        except SnapfsError as exc:
+            log.critical("the kernel's cached writes may be lost: %s", exc)
+        self.server.stop()
+        with trio.CancelScope(shield=True):
+            # What is being worked on may wait for the kernel, and that for a request that nobody reads any more.
+            with trio.move_on_after(_GRACE):
+                await self.over.wait()
+            # A thread of ours may wait in the kernel for a lock that one of the users holds: it would for ever, and so would they.
+            await trio.to_thread.run_sync(self.mount.take_away)
 
 
 def fuse_options(options: MountOptions, image: str) -> set[str]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+import trio
+
 from snapfs.errors import SnapfsError, StaleInode
 from snapfs.fuse.attribute_requests import AttributeRequests
 from snapfs.fuse.data_requests import DataRequests
@@ -28,6 +30,12 @@ class Operations(NameRequests, AttributeRequests, DataRequests):
         super().__init__(edge, known, numbers, kernel, options, block_size)
         self.enable_writeback_cache = options.writeback
         self.enable_acl = options.xattr
+        #: The kernel has asked its first request, INIT, so that all others are answered, too.
+        self.begun = trio.Event()
+
+    def init(self) -> None:
+        """INIT is being answered, in the same synchronous stretch."""
+        self.begun.set()
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         """The kernel drops inodes. Nobody waits for this, and nothing may come out of it."""

@@ -3,45 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mount(8) with a helper in /sbin needs root")
-
-#: Runs its arguments where /sbin has our helpers and the rest of the system has not: util-linux looks nowhere else for them.
-IN_A_NAMESPACE = """
-set -e
-upper=$1; script=$2; shift 2
-mount -t tmpfs none "$upper"
-mkdir "$upper/files" "$upper/work"
-sbin=$(readlink -f /sbin)
-mount -t overlay overlay -o "lowerdir=$sbin,upperdir=$upper/files,workdir=$upper/work" "$sbin"
-"$script" install-helpers >/dev/null
-"$@"
-"""
-
-
-@pytest.fixture
-def with_helpers(tmp_path: Path):
-    script = tmp_path / "bin" / "snapfs"
-    script.parent.mkdir()
-    script.write_text(f"#!{sys.executable}\nimport sys\nfrom snapfs.cli.main import main\nsys.exit(main())\n")
-    script.chmod(0o755)
-    upper = tmp_path / "upper"
-    upper.mkdir()
-
-    def run(shell: str, code: int = 0) -> str:
-        command = ["unshare", "--mount", "bash", "-c", IN_A_NAMESPACE, "bash", upper, script, "bash", "-ec", shell]
-        result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, cwd=tmp_path)
-        if "overlay" in result.stderr:
-            pytest.skip(f"no overlay mounts here: {result.stderr.strip()}")
-        assert result.returncode == code, result.stdout + result.stderr
-        return result.stdout
-
-    return run
 
 
 def test_mount_and_umount_by_type(with_helpers, images) -> None:

@@ -31,7 +31,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_line_of_mountinfo_is_understood() -> None:
     mount = mounts.parse_line(LINE)
-    assert mount == Mount(os.makedev(98, 0), "/mnt2/with space", "fuse.snapfs", "/srv/a b.img", mount.options, 1000)
+    assert mount == Mount(36, 35, os.makedev(98, 0), "/mnt1", "/mnt2/with space", "fuse.snapfs", "/srv/a b.img", mount.options, 1000)
     assert {"rw", "noatime", "user_id=1000"} <= mount.options
     assert mount.is_ours
 
@@ -96,7 +96,7 @@ def listen(path: str) -> socket.socket:
 
 
 def mount_of(device: int, owner: int | None = None) -> Mount:
-    return Mount(device, "/mnt", "fuse.snapfs", "x.img", frozenset(), os.geteuid() if owner is None else owner)
+    return Mount(36, 35, device, "/", "/mnt", "fuse.snapfs", "x.img", frozenset(), os.geteuid() if owner is None else owner)
 
 
 def test_daemons_are_found_by_mount_and_by_image(place: Path, tmp_path: Path) -> None:

@@ -1,0 +1,209 @@
+"""Mounting and unmounting beside others: what they mount over ours or in it, who waits for the mount, who uses it."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+MNT_DETACH = 2
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting other filesystems needs root")
+
+
+def mounted_at(path: Path) -> list[str]:
+    """The types of what is mounted there, the topmost last."""
+    lines = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return [words[words.index("-") + 1] for words in lines if words[4] == str(path)]
+
+
+@pytest.fixture
+def tmpfs_on() -> Iterator:
+    """Mounts a tmpfs with a file ``kept`` on a directory; takes it away at the end if it is there still."""
+    places: list[Path] = []
+
+    def mount(place: Path) -> None:
+        subprocess.run(["mount", "-t", "tmpfs", "other", place], check=True, timeout=60)
+        places.append(place)
+        (place / "kept").write_text("theirs")
+
+    yield mount
+    for place in reversed(places):
+        if "tmpfs" in mounted_at(place):
+            subprocess.run(["umount", "-l", place], check=True, timeout=60)
+
+
+def ended(pid: int, limit: float = 30.0) -> bool:
+    """Whether a process ends within that time, or has."""
+    import select
+
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], limit)[0])
+    finally:
+        os.close(descriptor)
+
+
+# --- nothing but ours is unmounted --------------------------------------------------------------
+
+
+@needs_root
+@pytest.mark.parametrize("options", ["", "requests=pyfuse3"])
+def test_a_daemon_that_ends_unmounts_what_was_mounted_over_it(mounted, tmpfs_on, options: str) -> None:
+    mounted.remount(options)
+    (mounted / "file").write_text("ours")
+    pid = mounted.pid
+    tmpfs_on(mounted.path)
+    os.kill(pid, signal.SIGTERM)
+    assert ended(pid)
+    assert mounted_at(mounted.path) == ["fuse.snapfs", "tmpfs"]
+    assert (mounted / "kept").read_text() == "theirs"
+    subprocess.run(["umount", mounted.path], check=True, timeout=60)
+    mounted.run("umount", "--lazy", mounted.path)
+    mounted.is_mounted = False
+    mounted.mount()
+    assert (mounted / "file").read_text() == "ours"
+
+
+@needs_root
+def test_a_daemon_that_ends_takes_along_what_is_mounted_in_it(mounted, tmpfs_on) -> None:
+    (mounted / "inside").mkdir()
+    tmpfs_on(mounted / "inside")
+    with (mounted / "inside" / "kept").open() as theirs:
+        pid = mounted.pid
+        os.kill(pid, signal.SIGTERM)
+        assert ended(pid)
+        assert mounted_at(mounted / "inside") == ["tmpfs"]
+        assert theirs.read() == "theirs"
+    # By its number, as no path leads there any more.
+    subprocess.run(["umount", "-l", mounted.path], check=True, timeout=60)
+    mounted.is_mounted = False
+
+
+@needs_root
+def test_a_daemon_lives_on_while_its_volume_is_mounted_elsewhere_too(mounted, tmp_path: Path) -> None:
+    """It was told to end, by SIGTERM: it ends, and takes both mounts away."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (mounted / "file").write_text("ours")
+    subprocess.run(["mount", "--bind", mounted.path, other], check=True, timeout=60)
+    try:
+        pid = mounted.pid
+        os.kill(pid, signal.SIGTERM)
+        assert ended(pid)
+        assert mounted_at(mounted.path) == mounted_at(other) == []
+    finally:
+        if mounted_at(other):
+            ctypes.CDLL(None).umount2(os.fsencode(other), MNT_DETACH)
+    mounted.is_mounted = False
+    mounted.mount()
+    assert (mounted / "file").read_text() == "ours"
+
+
+#: Mounts in front; right after the mount is made, before anything serves it, does what the first argument says.
+MEANWHILE = """
+import os, subprocess, sys
+import pyfuse3
+real = pyfuse3.init
+def init(operations, mountpoint, options):
+    real(operations, mountpoint, options)
+    exec(sys.argv[1])
+pyfuse3.init = init
+from snapfs.cli.main import main
+sys.exit(main(sys.argv[2:], "snapfs"))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_between_mounting_and_serving_leaves_a_dead_mount(volume_image: Path, tmp_path: Path, number: signal.Signals) -> None:
+    place = tmp_path / "m"
+    place.mkdir()
+    what = f"os.kill(os.getpid(), {number})"
+    subprocess.run([sys.executable, "-c", MEANWHILE, what, "mount", "-f", volume_image, place], check=False, timeout=60)
+    left = mounted_at(place)
+    if left:
+        ctypes.CDLL(None).umount2(os.fsencode(place), MNT_DETACH)
+    assert left == []
+
+
+@needs_root
+def test_a_mount_that_fails_takes_away_what_was_mounted_over_it(volume_image: Path, tmp_path: Path) -> None:
+    place = tmp_path / "m"
+    place.mkdir()
+    what = (
+        "subprocess.run(['mount', '-t', 'tmpfs', 'other', mountpoint]); from snapfs.fuse import kernel; kernel.MountedKernel.mounted = None"
+    )
+    command = [sys.executable, "-c", MEANWHILE, what, "mount", "-f", volume_image, place]
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    left = mounted_at(place)
+    for _ in left:
+        ctypes.CDLL(None).umount2(os.fsencode(place), MNT_DETACH)
+    assert result.returncode == 32, result.stderr
+    assert left == ["fuse.snapfs", "tmpfs"]
+
+
+@needs_root
+def test_a_mount_that_was_moved_is_not_found_by_its_daemon(mounted, tmp_path: Path) -> None:
+    new = tmp_path / "new"
+    new.mkdir()
+    around = tmp_path / "around"
+    around.mkdir()
+    # Only in a private mount others are moved.
+    subprocess.run(["mount", "-t", "tmpfs", "--make-private", "around", around], check=True, timeout=60)
+    try:
+        (around / "m").mkdir()
+        mounted.unmount()
+        mounted.run("mount", mounted.image, around / "m")
+        pid = json.loads(mounted.run("info", around / "m", "--json").stdout)["pid"]
+        subprocess.run(["mount", "--move", around / "m", new], check=True, timeout=60)
+        os.kill(pid, signal.SIGTERM)
+        assert ended(pid)
+        assert mounted_at(new) == []
+    finally:
+        if mounted_at(new):
+            ctypes.CDLL(None).umount2(os.fsencode(new), MNT_DETACH)
+        subprocess.run(["umount", "-l", around], check=True, timeout=60)
+
+
+# --- who waits for the mount --------------------------------------------------------------------
+
+AUTOMOUNT = """
+here=$PWD
+mkdir base direct
+printf '%s\n' "$here/base $here/indirect.map" "/- $here/direct.map" >master.map
+echo "volume -fstype=snapfs,nodev :$1" >indirect.map
+echo "$here/direct -fstype=snapfs :$2" >direct.map
+automount --foreground --dont-check-daemon --pid-file "$here/pid" "$here/master.map" 2>log &
+automount=$!
+trap 'kill $automount; wait $automount' EXIT
+for attempt in $(seq 500); do
+    [ "$(grep -c ' - autofs ' /proc/self/mountinfo)" -ge 2 ] && break
+    read -rt 0.02 <> <(:) || true
+done
+for place in base/volume direct; do
+    timeout --signal=KILL 20 touch $place/file
+    findmnt -n -o FSTYPE,TARGET $here/$place | tail -n 1
+done
+"""
+
+
+def test_an_automounter_and_the_daemon_wait_for_each_other(with_helpers, images, tmp_path: Path) -> None:
+    """As long as the mount is being made, automount(8) lets only its own process group look at the mount point."""
+    if shutil.which("automount") is None or not Path("/dev/autofs").exists():
+        pytest.skip("needs automount(8), of the package autofs, and a kernel with autofs")
+    out = with_helpers(f"set -- {images.make()} {images.make()}\n{AUTOMOUNT}")
+    assert [line.split() for line in out.splitlines()] == [
+        ["fuse.snapfs", f"{tmp_path}/base/volume"],
+        ["fuse.snapfs", f"{tmp_path}/direct"],
+    ]
