@@ -15,7 +15,7 @@ from snapfs.cli.arguments import Parser, add_json, size
 from snapfs.cli.exits import ERROR, INTERRUPTED, OK, USAGE, CommandFailed, report
 from snapfs.cli.target import as_sent, in_volume, locate, session
 from snapfs.control.memory import resolve
-from snapfs.control.mounts import mount_with_device, mounts
+from snapfs.control.mounts import mounts
 from snapfs.control.protocol import NO_LIMIT
 from snapfs.device.base import is_memory, lasting_path
 from snapfs.errors import SnapfsError, VolumeBusy
@@ -86,9 +86,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _copy(arguments: argparse.Namespace) -> int:
     destination = _destination(arguments.destination)
-    mount = locate(arguments.source)
-    if mount is not None and _is_within(destination, mount.device):
-        raise CommandFailed(f"{arguments.destination}: is in the volume that is to be copied: choose a place outside of it", USAGE)
     with session(arguments.source, write=arguments.map == "on-volume") as volume, _bar() as told:
         result = volume.call(
             "copy",
@@ -228,18 +225,6 @@ def _destination(path: str) -> str:
     if path.endswith("/") and not os.path.isdir(path):
         raise CommandFailed(f"{path}: is the name of a directory: name the file to make", USAGE)
     return lasting_path(path)
-
-
-def _is_within(path: str, device: int) -> bool:
-    if is_memory(path):
-        return False
-    there = path if os.path.exists(path) else os.path.dirname(path)
-    try:
-        status = os.stat(there)
-    except OSError:
-        return False  # it will be said why
-    mount = mount_with_device(status.st_dev)
-    return mount is not None and mount.device == device
 
 
 @contextlib.contextmanager

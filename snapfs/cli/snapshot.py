@@ -6,6 +6,7 @@ import argparse
 import fnmatch
 import os
 import pwd
+import sys
 from typing import Any
 
 from snapfs.cli import hot, output
@@ -116,9 +117,12 @@ def _create(arguments: argparse.Namespace) -> int:
             tags=dict(arguments.tag),
         )
     if arguments.json:
-        output.print_json(_document(created))
+        output.print_json({**_document(created), "left_out": created.get("left_out", [])})
     else:
         print(created["name"])
+    if left_out := created.get("left_out"):
+        what = f"{len(left_out)} designated directories of other users, {left_out[0]} the first" if len(left_out) > 1 else left_out[0]
+        print(f"snapfs: the snapshot has no room for {output.printable(what)}: make one of its own with --path", file=sys.stderr)
     return OK
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 
 from snapfs.control import copies, memory
 from snapfs.control.caller import Caller
+from snapfs.control.nested import refuse_nested
 from snapfs.control.protocol import NO_LIMIT, Result
 from snapfs.copying import (
     CANCELLED,
@@ -64,13 +65,17 @@ class Engine(Protocol):
 
 
 class Copying:
-    """The copies of one volume: one at a time. ``job`` is the one that goes on, or the last one. ``is_live``: a daemon copies behind."""
+    """The copies of one volume: one at a time. ``job`` is the one that goes on, or the last one.
 
-    def __init__(self, engine: Engine, fs: Filesystem, image: str, *, is_live: bool, job: Job | None = None) -> None:
+    ``mount_device``: the device number of the mount of a daemon, which copies behind; None: nobody has the volume mounted.
+    """
+
+    def __init__(self, engine: Engine, fs: Filesystem, image: str, *, mount_device: int | None, job: Job | None = None) -> None:
         self._engine = engine
         self._fs = fs
         self._image = image
-        self._is_live = is_live
+        self._is_live = mount_device is not None
+        self._mount_device = mount_device
         self.job = job
         #: Where a copy is being set up to, and whether somebody does not want it any more.
         self._beginning: str | None = None
@@ -139,7 +144,7 @@ class Copying:
             job.map_file = map_file.map_in_memory(job.copy.map.size)
         elif outside:
             where = map_file.map_path(job.target)
-            job.map_file = await caller.in_thread(map_file.make_map, where, job.copy.map.size, force=force)
+            job.map_file = await caller.in_thread(map_file.make_map, where, job.copy.map.size, force=force, refuse=self._refuse)
         if registered and not job.target.in_memory:
             # From here on whoever opens the volume looks for the copy, and forgets it while its target does not say that it is set up.
             job.record = await self._engine.arrange(job.register, self._fs.volume)
@@ -160,7 +165,12 @@ class Copying:
         volume = self._fs.volume
         if is_memory(destination):
             return target.in_memory(destination, volume.geometry.size, memory.publish)
-        return target.prepare(destination, volume.device, volume.geometry.size, force=force)
+        return target.prepare(destination, without_copy(volume.device), volume.geometry.size, force=force, refuse=self._refuse)
+
+    def _refuse(self, path: str, status: os.stat_result) -> None:
+        """Raises ``UsageError`` for a place in the volume itself: whoever writes there waits for this daemon."""
+        if self._mount_device is not None:
+            refuse_nested(path, status, self._mount_device)
 
     async def _abandon(self, prepared: target.Target, job: Job | None, reason: str) -> None:
         """It could not be set up: leave nothing of it."""

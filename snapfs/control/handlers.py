@@ -39,6 +39,8 @@ class Live:
     pid: int
     since_ns: int
     requests: Callable[[], dict[str, int]]
+    #: The device number of the mount.
+    device: int
     in_memory: bool = False
 
 
@@ -61,7 +63,7 @@ class Handlers:
     def __post_init__(self) -> None:
         live = self.live
         image = live.image if live else os.path.abspath(self.fs.volume.device.path)
-        self.copying = Copying(self.engine, self.fs, image, is_live=live is not None, job=self.job)
+        self.copying = Copying(self.engine, self.fs, image, mount_device=live.device if live else None, job=self.job)
         # Each command's arguments and their types; a missing one is None, so that a command says itself what it cannot do without.
         self._commands = {
             "hello": ({}, self.hello),
@@ -161,13 +163,17 @@ class Handlers:
         facts = snapshots.NO_FACTS.changed(read_only=read_only, description=description, tags=_texts(tags))
         view_id = ids.BASE_VIEW if origin is None else (await self.engine.call(snapshots.get, self.fs, origin)).id
         targets: list[Target] = [_way(path) for path in _names(paths, "paths")]
+        policy = None
         if designated is not None:
-            targets.append(Designated(designated))
+            # Who is not root, and owns not all that a mount shows, makes snapshots of what is theirs.
+            owner = uid if self.live and self.shown_owner is None and not snapshots.is_privileged(self.fs, uid) else None
+            policy = Designated(designated, owner)
+            targets.append(policy)
         chosen = snapshots.default_name(time.time_ns()) if name is None else name
         instance = await self.engine.create_snapshot(
             chosen, origin=view_id, targets=targets, owner=uid, permit=self._permit(uid), facts=facts
         )
-        return self._with_figures([instance])[0]
+        return {**self._with_figures([instance])[0], "left_out": policy.left_out if policy else []}
 
     async def snapshot_list(self, _uid: int) -> Result:
         """All snapshots, oldest first."""

@@ -19,7 +19,7 @@ from snapfs.copying.initial import copy_initial_part
 from snapfs.copying.target import Target, clear_mark, share, write_mark
 from snapfs.device import ImageDevice, Lock, RamDevice
 from snapfs.device.locking import take_lock
-from snapfs.errors import CopyError, CorruptBlock, DeviceError, SnapfsError
+from snapfs.errors import CopyError, CorruptBlock, DeviceError, NoSpace, SnapfsError
 from snapfs.store.copies import RunningCopy, Runs, allocate_map, free_map
 
 if TYPE_CHECKING:
@@ -131,7 +131,11 @@ class Job:
             self.mark.id, self.mark.generation, os.fsencode(self.target.path), ((1, 1),), os.fsencode(self._map_path),
             "write" if self.wishes.copy_first else "copy", self.wishes.rate, self.wishes.paused, self.since_ns, self.owner,
         ).checked()  # fmt: skip
-        self._runs = allocate_map(volume, 1 if outside else -(-self.copy.map.size // volume.geometry.block_size))
+        if outside:
+            # A full volume can be saved while it is mounted: the one block, and the commit, are of the reserve.
+            self._runs = allocate_map(volume, 1, urgency=2)
+        else:
+            self._runs = _allocated_for_map(volume, self.copy.map.size)
         record = replace(record, map_runs=self._runs)
         volume.copies.put(record)
         return record
@@ -254,6 +258,14 @@ class Job:
                 if ended is not None and isinstance(self.map_file, ImageDevice):
                     self.map_file.remove_name()
                 self.map_file.close()
+
+
+def _allocated_for_map(volume: Volume, size: int) -> Runs:
+    try:
+        return allocate_map(volume, -(-size // volume.geometry.block_size))
+    except NoSpace as exc:
+        text = str(exc)
+        raise NoSpace(text if "--map outside" in text else f"{text} for the copy's map: keep it outside (--map outside)") from exc
 
 
 def unregister(volume: Volume) -> None:

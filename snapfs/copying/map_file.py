@@ -9,7 +9,7 @@ from typing import Final
 
 from snapfs.blocks.map_sector import SECTOR_BYTES, decode_first
 from snapfs.copying.named import open_named
-from snapfs.copying.target import Target
+from snapfs.copying.target import Refuse, Target, anywhere
 from snapfs.device import ImageDevice, Lock, RamDevice, pin_name
 from snapfs.device.base import MEMORY_PREFIX
 from snapfs.errors import CopyError, DeviceError, SnapfsError
@@ -30,11 +30,15 @@ def map_path(target: Target) -> str:
     return os.path.join(directory, target.path.strip("/").replace("/", "-") + MAP_SUFFIX)
 
 
-def make_map(path: str, size: int, *, force: bool) -> ImageDevice:
-    """An empty map file. ``force``: also where a file is. Raises ``CopyError``, ``DeviceError``."""
+def make_map(path: str, size: int, *, force: bool, refuse: Refuse = anywhere) -> ImageDevice:
+    """An empty map file. ``force``: also where a file is; ``refuse`` raises for a directory where none may be.
+
+    Raises ``CopyError``, ``DeviceError``.
+    """
     try:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         with pin_name(path) as pinned:
+            refuse(path, pinned.directory_status())
             if pinned.exists:
                 if not force or not pinned.remove():
                     raise CopyError(f"{path}: is in the way of the copy's map: give --force to overwrite it")

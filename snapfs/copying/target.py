@@ -20,6 +20,10 @@ from snapfs.filesystem.occupied import refuse_occupied
 Refuse = Callable[[str, os.stat_result], None]
 
 
+def anywhere(_path: str, _status: os.stat_result) -> None:
+    """Refuse no place."""
+
+
 @dataclass(frozen=True)
 class Target:
     """An open target. ``made``: a file that is there only for the copy. ``sparse``: what is not written reads as zeros.
@@ -54,7 +58,7 @@ def in_memory(shown: str, size: int, publish: Callable[[str, str], str]) -> Targ
     return Target(device, path, made=True, sparse=True, in_memory=True, shown=shown)
 
 
-def prepare(path: str, source: Device, volume_bytes: int, *, force: bool, refuse: Refuse = lambda _path, _status: None) -> Target:
+def prepare(path: str, source: Device, volume_bytes: int, *, force: bool, refuse: Refuse = anywhere) -> Target:
     """Make or take the target, locked for this process alone. ``refuse`` raises for what, or a directory where, no target may be.
 
     Raises ``CopyError``, ``DeviceError``, ``VolumeBusy``, ``Occupied``.

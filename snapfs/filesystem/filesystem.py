@@ -77,6 +77,8 @@ class Filesystem:
         self.now: Callable[[], int] = time.time_ns
         #: Tells which views the kernel still knows inodes of: their instance ids must not be given out.
         self.view_ids_in_use: Callable[[], set[int]] = set
+        #: The users whose snapshots come before those of all others; None: whoever calls is one of them.
+        self.privileged: Collection[int] | None = None
         self.deletion = Deletion(volume)
         self._cache = InodeCache()
         self.views: dict[int, View] = {}

@@ -15,6 +15,7 @@ import trio
 from snapfs import snapshots
 from snapfs.errors import NoSpace, ReadOnly, SnapfsError, SnapshotBusy
 from snapfs.filesystem import Filesystem
+from snapfs.fuse.allowance import Allowance
 from snapfs.fuse.calls import Calls
 from snapfs.fuse.neighbours import Kernel, NoKernel
 from snapfs.fuse.outdated import Outdated
@@ -25,6 +26,9 @@ log = logging.getLogger("snapfs.fuse")
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+#: As the ``.snap`` that a renaming was asked for in: none of which the kernel would know of the renaming by itself.
+NOWHERE: Final = -1
 
 #: Snapshot operations that may wait for one another. Each keeps one of the loop's tasks, and some must be left to serve the kernel.
 WAITING_LIMIT: Final = 50
@@ -39,6 +43,7 @@ class Edge(Calls):
         #: The snapshot that somebody is restoring or making a snapshot of (0: none): no time to delete it for its space.
         self.spared = BASE_VIEW
         self._snapshot_lock = trio.Lock()
+        self._allowance = Allowance()
 
     async def create_snapshot(
         self,
@@ -52,7 +57,11 @@ class Edge(Calls):
     ) -> Instance:
         """Make a snapshot that has everything whose write returned before this call; durable when it returns."""
         snapshots.check_name(name)
+        is_privileged = snapshots.is_privileged(self.fs, owner)
+        if not is_privileged:
+            self._allowance.take(owner)
         async with self._snapshots_alone():
+            moved = await self._make_way(name) if is_privileged else None
             self.spared = origin
             async with self._at_moment({origin}) as go_on:
                 instance = await self.change(
@@ -65,6 +74,18 @@ class Edge(Calls):
                     with suppress(SnapfsError):  # of a volume that has become read-only nothing comes into being any more
                         await self.change(snapshots.abandon, self.fs, instance)
                     raise
+        if moved is not None:  # it may be a request that made the snapshot: nobody waits for long
+            await self.kernel.view_renamed(moved.id, asked_by=NOWHERE)
+        return instance
+
+    async def _make_way(self, name: str) -> Instance | None:
+        """Have a snapshot of another user leave a name to who comes first: it gets the user's number behind its own."""
+        instance = self.fs.volume.instances.by_name(name)
+        if instance is None or snapshots.is_privileged(self.fs, instance.owner):
+            return None
+        free = snapshots.free_name(self.fs, f"{name}~{instance.owner}")
+        await self.change(snapshots.rename, self.fs, name, free)
+        log.warning("the snapshot %s of user %d is named %s now: its name was needed", name, instance.owner, free)
         return instance
 
     @asynccontextmanager

@@ -64,6 +64,7 @@ async def serve(fs: Filesystem, mountpoint: str, options: MountOptions, ready: C
     if options.read_only or not options.atime:
         fs.atime = "noatime"
     fs.now = kernel_clock
+    fs.privileged = {0, os.geteuid()}
     if options.cache is not None:
         fs.limit_caches(options.cache)
     heap.prepare()

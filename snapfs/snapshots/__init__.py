@@ -5,7 +5,7 @@ from snapfs.snapshots.diff import Diff
 from snapfs.snapshots.differing import Difference, Shown
 from snapfs.snapshots.going_back import cancel, in_words, last_in_words, restore, restore_scheduled, schedule, scheduled_snapshot
 from snapfs.snapshots.lifecycle import abandon, change_facts, check_not_held, create, delete, facts_after, rename
-from snapfs.snapshots.naming import all, ancestry, check_name, default_name, find, get, is_cut_off, view_inode, visible  # noqa: A004 - reads as snapshots.all
+from snapfs.snapshots.naming import all, ancestry, check_name, default_name, find, free_name, get, is_cut_off, view_inode, visible  # noqa: A004 - reads as snapshots.all
 from snapfs.snapshots.purge import Found, Place, check_paths, find_places, portions, take_out
 from snapfs.snapshots.purge_space import Had, PurgeSpace
 from snapfs.snapshots.restore import RestoreResult
@@ -13,6 +13,7 @@ from snapfs.snapshots.restore import give_up as give_up_restore
 from snapfs.snapshots.restore_plan import RestorePlan
 from snapfs.snapshots.restore_plan import check as check_restore
 from snapfs.snapshots.rights import Permit, anyone, check_permitted, covered, may_look, owner_or_root
+from snapfs.snapshots.shares import is_privileged
 from snapfs.snapshots.sides import State
 from snapfs.snapshots.space import frees
 from snapfs.snapshots.targets import Designated, Target, part_at
@@ -68,11 +69,13 @@ __all__ = [
     "facts_after",
     "find",
     "find_places",
+    "free_name",
     "frees",
     "get",
     "give_up_restore",
     "in_words",
     "is_cut_off",
+    "is_privileged",
     "last_in_words",
     "may_look",
     "owner_or_root",

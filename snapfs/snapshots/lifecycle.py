@@ -10,6 +10,7 @@ from snapfs.errors import CommitNeeded, NameTaken, NoSuchFact, SnapshotBusy, Sna
 from snapfs.ids import BASE_VIEW
 from snapfs.snapshots.naming import check_name, get
 from snapfs.snapshots.rights import Permit, anyone, check_permitted
+from snapfs.snapshots.shares import check_share
 from snapfs.snapshots.targets import Target, parts_of, sized, subjects
 from snapfs.store.commit import name_live
 from snapfs.store.facts import NO_FACTS, Facts
@@ -50,6 +51,7 @@ def new_instance(
         permit(view.inode(ino))
     if volume.epoch >= EPOCH_MASK:
         raise TooManySnapshots(f"{EPOCH_MASK} snapshots have been made of this volume, and there cannot be more: copy it to a new one")
+    check_share(fs, owner)
     volume.allocator.prepare(0, urgency=urgency, metadata=volume.dirtied + 8)
     bit = volume.instances.take_bit(fs.view_ids_in_use())
     now = fs.now() if now_ns is None else now_ns

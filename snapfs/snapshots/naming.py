@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+import unicodedata
 from typing import TYPE_CHECKING
 
 from snapfs.errors import BadName, CorruptBlock, NoSuchSnapshot, NotCached, StaleInode
 from snapfs.filesystem.searching import name_of
-from snapfs.ids import ROOT_INO
+from snapfs.ids import NAME_MAX, ROOT_INO
 from snapfs.store.instances import Instance, name_fault
 
 if TYPE_CHECKING:
@@ -20,16 +21,43 @@ if TYPE_CHECKING:
 #: Bytes of a directory's path that an instance keeps, for people to see.
 PATH_SHOWN = 1000
 
+#: Characters without a shape that say in which direction text is written (Unicode, UAX 9).
+_ORDERING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
 
 def default_name(now_ns: int) -> str:
     """The name of a snapshot that was given none: the UTC time."""
     return dt.datetime.fromtimestamp(now_ns // 1_000_000_000, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def free_name(fs: Filesystem, wanted: str) -> str:
+    """``wanted``, or the first of ``wanted-2``, ``wanted-3`` ... that no snapshot has; a very long one is cut before the number."""
+    instances = fs.volume.instances
+    taken = {one.name for one in instances.pending}
+    number, name = 1, wanted
+    while len(name.encode()) > NAME_MAX or name in taken or instances.by_name(name) is not None:
+        number += 1
+        behind = f"-{number}"
+        name = wanted.encode()[: NAME_MAX - len(behind)].decode(errors="ignore") + behind
+    return name
+
+
 def check_name(name: str) -> None:
-    """Raises ``BadName``, saying why."""
-    if fault := name_fault(name):
+    """Raises ``BadName``, saying why. Snapshots that were made before some of these rules keep their names."""
+    if fault := name_fault(name) or misleading(name):
         raise BadName(fault)
+
+
+def misleading(name: str, what: str = "a snapshot's name") -> str | None:
+    """Why a name would be taken for something else by commands or by people; None when it would not."""
+    if name.startswith("-"):
+        return f"{name!r}: {what} cannot begin with '-', which commands take for an option"
+    if name != name.strip():
+        return f"{name!r}: {what} cannot begin or end with a blank, which nobody sees"
+    for sign in name:
+        if sign in _ORDERING or unicodedata.category(sign) in ("Zl", "Zp"):
+            return f"{name!a}: {what} cannot contain U+{ord(sign):04X}, which changes how what follows it is shown"
+    return None
 
 
 def get(fs: Filesystem, name: str) -> Instance:

@@ -17,7 +17,7 @@ from snapfs.snapshots.comparison import Comparison
 from snapfs.snapshots.exchanging import exchange, uncovered
 from snapfs.snapshots.graft import Graft
 from snapfs.snapshots.lifecycle import new_instance
-from snapfs.snapshots.naming import default_name, get
+from snapfs.snapshots.naming import default_name, free_name, get
 from snapfs.snapshots.restore_plan import RestorePlan
 from snapfs.snapshots.rights import Permit, anyone, check_permitted
 from snapfs.snapshots.targets import part_at
@@ -138,12 +138,7 @@ def _restore_all(fs: Filesystem, instance: Instance, now_ns: int | None, owner: 
 
 def undo_name(fs: Filesystem, now_ns: int) -> str:
     """A name for the state from before."""
-    name = wanted = f"before-restore-{default_name(now_ns)}"
-    number = 1
-    while fs.volume.instances.by_name(name) is not None:
-        number += 1
-        name = f"{wanted}-{number}"
-    return name
+    return free_name(fs, f"before-restore-{default_name(now_ns)}")
 
 
 def _take_root(fs: Filesystem, instance: Instance) -> None:

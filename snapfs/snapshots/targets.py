@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from snapfs.errors import NotDirectory, NotFound
+from snapfs.errors import NotDirectory, NotFound, UsageError
 from snapfs.filesystem.designation import NAME
 from snapfs.ids import ROOT_INO
 from snapfs.snapshots.naming import ancestry, is_cut_off, way_to
+from snapfs.snapshots.shares import fair_choice, is_privileged
 from snapfs.store.parts import EVERYTHING, Kept, Part, check_bounds, distinct, kept_by
 
 if TYPE_CHECKING:
@@ -19,9 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Designated:
-    """All directories that are designated with a policy (C8)."""
+    """All directories that are designated with a policy (C8); with ``owner``, those of that user.
+
+    ``left_out`` are the paths of those for which the snapshot has no room, as told when it was made. Directories of root, of who has
+    mounted and of ``owner`` are never left out.
+    """
 
     policy: str
+    owner: int | None = None
+    left_out: list[str] = field(default_factory=list, compare=False)
 
 
 #: A directory by its inode number, anything by the names of its path, or what is designated.
@@ -65,35 +73,64 @@ def parts_of(fs: Filesystem, view: View, targets: Sequence[Target]) -> tuple[tup
     origin = view.instance
     shown = origin.parts if origin else ()
     parts: list[Part] = []
-    for target in chain.from_iterable(_single(fs, view, target) for target in targets or (ROOT_INO,)):
+    if not targets:
+        targets = [ROOT_INO]
+    single: list[int | Sequence[bytes]] = [target for target in targets if not isinstance(target, Designated)]
+    wished: list[tuple[Designated, dict[int, list[int]]]] = []
+    for policy in [target for target in targets if isinstance(target, Designated)]:
+        owners = _designated(fs, view, policy)
+        for owner in list(owners):
+            if owner == policy.owner or is_privileged(fs, owner) or ROOT_INO in owners[owner]:
+                single += owners.pop(owner)
+        wished.append((policy, owners))
+    for target in single:
         part = _part(fs, view, target)
         if part is None and not shown:
             return (), origin.kept if origin else EVERYTHING
-        if part is None:
-            parts += shown
-        elif not part.ino:
-            raise NotFound(f"{part.path}: no such file or directory in the volume")
-        elif part.ino in view.above:  # a directory above what the snapshot shows has nothing else
-            parts += (one for one in shown if part.ino in one.chain)
-        else:
-            parts.append(part)
-    return sized(parts, origin.kept if origin else None)
+        parts += _shown_parts(view, part)
+    kept = origin.kept if origin else None
+    for policy, owners in wished:
+        groups = [[_shown_parts(view, part_of(fs, view, ino)) for ino in inos] for inos in owners.values()]
+        chosen, left_out = fair_choice(groups, functools.partial(_fits, tuple(parts), kept))
+        parts += chain.from_iterable(chosen)
+        policy.left_out[:] = [part.path for some in left_out for part in some]
+    return sized(parts, kept)
 
 
-def _single(fs: Filesystem, view: View, target: Target) -> Sequence[int | Sequence[bytes]]:
-    """Directories and paths that a target stands for. Raises ``NotFound`` for a policy that nothing is designated with."""
-    if not isinstance(target, Designated):
-        return [target]
+def _shown_parts(view: View, part: Part | None) -> list[Part]:
+    """What of a part (None: of everything) a view shows. Raises ``NotFound`` for one that is not there."""
+    shown = view.instance.parts if view.instance else ()
+    if part is None:
+        return list(shown)
+    if not part.ino:
+        raise NotFound(f"{part.path}: no such file or directory in the volume")
+    if part.ino in view.above:  # a directory above what the snapshot shows has nothing else
+        return [one for one in shown if part.ino in one.chain]
+    return [part]
+
+
+def _fits(parts: tuple[Part, ...], kept: Kept | None, more: Sequence[Sequence[Part]]) -> bool:
+    """Can one snapshot have these parts, and more?"""
+    try:
+        sized([*parts, *chain.from_iterable(more)], kept)
+    except UsageError:
+        return False
+    return True
+
+
+def _designated(fs: Filesystem, view: View, target: Designated) -> dict[int, list[int]]:
+    """The directories that are designated with a policy, by their owners. Raises ``NotFound`` when there is none."""
     shown = {part.ino for part in view.instance.parts} if view.instance else set()
-    found = []
-    for inode in fs.designations.of(view, target.policy.encode(errors="surrogateescape")):
-        if fs.orphans.is_emptying(view.id) and is_cut_off(view, inode.ino):
+    found: dict[int, list[int]] = {}
+    for inode in sorted(fs.designations.of(view, target.policy.encode(errors="surrogateescape")), key=lambda each: each.ino):
+        if target.owner not in (None, inode.uid) or (fs.orphans.is_emptying(view.id) and is_cut_off(view, inode.ino)):
             continue
         if not shown or inode.ino in view.above or not shown.isdisjoint(ancestry(view, inode)):
-            found.append(inode.ino)
+            found.setdefault(inode.uid, []).append(inode.ino)
     if not found:
-        raise NotFound(f"no directory is designated {target.policy!r}: set the extended attribute {NAME.decode()} of one to that")
-    return sorted(found)
+        whose = "" if target.owner is None else f" of user {target.owner}"
+        raise NotFound(f"no directory{whose} is designated {target.policy!r}: set the extended attribute {NAME.decode()} of one to that")
+    return found
 
 
 def _part(fs: Filesystem, view: View, target: int | Sequence[bytes]) -> Part | None:

@@ -195,14 +195,14 @@ class Copies:
         return sum(length for _, length in runs) + (self.place is not None)
 
 
-def allocate_map(volume: Volume, blocks: int) -> Runs:
+def allocate_map(volume: Volume, blocks: int, *, urgency: int = 0) -> Runs:
     """Take ``blocks`` blocks for a copy map, in as few runs as possible, for whoever calls to write in place.
 
-    Raises ``NotCached``, ``CommitNeeded`` and ``NoSpace`` before anything has changed.
+    ``urgency``: see ``Allocator.prepare``. Raises ``NotCached``, ``CommitNeeded`` and ``NoSpace`` before anything has changed.
     """
     allocator = volume.allocator
     volume.check_writable()
-    allocator.prepare(blocks, metadata=volume.dirtied + COMMIT_BLOCKS)
+    allocator.prepare(blocks, urgency=urgency, metadata=volume.dirtied + COMMIT_BLOCKS)
     rooms = ((allocator.room(number), -number) for number in range(volume.geometry.groups))
     numbers = [-number for _, number in heapq.nlargest(GROUPS_TRIED, rooms)]
     allocator.need_groups(numbers)
