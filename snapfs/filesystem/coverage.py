@@ -55,7 +55,6 @@ class Coverage:
         """The live instances that cover parts only."""
         instances = self._fs.volume.instances
         if instances.version != self._version:
-            self._version = instances.version
             self._parts = [one for one in instances.live() if one.covered]
             self._passed = {}
             for one in self._parts:
@@ -63,6 +62,7 @@ class Coverage:
                     self._passed[ino] = self._passed.get(ino, 0) | 1 << one.id
             known = {one.id for one in self._parts}
             self._inside = {key: value for key, value in self._inside.items() if key in known}
+            self._version = instances.version  # when all of it fits, or what breaks off here would be believed
         return self._parts
 
     def refresh(self, inode: Inode) -> None:

@@ -18,6 +18,7 @@ from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, EPOCH_MASK, FLAG_B
 from snapfs.errors import CorruptBlock, DeviceError, StaleInode
 from snapfs.filesystem.reading import block_checksums
 from snapfs.ids import FILE_SIZE_MAX
+from snapfs.store.guard import broke_off
 from snapfs.store.recovery import fetched
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def replay(base: View) -> None:
                 break
             log.warning("%s: of %d synced changes in the log only %d can be used: %s", path, len(pending), volume.sync_log.repeated, exc)
             if isinstance(exc, CorruptBlock):
-                volume.damaged(exc)
+                broke_off(volume, exc)
             return
         volume.allocator.keep([run for step in steps for run in step.runs])
         volume.sync_log.repeated += 1

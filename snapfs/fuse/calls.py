@@ -20,6 +20,7 @@ from snapfs.fuse.commits import Commits, fetch
 from snapfs.fuse.discarding import Discarding
 from snapfs.fuse.gate import Gate
 from snapfs.fuse.neighbours import NoRoom, Room
+from snapfs.store.guard import broke_off
 
 log = logging.getLogger("snapfs.fuse")
 
@@ -66,20 +67,37 @@ class Calls:
     # --- core calls ---
 
     async def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a core function that changes nothing that a snapshot would show.
+        """Run a core function that changes nothing.
 
         When the function's result arrives, no other task has run since it was found: callers may rely on it.
         """
         attempts = None
+        while True:
+            try:
+                return function(*args, **kwargs)
+            except Interrupt as why:
+                attempts = attempts or _Attempts()
+                await self._mend(why, attempts)  # anything may happen meanwhile: the function looks at everything anew
+            except CorruptBlock as exc:
+                broke_off(self.volume, exc)
+                raise
+
+    async def change_behind(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """The same for one that changes what no snapshot would show, or while the caller keeps the gate closed. See ``change``."""
+        attempts = None
+        while True:
+            try:
+                return self.in_one(function, *args, **kwargs)
+            except Interrupt as why:
+                attempts = attempts or _Attempts(may_reclaim=function != self.volume.allocator.reclaim)
+                await self._mend(why, attempts)  # as above
+
+    def in_one(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a core function that changes something, now. What breaks off in the middle of it ends writing: ``store.guard``."""
         try:
-            while True:
-                try:
-                    return function(*args, **kwargs)
-                except Interrupt as why:
-                    attempts = attempts or _Attempts(may_reclaim=function != self.volume.allocator.reclaim)
-                    await self._mend(why, attempts)  # anything may happen meanwhile: the function looks at everything anew
-        except CorruptBlock as exc:
-            self.volume.damaged(exc)
+            return function(*args, **kwargs)
+        except BaseException as exc:
+            broke_off(self.volume, exc)
             raise
 
     async def change(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -93,28 +111,27 @@ class Calls:
 
     async def _change(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         attempts = None
-        try:
-            while True:
-                if self.volume.commit_wanted:
-                    await self.commits.relieve()  # anything may happen meanwhile, as in all that follow
-                if self.gate.is_closed:
-                    await self.gate.passed()
-                try:
-                    return function(*args, **kwargs)
-                except Interrupt as why:
-                    attempts = attempts or _Attempts()
-                    await self._mend(why, attempts)
-                except DeviceFull:
-                    allocator = self.volume.allocator
-                    attempts = attempts or _Attempts()
-                    if attempts.is_host_full or not (allocator.waiting or allocator.in_flight or allocator.more_to_come()):
-                        raise
-                    # What is about to be free has its space on the host.
-                    attempts.is_host_full = True
-                    await self._mend(CommitNeeded(), attempts)
-        except CorruptBlock as exc:
-            self.volume.damaged(exc)
-            raise
+        while True:
+            if self.volume.commit_wanted:
+                await self.commits.relieve()  # anything may happen meanwhile, as in all that follow
+            if self.gate.is_closed:
+                await self.gate.passed()
+            try:
+                return function(*args, **kwargs)
+            except Interrupt as why:
+                attempts = attempts or _Attempts()
+                await self._mend(why, attempts)
+            except DeviceFull:
+                allocator = self.volume.allocator
+                attempts = attempts or _Attempts()
+                if attempts.is_host_full or not (allocator.waiting or allocator.in_flight or allocator.more_to_come()):
+                    raise
+                # What is about to be free has its space on the host.
+                attempts.is_host_full = True
+                await self._mend(CommitNeeded(), attempts)
+            except BaseException as exc:
+                broke_off(self.volume, exc)
+                raise
 
     def _became_read_only(self, reason: str) -> None:
         lost = "; what was changed since the last commit is lost when it is unmounted" if self.volume.unsaved else ""
@@ -123,7 +140,11 @@ class Calls:
     async def _mend(self, why: Interrupt, attempts: _Attempts) -> None:
         """Do what a core call was interrupted for. Raises ``NoSpace`` when there turns out to be none to be had."""
         if isinstance(why, NotCached):
-            attempts.trusting = await fetch(self.volume, why.wants, trusting=attempts.trusting)
+            try:
+                attempts.trusting = await fetch(self.volume, why.wants, trusting=attempts.trusting)
+            except CorruptBlock as exc:
+                broke_off(self.volume, exc)
+                raise
             return
         if isinstance(why, NotReady):
             await trio.to_thread.run_sync(self.volume.device.make_ready, why.runs)
@@ -132,7 +153,7 @@ class Calls:
         steps = 0
         # Background work does the same in its own time.
         while attempts.may_reclaim and allocator.more_to_come() and steps < RECLAIM_STEPS:
-            await self.call(allocator.reclaim)
+            await self.change_behind(allocator.reclaim)
             steps += 1
         discarded = await self.discarding.piece_done()
         committed = await self.commits.commit()
@@ -197,7 +218,7 @@ class Calls:
         await self.gate.passed()  # who keeps changes out may wait until nothing is dirty
         requests = self.requests.total()
         began = trio.current_time()
-        more = await self.call(self.fs.work)
+        more = await self.change_behind(self.fs.work)
         took = trio.current_time() - began
         await trio.lowlevel.checkpoint()  # requests run
         if self.requests.total() != requests:

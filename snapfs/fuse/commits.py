@@ -18,6 +18,7 @@ from snapfs.copying.before_write import without_copy
 from snapfs.errors import CorruptBlock, DeviceError, DeviceFull, NoSpace, NotCached, SnapfsError
 from snapfs.fuse.discarding import Discarding
 from snapfs.fuse.pace import SMALL, Pace
+from snapfs.store.guard import broke_off
 from snapfs.store.volume import Volume
 
 if TYPE_CHECKING:
@@ -273,16 +274,15 @@ class Commits:
         volume.logged(record)
         return True
 
-    @staticmethod
-    def _defect(exc: Exception) -> DeviceError:
+    def _defect(self, exc: Exception) -> DeviceError:
         """Whoever waits must hear of a defect, and the loop must go on: others may still read."""
+        broke_off(self._volume, exc, "a commit")
         log.critical("a commit failed: internal error", exc_info=exc)
         return DeviceError(f"a commit failed: internal error: {exc}")
 
     def _failed(self, exc: SnapfsError) -> None:
         """Say that a commit failed, if nothing else does: the volume itself says when it becomes read-only."""
-        if isinstance(exc, CorruptBlock):
-            self._volume.damaged(exc)
+        broke_off(self._volume, exc, "a commit")
         if isinstance(exc, DeviceFull) and self._volume.read_only_reason is None:
             if not self._is_stalled:
                 log.critical("a commit failed, and is tried again until there is space: %s", exc)

@@ -127,12 +127,12 @@ class Edge(Calls):
     async def at_rest(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function that never waits, when all that was written before this call is durable, nothing is dirty, and there is no log."""
         if self.volume.read_only:
-            return function(*args, **kwargs)
+            return self.in_one(function, *args, **kwargs)
         async with self._snapshots_alone(), self._at_moment(None), self.gate.closed():
             self.volume.sync_log.give_up()
             while self.volume.unsaved:  # background work may have gone on
                 await self.commits.commit()
-            return function(*args, **kwargs)
+            return self.in_one(function, *args, **kwargs)
 
     async def rename_snapshot(
         self, name: str, new_name: str, *, asked_by: int | None = None, permit: Permit = snapshots.anyone
@@ -170,7 +170,7 @@ class Edge(Calls):
             async with self._at_moment({BASE_VIEW, instance.id}):
                 async with self.gate.closed():
                     try:
-                        result = await self.call(snapshots.restore, self.fs, name, paths=paths, owner=owner, permit=permit)
+                        result = await self.change_behind(snapshots.restore, self.fs, name, paths=paths, owner=owner, permit=permit)
                     finally:
                         snapshots.give_up_restore(self.fs)  # unless it is through
                     if result.changed:
@@ -213,7 +213,7 @@ class Edge(Calls):
                     done += taken
                     with suppress(NoSpace):
                         # What is small is gone with the same commit, and need not be listed.
-                        await self.call(self.fs.orphans.work_for, len(taken))
+                        await self.change_behind(self.fs.orphans.work_for, len(taken))
                 except SnapfsError as exc:
                     failure = exc
                 failure = failure or await self._failure()

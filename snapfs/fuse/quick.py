@@ -1,7 +1,7 @@
 """Answers to the most frequent requests where nothing has to be waited for: without a coroutine, from the core to the bytes of the reply.
 
-What cannot be answered at once, or only with an error, is left to the request's handler, which begins anew: a core call that ends with
-an exception has changed nothing. The exception to that is a device that fails, which must not be tried again: ``DeviceError`` comes out.
+What cannot be answered at once, or only with an errno, is left to the request's handler, which begins anew: a core call that ends with
+such an exception has changed nothing. Every other exception comes out, and what that means is said by ``store.guard`` (``Quick.ended``).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from snapfs.errors import DeviceError, DeviceFull, Interrupt, NoAttribute, NoSpace, NotFound, SnapfsError
+from snapfs.errors import CorruptBlock, DeviceError, DeviceFull, NoAttribute, NotFound
 from snapfs.filesystem import Inode, View, designation
 from snapfs.fuse import facts, wire
 from snapfs.fuse.attributes import SECOND, VALID
@@ -21,6 +21,7 @@ from snapfs.fuse.numbers import KERNEL_ROOT, SNAPDIR_BIT, VIEW_SHIFT, WRITER_BIT
 from snapfs.fuse.reading import Reading
 from snapfs.fuse.wire import Op, Set
 from snapfs.ids import BASE_VIEW
+from snapfs.store.guard import REPEATABLE, broke_off
 
 if TYPE_CHECKING:
     from snapfs.fuse.operations import Operations
@@ -30,7 +31,9 @@ Reply = list[Piece] | None
 Work = Callable[[int, int, memoryview, int, int], Reply]
 
 _DOTS: Final = (b".", b"..")
-_NOT_NOW: Final = (Interrupt, SnapfsError)
+
+#: Requests that change the volume; a read renews an access time.
+_CHANGES: Final = frozenset((Op.SETATTR, Op.CREATE, Op.UNLINK, Op.RENAME, Op.RENAME2, Op.READ, Op.WRITE, Op.FORGET))
 
 
 class Quick:
@@ -70,6 +73,11 @@ class Quick:
             Op.GETXATTR: self._getxattr,
         }
 
+    def ended(self, opcode: int, exc: BaseException) -> None:
+        """A function of ``work`` has ended with an exception, which the kernel will be told of."""
+        if opcode in _CHANGES or isinstance(exc, CorruptBlock):
+            broke_off(self._volume, exc)
+
     def _place(self, node: int) -> tuple[View, int]:
         view_id, ino = self._split(node)
         return (self._fs.view(view_id) if view_id else self._fs.base), ino
@@ -92,7 +100,7 @@ class Quick:
             self._count["lookup"] += 1
             # No such name, and the kernel need not ask again: it will be the one to create it.
             return [wire.ENTRY_REPLY.pack(wire.ENTRY_REPLY.size, 0, unique, 0, 0, VALID, 0, 0, 0, *(0,) * 16)]
-        except _NOT_NOW:
+        except REPEATABLE:
             return None
         self._count["lookup"] += 1
         node = self._learned(view, parent, name, inode)
@@ -117,7 +125,7 @@ class Quick:
         try:
             view, ino = self._place(parent)
             inode = self._fs.make(view, ino, name, wire.S_IFREG | mode & 0o7777, uid, gid)
-        except _NOT_NOW:
+        except REPEATABLE:
             return None
         self._count["create"] += 1
         node = self._learned(view, parent, name, inode)
@@ -135,7 +143,7 @@ class Quick:
         try:
             view, ino = self._place(parent)
             inode = self._fs.unlink(view, ino, bytes(body[:-1]))
-        except _NOT_NOW:
+        except REPEATABLE:
             return None
         self._count["unlink"] += 1
         self._operations.unlinked(view.id, inode)
@@ -157,7 +165,7 @@ class Quick:
             return None
         try:
             self._operations.rename_now(parent, name, new, new_name, flags)
-        except _NOT_NOW:
+        except REPEATABLE:
             return None
         self._count["rename"] += 1
         return [wire.OUT_HEADER.pack(wire.OUT_HEADER.size, 0, unique)]
@@ -170,7 +178,7 @@ class Quick:
                 return None
             try:
                 self._operations.release_now(node)
-            except _NOT_NOW:
+            except REPEATABLE:
                 return None
         self._count["forget"] += 1
         return []
@@ -187,7 +195,7 @@ class Quick:
         try:
             view, ino = self._place(node)
             inode = view.inode(ino)
-        except _NOT_NOW:
+        except REPEATABLE:
             return None
         self._count["getattr"] += 1
         return [wire.ATTR_REPLY.pack(wire.ATTR_REPLY.size, 0, unique, self._pause.valid, 0, *self._attributes.words(node, inode))]
@@ -206,7 +214,7 @@ class Quick:
                 mtime=mtime * SECOND + mtime_ns if valid & Set.MTIME else None,
                 ctime=ctime * SECOND + ctime_ns if valid & Set.CTIME else None,
             )
-        except _NOT_NOW:
+        except REPEATABLE:
             return None
         self._count["setattr"] += 1
         return [wire.ATTR_REPLY.pack(wire.ATTR_REPLY.size, 0, unique, self._pause.valid, 0, *self._attributes.words(node, inode))]
@@ -222,7 +230,7 @@ class Quick:
         except NoAttribute:
             self._count["getxattr"] += 1
             return [wire.OUT_HEADER.pack(wire.OUT_HEADER.size, -errno.ENODATA, unique)]
-        except _NOT_NOW:
+        except REPEATABLE:
             return None
         return None
 
@@ -238,7 +246,7 @@ class Quick:
             view.inode(ino)
             if writing and not view.writable:
                 return None
-        except _NOT_NOW:
+        except REPEATABLE:
             return None
         self._count["open"] += 1
         return [wire.OPEN_REPLY.pack(wire.OPEN_REPLY.size, 0, unique, self._known.opened(node, flags), wire.FOPEN_KEEP_CACHE)]
@@ -259,7 +267,7 @@ class Quick:
             data = plan.pieces_of(parts)
             if view.id == BASE_VIEW and self._can_change():
                 self._fs.touch_atime(view, ino)
-        except _NOT_NOW:
+        except REPEATABLE:
             return None
         self._count["read"] += 1
         return [wire.OUT_HEADER.pack(wire.OUT_HEADER.size + plan.size, 0, unique), *data]
@@ -272,12 +280,10 @@ class Quick:
         try:
             view, ino = self._place(handle & ~WRITER_BIT)
             done = self._fs.write(view, ino, offset, data, kill_setid=bool(flags & wire.WRITE_KILL_SUIDGID), stamp=self._stamps)
-        except (DeviceFull, NoSpace):
+        except (*REPEATABLE, DeviceFull):
             return None
         except DeviceError as exc:
             self._kernel.lost(handle & ~WRITER_BIT, exc)
             raise
-        except _NOT_NOW:
-            return None
         self._count["write"] += 1
         return [wire.WRITE_REPLY.pack(wire.WRITE_REPLY.size, 0, unique, done)]

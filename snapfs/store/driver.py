@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from snapfs.errors import CommitNeeded, CorruptBlock, DeviceError, NoSpace, NotCached, NotReady
+from snapfs.errors import CommitNeeded, DeviceError, NoSpace, NotCached, NotReady
+from snapfs.store.guard import broke_off
 from snapfs.store.volume import Volume
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ T = TypeVar("T")
 
 
 def drive(volume: Volume, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
-    """Call ``function`` until it is through: fetch what it misses, commit when it needs that. Damaged metadata ends writing."""
+    """Call ``function`` until it is through: fetch what it misses, commit when it needs that. What broke off ends writing (``guard``)."""
     try:
         while True:
             try:
@@ -26,8 +27,8 @@ def drive(volume: Volume, function: Callable[..., T], /, *args: Any, **kwargs: A
                 volume.device.make_ready(exc.runs)
             except CommitNeeded:
                 _make_room(volume)
-    except CorruptBlock as exc:
-        volume.damaged(exc)
+    except BaseException as exc:
+        broke_off(volume, exc)
         raise
 
 
@@ -56,19 +57,19 @@ def _make_room(volume: Volume) -> None:
 
 def commit(volume: Volume) -> None:
     """Make everything durable. Does nothing when all of it is. Raises ``DeviceError``, ``ReadOnly``."""
-    if volume.in_flight is not None:
-        volume.check_writable()
-        _write(volume, volume.in_flight)  # the device was full
     try:
+        if volume.in_flight is not None:
+            volume.check_writable()
+            _write(volume, volume.in_flight)  # the device was full
         while volume.dirty:
             try:
                 _write(volume, volume.seal())
             except NotCached as exc:
                 volume.admit(volume.read_wants(exc.wants))
-    except CorruptBlock as exc:
-        volume.damaged(exc)
+        discard(volume)
+    except BaseException as exc:
+        broke_off(volume, exc, "a commit")
         raise
-    discard(volume)
 
 
 def discard(volume: Volume) -> None:
@@ -91,16 +92,26 @@ def sync(volume: Volume) -> bool:
     """Make everything durable: in the log if that can tell it, else by a commit. Was the log enough? Raises as ``commit``."""
     if volume.is_synced and volume.in_flight is None:
         return True
-    record = volume.sync_log.begin()
-    if record is not None:
-        try:
-            record.write()
-        except DeviceError as exc:
-            volume.log_failed(record, exc)
-            if volume.read_only:
-                raise
-        else:
-            volume.logged(record)
+    try:
+        if _log(volume):
             return True
+    except BaseException as exc:
+        broke_off(volume, exc, "a record of the log")
+        raise
     commit(volume)
     return False
+
+
+def _log(volume: Volume) -> bool:
+    record = volume.sync_log.begin()
+    if record is None:
+        return False
+    try:
+        record.write()
+    except DeviceError as exc:
+        volume.log_failed(record, exc)
+        if volume.read_only:
+            raise
+        return False
+    volume.logged(record)
+    return True

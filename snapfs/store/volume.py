@@ -15,7 +15,7 @@ from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, decode_pointers
 from snapfs.blocks.superblock import KNOWN_READ_ONLY_COMPATIBLE
 from snapfs.device.reserve import HostReserve
 from snapfs.errors import CommitNeeded, CorruptBlock, CorruptData, DeviceError, DeviceFull, Interrupt, NotCached, ReadOnly
-from snapfs.store import commit, recovery
+from snapfs.store import commit, guard, recovery
 from snapfs.store.allocator import Allocator
 from snapfs.store.buckets import Bucket, BucketTree
 from snapfs.store.cache import BlockCache, Want
@@ -234,15 +234,7 @@ class Volume:
         if self.read_only:
             raise ReadOnly(self.read_only_reason or "the volume is mounted read-only")
 
-    def damaged(self, exc: CorruptBlock) -> None:
-        """The core met damage while it used the volume. In metadata it ends writing: what is changed by what it says would spread it.
-
-        Not in file data, which only its file depends on; and where nothing is written anyway there is nothing to end.
-        """
-        if not self.read_only and not isinstance(exc, CorruptData):
-            self._end_writing(f"its metadata is damaged ({exc}): unmount it, then run 'snapfs check'")
-
-    def _end_writing(self, reason: str) -> None:
+    def end_writing(self, reason: str) -> None:
         """Be read-only from now on. What memory has that is not durable can be read, and is lost when the volume is closed."""
         if self.read_only:
             return  # the first reason is the one to know
@@ -340,16 +332,20 @@ class Volume:
         self.check_writable()
         if self.in_flight is not None:
             raise CommitNeeded
-        commit.plan(self)
+        try:
+            commit.plan(self)
+        except BaseException as exc:
+            guard.broke_off(self, exc, "a commit")
+            raise
         try:
             sealed = commit.seal(self)
         except Interrupt as exc:
             # The plan has seen to everything that a sound volume can need.
-            self._end_writing("a commit broke off: the metadata contradicts itself: unmount it, then run 'snapfs check'")
+            self.end_writing("a commit broke off: the metadata contradicts itself: unmount it, then run 'snapfs check'")
             raise CorruptBlock("a commit broke off: the metadata contradicts itself") from exc
-        except Exception as exc:
-            # A defect, or memory has run out. What is in memory is half of one generation and half of the next: it must not be written.
-            self._end_writing(f"a commit broke off: {type(exc).__name__}: {exc}")
+        except BaseException as exc:
+            # What is in memory is half of one generation and half of the next: it must not be written, whatever has come out.
+            self.end_writing(f"a commit broke off: {type(exc).__name__}: {exc}")
             raise
         sealed.reserve = self.reserve
         self.in_flight = sealed
@@ -370,7 +366,7 @@ class Volume:
         """The record could not be written. A commit may be possible; after a failed flush nothing is, as in ``failed``."""
         self.account.spoil()
         if record.is_unsure:
-            self._end_writing(f"what was written since generation {self.generation} could not be flushed: {exc}")
+            self.end_writing(f"what was written since generation {self.generation} could not be flushed: {exc}")
 
     def discard(self, runs: Iterable[tuple[int, int]]) -> DeviceError | None:
         """Discard runs that ``allocator.discards`` gave out; what went wrong. May block; safe in a worker thread."""
@@ -391,4 +387,4 @@ class Volume:
         if isinstance(exc, DeviceFull):
             self.allocator.prefer_used()
         if not isinstance(exc, DeviceFull) or sealed.is_unsure:
-            self._end_writing(f"generation {sealed.generation} could not be written: {exc}")
+            self.end_writing(f"generation {sealed.generation} could not be written: {exc}")

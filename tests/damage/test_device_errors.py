@@ -77,7 +77,7 @@ def test_blocks_that_a_failed_write_has_torn_are_caught(monkeypatch: pytest.Monk
 
 
 def test_writing_on_after_a_failed_flush_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Volume, "_end_writing", lambda *_: None)
+    monkeypatch.setattr(Volume, "end_writing", lambda *_: None)
     with pytest.raises(AssertionError, match="read-only"):
         suffer_all("files", Kind.FLUSH)
 

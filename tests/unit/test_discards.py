@@ -233,7 +233,7 @@ def test_a_volume_that_ends_writing_discards_on(fs: Filesystem, device: Noting) 
     sealed = fs.volume.seal()
     sealed.write()
     fs.volume.committed(sealed)
-    fs.volume._end_writing("planted")
+    fs.volume.end_writing("planted")
     assert not fs.volume.allocator.discards.begin()
     fs.volume.read_only = False  # for the fixture's last commit
 

@@ -183,10 +183,10 @@ async def test_damage_is_told_once_it_is_certain(device: SlowDevice, nursery: tr
             calls += 1
             raise CorruptBlock("block 1 fails its checksum")
 
-        def damaged(self, exc: CorruptBlock) -> None:
-            told.append(exc)
+        def end_writing(self, reason: str) -> None:
+            told.append(reason)
 
-    told: list[CorruptBlock] = []
+    told: list[str] = []
     edge = Edge(opened(device), commit_seconds=3600.0)
     edge.volume.cache.clear()
     doubtful: Any = Doubtful()
@@ -243,7 +243,9 @@ async def test_a_defect_in_a_commit_is_told_and_the_loop_goes_on(edge: Edge, mon
         patch.setattr(edge.volume, "seal", broken)
         with pytest.raises(DeviceError, match="internal error"):
             await edge.commit()
-    await edge.commit()
+    with pytest.raises(ReadOnly, match="a commit broke off: ZeroDivisionError: inside"):
+        await edge.commit()
+    assert names(edge.fs) == {b"file"}
 
 
 async def test_a_full_volume_is_told_and_what_is_deleted_is_found_again(edge: Edge) -> None:
