@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import Final, NoReturn
 
 from snapfs.cli.exits import USAGE, CommandFailed
 
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 << 50}
+
+#: Longest time to wait, in seconds: 30 years.
+_LONGEST: Final = 1e9
 
 
 class Parser(argparse.ArgumentParser):
@@ -41,6 +45,27 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 def add_target(parser: argparse.ArgumentParser) -> None:
     """TARGET, as all commands understand it."""
     parser.add_argument("target", metavar="TARGET", help="an image, a mount point, or any path inside a mount")
+    add_timeout(parser)
+
+
+def add_timeout(parser: argparse.ArgumentParser) -> None:
+    """``--timeout``, for everything that may ask a daemon."""
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        help="fail when the daemon of a mounted volume has said nothing for so long (default: wait for ever; what is waited for is said)",
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= _LONGEST:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a time to wait: give seconds, as in 10 or 0.5")
+    return value
 
 
 def add_discard(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from snapfs.cli import output
-from snapfs.cli.target import CODING, Session, as_sent, in_volume
+from snapfs.cli.paths import CODING, all_in_volume
+from snapfs.cli.target import Session
 
 #: What has happened, in one letter; what differs of what both states have follows: M for data, m for attributes.
 LETTERS: Final = {"added": "A", "removed": "D", "changed": "", "retyped": "T", "renamed": "R"}
@@ -26,12 +27,7 @@ def ask(
         if progress:
             progress(event["compared"], None)
 
-    return volume.call(command, told=told, paths=sent(paths, volume), **more)
-
-
-def sent(paths: Sequence[str], volume: Session) -> list[str]:
-    """Paths of the command line, in the mount or in the volume, as they travel."""
-    return [as_sent(in_volume(path, volume.mountpoint)) for path in paths]
+    return volume.call(command, told=told, paths=all_in_volume(paths, volume), **more)
 
 
 def path(change: Change) -> str:

@@ -11,9 +11,11 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any, Final
 
 from snapfs.cli import output
-from snapfs.cli.arguments import Parser, add_json, size
+from snapfs.cli.arguments import Parser, add_json, add_timeout, size
 from snapfs.cli.exits import ERROR, INTERRUPTED, OK, USAGE, CommandFailed, report
-from snapfs.cli.target import as_sent, in_volume, locate, session
+from snapfs.cli.paths import PATHS_HELP, all_in_volume
+from snapfs.cli.target import locate, session
+from snapfs.cli.waiting import patience
 from snapfs.control.memory import resolve
 from snapfs.control.mounts import mounts
 from snapfs.control.protocol import NO_LIMIT
@@ -30,6 +32,10 @@ ACTIONS: Final = ("status", "pause", "resume", "cancel")
 #: States in which a copy gets no further by itself.
 _ENDED: Final = ("complete", "failed", "cancelled", "none", "interrupted")
 
+#: Seconds that an interrupted command still asks what becomes of its copy; that a daemon is asked that may have nothing to do with it.
+LAST_SECONDS: Final = 10.0
+OTHERS_SECONDS: Final = 5.0
+
 #: Seconds between two looks at a copy that is waited for.
 _LOOK_SECONDS: Final = 0.25
 
@@ -38,7 +44,7 @@ def configure(parser: Parser) -> None:
     """Declare the arguments."""
     parser.usage = (
         "snapfs copy SOURCE DEST [--first PATH ...] [--map on-volume|outside] [--rate BYTES] [--on-error copy|write] [--force] [--wait] "
-        "[--json]\n       snapfs copy status|pause|resume|cancel TARGET [--wait] [--json]"
+        "[--timeout SECONDS] [--json]\n       snapfs copy status|pause|resume|cancel TARGET [--wait] [--timeout SECONDS] [--json]"
     )
     parser.add_argument("source", metavar="SOURCE", help="an image, a mount point, or any path in a mount; or one of the words above")
     parser.add_argument(
@@ -58,10 +64,11 @@ def configure(parser: Parser) -> None:
     parser.add_argument("--on-error", choices=("copy", "write"), help="what fails when the target does (default: the copy)")
     parser.add_argument("--force", action="store_true", help="overwrite what is there")
     parser.add_argument("--wait", action="store_true", help="return when the copy is complete")
+    add_timeout(parser)
     add_json(parser)
     parser.epilog = (
         "Of a mounted volume the target is this moment when the command returns, and is filled behind; of an image it is complete then. "
-        "Until it is, it can be mounted to be read. Exit codes: 0 done, 1 error (also a copy that has failed), 2 usage."
+        "Until it is, it can be mounted to be read. Exit codes: 0 done, 1 error (also a copy that has failed), 2 usage. " + PATHS_HELP
     )
 
 
@@ -86,12 +93,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _copy(arguments: argparse.Namespace) -> int:
     destination = _destination(arguments.destination)
-    with session(arguments.source, write=arguments.map == "on-volume") as volume, _bar() as told:
+    with session(arguments.source, write=arguments.map == "on-volume", timeout=arguments.timeout) as volume, _bar() as told:
         result = volume.call(
             "copy",
             told=told,
             destination=destination,
-            first=[as_sent(_first(path, volume.mountpoint)) for path in arguments.first],
+            first=all_in_volume(arguments.first, volume),
             outside=None if arguments.map is None else arguments.map == "outside",
             rate=arguments.rate,
             copy_first=arguments.on_error == "write",
@@ -109,9 +116,9 @@ def _interrupted(arguments: argparse.Namespace) -> str:
     if not begins and arguments.source != "resume":
         return "interrupted"
     with contextlib.suppress(SnapfsError, CommandFailed):
-        source, mark = (arguments.source, None) if begins else _source_of(arguments.destination)
+        source, mark = (arguments.source, None) if begins else _source_of(arguments.destination, LAST_SECONDS, hurried=True)
         destination = _destination(arguments.destination) if begins or mark is not None else None
-        with session(source, write=False) as volume:
+        with session(source, write=False, timeout=LAST_SECONDS, hurried=True) as volume:
             is_mounted, found = volume.mountpoint is not None, volume.call("copy.status")
             destination = destination or found.get("destination")
             if is_mounted and begins and (found["state"], found.get("destination")) == ("setting up", destination):
@@ -139,8 +146,8 @@ def _act(arguments: argparse.Namespace) -> int:
         rate = "--rate, " if action == "resume" else ""
         raise CommandFailed(f"snapfs copy {action} takes a target, {rate}--wait and --json only", USAGE)
     if action == "cancel" and is_memory(target):
-        return _report(arguments, _cancel_in_memory(target), None)
-    source, mark = _source_of(target)
+        return _report(arguments, _cancel_in_memory(target, arguments.timeout), None)
+    source, mark = _source_of(target, arguments.timeout)
     try:
         result, mountpoint = _ask(arguments, source, mark)
     except VolumeBusy:
@@ -156,7 +163,7 @@ def _ask(arguments: argparse.Namespace, source: str, mark: CopyMark | None) -> t
     """Have it done; what has become of the copy, and where its source is mounted."""
     action = arguments.source
     write = action != "status" and (mark is None or mark.registered)
-    with session(source, write=write, go_on=action != "cancel") as volume, _bar() as told:
+    with session(source, write=write, go_on=action != "cancel", timeout=arguments.timeout) as volume, _bar() as told:
         if action == "resume":
             destination = lasting_path(arguments.destination) if mark is not None else None
             result = volume.call("copy.resume", told=told, destination=destination, rate=arguments.rate)
@@ -169,24 +176,25 @@ def _ask(arguments: argparse.Namespace, source: str, mark: CopyMark | None) -> t
         return result, volume.mountpoint
 
 
-def _source_of(target: str) -> tuple[str, CopyMark | None]:
+def _source_of(target: str, timeout: float | None, *, hurried: bool = False) -> tuple[str, CopyMark | None]:
     """The volume that a copy is of, whichever of the two was named; and the mark of an unfinished copy, if it was that."""
     from snapfs.copying import mark_of
 
     image = resolve(target)
-    mount = locate(target)
+    mount = locate(target, patience(timeout))
     if mount is not None:
-        with session(target, write=False) as volume:
+        with session(target, write=False, timeout=timeout, hurried=hurried) as volume:
             image = volume.call("hello")["image"]
     mark = None if is_memory(image) else mark_of(image)
     return (target, None) if mark is None else (os.fsdecode(mark.source), mark)
 
 
-def _cancel_in_memory(target: str) -> Document:
-    """Have whichever daemon it is give up a copy in its memory."""
+def _cancel_in_memory(target: str, timeout: float | None) -> Document:
+    """Have whichever daemon it is give up a copy in its memory. One that does not answer is not asked for long: it may be of any volume."""
+    limit = min(OTHERS_SECONDS, timeout or OTHERS_SECONDS)
     for mount in mounts():
         if mount.is_ours:
-            with contextlib.suppress(SnapfsError, OSError), session(mount.path, write=True) as volume:
+            with contextlib.suppress(SnapfsError, OSError), session(mount.path, write=True, timeout=limit, hurried=True) as volume:
                 return volume.call("copy.cancel", told=lambda _event: None, name=target)
     raise CommandFailed(f"{target}: no daemon has such a copy in its memory")
 
@@ -207,15 +215,6 @@ def _of_mark(target: str, mark: CopyMark) -> Document:
         "registered": mark.registered,
         "reason": mark.reason or None,
     }
-
-
-def _first(path: str, mountpoint: str | None) -> str:
-    """A path in the volume, from one in it or in its mount."""
-    if mountpoint and os.path.lexists(path):
-        found = in_volume(os.path.abspath(path), mountpoint)
-        if found != os.path.abspath(path):
-            return found
-    return in_volume(path, mountpoint)
 
 
 def _destination(path: str) -> str:

@@ -31,7 +31,7 @@ def configure(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask and print."""
-    with session(arguments.target, write=False) as volume:
+    with session(arguments.target, write=False, timeout=arguments.timeout) as volume:
         found = volume.call("df", names=arguments.names)
     if arguments.json:
         output.print_json(found)

@@ -10,6 +10,7 @@ from snapfs.cli import changes, output
 from snapfs.cli.arguments import Parser, add_target
 from snapfs.cli.changes import Change
 from snapfs.cli.exits import DIFFERENT, OK, TROUBLE, CommandFailed, describe_os_error
+from snapfs.cli.paths import PATHS_HELP
 from snapfs.cli.target import session
 from snapfs.errors import SnapfsError
 
@@ -28,7 +29,7 @@ def configure(parser: Parser) -> None:
     parser.add_argument("new", metavar="B", nargs="?", default=PRESENT, help="another one (default: the present)")
     parser.add_argument(
         "--path", dest="paths", metavar="PATH", action="append", default=[],
-        help="show only what lies there, given by its path in the volume or in the mount; may be given several times",
+        help="show only what lies there; may be given several times",
     )  # fmt: skip
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON document instead of text")
@@ -40,7 +41,7 @@ def configure(parser: Parser) -> None:
         "A added, D removed, T of another type, R renamed (old -> new); M data and m attributes differ (permissions, owner, extended "
         "attributes; the time of modification where the data are the same). A directory that was renamed is one line; what lies in it is "
         "compared with what it was. Exit codes: 0 done, 1 error, 2 usage; with --exit-code or --quiet as diff(1): 0 nothing differs, "
-        "1 something does, 2 trouble."
+        "1 something does, 2 trouble. " + PATHS_HELP
     )
 
 
@@ -74,7 +75,7 @@ def _run(arguments: argparse.Namespace) -> bool:
         else:
             kept.append(change)
 
-    with session(arguments.target, write=False) as volume, output.progress("Comparing") as progress:
+    with session(arguments.target, write=False, timeout=arguments.timeout) as volume, output.progress("Comparing") as progress:
         try:
             old, new = (None if name == PRESENT else name for name in (arguments.old, arguments.new))
             result = changes.ask(volume, "diff", arguments.paths, found, progress, old=old, new=new)

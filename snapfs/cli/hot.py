@@ -12,7 +12,7 @@ from snapfs.cli.target import session
 
 def show(arguments: argparse.Namespace) -> int:
     """Two tables: files, and blocks of files."""
-    with session(arguments.target, write=False) as volume:
+    with session(arguments.target, write=False, timeout=arguments.timeout) as volume:
         found = volume.call("snapshot.hot", name=arguments.name, limit=arguments.limit)
     block_size = found["block_size"]
     for one in found["blocks"]:

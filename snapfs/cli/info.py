@@ -20,7 +20,7 @@ def configure(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask and print."""
-    with session(arguments.target, write=False) as volume:
+    with session(arguments.target, write=False, timeout=arguments.timeout) as volume:
         info = volume.call("info")
     times = ("created_ns", "committed_ns", "mounted_ns")
     if arguments.json:

@@ -19,9 +19,13 @@ from snapfs.cli.arguments import Parser
 from snapfs.cli.exits import MOUNT_FAILED, MOUNT_SYSTEM, MOUNT_USAGE, OK, CommandFailed, report
 from snapfs.cli.notify import notify
 from snapfs.control import client, mounts
+from snapfs.control.protocol import ControlError
 
 #: Where the administrator allows users to let others in.
 FUSE_CONF: Final = "/etc/fuse.conf"
+
+#: Seconds that a daemon which has the image already has to say where.
+ANSWER_SECONDS: Final = 5.0
 
 
 def configure(parser: Parser) -> None:
@@ -127,10 +131,13 @@ def _abandoned(path: str) -> CommandFailed:
 
 def _check_image(image: str) -> None:
     """Say where an image is mounted already. Only a courtesy: its lock is what keeps two daemons apart."""
-    found = client.of_image(image)
+    found = client.of_image(image, client.Patience(ANSWER_SECONDS))
     if found is not None:
         with found:
-            place = found.call("hello")["mounted"]
+            try:
+                place = found.call("hello")["mounted"]
+            except ControlError:
+                raise CommandFailed(f"{image}: in use: process {found.pid} has it mounted, and does not answer", MOUNT_FAILED) from None
         raise CommandFailed(f"{image}: in use: mounted on {place} by process {found.pid}", MOUNT_FAILED)
 
 

@@ -7,9 +7,10 @@ import sys
 from typing import Any, Final
 
 from snapfs.cli import output
-from snapfs.cli.arguments import Parser, add_discard, add_json
+from snapfs.cli.arguments import Parser, add_discard, add_json, add_timeout
 from snapfs.cli.exits import ERROR, INTERRUPTED, OK, USAGE, CommandFailed, report
-from snapfs.cli.target import Session, as_sent, in_volume, locate, place_of, session
+from snapfs.cli.paths import PATHS_HELP, Alone, all_in_volume
+from snapfs.cli.target import Session, session
 
 Document = dict[str, Any]
 
@@ -22,7 +23,7 @@ def configure(parser: Parser) -> None:
     parser.add_argument(
         "target", metavar="TARGET", help="an image, a mount point, or any path in a mount; alone, the path to purge in a mount"
     )
-    parser.add_argument("paths", metavar="PATH", nargs="*", help="what to purge, given by its path in the volume or in the mount")
+    parser.add_argument("paths", metavar="PATH", nargs="*", help="what to purge")
     parser.add_argument(
         "--snapshot",
         dest="names",
@@ -32,26 +33,28 @@ def configure(parser: Parser) -> None:
     )
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--dry-run", action="store_true", help="purge nothing; list what the snapshots have, and what purging would free")
+    add_timeout(parser)
     add_discard(parser)
     add_json(parser)
     parser.epilog = (
         "The present is never changed, nor are snapshots that are held. Read-only snapshots are purged as well. It cannot be undone. "
-        "Exit codes: 0 done, 1 error (also when a snapshot could not be purged, when nothing has the path, or the answer was no), 2 usage."
+        "Exit codes: 0 done, 1 error (also when a snapshot could not be purged, when nothing has the path, or the answer was no), 2 usage. "
+        + PATHS_HELP
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Look, ask, purge, wait until it is freed."""
-    target, paths = _places(arguments)
+    alone = None if arguments.paths else Alone(arguments.target, "name what to purge in it as well", arguments.timeout)
     if not (arguments.yes or arguments.dry_run or sys.stdin.isatty()):
         raise CommandFailed(
             "nobody can be asked here: give --yes to purge without being asked, or --dry-run to see what it would do", USAGE
         )
     purging = _Purging()
     try:
-        with session(target, write=not arguments.dry_run, discard=arguments.discard) as volume:
-            inside = [as_sent(in_volume(path, volume.mountpoint)) for path in paths]
-            _check_present(inside)
+        target, write = alone.target if alone else arguments.target, not arguments.dry_run
+        with session(target, write=write, timeout=arguments.timeout, discard=arguments.discard) as volume:
+            inside = [alone.in_present(volume)] if alone else all_in_volume(arguments.paths, volume)
             if arguments.dry_run or not arguments.yes:
                 result = purging.ask(volume, inside, arguments.names, dry_run=True)
             if not arguments.dry_run and (arguments.yes or _agreed(result)):
@@ -96,23 +99,6 @@ class _Purging:
                     progress(event["freed"], None)
 
             return volume.call("purge", told=told, paths=paths, names=names, dry_run=dry_run)
-
-
-def _places(arguments: argparse.Namespace) -> tuple[str, list[str]]:
-    """What to ask, and the paths. Raises ``CommandFailed``."""
-    if arguments.paths:
-        return arguments.target, arguments.paths
-    there, whole = place_of(arguments.target)
-    if locate(there) is None:
-        raise CommandFailed(f"{arguments.target}: an image: name what to purge in it as well", USAGE)
-    return there, [whole]
-
-
-def _check_present(paths: list[str]) -> None:
-    """Raises ``CommandFailed`` for a path in ``.snap``: it could mean one snapshot, or all of them."""
-    for path in paths:
-        if ".snap" in path.split("/"):
-            raise CommandFailed(f"{path}: give the path as the present has it, and the snapshot with --snapshot", USAGE)
 
 
 def _agreed(result: Document) -> bool:

@@ -10,6 +10,7 @@ from snapfs.cli import changes, output
 from snapfs.cli.arguments import Parser, add_target
 from snapfs.cli.changes import Change
 from snapfs.cli.exits import OK
+from snapfs.cli.paths import PATHS_HELP, all_in_volume
 from snapfs.cli.target import Session, session
 from snapfs.errors import UsageError
 
@@ -41,7 +42,7 @@ def configure(parser: Parser) -> None:
     name = parser.add_argument("name", metavar="NAME", help="the snapshot to go back to")
     parser.add_argument(
         "--path", dest="paths", metavar="PATH", action="append", default=[],
-        help="restore only what lies there, given by its path in the volume or in the mount; may be given several times",
+        help="restore only what lies there; may be given several times",
     )  # fmt: skip
     when = parser.add_mutually_exclusive_group()
     when.add_argument("--dry-run", action="store_true", help="change nothing, list what would change")
@@ -52,7 +53,7 @@ def configure(parser: Parser) -> None:
     form.add_argument("-0", "--null", action="store_true", help="with --dry-run: print letters, a space and the path, with a NUL behind")
     parser.epilog = (
         "The state from before stays as the snapshot before-restore-...; restoring that takes a restore back. Only one restore is "
-        "scheduled at a time. The letters of -0 are those of 'snapfs diff'."
+        "scheduled at a time. The letters of -0 are those of 'snapfs diff'. " + PATHS_HELP
     )
 
 
@@ -71,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _restore(arguments: argparse.Namespace) -> int:
     """Restore, and say how to undo it."""
-    with session(arguments.target, write=True) as volume:
+    with session(arguments.target, write=True, timeout=arguments.timeout) as volume:
         result = volume.call("restore", name=arguments.name, **_paths(arguments, volume))
     undo = result["undo"]
     if arguments.json:
@@ -84,14 +85,14 @@ def _restore(arguments: argparse.Namespace) -> int:
 
 
 def _paths(arguments: argparse.Namespace, volume: Session) -> dict[str, Any]:
-    return {"paths": changes.sent(arguments.paths, volume)} if arguments.paths else {}
+    return {"paths": all_in_volume(arguments.paths, volume)} if arguments.paths else {}
 
 
 # When the volume is mounted next
 
 
 def _schedule(arguments: argparse.Namespace) -> int:
-    with session(arguments.target, write=True) as volume:
+    with session(arguments.target, write=True, timeout=arguments.timeout) as volume:
         result = volume.call("restore.schedule", name=arguments.name, **_paths(arguments, volume))
     wanted, replaced = result["scheduled"], result["replaced"]
     if arguments.json:
@@ -104,7 +105,7 @@ def _schedule(arguments: argparse.Namespace) -> int:
 
 
 def _cancel(arguments: argparse.Namespace) -> int:
-    with session(arguments.target, write=True) as volume:
+    with session(arguments.target, write=True, timeout=arguments.timeout) as volume:
         cancelled = volume.call("restore.cancel")["cancelled"]
     if arguments.json:
         output.print_json({"cancelled": scheduled_json(cancelled)})
@@ -130,7 +131,7 @@ def scheduled_json(one: dict[str, Any]) -> dict[str, Any]:
 def _plan(arguments: argparse.Namespace) -> int:
     """List what would change."""
     found: list[Change] = []
-    with session(arguments.target, write=False) as volume, output.progress("Comparing") as progress:
+    with session(arguments.target, write=False, timeout=arguments.timeout) as volume, output.progress("Comparing") as progress:
         changes.ask(volume, "restore.plan", arguments.paths, found.append, progress, name=arguments.name)
         mountpoint = volume.mountpoint
     found.sort(key=changes.order)

@@ -26,7 +26,10 @@ def run(arguments: argparse.Namespace) -> int:
     named = 0
     # Progress bars take over the terminal, and with it what is printed there; what goes elsewhere must not go there.
     out = None if sys.stdout.isatty() else sys.stdout
-    with session(arguments.target, write=False, damaged=True) as volume, output.progress("Scrubbing") as progress:
+    with (
+        session(arguments.target, write=False, timeout=arguments.timeout, damaged=True) as volume,
+        output.progress("Scrubbing") as progress,
+    ):
 
         def told(event: dict[str, Any]) -> None:
             nonlocal named

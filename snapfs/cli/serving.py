@@ -111,8 +111,9 @@ def _run(
     async def attach(edge: Edge, nursery: trio.Nursery, mount_device: int) -> None:
         """Start to listen, once the kernel knows the mount."""
         live = Live(
-            mountpoint, source.shown, os.getpid(), time.time_ns(), lambda: dict(edge.requests), mount_device, in_memory=source.in_memory
-        )
+            mountpoint, source.shown, os.getpid(), time.time_ns(), lambda: dict(edge.requests), mount_device,
+            in_memory=source.in_memory, snapdir=options.snapdir,
+        )  # fmt: skip
         handlers = Handlers(edge, fs, live, shown_owner=options.uid, job=job)
         copying.append(handlers.copying)
         nursery.start_soon(Behind(handlers.copying).run)

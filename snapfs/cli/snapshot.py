@@ -12,7 +12,8 @@ from typing import Any
 from snapfs.cli import hot, output
 from snapfs.cli.arguments import Parser, add_discard, add_json, add_target
 from snapfs.cli.exits import ERROR, OK, report
-from snapfs.cli.target import as_sent, in_volume, session
+from snapfs.cli.paths import PATHS_HELP, all_in_volume
+from snapfs.cli.target import session
 from snapfs.errors import UsageError
 
 
@@ -28,7 +29,7 @@ def configure(parser: Parser) -> None:
         metavar="PATH",
         action="append",
         default=[],
-        help="cover only this directory or file, given by its path in the volume or in the mount; may be given several times",
+        help="cover only this directory or file; may be given several times",
     )
     create.add_argument(
         "--designated", metavar="POLICY", help="cover the directories whose attribute user.snapfs.designate has this value, and below"
@@ -38,6 +39,7 @@ def configure(parser: Parser) -> None:
     create.add_argument("--description", metavar="TEXT", help="one line about it")
     create.add_argument("--tag", metavar="KEY=VALUE", type=_tag, action="append", default=[], help="tag it; may be given several times")
     add_json(create)
+    create.epilog = PATHS_HELP
     create.set_defaults(action=_create)
 
     listing = actions.add_parser("list", help="list the snapshots, oldest first", allow_abbrev=False)
@@ -104,8 +106,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _create(arguments: argparse.Namespace) -> int:
-    with session(arguments.target, write=True) as volume:
-        paths = [as_sent(in_volume(path, volume.mountpoint, follow=True)) for path in arguments.path]
+    with session(arguments.target, write=True, timeout=arguments.timeout) as volume:
+        paths = all_in_volume(arguments.path, volume, follow=True)
         created = volume.call(
             "snapshot.create",
             name=arguments.name,
@@ -127,7 +129,7 @@ def _create(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    with session(arguments.target, write=False) as volume:
+    with session(arguments.target, write=False, timeout=arguments.timeout) as volume:
         found = [one for one in volume.call("snapshot.list")["snapshots"] if _is_wanted(one, arguments)]
     if arguments.json:
         output.print_json([_document(one) for one in found])
@@ -151,7 +153,7 @@ def _show(arguments: argparse.Namespace) -> int:
         return hot.show(arguments)
     if arguments.limit is not None:
         raise UsageError("--limit goes with --hot")
-    with session(arguments.target, write=False) as volume:
+    with session(arguments.target, write=False, timeout=arguments.timeout) as volume:
         one = volume.call("snapshot.show", name=arguments.name)
         mountpoint = volume.mountpoint
     if arguments.json:
@@ -182,14 +184,14 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _rename(arguments: argparse.Namespace) -> int:
-    with session(arguments.target, write=True) as volume:
+    with session(arguments.target, write=True, timeout=arguments.timeout) as volume:
         volume.call("snapshot.rename", name=arguments.name, new_name=arguments.new_name)
     return OK
 
 
 def _delete(arguments: argparse.Namespace) -> int:
     """Delete all that can be; each that cannot gets its line."""
-    with session(arguments.target, write=not arguments.dry_run, discard=arguments.discard) as volume:
+    with session(arguments.target, write=not arguments.dry_run, timeout=arguments.timeout, discard=arguments.discard) as volume:
         found = volume.call("snapshot.delete", names=arguments.names, dry_run=arguments.dry_run)
     if arguments.json:
         output.print_json({"dry_run": arguments.dry_run, **found})
@@ -205,7 +207,7 @@ def _delete(arguments: argparse.Namespace) -> int:
 def _set(arguments: argparse.Namespace) -> int:
     if arguments.read_only is None and arguments.description is None and not arguments.tag and not arguments.untag:
         raise UsageError("nothing to set: give --read-only, --writable, --description, --tag or --untag")
-    with session(arguments.target, write=True) as volume:
+    with session(arguments.target, write=True, timeout=arguments.timeout) as volume:
         volume.call(
             "snapshot.set",
             name=arguments.name,
@@ -218,13 +220,13 @@ def _set(arguments: argparse.Namespace) -> int:
 
 
 def _hold(arguments: argparse.Namespace) -> int:
-    with session(arguments.target, write=True) as volume:
+    with session(arguments.target, write=True, timeout=arguments.timeout) as volume:
         volume.call("snapshot.hold", name=arguments.name, hold=arguments.hold, reason=arguments.reason)
     return OK
 
 
 def _release(arguments: argparse.Namespace) -> int:
-    with session(arguments.target, write=True) as volume:
+    with session(arguments.target, write=True, timeout=arguments.timeout) as volume:
         volume.call("snapshot.release", name=arguments.name, hold=arguments.hold)
     return OK
 

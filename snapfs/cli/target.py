@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -14,29 +15,44 @@ from dataclasses import dataclass
 from typing import Final
 
 from snapfs.cli.exits import CommandFailed, describe_os_error, report
+from snapfs.cli.waiting import looked, patience
 from snapfs.control import client, mounts
+from snapfs.control.client import Patience
 from snapfs.control.memory import resolve
 from snapfs.control.mounts import Mount
 from snapfs.control.protocol import Request, Result
 from snapfs.device.base import NO_PATH, is_memory
 
-#: How names travel to a daemon: as UTF-8, whatever the locale (``control.comparing``).
-CODING: Final = ("utf-8", "surrogateescape")
+#: The name of the directory that shows snapshots, unless a mount is told another.
+SNAPDIR: Final = ".snap"
+
+#: Whoever says nothing else waits for ever, and is told so.
+NO_LIMIT: Final = patience(None)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Session:
-    """A volume that answers. ``mountpoint`` is None when nobody has it mounted; ``call(command, **arguments)`` as of ``control.client``."""
+    """A volume that answers. ``mountpoint`` is None when nobody has it mounted; ``call(command, **arguments)`` as of ``control.client``.
+
+    ``device``: the ``st_dev`` of what is in the mount, None when nobody has it mounted.
+    """
 
     call: Callable[..., Result]
     mountpoint: str | None
+    device: int | None = None
+    patience: Patience = NO_LIMIT
+
+    @functools.cached_property
+    def snapdir(self) -> str:
+        """The name of the directory that shows the snapshots of another."""
+        return str(self.call("hello").get("snapdir", SNAPDIR)) if self.device is not None else SNAPDIR
 
 
-def locate(target: str) -> Mount | None:
+def locate(target: str, patience: Patience = NO_LIMIT) -> Mount | None:
     """The snapfs mount that a path belongs to; None for an image. Raises ``CommandFailed`` for anything else."""
     target = resolve(target)
     try:
-        status = os.stat(target)
+        status = looked(target, patience, os.stat, target)
     except OSError as exc:
         if exc.errno == errno.ENOENT and is_memory(target):
             raise CommandFailed(f"{target}: {NO_PATH}") from exc
@@ -52,20 +68,32 @@ def locate(target: str) -> Mount | None:
 
 
 @contextlib.contextmanager
-def session(target: str, *, write: bool, damaged: bool = False, go_on: bool = True, discard: bool = False) -> Iterator[Session]:
+def session(
+    target: str,
+    *,
+    write: bool,
+    timeout: float | None = None,
+    hurried: bool = False,
+    damaged: bool = False,
+    go_on: bool = True,
+    discard: bool = False,
+) -> Iterator[Session]:
     """Ask the daemon of TARGET, or open the image: see ``offline.opened``. Raises errors of snapfs.
 
+    ``timeout``: seconds without a word of the daemon after which it is given up; None for never. ``hurried``: one that is
+    stopped is given up at once.
     ``discard``: what is freed goes back to the host. Of a mounted volume its mount decides that, and must have done so.
     """
     target = resolve(target)
-    mount = locate(target)
-    found = client.of_mount(mount) if mount else client.of_image(target)
+    limit = patience(timeout, hurried=hurried)
+    mount = locate(target, limit)
+    found = client.of_mount(mount, limit) if mount else client.of_image(target, limit)
     if found is not None:
         with found:
-            place = mount.path if mount else found.call("hello")["mounted"]
+            hello: Result = {"mounted": mount.path, "device": mount.device} if mount else found.call("hello")
             if discard and not found.call("info")["discards"]:
                 raise CommandFailed(f"{target}: mounted without discards: mount it with '-o discard', or leave --discard out")
-            yield Session(found.call, place)
+            yield Session(found.call, hello["mounted"], hello.get("device"), limit)
         return
 
     from snapfs.control import offline
@@ -81,38 +109,3 @@ def session(target: str, *, write: bool, damaged: bool = False, go_on: bool = Tr
             return offline.run(handlers.handle(Request(command, arguments), uid, Alone(told)))
 
         yield Session(call, None)
-
-
-def in_volume(path: str, mountpoint: str | None, *, follow: bool = False) -> str:
-    """A path below the mount point becomes one in the volume; any other is one already. ``follow``: also if the last name is a link."""
-    if mountpoint and os.path.isabs(path):
-        whole = os.path.realpath(path)
-        if whole != mountpoint and not follow:
-            whole = _without_links(path)
-        if whole == mountpoint or whole.startswith(mountpoint.rstrip("/") + "/"):
-            return whole[len(mountpoint.rstrip("/")) :] or "/"
-    return path
-
-
-def as_sent(path: str) -> str:
-    """A path of the command line as it travels."""
-    return os.fsencode(path).decode(*CODING)
-
-
-def place_of(path: str) -> tuple[str, str]:
-    """A path in a mount, which need not be there any more: something that is there, and the whole path without links on the way."""
-    there = path
-    while not os.path.lexists(there):
-        there = os.path.dirname(there.rstrip("/")) or ("/" if there.startswith("/") else ".")
-    if os.path.islink(there):
-        if mounts.mount_with_device(os.lstat(there).st_dev) is None:  # a link from elsewhere into a mount
-            there = path = os.path.realpath(path)
-        else:
-            there = os.path.dirname(there) or "."
-    return there, _without_links(path)
-
-
-def _without_links(path: str) -> str:
-    if os.path.basename(path) in ("", ".", ".."):
-        return os.path.realpath(path)
-    return os.path.join(os.path.realpath(os.path.dirname(path) or "."), os.path.basename(path))

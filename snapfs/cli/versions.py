@@ -6,9 +6,10 @@ import argparse
 from typing import Any, Final
 
 from snapfs.cli import output
-from snapfs.cli.arguments import Parser, add_json
-from snapfs.cli.exits import OK, USAGE, CommandFailed
-from snapfs.cli.target import as_sent, in_volume, locate, place_of, session
+from snapfs.cli.arguments import Parser, add_json, add_timeout
+from snapfs.cli.exits import OK
+from snapfs.cli.paths import PATHS_HELP, Alone, in_volume
+from snapfs.cli.target import session
 
 #: Snapshots that a line names; of more, the number is told.
 NAMED: Final = 4
@@ -19,25 +20,26 @@ Document = dict[str, Any]
 def configure(parser: Parser) -> None:
     """Declare the arguments."""
     parser.add_argument("target", metavar="PATH", help="a file in a mount, there or deleted; with --path an image, or any path in a mount")
-    parser.add_argument("--path", metavar="PATH", help="the file, given by its path in the volume or in the mount")
+    parser.add_argument("--path", metavar="PATH", help="the file")
     parser.add_argument("--deleted", action="store_true", help="of a directory: names that snapshots have and the present has not")
+    add_timeout(parser)
     add_json(parser)
     parser.epilog = (
         "Newest first. A version that was written anew is another one even if its bytes are the same; what a restore brought back is the "
-        "one that it was. Exit codes: 0 done, 1 error (also when no state has the path), 2 usage."
+        "one that it was. Exit codes: 0 done, 1 error (also when no state has the path), 2 usage. " + PATHS_HELP
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask and print."""
-    target, path = _place(arguments)
+    alone = None if arguments.path is not None else Alone(arguments.target, "name the file in it with --path", arguments.timeout)
     found: list[Document] = []
 
     def told(event: Document) -> None:
         found.extend(event["found"])
 
-    with session(target, write=False) as volume:
-        inside = as_sent(in_volume(path, volume.mountpoint))
+    with session(alone.target if alone else arguments.target, write=False, timeout=arguments.timeout) as volume:
+        inside = alone.without_snapshot(volume) if alone else in_volume(arguments.path, volume)
         result = volume.call("versions", told=told, path=inside, deleted=arguments.deleted)
         mountpoint = volume.mountpoint
     head = {"target": arguments.target, "mounted": mountpoint, "path": "/" + result["path"].strip("/")}
@@ -55,25 +57,6 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         output.print_table(("Modified", "Size", "Change", "Shown by"), [_row(one) for one in versions])
     return OK
-
-
-def _place(arguments: argparse.Namespace) -> tuple[str, str]:
-    """What to ask, and the path. Raises ``CommandFailed``."""
-    if arguments.path is not None:
-        return arguments.target, arguments.path
-    there, whole = place_of(arguments.target)
-    if locate(there) is None:
-        raise CommandFailed(f"{arguments.target}: an image: name the file in it with --path", USAGE)
-    return there, _in_present(whole)
-
-
-def _in_present(path: str) -> str:
-    """The path of a file in a snapshot, as the present has it: without ``.snap/NAME``."""
-    parts = path.split("/")
-    while ".snap" in parts:
-        at = parts.index(".snap")
-        del parts[at : at + 2]
-    return "/".join(parts)
 
 
 def _versions(found: list[Document]) -> list[Document]:

@@ -27,6 +27,9 @@ AGAIN_SECONDS: Final = 0.02
 STOPPED_SECONDS: Final = 3.0
 SILENT_SECONDS: Final = 10.0
 
+#: How often it is looked whether that is so, in seconds.
+LOOK_SECONDS: Final = 0.25
+
 #: Bytes that are received at once.
 PIECE: Final = 1 << 20
 
@@ -46,10 +49,14 @@ def peer(connection: Options) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a daemon is waited for: ``timeout`` seconds without a word (None: for ever). ``say`` is told what is waited for."""
+    """How long a daemon is waited for: ``timeout`` seconds without a word (None: for ever). ``say`` is told what is waited for.
+
+    ``hurried``: one that is stopped is not waited for at all.
+    """
 
     timeout: float | None = None
     say: Callable[[str], None] = lambda _line: None
+    hurried: bool = False
 
 
 class Client:
@@ -102,8 +109,10 @@ class Client:
         poll.register(self._connection, event)
         since = time.monotonic()
         limit = self._patience.timeout
-        while not poll.poll(1000 * min(STOPPED_SECONDS, _left(since, limit))):
+        while not poll.poll(1000 * min(LOOK_SECONDS, _left(since, limit))):
             waited = time.monotonic() - since
+            if self._patience.hurried and (state := self._state()):
+                raise ControlError(f"the daemon (process {self.pid}{state}) does not answer")
             if limit is not None and waited >= limit:
                 raise ControlError(
                     f"the daemon (process {self.pid}{self._state()}) has said nothing about '{command}' for {limit:g} seconds, "
@@ -136,7 +145,7 @@ class Client:
 
 
 def _left(since: float, limit: float | None) -> float:
-    return STOPPED_SECONDS if limit is None else max(0.0, since + limit - time.monotonic())
+    return LOOK_SECONDS if limit is None else max(0.0, since + limit - time.monotonic())
 
 
 def of_mount(mount: Mount, patience: Patience | None = None) -> Client:

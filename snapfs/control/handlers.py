@@ -42,6 +42,8 @@ class Live:
     #: The device number of the mount.
     device: int
     in_memory: bool = False
+    #: The name under which its directories show snapshots.
+    snapdir: str = ".snap"
 
 
 @dataclass
@@ -116,7 +118,8 @@ class Handlers:
     async def hello(self, _uid: int) -> Result:
         """Who answers, and for which mount."""
         live = self.live
-        return {"pid": os.getpid(), "mounted": live and live.mountpoint, "image": live and live.image}
+        about = {"device": live.device, "snapdir": live.snapdir} if live else {}
+        return {"pid": os.getpid(), "mounted": live and live.mountpoint, "image": live and live.image, **about}
 
     async def info(self, _uid: int) -> Result:
         """Facts, sizes and counters of the volume and its mount."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from snapfs.device.mountinfo import FSTYPE, Mount, mounts, parse_line
+from snapfs.device.mountinfo import FSTYPE, Mount, mount_number, mounts, parse_line
 
 __all__ = ["FSTYPE", "Mount", "canonical", "mount_at", "mount_with_device", "mounts", "parse_line"]
 
@@ -16,8 +16,28 @@ def mount_at(path: str) -> Mount | None:
 
 
 def mount_with_device(device: int) -> Mount | None:
-    """The snapfs mount that files with this ``st_dev`` belong to, or None."""
-    return next((mount for mount in reversed(mounts()) if mount.device == device and mount.is_ours), None)
+    """The snapfs mount that files with this ``st_dev`` belong to, or None. Of several: one that shows all of it, the oldest."""
+    found = [mount for mount in mounts() if mount.device == device and mount.is_ours]
+    return next((mount for mount in found if mount.root == "/"), found[0] if found else None)
+
+
+def mount_of(descriptor: int) -> Mount | None:
+    """The mount, of whatever type, that an open file was reached through; None when it cannot be seen from here."""
+    number = mount_number(descriptor)
+    return next((mount for mount in mounts() if mount.id == number), None)
+
+
+def seen_from_here(path: str, device: int) -> str | None:
+    """Where a path of the volume is in the mounts of this device, or None when none of them shows it."""
+    for mount in sorted((one for one in mounts() if one.device == device and one.is_ours), key=lambda one: len(one.root)):
+        if is_below(path, mount.root):
+            return mount.path.rstrip("/") + "/" + path[len(mount.root) :].lstrip("/") if path != mount.root else mount.path
+    return None
+
+
+def is_below(path: str, directory: str) -> bool:
+    """Is an absolute path that of a directory, or of something in it?"""
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
 def canonical(path: str) -> str:
