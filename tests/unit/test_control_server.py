@@ -394,6 +394,22 @@ async def test_a_stranger_with_the_abstract_name_is_asked(named: tuple[Path, os.
         stack.enter_context(client.of_mount(mount))
 
 
+def test_a_server_is_closed_in_its_event_loop_only(named: tuple[Path, os.stat_result], caplog: pytest.LogCaptureFixture) -> None:
+    """A daemon closes it when the loop has ended: whatever fails then keeps the volume from being closed."""
+    directory, status = named
+    servers: list[ControlServer] = []
+
+    async def live() -> None:
+        servers.append(ControlServer(Answers(), registry.new_socket_path(status, 0x79), key=registry.socket_key(status, 0x79)))
+        with trio.move_on_after(0):
+            await servers[0].run()
+
+    trio.run(live)
+    servers[0].close()
+    assert list(directory.iterdir()) == []
+    assert not [name for name in registry._abstract_names() if registry.socket_key(status, 0x79) in name]
+
+
 def test_a_daemon_that_starts_removes_the_socket_of_another_one_that_is_made(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At every step of making a socket another daemon may look for dead ones."""
     steps: list[str] = []
