@@ -32,7 +32,7 @@ from snapfs.store.facts import DEFAULT_HOLD
 
 @dataclass(frozen=True)
 class Live:
-    """What only a daemon knows about itself."""
+    """What only a daemon knows about itself. ``snapdir``: the name under which directories of its mount show snapshots."""
 
     mountpoint: str
     image: str
@@ -42,7 +42,6 @@ class Live:
     #: The device number of the mount.
     device: int
     in_memory: bool = False
-    #: The name under which its directories show snapshots.
     snapdir: str = ".snap"
 
 

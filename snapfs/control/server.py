@@ -167,7 +167,7 @@ class ControlServer:
             listening.remove(self.path, self._identity)
 
     def _listener_of(self, made: socket.socket) -> trio.SocketListener:
-        self._sockets.append(made)
+        self._sockets = [*(each for each in self._sockets if each.fileno() != -1), made]
         return trio.SocketListener(trio.socket.from_stdlib_socket(made))
 
     def _close_sockets(self) -> None:
