@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from snapfs.cli import output
-from snapfs.cli.paths import CODING, all_in_volume
-from snapfs.cli.target import Session
+from snapfs.cli.paths import all_in_volume
+from snapfs.cli.target import CODING, Session
 
 #: What has happened, in one letter; what differs of what both states have follows: M for data, m for attributes.
 LETTERS: Final = {"added": "A", "removed": "D", "changed": "", "retyped": "T", "renamed": "R"}
@@ -56,7 +56,7 @@ def name(change: Change) -> str:
     """The path for people; ``old -> new`` of what is renamed, a slash behind directories."""
     mark = "/" if (change["new"] or change["old"])["type"] == "directory" else ""
     text = f"{change['old_path']}{mark} -> {change['path']}" if change["kind"] == "renamed" else path(change)
-    return output.plain(text) + mark
+    return text + mark
 
 
 def print_null(change: Change) -> None:

@@ -71,8 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
         _print(arguments.image, findings)
         if logged:
             changes = "change that was" if logged == 1 else "changes that were"
-            print(f"{arguments.image}: its log has {logged} {changes} synced since the last commit: the next mount takes them over")
-        print(f"{arguments.image}: {_count(len(findings))}")
+            output.line(f"{arguments.image}: its log has {logged} {changes} synced since the last commit: the next mount takes them over")
+        output.line(f"{arguments.image}: {_count(len(findings))}")
     return CHECK_UNCORRECTED if findings else OK
 
 
@@ -101,14 +101,14 @@ def _repair(device: Device, arguments: argparse.Namespace) -> int:
     else:
         _print(image, result.before)
         for action in result.actions:
-            print(f"{image}: repair: {action}")
+            output.line(f"{image}: repair: {action}")
         if result.after:
-            print(f"{image}: not mended:")
+            output.line(f"{image}: not mended:")
             _print(image, result.after)
         outcome = f", {len(result.after)} are left" if result.after else ", mended" if result.before else ""
-        print(f"{image}: {_count(len(result.before))}{outcome}")
+        output.line(f"{image}: {_count(len(result.before))}{outcome}")
         if undo_file:
-            print(f"{image}: what was overwritten is kept: 'snapfs check --undo {undo_file} {image}' takes the repair back")
+            output.line(f"{image}: what was overwritten is kept: 'snapfs check --undo {undo_file} {image}' takes the repair back")
     if result.after:
         return CHECK_UNCORRECTED
     return CHECK_CORRECTED if result.before else OK
@@ -121,7 +121,7 @@ def _undo(device: Device, arguments: argparse.Namespace) -> int:
     if arguments.json:
         output.print_json({"image": arguments.image, "writes": writes})
     else:
-        print(f"{arguments.image}: the repair is taken back ({writes} writes)")
+        output.line(f"{arguments.image}: the repair is taken back ({writes} writes)")
     return OK
 
 
@@ -150,7 +150,7 @@ def _document(findings: list[Finding]) -> list[dict[str, str]]:
 
 def _print(image: str, findings: list[Finding]) -> None:
     for finding in findings:
-        print(f"{image}: {finding.message()}")
+        output.line(f"{image}: {finding.message()}")
 
 
 def _count(number: int) -> str:

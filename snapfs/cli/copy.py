@@ -255,11 +255,11 @@ def _report(arguments: argparse.Namespace, result: Document, mountpoint: str | N
         document = {name: value for name, value in result.items() if name != "since_ns"}
         output.print_json({"mounted": mountpoint, **document, "since": None if since is None else output.time_json(since)})
     elif result["state"] == "none":
-        print(f"{arguments.destination}: no copy is running")
+        output.line(f"{arguments.destination}: no copy is running")
     elif arguments.source == "status":
         output.print_facts(_facts(result))
     elif result["state"] != "failed":
-        print(_line(result, begun=arguments.source not in ACTIONS))
+        output.line(_line(result, begun=arguments.source not in ACTIONS))
     if result["state"] == "failed":
         if not arguments.json and arguments.source != "status":
             report(f"the copy has failed: {result['reason']}")

@@ -53,6 +53,7 @@ def _print_snapshots(found: dict[str, Any]) -> None:
         (one["name"], "-" if one["refers"] is None else output.size_text(one["refers"]), output.size_text(one["only_here"]))
         for one in found["snapshots"]
     ]
-    output.print_table(("Name", "Refers", "Only here"), rows)
+    output.print_table(("Name", "Refers", "Only here"), rows, whole=["Name"])
     what = "it" if len(rows) == 1 else f"all {len(rows)}"
-    print(f"\ndeleting {what} would free {output.size_text(found['frees'])} ({found['frees']} bytes)")
+    output.line()
+    output.line(f"deleting {what} would free {output.size_text(found['frees'])} ({found['frees']} bytes)")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Final
 
 from snapfs.cli import changes, output
@@ -71,7 +70,7 @@ def _run(arguments: argparse.Namespace) -> bool:
         if arguments.quiet:
             raise _Enough
         if arguments.json_lines:
-            print(json.dumps(changes.document(change), ensure_ascii=True))
+            output.print_json(changes.document(change), indent=None)
         else:
             kept.append(change)
 
@@ -98,7 +97,7 @@ def _run(arguments: argparse.Namespace) -> bool:
             changes.print_null(change)
     else:
         for change in kept:
-            print(_line(change))
+            output.line(_line(change))
     return bool(count)
 
 

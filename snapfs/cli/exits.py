@@ -7,6 +7,8 @@ import sys
 import traceback
 from typing import Final
 
+from snapfs.printable import printable
+
 OK: Final = 0
 ERROR: Final = 1
 USAGE: Final = 2
@@ -47,8 +49,7 @@ class CommandFailed(Exception):
 
 def report(message: str) -> None:
     """One line on standard error, whatever the message holds."""
-    line = "".join(c if c.isprintable() else " " for c in message).strip()
-    print(f"snapfs: {line}", file=sys.stderr)
+    print("snapfs: " + printable(message.strip(" \n"), sys.stderr.encoding), file=sys.stderr)
 
 
 def describe_unexpected(exc: BaseException) -> str:

@@ -21,12 +21,13 @@ def show(arguments: argparse.Namespace) -> int:
         output.print_json(found)
         return OK
     if not found["files"]:
-        print(f"nothing of the live tree was written since '{output.printable(arguments.name)}'")
+        output.line(f"nothing of the live tree was written since '{arguments.name}'")
         return OK
     rows = [(_count(one), str(one["blocks"]), output.size_text(one["blocks"] * block_size), _path(one)) for one in found["files"]]
-    output.print_table(("Writes", "Blocks", "Size", "File"), rows)
-    print()
-    output.print_table(("Writes", "Offset", "Block of file"), [(_count(one), str(one["offset"]), _path(one)) for one in found["blocks"]])
+    output.print_table(("Writes", "Blocks", "Size", "File"), rows, whole=["File"])
+    output.line()
+    blocks = [(_count(one), str(one["offset"]), _path(one)) for one in found["blocks"]]
+    output.print_table(("Writes", "Offset", "Block of file"), blocks, whole=["Block of file"])
     return OK
 
 

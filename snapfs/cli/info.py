@@ -59,7 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
     output.print_facts(facts)
     for title, numbers in (("Counters", info["counters"]), ("Requests", info["requests"])):
         if numbers:
-            print(f"\n{title}:")
+            output.line()
+            output.line(f"{title}:")
             output.print_facts([(f"  {name}", str(value)) for name, value in numbers.items()])
     return OK
 
@@ -69,7 +70,7 @@ def copy_text(one: dict[str, Any]) -> str:
     place = "on the volume" if one["map"] is None else f"in {one['map']}"
     state = ", paused" if one["paused"] else ""
     since = f"since {output.time_text(one['since_ns'])}, by user {one['owner']}"
-    return output.plain(f"to {one['destination']}, {since}, copy map {place}{state}")
+    return f"to {one['destination']}, {since}, copy map {place}{state}"
 
 
 def copy_json(one: dict[str, Any]) -> dict[str, Any]:
@@ -79,7 +80,7 @@ def copy_json(one: dict[str, Any]) -> dict[str, Any]:
 
 def restored_text(one: dict[str, Any]) -> str:
     """A restore that was done, in words: when, from what, what of it, by whom, and how it is undone."""
-    paths = [output.plain(path) for path in one["paths"]] + ([f"{one['more_paths']} more"] if one["more_paths"] else [])
+    paths = [*one["paths"]] + ([f"{one['more_paths']} more"] if one["more_paths"] else [])
     what = f", only {', '.join(paths)}" if paths else ""
     undo = ""
     if one["undo"]:

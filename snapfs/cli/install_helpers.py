@@ -8,6 +8,7 @@ import shutil
 import sys
 from typing import Final
 
+from snapfs.cli import output
 from snapfs.cli.arguments import Parser
 from snapfs.cli.exits import OK, CommandFailed
 
@@ -33,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
                 os.unlink(place)
             if not arguments.remove:
                 os.symlink(program, place)
-                print(f"{place} -> {program}")
+                output.line(f"{place} -> {program}")
         except PermissionError:
             raise CommandFailed(f"{arguments.directory}: cannot be written: run this as root") from None
         except FileNotFoundError:

@@ -5,16 +5,35 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Final
+from typing import Any, Final
+
+from snapfs.printable import printable
 
 #: Where syslog listens. A machine without it keeps no log of its daemons.
 SYSLOG: Final = "/dev/log"
 
 
+class OneLine(logging.Formatter):
+    """A record is one line, whatever names from an image are in it: none looks like two. Lines of a traceback follow it, indented."""
+
+    def __init__(self, form: str, encoding: str) -> None:
+        super().__init__(form)
+        self._encoding = encoding
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - a method of logging's
+        """See ``logging``."""
+        return printable(super().formatMessage(record), self._encoding)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - as above
+        """See ``logging``."""
+        return "\n".join("  " + printable(line, self._encoding) for line in super().formatException(ei).splitlines())
+
+
 def log_to_stderr() -> None:
     """One line per record, as other messages of snapfs; to the present standard error, whatever becomes of descriptor 2."""
-    handler = logging.StreamHandler(os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1, errors="backslashreplace"))
-    handler.setFormatter(logging.Formatter("snapfs: %(levelname)s: %(message)s"))
+    encoding = sys.stderr.encoding
+    handler = logging.StreamHandler(os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1, encoding=encoding))
+    handler.setFormatter(OneLine("snapfs: %(levelname)s: %(message)s", encoding))
     _use(handler)
 
 
@@ -26,7 +45,7 @@ def log_to_syslog() -> None:
         handler: logging.Handler = SysLogHandler(SYSLOG, SysLogHandler.LOG_DAEMON)
     except OSError:
         handler = logging.NullHandler()
-    handler.setFormatter(logging.Formatter(f"snapfs[{os.getpid()}]: %(levelname)s: %(message)s"))
+    handler.setFormatter(OneLine(f"snapfs[{os.getpid()}]: %(levelname)s: %(message)s", "utf-8"))
     _use(handler)
 
 

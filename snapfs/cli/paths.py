@@ -13,13 +13,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from snapfs.cli.exits import USAGE, CommandFailed
-from snapfs.cli.target import Session, locate
+from snapfs.cli.target import Session, as_sent, locate
 from snapfs.cli.waiting import looked, patience
 from snapfs.control.mounts import Mount, is_below, mount_of, seen_from_here
 from snapfs.errors import UsageError
-
-#: How names travel to a daemon: as UTF-8, whatever the locale (``control.comparing``).
-CODING: Final = ("utf-8", "surrogateescape")
 
 #: For the help of every command that takes paths.
 PATHS_HELP: Final = (
@@ -64,7 +61,7 @@ def place_of(path: str, *, follow: bool = False) -> Place:
     finally:
         os.close(descriptor)
     if is_last and (mount is None or not mount.is_ours) and os.path.islink(there):
-        behind = place_of(path, follow=True)
+        behind = place_of(os.path.realpath(path))
         if behind.mount is not None and behind.mount.is_ours:
             return behind
     if found.endswith(_DELETED) and not os.path.lexists(found):
@@ -147,8 +144,3 @@ class Alone:
             at = parts.index(volume.snapdir)
             del parts[at : at + 2]
         return as_sent("/".join(parts))
-
-
-def as_sent(path: str) -> str:
-    """A path of the command line as it travels."""
-    return os.fsencode(path).decode(*CODING)

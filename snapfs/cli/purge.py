@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         output.print_json({**document, "snapshots": [_document(one) for one in purging.found]})
     elif arguments.dry_run:
         columns = ("Snapshot", "Path", "Modified", "Size")
-        output.print_table(columns, [_row(one) for one in purging.found])
+        output.print_table(columns, [_row(one) for one in purging.found], whole=columns[:2])
     if not arguments.json:
         _tell(result)
     for refused in result["refused"]:
@@ -106,8 +106,7 @@ def _agreed(result: Document) -> bool:
     if not result["snapshots"]:
         return False
     question = f"Purge {_paths(result)} from {_snapshots(result['snapshots'])}, which frees {_size(result)}? It cannot be undone. [y/N] "
-    print(output.printable(question), end="", file=sys.stderr, flush=True)
-    if sys.stdin.readline().strip().lower() in ("y", "yes"):
+    if output.ask(question).lower() in ("y", "yes"):
         return True
     raise CommandFailed("nothing was purged")
 
@@ -116,15 +115,15 @@ def _tell(result: Document) -> None:
     if result["snapshots"]:
         words = ("purging this from", "would free") if result["dry_run"] else ("purged from", "which frees")
         comma = "" if result["dry_run"] else ","
-        print(f"{words[0]} {_snapshots(result['snapshots'])}{comma} {words[1]} {_size(result)}")
+        output.line(f"{words[0]} {_snapshots(result['snapshots'])}{comma} {words[1]} {_size(result)}")
     if result["left_out"]:
-        names = [output.plain(one["name"]) for one in result["left_out"]]
+        names = [one["name"] for one in result["left_out"]]
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        print(f"left as they are, because they are held: {', '.join(names[:NAMED])}{more}")
+        output.line(f"left as they are, because they are held: {', '.join(names[:NAMED])}{more}")
 
 
 def _paths(result: Document) -> str:
-    first = "/" + output.plain(result["paths"][0])
+    first = "/" + result["paths"][0]
     return first if len(result["paths"]) == 1 else f"{first} and {len(result['paths']) - 1} more"
 
 
@@ -149,4 +148,4 @@ def _document(one: Document) -> Document:
 def _row(one: Document) -> tuple[str, str, str, str]:
     shown = one["shown"]
     size = shown["type"] if shown["size"] is None else output.size_text(shown["size"])
-    return output.plain(one["snapshot"]), "/" + output.plain(one["path"]), output.time_text(shown["mtime_ns"]), size
+    return one["snapshot"], "/" + one["path"], output.time_text(shown["mtime_ns"]), size

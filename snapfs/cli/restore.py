@@ -78,9 +78,9 @@ def _restore(arguments: argparse.Namespace) -> int:
     if arguments.json:
         output.print_json({"name": result["name"], "changed": result["changed"], "undo": undo and undo["name"]})
     elif not result["changed"]:
-        print(f"nothing differs from '{arguments.name}': nothing was changed")
+        output.line(f"nothing differs from '{arguments.name}': nothing was changed")
     else:
-        print(f"restored '{arguments.name}'" + (f"; the state from before is the snapshot '{undo['name']}'" if undo else ""))
+        output.line(f"restored '{arguments.name}'" + (f"; the state from before is the snapshot '{undo['name']}'" if undo else ""))
     return OK
 
 
@@ -98,9 +98,9 @@ def _schedule(arguments: argparse.Namespace) -> int:
     if arguments.json:
         output.print_json({"scheduled": scheduled_json(wanted), "replaced": replaced and scheduled_json(replaced)})
         return OK
-    print(f"the next mount goes back to {scheduled_text(wanted)}; 'snapfs restore {arguments.target} --cancel' takes that back")
+    output.line(f"the next mount goes back to {scheduled_text(wanted)}; 'snapfs restore {arguments.target} --cancel' takes that back")
     if replaced:
-        print(f"it does not go back to {scheduled_text(replaced)}, as was scheduled before")
+        output.line(f"it does not go back to {scheduled_text(replaced)}, as was scheduled before")
     return OK
 
 
@@ -110,14 +110,14 @@ def _cancel(arguments: argparse.Namespace) -> int:
     if arguments.json:
         output.print_json({"cancelled": scheduled_json(cancelled)})
     else:
-        print(f"cancelled: the next mount does not go back to {scheduled_text(cancelled)}")
+        output.line(f"cancelled: the next mount does not go back to {scheduled_text(cancelled)}")
     return OK
 
 
 def scheduled_text(one: dict[str, Any]) -> str:
     """What the next mount goes back to, in words."""
     name = "a snapshot that is lost" if one["name"] is None else f"'{one['name']}'"
-    return output.plain(name + (f", only {', '.join(one['paths'])}" if one["paths"] else ""))
+    return name + (f", only {', '.join(one['paths'])}" if one["paths"] else "")
 
 
 def scheduled_json(one: dict[str, Any]) -> dict[str, Any]:
@@ -150,13 +150,13 @@ def _plan(arguments: argparse.Namespace) -> int:
         for change in found:
             changes.print_null(change)
     elif not found:
-        print(f"nothing differs from '{arguments.name}': nothing would change")
+        output.line(f"nothing differs from '{arguments.name}': nothing would change")
     else:
         for change in found:
-            print(f"{_words(change):<32}{changes.sizes(change):>24}  {changes.name(change)}")
+            output.line(f"{_words(change):<32}{changes.sizes(change):>24}  {changes.name(change)}")
         parts = ", ".join(f"{paths} would {WORDS[kind][1]} ({output.size_text(size)})" for kind, (paths, size) in totals.items() if paths)
         size = output.size_text(sum(size for _, size in totals.values()))
-        print(f"{len(found)} {'path' if len(found) == 1 else 'paths'} with {size}: {parts}")
+        output.line(f"{len(found)} {'path' if len(found) == 1 else 'paths'} with {size}: {parts}")
     return OK
 
 

@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
                 if arguments.json:
                     found.append(one)
                 else:
-                    print(f"{arguments.target}: {one['message']}", file=out, flush=True)
+                    output.line(f"{arguments.target}: {one['message']}", out=out, flush=True)
             if progress:
                 progress(event["read"], event["total"])
 
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         more = result["errors"] - named
         unnamed = f" ({more} of them not named)" if more else ""
-        print(f"{arguments.target}: {_outcome(result['errors'])}{unnamed}, {output.size_text(result['bytes_read'])} read")
+        output.line(f"{arguments.target}: {_outcome(result['errors'])}{unnamed}, {output.size_text(result['bytes_read'])} read")
     return DAMAGED if result["errors"] else OK
 
 

@@ -6,7 +6,6 @@ import argparse
 import fnmatch
 import os
 import pwd
-import sys
 from typing import Any
 
 from snapfs.cli import hot, output
@@ -121,10 +120,10 @@ def _create(arguments: argparse.Namespace) -> int:
     if arguments.json:
         output.print_json({**_document(created), "left_out": created.get("left_out", [])})
     else:
-        print(created["name"])
+        output.line(created["name"])
     if left_out := created.get("left_out"):
         what = f"{len(left_out)} designated directories of other users, {left_out[0]} the first" if len(left_out) > 1 else left_out[0]
-        print(f"snapfs: the snapshot has no room for {output.printable(what)}: make one of its own with --path", file=sys.stderr)
+        report(f"the snapshot has no room for {what}: make one of its own with --path")
     return OK
 
 
@@ -138,12 +137,13 @@ def _list(arguments: argparse.Namespace) -> int:
             ("Name", "Created", "Only here", "By", "State", "Paths", "Description"),
             [
                 (
-                    _plain(one["name"]), output.time_text(one["created_ns"]), output.size_text(one["only_here"]),
+                    one["name"], output.time_text(one["created_ns"]), output.size_text(one["only_here"]),
                     _user(one["owner"]), ",".join(_state(one)) or "-",
-                    _plain(", ".join(one["paths"])), _plain(one["description"]),
+                    ", ".join(one["paths"]), one["description"],
                 )
                 for one in found
             ],
+            whole=["Name"],
         )  # fmt: skip
     return OK
 
@@ -160,11 +160,11 @@ def _show(arguments: argparse.Namespace) -> int:
         output.print_json(_document(one))
         return OK
     facts = [
-        ("Name", _plain(one["name"])),
+        ("Name", one["name"]),
         ("Created", output.time_text(one["created_ns"])),
         ("Created by", _user(one["owner"])),
-        ("Made from", f"snapshot {_plain(one['origin'])}" if one["origin"] else "the live tree"),
-        ("Path" if one["path"] else "Paths", _plain(", ".join(one["paths"]))),
+        ("Made from", f"snapshot {one['origin']}" if one["origin"] else "the live tree"),
+        ("Path" if one["path"] else "Paths", ", ".join(one["paths"])),
         ("Read-only", "yes" if one["read_only"] else "no"),
         ("Changed", output.time_text(one["changed_ns"]) if one["changed"] else "never"),
     ]
@@ -172,13 +172,13 @@ def _show(arguments: argparse.Namespace) -> int:
         facts.append(("Refers to", output.size_text(one["refers"])))
     facts.append(("Only here", f"{output.size_text(one['only_here'])}: what deleting just this one frees"))
     if one["description"]:
-        facts.append(("Description", _plain(one["description"])))
-    facts += [("Tag", _plain(f"{key}={value}")) for key, value in one["tags"].items()]
+        facts.append(("Description", one["description"]))
+    facts += [("Tag", f"{key}={value}") for key, value in one["tags"].items()]
     for hold in one["holds"]:
         since = f"since {output.time_text(hold['since_ns'])} by {_user(hold['owner'])}"
-        facts.append(("Held as", _plain(f"{hold['name']}, {since}" + (f": {hold['reason']}" if hold["reason"] else ""))))
+        facts.append(("Held as", f"{hold['name']}, {since}" + (f": {hold['reason']}" if hold["reason"] else "")))
     for directory in _seen_in(mountpoint, one["paths"]) if mountpoint else ():
-        facts.append(("Seen at", _plain(os.path.join(directory, ".snap", one["name"]))))
+        facts.append(("Seen at", os.path.join(directory, ".snap", one["name"])))
     output.print_facts(facts)
     return OK
 
@@ -197,8 +197,8 @@ def _delete(arguments: argparse.Namespace) -> int:
         output.print_json({"dry_run": arguments.dry_run, **found})
     elif arguments.dry_run and found["names"]:
         count = len(found["names"])
-        what = f"snapshot '{_plain(found['names'][0])}'" if count == 1 else f"{count} snapshots"
-        print(f"deleting {what} would free {output.size_text(found['frees'])} ({found['frees']} bytes)")
+        what = f"snapshot '{found['names'][0]}'" if count == 1 else f"{count} snapshots"
+        output.line(f"deleting {what} would free {output.size_text(found['frees'])} ({found['frees']} bytes)")
     for refused in found["refused"]:
         report(refused["reason"])
     return ERROR if found["refused"] else OK
@@ -258,7 +258,7 @@ def _is_wanted(one: dict[str, Any], arguments: argparse.Namespace) -> bool:
 def _state(one: dict[str, Any]) -> list[str]:
     """What is special about a snapshot, in a word each."""
     words = {"held": one["holds"], "read-only": one["read_only"], "changed": one["changed"], "undo": one["undo"]}
-    return [word for word, holds in words.items() if holds] + ([f"of {_plain(one['origin'])}"] if one["origin"] else [])
+    return [word for word, holds in words.items() if holds] + ([f"of {one['origin']}"] if one["origin"] else [])
 
 
 def _document(one: dict[str, Any]) -> dict[str, Any]:
@@ -302,8 +302,3 @@ def _user(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
-
-
-def _plain(text: str) -> str:
-    """Text that does nothing to a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)

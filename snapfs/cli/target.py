@@ -23,6 +23,14 @@ from snapfs.control.mounts import Mount
 from snapfs.control.protocol import Request, Result
 from snapfs.device.base import NO_PATH, is_memory
 
+#: How names travel to a daemon: as UTF-8, whatever the locale (``control.comparing``).
+CODING: Final = ("utf-8", "surrogateescape")
+
+#: Arguments that are words of the command line: names and texts. Paths are others (``cli.paths``), and what the daemon opens.
+WORDS: Final = frozenset(
+    {"name", "new_name", "names", "old", "new", "origin", "designated", "description", "tags", "untag", "hold", "reason"}
+)
+
 #: The name of the directory that shows snapshots, unless a mount is told another.
 SNAPDIR: Final = ".snap"
 
@@ -93,7 +101,7 @@ def session(
             hello: Result = {"mounted": mount.path, "device": mount.device} if mount else found.call("hello")
             if discard and not found.call("info")["discards"]:
                 raise CommandFailed(f"{target}: mounted without discards: mount it with '-o discard', or leave --discard out")
-            yield Session(found.call, hello["mounted"], hello.get("device"), limit)
+            yield Session(_sending(found.call), hello["mounted"], hello.get("device"), limit)
         return
 
     from snapfs.control import offline
@@ -108,4 +116,26 @@ def session(
         def call(command: str, /, told: Callable[[Result], None] | None = None, **arguments: object) -> Result:
             return offline.run(handlers.handle(Request(command, arguments), uid, Alone(told)))
 
-        yield Session(call, None)
+        yield Session(_sending(call), None)
+
+
+def as_sent(text: str) -> str:
+    """A word of the command line, which the locale has decoded, as it travels."""
+    return os.fsencode(text).decode(*CODING)
+
+
+def _sending(call: Callable[..., Result]) -> Callable[..., Result]:
+    """Calls with the words of the command line."""
+
+    def sent(value: object) -> object:
+        if isinstance(value, str):
+            return as_sent(value)
+        if isinstance(value, dict):
+            return {sent(key): sent(one) for key, one in value.items()}
+        return [sent(one) for one in value] if isinstance(value, list) else value
+
+    def sending(command: str, /, told: Callable[[Result], None] | None = None, **arguments: object) -> Result:
+        words = {name: sent(value) if name in WORDS else value for name, value in arguments.items()}
+        return call(command, told, **words)
+
+    return sending

@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
             output.print_json({**head, "deleted": [_lost_document(one) for one in lost]})
         elif lost:
             columns = ("Name", "Last in", "Snapshot made", "Modified", "Size")
-            output.print_table(columns, [_lost_row(one) for one in lost])
+            output.print_table(columns, [_lost_row(one) for one in lost], whole=columns[:2])
         return OK
     versions = _versions(found)
     if arguments.json:
@@ -92,7 +92,7 @@ def _document(one: Document) -> Document:
 
 
 def _row(one: Document) -> tuple[str, str, str, str]:
-    shown, names = one["shown"], [output.plain(snapshot["name"]) for snapshot in one["snapshots"]]
+    shown, names = one["shown"], [snapshot["name"] for snapshot in one["snapshots"]]
     where = ["the present"] * one["present"] + names[:NAMED] + ([f"{len(names) - NAMED} more"] if len(names) > NAMED else [])
     return output.time_text(shown["mtime_ns"]), _size(shown), ", ".join(one["change"]), ", ".join(where)
 
@@ -119,7 +119,7 @@ def _lost_document(one: Document) -> Document:
 
 
 def _lost_row(one: Document) -> tuple[str, str, str, str, str]:
-    shown, name = one["shown"], output.plain(one["name"])
+    shown, name = one["shown"], one["name"]
     mark = "/" if shown["type"] == "directory" else ""
     times = output.time_text(one["created_ns"]), output.time_text(shown["mtime_ns"])
-    return name + mark, output.plain(one["snapshot"]), *times, "" if mark else _size(shown)
+    return name + mark, one["snapshot"], *times, "" if mark else _size(shown)

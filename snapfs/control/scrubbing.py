@@ -20,6 +20,7 @@ from snapfs.control.caller import Caller
 from snapfs.control.protocol import Result
 from snapfs.errors import NotCached, SnapfsError
 from snapfs.filesystem import Filesystem
+from snapfs.printable import printable
 
 log = logging.getLogger("snapfs.control")
 
@@ -218,9 +219,8 @@ def finding(fs: Filesystem, damage: Damage, views: list[Shown], more: int) -> Re
 
 def _document(block: int | None, what: str, problem: str, message: str) -> Result:
     """What all findings have, in the order in which they have it."""
-    line = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in message)
     document: Result = {"block": block, "kind": "metadata", "what": what, "inode": None, "offset": None, "views": [], "more_views": 0}
-    return {**document, "problem": problem, "message": line}
+    return {**document, "problem": problem, "message": printable(message)}
 
 
 def _part(fs: Filesystem, damage: Damage) -> tuple[str, int | None, int | None]:

@@ -14,6 +14,7 @@ from snapfs.filesystem import Filesystem
 from snapfs.fuse.edge import Edge
 from snapfs.fuse.numbers import WRITER_BIT, Numbers
 from snapfs.ids import BASE_VIEW
+from snapfs.printable import printable
 from snapfs.snapshots.naming import ancestry, path_of
 
 #: Requests whose second argument is a name in the directory that is the first.
@@ -47,7 +48,7 @@ class Trouble:
         path = await self._path(view_id, ino)
         if name:
             path = f"{path.rstrip('/')}/{name.decode(errors='replace')}"
-        return f"{request} of {_printable(path)} (inode {ino}{', the directory' if name else ''}) in {self._view(view_id)}"
+        return f"{request} of {printable(path)} (inode {ino}{', the directory' if name else ''}) in {self._view(view_id)}"
 
     def _is_new(self, key: tuple[str, object, type]) -> bool:
         now = self._clock()
@@ -76,8 +77,3 @@ def _path(fs: Filesystem, view_id: int, ino: int) -> str:
     inode = view.inode(ino)
     ancestry(view, inode)  # ends where directories form a cycle
     return path_of(fs, view, inode)
-
-
-def _printable(path: str) -> str:
-    """One line, whatever a name holds."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in path)
