@@ -21,6 +21,7 @@ from snapfs.filesystem import Filesystem, Inode
 from snapfs.fuse.edge import Edge
 from snapfs.fuse.flushing import Flushing
 from snapfs.fuse.known import Known, Place
+from snapfs.fuse.mounted_inside import Inside, mounted_inside
 from snapfs.fuse.notices import expire_names, forget_inodes, forget_names
 from snapfs.fuse.numbers import Numbers
 from snapfs.fuse.outdated import LOOK_AGAIN, Finder, Outdated
@@ -43,7 +44,7 @@ class MountedKernel(Flushing):
         super().__init__(edge, known, numbers, mountpoint)
         self._fs: Filesystem = edge.fs
         self._refused: set[int] = set()
-        self._unnamed: deque[Place] = deque()  # filled by the loop, emptied by a job
+        self._unnamed: deque[tuple[Place, int]] = deque()  # filled by the loop, emptied by a job
         self._fs.orphans.unnamed = self._lost_name
         self._jobs, self._todo = trio.open_memory_channel[Callable[[], None]](float("inf"))
 
@@ -114,6 +115,10 @@ class MountedKernel(Flushing):
 
         self._jobs.send_nowait(job)
 
+    async def mounted_inside(self) -> list[Inside]:
+        """See ``neighbours.Kernel``."""
+        return await trio.to_thread.run_sync(mounted_inside, self.device, abandon_on_cancel=True)
+
     def came_back(self, result: RestoreResult) -> None:
         """See ``neighbours.Kernel``."""
         for ino in result.inodes:
@@ -181,11 +186,15 @@ class MountedKernel(Flushing):
             self._known.orphans.add(node)
         if not self._unnamed:
             self._jobs.send_nowait(self._forget_unnamed)
-        self._unnamed.append((parent, name))
+        # What keeps another name has one less, which the kernel cannot tell.
+        self._unnamed.append(((parent, name), node if inode.nlink and node in self._known else 0))
 
     def _forget_unnamed(self) -> None:
         while self._unnamed:
-            forget_names(self.notices, [self._unnamed.popleft()])
+            place, node = self._unnamed.popleft()
+            forget_names(self.notices, [place])
+            if node:
+                forget_inodes(self.notices, [node], attributes_only=True)
 
     def _forget(self, places: Iterable[Place], nodes: list[int]) -> trio.Event:
         """Forget names, then inodes, in the background; tells when it is done. Whoever waits for that must hold no lock of the kernel's."""
