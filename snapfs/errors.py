@@ -25,6 +25,7 @@
     │   ├── BadName
     │   ├── TooManySnapshots
     │   ├── SnapshotBusy
+    │   ├── MountsInside
     │   ├── SnapshotHeld
     │   └── NoSuchFact
     └── FsError                    results of file operations, one class for each errno
@@ -140,6 +141,10 @@ class TooManySnapshots(SnapshotError):
 
 class SnapshotBusy(SnapshotError):
     """The instance is being deleted, or is in use in a way that forbids this."""
+
+
+class MountsInside(SnapshotError):
+    """Something is mounted on a directory or a file that a restore would put another one in the place of."""
 
 
 class SnapshotHeld(SnapshotError):

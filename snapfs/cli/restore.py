@@ -48,6 +48,9 @@ def configure(parser: Parser) -> None:
     when.add_argument("--dry-run", action="store_true", help="change nothing, list what would change")
     when.add_argument("--schedule", action="store_true", help="do it when the volume is mounted next, before anyone sees it")
     when.add_argument("--cancel", action=_Cancel, name_action=name, help="take back what was scheduled; without NAME")
+    parser.add_argument(
+        "--detach-mounts", action="store_true", help="go back although something is mounted inside on what goes or changes: it is detached"
+    )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON document instead of text")
     form.add_argument("-0", "--null", action="store_true", help="with --dry-run: print letters, a space and the path, with a NUL behind")
@@ -73,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _restore(arguments: argparse.Namespace) -> int:
     """Restore, and say how to undo it."""
     with session(arguments.target, write=True, timeout=arguments.timeout) as volume:
-        result = volume.call("restore", name=arguments.name, **_paths(arguments, volume))
+        result = volume.call("restore", name=arguments.name, detach=arguments.detach_mounts or None, **_paths(arguments, volume))
     undo = result["undo"]
     if arguments.json:
         output.print_json({"name": result["name"], "changed": result["changed"], "undo": undo and undo["name"]})

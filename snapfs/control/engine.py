@@ -42,8 +42,10 @@ class Engine(Protocol):
     async def change_facts(self, name: str, change: Callable[[Facts], Facts], *, permit: Permit = snapshots.anyone) -> Instance:
         """See ``snapshots.change_facts``."""
 
-    async def restore(self, name: str, *, paths: Sequence[str] = (), owner: int = 0, permit: Permit = snapshots.anyone) -> RestoreResult:
-        """See ``snapshots.restore``."""
+    async def restore(
+        self, name: str, *, paths: Sequence[str] = (), owner: int = 0, permit: Permit = snapshots.anyone, detach: bool = False
+    ) -> RestoreResult:
+        """See ``snapshots.restore``; ``detach``: although something is mounted inside."""
 
     async def arrange(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Run a function of the core that changes what is planned, and nothing that shows; durable when it returns."""

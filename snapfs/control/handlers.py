@@ -23,7 +23,7 @@ from snapfs.control.protocol import NO_LIMIT, Request, Result
 from snapfs.control.purging import Purging
 from snapfs.control.scrubbing import scrub
 from snapfs.copying import Job, Wishes
-from snapfs.errors import SnapfsError, UsageError
+from snapfs.errors import NotPermitted, SnapfsError, UsageError
 from snapfs.filesystem import Filesystem
 from snapfs.snapshots import Designated, Facts, Hold, Instance, Permit, Target
 from snapfs.snapshots.paths import path_bytes
@@ -81,7 +81,7 @@ class Handlers:
             "snapshot.hold": ({"name": str, "hold": str, "reason": str}, self.snapshot_hold),
             "snapshot.release": ({"name": str, "hold": str}, self.snapshot_release),
             "df": ({"names": list}, self.df),
-            "restore": ({"name": str, "paths": list}, self.restore),
+            "restore": ({"name": str, "paths": list, "detach": bool}, self.restore),
             "restore.schedule": ({"name": str, "paths": list}, self.restore_schedule),
             "restore.cancel": ({}, self.restore_cancel),
             "copy.status": ({}, self.copy_status),
@@ -256,9 +256,13 @@ class Handlers:
         rows = zip(instances, figures.of_snapshots(self.fs, instances), strict=True)
         return [{**self.describe(one), **row} for one, row in rows]
 
-    async def restore(self, uid: int, name: str | None, paths: list[object] | None) -> Result:
-        """Go back to a snapshot, to all that it covers or to what lies at ``paths``."""
-        result = await self.engine.restore(_needed("name", name), paths=_names(paths), owner=uid, permit=self._permit(uid))
+    async def restore(self, uid: int, name: str | None, paths: list[object] | None, detach: bool | None) -> Result:
+        """Go back to a snapshot, to all that it covers or to what lies at ``paths``; ``detach`` what is mounted inside, if need be."""
+        if detach and not snapshots.is_privileged(self.fs, uid):
+            raise NotPermitted("only root and who has mounted may have mounts detached")
+        result = await self.engine.restore(
+            _needed("name", name), paths=_names(paths), owner=uid, permit=self._permit(uid), detach=bool(detach)
+        )
         undo = self.describe(result.undo) if result.undo else None
         return {"name": name, "changed": result.changed, "undo": undo}
 

@@ -73,7 +73,15 @@ class OfflineEngine:
         """Say something else about a snapshot."""
         return self._durable(snapshots.change_facts, name, change, permit=permit)
 
-    async def restore(self, name: str, *, paths: Sequence[str] = (), owner: int = 0, permit: Permit = snapshots.anyone) -> RestoreResult:
+    async def restore(
+        self,
+        name: str,
+        *,
+        paths: Sequence[str] = (),
+        owner: int = 0,
+        permit: Permit = snapshots.anyone,
+        detach: bool = False,  # noqa: ARG002 - nothing is mounted in what is not
+    ) -> RestoreResult:
         """Go back to a snapshot."""
         return self._durable(snapshots.restore, name, paths=paths, owner=owner, permit=permit)
 

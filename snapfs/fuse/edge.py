@@ -13,7 +13,7 @@ from typing import Final, ParamSpec, TypeVar
 import trio
 
 from snapfs import snapshots
-from snapfs.errors import NoSpace, ReadOnly, SnapfsError, SnapshotBusy
+from snapfs.errors import MountsInside, NoSpace, ReadOnly, SnapfsError, SnapshotBusy
 from snapfs.filesystem import Filesystem
 from snapfs.fuse.allowance import Allowance
 from snapfs.fuse.calls import Calls
@@ -159,13 +159,20 @@ class Edge(Calls):
             raise failure
         return instance
 
-    async def restore(self, name: str, *, paths: Sequence[str] = (), owner: int = 0, permit: Permit = snapshots.anyone) -> RestoreResult:
-        """Go back to a snapshot while the volume is in use. The state from before has all that was written before this call."""
+    async def restore(
+        self, name: str, *, paths: Sequence[str] = (), owner: int = 0, permit: Permit = snapshots.anyone, detach: bool = False
+    ) -> RestoreResult:
+        """Go back to a snapshot while the volume is in use. The state from before has all that was written before this call.
+
+        Raises ``MountsInside`` where something is mounted on what would not stay in its place, unless it shall be detached.
+        """
         async with self._snapshots_alone():
             instance = await self.call(snapshots.get, self.fs, name)
             self.spared = instance.id
             if not paths:
                 await self.call(snapshots.check_permitted, self.fs, instance, permit)  # before anybody is made to wait for the kernel
+            if not detach:
+                await self._check_mounts(instance, paths)
             # Or what the kernel holds would be written over the restored state later.
             async with self._at_moment({BASE_VIEW, instance.id}):
                 async with self.gate.closed():
@@ -186,6 +193,17 @@ class Edge(Calls):
         if failure is not None:
             raise failure
         return result
+
+    async def _check_mounts(self, instance: Instance, paths: Sequence[str]) -> None:
+        """Raises ``MountsInside``."""
+        gone = [
+            one.path
+            for one in await self.kernel.mounted_inside()
+            if not await self.call(snapshots.stays, self.fs, instance, paths, one.way)
+        ]
+        if gone:
+            more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+            raise MountsInside(f"mounted on what would not stay there: {gone[0]}{more}; unmount it first, or detach it by --detach-mounts")
 
     async def _outdated(self, result: RestoreResult) -> Outdated | None:
         """What the kernel believes that is wrong after a restore; None when that cannot be found out."""

@@ -41,6 +41,7 @@ ERRNO: Final[dict[type[BaseException], int]] = {
     errors.TooManySnapshots: errno.EMLINK,
     errors.SnapshotBusy: errno.EBUSY,
     errors.SnapshotHeld: errno.EBUSY,
+    errors.MountsInside: errno.EBUSY,
     errors.NoSuchFact: errno.ENOENT,
     errors.UsageError: errno.EINVAL,
     errors.CopyBlocked: errno.EIO,

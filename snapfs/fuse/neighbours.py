@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Protocol
 
+from snapfs.fuse.mounted_inside import Inside
 from snapfs.fuse.outdated import Outdated
 from snapfs.snapshots import Place, RestoreResult
 
@@ -24,6 +25,9 @@ class Kernel(Protocol):
 
     async def view_renamed(self, view_id: int, *, asked_by: int | None) -> None:
         """A snapshot has another name: the one that the kernel was shown is wrong."""
+
+    async def mounted_inside(self) -> list[Inside]:
+        """What is mounted on directories and files of the base."""
 
     def came_back(self, result: RestoreResult) -> None:
         """The base has changed under the kernel, in this synchronous stretch."""
@@ -53,6 +57,10 @@ class NoKernel:
 
     async def view_renamed(self, view_id: int, *, asked_by: int | None) -> None:
         """As ``view_ended``."""
+
+    async def mounted_inside(self) -> list[Inside]:
+        """Nothing is."""
+        return []
 
     def came_back(self, result: RestoreResult) -> None:
         """Nobody has anything in use."""

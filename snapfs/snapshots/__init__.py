@@ -16,6 +16,7 @@ from snapfs.snapshots.rights import Permit, anyone, check_permitted, covered, ma
 from snapfs.snapshots.shares import is_privileged
 from snapfs.snapshots.sides import State
 from snapfs.snapshots.space import frees
+from snapfs.snapshots.staying import stays
 from snapfs.snapshots.targets import Designated, Target, part_at
 from snapfs.snapshots.versions import Deleted, Lost, Seen, Version, Versions
 from snapfs.store.facts import NO_FACTS, Facts, Hold
@@ -87,6 +88,7 @@ __all__ = [
     "restore_scheduled",
     "schedule",
     "scheduled_snapshot",
+    "stays",
     "take_out",
     "view_inode",
     "visible",

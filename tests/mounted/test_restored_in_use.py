@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
+import subprocess
 import threading
 from pathlib import Path
 
@@ -150,3 +152,51 @@ def test_a_directory_that_did_not_change_is_taken_from_its_users(mounted) -> Non
     assert Path(os.readlink(f"/proc/self/fd/{place}")) == mounted.path / "project" / "sub"
     assert Path(os.readlink(f"/proc/self/fd/{place}"), "..", "file").read_text() == "then"
     os.close(place)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
+def test_mounts_of_others_are_taken_away_in_silence(mounted, run_snapfs) -> None:
+    """The kernel detaches what is mounted on a name that leads elsewhere, where rmdir(2) and rename(2) say EBUSY."""
+    for name in ("kept", "gone", "file"):
+        (mounted / name).mkdir() if name != "file" else (mounted / name).touch()
+    (mounted / "kept" / "deep").mkdir()
+    mounted.snapshot("s")
+    for name in ("gone", "kept/file"):
+        (mounted / name).rmdir() if name == "gone" else (mounted / name).touch()
+    (mounted / "gone").mkdir()
+    (mounted / "new").mkdir()
+    points = [mounted / "kept" / "deep", mounted / "gone", mounted / "new"]
+
+    def detach(path: Path) -> None:
+        subprocess.run(["umount", "-l", path], check=True, timeout=60)
+
+    with contextlib.ExitStack() as stack:
+        for point in points:
+            subprocess.run(["mount", "-t", "tmpfs", "snapfs-test", point], check=True, timeout=60)
+            stack.callback(detach, point)
+        refused = run_snapfs("restore", mounted.path, "s", code=1)
+        assert refused.returncode == 1
+        assert str(mounted.path / "gone") in refused.stderr
+        assert "1 more" in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
+        assert "gone" in run_snapfs("restore", mounted.path, "s", "--path", "/gone", code=1).stderr
+        # What stays in its place stays mounted, whatever else changes there.
+        run_snapfs("restore", mounted.path, "s", "--path", "/kept")
+        assert not (mounted / "kept" / "file").exists()
+        assert all(point.is_mount() for point in points)
+        # A mount that is seen in another namespace alone counts as well.
+        stack.pop_all()
+        for point in points[1:]:
+            detach(point)
+        with subprocess.Popen(
+            ["unshare", "-m", "sh", "-c", f"mount -t tmpfs snapfs-test '{mounted.path}/gone' && echo && read line"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        ) as other:  # fmt: skip
+            assert other.stdout is not None and other.stdin is not None
+            other.stdout.readline()
+            assert "gone" in run_snapfs("restore", mounted.path, "s", code=1).stderr
+            run_snapfs("restore", mounted.path, "s", "--detach-mounts")
+            other.stdin.close()
+        assert points[0].is_mount()
+        detach(points[0])
+    assert sorted(os.listdir(mounted.path)) == ["file", "gone", "kept"]
