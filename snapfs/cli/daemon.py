@@ -12,6 +12,7 @@ import signal
 from collections.abc import Callable
 from typing import NoReturn
 
+from snapfs.cli.descriptors import inherited
 from snapfs.cli.exits import MOUNT_FAILED, MOUNT_SYSTEM, OK, CommandFailed, describe_unexpected
 
 #: Runs until the mount ends; calls its argument when it is live. Raises ``CommandFailed`` for what the user should read.
@@ -20,6 +21,7 @@ Work = Callable[[Callable[[], None]], None]
 
 def start(work: Work) -> int:
     """Run ``work`` in a process of its own, and return when it is live. Raises ``CommandFailed`` when it did not get there."""
+    callers = inherited()
     reader, writer = os.pipe()
     try:
         child = os.fork()
@@ -27,7 +29,7 @@ def start(work: Work) -> int:
         raise CommandFailed(f"no process for the daemon: {exc.strerror}", MOUNT_SYSTEM) from exc
     if child == 0:
         os.close(reader)
-        _daemon(work, writer)
+        _daemon(work, writer, callers)
     os.close(writer)
     try:
         with open(reader, "rb") as pipe:
@@ -45,8 +47,8 @@ def start(work: Work) -> int:
     return OK
 
 
-def _daemon(work: Work, writer: int) -> NoReturn:
-    """The child: leaves the session, the terminal and the working directory when it is live.
+def _daemon(work: Work, writer: int, callers: list[int]) -> NoReturn:
+    """The child: leaves the session, the terminal, the working directory and the caller's descriptors when it is live.
 
     Not earlier: an automounter that has asked for the mount lets only its own process group pass to the mount point until it is there.
     """
@@ -67,6 +69,8 @@ def _daemon(work: Work, writer: int) -> NoReturn:
         for descriptor in (0, 1, 2):
             os.dup2(null, descriptor)
         os.close(null)
+        for descriptor in callers:  # a lock or a pipe of the caller's would not end before the mount does
+            os.close(descriptor)
         tell(OK, "")
 
     try:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 import snapfs
-from snapfs.cli import exits
+from snapfs.cli import descriptors, exits
 from snapfs.cli.arguments import Parser
 from snapfs.cli.exits import CommandFailed
 from snapfs.errors import SnapfsError, UsageError
@@ -69,6 +69,7 @@ HELPERS: Final = {
 
 def main(argv: Sequence[str] | None = None, program: str | None = None) -> int:
     """Run the command line ``argv`` (default: this process's) as the program of that name; return the exit code."""
+    descriptors.complete()
     words = list(sys.argv[1:] if argv is None else argv)
     name = os.path.basename(sys.argv[0] if program is None else program).replace(".fuse.", ".")
     helper = HELPERS.get(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import json
 import os
 import shutil
@@ -207,3 +208,64 @@ def test_an_automounter_and_the_daemon_wait_for_each_other(with_helpers, images,
         ["fuse.snapfs", f"{tmp_path}/base/volume"],
         ["fuse.snapfs", f"{tmp_path}/direct"],
     ]
+
+
+# --- what the caller has open, or has not -------------------------------------------------------
+
+#: Runs its arguments without some of the standard descriptors.
+CLOSING = 'for number in $1; do eval "exec $number>&-"; done; shift; exec "$@"'
+
+
+@pytest.mark.parametrize("missing", ["0", "1", "2", "0 1 2"])
+def test_a_missing_standard_descriptor_is_the_images_or_an_error(tmp_path: Path, snapfs_command, missing: str) -> None:
+    image, place = tmp_path / "volume.img", tmp_path / "m"
+    place.mkdir()
+
+    def without(*words: str | Path, code: int = 0) -> None:
+        command = ["bash", "-c", CLOSING, "bash", missing, *snapfs_command(*words)]
+        result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+        assert result.returncode == code, result.stderr
+        assert code or result.stderr == ""
+
+    without("mkfs", image, "--size", "16M")
+    without("mount", image, place)
+    try:
+        pid = json.loads(subprocess.run(snapfs_command("info", place, "--json"), check=True, capture_output=True).stdout)["pid"]
+        assert [os.readlink(f"/proc/{pid}/fd/{number}") for number in (0, 1, 2)] == ["/dev/null"] * 3
+        without("df", place)
+    finally:
+        without("umount", place)
+    without("check", image)
+    without("umount", place, code=1)
+
+
+def test_a_mount_in_front_writes_its_log_into_the_image(volume_image: Path, tmp_path: Path, snapfs_command, wait_until) -> None:
+    place = tmp_path / "m"
+    place.mkdir()
+    command = ["bash", "-c", CLOSING, "bash", "0 1 2", *snapfs_command("mount", "-f", volume_image, place)]
+    with subprocess.Popen(command) as daemon:
+        try:
+            wait_until(lambda: mounted_at(place), 60)
+            # Until it is live, standard error goes to where libfuse's complaints are read.
+            wait_until(lambda: [os.readlink(f"/proc/{daemon.pid}/fd/{number}") for number in (0, 1, 2)] == ["/dev/null"] * 3, 60)
+        finally:
+            daemon.send_signal(signal.SIGTERM)
+    assert daemon.returncode == 0
+
+
+def test_a_daemon_keeps_its_callers_lock_and_pipe(volume_image: Path, tmp_path: Path, snapfs_command, run_snapfs) -> None:
+    place = tmp_path / "m"
+    place.mkdir()
+    reader, writer = os.pipe()
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run(snapfs_command("mount", volume_image, place), check=True, timeout=120, pass_fds=(lock.fileno(), writer))
+    os.close(writer)
+    try:
+        with (tmp_path / "lock").open("w") as again:
+            fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.set_blocking(reader, False)
+        assert os.read(reader, 1) == b""  # the end: nobody can write into it any more
+    finally:
+        os.close(reader)
+        run_snapfs("umount", place)
