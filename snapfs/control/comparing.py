@@ -63,7 +63,9 @@ class Comparing:
         self._check_settled(with_present=len(names) < 2)
         self._check_purged(instances)
         with self._fs.volume.allocator.readers.open() as reader:
-            diff = Diff(self._fs, self._state(old), self._state(new), wanted)
+            found = iter(instances)
+            before, after = (self._state(None if name is None else next(found)) for name in (old, new))
+            diff = Diff(self._fs, before, after, wanted)
             counts = await self._differences(reader, diff)
         return {"old": old, "new": new, "counts": counts, "compared": diff.compared}
 
@@ -117,10 +119,11 @@ class Comparing:
                     f"a purge of snapshot {one.name!r} goes on in the background, while the volume is mounted: try again later"
                 )
 
-    def _state(self, name: str | None) -> State:
-        if name is None:
+    def _state(self, which: Instance | None) -> State:
+        """Of the snapshot that was permitted to be looked at: its name may be another's since."""
+        if which is None:
             return State(self._fs.volume.base_root)
-        instance = snapshots.get(self._fs, name)
+        instance = snapshots.get(self._fs, which)
         return State(instance.root, instance.copy())  # it may be renamed, written to or deleted meanwhile
 
     async def _drive(self, reader: Reader, steps: Steps, encode: Callable[[Any], Result], compared: Callable[[], int]) -> None:

@@ -163,7 +163,7 @@ class Handlers:
     ) -> Result:
         """Make a snapshot of the whole volume, of what is at ``paths`` and of what is designated: as it is, or as ``origin`` shows it."""
         facts = snapshots.NO_FACTS.changed(read_only=read_only, description=description, tags=_texts(tags))
-        view_id = ids.BASE_VIEW if origin is None else (await self.engine.call(snapshots.get, self.fs, origin)).id
+        of = ids.BASE_VIEW if origin is None else await self.engine.call(snapshots.get, self.fs, origin)
         targets: list[Target] = [_way(path) for path in _names(paths, "paths")]
         policy = None
         if designated is not None:
@@ -171,10 +171,7 @@ class Handlers:
             owner = uid if self.live and self.shown_owner is None and not snapshots.is_privileged(self.fs, uid) else None
             policy = Designated(designated, owner)
             targets.append(policy)
-        chosen = snapshots.default_name(time.time_ns()) if name is None else name
-        instance = await self.engine.create_snapshot(
-            chosen, origin=view_id, targets=targets, owner=uid, permit=self._permit(uid), facts=facts
-        )
+        instance = await self.engine.create_snapshot(name, origin=of, targets=targets, owner=uid, permit=self._permit(uid), facts=facts)
         return {**self._with_figures([instance])[0], "left_out": policy.left_out if policy else []}
 
     async def snapshot_list(self, _uid: int) -> Result:
@@ -219,8 +216,7 @@ class Handlers:
     async def snapshot_rename(self, uid: int, name: str | None, new_name: str | None) -> Result:
         """Give a snapshot another name."""
         wanted = _needed("new_name", new_name)
-        await self.engine.rename_snapshot(_needed("name", name), wanted, permit=self._permit(uid))
-        return await self.snapshot_show(uid, wanted)
+        return self._with_figures([await self.engine.rename_snapshot(_needed("name", name), wanted, permit=self._permit(uid))])[0]
 
     async def snapshot_delete(self, uid: int, names: list[object] | None, dry_run: bool | None) -> Result:
         """Delete snapshots, all that can be; or say what that would free. Their space comes back behind."""

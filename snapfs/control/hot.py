@@ -21,11 +21,12 @@ class Hot(Comparing):
         wanted = HOT_LIMIT if limit is None else limit
         if not 0 < wanted <= HOT_LIMIT_MAX:
             raise UsageError(f"a limit is between 1 and {HOT_LIMIT_MAX}")
-        await call(snapshots.check_permitted, self._fs, await call(snapshots.get, self._fs, name), self._look)
+        chosen = await call(snapshots.get, self._fs, name)
+        await call(snapshots.check_permitted, self._fs, chosen, self._look)
         await settle()
         self._check_settled(with_present=True)
         with self._fs.volume.allocator.readers.open() as reader:
-            heat = Heat(self._fs.volume, snapshots.get(self._fs, name).copy(), limit=wanted)
+            heat = Heat(self._fs.volume, snapshots.get(self._fs, chosen).copy(), limit=wanted)
             await self._drive(reader, heat.steps(), dict, lambda: heat.compared)
         return {
             "name": name,

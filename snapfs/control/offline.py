@@ -36,9 +36,9 @@ class OfflineEngine:
 
     async def create_snapshot(
         self,
-        name: str,
+        name: str | None,
         *,
-        origin: int = 0,
+        origin: int | Instance = 0,
         targets: Sequence[Target] = (),
         owner: int = 0,
         permit: Permit = snapshots.anyone,

@@ -47,23 +47,25 @@ class Edge(Calls):
 
     async def create_snapshot(
         self,
-        name: str,
+        name: str | None,
         *,
-        origin: int = BASE_VIEW,
+        origin: int | Instance = BASE_VIEW,
         targets: Sequence[Target] = (),
         owner: int = 0,
         permit: Permit = snapshots.anyone,
         facts: Facts = snapshots.NO_FACTS,
     ) -> Instance:
-        """Make a snapshot that has everything whose write returned before this call; durable when it returns."""
-        snapshots.check_name(name)
+        """Make a snapshot that has everything whose write returned before this call; durable when it returns. See ``snapshots.create``."""
+        if name is not None:
+            snapshots.check_name(name)
+        view_id = origin if isinstance(origin, int) else origin.id
         is_privileged = snapshots.is_privileged(self.fs, owner)
         if not is_privileged:
             self._allowance.take(owner)
         async with self._snapshots_alone():
-            moved = await self._make_way(name) if is_privileged else None
-            self.spared = origin
-            async with self._at_moment({origin}) as go_on:
+            moved = await self._make_way(name) if is_privileged and name is not None else None
+            self.spared = view_id
+            async with self._at_moment({view_id}) as go_on:
                 instance = await self.change(
                     snapshots.create, self.fs, name, origin=origin, targets=targets, owner=owner, permit=permit, facts=facts
                 )
@@ -97,15 +99,18 @@ class Edge(Calls):
         async with self.kernel.paused(view_ids) as go_on:
             yield go_on
 
-    async def delete_snapshot(self, name: str, *, asked_by: int | None = None, permit: Permit = snapshots.anyone) -> Instance:
-        """Delete a snapshot; its space comes back in the background. ``asked_by``: the ``.snap`` in which it was done, if in one."""
-        deletion = await self.delete_snapshots([name], asked_by=asked_by, permit=permit)
+    async def delete_snapshot(self, which: str | Instance, *, asked_by: int | None = None, permit: Permit = snapshots.anyone) -> Instance:
+        """Delete a snapshot; its space comes back in the background. ``asked_by``: the ``.snap`` in which it was done, if in one.
+
+        ``which``: its name, or the instance, where that was looked up before.
+        """
+        deletion = await self.delete_snapshots([which], asked_by=asked_by, permit=permit)
         for refusal in deletion.refused.values():
             raise refusal
         return deletion.deleted[0]
 
     async def delete_snapshots(
-        self, names: Sequence[str], *, asked_by: int | None = None, permit: Permit = snapshots.anyone
+        self, names: Sequence[str | Instance], *, asked_by: int | None = None, permit: Permit = snapshots.anyone
     ) -> SetDeletion:
         """Delete several with one commit, all that can be."""
         async with self._snapshots_alone():
@@ -135,11 +140,11 @@ class Edge(Calls):
             return self.in_one(function, *args, **kwargs)
 
     async def rename_snapshot(
-        self, name: str, new_name: str, *, asked_by: int | None = None, permit: Permit = snapshots.anyone
+        self, which: str | Instance, new_name: str, *, asked_by: int | None = None, permit: Permit = snapshots.anyone
     ) -> Instance:
-        """Rename a snapshot."""
+        """Rename a snapshot, as for ``delete_snapshot``."""
         async with self._snapshots_alone():
-            instance = await self.change(snapshots.rename, self.fs, name, new_name, permit=permit)
+            instance = await self.change(snapshots.rename, self.fs, which, new_name, permit=permit)
             failure = await self._failure()
         await self.kernel.view_renamed(instance.id, asked_by=asked_by)
         if failure is not None:

@@ -39,9 +39,11 @@ class SnapdirRequests(Requests):
         """A snapshot by name."""
         return await self._enter(node, name, ctx)
 
-    async def _enter(self, node: int, name: bytes, ctx: pyfuse3.RequestContext | None) -> pyfuse3.EntryAttributes:
+    async def _enter(self, node: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         """What a snapshot leads to. Raises ``AccessDenied`` for a caller who may not get there."""
-        instance, inode, valid = await self.edge.call(self._find_for, self.numbers.covered(node), name, ctx)
+        return self._entered(node, name, *await self.edge.call(self._find_for, self.numbers.covered(node), name, ctx))
+
+    def _entered(self, node: int, name: bytes, instance: Instance, inode: Inode, valid: float) -> pyfuse3.EntryAttributes:
         target = self.numbers.node(instance.id, inode.ino)
         self.known.add(target)
         self.known.show(instance.id, node, name)
@@ -53,20 +55,20 @@ class SnapdirRequests(Requests):
         text = _text(name)
         view_id, ino = self.numbers.split(covered)
         # Requests are served meanwhile; the kernel keeps this ``.snap`` locked, and nothing else.
-        await self.edge.create_snapshot(text, origin=view_id, targets=[ino], owner=ctx.uid, permit=self._permit(ctx))
-        return await self._enter(node, name, None)
+        made = await self.edge.create_snapshot(text, origin=view_id, targets=[ino], owner=ctx.uid, permit=self._permit(ctx))
+        return self._entered(node, name, *await self.edge.call(self._shown, covered, made))  # whatever has its name by now
 
     async def snapshot_delete(self, node: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         """rmdir: where the snapshot was made, by those who may."""
         instance = await self._made_here(node, name)
-        await self.edge.delete_snapshot(instance.name, asked_by=node, permit=self._permit(ctx))  # as for mkdir
+        await self.edge.delete_snapshot(instance, asked_by=node, permit=self._permit(ctx))  # as for mkdir
 
     async def snapshot_rename(self, node: int, name: bytes, new_name: bytes, ctx: pyfuse3.RequestContext) -> None:
         """Rename within one ``.snap``."""
         text = _text(new_name)
         instance = await self._made_here(node, name)
         if text != instance.name:
-            await self.edge.rename_snapshot(instance.name, text, asked_by=node, permit=self._permit(ctx))  # as for mkdir
+            await self.edge.rename_snapshot(instance, text, asked_by=node, permit=self._permit(ctx))  # as for mkdir
             self.known.show(instance.id, node, new_name)
 
     async def snapshot_rows(self, node: int, after: int) -> list[Row]:
@@ -100,10 +102,15 @@ class SnapdirRequests(Requests):
         instance = snapshots.find(self.fs, view, ino, name)
         return instance, snapshots.view_inode(self.fs, instance, ino)
 
-    def _find_for(self, covered: int, name: bytes, ctx: pyfuse3.RequestContext | None) -> tuple[Instance, Inode, float]:
+    def _find_for(self, covered: int, name: bytes, ctx: pyfuse3.RequestContext) -> tuple[Instance, Inode, float]:
         instance, inode = self._find(covered, name)
-        if ctx is not None:
-            self.passage.check(instance, inode, ctx)
+        self.passage.check(instance, inode, ctx)
+        return instance, inode, self.passage.valid(instance, inode)
+
+    def _shown(self, covered: int, which: Instance) -> tuple[Instance, Inode, float]:
+        """The same of one that was found before a wait. Raises ``NoSuchSnapshot`` when it is gone."""
+        instance = snapshots.get(self.fs, which)
+        inode = snapshots.view_inode(self.fs, instance, self.numbers.split(covered)[1])
         return instance, inode, self.passage.valid(instance, inode)
 
     def _directory(self, view: View, ino: int) -> Inode:

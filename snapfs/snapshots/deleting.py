@@ -26,24 +26,25 @@ class SetDeletion:
     blocks: int
 
 
-def plan_set(fs: Filesystem, names: Iterable[str], *, permit: Permit = anyone) -> SetDeletion:
-    """What ``delete_set`` would do now; nothing is changed. May raise ``NotCached``, ``CommitNeeded``."""
-    chosen: list[Instance] = []
+def plan_set(fs: Filesystem, names: Iterable[str | Instance], *, permit: Permit = anyone) -> SetDeletion:
+    """What ``delete_set`` would do now; nothing is changed. Each is given as to ``get``. May raise ``NotCached``, ``CommitNeeded``."""
+    chosen: dict[int, Instance] = {}
     refused: dict[str, SnapfsError] = {}
     wants: list[Want] = []
-    for name in dict.fromkeys(names):
+    for which in names:
         try:
-            chosen.append(deletable(fs, name, permit))
+            instance = deletable(fs, which, permit)
+            chosen[instance.id] = instance
         except NotCached as exc:  # all that is missing is fetched at once
             wants += exc.wants
         except (SnapshotError, FsError) as exc:
-            refused[name] = exc
+            refused[which if isinstance(which, str) else which.name] = exc
     if wants:
         raise NotCached(wants)
-    return SetDeletion(tuple(chosen), refused, frees(fs, chosen))
+    return SetDeletion(tuple(chosen.values()), refused, frees(fs, list(chosen.values())))
 
 
-def delete_set(fs: Filesystem, names: Iterable[str], *, permit: Permit = anyone) -> SetDeletion:
+def delete_set(fs: Filesystem, names: Iterable[str | Instance], *, permit: Permit = anyone) -> SetDeletion:
     """Delete all of these snapshots that can be deleted, as ``lifecycle.delete`` does each; the caller commits afterwards.
 
     Raises ``NoSpace``, ``ReadOnly``.

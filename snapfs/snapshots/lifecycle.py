@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from snapfs.blocks.pointer import EPOCH_MASK
 from snapfs.errors import CommitNeeded, NameTaken, NoSuchFact, SnapshotBusy, SnapshotHeld, TooManySnapshots
 from snapfs.ids import BASE_VIEW
-from snapfs.snapshots.naming import check_name, get
+from snapfs.snapshots.naming import check_name, default_name, free_name, get
 from snapfs.snapshots.rights import Permit, anyone, check_permitted
 from snapfs.snapshots.shares import check_share
 from snapfs.snapshots.targets import Target, parts_of, sized, subjects
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 def new_instance(
     fs: Filesystem,
-    name: str,
+    name: str | None,
     *,
-    origin: int,
+    origin: int | Instance,
     targets: Sequence[Target] = (),
     parts: Sequence[Part] | None = None,
     owner: int,
@@ -33,16 +33,19 @@ def new_instance(
     permit: Permit = anyone,
     urgency: int = 0,
 ) -> Instance:
-    """An instance with a bit of its own, for the caller to publish. ``urgency`` is that of ``Allocator.prepare``.
+    """An instance with a bit of its own, for the caller to publish. ``urgency`` is that of ``Allocator.prepare``. No name: the time.
 
     It is of ``targets``; of ``parts``, where a caller has them ready, and then also of such where nothing stands.
     Raises ``NameTaken``, ``BadName``, ``TooManySnapshots``, ``NoSpace``, ``NotFound``, ``UsageError``, and what ``permit`` raises.
     """
     volume = fs.volume
     volume.check_writable()
+    now = fs.now() if now_ns is None else now_ns
+    if name is None:
+        name = free_name(fs, default_name(now))
     check_name(name)
     check_free(fs, name)
-    view = fs.view(origin)
+    view = fs.view(origin if isinstance(origin, int) else get(fs, origin).id)
     if parts is None:
         chosen, (covered, passed) = parts_of(fs, view, targets)
     else:
@@ -54,7 +57,6 @@ def new_instance(
     check_share(fs, owner)
     volume.allocator.prepare(0, urgency=urgency, metadata=volume.dirtied + 8)
     bit = volume.instances.take_bit(fs.view_ids_in_use())
-    now = fs.now() if now_ns is None else now_ns
     # The order of making: by the clock, one that is made after the clock was set back would be older.
     serial = volume.next_inode_generation
     volume.next_inode_generation += 1
@@ -63,7 +65,7 @@ def new_instance(
         name,
         created_ns=now,
         changed_ns=now,
-        origin=origin,
+        origin=view.id,
         owner=owner,
         parts=chosen,
         covered=covered,
@@ -75,9 +77,9 @@ def new_instance(
 
 def create(
     fs: Filesystem,
-    name: str,
+    name: str | None,
     *,
-    origin: int = BASE_VIEW,
+    origin: int | Instance = BASE_VIEW,
     targets: Sequence[Target] = (),
     owner: int = 0,
     now_ns: int | None = None,
@@ -86,6 +88,7 @@ def create(
 ) -> Instance:
     """Make a snapshot of a view, or of the directories and files ``targets`` in it: the state that the next commit seals (A2).
 
+    Without a name it gets one that nothing has: the time, in UTC. An ``origin`` that was found before a wait is given as itself.
     Nothing is walked and nothing copied. Raises ``NameTaken``, ``BadName``, ``TooManySnapshots``, ``NoSuchSnapshot``, ``NoSpace``,
     ``NotFound`` for targets that are not there, ``ReadOnly``, ``UsageError`` for impossible facts and too many targets, and what ``permit``
     raises.
@@ -114,13 +117,13 @@ def check_free(fs: Filesystem, name: str) -> None:
         raise NameTaken(f"a snapshot named {name!r} exists already")
 
 
-def rename(fs: Filesystem, name: str, new_name: str, *, permit: Permit = anyone) -> Instance:
-    """Give a snapshot another name. Raises ``NoSuchSnapshot``, ``NameTaken``, ``BadName``, ``ReadOnly``."""
+def rename(fs: Filesystem, which: str | Instance, new_name: str, *, permit: Permit = anyone) -> Instance:
+    """Give a snapshot another name. ``which`` is as for ``get``. Raises ``NoSuchSnapshot``, ``NameTaken``, ``BadName``, ``ReadOnly``."""
     fs.volume.check_writable()
-    instance = get(fs, name)
+    instance = get(fs, which)
     check_permitted(fs, instance, permit)
     check_name(new_name)
-    if new_name != name:
+    if new_name != instance.name:
         check_free(fs, new_name)
         fs.volume.allocator.prepare(0, urgency=1, metadata=fs.volume.dirtied + 4)
         fs.volume.instances.rename(instance, new_name)
@@ -180,9 +183,9 @@ def delete(fs: Filesystem, name: str, *, permit: Permit = anyone) -> Instance:
     return instance
 
 
-def deletable(fs: Filesystem, name: str, permit: Permit) -> Instance:
-    """The snapshot of that name, if it can be deleted now. Raises as ``delete``; ``CommitNeeded`` while a snapshot of it is being made."""
-    instance = get(fs, name)
+def deletable(fs: Filesystem, which: str | Instance, permit: Permit) -> Instance:
+    """The snapshot, if it can be deleted now. Raises as ``delete``; ``CommitNeeded`` while a snapshot of it is being made."""
+    instance = get(fs, which)
     check_permitted(fs, instance, permit)
     check_not_held(instance)
     check_not_scheduled(fs, instance)

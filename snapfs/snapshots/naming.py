@@ -60,12 +60,19 @@ def misleading(name: str, what: str = "a snapshot's name") -> str | None:
     return None
 
 
-def get(fs: Filesystem, name: str) -> Instance:
-    """The live instance of that name. Raises ``NoSuchSnapshot``."""
-    found = fs.volume.instances.by_name(name)
-    if found is None:
-        raise NoSuchSnapshot(f"no snapshot is named {name!r}; 'snapfs snapshot list' shows those that there are")
-    return found
+def get(fs: Filesystem, which: str | Instance) -> Instance:
+    """The live instance of that name; or the one that was found before a wait, if it is still there. Raises ``NoSuchSnapshot``.
+
+    Whoever waits between looking and acting keeps the instance: its name, and its bit, may be another one's by then.
+    """
+    if isinstance(which, str):
+        found = fs.volume.instances.by_name(which)
+        if found is None:
+            raise NoSuchSnapshot(f"no snapshot is named {which!r}; 'snapfs snapshot list' shows those that there are")
+        return found
+    if fs.volume.instances.table.get(which.id) is not which or which.going:
+        raise NoSuchSnapshot(f"the snapshot {which.name!r} has been deleted")
+    return which
 
 
 def all(fs: Filesystem) -> list[Instance]:  # noqa: A001 - reads as snapshots.all
