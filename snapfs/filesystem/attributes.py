@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from typing import Final
 
 from snapfs.blocks.inode import INLINE_ATTRIBUTES, INLINE_BYTES, INLINE_NONE
 from snapfs.blocks.schema import pack, unpack
@@ -11,6 +12,9 @@ from snapfs.filesystem import acl
 from snapfs.filesystem.inode import ATTRIBUTES_LIMIT, Inode
 from snapfs.filesystem.view import View
 from snapfs.ids import NAME_MAX
+
+#: What a program may do besides, whoever starts it.
+CAPABILITY: Final = b"security.capability"
 
 #: Largest value, and largest list of names, that the kernel passes on (linux/limits.h).
 VALUE_MAX = 65536

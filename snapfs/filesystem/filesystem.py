@@ -22,6 +22,7 @@ from snapfs.filesystem.names import Entry
 from snapfs.filesystem.orphans import Orphans
 from snapfs.filesystem.reading import ReadPlan
 from snapfs.filesystem.replay import replay
+from snapfs.filesystem.rules import Rules
 from snapfs.filesystem.setting import Changes
 from snapfs.filesystem.view import InodeCache, View
 from snapfs.ids import BASE_VIEW
@@ -81,6 +82,8 @@ class Filesystem:
         self.privileged: Collection[int] | None = None
         self.deletion = Deletion(volume)
         self._cache = InodeCache()
+        #: What holds in all snapshots.
+        self.rules = Rules()
         self.views: dict[int, View] = {}
         self.coverage = Coverage(self)
         self.base = self.views[BASE_VIEW] = View(volume, self._cache, volume.base_root, self.coverage.refresh)
@@ -104,7 +107,7 @@ class Filesystem:
             raise NoSuchSnapshot("the snapshot is gone")
         found = self.views.get(instance_id)
         if found is None and instance is not None:
-            found = self.views[instance_id] = View(self.volume, self._cache, instance.root, self.coverage.refresh, instance)
+            found = self.views[instance_id] = View(self.volume, self._cache, instance.root, self.coverage.refresh, instance, self.rules)
         if found is None:
             raise NoSuchSnapshot("the snapshot is gone")
         return found
@@ -230,6 +233,8 @@ class Filesystem:
         if offset < 0:
             raise InvalidArgument("a negative offset")
         if content:
+            if view.hides_set_id:
+                setting.lose_privileges(inode)
             account = self.volume.account
             before = account.changes
             try:

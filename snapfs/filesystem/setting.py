@@ -14,6 +14,7 @@ from snapfs.blocks.inode import FLAG_HEIR
 from snapfs.errors import InvalidArgument, IsDirectory, NotPermitted
 from snapfs.filesystem import acl, attributes, designation, writing
 from snapfs.filesystem.inode import Inode
+from snapfs.filesystem.rules import SET_ID
 from snapfs.filesystem.view import View
 from snapfs.ids import BASE_VIEW
 from snapfs.store.tree import BlockMap
@@ -63,6 +64,8 @@ def set_attributes(
     now = fs.now()
     access = attributes.load(inode).get(acl.ACCESS) if changes.mode is not None else None
     stamp = stamp or changes != Changes(size=inode.size)
+    if view.hides_set_id and (changes.size, changes.uid, changes.gid) != (None, None, None):
+        lose_privileges(inode)
     if changes.size is not None:
         if inode.is_directory:
             raise IsDirectory("a directory has no size to set")
@@ -90,7 +93,9 @@ def set_attributes(
             found = attributes.load(inode)
             updated = {**found, acl.ACCESS: acl.Acl.decode(access).with_mode(mode).encode()}
             attributes.store(inode, updated, attributes.plan_store(inode, updated))
-        inode.mode = stat.S_IFMT(inode.mode) | mode
+        # Who was not shown the bits does not mean to take them away.
+        hidden = inode.mode & SET_ID if view.hides_set_id and stat.S_ISREG(inode.mode) else 0
+        inode.mode = stat.S_IFMT(inode.mode) | mode | hidden
     if changes.atime is not None:
         inode.atime = changes.atime
     if changes.mtime is not None:
@@ -107,6 +112,22 @@ def clear_set_id(inode: Inode) -> None:
         mode &= ~stat.S_ISGID
     if stat.S_ISREG(inode.mode):
         inode.mode = mode
+
+
+def lose_privileges(inode: Inode) -> None:
+    """What changing the content or the owner takes from a file whose set-id bits and capabilities the kernel is not shown.
+
+    A kernel that does not know of them neither removes them nor says who may keep them, and with a restore they would come back to a
+    program that somebody else has written. So nobody keeps them. May raise ``NotCached``, ``CommitNeeded``, ``NoSpace``.
+    """
+    if not stat.S_ISREG(inode.mode):
+        return
+    if attributes.CAPABILITY in attributes.load(inode):
+        attributes.remove(inode, attributes.CAPABILITY)
+    if inode.mode & SET_ID:
+        inode.view.volume.allocator.prepare(0, urgency=1, metadata=inode.view.volume.dirtied + 4)
+        inode.view.change(inode)
+        inode.mode &= ~SET_ID
 
 
 def xattr_set(

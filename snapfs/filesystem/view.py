@@ -10,6 +10,7 @@ from snapfs.blocks.inode import INODE_BYTES
 from snapfs.errors import NoSpace, ReadOnly, StaleInode
 from snapfs.filesystem.inode import EMPTY_SLOT, Inode, content_blocks
 from snapfs.filesystem.number_set import NumberSet
+from snapfs.filesystem.rules import Rules
 from snapfs.ids import BASE_VIEW, FIRST_INO, INO_LIMIT
 from snapfs.store.instances import Instance, ViewRoot
 from snapfs.store.owners import BaseOwner, Owner, ViewOwner
@@ -75,9 +76,16 @@ class View:
     """
 
     def __init__(
-        self, volume: Volume, cache: InodeCache, root: ViewRoot, refresh: Callable[[Inode], None], instance: Instance | None = None
+        self,
+        volume: Volume,
+        cache: InodeCache,
+        root: ViewRoot,
+        refresh: Callable[[Inode], None],
+        instance: Instance | None = None,
+        rules: Rules | None = None,
     ) -> None:
         self.volume = volume
+        self._rules = rules or Rules()
         self.cache = cache
         self._refresh = refresh
         self.instance = instance
@@ -122,13 +130,25 @@ class View:
     @property
     def writable(self) -> bool:
         """May users change what it shows?"""
-        return self.instance is None or not self.instance.facts.read_only
+        return self.instance is None or not (self.instance.facts.read_only or self._rules.read_only)
 
     def check_writable(self) -> None:
         """Raises ``ReadOnly`` unless users may change what it shows."""
         self.volume.check_writable()
         if not self.writable:
+            if self._rules.read_only:
+                raise ReadOnly("snapshots are read-only in this mount (option 'snapro')")
             raise ReadOnly("the snapshot is read-only: 'snapfs snapshot set ... --writable' lets it be changed")
+
+    @property
+    def hides_set_id(self) -> bool:
+        """Are set-id bits and capabilities of its files hidden from users? See ``Rules``."""
+        return self.instance is not None and not self._rules.set_id
+
+    @property
+    def hides_devices(self) -> bool:
+        """Are the numbers of devices hidden?"""
+        return self.instance is not None and not self._rules.devices
 
     def name_hash(self, name: bytes) -> int:
         """Where a name stands in its directory."""

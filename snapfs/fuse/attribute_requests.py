@@ -16,7 +16,7 @@ from typing import Final
 import pyfuse3
 
 from snapfs.errors import NoAttribute
-from snapfs.filesystem import Changes, View, acl, designation
+from snapfs.filesystem import Changes, View, acl, attributes, designation
 from snapfs.fuse import facts
 from snapfs.fuse.requests import handler, keeps_set_id
 from snapfs.fuse.snapdir import SnapdirRequests
@@ -24,6 +24,10 @@ from snapfs.ids import NAME_MAX
 
 #: Names that only root may know of, as in every filesystem of the kernel's.
 _TRUSTED: Final = b"trusted."
+
+
+def _hides_set_id(view: View, _: int) -> bool:
+    return view.hides_set_id
 
 
 def _groups(ctx: pyfuse3.RequestContext) -> set[int]:
@@ -99,6 +103,8 @@ class AttributeRequests(SnapdirRequests):
             raise NoAttribute("a directory without attributes")
         if facts.is_answered(name):
             return await self.at(self._fact, inode, name)
+        if name == attributes.CAPABILITY and await self.at(_hides_set_id, inode):
+            raise NoAttribute("snapshots do not show capabilities")
         return await self.at(self.fs.xattr_get, inode, name, known_as=self._known_as(inode) if name == designation.NAME else ())
 
     def _known_as(self, node: int) -> list[tuple[int, bytes]]:
@@ -106,7 +112,10 @@ class AttributeRequests(SnapdirRequests):
         return [(self.numbers.split(parent)[1], name) for parent, name in self.known.names(node)]
 
     def _fact(self, view: View, ino: int, name: bytes) -> bytes:
-        if view.instance is None or not stat.S_ISDIR(self.fs.inode(view, ino).mode):
+        inode = self.fs.inode(view, ino)
+        if view.instance is not None and name == facts.MODE:
+            return b"%04o" % stat.S_IMODE(inode.mode)
+        if view.instance is None or not inode.is_directory:
             raise NoAttribute("not a directory in a snapshot")
         value = facts.answer(view.instance, name)
         if value is None:
@@ -119,8 +128,11 @@ class AttributeRequests(SnapdirRequests):
         self._with_xattrs()
         if self.numbers.is_snapdir(inode):
             return []
-        names = await self.at(self.fs.xattr_list, inode)
+        names = await self.at(self._names, inode)
         return names if ctx.uid == 0 else [name for name in names if not name.startswith(_TRUSTED)]
+
+    def _names(self, view: View, ino: int) -> list[bytes]:
+        return [name for name in self.fs.xattr_list(view, ino) if name != attributes.CAPABILITY or not view.hides_set_id]
 
     @handler
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Final
 import pyfuse3
 
 from snapfs.filesystem import Inode
+from snapfs.filesystem.rules import SET_ID
 from snapfs.fuse import wire
 from snapfs.fuse.numbers import Numbers
 from snapfs.fuse.options import MountOptions
+from snapfs.ids import BASE_VIEW
 
 if TYPE_CHECKING:
     from snapfs.fuse.pause import Pause
@@ -35,10 +37,13 @@ SNAPDIR_MODE: Final = stat.S_IFDIR | 0o755
 class Attributes:
     """Fills the kernel's structures, with the options that replace owners and permissions. In a ``pause`` they are not to be believed.
 
-    ``replaced``: see ``Known``.
+    ``replaced``: see ``Known``. ``root_view`` is the one that is mounted. What the views of snapshots hide (``Rules``) is hidden here.
     """
 
-    def __init__(self, options: MountOptions, block_size: int, pause: Pause, replaced: Mapping[int, int]) -> None:
+    def __init__(
+        self, options: MountOptions, block_size: int, pause: Pause, replaced: Mapping[int, int], root_view: int = BASE_VIEW
+    ) -> None:
+        self._root_view = root_view
         self._pause = pause
         self._uid = options.uid
         self._gid = options.gid
@@ -59,26 +64,25 @@ class Attributes:
         mode, entry.st_uid, entry.st_gid = self.permissions(inode)
         entry.st_mode = stat.S_IFMT(inode.mode) | mode
         entry.st_nlink = max(inode.nlink, 0)
-        entry.st_rdev = inode.rdev
+        entry.st_rdev, (entry.st_mtime_ns, entry.st_ctime_ns) = self._rdev(inode), self._times(inode)
         entry.st_size = inode.size_shown
         entry.st_blksize = self._block_size
         entry.st_blocks = inode.sectors
         entry.st_atime_ns = inode.atime
-        entry.st_mtime_ns = inode.mtime
-        entry.st_ctime_ns = inode.ctime
         return entry
 
     def words(self, node: int, inode: Inode) -> tuple[int, ...]:
         """The same attributes, as ``wire.ATTR_OUT`` and ``wire.ENTRY_OUT`` end with them."""
-        mode, uid, gid = inode.mode, inode.uid, inode.gid
-        if self._replaces:
+        mode, uid, gid, rdev = inode.mode, inode.uid, inode.gid, inode.rdev
+        atime, mtime, ctime = inode.atime, inode.mtime, inode.ctime
+        if self._replaces or inode.view.instance is not None:
             permissions, uid, gid = self.permissions(inode)
             mode = stat.S_IFMT(mode) | permissions
-        atime, mtime, ctime = inode.atime, inode.mtime, inode.ctime
+            rdev, (mtime, ctime) = self._rdev(inode), self._times(inode)
         return (
             node, inode.size_shown, inode.sectors, atime // SECOND, mtime // SECOND, ctime // SECOND,
             atime % SECOND, mtime % SECOND, ctime % SECOND,
-            mode, max(inode.nlink, 0), uid, gid, inode.rdev & 0xFFFF_FFFF, self._block_size, 0,
+            mode, max(inode.nlink, 0), uid, gid, rdev & 0xFFFF_FFFF, self._block_size, 0,
         )  # fmt: skip
 
     def packed(self, node: int, inode: Inode, *, valid: float = VALID) -> bytes:
@@ -94,7 +98,20 @@ class Attributes:
     def permissions(self, inode: Inode) -> tuple[int, int, int]:
         """What the kernel goes by: permission bits, owner, group."""
         mode = stat.S_IMODE(inode.mode) if self._permissions is None else self._permissions
+        if inode.view.hides_set_id and stat.S_ISREG(inode.mode):
+            mode &= ~SET_ID
         return mode, inode.uid if self._uid is None else self._uid, inode.gid if self._gid is None else self._gid
+
+    def _rdev(self, inode: Inode) -> int:
+        """The number of a device. Where that is hidden none is shown, so that opening it fails (ENXIO): the kernel does not ask us then."""
+        return 0 if inode.view.hides_devices else inode.rdev
+
+    def _times(self, inode: Inode) -> tuple[int, int]:
+        """Times of modification and change. ``.snap/NAME`` has those of its making, for whoever sorts snapshots by time."""
+        instance = inode.view.instance
+        if instance is None or instance.id == self._root_view or not inode.is_directory or inode.ino not in instance.tops:
+            return inode.mtime, inode.ctime
+        return instance.listed, instance.listed
 
     def snapdir(self, node: int, inode: Inode) -> pyfuse3.EntryAttributes:
         """The ``.snap`` directory ``node`` in the directory ``inode``: owned by the same, as old as that."""

@@ -14,6 +14,10 @@ from snapfs.snapshots import Instance
 CEPH_BTIME: Final = b"ceph.snap.btime"
 
 _PREFIX: Final = b"user.snapfs."
+
+#: The mode of a file in a snapshot as it is stored, with set-id bits that are not shown: four octal digits. Files have it, too.
+MODE: Final = _PREFIX + b"mode"
+
 _TAG_PREFIX: Final = _PREFIX + b"tag."
 
 _NAMES: Final = tuple(
@@ -23,7 +27,7 @@ _NAMES: Final = tuple(
 
 def is_answered(name: bytes) -> bool:
     """Is this the name of such an attribute?"""
-    return name == CEPH_BTIME or name in _NAMES or name.startswith(_TAG_PREFIX)
+    return name in (CEPH_BTIME, MODE) or name in _NAMES or name.startswith(_TAG_PREFIX)
 
 
 def check_settable(name: bytes) -> None:

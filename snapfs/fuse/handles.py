@@ -17,7 +17,6 @@ from snapfs.blocks.inode import FLAG_LINKED
 from snapfs.errors import NoSuchSnapshot, StaleInode
 from snapfs.filesystem import Inode
 from snapfs.fuse.snapdir import SnapdirRequests
-from snapfs.ids import ROOT_INO
 
 #: Climbing processes that are remembered. Each opens the directory at once, so there are never more than run at a time.
 _CLIMBERS: Final = 256
@@ -79,7 +78,7 @@ class HandleRequests(SnapdirRequests):
     def _origin(self, node: int) -> int | None:
         """The view in whose ``.snap`` this directory of a snapshot is; None where it is in another directory of the snapshot."""
         view, ino = self.place(node)
-        if view.instance is None or ino not in ([part.ino for part in view.instance.parts] or [ROOT_INO]):
+        if view.instance is None or ino not in view.instance.tops:
             return None
         origin = self.view(view.instance.origin)
         try:

@@ -65,6 +65,11 @@ async def serve(fs: Filesystem, mountpoint: str, options: MountOptions, ready: C
         fs.atime = "noatime"
     fs.now = kernel_clock
     fs.privileged = {0, os.geteuid()}
+    # Where the kernel honours nothing of the kind in the whole mount, nothing need be hidden. fusermount3 never lets users have it.
+    ignored = options.kernel | (frozenset() if os.geteuid() == 0 else {"nosuid", "nodev"})
+    fs.rules.read_only = options.snapro
+    fs.rules.set_id = options.snapsuid or "nosuid" in ignored
+    fs.rules.devices = options.snapsuid or "nodev" in ignored
     if options.cache is not None:
         fs.limit_caches(options.cache)
     heap.prepare()

@@ -48,6 +48,10 @@ _FLAGS: Final[dict[str, dict[str, Any]]] = {
     "rw": {"read_only": False},
     "snapshow": {"snapshow": True},
     "nosnapshow": {"snapshow": False},
+    "snapro": {"snapro": True},
+    "nosnapro": {"snapro": False},
+    "snapsuid": {"snapsuid": True},
+    "nosnapsuid": {"snapsuid": False},
     "noxattr": {"xattr": False},
     "xattr": {"xattr": True},
     "user_xattr": {"xattr": True},
@@ -69,6 +73,7 @@ class MountOptions:
 
     ``cache``: bytes that metadata which could be read again may take in memory, None: as usual.
     ``polling``: look for requests before sleeping. ``requests``: who reads them, ``direct`` or ``pyfuse3`` (its own loop).
+    ``snapro``: all snapshots are read-only. ``snapsuid``: set-id bits, capabilities and devices in them count.
     ``discard``: give the space of freed blocks back to the host; None: of a volume in memory only.
     """
 
@@ -77,6 +82,8 @@ class MountOptions:
     snapshot: str | None = None
     snapdir: str = ".snap"
     snapshow: bool = False
+    snapro: bool = False
+    snapsuid: bool = False
     commit: float = 5.0
     xattr: bool = True
     writeback: bool = True

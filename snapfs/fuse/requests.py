@@ -73,7 +73,7 @@ class Requests(pyfuse3.Operations):
         self.kernel = kernel
         self.trouble = Trouble(edge, numbers)
         self.options = options
-        self.attributes = Attributes(options, block_size, kernel.pause, known.replaced)
+        self.attributes = Attributes(options, block_size, kernel.pause, known.replaced, numbers.root_view)
         kernel.generation = self.attributes.generation
         self.passage = Passage(self.fs, self.attributes)
         self.snapdir_name = options.snapdir.encode(errors="surrogateescape")

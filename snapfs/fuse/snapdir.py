@@ -16,7 +16,6 @@ from snapfs.errors import BadName, NotCached, NotDirectory, NotPermitted
 from snapfs.filesystem import Inode, View
 from snapfs.fuse.listing import FIRST_COOKIE, Row
 from snapfs.fuse.requests import Requests
-from snapfs.ids import ROOT_INO
 from snapfs.snapshots import Instance, Permit
 from snapfs.store.cache import Want
 
@@ -127,7 +126,7 @@ class SnapdirRequests(Requests):
         covered = self.numbers.covered(node)
         view_id, ino = self.numbers.split(covered)
         instance, _ = await self.edge.call(self._find, covered, name)
-        if instance.origin != view_id or ino not in ([part.ino for part in instance.parts] or [ROOT_INO]):
+        if instance.origin != view_id or ino not in instance.tops:
             raise NotPermitted(f"this snapshot was made in another directory ({instance.path}), where it can be changed")
         return instance
 

@@ -16,7 +16,7 @@ from snapfs.blocks.geometry import Geometry
 from snapfs.blocks.pointer import BLOCK_MASK, FLAG_DIRTY
 from snapfs.blocks.schema import COUNT_MAX, as_count, check_range
 from snapfs.errors import CorruptBlock, TooManySnapshots
-from snapfs.ids import BASE_VIEW, INO_LIMIT, MAX_INSTANCES, NAME_MAX
+from snapfs.ids import BASE_VIEW, INO_LIMIT, MAX_INSTANCES, NAME_MAX, ROOT_INO
 from snapfs.store.facts import NO_FACTS, Facts
 from snapfs.store.parts import Kept, Part, decode_kept, decode_parts, kept_by
 
@@ -136,6 +136,11 @@ class Instance:
     def paths(self) -> list[str]:
         """The paths of its parts, for people; of the whole, that of the root."""
         return [part.path for part in self.parts] or ["/"]
+
+    @property
+    def tops(self) -> tuple[int, ...]:
+        """The inodes of its parts; of the whole, that of the root. In the ``.snap`` of these directories it was made."""
+        return tuple(part.ino for part in self.parts) or (ROOT_INO,)
 
     @property
     def path(self) -> str:

@@ -56,7 +56,7 @@ class User:
         image.fence = self.volume.geometry.size
         self.fs = Filesystem(self.volume)
         self.numbers = Numbers()
-        self.attributes = Attributes(parse_options(""), self.volume.geometry.block_size, Pause())
+        self.attributes = Attributes(parse_options(""), self.volume.geometry.block_size, Pause(), {})
         self.seen: dict[int, list[tuple[int, bytes, Inode]]] = {}
 
     def do(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
