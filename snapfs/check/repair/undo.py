@@ -119,11 +119,24 @@ def _entries(path: str) -> list[Any]:
     except (ValueError, msgpack.UnpackException) as exc:
         raise UsageError(f"{path}: not an undo file of snapfs") from exc
     header = entries[0] if entries else None
-    if type(header) is not dict or header.get("snapfs undo") != VERSION or type(header.get("generation")) is not int:
+    if header is None or not _is_header(header):
         raise UsageError(f"{path}: not an undo file of snapfs")
     for place, entry in enumerate(entries[1:], 1):
-        is_write = type(entry) is list and len(entry) == 2 and type(entry[0]) is int and entry[0] >= 0 and type(entry[1]) is bytes
         is_end = type(entry) is dict and type(entry.get("generation")) is int and place == len(entries) - 1
-        if not is_write and not is_end:
+        if not is_end and not _is_write(entry, header["size"]):
             raise UsageError(f"{path}: not an undo file of snapfs")
     return entries
+
+
+def _is_header(value: Any) -> bool:
+    if type(value) is not dict or value.get("snapfs undo") != VERSION:
+        return False
+    return type(value.get("uuid")) is bytes and all(type(value.get(key)) is int for key in ("size", "generation"))
+
+
+def _is_write(value: Any, size: int) -> bool:
+    """Is it a place on a device of that size, and what stood there?"""
+    if type(value) is not list or len(value) != 2:
+        return False
+    offset, old = value
+    return type(offset) is int and type(old) is bytes and 0 <= offset <= size - len(old)
