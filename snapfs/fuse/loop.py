@@ -60,9 +60,7 @@ class Loop:
         self._connection = connection
         self._operations = operations
         self._work = Exchange(operations).work
-        quick = Quick(operations)
-        self._quick = quick.work
-        self._ended = quick.ended
+        self._quick = Quick(operations).work
         self._limit = limit
         self._nursery: trio.Nursery | None = None
         self._workers = 0
@@ -118,10 +116,7 @@ class Loop:
             at_once = self._quick.get(opcode)
             try:
                 reply = at_once(unique, node, body, uid, gid) if at_once is not None else None
-            except BaseException as exc:
-                self._ended(opcode, exc)
-                if not isinstance(exc, Exception):
-                    raise
+            except Exception as exc:  # noqa: BLE001 - the kernel is told of it, whatever it is
                 work: Awaitable[Answer | None] = self._operations.fail(Op(opcode).name.lower(), node, exc)
             else:
                 if reply is not None:

@@ -1,7 +1,7 @@
 """Answers to the most frequent requests where nothing has to be waited for: without a coroutine, from the core to the bytes of the reply.
 
 What cannot be answered at once, or only with an errno, is left to the request's handler, which begins anew: a core call that ends with
-such an exception has changed nothing. Every other exception comes out, and what that means is said by ``store.guard`` (``Quick.ended``).
+such an exception has changed nothing. Every other exception comes out, and what that means for the volume is said by ``store.guard``.
 """
 
 from __future__ import annotations
@@ -31,9 +31,6 @@ Reply = list[Piece] | None
 Work = Callable[[int, int, memoryview, int, int], Reply]
 
 _DOTS: Final = (b".", b"..")
-
-#: Requests that change the volume; a read renews an access time.
-_CHANGES: Final = frozenset((Op.SETATTR, Op.CREATE, Op.UNLINK, Op.RENAME, Op.RENAME2, Op.READ, Op.WRITE, Op.FORGET))
 
 
 class Quick:
@@ -73,11 +70,6 @@ class Quick:
             Op.GETXATTR: self._getxattr,
         }
 
-    def ended(self, opcode: int, exc: BaseException) -> None:
-        """A function of ``work`` has ended with an exception, which the kernel will be told of."""
-        if opcode in _CHANGES or isinstance(exc, CorruptBlock):
-            broke_off(self._volume, exc)
-
     def _place(self, node: int) -> tuple[View, int]:
         view_id, ino = self._split(node)
         return (self._fs.view(view_id) if view_id else self._fs.base), ino
@@ -102,6 +94,9 @@ class Quick:
             return [wire.ENTRY_REPLY.pack(wire.ENTRY_REPLY.size, 0, unique, 0, 0, VALID, 0, 0, 0, *(0,) * 16)]
         except REPEATABLE:
             return None
+        except CorruptBlock as exc:
+            broke_off(self._volume, exc)
+            raise
         self._count["lookup"] += 1
         node = self._learned(view, parent, name, inode)
         return [
@@ -127,6 +122,9 @@ class Quick:
             inode = self._fs.make(view, ino, name, wire.S_IFREG | mode & 0o7777, uid, gid)
         except REPEATABLE:
             return None
+        except BaseException as exc:
+            broke_off(self._volume, exc)
+            raise
         self._count["create"] += 1
         node = self._learned(view, parent, name, inode)
         return [
@@ -145,6 +143,9 @@ class Quick:
             inode = self._fs.unlink(view, ino, bytes(body[:-1]))
         except REPEATABLE:
             return None
+        except BaseException as exc:
+            broke_off(self._volume, exc)
+            raise
         self._count["unlink"] += 1
         self._operations.unlinked(view.id, inode)
         return [wire.OUT_HEADER.pack(wire.OUT_HEADER.size, 0, unique)]
@@ -167,6 +168,9 @@ class Quick:
             self._operations.rename_now(parent, name, new, new_name, flags)
         except REPEATABLE:
             return None
+        except BaseException as exc:
+            broke_off(self._volume, exc)
+            raise
         self._count["rename"] += 1
         return [wire.OUT_HEADER.pack(wire.OUT_HEADER.size, 0, unique)]
 
@@ -180,6 +184,9 @@ class Quick:
                 self._operations.release_now(node)
             except REPEATABLE:
                 return None
+            except BaseException as exc:
+                broke_off(self._volume, exc)
+                raise
         self._count["forget"] += 1
         return []
 
@@ -197,6 +204,9 @@ class Quick:
             inode = view.inode(ino)
         except REPEATABLE:
             return None
+        except CorruptBlock as exc:
+            broke_off(self._volume, exc)
+            raise
         self._count["getattr"] += 1
         return [wire.ATTR_REPLY.pack(wire.ATTR_REPLY.size, 0, unique, self._pause.valid, 0, *self._attributes.words(node, inode))]
 
@@ -216,6 +226,9 @@ class Quick:
             )
         except REPEATABLE:
             return None
+        except BaseException as exc:
+            broke_off(self._volume, exc)
+            raise
         self._count["setattr"] += 1
         return [wire.ATTR_REPLY.pack(wire.ATTR_REPLY.size, 0, unique, self._pause.valid, 0, *self._attributes.words(node, inode))]
 
@@ -232,6 +245,9 @@ class Quick:
             return [wire.OUT_HEADER.pack(wire.OUT_HEADER.size, -errno.ENODATA, unique)]
         except REPEATABLE:
             return None
+        except CorruptBlock as exc:
+            broke_off(self._volume, exc)
+            raise
         return None
 
     # --- contents ---
@@ -248,6 +264,9 @@ class Quick:
                 return None
         except REPEATABLE:
             return None
+        except CorruptBlock as exc:
+            broke_off(self._volume, exc)
+            raise
         self._count["open"] += 1
         return [wire.OPEN_REPLY.pack(wire.OPEN_REPLY.size, 0, unique, self._known.opened(node, flags), wire.FOPEN_KEEP_CACHE)]
 
@@ -265,10 +284,19 @@ class Quick:
             if parts is None:
                 return None
             data = plan.pieces_of(parts)
+        except REPEATABLE:
+            return None
+        except CorruptBlock as exc:
+            broke_off(self._volume, exc)
+            raise
+        try:
             if view.id == BASE_VIEW and self._can_change():
                 self._fs.touch_atime(view, ino)
         except REPEATABLE:
             return None
+        except BaseException as exc:
+            broke_off(self._volume, exc)
+            raise
         self._count["read"] += 1
         return [wire.OUT_HEADER.pack(wire.OUT_HEADER.size + plan.size, 0, unique), *data]
 
@@ -284,6 +312,9 @@ class Quick:
             return None
         except DeviceError as exc:
             self._kernel.lost(handle & ~WRITER_BIT, exc)
+            raise
+        except BaseException as exc:
+            broke_off(self._volume, exc)
             raise
         self._count["write"] += 1
         return [wire.WRITE_REPLY.pack(wire.WRITE_REPLY.size, 0, unique, done)]

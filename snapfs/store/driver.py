@@ -90,10 +90,8 @@ def _write(volume: Volume, sealed: Sealed) -> None:
 
 def sync(volume: Volume) -> bool:
     """Make everything durable: in the log if that can tell it, else by a commit. Was the log enough? Raises as ``commit``."""
-    if volume.is_synced and volume.in_flight is None:
-        return True
     try:
-        if _log(volume):
+        if (volume.is_synced and volume.in_flight is None) or _log(volume):
             return True
     except BaseException as exc:
         broke_off(volume, exc, "a record of the log")

@@ -15,6 +15,7 @@ import trio
 import trio.testing
 
 from snapfs import snapshots
+from snapfs.check import check_volume
 from snapfs.device import MemoryDevice
 from snapfs.device.base import Buffer
 from snapfs.errors import DeviceError
@@ -33,6 +34,7 @@ from snapfs.fuse.operations import Operations
 from snapfs.fuse.options import MountOptions
 from snapfs.fuse.wire import Op, Set
 from snapfs.ids import BASE_VIEW, ROOT_INO
+from snapfs.store.driver import drive
 from snapfs.store.volume import Volume
 
 #: Bytes that fit into one message of a socket whatever the system's limits are.
@@ -338,6 +340,56 @@ async def test_a_defect_behind_a_quick_answer_ends_the_loop(
     assert await kernel.ask(Op.LOOKUP, KERNEL_ROOT, b"name\0") == (errno.EIO, b"")
     assert "lookup: internal error" in caplog.text
     assert (await kernel.ask(Op.GETATTR, KERNEL_ROOT, bytes(16)))[0] == 0
+    assert mount.edge.volume.read_only_reason is None, "nothing was being changed"
+
+
+def broken(*_: object, **__: object) -> None:
+    raise MemoryError("for the test")
+
+
+def durable(device: TestDevice) -> dict[bytes, int]:
+    """The names in the root, with how many each inode counts, as they are after a crash; the checker finds nothing."""
+    assert [finding.message() for finding in check_volume(device)] == []
+    volume = Volume.open(device)
+    fs = Filesystem(volume)
+    found = drive(volume, fs.entries, fs.base, ROOT_INO, 0, 100)
+    return {entry.name: drive(volume, fs.inode, fs.base, entry.ino).nlink for entry in found}
+
+
+@pytest.mark.parametrize("is_quick", [True, False])
+@pytest.mark.parametrize("opcode", [Op.RENAME, Op.UNLINK])
+async def test_a_change_that_a_defect_has_broken_off_is_committed(
+    opcode: Op, is_quick: bool, kernel: Kernel, mount: Mount, device: TestDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I8: memory has half of it, which nothing may make durable; what can be read is read."""
+    node, handle = await kernel.create(b"one")
+    await kernel.create(b"two")
+    assert (await kernel.ask(Op.FSYNC, node, syncing(handle)))[0] == 0
+    if not is_quick:
+        mount.loop._quick.clear()
+    monkeypatch.setattr("snapfs.filesystem.orphans.Orphans.release", broken)
+    body = wire.RENAME_IN.pack(KERNEL_ROOT) + b"one\0two\0" if opcode == Op.RENAME else b"two\0"
+    assert await kernel.ask(opcode, KERNEL_ROOT, body) == (errno.EIO, b"")
+    assert mount.edge.volume.read_only_reason == "a change broke off: MemoryError: for the test"
+    assert await kernel.ask(Op.FSYNC, node, syncing(handle)) == (errno.EROFS, b"")
+    assert await kernel.ask(Op.UNLINK, KERNEL_ROOT, b"one\0") == (errno.EROFS, b"")
+    assert (await kernel.ask(Op.GETATTR, node, bytes(16)))[0] == 0
+    assert durable(device) == {b"one": 1, b"two": 1}
+
+
+async def test_a_defect_after_a_change_undoes_half_of_it(
+    kernel: Kernel, mount: Mount, device: TestDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The core has done it; whoever asked is told of the defect, and finds that it has happened."""
+    node, handle = await kernel.create(b"one")
+    with monkeypatch.context() as patch:
+        patch.setattr(mount.operations, "learned", broken)
+        patch.setattr(mount.operations, "unlinked", broken)
+        assert await kernel.ask(Op.MKDIR, KERNEL_ROOT, wire.MKDIR_IN.pack(0o755, 0) + b"dir\0") == (errno.EIO, b"")
+        assert await kernel.ask(Op.UNLINK, KERNEL_ROOT, b"one\0") == (errno.EIO, b"")
+    assert mount.edge.volume.read_only_reason is None
+    assert (await kernel.ask(Op.FSYNC, node, syncing(handle)))[0] == 0
+    assert durable(device) == {b"dir": 2}
 
 
 async def test_a_write_that_the_device_refuses_is_tried_again(kernel: Kernel, device: TestDevice, caplog: pytest.LogCaptureFixture) -> None:
