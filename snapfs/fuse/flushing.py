@@ -60,7 +60,7 @@ class Flushing:
         # What was lost of inodes that are being fetched page by page, where nobody else says so.
         self._lost: dict[int, SnapfsError | None] = {}
         self._flushing = trio.Lock()
-        self.pause = Pause()
+        self.pause = Pause(numbers.view_of)
         #: Files of which the kernel is being told size and time of change.
         self.renewed: set[int] = set()
 

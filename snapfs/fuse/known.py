@@ -47,10 +47,10 @@ class _Counts:
     def __len__(self) -> int:
         return self._total
 
-    def of_view(self, view_id: int) -> Iterator[int]:
-        """The nodes that belong to a view by their numbers; and some of the base, whose lowest number is the root of any."""
+    def beside(self, node: int) -> Iterator[int]:
+        """The nodes of the view that this one is of."""
         shift = VIEW_SHIFT - _SHIFT
-        arrays = ((key, counts) for key, counts in self._arrays.items() if key >> shift == view_id or not key)
+        arrays = ((key, counts) for key, counts in self._arrays.items() if key >> shift == node >> VIEW_SHIFT)
         return (key << _SHIFT | index for key, counts in arrays for index, count in enumerate(counts) if count)
 
     def get(self, node: int) -> int:
@@ -249,4 +249,4 @@ class Known:
 
     def nodes_of(self, view_id: int) -> Iterator[int]:
         """Known nodes of a view, its ``.snap`` directories included."""
-        return (node for node in self._counts.of_view(view_id) if self._numbers.split(node)[0] == view_id)
+        return self._counts.beside(self._numbers.node(view_id, 0))

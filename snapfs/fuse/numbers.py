@@ -1,14 +1,15 @@
 """The kernel's inode numbers: which view, which inode, and whether it is the ``.snap`` directory of that inode.
 
-``view id << 48 | inode number``; bit 47 marks a ``.snap`` directory, which exists nowhere on the volume. The kernel calls the root
-of a mount 1, whatever view is mounted, so that one number is exchanged. Pure arithmetic: nothing here knows a filesystem.
+``view id << 48 | inode number``; bit 47 marks a ``.snap`` directory, which exists nowhere on the volume. The view that is mounted has
+the numbers of the base, and the base those of that view: so the root is 1, as the kernel wants it, and a file has one number in all mounts
+of single snapshots, as backup programs want it. Pure arithmetic: nothing here knows a filesystem.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from snapfs.ids import BASE_VIEW, INO_LIMIT, ROOT_INO
+from snapfs.ids import BASE_VIEW, INO_LIMIT
 
 VIEW_SHIFT: Final = 48
 
@@ -33,20 +34,22 @@ class Numbers:
 
     def __init__(self, root_view: int = BASE_VIEW) -> None:
         self.root_view = root_view
-        self._root_node = root_view << VIEW_SHIFT | ROOT_INO
 
     def node(self, view_id: int, ino: int) -> int:
         """The kernel's number of an inode of a view."""
-        node = view_id << VIEW_SHIFT | ino
-        return KERNEL_ROOT if node == self._root_node else node
+        return ino if view_id == self.root_view else (view_id or self.root_view) << VIEW_SHIFT | ino
 
     def split(self, node: int) -> tuple[int, int]:
         """View id and inode number; of a ``.snap`` directory, those of the directory that it is in."""
-        ino = node & _INO_MASK
+        # Asked for each request: no call for the view that most are about.
+        return self.view_of(node) if node >> VIEW_SHIFT else self.root_view, node & _INO_MASK
+
+    def view_of(self, node: int) -> int:
+        """The id of the view alone."""
         view_id = node >> VIEW_SHIFT
-        if ino == KERNEL_ROOT and view_id == BASE_VIEW:
-            return self.root_view, ROOT_INO
-        return view_id, ino
+        if not view_id:
+            return self.root_view
+        return BASE_VIEW if view_id == self.root_view else view_id
 
     @staticmethod
     def is_snapdir(node: int) -> bool:

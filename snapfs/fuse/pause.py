@@ -20,7 +20,7 @@ from typing import Final
 import trio
 
 from snapfs.fuse.attributes import VALID
-from snapfs.fuse.numbers import VIEW_SHIFT, WRITER_BIT
+from snapfs.fuse.numbers import WRITER_BIT, Numbers
 
 log = logging.getLogger("snapfs.fuse")
 
@@ -32,9 +32,13 @@ SECONDS: Final = 10.0
 
 
 class Pause:
-    """One mount's. ``watch`` must be running. ``answer`` is called with number and inode of each request that has waited."""
+    """One mount's. ``watch`` must be running. ``answer`` is called with number and inode of each request that has waited.
 
-    def __init__(self) -> None:
+    ``view_of`` tells which view an inode of the kernel's belongs to.
+    """
+
+    def __init__(self, view_of: Callable[[int], int] | None = None) -> None:
+        self._view_of = view_of or Numbers().view_of
         #: For how many seconds the kernel may believe attributes that it is told now.
         self.valid = VALID
         self.answer: Callable[[int, int], None] | None = None
@@ -48,7 +52,7 @@ class Pause:
 
     def holds(self, unique: int, node: int, handle: int) -> bool:
         """Whether a request for attributes through this handle (0: through none) waits. To be asked only while ``valid`` is 0."""
-        if not handle & WRITER_BIT or self.answer is None or not (self._views is None or node >> VIEW_SHIFT in self._views):
+        if not handle & WRITER_BIT or self.answer is None or not (self._views is None or self._view_of(node) in self._views):
             return False
         self._waiting.append((time.monotonic(), unique, node))
         return True

@@ -17,7 +17,7 @@ from snapfs.fuse import facts, wire
 from snapfs.fuse.attributes import SECOND, VALID
 from snapfs.fuse.connection import Piece
 from snapfs.fuse.names import RENAME_FLAGS
-from snapfs.fuse.numbers import KERNEL_ROOT, SNAPDIR_BIT, VIEW_SHIFT, WRITER_BIT
+from snapfs.fuse.numbers import KERNEL_ROOT, SNAPDIR_BIT, WRITER_BIT
 from snapfs.fuse.reading import Reading
 from snapfs.fuse.wire import Op, Set
 from snapfs.ids import BASE_VIEW
@@ -162,7 +162,7 @@ class Quick:
         name, new_name = wire.names_in(names)
         if flags & ~RENAME_FLAGS or (parent | new) & SNAPDIR_BIT or self._snapdir in (name, new_name) or not self._can_change():
             return None
-        if parent >> VIEW_SHIFT:  # in a snapshot, where the kernel may have to hear more than the answer
+        if self._split(parent)[0]:  # in a snapshot, where the kernel may have to hear more than the answer
             return None
         try:
             self._operations.rename_now(parent, name, new, new_name, flags)

@@ -19,7 +19,7 @@ from snapfs.fuse.edge import Edge
 from snapfs.fuse.errno import errno_of, is_trouble
 from snapfs.fuse.kernel import MountedKernel
 from snapfs.fuse.known import Known
-from snapfs.fuse.numbers import VIEW_SHIFT, Numbers
+from snapfs.fuse.numbers import Numbers
 from snapfs.fuse.options import MountOptions
 from snapfs.fuse.passage import Passage
 from snapfs.fuse.trouble import Trouble
@@ -118,7 +118,7 @@ class Requests(pyfuse3.Operations):
 
     async def accessed(self, node: int) -> None:
         """Renew an access time where that is due. Not worth failing for, nor waiting for a snapshot that is being made."""
-        if self.fs.atime == "relatime" and node >> VIEW_SHIFT == BASE_VIEW and not self.edge.gate.is_closed:
+        if self.fs.atime == "relatime" and self.numbers.view_of(node) == BASE_VIEW and not self.edge.gate.is_closed:
             with contextlib.suppress(SnapfsError):
                 await self.change_at(self.fs.touch_atime, node)
 

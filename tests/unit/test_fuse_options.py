@@ -212,7 +212,7 @@ def test_numbers_come_back_as_they_went(root_view: int) -> None:
     numbers = Numbers(root_view)
     assert numbers.node(root_view, ROOT_INO) == KERNEL_ROOT
     seen = set()
-    for view_id in {root_view, 5, MAX_INSTANCES}:
+    for view_id in {root_view, 0, 5, MAX_INSTANCES}:
         for ino in (ROOT_INO, FIRST_INO, INO_LIMIT - 1):
             node = numbers.node(view_id, ino)
             snapdir = numbers.snapdir(node)
@@ -221,7 +221,8 @@ def test_numbers_come_back_as_they_went(root_view: int) -> None:
             assert numbers.covered(snapdir) == numbers.covered(node) == node
             assert 0 < node < snapdir < WRITER_BIT
             seen |= {node, snapdir}
-    assert len(seen) == 2 * 3 * len({root_view, 5, MAX_INSTANCES})
+    assert len(seen) == 2 * 3 * len({root_view, 0, 5, MAX_INSTANCES})
+    assert numbers.node(root_view, FIRST_INO) == FIRST_INO, "in all mounts of single views a file has one number"
 
 
 # --- what the kernel knows ------------------------------------------------------------------------

@@ -68,12 +68,15 @@ def test_a_view_that_has_gone_is_held_for_ever() -> None:
     assert known.drop(3 << 48 | 20, 1)
 
 
-def test_the_root_of_a_mounted_view_is_the_bases() -> None:
+def test_a_mounted_view_has_the_numbers_of_another() -> None:
+    """Those of the base, which has its; a third has its own."""
     known = Known(Numbers(root_view=5), lambda view_id, ino: None)
-    for node in (1, 17, 5 << 48 | 17):
+    for node in (1, 17, 5 << 48 | 17, 6 << 48 | 1):
         known.add(node)
-    assert sorted(known.nodes_of(5)) == [1, 5 << 48 | 17]
-    assert list(known.nodes_of(0)) == [17]
+    assert list(known.nodes_of(5)) == [1, 17]
+    assert list(known.nodes_of(0)) == [5 << 48 | 17]
+    assert list(known.nodes_of(6)) == [6 << 48 | 1]
+    assert known.views_in_use() == {0, 5, 6}
 
 
 def test_what_the_kernel_knows_takes_hundreds_of_bytes_each() -> None:
