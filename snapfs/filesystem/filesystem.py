@@ -168,6 +168,13 @@ class Filesystem:
         """
         return setting.set_attributes(self, view, ino, changes, privileged=privileged, in_group=in_group, stamp=stamp)
 
+    def drop_set_id(self, view: View, ino: int, ctime: int | None, *, in_group: bool) -> Inode:
+        """Take set-id bits from anything but a directory, as a change of its owner would; ``in_group`` as for ``set_attributes``.
+
+        ``ctime`` is its time of change, None for now. Raises ``NoSpace``, ``ReadOnly``.
+        """
+        return setting.drop_set_id(self, view, ino, ctime, in_group=in_group)
+
     def set_times(self, view: View, ino: int, *, atime: int | None = None, mtime: int | None = None, ctime: int | None = None) -> Inode:
         """Set times alone, as utimensat(2) does; that of change, unless it is given, is now. Raises ``NoSpace``, ``ReadOnly``."""
         return setting.set_times(self, view, ino, atime, mtime, ctime)
@@ -223,8 +230,12 @@ class Filesystem:
         plan = self.plan_read(view, ino, offset, size)
         return plan.assemble([self.volume.device.read(start, length) for start, length in plan.runs])
 
-    def write(self, view: View, ino: int, offset: int, content: Buffer, *, kill_setid: bool = False, stamp: bool = True) -> int:
+    def write(
+        self, view: View, ino: int, offset: int, content: Buffer, *, kill_setid: bool = False, in_group: bool = True, stamp: bool = True
+    ) -> int:
         """Write; the bytes are with the device's cache when this returns. ``stamp`` sets the times of change.
+
+        ``kill_setid`` takes set-id bits away; ``in_group`` as for ``set_attributes``.
 
         Raises ``NoSpace``, ``FileTooBig``, ``ReadOnly``, ``DeviceError``.
         """
@@ -246,7 +257,7 @@ class Filesystem:
             if stamp:
                 inode.mtime = inode.ctime = self.now()
             if kill_setid:
-                setting.clear_set_id(inode)
+                setting.clear_set_id(inode, in_group=in_group)
             if view.id == BASE_VIEW:
                 block_size = self.volume.geometry.block_size
                 index = offset // block_size

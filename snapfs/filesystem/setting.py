@@ -75,7 +75,7 @@ def set_attributes(
         if stamp:
             inode.mtime = now
         if not privileged:
-            clear_set_id(inode)
+            clear_set_id(inode, in_group=in_group is not False)
     view.volume.allocator.prepare(0, urgency=1, metadata=view.volume.dirtied + 4)
     view.change(inode)
     if changes.uid is not None or changes.gid is not None:
@@ -83,8 +83,8 @@ def set_attributes(
             inode.uid = changes.uid
         if changes.gid is not None:
             inode.gid = changes.gid
-        if not inode.is_directory and changes.mode is None:
-            clear_set_id(inode)
+        if changes.mode is None:
+            clear_set_id(inode, in_group=in_group is not False)
     if changes.mode is not None:
         mode = changes.mode & 0o7777
         if mode & stat.S_ISGID and not privileged and in_group is False and not inode.is_directory:
@@ -105,13 +105,26 @@ def set_attributes(
     return inode
 
 
-def clear_set_id(inode: Inode) -> None:
-    """What changing the content or the owner of a file takes from it: the set-user-ID bit, and the set-group-ID bit if that is one."""
-    mode = inode.mode & ~stat.S_ISUID
-    if mode & stat.S_IXGRP:
-        mode &= ~stat.S_ISGID
-    if stat.S_ISREG(inode.mode):
-        inode.mode = mode
+def drop_set_id(fs: Filesystem, view: View, ino: int, ctime: int | None, *, in_group: bool) -> Inode:
+    """Take set-id bits away, if there are any. See ``Filesystem.drop_set_id``."""
+    inode = _changeable(view, ino)
+    view.volume.allocator.prepare(0, urgency=1, metadata=view.volume.dirtied + 4)
+    view.change(inode)
+    clear_set_id(inode, in_group=in_group)
+    inode.ctime = ctime if ctime is not None else fs.now()
+    return inode
+
+
+def clear_set_id(inode: Inode, *, in_group: bool = True) -> None:
+    """What changing the content or the owner takes from anything but a directory: the set-user-ID bit, and the set-group-ID bit.
+
+    That one stays where the group may not execute, so that it is no privilege, if whoever changes something is in the file's group.
+    """
+    if inode.is_directory:
+        return
+    inode.mode &= ~stat.S_ISUID
+    if inode.mode & stat.S_IXGRP or not in_group:
+        inode.mode &= ~stat.S_ISGID
 
 
 def lose_privileges(inode: Inode) -> None:

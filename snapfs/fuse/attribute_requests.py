@@ -15,10 +15,11 @@ from typing import Final
 
 import pyfuse3
 
-from snapfs.errors import NoAttribute
-from snapfs.filesystem import Changes, View, acl, attributes, designation
+from snapfs.errors import NoAttribute, NotPermitted
+from snapfs.filesystem import Changes, Inode, View, acl, attributes, designation
 from snapfs.fuse import facts
-from snapfs.fuse.requests import handler, keeps_set_id
+from snapfs.fuse.requests import handler
+from snapfs.fuse.set_id import groups_of, is_capable, keeps_set_id, loses
 from snapfs.fuse.snapdir import SnapdirRequests
 from snapfs.ids import NAME_MAX
 
@@ -28,14 +29,6 @@ _TRUSTED: Final = b"trusted."
 
 def _hides_set_id(view: View, _: int) -> bool:
     return view.hides_set_id
-
-
-def _groups(ctx: pyfuse3.RequestContext) -> set[int]:
-    """The groups of a caller, as far as can be seen."""
-    try:
-        return {ctx.gid} | pyfuse3.get_sup_groups(ctx.pid)
-    except OSError:  # it is not of our process namespace
-        return {ctx.gid}
 
 
 class AttributeRequests(SnapdirRequests):
@@ -64,8 +57,7 @@ class AttributeRequests(SnapdirRequests):
             mtime=attr.st_mtime_ns if fields.update_mtime else None,
             ctime=attr.st_ctime_ns if fields.update_ctime else None,
         )
-        stamp = not self.options.writeback
-        changed = await self.change_at(self.fs.set_attributes, inode, changes, privileged=keeps_set_id(ctx), stamp=stamp)
+        changed = await self._set(inode, changes, ctx)
         entry = self.attributes.entry(inode, changed)
         # The reply is made already; what happens meanwhile has its own.
         if stat.S_ISDIR(changed.mode) and (fields.update_uid or fields.update_gid):
@@ -73,6 +65,31 @@ class AttributeRequests(SnapdirRequests):
         if stat.S_ISDIR(changed.mode) and (fields.update_mode or fields.update_uid or fields.update_gid):
             await self.kernel.passage_changed(inode)
         return entry
+
+    async def _set(self, node: int, changes: Changes, ctx: pyfuse3.RequestContext) -> Inode:
+        if changes == Changes(ctime=changes.ctime):
+            return await self._set_nothing(node, changes.ctime, ctx)
+        in_group = True
+        if changes.uid is not None or changes.gid is not None:  # which takes set-id bits from whoever's file
+            in_group = await self.keeps_group(node, ctx)
+        elif changes.size is not None and not (told := keeps_set_id(ctx)):
+            in_group = await self.keeps_group(node, ctx, told=told)
+        stamp = not self.options.writeback
+        return await self.change_at(self.fs.set_attributes, node, changes, privileged=keeps_set_id(ctx), in_group=in_group, stamp=stamp)
+
+    async def _set_nothing(self, node: int, ctime: int | None, ctx: pyfuse3.RequestContext) -> Inode:
+        """Take set-id bits away: for a ``chown`` to the same, and before a write. See ``set_id``."""
+        inode = await self.at(self.fs.inode, node)
+        in_group = await self.keeps_group(node, ctx)
+        # What comes without a time may be about to write to a file: maybe the bits stay, as its capabilities alone go. The write will tell.
+        is_write = ctime is None and stat.S_ISREG(inode.mode)
+        if is_write and is_capable(ctx):
+            return inode
+        if loses(inode, in_group=in_group) and ctx.uid not in (0, self.attributes.permissions(inode)[1]):
+            if is_write:
+                return inode
+            raise NotPermitted("only the owner of a file changes its owner")  # the kernel leaves it to us to say so
+        return await self.change_at(self.fs.drop_set_id, node, ctime, in_group=in_group)
 
     @handler
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
@@ -139,7 +156,7 @@ class AttributeRequests(SnapdirRequests):
         """Set one. pyfuse3 has looked whether it must or must not exist."""
         self._with_xattrs()
         facts.check_settable(name)
-        groups = None if ctx.uid == 0 or name != acl.ACCESS else _groups(ctx)
+        groups = None if name != acl.ACCESS or is_capable(ctx) else groups_of(ctx)
         await self.change_at(self.fs.xattr_set, inode, name, value, groups=groups)
         if name == acl.ACCESS:
             await self.kernel.passage_changed(inode)

@@ -22,8 +22,9 @@ from snapfs.fuse import listing
 from snapfs.fuse.handles import HandleRequests
 from snapfs.fuse.listing import Row
 from snapfs.fuse.numbers import CLIMBER_BIT, WRITER_BIT
-from snapfs.fuse.requests import handler, keeps_set_id
-from snapfs.fuse.wire import Rows
+from snapfs.fuse.requests import handler
+from snapfs.fuse.set_id import keeps_set_id
+from snapfs.fuse.wire import Caller, Rows
 
 log = logging.getLogger("snapfs.fuse")
 
@@ -41,12 +42,20 @@ class DataRequests(HandleRequests):
             # Or the kernel would take writes that nobody can take from it.
             raise ReadOnly(self.fs.volume.read_only_reason)
         if flags & os.O_TRUNC:
-            await self.change_at(self.fs.set_attributes, inode, Changes(size=0), privileged=keeps_set_id(ctx))
+            told = keeps_set_id(ctx)
+            in_group = told or await self.keeps_group(inode, ctx, told=told)
+            if await self.change_at(self._empty, inode, privileged=told, in_group=in_group):
+                await self.kernel.mode_changed(inode)
         else:
             await self.at(self._check_open, inode, writing)
         if writing:
             await self.kernel.opening(inode)
         return pyfuse3.FileInfo(fh=self.known.opened(inode, flags), keep_cache=True)
+
+    def _empty(self, view: View, ino: int, *, privileged: bool, in_group: bool) -> bool:
+        """Whether that took bits of the mode away: the reply does not tell."""
+        before = self.fs.inode(view, ino).mode
+        return self.fs.set_attributes(view, ino, Changes(size=0), privileged=privileged, in_group=in_group).mode != before
 
     def _check_open(self, view: View, ino: int, writing: bool) -> None:
         self.fs.inode(view, ino)
@@ -81,19 +90,22 @@ class DataRequests(HandleRequests):
         return [part for part in parts if part is not None]
 
     @handler
-    async def write(self, fh: int, off: int, buf: bytes | memoryview, *, kills_set_id: bool = False) -> int:
-        """Write all of it; on a full volume, as much as fits. With its writeback cache the kernel takes no less than all."""
+    async def write(self, fh: int, off: int, buf: bytes | memoryview, *, deprived: Caller | None = None) -> int:
+        """Write all of it; on a full volume, as much as fits. With its writeback cache the kernel takes no less than all.
+
+        ``deprived`` is who writes if the file loses set-id bits by that.
+        """
         try:
-            return await self._write_some(fh, off, buf, kills_set_id=kills_set_id)
+            return await self._write_some(fh, off, buf, deprived=deprived)
         except SnapfsError as exc:
             self.kernel.lost(fh & ~WRITER_BIT, exc)
             raise
 
-    async def _write_some(self, fh: int, off: int, buf: bytes | memoryview, *, kills_set_id: bool) -> int:
+    async def _write_some(self, fh: int, off: int, buf: bytes | memoryview, *, deprived: Caller | None) -> int:
         try:
-            return await self._write(fh & ~WRITER_BIT, off, buf, kills_set_id=kills_set_id)
+            return await self._write(fh & ~WRITER_BIT, off, buf, deprived=deprived)
         except NoSpace:
-            done = await self._write_what_fits(fh & ~WRITER_BIT, off, buf, kills_set_id=kills_set_id)
+            done = await self._write_what_fits(fh & ~WRITER_BIT, off, buf, deprived=deprived)
             if self.options.writeback or not done:
                 raise
             return done
@@ -102,9 +114,21 @@ class DataRequests(HandleRequests):
                 await self._refused(fh & ~WRITER_BIT, off + len(buf))
             raise
 
-    async def _write(self, node: int, off: int, buf: bytes | memoryview, *, kills_set_id: bool) -> int:
+    async def _write(self, node: int, off: int, buf: bytes | memoryview, *, deprived: Caller | None) -> int:
         # With its writeback cache the kernel stamped the file when it was written, says so by setattr, and may have done that already.
-        return await self.change_at(self.fs.write, node, off, buf, kill_setid=kills_set_id, stamp=not self.options.writeback)
+        in_group = deprived is None or await self.keeps_group(node, deprived, told=False)
+        done, changed_mode = await self.change_at(self._write_now, node, off, buf, kills_set_id=deprived is not None, in_group=in_group)
+        if changed_mode:
+            # The reply does not tell: the kernel would go on believing the old mode, and run the file as somebody else's.
+            await self.kernel.mode_changed(node)
+        return done
+
+    def _write_now(
+        self, view: View, ino: int, off: int, buf: bytes | memoryview, *, kills_set_id: bool, in_group: bool
+    ) -> tuple[int, bool]:
+        before = self.fs.inode(view, ino).mode
+        done = self.fs.write(view, ino, off, buf, kill_setid=kills_set_id, in_group=in_group, stamp=not self.options.writeback)
+        return done, self.fs.inode(view, ino).mode != before
 
     async def _refused(self, node: int, end: int) -> None:
         """With its writeback cache the kernel may have taken the write, and shown it, already."""
@@ -113,12 +137,12 @@ class DataRequests(HandleRequests):
             self.known.replace(node)  # it would keep the size that it has
         self.kernel.refused(node)
 
-    async def _write_what_fits(self, node: int, off: int, buf: bytes | memoryview, *, kills_set_id: bool) -> int:
+    async def _write_what_fits(self, node: int, off: int, buf: bytes | memoryview, *, deprived: Caller | None) -> int:
         """Write ever smaller pieces until not one more block fits; how many bytes did."""
         done, size = 0, len(buf) // 2
         while size >= self.fs.volume.geometry.block_size:
             try:
-                done += await self._write(node, off + done, buf[done : done + size], kills_set_id=kills_set_id)
+                done += await self._write(node, off + done, buf[done : done + size], deprived=deprived)
             except NoSpace:
                 size //= 2
             else:

@@ -210,11 +210,11 @@ class Exchange:
         handle, offset, size, _flags, _owner, _open_flags = wire.READ_IN.unpack_from(body)
         return (await self._operations.read(handle, offset, size),)
 
-    async def _write(self, _: int, body: memoryview, __: Caller) -> Answer:
+    async def _write(self, _: int, body: memoryview, caller: Caller) -> Answer:
         handle, offset, size, flags, _owner, _open_flags = wire.WRITE_IN.unpack_from(body)
         start = wire.WRITE_IN.size
-        kills = bool(flags & wire.WRITE_KILL_SUIDGID)
-        return (wire.WRITE_OUT.pack(await self._operations.write(handle, offset, body[start : start + size], kills_set_id=kills)),)
+        deprived = caller if flags & wire.WRITE_KILL_SUIDGID else None
+        return (wire.WRITE_OUT.pack(await self._operations.write(handle, offset, body[start : start + size], deprived=deprived)),)
 
     async def _release(self, _: int, body: memoryview, __: Caller) -> Answer:
         await self._operations.release(*wire.RELEASE_IN.unpack_from(body))

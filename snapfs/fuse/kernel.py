@@ -62,6 +62,11 @@ class MountedKernel(Flushing):
 
     # --- what the kernel believes ---
 
+    async def mode_changed(self, node: int) -> None:
+        """A request has changed the mode of an inode, which its reply does not tell. To be called before that is sent."""
+        # Only attributes, which takes no lock in the kernel: a request may wait for this.
+        await trio.to_thread.run_sync(lambda: forget_inodes(self.notices, [node], attributes_only=True))
+
     async def owner_changed(self, node: int) -> None:
         """A directory has another owner, so its ``.snap`` has."""
         snapdir = self._numbers.snapdir(node)

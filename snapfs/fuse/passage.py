@@ -16,18 +16,11 @@ from snapfs import snapshots
 from snapfs.errors import AccessDenied
 from snapfs.filesystem import Filesystem, Inode, acl, attributes
 from snapfs.fuse.attributes import VALID, Attributes
+from snapfs.fuse.set_id import groups_of
 from snapfs.snapshots import Instance
 
 #: Search permission for owner, group and others.
 _SEARCH = stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH
-
-
-def groups_of(ctx: pyfuse3.RequestContext) -> set[int]:
-    """The groups of a caller, as far as they can be seen: of a process in another namespace only the one that it acts with."""
-    try:
-        return {ctx.gid} | pyfuse3.get_sup_groups(ctx.pid)
-    except OSError:
-        return {ctx.gid}
 
 
 class Passage:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from snapfs.errors import CorruptBlock, DeviceError, DeviceFull, NoAttribute, NotFound
 from snapfs.filesystem import Inode, View, designation
+from snapfs.filesystem.rules import SET_ID
 from snapfs.fuse import facts, wire
 from snapfs.fuse.attributes import SECOND, VALID
 from snapfs.fuse.connection import Piece
@@ -213,7 +214,7 @@ class Quick:
     def _setattr(self, unique: int, node: int, body: memoryview, _: int, __: int) -> Reply:
         """Times alone: what the kernel, with its writeback cache, says after every change."""
         valid, _, _, _, atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns, _, _, _ = wire.SETATTR_IN.unpack_from(body)
-        if valid & wire.SET_MORE or node & SNAPDIR_BIT or self._renewed or not self._can_change():
+        if valid & wire.SET_MORE or not valid & wire.SET_TIMES or node & SNAPDIR_BIT or self._renewed or not self._can_change():
             return None
         try:
             view, ino = self._place(node)
@@ -307,7 +308,9 @@ class Quick:
         data = body[wire.WRITE_IN.size : wire.WRITE_IN.size + size]
         try:
             view, ino = self._place(handle & ~WRITER_BIT)
-            done = self._fs.write(view, ino, offset, data, kill_setid=bool(flags & wire.WRITE_KILL_SUIDGID), stamp=self._stamps)
+            if flags & wire.WRITE_KILL_SUIDGID and view.inode(ino).mode & SET_ID:
+                return None
+            done = self._fs.write(view, ino, offset, data, stamp=self._stamps)
         except (*REPEATABLE, DeviceFull):
             return None
         except DeviceError as exc:

@@ -22,6 +22,7 @@ from snapfs.fuse.known import Known
 from snapfs.fuse.numbers import Numbers
 from snapfs.fuse.options import MountOptions
 from snapfs.fuse.passage import Passage
+from snapfs.fuse.set_id import keeps_group
 from snapfs.fuse.trouble import Trouble
 from snapfs.fuse.wire import Caller
 from snapfs.ids import BASE_VIEW
@@ -29,12 +30,6 @@ from snapfs.ids import BASE_VIEW
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 T = TypeVar("T")
-
-
-def keeps_set_id(ctx: pyfuse3.RequestContext | Caller) -> bool:
-    """Whether set-id bits survive when this caller changes a file's content: the kernel knows, and does not always say."""
-    told = getattr(ctx, "keeps_set_id", None)
-    return ctx.uid == 0 if told is None else bool(told)
 
 
 def handler(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
@@ -115,6 +110,11 @@ class Requests(pyfuse3.Operations):
         # In every attempt anew: while one waits the view may go away.
         view, ino = self.place(node)
         return function(view, ino, *args, **kwargs)
+
+    async def keeps_group(self, node: int, ctx: pyfuse3.RequestContext | Caller, *, told: bool | None = None) -> bool:
+        """See ``set_id.keeps_group``."""
+        inode = await self.at(self.fs.inode, node)
+        return keeps_group(ctx, inode, self.attributes.permissions(inode)[2], told=told)
 
     async def accessed(self, node: int) -> None:
         """Renew an access time where that is due. Not worth failing for, nor waiting for a snapshot that is being made."""

@@ -98,6 +98,9 @@ class Set:
 #: In a SETATTR: more than times.
 SET_MORE: Final = Set.MODE | Set.UID | Set.GID | Set.SIZE
 
+#: In a SETATTR: times that somebody sets; without these and the others it takes set-id bits away, and nothing else.
+SET_TIMES: Final = Set.ATIME | Set.MTIME
+
 #: In the flags of GETATTR: there is a handle.
 GETATTR_FH: Final = 1 << 0
 
