@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from snapfs.cli import output
 from snapfs.cli.arguments import Parser, add_json
 from snapfs.cli.exits import CHECK_CORRECTED, CHECK_UNCORRECTED, CHECK_USAGE, OK, CommandFailed
+from snapfs.printable import quoted
 
 if TYPE_CHECKING:
     from snapfs.check import Finding
@@ -108,7 +109,9 @@ def _repair(device: Device, arguments: argparse.Namespace) -> int:
         outcome = f", {len(result.after)} are left" if result.after else ", mended" if result.before else ""
         output.line(f"{image}: {_count(len(result.before))}{outcome}")
         if undo_file:
-            output.line(f"{image}: what was overwritten is kept: 'snapfs check --undo {undo_file} {image}' takes the repair back")
+            output.line(
+                f"{image}: what was overwritten is kept: 'snapfs check --undo {quoted(undo_file)} {quoted(image)}' takes the repair back"
+            )
     if result.after:
         return CHECK_UNCORRECTED
     return CHECK_CORRECTED if result.before else OK

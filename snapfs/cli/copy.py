@@ -7,7 +7,6 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
-from shlex import quote
 from typing import TYPE_CHECKING, Any, Final
 
 from snapfs.cli import output
@@ -21,6 +20,7 @@ from snapfs.control.mounts import mounts
 from snapfs.control.protocol import NO_LIMIT
 from snapfs.device.base import is_memory, lasting_path
 from snapfs.errors import SnapfsError, VolumeBusy
+from snapfs.printable import quoted
 
 if TYPE_CHECKING:
     from snapfs.blocks.copy_mark import CopyMark
@@ -127,9 +127,9 @@ def _interrupted(arguments: argparse.Namespace) -> str:
         if destination is None:
             return "interrupted"
         if is_mounted and found["state"] not in _ENDED and found.get("destination") == destination:
-            return f"interrupted; the copy to {destination} goes on: 'snapfs copy cancel {quote(destination)}' would end it"
+            return f"interrupted; the copy to {destination} goes on: 'snapfs copy cancel {quoted(destination)}' would end it"
         if not is_mounted and _unfinished(destination):
-            return f"interrupted: 'snapfs copy resume {quote(destination)}' goes on with the copy"
+            return f"interrupted: 'snapfs copy resume {quoted(destination)}' goes on with the copy"
     return "interrupted"
 
 
@@ -294,12 +294,12 @@ def _line(result: Document, *, begun: bool) -> str:
             return f"{where}: the copy is cancelled; its target has been moved from there, and is of no use where it is now"
         return f"{where}: the copy is cancelled" + (", and gone" if result.get("removed") else "; what is there is of no use")
     if state == "paused":
-        return f"{where}: the copy is paused; 'snapfs copy resume {quote(where)}' goes on"
+        return f"{where}: the copy is paused; 'snapfs copy resume {quoted(where)}' goes on"
     if state == "blocked":
         return f"{where}: the copy cannot go on, and is tried again: {result['reason']}"
     moment = "is the volume as it was just now, and" if begun else "the copy"
     if result["rate"] == 0:
-        return f"{where}: {moment} is given only what is overwritten; 'snapfs copy resume {quote(where)} --rate max' fills it"
+        return f"{where}: {moment} is given only what is overwritten; 'snapfs copy resume {quoted(where)} --rate max' fills it"
     if begun:
-        return f"{where}: {moment} is filled behind; 'snapfs copy status {quote(where)}' tells how far it is"
-    return f"{where}: {moment} goes on; 'snapfs copy status {quote(where)}' tells how far it is"
+        return f"{where}: {moment} is filled behind; 'snapfs copy status {quoted(where)}' tells how far it is"
+    return f"{where}: {moment} goes on; 'snapfs copy status {quoted(where)}' tells how far it is"

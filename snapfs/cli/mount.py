@@ -20,6 +20,7 @@ from snapfs.cli.exits import MOUNT_FAILED, MOUNT_SYSTEM, MOUNT_USAGE, OK, Comman
 from snapfs.cli.notify import notify
 from snapfs.control import client, mounts
 from snapfs.control.protocol import ControlError
+from snapfs.printable import quoted
 
 #: Where the administrator allows users to let others in.
 FUSE_CONF: Final = "/etc/fuse.conf"
@@ -126,7 +127,8 @@ def _check_mountpoint(path: str) -> None:
 
 
 def _abandoned(path: str) -> CommandFailed:
-    return CommandFailed(f"{path}: a FUSE mount is left there whose daemon has ended: run 'snapfs umount --lazy {path}'", MOUNT_FAILED)
+    away = f"snapfs umount --lazy {quoted(path)}"
+    return CommandFailed(f"{path}: a FUSE mount is left there whose daemon has ended: run '{away}'", MOUNT_FAILED)
 
 
 def _check_image(image: str) -> None:

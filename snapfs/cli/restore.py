@@ -13,6 +13,7 @@ from snapfs.cli.exits import OK
 from snapfs.cli.paths import PATHS_HELP, all_in_volume
 from snapfs.cli.target import Session, session
 from snapfs.errors import UsageError
+from snapfs.printable import quoted
 
 #: What a restore would do to a path, in the words of its lines and of the totals, and in those of ``--json``.
 WORDS: Final = {
@@ -101,7 +102,9 @@ def _schedule(arguments: argparse.Namespace) -> int:
     if arguments.json:
         output.print_json({"scheduled": scheduled_json(wanted), "replaced": replaced and scheduled_json(replaced)})
         return OK
-    output.line(f"the next mount goes back to {scheduled_text(wanted)}; 'snapfs restore {arguments.target} --cancel' takes that back")
+    output.line(
+        f"the next mount goes back to {scheduled_text(wanted)}; 'snapfs restore {quoted(arguments.target)} --cancel' takes that back"
+    )
     if replaced:
         output.line(f"it does not go back to {scheduled_text(replaced)}, as was scheduled before")
     return OK

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-import os
 import pwd
+import sys
 from typing import Any
 
 from snapfs.cli import hot, output
 from snapfs.cli.arguments import Parser, add_discard, add_json, add_target
 from snapfs.cli.exits import ERROR, OK, report
 from snapfs.cli.paths import PATHS_HELP, all_in_volume
+from snapfs.cli.seen import seen_at, shown
 from snapfs.cli.target import session
 from snapfs.errors import UsageError
 
@@ -155,9 +156,9 @@ def _show(arguments: argparse.Namespace) -> int:
         raise UsageError("--limit goes with --hot")
     with session(arguments.target, write=False, timeout=arguments.timeout) as volume:
         one = volume.call("snapshot.show", name=arguments.name)
-        mountpoint = volume.mountpoint
+        seen = seen_at(volume, one)
     if arguments.json:
-        output.print_json(_document(one))
+        output.print_json({**_document(one), "seen_at": seen})
         return OK
     facts = [
         ("Name", one["name"]),
@@ -177,8 +178,7 @@ def _show(arguments: argparse.Namespace) -> int:
     for hold in one["holds"]:
         since = f"since {output.time_text(hold['since_ns'])} by {_user(hold['owner'])}"
         facts.append(("Held as", f"{hold['name']}, {since}" + (f": {hold['reason']}" if hold["reason"] else "")))
-    for directory in _seen_in(mountpoint, one["paths"]) if mountpoint else ():
-        facts.append(("Seen at", os.path.join(directory, ".snap", one["name"])))
+    facts += [("Seen at", shown(place, sys.stdout.encoding)) for place in seen]
     output.print_facts(facts)
     return OK
 
@@ -290,11 +290,6 @@ def _document(one: dict[str, Any]) -> dict[str, Any]:
         "refers": one["refers"],
         "only_here": one["only_here"],
     }
-
-
-def _seen_in(mountpoint: str, paths: list[str]) -> list[str]:
-    """The directories of a mount in whose ``.snap`` a snapshot of these paths is seen."""
-    return [place for place in (os.path.join(mountpoint, path.lstrip("/")) for path in paths) if os.path.isdir(place)]
 
 
 def _user(uid: int) -> str:

@@ -15,6 +15,7 @@ from snapfs.control import registry
 from snapfs.control.mounts import Mount
 from snapfs.control.protocol import ANSWER_LIMIT, ControlError, Event, Result, decode_reply, encode_request
 from snapfs.errors import AccessDenied
+from snapfs.printable import quoted
 
 #: struct ucred of SO_PEERCRED (unix(7)): pid, uid, gid.
 UCRED: Final = struct.Struct("3i")
@@ -156,7 +157,7 @@ def of_mount(mount: Mount, patience: Patience | None = None) -> Client:
     for found in (registry.sockets_of_mount, registry.names_of_mount):
         client = client or _first(((place, mount.owner) for place in found(mount)), patience)
     if client is None:
-        raise ControlError(f"{mount.path}: its daemon does not answer: run 'snapfs umount --lazy {mount.path}' and mount it again")
+        raise ControlError(f"{mount.path}: its daemon does not answer: run 'snapfs umount --lazy {quoted(mount.path)}' and mount it again")
     return client
 
 

@@ -36,6 +36,7 @@ from snapfs.copying import (
 from snapfs.device import RamDevice, is_memory
 from snapfs.errors import CopyError, SnapfsError, UsageError
 from snapfs.filesystem import Filesystem
+from snapfs.printable import quoted
 from snapfs.snapshots.paths import path_bytes
 
 log = logging.getLogger("snapfs.copying")
@@ -249,10 +250,8 @@ class Copying:
         if job is not None and job.ended is None and self._beginning is None:
             return job
         if job is None and known is not None:
-            where = os.fsdecode(known.destination)
-            raise CopyError(
-                f"{self._image}: its copy to {where} is interrupted, and cannot be touched while the volume is mounted read-only"
-            )
+            where = f"{self._image}: its copy to {os.fsdecode(known.destination)}"
+            raise CopyError(f"{where} is interrupted, and cannot be touched while the volume is mounted read-only")
         raise CopyError(f"{self._image}: no copy of it is running")
 
     def _check_free(self) -> None:
@@ -328,8 +327,8 @@ class Copying:
             if job.wishes.paused or job.wishes.rate == 0 or job.before.blocked is not None:
                 await caller.in_thread(job.settle)
                 if not self._is_live and job.before.blocked is not None:
-                    again = f"snapfs copy resume {job.target.path}"
-                    raise CopyError(f"{job.target.path}: the copy cannot go on: {job.before.blocked}; when it can, run '{again}'")
+                    reason = f"{job.target.path}: the copy cannot go on: {job.before.blocked}"
+                    raise CopyError(f"{reason}; when it can, run 'snapfs copy resume {quoted(job.target.path)}'")
                 await caller.pause(IDLE_SECONDS)
                 if job.before.blocked is not None and not job.wishes.paused:
                     await caller.in_thread(job.step)

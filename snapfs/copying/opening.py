@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from shlex import quote
 
 from snapfs.blocks.copy_mark import CopyMark, newest_mark
 from snapfs.copying.copy_map import MapPlace
@@ -12,6 +11,7 @@ from snapfs.copying.named import open_named, owners_of
 from snapfs.copying.unfinished import UnfinishedCopy, refuse
 from snapfs.device import Device, Lock, Pinned, open_device, open_pinned, pin_image
 from snapfs.errors import CopyError, DeviceError, SnapfsError
+from snapfs.printable import quoted
 from snapfs.store.recovery import newest_superblock
 
 
@@ -59,7 +59,7 @@ def open_image(path: str, *, read_only: bool, unfinished: bool = False) -> Devic
             # It names other files, and what they hold would show in it.
             raise CopyError(f"{path}: a copy that is not complete, and belongs to somebody else, who alone can use it")
         if not (read_only or unfinished):
-            raise CopyError(f"{path}: this copy is not complete: until then it can only be read ('snapfs copy status {quote(path)}')")
+            raise CopyError(f"{path}: this copy is not complete: until then it can only be read ('snapfs copy status {quoted(path)}')")
         return open_unfinished(open_pinned(pinned, read_only=True, lock=Lock.SHARED), mark)
 
 

@@ -9,7 +9,6 @@ import contextlib
 import logging
 import os
 from collections.abc import Collection, Sequence
-from shlex import quote
 
 from snapfs.blocks.copy_mark import FAILED, FILLING, PLACE_BYTES, PLACES, PREPARING, CopyMark
 from snapfs.blocks.map_sector import SECTOR_BYTES, decode_first, encode_first
@@ -24,6 +23,7 @@ from snapfs.copying.opening import read_mark
 from snapfs.copying.target import Target, clear_mark, reopen, write_mark
 from snapfs.device import ImageDevice
 from snapfs.errors import CopyError, CorruptBlock, SnapfsError
+from snapfs.printable import quoted
 from snapfs.store.copies import RunningCopy
 from snapfs.store.driver import commit, drive
 from snapfs.store.recovery import newest_superblock
@@ -50,7 +50,7 @@ def attach(volume: Volume) -> Job | None:
         if record.on_error == "write":
             raise CopyError(
                 f"{volume.device.path}: the copy to {where} comes first, and cannot go on: {exc}; "
-                f"make that possible, or give it up with 'snapfs copy cancel {quote(volume.device.path)}'"
+                f"make that possible, or give it up with 'snapfs copy cancel {quoted(volume.device.path)}'"
             ) from exc
         log.warning("the copy to %s has failed: %s", where, exc)
     forget(volume)
