@@ -52,13 +52,14 @@ def add_timeout(parser: argparse.ArgumentParser) -> None:
     """``--timeout``, for everything that may ask a daemon."""
     parser.add_argument(
         "--timeout",
-        type=_seconds,
+        type=seconds,
         metavar="SECONDS",
         help="fail when the daemon of a mounted volume has said nothing for so long (default: wait for ever; what is waited for is said)",
     )
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """A time to wait, in seconds."""
     try:
         value = float(text)
     except ValueError:

@@ -269,3 +269,107 @@ def test_a_daemon_keeps_its_callers_lock_and_pipe(volume_image: Path, tmp_path: 
     finally:
         os.close(reader)
         run_snapfs("umount", place)
+
+
+# --- who uses what is to be unmounted, and how long that is waited for --------------------------
+
+
+def unmount(snapfs_command, place: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """The result of the command, which ends by itself: long before this limit, but for the machine."""
+    return subprocess.run(snapfs_command("umount", place, *options), check=False, capture_output=True, text=True, timeout=60)
+
+
+@needs_root
+@pytest.mark.parametrize("first", ["bind", "mount"])
+def test_umount_waits_for_a_volume_that_is_mounted_elsewhere_too(mounted, tmp_path: Path, snapfs_command, first: str) -> None:
+    (mounted / "inside").mkdir()
+    bind = tmp_path / "bind"
+    bind.mkdir()
+    subprocess.run(["mount", "--bind", mounted / "inside", bind], check=True, timeout=60)
+    pid = mounted.pid
+    places = [bind, mounted.path] if first == "bind" else [mounted.path, bind]
+    early = unmount(snapfs_command, places[0])
+    try:
+        assert (early.returncode, mounted_at(places[0])) == (0, [])
+        assert f"mounted on {places[1]}, too" in early.stderr
+        assert not ended(pid, 0)
+    finally:
+        late = unmount(snapfs_command, places[1])
+    mounted.is_mounted = False
+    assert (late.returncode, late.stderr) == (0, "")
+    assert ended(pid, 0)
+
+
+@needs_root
+def test_umount_waits_for_another_namespace(mounted, snapfs_command) -> None:
+    pid = mounted.pid
+    # `cat` ends when its standard input does.
+    with subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", "echo ready; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "ready\n"
+        result = unmount(snapfs_command, mounted.path)
+        mounted.is_mounted = False
+        assert result.returncode == 0
+        assert f"process {other.pid} (cat)" in result.stderr
+        other.communicate()
+    assert ended(pid)
+
+
+def test_umount_does_not_say_who_uses_the_mount(mounted, snapfs_command) -> None:
+    (mounted / "file").write_text("text")
+    (mounted / "inside").mkdir()
+    # Python's own module keeps the file open.
+    mapping = "import ctypes, os; f = os.open('file', 0); ctypes.CDLL(None).mmap(None, 4096, 1, 1, f, 0); os.close(f); os.chdir('/')"
+    uses = {
+        "working directory": ["sh", "-c", "cd inside; echo; exec cat"],
+        "an open file": ["sh", "-c", "exec 7<file; cd /; echo; exec cat"],
+        "a file in its memory": [sys.executable, "-c", f"{mapping}; print(flush=True); input()"],
+    }
+    for how, command in uses.items():
+        with subprocess.Popen(command, cwd=mounted.path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as user:
+            assert user.stdout is not None
+            user.stdout.readline()
+            result = unmount(snapfs_command, mounted.path)
+            assert result.returncode == 1
+            assert f"in use by process {user.pid} (" in result.stderr
+            assert f": {how})" in result.stderr
+            user.communicate("\n")
+    mounted.unmount()
+
+
+@needs_root
+def test_umount_does_not_say_what_is_mounted_in_the_mount(mounted, tmpfs_on, snapfs_command) -> None:
+    (mounted / "inside").mkdir()
+    tmpfs_on(mounted / "inside")
+    result = unmount(snapfs_command, mounted.path)
+    assert result.returncode == 1
+    assert f"in use by other (tmpfs) is mounted on {mounted.path}/inside" in result.stderr
+
+
+def test_umount_waits_for_a_stopped_daemon_without_end(mounted, snapfs_command) -> None:
+    pid = mounted.pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        result = unmount(snapfs_command, mounted.path, "--timeout", "0.1")
+        assert result.returncode == 1
+        assert f"process {pid}, which is stopped" in result.stderr
+        assert mounted_at(mounted.path) == []
+        mounted.is_mounted = False
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert ended(pid)
+
+
+@needs_root
+def test_umount_of_an_image_takes_what_is_mounted_in_its_place(mount_volume, snapfs_command) -> None:
+    mine, other = mount_volume(), mount_volume()
+    subprocess.run(["mount", "--bind", other.path, mine.path], check=True, timeout=60)
+    try:
+        result = unmount(snapfs_command, mine.image)
+        assert result.returncode == 1
+        assert "cannot be seen from here" in result.stderr
+        assert mounted_at(mine.path) == ["fuse.snapfs"] * 2
+    finally:
+        subprocess.run(["umount", "-i", mine.path], check=True, timeout=60)
