@@ -12,13 +12,14 @@ import time
 from typing import Final
 
 from snapfs.cli.exits import CommandFailed, report
-from snapfs.device import mount_users
+from snapfs.device import is_memory, mount_users
 from snapfs.device.mountinfo import Mount
 
 #: After so many seconds whoever waits is told what for.
 SILENT_SECONDS: Final = 5.0
 
-#: A daemon that shows no sign of life for so many seconds is waited for no longer; nor one that is busy for so many.
+#: A daemon that shows no sign of life for so many seconds is waited for no longer; nor one that is busy for so many, unless its volume
+#: is in memory: such a one may be completing a copy, without which all is lost.
 QUIET_SECONDS: Final = 30.0
 LIMIT_SECONDS: Final = 600.0
 
@@ -44,6 +45,7 @@ class Daemon:
         """
         start = alive = time.monotonic()
         signs, pause, told = self._signs(), _SHORT, False
+        limit = float("inf") if is_memory(mount.source) else LIMIT_SECONDS
         while not self._has_ended(pause):
             pause = min(2 * pause, _LONG)
             where = mount_users.elsewhere(mount)
@@ -56,7 +58,7 @@ class Daemon:
             now = time.monotonic()
             if signs != (signs := self._signs()):
                 alive = now
-            if (timeout is not None and now - start >= timeout) or now - alive >= QUIET_SECONDS or now - start >= LIMIT_SECONDS:
+            if (timeout is not None and now - start >= timeout) or now - alive >= QUIET_SECONDS or now - start >= limit:
                 raise CommandFailed(
                     f"{mount.path}: unmounted, but its daemon (process {self.pid}{self._stopped()}) has not ended in {now - start:.0f} "
                     "seconds, and may have the image still"
