@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from snapfs.blocks.checksum import crc32c
+from snapfs.blocks.claim import CLAIM_BYTES, CLAIM_PLACE
 from snapfs.blocks.geometry import SLOT_BYTES
 from snapfs.blocks.schema import COUNT_MAX, check_range, pack, unpack_map
 from snapfs.blocks.superblock import SUPERBLOCK_BYTES
@@ -25,6 +26,9 @@ LAYOUT: Final = struct.Struct("<8sIIQ")
 #: Offsets of the two places.
 PLACES: Final = (SUPERBLOCK_BYTES, SLOT_BYTES + SUPERBLOCK_BYTES)
 PLACE_BYTES: Final = SLOT_BYTES - SUPERBLOCK_BYTES
+
+#: What the target of a copy has for itself, and not from the volume, as (start, end): the marks, and who has it open.
+OWN: Final = (*((place, place + PLACE_BYTES) for place in PLACES), (CLAIM_PLACE, CLAIM_PLACE + CLAIM_BYTES))
 
 #: Being set up: not a point in time yet, and never becomes one when whoever does it ends.
 PREPARING: Final = "preparing"
@@ -118,12 +122,12 @@ def newest_mark(read: Callable[[int, int], bytes]) -> CopyMark | None:
 
 
 def without_mark(offset: int, data: bytes) -> bytes:
-    """What a volume has at ``offset``, from what a marked target has there."""
-    if offset >= PLACES[-1] + PLACE_BYTES:
+    """What a volume that nobody has open has at ``offset``, from what a marked target has there."""
+    if offset >= OWN[-1][1]:
         return data
     out = bytearray(data)
-    for place in PLACES:
-        low, high = max(0, place - offset), min(len(data), place + PLACE_BYTES - offset)
+    for start, end in OWN:
+        low, high = max(0, start - offset), min(len(data), end - offset)
         if low < high:
             out[low:high] = bytes(high - low)
     return bytes(out)

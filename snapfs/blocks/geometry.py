@@ -15,8 +15,11 @@ from snapfs.ids import FILE_SIZE_MAX, INO_LIMIT
 #: Bytes of one superblock slot; a multiple of every common physical sector size.
 SLOT_BYTES: Final = 4096
 
-#: Slots of a superblock ring, written in turn.
+#: Slots of a superblock ring.
 RING_SLOTS: Final = 8
+
+#: Slots in which superblocks stand, the first ones of the ring, written in turn. What follows them in the ring at the front is the claim.
+SUPERBLOCK_SLOTS: Final = 7
 
 #: Block sizes that a volume may have, in bytes.
 BLOCK_SIZES: Final = (4096, 8192, 16384, 32768, 65536)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from snapfs.blocks.checksum import crc32c
-from snapfs.blocks.geometry import SLOT_BYTES, Geometry
+from snapfs.blocks.geometry import SLOT_BYTES, SUPERBLOCK_SLOTS, Geometry
 from snapfs.errors import CorruptBlock, NotAVolume, UnsupportedVersion, UsageError
 
 MAGIC: Final = b"snapfs\x00\x1a"
@@ -33,15 +33,18 @@ COPY_RUNNING: Final = 1
 #: A log is named: it tells what happened since, and its blocks must not be given out.
 LOG: Final = 2
 
+#: The last slot of the ring at the front says who has the volume open, and whoever writes the volume must look there first.
+CLAIM: Final = 4
+
 #: Blocks of a log, at most.
 LOG_BLOCKS_MAX: Final = 1024
 
-KNOWN_READ_ONLY_COMPATIBLE: Final = COPY_RUNNING | LOG
+KNOWN_READ_ONLY_COMPATIBLE: Final = COPY_RUNNING | LOG | CLAIM
 
 
 @dataclass(frozen=True, slots=True)
 class Superblock:
-    """A verified superblock. Times are nanoseconds since 1970, UTC."""
+    """A verified superblock. Times are nanoseconds since 1970, UTC. ``slot``: where in its ring it stands, or is to stand."""
 
     block_size: int
     blocks: int
@@ -58,6 +61,7 @@ class Superblock:
     incompatible: int = 0
     log_block: int = 0
     log_blocks: int = 0
+    slot: int = field(default=0, compare=False)
 
     def encode(self) -> bytes:
         """The bytes of a slot."""
@@ -91,7 +95,7 @@ class Superblock:
         *,
         is_copied: bool,
     ) -> Superblock:
-        """That of a later generation: ``root`` is (block, bytes, CRC) of its root record, ``log`` (block, length).
+        """That of a later generation, in the next slot: ``root`` is (block, bytes, CRC) of its root record, ``log`` (block, length).
 
         Written out because ``dataclasses.replace`` takes several times as long, in every commit.
         """
@@ -105,9 +109,10 @@ class Superblock:
             committed_ns,
             *root,
             self.compatible,
-            (COPY_RUNNING if is_copied else 0) | (LOG if log else 0),
+            CLAIM | (COPY_RUNNING if is_copied else 0) | (LOG if log else 0),
             self.incompatible,
             *(log or (0, 0)),
+            (self.slot + 1) % SUPERBLOCK_SLOTS,
         )
 
     @property
@@ -116,8 +121,8 @@ class Superblock:
         return Geometry(self.block_size, self.blocks)
 
     @classmethod
-    def decode(cls, data: bytes) -> Superblock:
-        """Verify and decode a slot.
+    def decode(cls, data: bytes, slot: int = 0) -> Superblock:
+        """Verify and decode the slot with that number.
 
         Raises ``NotAVolume`` without the magic, ``CorruptBlock`` when the checksum or a field does not hold,
         ``UnsupportedVersion`` when a newer snapfs wrote it.
@@ -164,6 +169,7 @@ class Superblock:
             incompatible,
             log_block,
             log_blocks,
+            slot,
         )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, TypeVar
 
 from snapfs.blocks.checksum import crc32c
-from snapfs.blocks.geometry import RING_SLOTS, SLOT_BYTES
+from snapfs.blocks.geometry import RING_SLOTS, SLOT_BYTES, SUPERBLOCK_SLOTS
 from snapfs.blocks.group_header import ENTRY_SLOT, GroupHeader
 from snapfs.blocks.superblock import SUPERBLOCK_BYTES, Superblock
 from snapfs.check.places import Damage
@@ -27,14 +27,17 @@ Steps = Generator[list[Wanted], list[Found], T]
 
 
 def rings(volume: Volume) -> Steps[list[Damage]]:
-    """The slots of both superblock rings: each is empty, or has a superblock and zeros. One that is being written is left out."""
+    """The slots of both superblock rings: each is empty, or has a superblock and zeros.
+
+    One that is being written is left out, and so is that of the claim, which is written at any time.
+    """
     geometry = volume.geometry
     flying = volume.in_flight
     out = []
     for ring, start in (("front", 0), ("end", geometry.blocks - geometry.ring_blocks)):
         (found,) = yield [Wanted(start, [None] * geometry.ring_blocks)]
-        for slot in range(RING_SLOTS):
-            if flying is not None and slot == flying.generation % RING_SLOTS:
+        for slot in range(RING_SLOTS if ring == "end" else SUPERBLOCK_SLOTS):
+            if flying is not None and start * geometry.block_size + slot * SLOT_BYTES in flying.superblock[1]:
                 continue
             position = slot * SLOT_BYTES // geometry.block_size
             problem = found.problems.get(position) or slot_problem(found.content[slot * SLOT_BYTES : (slot + 1) * SLOT_BYTES])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from snapfs.blocks.geometry import SLOT_BYTES
+from snapfs.blocks.geometry import RING_SLOTS, SLOT_BYTES, SUPERBLOCK_SLOTS
 from snapfs.blocks.group_header import ENTRY_WRITTEN
 from snapfs.blocks.superblock import SUPERBLOCK_BYTES, Superblock
 from snapfs.check.findings import Fault, Findings, Mend, Severity, everywhere
@@ -19,15 +19,16 @@ def check_superblocks(volume: Volume, findings: Findings) -> None:
     """Every slot of both rings that holds a superblock is intact; the newest stands in both, or in one of them after a crash.
 
     A commit that a crash interrupted may have left anything in the slots that it was to write: those of the next generation, and in
-    the ring that comes second those of the newest one.
+    the ring that comes second those of the newest one. What the claim has in its slot is for whoever opens the volume next.
     """
     front, tail = volume.geometry.slot_offsets()
-    next_slot = (volume.generation + 1) % len(front)
+    written = volume.superblock.slot
+    following = {(written + 1) % SUPERBLOCK_SLOTS, (written + 1) % RING_SLOTS}  # the latter of a snapfs without claims
     for ring, offsets in (("front", front), ("end", tail)):
         newest = 0
         damaged: list[tuple[int, str]] = []
         for slot, offset in enumerate(offsets):
-            if slot == next_slot:
+            if slot in following or (ring == "front" and slot == SUPERBLOCK_SLOTS):
                 continue
             try:
                 data = volume.device.read(offset, SLOT_BYTES)
@@ -40,7 +41,7 @@ def check_superblocks(volume: Volume, findings: Findings) -> None:
             except (CorruptBlock, UnsupportedVersion, DeviceError) as exc:
                 damaged.append((slot, str(exc)))
         for slot, what in damaged:
-            if newest != volume.generation - 1 or slot != volume.generation % len(offsets):
+            if newest != volume.generation - 1 or slot != written:
                 fault = Fault(Mend.CLEAR_SUPERBLOCK, 0, value=offsets[slot])
                 findings.add("format", "superblock", f"superblock slot {slot} at the {ring}", what, Severity.WARNING, fault=fault)
         if not volume.generation - 1 <= newest <= volume.generation:

@@ -42,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     from snapfs.device import open_pinned
     from snapfs.filesystem.format import format_volume
     from snapfs.filesystem.occupied import refuse_occupied
+    from snapfs.store.claiming import refuse_claimed
 
     path: str = arguments.image
     if is_memory(path):
@@ -51,6 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             if not arguments.force:
                 refuse_occupied(device)
+            refuse_claimed(device)
             if arguments.size and device.size != arguments.size:
                 # Only a file comes here, under its lock: an empty one, or one that is to be overwritten.
                 _resize(device, arguments.size)

@@ -70,7 +70,7 @@ def _serve(source: Source, mountpoint: str, options: MountOptions, ready: Callab
     from snapfs.copying.unfinished import UnfinishedCopy
     from snapfs.device import ImageDevice
 
-    device = source.open(read_only=options.read_only, warn=warn)
+    device = source.open(read_only=options.read_only, interval=options.mmp, warn=warn)
     if isinstance(device, UnfinishedCopy) and not options.read_only:
         options = replace(options, read_only=True)
         warn("this copy is not complete: it is mounted read-only; once it is complete, mount it again to write")

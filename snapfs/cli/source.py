@@ -33,12 +33,15 @@ class Source:
             return self.given
         return lasting_path(self.given)
 
-    def open(self, *, read_only: bool, warn: Callable[[str], None]) -> Device:
-        """The device, with a volume on it if it is memory. A copy that is not complete is opened to be read. Raises errors of snapfs."""
+    def open(self, *, read_only: bool, interval: float | None, warn: Callable[[str], None]) -> Device:
+        """The device, with a volume on it if it is memory. A copy that is not complete is opened to be read.
+
+        ``interval``: see ``open_image``. Raises errors of snapfs.
+        """
         from snapfs.copying import open_image
 
         if not self.in_memory:
-            return open_image(self.given, read_only=read_only, unfinished=True)
+            return open_image(self.given, read_only=read_only, unfinished=True, interval=interval)
         return _loaded(self, self.load, warn) if self.load is not None else _empty(self, warn)
 
 

@@ -39,6 +39,11 @@ class CopyBeforeWrite:
         self._fail_lock = threading.Lock()
         self._block_size = copy.geometry.block_size
 
+    @property
+    def taken(self) -> str | None:
+        """See ``Device.taken``."""
+        return self.below.taken
+
     def read(self, offset: int, length: int) -> bytes:
         """See ``Device.read``."""
         return self.below.read(offset, length)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from bitarray import bitarray
 
-from snapfs.blocks.copy_mark import PLACE_BYTES, PLACES, without_mark
+from snapfs.blocks.copy_mark import OWN, without_mark
 from snapfs.blocks.group_header import ENTRY_WRITTEN, GroupEntry
 from snapfs.errors import CorruptBlock, DeviceError
 from snapfs.store.recovery import read_group
@@ -280,14 +280,14 @@ class Copy:
                 self._put(first * self._block_size, data)
 
     def _put(self, offset: int, data: bytes) -> None:
-        """Write to the target, around the places of its mark: what a volume has there are zeros."""
+        """Write to the target, around what it has for itself: its mark, where a volume has zeros, and its own claim."""
         end = offset + len(data)
         position = offset
-        for place in PLACES:
-            if position < place + PLACE_BYTES and place < end:
-                if position < place:
-                    self.target.write(position, data[position - offset : place - offset])
-                position = place + PLACE_BYTES
+        for start, stop in OWN:
+            if position < stop and start < end:
+                if position < start:
+                    self.target.write(position, data[position - offset : start - offset])
+                position = stop
         if position < end:
             self.target.write(position, data[position - offset :] if position > offset else data)
 

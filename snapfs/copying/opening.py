@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 
+from snapfs.blocks.claim import INTERVAL
 from snapfs.blocks.copy_mark import CopyMark, newest_mark
 from snapfs.copying.copy_map import MapPlace
 from snapfs.copying.named import open_named, owners_of
@@ -12,6 +13,7 @@ from snapfs.copying.unfinished import UnfinishedCopy, refuse
 from snapfs.device import Device, Lock, Pinned, open_device, open_pinned, pin_image
 from snapfs.errors import CopyError, DeviceError, SnapfsError
 from snapfs.printable import quoted
+from snapfs.store.claiming import claim
 from snapfs.store.recovery import newest_superblock
 
 
@@ -38,22 +40,27 @@ def read_mark(device: Device) -> CopyMark | None:
     return newest_mark(read)
 
 
-def open_image(path: str, *, read_only: bool, unfinished: bool = False) -> Device:
+def open_image(path: str, *, read_only: bool, unfinished: bool = False, interval: float | None = INTERVAL) -> Device:
     """Open an image for this process alone; or, to read, a copy that somebody may be filling (D1).
 
     ``unfinished``: such a copy is opened to be read although writing was asked for: ``read_only`` of the device tells.
+    To write, it is claimed for this host as well, and that is renewed within ``interval`` seconds; None: other hosts do not matter.
     Raises ``DeviceError``, ``VolumeBusy``; ``CopyError`` for an unfinished copy that cannot be used in this way.
     """
     with pin_image(path) as pinned:
         mark = _mark_of(pinned)
         if mark is None:
             device = open_pinned(pinned, read_only=read_only)
-            if read_mark(device) is None:  # somebody may have begun to copy to it
-                return device
+            try:
+                mark = read_mark(device)  # somebody may have begun to copy to it
+                if mark is None:
+                    if not read_only:
+                        claim(device, interval)
+                    return device
+            except BaseException:
+                device.close()
+                raise
             device.close()
-            mark = _mark_of(pinned)
-        if mark is None:
-            return open_pinned(pinned, read_only=read_only)
         refuse(path, mark)
         if pinned.status().st_uid not in (0, os.geteuid()):
             # It names other files, and what they hold would show in it.

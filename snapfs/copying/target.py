@@ -15,6 +15,7 @@ from snapfs.device.locking import take_lock
 from snapfs.device.pinned import pin_link
 from snapfs.errors import CopyError, DeviceError, UsageError
 from snapfs.filesystem.occupied import refuse_occupied
+from snapfs.store.claiming import claim_storage, refuse_claimed
 
 #: Raises for what may not be a target, or a directory where none may be made: its path, and its status.
 Refuse = Callable[[str, os.stat_result], None]
@@ -86,11 +87,13 @@ def _prepared(pinned: Pinned, source: Device, volume_bytes: int, *, force: bool,
             if not force:
                 refuse_occupied(device)
             device.be_writer()
+            refuse_claimed(device)
             if pinned.is_regular and (force or device.size != source.size):  # else it is all zeros, and as long as it must be
                 _resize(device, source.size)
             elif device.size < volume_bytes:
                 raise CopyError(f"{path}: too small: the volume has {volume_bytes} bytes, the device {device.size}")
             device.pinned = pinned.copied()
+            claim_storage(device)
         except BaseException:
             device.close()
             raise
@@ -121,6 +124,7 @@ def reopen(path: str, *, owners: Collection[int] | None = None) -> Target:
     device = open_named(path, owners=owners, lock=Lock.SHARED)
     try:
         device.be_writer()
+        claim_storage(device)
     except BaseException:
         device.close()
         raise

@@ -39,6 +39,21 @@ def lasting_path(path: str) -> str:
     return os.path.abspath(path) if is_device or not os.path.exists(found) else found
 
 
+class Guard(Protocol):
+    """Knows whether a device may still be written by this process."""
+
+    #: Why it may not, any more.
+    lost: str | None
+
+    def check(self) -> None:
+        """Before each write. Raises ``DeviceError`` when it may not."""
+        ...
+
+    def release(self) -> None:
+        """The device is about to be closed, or given up."""
+        ...
+
+
 class Device(Protocol):
     """A range of ``size`` bytes.
 
@@ -49,6 +64,11 @@ class Device(Protocol):
     path: str
     size: int
     read_only: bool
+
+    @property
+    def taken(self) -> str | None:
+        """Why nothing may be written any more, because somebody else has the device now; None: nobody has, as far as is known."""
+        ...
 
     def read(self, offset: int, length: int) -> bytes:
         """Read ``length`` bytes at ``offset``; may block. Raises ``DeviceError``."""
@@ -91,7 +111,12 @@ class Device(Protocol):
 
 
 class Alone:
-    """Of a device whose writes wait for no other, and which fetches nothing in advance."""
+    """Of a device whose writes wait for no other, which fetches nothing in advance, and which nobody can take away."""
+
+    @property
+    def taken(self) -> str | None:
+        """See ``Device.taken``."""
+        return None
 
     def prefetch(self, offset: int, length: int) -> None:
         """See ``Device.prefetch``."""

@@ -15,10 +15,11 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from snapfs.device.base import NO_PATH, Alone, Buffer, is_memory
-from snapfs.device.holders import device_message
-from snapfs.device.locking import Lock, Part, close_parts, lock_ranges, take_lock, take_locks_below, take_writer_lock
+from snapfs.device.base import NO_PATH, Alone, Buffer, Guard, is_memory
+from snapfs.device.in_use import device_message
+from snapfs.device.locking import Lock, Part, close_parts, is_writable, lock_ranges, take_lock, take_locks_below, take_writer_lock
 from snapfs.device.pinned import Pinned, pin
+from snapfs.device.storage import Storage
 from snapfs.errors import DeviceError, DeviceFull, VolumeBusy
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class ImageDevice(Alone):
         self.pinned: Pinned | None = None
         self._descriptor = descriptor
         self._parts = parts
+        #: Asked before each write.
+        self.guard: Guard | None = None
         self._nowait = True
         self._discarder: Discarder | None = None
 
@@ -82,8 +85,21 @@ class ImageDevice(Alone):
         with contextlib.suppress(OSError):
             os.posix_fadvise(self._descriptor, offset, length, os.POSIX_FADV_WILLNEED)
 
+    @property
+    def taken(self) -> str | None:
+        """See ``Device.taken``."""
+        return self.guard.lost if self.guard is not None else None
+
+    @property
+    def storage(self) -> Storage:
+        """The innermost that this process has locked for itself, or some of it: the same for all who lock the same."""
+        exact = [part for descriptor, part in self._parts if part.exact and is_writable(descriptor)]
+        return exact[-1].storage if exact else Storage.of(self.status())
+
     def write(self, offset: int, data: Buffer) -> None:
-        """See ``Device.write``."""
+        """See ``Device.write``. Raises ``DeviceError`` also when somebody else has the device now."""
+        if self.guard is not None:
+            self.guard.check()
         self._check_range("write", offset, len(data))
         try:
             count = os.pwrite(self._descriptor, data, offset)
@@ -111,6 +127,8 @@ class ImageDevice(Alone):
 
     def discard(self, offset: int, length: int) -> None:
         """See ``Device.discard``."""
+        if self.guard is not None:
+            self.guard.check()
         self._check_range("discard", offset, length)
         try:
             if self._discarder is None:
@@ -157,6 +175,9 @@ class ImageDevice(Alone):
 
     def close(self) -> None:
         """Close the file, which gives the lock back. Further calls do nothing."""
+        guard, self.guard = self.guard, None
+        if guard is not None:
+            guard.release()
         if self.pinned is not None:
             self.pinned.close()
         if self._descriptor >= 0:

@@ -19,7 +19,7 @@ import struct
 from collections.abc import Iterable
 from enum import Enum
 
-from snapfs.device.holders import busy_message
+from snapfs.device.in_use import busy_message
 from snapfs.device.storage import Below, below
 from snapfs.errors import VolumeBusy
 
@@ -99,8 +99,7 @@ def _lock_range(descriptor: int, start: int, length: int, *, read_only: bool) ->
 
     It is a lock of the open file, as flock's, but of the other kind, which knows nothing of those (fcntl(2)).
     """
-    is_writable = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
-    kind = fcntl.F_RDLCK if read_only or not is_writable else fcntl.F_WRLCK
+    kind = fcntl.F_RDLCK if read_only or not is_writable(descriptor) else fcntl.F_WRLCK
     wanted = struct.pack("=hhxxxxqqixxxx", kind, os.SEEK_SET, start, length, 0)  # type, whence, start, length, pid
     try:
         fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, wanted)
@@ -111,6 +110,11 @@ def _lock_range(descriptor: int, start: int, length: int, *, read_only: bool) ->
             return True  # the host's filesystem has no such locks
         raise
     return True
+
+
+def is_writable(descriptor: int) -> bool:
+    """Was it opened to write? Only then can bytes be locked for one process alone."""
+    return fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
 
 
 def close_parts(parts: Iterable[Part]) -> None:

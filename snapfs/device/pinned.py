@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Self
 
-from snapfs.device.holders import lock_holder
+from snapfs.device.in_use import lock_holder
 from snapfs.errors import DeviceError
 
 #: Links on the way of one path, at most (path_resolution(7)).

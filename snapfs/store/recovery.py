@@ -186,12 +186,12 @@ def newest_superblock(device: Device) -> Superblock:
 
 
 def intact(device: Device, offsets: list[int], failures: list[SnapfsError]) -> list[Superblock]:
-    """The superblocks that are whole in these slots; why the others are not."""
+    """The superblocks that are whole in these slots of a ring; why the others are not."""
     found = []
-    for offset in offsets:
+    for slot, offset in enumerate(offsets):
         if 0 <= offset <= device.size - SLOT_BYTES:
             try:
-                found.append(Superblock.decode(device.read(offset, SLOT_BYTES)))
+                found.append(Superblock.decode(device.read(offset, SLOT_BYTES), slot))
             except (NotAVolume, CorruptBlock, UnsupportedVersion, DeviceError) as exc:
                 failures.append(exc)
     return found

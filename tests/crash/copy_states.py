@@ -25,7 +25,7 @@ from copy_stories import STORIES
 from oracle import Oracle
 from timeline import State, equal_but
 
-from snapfs.blocks.copy_mark import FILLING, PLACE_BYTES, PLACES
+from snapfs.blocks.copy_mark import FILLING, OWN
 from snapfs.check import check_volume
 from snapfs.copying import attach, detach, unregister
 from snapfs.copying.job import COMPLETE, Job
@@ -38,8 +38,8 @@ from snapfs.ids import ROOT_INO
 from snapfs.store.driver import commit, drive
 from snapfs.store.volume import Volume
 
-#: Where a mark is, in a target, or was.
-MARKS = [(place, place + PLACE_BYTES) for place in PLACES]
+#: Where a mark is, in a target, or was, and who has it open.
+MARKS = list(OWN)
 
 
 def tell(name: str, seed: int) -> CopyStage:

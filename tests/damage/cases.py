@@ -15,7 +15,7 @@ import pytest
 from planting import BLOCK, BLOCKS, DIRECTORY, FIFO, REGULAR, SPAN, SYMLINK, Overlay, Planted, build, tree_blocks
 
 from snapfs import snapshots
-from snapfs.blocks.geometry import RING_SLOTS
+from snapfs.blocks.geometry import SUPERBLOCK_SLOTS
 from snapfs.blocks.group_header import GroupEntry
 from snapfs.blocks.pointer import BLOCK_MASK, EPOCH_MASK, FLAG_BUCKET, FLAG_DIRTY
 from snapfs.blocks.superblock import SUPERBLOCK_BYTES
@@ -921,7 +921,7 @@ def something_follows_a_superblock(p: Planted) -> str:
 def the_newest_superblocks_are_missing_at_the_end(p: Planted) -> str:
     """Two of them: one alone is what a crash leaves between the writes of a commit."""
     for back in (0, 1):
-        slot = (p.volume.generation - back) % RING_SLOTS
+        slot = (p.volume.generation - back) % SUPERBLOCK_SLOTS
         p.overwrite(p.volume.geometry.slot_offsets()[1][slot], bytes(SUPERBLOCK_BYTES))
     return "superblocks at the end"
 
@@ -934,7 +934,7 @@ def the_newest_superblocks_are_damaged_at_the_front(p: Planted) -> str:
 
 
 def flip_slot(p: Planted, ring: int, back: int, offset: int) -> str:
-    slot = (p.volume.generation - back) % RING_SLOTS
+    slot = (p.volume.generation - back) % SUPERBLOCK_SLOTS
     p.flip(p.volume.geometry.slot_offsets()[ring][slot] + offset)
     return f"superblock slot {slot} at the {('front', 'end')[ring]}"
 

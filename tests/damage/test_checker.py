@@ -12,7 +12,7 @@ from cases import CASES, Case, planted
 from planting import BLOCK, everything, metadata
 
 import snapfs.check
-from snapfs.blocks.geometry import RING_SLOTS
+from snapfs.blocks.geometry import SUPERBLOCK_SLOTS
 from snapfs.blocks.pointer import FLAG_BUCKET, FLAG_DIRTY
 from snapfs.errors import CorruptBlock, DeviceError, VolumeError
 from snapfs.store import recovery, volume
@@ -69,7 +69,7 @@ def test_a_flipped_bit_of_metadata_goes_unnoticed() -> None:
     A crash may have left any bytes in the newest superblock of either ring (I8): the one before it stands for both.
     """
     p = planted()
-    last = (p.volume.generation - 1) % RING_SLOTS
+    last = (p.volume.generation - 1) % SUPERBLOCK_SLOTS
     places = [(f"{what}, block {block}", block * BLOCK) for what, block in metadata(p)]
     places += [("superblock", ring[last]) for ring in p.volume.geometry.slot_offsets()]
     assert len(places) > 90

@@ -27,7 +27,8 @@ import trio
 from planting import BLOCK, DIRECTORY, REGULAR, SYMLINK, Overlay, Planted, build, metadata, running_copy, snapshot
 
 from snapfs import snapshots
-from snapfs.blocks.geometry import RING_SLOTS, SLOT_BYTES
+from snapfs.blocks.claim import CLAIM_PLACE
+from snapfs.blocks.geometry import SLOT_BYTES, SUPERBLOCK_SLOTS
 from snapfs.blocks.pointer import BLOCK_MASK
 from snapfs.check.opening import open_damaged
 from snapfs.check.places import Damage
@@ -168,9 +169,9 @@ def orphaned(p: Planted) -> list[int]:
 
 
 def ring_slots(p: Planted) -> list[tuple[str, int]]:
-    """Name and byte offset of every superblock slot."""
+    """Name and byte offset of every superblock slot, and at the end of what is empty beside them."""
     front, tail = p.volume.geometry.slot_offsets()
-    rings = (("front", front), ("end", tail))
+    rings = (("front", front[:SUPERBLOCK_SLOTS]), ("end", tail))
     return [(f"superblock slot {slot} at the {ring}", offset) for ring, offsets in rings for slot, offset in enumerate(offsets)]
 
 
@@ -277,6 +278,13 @@ def test_a_damaged_superblock_is_missed_or_keeps_the_volume_from_opening() -> No
             assert shows(again) == before
 
 
+def test_a_claim_is_taken_for_damage() -> None:
+    """What the claim has in its slot is written at any time, and none of scrub's business."""
+    p = opened(small())
+    p.overwrite(CLAIM_PLACE, bytes(range(256)) * 16)
+    assert scrubbed(p.device) == []
+
+
 def test_both_copies_of_the_newest_superblock_are_needed() -> None:
     """Without either copy of the newest one the generation before it counts, whole."""
     p = opened(small())
@@ -284,7 +292,7 @@ def test_both_copies_of_the_newest_superblock_are_needed() -> None:
     before = shows(opened(small()))
     p.commit()
     for offsets in p.volume.geometry.slot_offsets():
-        p.flip(offsets[p.volume.generation % RING_SLOTS])
+        p.flip(offsets[p.volume.generation % SUPERBLOCK_SLOTS])
     assert len(scrubbed(p.device)) == 2
     assert shows(Planted(p.device)) == before
 

@@ -66,7 +66,7 @@ def test_a_running_copy_is_forgotten_or_remembered_otherwise(device: MemoryDevic
     for step in range(3):
         fs = fresh(device)
         assert (fs.volume.copies.current, fs.volume.copies.dirty) == (COPY, False)
-        assert fs.volume.superblock.read_only_compatible == superblock.COPY_RUNNING
+        assert fs.volume.superblock.read_only_compatible == superblock.COPY_RUNNING | superblock.CLAIM
         drive(fs.volume, fs.make, fs.base, ROOT_INO, b"%d" % step, 0o100644, 0, 0)
         commit(fs.volume)
         assert problems(device) == []
@@ -78,7 +78,7 @@ def test_a_running_copy_is_forgotten_or_remembered_otherwise(device: MemoryDevic
     commit(fs.volume)
     fs = fresh(device)
     assert fs.volume.copies.current is None and fs.volume.copies.place is None
-    assert fs.volume.superblock.read_only_compatible == 0
+    assert fs.volume.superblock.read_only_compatible == superblock.CLAIM
     assert [[bits.count(1) for bits in group] for group in bitmaps(fs.volume)] == [[bits.count(1) for bits in group] for group in before]
     assert problems(device) == []
 

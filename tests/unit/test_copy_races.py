@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from snapfs.blocks.copy_mark import PLACE_BYTES, PLACES
+from snapfs.blocks.copy_mark import OWN
 from snapfs.copying import Job, Wishes, copy, unfinished
 from snapfs.copying.as_it_was import AsItWas
 from snapfs.copying.map_file import make_map
@@ -109,11 +109,11 @@ class Copied:
         return open_unfinished(open_device(self.path, read_only=True, lock=Lock.SHARED), mark)
 
     def check(self, found: bytes, first: int, count: int) -> None:
-        """Are these blocks what they were? Of the marks a volume knows nothing."""
+        """Are these blocks what they were? Of the marks and the claim a volume knows nothing."""
         seen = bytearray(found)
-        for place in PLACES:
-            if first * BLOCK <= place < (first + count) * BLOCK:
-                seen[place - first * BLOCK : place - first * BLOCK + PLACE_BYTES] = bytes(PLACE_BYTES)
+        for start, end in OWN:
+            if first * BLOCK <= start < (first + count) * BLOCK:
+                seen[start - first * BLOCK : end - first * BLOCK] = bytes(end - start)
         for block in range(first, first + count):
             if block in self.needed:
                 at = (block - first) * BLOCK

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from snapfs import ids
-from snapfs.blocks import copy_mark, geometry, group_header, inode, log_record, map_sector, pointer, superblock
+from snapfs.blocks import claim, copy_mark, geometry, group_header, inode, log_record, map_sector, pointer, superblock
 
 TEXT = (Path(superblock.__file__).parents[1] / "FORMAT.md").read_text()
 
@@ -52,6 +52,16 @@ def test_superblock_fields_are_where_the_document_says() -> None:
     assert documented[-1] == (superblock.CHECKSUM_OFFSET, 4)
     assert superblock.MAGIC.hex(" ") in section(2)
     assert f"version: {superblock.VERSION}" in section(2)
+
+
+def test_claim_fields_are_where_the_document_says() -> None:
+    documented = [(offset, size) for offset, size, _ in rows(14)]
+    assert documented[:-1] == layout_offsets(claim.LAYOUT)
+    assert documented[-1] == (claim.CHECKSUM_OFFSET, 4)
+    assert f"`{claim.MAGIC.decode()}`" in section(14)
+    assert f"at byte {claim.CLAIM_PLACE}: slot {geometry.SUPERBLOCK_SLOTS} of" in section(14)
+    assert f"{claim.INTERVAL_LEAST * 1000:.0f} to {claim.INTERVAL_MOST * 1000:.0f}" in section(14)
+    assert f"({claim.INTERVAL:.0f} seconds if that cannot be read)" in section(14)
 
 
 def test_log_record_fields_are_where_the_document_says() -> None:

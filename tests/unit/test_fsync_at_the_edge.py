@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from snapfs.blocks.superblock import CLAIM
 from snapfs.check import check_volume
 from snapfs.device import MemoryDevice
 from snapfs.errors import DeviceError, DeviceFull, ReadOnly
@@ -181,7 +182,7 @@ async def test_a_clean_unmount_leaves_a_log(edge: Edge, device: Slow) -> None:
     assert Volume.open(device, read_only=True).superblock.log_blocks
     await edge.finish()
     found = Volume.open(device)
-    assert not found.superblock.log_blocks and not found.superblock.read_only_compatible
+    assert not found.superblock.log_blocks and found.superblock.read_only_compatible == CLAIM
     assert check_volume(device) == []
 
 

@@ -10,7 +10,7 @@ import pytest
 from snapfs.check import check_volume
 from snapfs.control.registry import image_key
 from snapfs.device import DirectReader, RamDevice, headroom, open_device, ram
-from snapfs.device.holders import lock_holder
+from snapfs.device.in_use import lock_holder
 from snapfs.errors import DeviceFull
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume

@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from snapfs.blocks.checksum import crc32c
-from snapfs.blocks.geometry import BLOCK_SIZES, MINIMUM_BLOCKS, RING_SLOTS, Geometry
+from snapfs.blocks.geometry import BLOCK_SIZES, MINIMUM_BLOCKS, RING_SLOTS, SUPERBLOCK_SLOTS, Geometry
 from snapfs.blocks.superblock import CHECKSUM_OFFSET, SUPERBLOCK_BYTES, Superblock
 from snapfs.device.memory import MemoryDevice
 from snapfs.errors import CorruptBlock, NotAVolume, Truncated, UnsupportedVersion, UsageError
@@ -41,7 +41,7 @@ def names(device: MemoryDevice) -> set[bytes]:
 
 def slots(generation: int) -> tuple[int, int]:
     front, tail = Geometry(4096, BLOCKS).slot_offsets()
-    return front[generation % RING_SLOTS], tail[generation % RING_SLOTS]
+    return front[generation % SUPERBLOCK_SLOTS], tail[generation % SUPERBLOCK_SLOTS]
 
 
 @pytest.mark.parametrize("byte", [0, 20, 100, CHECKSUM_OFFSET])
@@ -65,9 +65,10 @@ def test_one_damaged_copy_loses_a_generation(place: int) -> None:
 
 def test_a_torn_superblock_is_believed() -> None:
     """I8: a slot of which only a part was written over an older one does not verify."""
-    device, newest = with_generations(RING_SLOTS + 3)
+    device, newest = with_generations(SUPERBLOCK_SLOTS + 3)
     for offset in slots(newest):
-        older = dataclasses.replace(Superblock.decode(bytes(device.data[offset : offset + 4096])), generation=newest - RING_SLOTS).encode()
+        found = Superblock.decode(bytes(device.data[offset : offset + 4096]))
+        older = dataclasses.replace(found, generation=newest - SUPERBLOCK_SLOTS).encode()
         device.data[offset + 100 : offset + 512] = older[100:512]
     assert Volume.open(device).generation == newest - 1
 

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from snapfs import snapshots
 from snapfs.blocks import superblock as superblocks
 from snapfs.blocks.checksum import crc32c
+from snapfs.blocks.geometry import SUPERBLOCK_SLOTS
 from snapfs.blocks.log_record import CHECKSUM_OFFSET, LAYOUT, PAYLOAD_OFFSET, FileChange, decode_log, encode_record
 from snapfs.blocks.schema import pack
-from snapfs.blocks.superblock import LOG
+from snapfs.blocks.superblock import CLAIM, LOG
 from snapfs.check import check_volume
 from snapfs.check.opening import logged_changes
 from snapfs.check.repair import repair_volume
@@ -276,8 +277,8 @@ def test_what_was_there_before_passes_for_a_record() -> None:
 
 
 def test_software_that_knows_no_log_writes_to_the_volume(logged: Logged, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert logged.volume.superblock.read_only_compatible == LOG
-    monkeypatch.setattr(volumes, "KNOWN_READ_ONLY_COMPATIBLE", superblocks.COPY_RUNNING)
+    assert logged.volume.superblock.read_only_compatible == LOG | CLAIM
+    monkeypatch.setattr(volumes, "KNOWN_READ_ONLY_COMPATIBLE", superblocks.COPY_RUNNING | CLAIM)
     found = Volume.open(logged.device)
     assert found.read_only and "features 0x2" in str(found.read_only_reason)
 
@@ -324,7 +325,7 @@ def test_repair_drops_what_was_synced(logged: Logged) -> None:
     assert repair_volume(logged.device).actions == []
     assert logged_changes(logged.device) == 1
     front, _ = logged.volume.geometry.slot_offsets()
-    logged.device.write(front[(logged.volume.generation - 2) % 8] + 100, b"damage")
+    logged.device.write(front[(logged.volume.generation - 2) % SUPERBLOCK_SLOTS] + 100, b"damage")
     result = repair_volume(logged.device)
     assert any("taken over from the log" in action for action in result.actions), result.actions
     assert not result.after and logged.content(logged.crashed()) == expected

@@ -6,6 +6,7 @@ What is derived (the group table, the holder sets) is not missed. Instances are:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from snapfs.blocks.checksum import crc32c
@@ -39,6 +40,7 @@ def salvage(device: Device, tell: Tell) -> Volume:
     superblock, root = next((pair for pair in found if _begins(device, *pair)), found[0])
     if superblock.generation != newest.generation:
         tell(f"generation {newest.generation} cannot be read: went back to generation {superblock.generation}")
+    superblock = replace(superblock, slot=newest.slot)  # what is to be written next takes the oldest one's place
     volume = Volume(device, superblock, root, fresh_entries(superblock.geometry))
     volume.read_only = True
     volume.generation = newest.generation  # the next one is to be newer than all that were
