@@ -16,6 +16,7 @@ from snapfs import snapshots
 from snapfs.copying import Job, attach
 from snapfs.errors import DeviceFull, SnapfsError
 from snapfs.filesystem import Filesystem
+from snapfs.ids import ROOT_INO
 from snapfs.store.driver import commit, drive
 from snapfs.store.volume import Volume
 
@@ -39,7 +40,16 @@ def opened(device: Device, options: MountOptions, warn: Callable[[str], None]) -
     if fs.volume.sync_log.dirty:
         with contextlib.suppress(DeviceFull):  # the first commit that succeeds has what the log tells, and the log stays until then
             commit(fs.volume)
-    return _restored(fs, options, warn), job
+    fs = _restored(fs, options, warn)
+    _tell_hidden(fs, options.snapdir, warn)
+    return fs, job
+
+
+def _tell_hidden(fs: Filesystem, name: str, warn: Callable[[str], None]) -> None:
+    """Say that a file or directory cannot be reached, because its name is where snapshots are. Where else is told when it is listed."""
+    with contextlib.suppress(SnapfsError):
+        drive(fs.volume, fs.lookup, fs.base, ROOT_INO, name.encode(errors="surrogateescape"))
+        warn(f"/{name} is hidden by the directory of snapshots: mount with another snapdir=NAME to reach it")
 
 
 def _restored(fs: Filesystem, options: MountOptions, warn: Callable[[str], None]) -> Filesystem:

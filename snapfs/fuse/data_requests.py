@@ -16,12 +16,12 @@ import pyfuse3
 import trio
 
 from snapfs.device.base import Buffer
-from snapfs.errors import CorruptData, NoSpace, ReadOnly, SnapfsError
+from snapfs.errors import CorruptData, Exists, NoSpace, ReadOnly, SnapfsError
 from snapfs.filesystem import Changes, ReadPlan, View
 from snapfs.fuse import listing
 from snapfs.fuse.handles import HandleRequests
 from snapfs.fuse.listing import Row
-from snapfs.fuse.numbers import CLIMBER_BIT, WRITER_BIT
+from snapfs.fuse.numbers import CLIMBER_BIT, KERNEL_ROOT, WRITER_BIT
 from snapfs.fuse.requests import handler
 from snapfs.fuse.set_id import keeps_set_id
 from snapfs.fuse.wire import Caller, Rows
@@ -175,24 +175,41 @@ class DataRequests(HandleRequests):
     @handler
     async def readdir(self, fh: int, start_id: int, token: Rows | pyfuse3.ReaddirToken) -> None:
         """Fill one reply with entries. The kernel looks each of them up by it."""
-        shows_snapdir, fh = self.options.snapshow or bool(fh & CLIMBER_BIT), fh & ~CLIMBER_BIT
+        # Not in every directory: whoever copies or removes one with all that is in it would go on into the snapshots.
+        shows_snapdir = (self.options.snapshow and fh == KERNEL_ROOT) or bool(fh & CLIMBER_BIT)
+        if await self._fill(fh & ~CLIMBER_BIT, start_id, token, shows_snapdir=shows_snapdir):
+            await self._tell_hidden(fh & ~CLIMBER_BIT)
+
+    async def _fill(self, fh: int, after: int, token: Rows | pyfuse3.ReaddirToken, *, shows_snapdir: bool) -> bool:
+        """The same; was an entry left out, because its name means the directory of snapshots?"""
         is_snapdir = self.numbers.is_snapdir(fh)
-        after = start_id
+        hides = False
         if after < listing.FIRST_COOKIE:
             if not await self._first_rows(fh, after, token, shows_snapdir=shows_snapdir):
-                return
+                return False
             after = listing.FIRST_COOKIE
         while True:
             # Other requests may run meanwhile: cookies stay what they are, and inodes are counted before anything can free them.
             found = await (self.snapshot_rows(fh, after) if is_snapdir else self.at(self._entries, fh, after))
             for row in found:
-                if not self._reply(token, fh, row, in_snapdir=is_snapdir):
-                    return
+                if row.name == self.snapdir_name and not is_snapdir:
+                    hides = True  # one name means one thing, whether it is looked up or listed
+                elif not self._reply(token, fh, row, in_snapdir=is_snapdir):
+                    return hides
                 after = row.cookie
             if not found or is_snapdir:
                 break
         if not is_snapdir:
             await self.accessed(fh)
+        return hides
+
+    async def _tell_hidden(self, node: int) -> None:
+        """Say where something is that this mount does not show."""
+        what = await self.trouble.words("readdir", (node,), Exists())
+        if what is not None:
+            log.warning(
+                "%s: an entry named %s is hidden: that is where snapshots are; '-o snapdir=NAME' shows it", what, self.options.snapdir
+            )
 
     def _entries(self, view: View, ino: int, after: int) -> list[Row]:
         return listing.rows(self.fs, self.numbers, view, ino, after)

@@ -68,13 +68,61 @@ def test_it_is_in_every_directory_and_in_no_listing(top: Path) -> None:
 
 
 @pytest.mark.volume(options="snapshow")
-def test_it_is_listed_where_that_is_wanted(top: Path) -> None:
-    (top / "dir").mkdir()
-    assert sorted(os.listdir(top)) == [".snap", "dir"]
-    assert os.listdir(top / "dir") == [".snap"]
+def test_it_is_met_by_whoever_copies_or_removes_a_directory_where_it_is_shown(top: Path) -> None:
+    """Shown is what people look at first, the mount's root; nothing that goes through a directory finds its snapshots."""
+    (top / "src" / "deep").mkdir(parents=True)
+    (top / "src" / "deep" / "file").write_text("x")
     (top / ".snap" / "s").mkdir()
+    (top / "src" / ".snap" / "t").mkdir()
+    assert sorted(os.listdir(top)) == [".snap", "src"]
     assert os.listdir(top / ".snap") == ["s"]
-    (top / "dir").rmdir()
+    assert os.listdir(top / ".snap" / "s") == ["src"]
+    assert os.listdir(top / "src") == ["deep"]
+    assert set(os.listdir(top / "src" / ".snap")) == {"s", "t"}
+    subprocess.run(["cp", "-r", top / "src", top / "copy"], check=True)
+    assert sorted(path.name for path in (top / "copy").rglob("*")) == ["deep", "file"]
+    subprocess.run(["rm", "-rf", top / "src"], check=True)
+    assert not (top / "src").exists()
+    assert (top / ".snap" / "s" / "src" / "deep" / "file").read_text() == "x"
+
+
+@pytest.mark.parametrize("loop", ["direct", "pyfuse3"])
+def test_a_name_means_one_thing_before_it_is_listed_and_another_after(loop: str, mounted) -> None:
+    """An entry of the volume that has the directory of snapshots' name is hidden, whatever is done first, and that is said."""
+    for directory in (mounted.path, mounted / "d"):
+        (directory / ".zfs").mkdir(parents=True)
+        (directory / ".zfs" / "real").touch()
+        (directory / "other").touch()
+    mounted.snapshot("s")
+    mounted.unmount()
+    told = mounted.mount(f"snapdir=.zfs,snapshow,requests={loop}").stderr
+    assert "/.zfs is hidden" in told and "snapdir=" in told
+    for _ in range(2):
+        for directory, names in (
+            (mounted.path, {".zfs", "d", "other"}),
+            (mounted / "d", {"other"}),
+            (mounted / ".zfs" / "s", {"d", "other"}),
+            (mounted / "d" / ".zfs" / "s", {"other"}),
+        ):
+            assert os.listdir(directory / ".zfs") == ([] if "s" in directory.parts else ["s"])
+            listed = {entry.name: entry.inode() for entry in os.scandir(directory)}
+            assert listed.keys() == names
+            subprocess.run(["ls", "-la", directory], check=True, capture_output=True)
+            assert not (directory / ".zfs" / "real").exists()
+    fails(errno.EEXIST, os.mkdir, mounted / ".zfs")
+    fails(errno.ENOTEMPTY, _emptied, mounted / "d")
+    assert "hidden" not in mounted.run("umount", mounted.path).stderr
+    mounted.is_mounted = False
+    mounted.mount()
+    assert (mounted / "d" / ".zfs" / "real").exists()
+    subprocess.run(["rm", "-r", mounted / "d"], check=True)
+
+
+def _emptied(directory: Path) -> None:
+    """As rmdir(1) after removing what is listed."""
+    for name in os.listdir(directory):
+        (directory / name).unlink()
+    directory.rmdir()
 
 
 @pytest.mark.volume(options="snapdir=.zfs")

@@ -132,7 +132,7 @@ def test_a_volume_that_nobody_has_is_waited_for(device: MemoryDevice, clock: Clo
     one = taken(host(device, clock))
     one.check()
     assert (claim := on(device)) is not None and claim.is_open
-    assert (claim.host, claim.pid, claim.command) == (HERE.host, os.getpid(), HERE.command)
+    assert (claim.host, claim.pid, claim.command) == (HERE.host, os.getpid(), HERE.command[:192])
     one.release()
     assert (claim := on(device)) is not None and not claim.is_open
     taken(host(device, clock, ELSEWHERE))
