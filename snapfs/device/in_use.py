@@ -7,23 +7,18 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from snapfs.device.storage import Storage, above, below, node
 
-if TYPE_CHECKING:
-    from snapfs.device.storage import Below
 
+def busy_message(descriptor: int, path: str, span: tuple[int, int] | None = None) -> str:
+    """Say by which process the image at ``path`` is in use, and by which way, as far as this user may know.
 
-def busy_message(descriptor: int, path: str, found: Below | None = None) -> str:
-    """Say by which process the image is in use, and by which way, as far as this user may know.
-
-    ``found``: what lies below the image at ``path`` and cannot be had; None: the image itself, open as ``descriptor``.
+    ``descriptor`` is what cannot be had: the image, or what lies below it; ``span`` is the part that is locked by somebody else, as (start,
+    length), 0: all that follows. Without it, it is the whole.
     """
     status = os.fstat(descriptor)
-    pid = lock_holder(descriptor)
-    if found is not None and (pid is None or pid == os.getpid()):
-        pid = next((one for one in _range_holders(status) if one != os.getpid()), pid)
+    pid = lock_holder(descriptor) if span is None else _range_holder(status, *span)
     return busy_line(path, pid, None if pid is None else _way(pid, Storage.of(status), path))
 
 
@@ -89,17 +84,29 @@ def lock_holder(descriptor: int) -> int | None:
     return None
 
 
-def _range_holders(status: os.stat_result) -> Iterator[int]:
-    """The processes that have locked a range of this file by an open file: ``/proc/locks`` does not say which."""
+def _range_holder(status: os.stat_result, start: int, length: int) -> int | None:
+    """The process that has locked some of a range of this file by an open file: ``/proc/locks`` does not say which."""
     name = _name(status)
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
             for number in os.listdir(f"/proc/{pid}/fdinfo"):
                 with contextlib.suppress(OSError):
                     text = Path(f"/proc/{pid}/fdinfo/{number}").read_text()
-                    if any("OFDLCK" in line and f" {name} " in line for line in text.splitlines()):
-                        yield int(pid)
-                        break
+                    if any(_overlaps(low, high, start, length) for low, high in _ranges(text, name)):
+                        return int(pid)
+    return None
+
+
+def _ranges(text: str, name: str) -> Iterator[tuple[int, int | None]]:
+    """The ranges of the file ``name`` that an open file has locked, from its lines in fdinfo (proc(5)): first and last byte, None: all."""
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) == 9 and words[2] == "OFDLCK" and words[6] == name:
+            yield int(words[7]), None if words[8] == "EOF" else int(words[8])
+
+
+def _overlaps(low: int, high: int | None, start: int, length: int) -> bool:
+    return (not length or low < start + length) and (high is None or start <= high)
 
 
 def _name(status: os.stat_result) -> str:

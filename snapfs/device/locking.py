@@ -58,7 +58,7 @@ def take_locks_below(descriptor: int, path: str, lock: Lock, *, read_only: bool)
                 opened = _opened(found, read_only=read_only)
                 if opened >= 0:
                     parts.append((opened, found))
-                    _share(opened, found, path)
+                    _share(opened, path)
             if lock is Lock.EXCLUSIVE:
                 lock_ranges(parts, path, read_only=read_only)
     except BaseException:
@@ -74,24 +74,24 @@ def _opened(found: Below, *, read_only: bool) -> int:
     return -1
 
 
-def _share(descriptor: int, found: Below, path: str) -> None:
+def _share(descriptor: int, path: str) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise VolumeBusy(busy_message(descriptor, path, found)) from None
+        raise VolumeBusy(busy_message(descriptor, path)) from None
 
 
 def lock_ranges(parts: Iterable[Part], path: str, *, read_only: bool) -> None:
     """Have the bytes for this process alone, or with others that read. Raises ``VolumeBusy``."""
     for descriptor, found in parts:
         if found.exact and not _lock_range(descriptor, found.start, found.length, read_only=read_only):
-            raise VolumeBusy(busy_message(descriptor, path, found))
+            raise VolumeBusy(busy_message(descriptor, path, (found.start, found.length)))
 
 
 def take_writer_lock(descriptor: int, path: str) -> None:
     """Be the only one that writes what several have locked together; until the descriptor is closed. Raises ``VolumeBusy``."""
     if not _lock_range(descriptor, 0, 1, read_only=False):
-        raise VolumeBusy(busy_message(descriptor, path))
+        raise VolumeBusy(busy_message(descriptor, path, (0, 1)))
 
 
 def _lock_range(descriptor: int, start: int, length: int, *, read_only: bool) -> bool:
