@@ -13,6 +13,7 @@ from typing import Final
 from snapfs.blocks.checksum import crc32c
 from snapfs.blocks.geometry import SLOT_BYTES, SUPERBLOCK_SLOTS
 from snapfs.errors import CorruptBlock
+from snapfs.printable import printable
 
 MAGIC: Final = b"snapopen"
 
@@ -125,5 +126,5 @@ def _cut(text: str, limit: int) -> bytes:
 
 
 def _shown(data: bytes) -> str:
-    """A text of somebody's, as it can be printed."""
-    return "".join(c if c.isprintable() else "?" for c in data.rstrip(b"\0").decode(errors="replace"))
+    """A text of somebody's, as it can be shown."""
+    return printable(data.rstrip(b"\0").decode(errors="backslashreplace"))
