@@ -11,6 +11,7 @@ import trio
 from snapfs.control.copying import Copying
 from snapfs.control.protocol import Result
 from snapfs.errors import SnapfsError
+from snapfs.fuse.threads import Pool, in_thread
 
 log = logging.getLogger("snapfs.copying")
 
@@ -35,7 +36,7 @@ class Behind:
 
     async def in_thread(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """In a worker thread, which is waited for whatever happens."""
-        return await trio.to_thread.run_sync(lambda: function(*args, **kwargs))
+        return await in_thread(Pool.COMMANDS, lambda: function(*args, **kwargs))
 
     async def pause(self, seconds: float) -> None:
         """Wait so long, or until somebody wants something else."""

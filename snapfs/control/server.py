@@ -32,6 +32,7 @@ from snapfs.control.protocol import (
     encode_result,
 )
 from snapfs.errors import AccessDenied, SnapfsError
+from snapfs.fuse.threads import Pool, in_thread
 
 log = logging.getLogger("snapfs.control")
 
@@ -99,7 +100,7 @@ class Connected:
 
     async def in_thread(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """In a worker thread, which is waited for whatever happens."""
-        return await trio.to_thread.run_sync(lambda: function(*args, **kwargs))
+        return await in_thread(Pool.COMMANDS, lambda: function(*args, **kwargs))
 
     async def pause(self, seconds: float) -> None:
         """Sleep."""

@@ -20,6 +20,7 @@ from snapfs.fuse.commits import Commits, fetch
 from snapfs.fuse.discarding import Discarding
 from snapfs.fuse.gate import Gate
 from snapfs.fuse.neighbours import NoRoom, Room
+from snapfs.fuse.threads import Pool, in_thread
 from snapfs.store.guard import broke_off
 
 log = logging.getLogger("snapfs.fuse")
@@ -147,7 +148,7 @@ class Calls:
                 raise
             return
         if isinstance(why, NotReady):
-            await trio.to_thread.run_sync(self.volume.device.make_ready, why.runs)
+            await in_thread(Pool.COPIES, self.volume.device.make_ready, why.runs)
             return
         allocator = self.volume.allocator
         steps = 0

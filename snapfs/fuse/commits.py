@@ -18,6 +18,7 @@ from snapfs.copying.before_write import without_copy
 from snapfs.errors import CorruptBlock, DeviceError, DeviceFull, NoSpace, NotCached, SnapfsError
 from snapfs.fuse.discarding import Discarding
 from snapfs.fuse.pace import SMALL, Pace
+from snapfs.fuse.threads import Pool, in_thread
 from snapfs.store.guard import broke_off
 from snapfs.store.volume import Volume
 
@@ -196,7 +197,7 @@ class Commits:
                 return self._volume.seal()
             except NotCached as exc:
                 # Operations run meanwhile: what they change, and who joins, is before the seal and so belongs to this commit.
-                trusting = await fetch(self._volume, exc.wants, trusting=trusting)
+                trusting = await fetch(self._volume, exc.wants, trusting=trusting, pool=Pool.COMMITS)
             except NoSpace:
                 if not await self._discarding.piece_done():  # as above
                     raise
@@ -214,7 +215,7 @@ class Commits:
             if record is not None:
                 self._current, self._next = joined, None
                 # Operations run meanwhile, and are told by the next record.
-                is_logged = self._logged(record, await trio.to_thread.run_sync(self._timed, record))
+                is_logged = self._logged(record, await in_thread(Pool.COMMITS, self._timed, record))
             if not is_logged and volume.dirty:
                 sealed = await self._seal()
                 self._current = joined
@@ -238,7 +239,7 @@ class Commits:
             self._committed()
 
     async def _write(self, sealed: Sealed) -> None:
-        self._written(sealed, await trio.to_thread.run_sync(self._timed, sealed))
+        self._written(sealed, await in_thread(Pool.COMMITS, self._timed, sealed))
 
     @staticmethod
     def _timed(what: Sealed | LogWrite) -> float | Exception:
@@ -283,7 +284,8 @@ class Commits:
     def _failed(self, exc: SnapfsError) -> None:
         """Say that a commit failed, if nothing else does: the volume itself says when it becomes read-only."""
         broke_off(self._volume, exc, "a commit")
-        if isinstance(exc, DeviceFull) and self._volume.read_only_reason is None:
+        if isinstance(exc, (DeviceFull, NoSpace)) and self._volume.read_only_reason is None:
+            # Every timer tries it again, and says nothing until something has changed.
             if not self._is_stalled:
                 log.critical("a commit failed, and is tried again until there is space: %s", exc)
             self._is_stalled = True
@@ -291,7 +293,7 @@ class Commits:
             log.critical("a commit failed: %s", exc)
 
 
-async def fetch(volume: Volume, wants: Sequence[Want], *, trusting: bool = True) -> bool:
+async def fetch(volume: Volume, wants: Sequence[Want], *, trusting: bool = True, pool: Pool = Pool.READS) -> bool:
     """Bring metadata into memory; False when something came that cannot be believed, and the caller should look again.
 
     A thread may read a block that is freed and used again meanwhile, which looks like damage. So whoever looks again does so with
@@ -303,7 +305,7 @@ async def fetch(volume: Volume, wants: Sequence[Want], *, trusting: bool = True)
     if loaded is None:
         try:
             # Anything may happen while a thread reads.
-            loaded = await trio.to_thread.run_sync(volume.read_wants, wants)
+            loaded = await in_thread(pool, volume.read_wants, wants)
         except CorruptBlock:
             return False
     volume.admit(loaded)

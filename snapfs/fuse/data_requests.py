@@ -13,7 +13,6 @@ import logging
 import os
 
 import pyfuse3
-import trio
 
 from snapfs.device.base import Buffer
 from snapfs.errors import CorruptData, Exists, NoSpace, ReadOnly, SnapfsError
@@ -24,6 +23,7 @@ from snapfs.fuse.listing import Row
 from snapfs.fuse.numbers import CLIMBER_BIT, KERNEL_ROOT, WRITER_BIT
 from snapfs.fuse.requests import handler
 from snapfs.fuse.set_id import keeps_set_id
+from snapfs.fuse.threads import Pool, in_thread
 from snapfs.fuse.wire import Caller, Rows
 
 log = logging.getLogger("snapfs.fuse")
@@ -84,7 +84,7 @@ class DataRequests(HandleRequests):
         missing = [index for index, part in enumerate(parts) if part is None]
         if missing:
             # Anything may happen meanwhile: what was read is compared with the checksums of the plan.
-            read = await trio.to_thread.run_sync(lambda: [device.read(*plan.runs[index]) for index in missing])
+            read = await in_thread(Pool.READS, lambda: [device.read(*plan.runs[index]) for index in missing])
             for index, part in zip(missing, read, strict=True):
                 parts[index] = part
         return [part for part in parts if part is not None]

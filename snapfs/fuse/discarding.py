@@ -10,6 +10,7 @@ import logging
 import trio
 
 from snapfs.errors import DeviceError
+from snapfs.fuse.threads import Pool, in_thread
 from snapfs.store.volume import Volume
 
 log = logging.getLogger("snapfs.fuse")
@@ -39,7 +40,7 @@ class Discarding:
                 self._piece = trio.Event()
                 try:
                     # Anything may happen meanwhile: nobody gets these blocks before this is done.
-                    failure = await trio.to_thread.run_sync(self._volume.discard, runs)
+                    failure = await in_thread(Pool.DISCARDS, self._volume.discard, runs)
                 except Exception as exc:
                     log.critical("discarding failed: internal error", exc_info=exc)
                     failure = DeviceError(f"internal error: {exc}")

@@ -23,6 +23,7 @@ from snapfs.fuse.known import Known
 from snapfs.fuse.notices import Notices, StockNotices, forget_inodes, forget_names
 from snapfs.fuse.numbers import KERNEL_ROOT, Numbers
 from snapfs.fuse.pause import Pause
+from snapfs.fuse.threads import Pool, in_thread
 
 log = logging.getLogger("snapfs.fuse")
 
@@ -101,7 +102,7 @@ class Flushing:
         """Somebody is about to open a file to write: in a pause he may not begin."""
         if not self.pause.valid:
             # Only attributes, which takes no lock in the kernel: a request may wait for this.
-            await trio.to_thread.run_sync(lambda: forget_inodes(self.notices, [node], attributes_only=True))
+            await in_thread(Pool.KERNEL, lambda: forget_inodes(self.notices, [node], attributes_only=True))
 
     def _written(self, view_ids: Collection[int] | None) -> list[int]:
         return [node for node in self._known.written() if view_ids is None or self._numbers.split(node)[0] in view_ids]
@@ -111,7 +112,7 @@ class Flushing:
             # Requests are served meanwhile, in particular the writes that this brings.
             async with self._flushing:
                 generations = {node: await self._generation_of(node) for node in nodes}
-                await trio.to_thread.run_sync(how, generations)
+                await in_thread(Pool.KERNEL, how, generations)
 
     async def _generation_of(self, node: int) -> int | None:
         view_id, ino = self._numbers.split(node)
@@ -218,7 +219,7 @@ class Flushing:
                     self.renewed.update(batch)
                     try:
                         # Requests are served meanwhile, among them what this asks for.
-                        failed += await trio.to_thread.run_sync(self._renew, batch, abandon_on_cancel=True)
+                        failed += await in_thread(Pool.KERNEL, self._renew, batch, abandon_on_cancel=True)
                     finally:
                         self.renewed.clear()
         return failed

@@ -25,6 +25,7 @@ from snapfs.fuse.mounted_inside import Inside, mounted_inside
 from snapfs.fuse.notices import expire_names, forget_inodes, forget_names
 from snapfs.fuse.numbers import Numbers
 from snapfs.fuse.outdated import LOOK_AGAIN, Finder, Outdated
+from snapfs.fuse.threads import Pool, in_thread
 from snapfs.ids import BASE_VIEW
 from snapfs.snapshots import RestoreResult
 
@@ -58,21 +59,21 @@ class MountedKernel(Flushing):
         """Do in the background what nobody waits for, until cancelled."""
         async for job in self._todo:
             # Abandoned when the mount ends: the thread may be stuck in a kernel that nobody serves any more.
-            await trio.to_thread.run_sync(job, abandon_on_cancel=True)
+            await in_thread(Pool.KERNEL, job, abandon_on_cancel=True)
 
     # --- what the kernel believes ---
 
     async def mode_changed(self, node: int) -> None:
         """A request has changed the mode of an inode, which its reply does not tell. To be called before that is sent."""
         # Only attributes, which takes no lock in the kernel: a request may wait for this.
-        await trio.to_thread.run_sync(lambda: forget_inodes(self.notices, [node], attributes_only=True))
+        await in_thread(Pool.KERNEL, lambda: forget_inodes(self.notices, [node], attributes_only=True))
 
     async def owner_changed(self, node: int) -> None:
         """A directory has another owner, so its ``.snap`` has."""
         snapdir = self._numbers.snapdir(node)
         if snapdir in self._known:
             # Only attributes, which takes no lock in the kernel: a request may wait for this.
-            await trio.to_thread.run_sync(lambda: forget_inodes(self.notices, [snapdir], attributes_only=True))
+            await in_thread(Pool.KERNEL, lambda: forget_inodes(self.notices, [snapdir], attributes_only=True))
 
     async def passage_changed(self, node: int) -> None:
         """Somebody may have closed a directory of a snapshot: names of the snapshot in any ``.snap`` below it lead past it.
@@ -83,7 +84,7 @@ class MountedKernel(Flushing):
         view_id, _ = self._numbers.split(node)
         places = self._known.shown(view_id) if view_id != BASE_VIEW else set()
         if places:
-            await trio.to_thread.run_sync(lambda: expire_names(self.notices, places), abandon_on_cancel=True)
+            await in_thread(Pool.KERNEL, lambda: expire_names(self.notices, places), abandon_on_cancel=True)
 
     async def view_ended(self, view_id: int, *, asked_by: int | None) -> None:
         """See ``neighbours.Kernel``.
@@ -93,7 +94,7 @@ class MountedKernel(Flushing):
         """
         places = self._known.take_shown(view_id)
         nodes = list(self._known.nodes_of(view_id))
-        await trio.to_thread.run_sync(lambda: forget_inodes(self.notices, nodes, attributes_only=True))
+        await in_thread(Pool.KERNEL, lambda: forget_inodes(self.notices, nodes, attributes_only=True))
         # What processes have open in it can be read from the kernel's memory until this is through.
         done = self._forget(places, nodes)
         if asked_by is None:
@@ -122,7 +123,7 @@ class MountedKernel(Flushing):
 
     async def mounted_inside(self) -> list[Inside]:
         """See ``neighbours.Kernel``."""
-        return await trio.to_thread.run_sync(mounted_inside, self.device, abandon_on_cancel=True)
+        return await in_thread(Pool.KERNEL, mounted_inside, self.device, abandon_on_cancel=True)
 
     def came_back(self, result: RestoreResult) -> None:
         """See ``neighbours.Kernel``."""
@@ -150,7 +151,7 @@ class MountedKernel(Flushing):
             forget_inodes(self.notices, found.nodes, attributes_only=False)
 
         # Not after what others have the kernel forget: that may be names of a ``.snap``, for whose lock somebody may wait who waits for us.
-        await trio.to_thread.run_sync(forget, abandon_on_cancel=True)
+        await in_thread(Pool.KERNEL, forget, abandon_on_cancel=True)
         failed = await self.renew(found.renewed)
         for node in failed:
             self._known.replace(node)

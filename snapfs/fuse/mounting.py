@@ -32,6 +32,7 @@ from snapfs.fuse.neighbours import NoKernel
 from snapfs.fuse.numbers import Numbers
 from snapfs.fuse.operations import Operations
 from snapfs.fuse.options import MountOptions
+from snapfs.fuse.threads import Pool, in_thread
 from snapfs.ids import BASE_VIEW, ROOT_INO
 
 log = logging.getLogger("snapfs.fuse")
@@ -213,7 +214,7 @@ class Ending:
 
     async def _end(self) -> None:
         # Requests are served meanwhile: unmounting makes the kernel send all that it holds back.
-        left = await trio.to_thread.run_sync(self.mount.leave, abandon_on_cancel=True)
+        left = await in_thread(Pool.KERNEL, self.mount.leave, abandon_on_cancel=True)
         if not left:
             await trio.sleep(_GRACE)  # the end of the loop cancels this task
             if not self.mount.is_connected:
@@ -231,7 +232,7 @@ class Ending:
             with trio.move_on_after(_GRACE):
                 await self.over.wait()
             # A thread of ours may wait in the kernel for a lock that one of the users holds: it would for ever, and so would they.
-            await trio.to_thread.run_sync(self.mount.take_away)
+            await in_thread(Pool.KERNEL, self.mount.take_away)
 
 
 def fuse_options(options: MountOptions, image: str) -> set[str]:

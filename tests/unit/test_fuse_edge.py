@@ -19,6 +19,7 @@ from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.fuse.edge import WAITING_LIMIT, Edge
 from snapfs.fuse.errno import errno_of
+from snapfs.fuse.threads import THREADS, Pool, in_thread
 from snapfs.ids import ROOT_INO
 from snapfs.store.driver import drive
 from snapfs.store.volume import Volume
@@ -307,6 +308,52 @@ async def test_a_snapshot_that_cannot_be_sealed_does_not_appear_later(edge: Edge
     assert snapshots.all(edge.fs) == []
     await edge.create_snapshot("s")
     assert [one.name for one in snapshots.all(edge.fs)] == ["s"]
+
+
+async def test_a_commit_without_space_fills_the_log(edge: Edge, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Every timer tries it again; that is said once, and when it has succeeded."""
+    caplog.set_level("INFO", logger="snapfs.fuse")
+    await make(edge, b"file")
+
+    def full() -> Any:
+        raise NoSpace("no space is left for a commit")
+
+    for expected in (1, 2):
+        with monkeypatch.context() as patch:
+            patch.setattr(edge.volume, "seal", full)
+            for _ in range(3):
+                edge.commits.soon()
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                with pytest.raises(NoSpace):  # whoever asks is told each time
+                    await edge.commit()
+        assert caplog.text.count("tried again until there is space") == expected
+        assert edge.volume.dirty
+        await edge.commit()
+        assert caplog.text.count("there is space for commits again") == expected
+        await make(edge, b"file %d" % expected)
+
+
+async def test_reads_that_wait_delay_a_commit(edge: Edge, device: SlowDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor do threads that wait for the kernel: each pool of threads has its own limit."""
+    go = threading.Event()
+    pools = [pool for pool in Pool if pool is not Pool.COMMITS]
+    monkeypatch.setattr(edge.commits, "_can_here", lambda: False)  # or the loop writes by itself
+    async with trio.open_nursery() as nursery:
+        for pool in pools:
+            for _ in range(2 * THREADS[pool]):
+                nursery.start_soon(in_thread, pool, lambda: go.wait(20))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        await make(edge, b"file")
+        device.cold = True
+        edge.volume.cache.clear()
+        try:
+            with trio.fail_after(20):
+                await edge.commit()
+            assert not go.is_set() and not edge.volume.unsaved
+        finally:
+            go.set()
+    device.cold = False
+    assert names(opened(device)) == {b"file"}
 
 
 async def test_a_copy_begins_while_writes_are_in_flight(edge: Edge, device: SlowDevice) -> None:
