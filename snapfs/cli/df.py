@@ -25,7 +25,9 @@ PARTS: Final = {
 def configure(parser: Parser) -> None:
     """Declare the arguments."""
     add_target(parser)
-    parser.add_argument("names", metavar="NAME", nargs="*", help="snapshots: what each has, and what deleting all of these would free")
+    parser.add_argument(
+        "names", metavar="NAME", nargs="*", default=[], help="snapshots: what each has, and what deleting all of these would free"
+    )
     add_json(parser)
 
 

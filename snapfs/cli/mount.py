@@ -10,17 +10,18 @@ import errno
 import getopt
 import os
 import shutil
-import stat
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from snapfs.cli import daemon, logs, source
+from snapfs.cli import daemon, logs, mountpoint, source
 from snapfs.cli.arguments import Parser
 from snapfs.cli.exits import MOUNT_FAILED, MOUNT_SYSTEM, MOUNT_USAGE, OK, CommandFailed, report
 from snapfs.cli.notify import notify
 from snapfs.control import client, mounts
 from snapfs.control.protocol import ControlError
-from snapfs.printable import quoted
+
+#: What opening an image ends with that is not there (yet): for ``nofail``.
+_MISSING: Final = (errno.ENOENT, errno.ENOTDIR, errno.ENXIO, errno.ENODEV, errno.ENOMEDIUM)
 
 #: Where the administrator allows users to let others in.
 FUSE_CONF: Final = "/etc/fuse.conf"
@@ -64,18 +65,22 @@ def run(arguments: argparse.Namespace) -> int:
     words = [word for text in arguments.options for word in text.split(",") if word]
     remount = "remount" in words
     options = parse_options(",".join(word for word in words if word != "remount"))
-    mountpoint = mounts.canonical(arguments.mountpoint)
+    place = mounts.canonical(arguments.mountpoint)
     if remount:
-        return _remount(mountpoint, read_only=options.read_only)
-    _check_mountpoint(arguments.mountpoint)
+        return _remount(place, read_only=options.read_only)
+    mountpoint.check(arguments.mountpoint, image, options)
     if not image.in_memory:
+        if "nofail" in words and _is_missing(image.given):
+            return OK  # as of all filesystems, see mount(8)
         _check_image(image.given)
     _check_system(allow_others=options.allow_other or options.allow_root)
+    while (dead := mountpoint.check(arguments.mountpoint, image, options)) is not None:  # there may be one below
+        mountpoint.take_away(dead)
 
     def work(live: Callable[[], None], say: Callable[[str], None]) -> None:
         from snapfs.cli.serving import serve
 
-        serve(image, mountpoint, options, live, say)
+        serve(image, place, options, live, say)
 
     if not arguments.foreground:
 
@@ -92,6 +97,15 @@ def run(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _is_missing(image: str) -> bool:
+    """What ``nofail`` is for: there is no such file, or no such device behind it."""
+    try:
+        os.close(os.open(image, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+    except OSError as exc:
+        return exc.errno in _MISSING
+    return False
+
+
 def _remount(mountpoint: str, *, read_only: bool) -> int:
     """``-o remount``: never mounts a second time; what already is so is done, what would have to change is refused."""
     mount = mounts.mount_at(mountpoint)
@@ -100,35 +114,6 @@ def _remount(mountpoint: str, *, read_only: bool) -> int:
     if read_only == ("ro" in mount.options):
         return OK
     raise CommandFailed(f"{mountpoint}: the options of a mounted volume cannot be changed: unmount it and mount it again", MOUNT_FAILED)
-
-
-def _check_mountpoint(path: str) -> None:
-    try:
-        status = os.stat(path)
-    except OSError as exc:
-        if exc.errno == errno.ENOENT:
-            raise CommandFailed(f"{path}: no such mount point: make the directory first", MOUNT_FAILED) from exc
-        if exc.errno == errno.ENOTCONN:
-            raise _abandoned(path) from exc
-        raise CommandFailed(f"{path}: {exc.strerror}", MOUNT_USAGE if exc.errno == errno.EACCES else MOUNT_FAILED) from exc
-    if not stat.S_ISDIR(status.st_mode):
-        raise CommandFailed(f"{path}: not a directory", MOUNT_FAILED)
-    mount = mounts.mount_at(path)
-    if mount is not None and mount.is_ours:
-        try:
-            os.statvfs(path)  # the kernel may have answered stat from its cache; this asks the daemon
-        except OSError as exc:
-            if exc.errno == errno.ENOTCONN:
-                raise _abandoned(path) from exc
-    # systemd's automount waits on the mount point for exactly this.
-    if mount is not None and mount.fstype != "autofs":
-        what = f"{mount.source} ({mount.fstype})"
-        raise CommandFailed(f"{path}: busy: {what} is mounted there: unmount it first, or choose another directory", MOUNT_FAILED)
-
-
-def _abandoned(path: str) -> CommandFailed:
-    away = f"snapfs umount --lazy {quoted(path)}"
-    return CommandFailed(f"{path}: a FUSE mount is left there whose daemon has ended: run '{away}'", MOUNT_FAILED)
 
 
 def _check_image(image: str) -> None:

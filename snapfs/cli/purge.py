@@ -23,7 +23,7 @@ def configure(parser: Parser) -> None:
     parser.add_argument(
         "target", metavar="TARGET", help="an image, a mount point, or any path in a mount; alone, the path to purge in a mount"
     )
-    parser.add_argument("paths", metavar="PATH", nargs="*", help="what to purge")
+    parser.add_argument("paths", metavar="PATH", nargs="*", default=[], help="what to purge")
     parser.add_argument(
         "--snapshot",
         dest="names",

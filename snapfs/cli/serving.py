@@ -74,6 +74,8 @@ def _serve(source: Source, mountpoint: str, options: MountOptions, ready: Callab
     if isinstance(device, UnfinishedCopy) and not options.read_only:
         options = replace(options, read_only=True)
         warn("this copy is not complete: it is mounted read-only; once it is complete, mount it again to write")
+    if options.fsname is None:
+        options = replace(options, fsname=source.in_mountinfo)
     if options.discard is None:
         options = replace(options, discard=source.in_memory)
     try:

@@ -33,6 +33,11 @@ class Source:
             return self.given
         return lasting_path(self.given)
 
+    @property
+    def in_mountinfo(self) -> str:
+        """What the kernel shows as the source of the mount: for readers in all directories."""
+        return self.given if self.in_memory else os.path.abspath(self.given)
+
     def open(self, *, read_only: bool, interval: float | None, warn: Callable[[str], None]) -> Device:
         """The device, with a volume on it if it is memory. A copy that is not complete is opened to be read.
 

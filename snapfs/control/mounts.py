@@ -48,3 +48,22 @@ def canonical(path: str) -> str:
         if any(mount.path == place for mount in mounts()):
             return place
     return os.path.realpath(path)
+
+
+def why_closed(path: str) -> str | None:
+    """Why this process may not look at a path, if that is because of the mount of another user; None if it is not, or it may."""
+    mount = mount_above(path)
+    if mount is None or mount.owner == os.geteuid() or "allow_other" in mount.options:
+        return None
+    return (
+        f"mounted on {mount.path} by uid {mount.owner} for that user alone: nobody else can look into it, root included, "
+        "unless it is mounted with '-o allow_other'"
+    )
+
+
+def mount_above(path: str) -> Mount | None:
+    """The snapfs mount that a path seems to lie in, by its words alone: where nothing may be looked at."""
+    place = os.path.abspath(path)
+    # Of those with the longest path the last one, which is on top.
+    mount = max(reversed(mounts()), key=lambda one: len(one.path) if is_below(place, one.path) else 0)
+    return mount if mount.is_ours else None

@@ -373,3 +373,81 @@ def test_umount_of_an_image_takes_what_is_mounted_in_its_place(mount_volume, sna
         assert mounted_at(mine.path) == ["fuse.snapfs"] * 2
     finally:
         subprocess.run(["umount", "-i", mine.path], check=True, timeout=60)
+
+
+# --- a dead mount, and what mount(8) lets a helper do -------------------------------------------
+
+
+def killed(mounted) -> None:
+    """kill -9, with the dead mount left where it is."""
+    pid = mounted.pid
+    os.kill(pid, signal.SIGKILL)
+    assert ended(pid)
+    assert mounted_at(mounted.path) == ["fuse.snapfs"]
+
+
+def test_a_killed_daemons_mount_keeps_the_next_one_away(mounted) -> None:
+    (mounted / "file").write_text("text")
+    with (mounted / "file").open() as file:
+        os.fsync(file.fileno())
+        killed(mounted)
+        # By another path to the image, in another directory, although somebody has something open in the dead mount.
+        link = mounted.path.parent / "link.img"
+        link.symlink_to(mounted.image)
+        mounted.run("mount", link.name, mounted.path, cwd=mounted.path.parent)
+    assert mounted_at(mounted.path) == ["fuse.snapfs"]
+    assert (mounted / "file").read_text() == "text"
+
+
+def test_a_dead_mount_of_another_volume_is_taken_away(mounted, images) -> None:
+    other = images.make()
+    killed(mounted)
+    result = mounted.run("mount", other, mounted.path, code=32)
+    assert f"a mount of {mounted.image} is left there" in result.stderr
+    result = mounted.run("mount", other.with_name("missing.img"), mounted.path, code=32)
+    assert mounted_at(mounted.path) == ["fuse.snapfs"]
+    mounted.mount()
+
+
+@needs_root
+def test_a_dead_mount_is_taken_away_with_what_is_mounted_in_it(mounted, tmpfs_on) -> None:
+    (mounted / "inside").mkdir()
+    tmpfs_on(mounted / "inside")
+    killed(mounted)
+    result = mounted.run("mount", mounted.image, mounted.path, code=32)
+    assert f"other (tmpfs) is mounted in it, on {mounted.path}/inside" in result.stderr
+    assert mounted_at(mounted / "inside") == ["tmpfs"]
+    subprocess.run(["umount", "-l", mounted.path], check=True, timeout=60)
+    mounted.is_mounted = False
+
+
+def test_nofail_fails_for_a_missing_image_or_is_silent_about_anything_else(volume_image: Path, tmp_path: Path, run_snapfs) -> None:
+    place, missing = tmp_path / "m", tmp_path / "missing.img"
+    place.mkdir()
+    assert run_snapfs("mount", missing, place, "-o", "nofail").stderr == ""
+    assert run_snapfs("mount", tmp_path / "no" / "directory.img", place, "-o", "ro,nofail").stderr == ""
+    assert mounted_at(place) == []
+    assert "No such file" in run_snapfs("mount", missing, place, code=32).stderr
+    assert "no such mount point" in run_snapfs("mount", missing, tmp_path / "n", "-o", "nofail", code=32).stderr
+    missing.write_text("no volume")
+    assert run_snapfs("mount", missing, place, "-o", "nofail", code=32).stderr
+    assert "unknown mount option" in run_snapfs("mount", tmp_path / "x.img", place, "-o", "nofail,bogus", code=1).stderr
+
+
+def test_mount_without_its_image_is_an_error_of_nofail(with_helpers, tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "fstab").write_text(f"{tmp_path}/missing.img {tmp_path}/m snapfs defaults,nofail 0 0\n")
+    assert with_helpers(f"mount --all --fstab fstab; mount -t snapfs -o nofail {tmp_path}/missing.img m") == ""
+    with_helpers(f"mount -t snapfs {tmp_path}/missing.img m", code=32)
+
+
+def test_an_optional_argument_is_called_missing(run_snapfs) -> None:
+    assert "required: TARGET (" in run_snapfs("df", code=2).stderr
+    assert "required: TARGET (" in run_snapfs("purge", code=2).stderr
+
+
+def test_a_relative_path_is_where_readers_in_other_directories_look(mounted) -> None:
+    mounted.unmount()
+    mounted.run("mount", mounted.image.name, mounted.path, cwd=mounted.image.parent)
+    mounted.is_mounted = True
+    assert f" fuse.snapfs {mounted.image} " in Path("/proc/self/mountinfo").read_text(errors="surrogateescape")

@@ -34,7 +34,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 #: Runs the command line as another user; the interpreter may lie where that user has no access, so all is loaded before.
 AS_SOMEBODY = """
 import os, sys
-import shutil, subprocess, json, logging.handlers, socket, argparse, getopt, pwd, encodings.idna
+import shutil, subprocess, json, logging.handlers, socket, argparse, getopt, pwd, encodings.idna, encodings.ascii
 import trio, pyfuse3, rich.table, rich.console
 import snapfs.cli.main, snapfs.cli.mkfs, snapfs.cli.mount, snapfs.cli.umount, snapfs.cli.snapshot, snapfs.cli.restore, snapfs.cli.info
 import snapfs.cli.diff, snapfs.cli.versions, snapfs.cli.purge
@@ -641,12 +641,17 @@ def test_a_normal_user_gets_on_without_root(users_volume: Path) -> None:
     run_as(USER, "snapshot", "delete", users_volume, "t")
 
 
-def test_a_mount_of_a_normal_user_lets_others_in(users_volume: Path) -> None:
-    """Not even root, as FUSE has it; and root may still end it."""
+def test_a_mount_of_a_normal_user_lets_others_in(users_volume: Path, run_snapfs) -> None:
+    """Not even root, as FUSE has it, who may ask the daemon and end it all the same."""
     refused(os.listdir, users_volume)
     as_user(users_volume.parent, lambda: refused(os.listdir, "m"), uid=OTHER)
-    one_line(run_as(OTHER, "info", users_volume, code=1), "ermission denied")
     as_user(users_volume.parent, lambda: os.listdir("m"))
+    why = (f"mounted on {users_volume} by uid {USER} for that user alone", "allow_other")
+    one_line(run_as(OTHER, "info", users_volume, code=1), *why)
+    one_line(run_as(OTHER, "versions", users_volume / "file", code=1), *why)
+    assert json.loads(run_snapfs("info", users_volume, "--json").stdout)["mounted"] == str(users_volume)
+    one_line(run_snapfs("mount", "mem:16M", users_volume / "inside", code=1), *why)
+    one_line(run_snapfs("mount", "mem:16M", users_volume, code=32), "busy")
 
 
 def test_set_id_bits_and_devices_of_a_normal_users_image_count(users_volume: Path) -> None:
