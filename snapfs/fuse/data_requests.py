@@ -199,7 +199,7 @@ class DataRequests(HandleRequests):
                 after = row.cookie
             if not found or is_snapdir:
                 break
-        if not is_snapdir:
+        if not is_snapdir and self.options.diratime:
             await self.accessed(fh)
         return hides
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from snapfs.blocks.claim import INTERVAL, INTERVAL_LEAST, INTERVAL_MOST
 from snapfs.errors import UsageError
+from snapfs.fuse.common_options import ACCEPTED, ACCEPTED_WITH_VALUE, DEPENDING, REFUSED, check_depending
 
 #: Longest time between commits that can be asked for: a day.
 COMMIT_LIMIT: Final = 86_400.0
@@ -23,25 +24,8 @@ CACHE_LEAST: Final = 1 << 20
 CACHE_MOST: Final = 1 << 40
 _UNITS: Final = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
-#: Words that mean something to mount(8), systemd or other filesystems, and nothing here.
-_IGNORED: Final = frozenset(
-    {
-        *("defaults", "auto", "noauto", "user", "nouser", "users", "nousers", "owner", "noowner", "group", "nogroup"),
-        *("nofail", "fail", "_netdev", "loop", "silent", "loud", "mand", "nomand", "iversion", "noiversion", "quiet"),
-        *("exec", "async", "norelatime", "nostrictatime", "lazytime", "nolazytime", "diratime", "nodiratime", "default_permissions"),
-    }
-)
-
-#: The same with a value. ``user=NAME`` is what libmount makes of ``user``; the ids and sizes are what it reads back from the kernel
-#: for a remount.
-_IGNORED_WITH_VALUE: Final = frozenset(
-    {
-        *("comment", "user", "context", "fscontext", "defcontext", "rootcontext"),
-        *("subtype", "user_id", "group_id", "rootmode", "max_read", "blksize"),
-    }
-)
-
-#: Restrictions, and sync, which the kernel enforces. Their opposites cancel them.
+#: Restrictions, which the kernel enforces, and when changes are stored (the kernel sees to what is written with ``sync``, the handlers of
+#: requests to all else). Their opposites cancel them.
 _TO_KERNEL: Final = {"noexec": "exec", "nosuid": "suid", "nodev": "dev", "sync": "async", "dirsync": ""}
 
 _FLAGS: Final[dict[str, dict[str, Any]]] = {
@@ -56,16 +40,21 @@ _FLAGS: Final[dict[str, dict[str, Any]]] = {
     "noxattr": {"xattr": False},
     "xattr": {"xattr": True},
     "user_xattr": {"xattr": True},
-    "acl": {},
     "allow_other": {"allow_other": True},
     "allow_root": {"allow_root": True},
     "noatime": {"atime": False},
     "atime": {"atime": True},
     "relatime": {"atime": True},
-    "strictatime": {"atime": True},
+    "diratime": {"diratime": True},
+    "nodiratime": {"diratime": False},
     "discard": {"discard": True},
     "nodiscard": {"discard": False},
 }
+
+
+#: Requests that change names, and attributes. What is written comes with an FSYNC where it has to be stored at once.
+NAME_CHANGES: Final = frozenset({"mknod", "mkdir", "symlink", "create", "link", "unlink", "rmdir", "rename"})
+OTHER_CHANGES: Final = frozenset({"setattr", "setxattr", "removexattr"})
 
 
 @dataclass(frozen=True)
@@ -100,6 +89,7 @@ class MountOptions:
     umask: int | None = None
     fsname: str | None = None
     atime: bool = True
+    diratime: bool = True
     discard: bool | None = None
     autodelete: str | None = None
     autodelete_below: float | None = None
@@ -116,6 +106,13 @@ class MountOptions:
             raise UsageError("options 'allow_other' and 'allow_root' exclude each other")
 
     @property
+    def stored_at_once(self) -> frozenset[str]:
+        """The requests that are answered when what they change is durable: with ``dirsync`` those about names, with ``sync`` all."""
+        if "sync" in self.kernel:
+            return NAME_CHANGES | OTHER_CHANGES
+        return NAME_CHANGES if "dirsync" in self.kernel else frozenset()
+
+    @property
     def deletes_below(self) -> float | None:
         """The percentage that shall stay available by deleting snapshots; None: none is deleted, as where one of them is all that shows."""
         if self.autodelete != "oldest" or self.read_only or self.snapshot is not None:
@@ -126,17 +123,22 @@ class MountOptions:
 def parse_options(text: str) -> MountOptions:
     """Read a comma separated list; of several values for one thing the last one counts.
 
-    Raises ``UsageError`` that names the first option that is unknown or has a value that cannot be.
+    Raises ``UsageError`` that names the first option that is unknown, has a value that cannot be, or says what is not so.
     """
     values: dict[str, Any] = {}
     kernel: set[str] = set()
+    depending: set[str] = set()
     for word in text.split(","):
         name, equals, value = word.partition("=")
         if not name and not equals:
             continue
-        if _is_ignored(name, equals):
+        if name.startswith(("x-", "X-")) or word in ACCEPTED or (equals and name in ACCEPTED_WITH_VALUE):
             kernel -= {restriction for restriction, opposite in _TO_KERNEL.items() if opposite == name}
-        elif name in _FLAGS or name in _TO_KERNEL or name in ("dev", "suid"):
+        elif word in REFUSED:
+            raise UsageError(f"mount option '{word}' cannot be: {REFUSED[word]}")
+        elif word in DEPENDING:
+            depending.add(word)
+        elif name in _FLAGS or name in _TO_KERNEL:
             if equals:
                 raise UsageError(f"mount option '{name}' takes no value")
             values |= _FLAGS.get(name, {})
@@ -149,13 +151,10 @@ def parse_options(text: str) -> MountOptions:
             values |= _WITH_VALUE[name][0](name, value)
         else:
             raise UsageError(f"unknown mount option '{word}'")
-    return MountOptions(**values, kernel=frozenset(kernel))
-
-
-def _is_ignored(name: str, equals: str) -> bool:
-    if name.startswith(("x-", "X-")):
-        return True
-    return name in (_IGNORED_WITH_VALUE if equals else _IGNORED)
+    options = MountOptions(**values, kernel=frozenset(kernel))
+    if untrue := check_depending(depending, lambda name: getattr(options, name)):
+        raise UsageError(untrue)
+    return options
 
 
 def _text(name: str, value: str) -> dict[str, Any]:

@@ -70,6 +70,9 @@ class Quick:
             Op.FORGET: self._forget,
             Op.GETXATTR: self._getxattr,
         }
+        if operations.stored_at_once:  # which has to be waited for
+            for op in (Op.SETATTR, Op.CREATE, Op.UNLINK, Op.RENAME, Op.RENAME2):
+                del self.work[op]
 
     def _place(self, node: int) -> tuple[View, int]:
         view_id, ino = self._split(node)

@@ -43,7 +43,10 @@ def handler(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corout
         edge.requests[name] += 1
         edge.in_progress += 1
         try:
-            return await function(*args, **kwargs)
+            result = await function(*args, **kwargs)
+            if name in requests.stored_at_once:
+                await edge.commits.sync()
+            return result
         except pyfuse3.FUSEError:
             raise
         except Exception as exc:
@@ -68,6 +71,7 @@ class Requests(pyfuse3.Operations):
         self.kernel = kernel
         self.trouble = Trouble(edge, numbers)
         self.options = options
+        self.stored_at_once = options.stored_at_once
         self.attributes = Attributes(options, block_size, kernel.pause, known.replaced, numbers.root_view)
         kernel.generation = self.attributes.generation
         self.passage = Passage(self.fs, self.attributes)

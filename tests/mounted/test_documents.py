@@ -40,9 +40,10 @@ def test_the_options_in_the_readme_are_those_that_are_accepted() -> None:
 
     table = (ROOT / "README.md").read_text().split("## Mount options")[1].split("##")[0]
     examples = {"NAME": "x", "SECONDS": "5", "PERCENT": "5", "SIZE": "1M", "": "0"}
-    examples |= {"on\\|off": "off", "oldest\\|none": "oldest", "direct\\|pyfuse3": "direct"}
+    examples |= {"on\\|off": "off", "SECONDS\\|off": "off", "oldest\\|none": "oldest", "direct\\|pyfuse3": "direct"}
     needs = {"autodelete_below": "autodelete=oldest,"}
-    for name, equals, value in re.findall(r"`([a-z_]+)(=?)([^`]*)`", table.split("In `/etc/fstab`")[0]):
+    first_column = "\n".join(line.split(" | ")[0] for line in table.splitlines() if line.startswith("| `"))
+    for name, equals, value in re.findall(r"`([a-z_]+)(=?)([^`]*)`", first_column):
         parse_options(needs.get(name, "") + (f"{name}={examples[value]}" if equals else name))
 
 

@@ -451,3 +451,45 @@ def test_a_relative_path_is_where_readers_in_other_directories_look(mounted) -> 
     mounted.run("mount", mounted.image.name, mounted.path, cwd=mounted.image.parent)
     mounted.is_mounted = True
     assert f" fuse.snapfs {mounted.image} " in Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
+
+
+# --- options of all filesystems -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("requests", ["direct", "pyfuse3"])
+@pytest.mark.parametrize("option", ["sync", "dirsync"])
+def test_what_shall_be_stored_at_once_is_lost_with_the_daemon(mounted, option: str, requests: str) -> None:
+    """No commit comes by itself: each of these changes is the last one, and all of them are there."""
+    mounted.remount(f"commit=3600,requests={requests},{option}")
+    top = mounted.path
+    (top / "first").mkdir()
+    (top / "gone").mkdir()
+    (top / "old").mkdir()
+    (top / "gone").rmdir()
+    (top / "old").rename(top / "new")
+    os.close(os.open(top / "file", os.O_CREAT | os.O_WRONLY))
+    os.symlink("there", top / "link")
+    os.link(top / "file", top / "second")
+    names = {"first", "new", "file", "link", "second"}
+    if option == "sync":
+        with (top / "file").open("w") as file:
+            file.write("text")
+        os.setxattr(top / "first", "user.a", b"b")
+        os.chmod(top / "new", 0o711)
+    killed(mounted)
+    mounted.mount()
+    assert set(os.listdir(top)) == names
+    if option == "sync":
+        assert (top / "second").read_text() == "text"
+        assert os.getxattr(top / "first", "user.a") == b"b"
+        assert os.stat(top / "new").st_mode & 0o777 == 0o711
+
+
+@pytest.mark.parametrize("option", ["diratime", "nodiratime"])
+def test_access_times_of_directories_are_not_as_asked_for(mounted, option: str) -> None:
+    mounted.remount(option)
+    (mounted / "d").mkdir()
+    os.utime(mounted / "d", (1, 2))
+    os.listdir(mounted / "d")
+    mounted.remount()
+    assert (os.stat(mounted / "d").st_atime == 1) == (option == "nodiratime")

@@ -45,6 +45,8 @@ from snapfs.ids import FIRST_INO, INO_LIMIT, MAX_INSTANCES, ROOT_INO
         ("uid=1000,gid=100,umask=022", {"uid": 1000, "gid": 100, "umask": 0o22}),
         ("fsname=backup=disk", {"fsname": "backup=disk"}),
         ("noatime", {"atime": False}),
+        ("noatime,nodiratime", {"atime": False, "diratime": False}),
+        ("nodiratime,diratime", {}),
         ("noatime,relatime", {"atime": True}),
         ("noexec,nosuid,nodev", {"kernel": frozenset({"noexec", "nosuid", "nodev"})}),
         ("noexec,exec,nosuid,suid,nodev,dev,sync,async", {}),
@@ -64,6 +66,31 @@ def test_what_is_for_others_is_ignored() -> None:
     text = "defaults,nofail,_netdev,user,users,owner,group,auto,noauto,nouser,dev,suid,exec,x-systemd.automount,comment=a b,user=me"
     assert parse_options(text) == MountOptions()
     assert parse_options("rw,relatime,user_id=0,group_id=0,default_permissions,max_read=131072") == MountOptions()  # read back
+
+
+#: mount(8), FILESYSTEM-INDEPENDENT MOUNT OPTIONS, that need no value: what is so, and what is not.
+TRUE = (
+    *("async", "atime", "noatime", "auto", "noauto", "defaults", "dev", "nodev", "diratime", "nodiratime", "dirsync", "exec", "noexec"),
+    *("group", "noiversion", "nomand", "_netdev", "nofail", "relatime", "nostrictatime", "lazytime", "nolazytime", "suid", "nosuid"),
+    *("silent", "loud", "owner", "ro", "rw", "sync", "user", "nouser", "users", "symfollow", "acl", "user_xattr", "errors=remount-ro"),
+    *("noxattr,noacl,nouser_xattr", "noatime,norelatime", "norelatime,noatime"),
+)
+UNTRUE = (
+    *("iversion", "mand", "strictatime", "norelatime", "nosymfollow", "noacl", "nouser_xattr", "usrquota", "errors=panic", "nobarrier"),
+    *("noxattr,acl", "acl,noxattr", "noatime,norelatime,atime"),
+)
+
+
+@pytest.mark.parametrize("text", TRUE)
+def test_what_is_so_anyway_is_refused(text: str) -> None:
+    parse_options(text)
+
+
+@pytest.mark.parametrize("text", UNTRUE)
+def test_what_is_not_so_is_accepted_or_refused_without_its_name(text: str) -> None:
+    with pytest.raises(UsageError, match=r"mount option '([a-z_=]+)' cannot be: .") as caught:
+        parse_options(text)
+    assert any(f"'{word}'" in str(caught.value) for word in text.split(","))
 
 
 @pytest.mark.parametrize(
