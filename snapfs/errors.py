@@ -107,6 +107,10 @@ class UsageError(SnapfsError):
     """An argument that cannot be."""
 
 
+class MountFailed(SnapfsError):
+    """The system does not mount."""
+
+
 class UnmountFailed(SnapfsError):
     """A mount that cannot be unmounted."""
 

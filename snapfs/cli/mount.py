@@ -13,21 +13,17 @@ import shutil
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from snapfs.cli import daemon, logs, mountpoint, source
+from snapfs.cli import beside, daemon, logs, mountpoint, source
 from snapfs.cli.arguments import Parser
 from snapfs.cli.exits import MOUNT_FAILED, MOUNT_SYSTEM, MOUNT_USAGE, OK, CommandFailed, report
 from snapfs.cli.notify import notify
-from snapfs.control import client, mounts
-from snapfs.control.protocol import ControlError
+from snapfs.control import mounts
 
 #: What opening an image ends with that is not there (yet): for ``nofail``.
 _MISSING: Final = (errno.ENOENT, errno.ENOTDIR, errno.ENXIO, errno.ENODEV, errno.ENOMEDIUM)
 
 #: Where the administrator allows users to let others in.
 FUSE_CONF: Final = "/etc/fuse.conf"
-
-#: Seconds that a daemon which has the image already has to say where.
-ANSWER_SECONDS: Final = 5.0
 
 
 def configure(parser: Parser) -> None:
@@ -72,7 +68,13 @@ def run(arguments: argparse.Namespace) -> int:
     if not image.in_memory:
         if "nofail" in words and _is_missing(image.given):
             return OK  # as of all filesystems, see mount(8)
-        _check_image(image.given)
+        running = beside.running(image.given, options)
+        if running is not None:
+            with running:
+                beside.check(running, image.given, options, foreground=arguments.foreground)
+                while (dead := mountpoint.check(arguments.mountpoint, image, options)) is not None:
+                    mountpoint.take_away(dead)
+                return beside.mount(running, options, place, ",".join(words))
     _check_system(allow_others=options.allow_other or options.allow_root)
     while (dead := mountpoint.check(arguments.mountpoint, image, options)) is not None:  # there may be one below
         mountpoint.take_away(dead)
@@ -114,18 +116,6 @@ def _remount(mountpoint: str, *, read_only: bool) -> int:
     if read_only == ("ro" in mount.options):
         return OK
     raise CommandFailed(f"{mountpoint}: the options of a mounted volume cannot be changed: unmount it and mount it again", MOUNT_FAILED)
-
-
-def _check_image(image: str) -> None:
-    """Say where an image is mounted already. Only a courtesy: its lock is what keeps two daemons apart."""
-    found = client.of_image(image, client.Patience(ANSWER_SECONDS))
-    if found is not None:
-        with found:
-            try:
-                place = found.call("hello")["mounted"]
-            except ControlError:
-                raise CommandFailed(f"{image}: in use: process {found.pid} has it mounted, and does not answer", MOUNT_FAILED) from None
-        raise CommandFailed(f"{image}: in use: mounted on {place} by process {found.pid}", MOUNT_FAILED)
 
 
 def _check_system(*, allow_others: bool) -> None:

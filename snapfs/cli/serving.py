@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from snapfs.copying import Job
     from snapfs.filesystem import Filesystem
     from snapfs.fuse.edge import Edge
+    from snapfs.fuse.further import FurtherMounts
     from snapfs.fuse.options import MountOptions
 
 log = logging.getLogger("snapfs")
@@ -105,12 +106,14 @@ def _run(
     from snapfs.control.handlers import Handlers, Live
     from snapfs.control.protocol import ControlError
     from snapfs.control.server import ControlServer
+    from snapfs.control.showing import Showing
     from snapfs.fuse import mounting
+    from snapfs.fuse.options import parse_options
 
     servers: list[ControlServer] = []
     copying: list[Copying] = []
 
-    async def attach(edge: Edge, nursery: trio.Nursery, mount_device: int) -> None:
+    async def attach(edge: Edge, nursery: trio.Nursery, mount_device: int, further: FurtherMounts) -> None:
         """Start to listen, once the kernel knows the mount."""
         live = Live(
             mountpoint, source.shown, os.getpid(), time.time_ns(), lambda: dict(edge.requests), mount_device,
@@ -123,13 +126,17 @@ def _run(
         def place() -> str:
             return registry.new_socket_path(status, mount_device)
 
+        async def show(name: str, where: str, words: str) -> None:
+            await further.show(name, where, parse_options(words))
+
         key = registry.socket_key(status, mount_device)
+        answers = Showing(handlers, show)
         try:
-            server = ControlServer(handlers, place(), anew=place, key=key)
+            server = ControlServer(answers, place(), anew=place, key=key)
         except ControlError as exc:
             log.warning("%s; commands find the daemon by an abstract name, unless they are in another network namespace", exc)
             try:
-                server = ControlServer(handlers, None, anew=place, key=key)
+                server = ControlServer(answers, None, anew=place, key=key)
             except ControlError as other:
                 # The files are what matters; commands will say that the daemon cannot be asked.
                 log.warning("%s", other)

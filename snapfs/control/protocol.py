@@ -21,6 +21,9 @@ from snapfs.errors import SnapfsError
 
 VERSION: Final = 1
 
+#: The command that mounts a snapshot beside the volume; see ``showing``.
+MOUNT_SNAPSHOT: Final = "snapshot.mount"
+
 #: Longest request and longest answer, in bytes with the newline: 16,000 snapshots named, and listed, which takes about 8 MiB.
 REQUEST_LIMIT: Final = 1 << 20
 ANSWER_LIMIT: Final = 32 << 20

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Final
 
 #: Bits of a mode that let a program act as somebody else.
@@ -20,6 +21,8 @@ class Rules:
     hidden stays stored. The core that hides it must then itself do with it what a kernel does that knows of it.
     """
 
+    #: Views that have mounts of their own, and how many: nobody changes or deletes them meanwhile.
+    fixed: Counter[int] = field(default_factory=Counter)
     read_only: bool = False
     set_id: bool = True
     devices: bool = True

@@ -130,12 +130,14 @@ class View:
     @property
     def writable(self) -> bool:
         """May users change what it shows?"""
-        return self.instance is None or not (self.instance.facts.read_only or self._rules.read_only)
+        return self.instance is None or not (self.instance.facts.read_only or self._rules.read_only or self.id in self._rules.fixed)
 
     def check_writable(self) -> None:
         """Raises ``ReadOnly`` unless users may change what it shows."""
         self.volume.check_writable()
         if not self.writable:
+            if self.id in self._rules.fixed:
+                raise ReadOnly("the snapshot has a mount of its own, and does not change until that is unmounted")
             if self._rules.read_only:
                 raise ReadOnly("snapshots are read-only in this mount (option 'snapro')")
             raise ReadOnly("the snapshot is read-only: 'snapfs snapshot set ... --writable' lets it be changed")

@@ -27,10 +27,6 @@ from snapfs.ids import NAME_MAX
 _TRUSTED: Final = b"trusted."
 
 
-def _hides_set_id(view: View, _: int) -> bool:
-    return view.hides_set_id
-
-
 class AttributeRequests(SnapdirRequests):
     """See the module."""
 
@@ -120,9 +116,12 @@ class AttributeRequests(SnapdirRequests):
             raise NoAttribute("a directory without attributes")
         if facts.is_answered(name):
             return await self.at(self._fact, inode, name)
-        if name == attributes.CAPABILITY and await self.at(_hides_set_id, inode):
+        if name == attributes.CAPABILITY and await self.at(self._hides_set_id, inode):
             raise NoAttribute("snapshots do not show capabilities")
         return await self.at(self.fs.xattr_get, inode, name, known_as=self._known_as(inode) if name == designation.NAME else ())
+
+    def _hides_set_id(self, view: View, _: int) -> bool:
+        return self.attributes.hides_set_id(view)
 
     def _known_as(self, node: int) -> list[tuple[int, bytes]]:
         """Directories and names by which the kernel has met a file; it may have lost them since."""
@@ -149,7 +148,7 @@ class AttributeRequests(SnapdirRequests):
         return names if ctx.uid == 0 else [name for name in names if not name.startswith(_TRUSTED)]
 
     def _names(self, view: View, ino: int) -> list[bytes]:
-        return [name for name in self.fs.xattr_list(view, ino) if name != attributes.CAPABILITY or not view.hides_set_id]
+        return [name for name in self.fs.xattr_list(view, ino) if name != attributes.CAPABILITY or not self.attributes.hides_set_id(view)]
 
     @handler
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:

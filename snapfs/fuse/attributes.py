@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import pyfuse3
 
-from snapfs.filesystem import Inode
+from snapfs.filesystem import Inode, View
 from snapfs.filesystem.rules import SET_ID
 from snapfs.fuse import wire
 from snapfs.fuse.numbers import Numbers
@@ -37,12 +37,21 @@ SNAPDIR_MODE: Final = stat.S_IFDIR | 0o755
 class Attributes:
     """Fills the kernel's structures, with the options that replace owners and permissions. In a ``pause`` they are not to be believed.
 
-    ``replaced``: see ``Known``. ``root_view`` is the one that is mounted. What the views of snapshots hide (``Rules``) is hidden here.
+    ``replaced``: see ``Known``. ``root_view`` is the one that is mounted. What the views of snapshots hide
+    (``Rules``) is hidden here, unless the mount ``shows_all``.
     """
 
     def __init__(
-        self, options: MountOptions, block_size: int, pause: Pause, replaced: Mapping[int, int], root_view: int = BASE_VIEW
+        self,
+        options: MountOptions,
+        block_size: int,
+        pause: Pause,
+        replaced: Mapping[int, int],
+        root_view: int = BASE_VIEW,
+        *,
+        shows_all: bool = False,
     ) -> None:
+        self._shows_all = shows_all
         self._root_view = root_view
         self._pause = pause
         self._uid = options.uid
@@ -95,16 +104,20 @@ class Attributes:
         view = 0 if instance is None else instance.serial * _SPREAD
         return inode.generation + view + self._replaced.get(node, 0) & 0xFFFF_FFFF
 
+    def hides_set_id(self, view: View) -> bool:
+        """Whether set-id bits and capabilities of files in a view are hidden."""
+        return view.hides_set_id and not self._shows_all
+
     def permissions(self, inode: Inode) -> tuple[int, int, int]:
         """What the kernel goes by: permission bits, owner, group."""
         mode = stat.S_IMODE(inode.mode) if self._permissions is None else self._permissions
-        if inode.view.hides_set_id and stat.S_ISREG(inode.mode):
+        if self.hides_set_id(inode.view) and stat.S_ISREG(inode.mode):
             mode &= ~SET_ID
         return mode, inode.uid if self._uid is None else self._uid, inode.gid if self._gid is None else self._gid
 
     def _rdev(self, inode: Inode) -> int:
         """The number of a device. Where that is hidden none is shown, so that opening it fails (ENXIO): the kernel does not ask us then."""
-        return 0 if inode.view.hides_devices else inode.rdev
+        return 0 if inode.view.hides_devices and not self._shows_all else inode.rdev
 
     def _times(self, inode: Inode) -> tuple[int, int]:
         """Times of modification and change. ``.snap/NAME`` has those of its making, for whoever sorts snapshots by time."""

@@ -46,7 +46,6 @@ class MountedKernel(Flushing):
         self._fs: Filesystem = edge.fs
         self._refused: set[int] = set()
         self._unnamed: deque[tuple[Place, int]] = deque()  # filled by the loop, emptied by a job
-        self._fs.orphans.unnamed = self._lost_name
         self._jobs, self._todo = trio.open_memory_channel[Callable[[], None]](float("inf"))
 
     def mounted(self, device: int) -> None:
@@ -165,7 +164,7 @@ class MountedKernel(Flushing):
         return Outdated(set(), names, nodes, {node: (LOOK_AGAIN, 0) for node in nodes if self._known.names(node)})
 
     async def purged(self, places: Collection[snapshots.Place]) -> None:
-        """See ``neighbours.Kernel``. With a directory it lets go of all below that nobody uses; of the rest see ``_lost_name``."""
+        """See ``neighbours.Kernel``. With a directory it lets go of all below that nobody uses; of the rest see ``lost_name``."""
         names: set[Place] = set()
         nodes: set[int] = set()
         for view_id in {place.instance.id for place in places}:
@@ -185,7 +184,7 @@ class MountedKernel(Flushing):
                 self._known.orphans.add(node)
         await self._forget(names, list(nodes)).wait()  # requests are served meanwhile, and none of them waits for this task
 
-    def _lost_name(self, directory: Inode, name: bytes, inode: Inode) -> None:
+    def lost_name(self, directory: Inode, name: bytes, inode: Inode) -> None:
         """A name in a purged directory is gone. Somebody may have used what it led to: the kernel would keep both for a long time."""
         parent, node = (self._numbers.node(inode.view.id, each.ino) for each in (directory, inode))
         if not inode.nlink and node in self._known:

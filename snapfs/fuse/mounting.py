@@ -25,6 +25,7 @@ from snapfs.fuse.attachment import Attachment
 from snapfs.fuse.autodelete import AutoDelete
 from snapfs.fuse.connection import Connection
 from snapfs.fuse.edge import Edge
+from snapfs.fuse.further import FurtherMounts
 from snapfs.fuse.kernel import MountedKernel
 from snapfs.fuse.known import Known
 from snapfs.fuse.loop import Loop
@@ -53,7 +54,7 @@ _ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 _GRACE: Final = 2.0
 
 #: Starts what lives as long as the mount, which has that device number.
-Attach = Callable[[Edge, trio.Nursery, int], Awaitable[None]]
+Attach = Callable[[Edge, trio.Nursery, int, FurtherMounts], Awaitable[None]]
 
 
 async def serve(fs: Filesystem, mountpoint: str, options: MountOptions, ready: Callable[[], None], attach: Attach | None = None) -> None:
@@ -89,6 +90,7 @@ async def serve(fs: Filesystem, mountpoint: str, options: MountOptions, ready: C
         known = Known(numbers, lambda view_id, ino: fs.hold(fs.view(view_id), ino))
         fs.view_ids_in_use = lambda: known.views_in_use() | {root_view}
         kernel = MountedKernel(edge, known, numbers, mountpoint)
+        fs.orphans.unnamed = kernel.lost_name
         operations = Operations(edge, known, numbers, kernel, options, fs.volume.geometry.block_size)
         with _signals_waiting() as signals_may_come:
             mount = Attachment(operations, mountpoint, fuse_options(options, fs.volume.device.path))
@@ -172,7 +174,8 @@ async def _serve(operations: Operations, ending: Ending, ready: Callable[[], Non
         kernel.mounted(ending.mount.device)
         edge.kernel = kernel
         if attach is not None:
-            await attach(edge, serving, ending.mount.device)
+            source = operations.options.fsname or edge.volume.device.path
+            await attach(edge, serving, ending.mount.device, FurtherMounts(edge, serving, source))
         ready()
     edge.kernel = NoKernel()
 

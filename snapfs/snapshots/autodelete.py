@@ -26,9 +26,9 @@ def is_short(fs: Filesystem, below: float) -> bool:
 
 
 def candidates(fs: Filesystem, busy: Collection[int] = ()) -> list[Instance]:
-    """What may be deleted, oldest first: made by a policy, held by nobody, not one of ``busy`` (ids), not what the next mount restores."""
+    """What may be deleted, oldest first: made by a policy, held by nobody, not one of ``busy`` (ids), not needed by a mount now or next."""
     scheduled = fs.volume.restores.scheduled
-    spared = {*busy, scheduled.instance} if scheduled else busy
+    spared = {*busy, *fs.rules.fixed, *([scheduled.instance] if scheduled else [])}
     return [one for one in naming.all(fs) if POLICY in one.facts.tags and not one.facts.holds and one.id not in spared]
 
 

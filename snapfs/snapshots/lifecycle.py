@@ -170,6 +170,12 @@ def check_not_scheduled(fs: Filesystem, instance: Instance) -> None:
         raise SnapshotBusy(f"the next mount goes back to snapshot {instance.name!r}: 'snapfs restore --cancel' takes that back")
 
 
+def check_not_mounted(fs: Filesystem, instance: Instance) -> None:
+    """Raises ``SnapshotBusy`` for a snapshot that has a mount of its own beside that of the volume."""
+    if instance.id in fs.rules.fixed:
+        raise SnapshotBusy(f"snapshot {instance.name!r} is mounted: unmount it first ('grep snapfs /proc/mounts' shows where)")
+
+
 def delete(fs: Filesystem, name: str, *, permit: Permit = anyone) -> Instance:
     """Delete a snapshot: its name and its view are gone with the next commit, its space comes back in the background (A9).
 
@@ -189,6 +195,7 @@ def deletable(fs: Filesystem, which: str | Instance, permit: Permit) -> Instance
     check_permitted(fs, instance, permit)
     check_not_held(instance)
     check_not_scheduled(fs, instance)
+    check_not_mounted(fs, instance)
     if any(one.origin == instance.id for one in fs.volume.instances.pending):
         raise CommitNeeded
     return instance
