@@ -194,7 +194,15 @@ def test_every_character_of_a_source_survives_the_option_parser() -> None:
 
 
 #: What no request of the kernel can run into.
-NOT_OF_FILES = (errors.VolumeBusy, errors.CopyError, errors.Occupied, errors.UnmountFailed, errors.MountBusy, errors.MountCovered)
+NOT_OF_FILES = (
+    errors.VolumeBusy,
+    errors.CopyError,
+    errors.Occupied,
+    errors.MountFailed,
+    errors.UnmountFailed,
+    errors.MountBusy,
+    errors.MountCovered,
+)
 
 
 def test_every_exception_of_ours_has_an_errno() -> None:
