@@ -46,9 +46,10 @@ crash: $(VENV)/.installed ## Many more crash states than `make test` runs: STATE
 torture: $(VENV)/.installed ## Kill the daemon under load again and again: nothing acknowledged may be missing: KILLS=500
 	SNAPFS_KILLS=$(KILLS) $(RUN) -m pytest -s tests/crash/test_kill.py -k kills_lose_nothing
 
-fuzz: $(VENV)/.fuzz-packages ## Fuzz decoders and hostile volumes, guided by coverage: SECONDS=60; what it learns stays in .fuzz
+fuzz: $(VENV)/.fuzz-packages ## Fuzz decoders, hostile volumes and requests to a daemon, guided by coverage: SECONDS=60; what it learns stays in .fuzz
 	$(RUN) tests/fuzz/fuzz.py decoders $$(($(SECONDS) / 4))
-	$(RUN) tests/fuzz/fuzz.py volume $$(($(SECONDS) - $(SECONDS) / 4))
+	$(RUN) tests/fuzz/fuzz.py control $$(($(SECONDS) / 4))
+	$(RUN) tests/fuzz/fuzz.py volume $$(($(SECONDS) - $(SECONDS) / 4 - $(SECONDS) / 4))
 
 bench: $(VENV)/.installed $(VENV)/.bench-packages ## Measure against other filesystems: ARGS="--quick", ARGS=--help
 	@$(RUN) tests/benchmarks/bench.py $(ARGS)

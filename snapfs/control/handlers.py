@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from snapfs import ids, snapshots
 from snapfs.control import copies, figures, restores
+from snapfs.control.arguments import names_in, needed, place_of, rate_of, texts, way
 from snapfs.control.caller import Alone, Caller
 from snapfs.control.comparing import Comparing
 from snapfs.control.copying import Copying
@@ -26,7 +27,6 @@ from snapfs.copying import Job, Wishes
 from snapfs.errors import NotPermitted, SnapfsError, UsageError
 from snapfs.filesystem import Filesystem
 from snapfs.snapshots import Designated, Facts, Hold, Instance, Permit, Target
-from snapfs.snapshots.paths import path_bytes
 from snapfs.store.facts import DEFAULT_HOLD
 
 
@@ -107,7 +107,7 @@ class Handlers:
             raise UsageError(f"unknown command {request.command!r}: is the volume mounted by another version of snapfs?")
         types, function = commands[request.command]
         for name, value in request.arguments.items():
-            if name not in types or (value is not None and not isinstance(value, types[name])):
+            if name not in types or (value is not None and type(value) is not types[name]):  # True is no number here
                 raise UsageError(f"{request.command}: bad argument {name!r}")
         arguments = {name: request.arguments.get(name) for name in types}
         if commands is self._long:
@@ -162,9 +162,9 @@ class Handlers:
         tags: dict[str, object] | None,
     ) -> Result:
         """Make a snapshot of the whole volume, of what is at ``paths`` and of what is designated: as it is, or as ``origin`` shows it."""
-        facts = snapshots.NO_FACTS.changed(read_only=read_only, description=description, tags=_texts(tags))
+        facts = snapshots.NO_FACTS.changed(read_only=read_only, description=description, tags=texts(tags))
         of = ids.BASE_VIEW if origin is None else await self.engine.call(snapshots.get, self.fs, origin)
-        targets: list[Target] = [_way(path) for path in _names(paths, "paths")]
+        targets: list[Target] = [way(path) for path in names_in(paths, "paths")]
         policy = None
         if designated is not None:
             # Who is not root, and owns not all that a mount shows, makes snapshots of what is theirs.
@@ -180,7 +180,7 @@ class Handlers:
 
     async def snapshot_show(self, _uid: int, name: str | None) -> Result:
         """One snapshot."""
-        return self._with_figures([await self.engine.call(snapshots.get, self.fs, _needed("name", name))])[0]
+        return self._with_figures([await self.engine.call(snapshots.get, self.fs, needed("name", name))])[0]
 
     async def snapshot_set(
         self,
@@ -192,35 +192,33 @@ class Handlers:
         untag: list[object] | None,
     ) -> Result:
         """Make a snapshot read-only or writable, describe it, tag it."""
-        given, gone = _texts(tags), [key for key in untag or () if isinstance(key, str)]
+        given, gone = texts(tags), names_in(untag, "untag")
 
         def change(facts: Facts) -> Facts:
             return facts.changed(read_only=read_only, description=description, tags=given, untag=gone)
 
-        return self.describe(await self.engine.change_facts(_needed("name", name), change, permit=self._permit(uid)))
+        return self.describe(await self.engine.change_facts(needed("name", name), change, permit=self._permit(uid)))
 
     async def snapshot_hold(self, uid: int, name: str | None, hold: str | None, reason: str | None) -> Result:
         """Let nobody delete a snapshot."""
         held = Hold(DEFAULT_HOLD if hold is None else hold, reason or "", time.time_ns(), uid)
-        return self.describe(
-            await self.engine.change_facts(_needed("name", name), lambda facts: facts.hold(held), permit=self._permit(uid))
-        )
+        return self.describe(await self.engine.change_facts(needed("name", name), lambda facts: facts.hold(held), permit=self._permit(uid)))
 
     async def snapshot_release(self, uid: int, name: str | None, hold: str | None) -> Result:
         """End a hold."""
         chosen = DEFAULT_HOLD if hold is None else hold
         return self.describe(
-            await self.engine.change_facts(_needed("name", name), lambda facts: facts.release(chosen), permit=self._permit(uid))
+            await self.engine.change_facts(needed("name", name), lambda facts: facts.release(chosen), permit=self._permit(uid))
         )
 
     async def snapshot_rename(self, uid: int, name: str | None, new_name: str | None) -> Result:
         """Give a snapshot another name."""
-        wanted = _needed("new_name", new_name)
-        return self._with_figures([await self.engine.rename_snapshot(_needed("name", name), wanted, permit=self._permit(uid))])[0]
+        wanted = needed("new_name", new_name)
+        return self._with_figures([await self.engine.rename_snapshot(needed("name", name), wanted, permit=self._permit(uid))])[0]
 
     async def snapshot_delete(self, uid: int, names: list[object] | None, dry_run: bool | None) -> Result:
         """Delete snapshots, all that can be; or say what that would free. Their space comes back behind."""
-        chosen = _names(names)
+        chosen = names_in(names)
         if not chosen:
             raise UsageError("argument 'names' is missing")
         if dry_run:
@@ -232,7 +230,7 @@ class Handlers:
 
     async def df(self, _uid: int, names: list[object] | None) -> Result:
         """Where the space of the volume is, what each snapshot has of it, and what deleting those of ``names`` would free."""
-        chosen = _names(names)
+        chosen = names_in(names)
         await self._settle()
         found = [await self.engine.call(snapshots.get, self.fs, name) for name in chosen]
         shown = found or await self.engine.call(snapshots.all, self.fs)
@@ -257,7 +255,7 @@ class Handlers:
         if detach and not snapshots.is_privileged(self.fs, uid):
             raise NotPermitted("only root and who has mounted may have mounts detached")
         result = await self.engine.restore(
-            _needed("name", name), paths=_names(paths), owner=uid, permit=self._permit(uid), detach=bool(detach)
+            needed("name", name), paths=names_in(paths), owner=uid, permit=self._permit(uid), detach=bool(detach)
         )
         undo = self.describe(result.undo) if result.undo else None
         return {"name": name, "changed": result.changed, "undo": undo}
@@ -266,7 +264,7 @@ class Handlers:
         """Go back to a snapshot when the volume is mounted next; only one restore is arranged at a time."""
         await self._settle()  # paths are looked for in what is sealed
         wanted, before = await self.engine.arrange(
-            snapshots.schedule, self.fs, _needed("name", name), paths=_names(paths), owner=uid, permit=self._permit(uid)
+            snapshots.schedule, self.fs, needed("name", name), paths=names_in(paths), owner=uid, permit=self._permit(uid)
         )
         return {"scheduled": restores.of_scheduled(self.fs, wanted), "replaced": before and restores.of_scheduled(self.fs, before)}
 
@@ -278,7 +276,7 @@ class Handlers:
     async def restore_plan(self, uid: int, caller: Caller, name: str | None, paths: list[object] | None) -> Result:
         """Tell what ``restore`` would change: what differs from the present to the snapshot."""
         work = Comparing(self.fs, caller, self._permit(uid))
-        return await work.restore_plan(self.engine.call, self.engine.settle, _needed("name", name), _names(paths))
+        return await work.restore_plan(self.engine.call, self.engine.settle, needed("name", name), names_in(paths))
 
     async def scrub(self, _uid: int, caller: Caller, rate: int | None) -> Result:
         """Read and verify everything, at ``rate`` bytes a second at most. See ``scrubbing``."""
@@ -300,9 +298,9 @@ class Handlers:
         force: bool | None,
     ) -> Result:
         """Make a full copy of this moment."""
-        wishes = Wishes(copy_first=bool(copy_first), rate=None if rate == NO_LIMIT else rate)
+        wishes = Wishes(copy_first=bool(copy_first), rate=None if rate == NO_LIMIT else rate_of(rate))
         return await self.copying.begin(
-            caller, _needed("destination", destination), first=_names(first, "first"), map_outside=outside, wishes=wishes,
+            caller, place_of(needed("destination", destination)), first=names_in(first, "first"), map_outside=outside, wishes=wishes,
             force=bool(force), owner=uid,
         )  # fmt: skip
 
@@ -316,7 +314,7 @@ class Handlers:
 
     async def copy_resume(self, uid: int, caller: Caller, destination: str | None, rate: int | None) -> Result:
         """Go on with a copy, at another rate if one is given."""
-        return await self.copying.resume(caller, destination, rate=rate, owner=uid)
+        return await self.copying.resume(caller, destination and place_of(destination), rate=rate_of(rate), owner=uid)
 
     async def copy_cancel(self, _uid: int, caller: Caller, name: str | None) -> Result:
         """Give the copy up, or the one in memory of that name."""
@@ -324,21 +322,21 @@ class Handlers:
 
     async def snapshot_hot(self, uid: int, caller: Caller, name: str | None, limit: int | None) -> Result:
         """The files and blocks of the present that were written most since a snapshot. See ``hot``."""
-        return await Hot(self.fs, caller, self._permit(uid)).hot(self.engine.call, self._settle, _needed("name", name), limit)
+        return await Hot(self.fs, caller, self._permit(uid)).hot(self.engine.call, self._settle, needed("name", name), limit)
 
     async def diff(self, uid: int, caller: Caller, old: str | None, new: str | None, paths: list[object] | None) -> Result:
         """Tell what differs between two snapshots, or a snapshot and the present (None)."""
-        return await self._comparing(uid, caller).diff(self.engine.call, self.engine.settle, old, new, _names(paths))
+        return await self._comparing(uid, caller).diff(self.engine.call, self.engine.settle, old, new, names_in(paths))
 
     async def versions(self, uid: int, caller: Caller, path: str | None, deleted: bool | None) -> Result:
         """Tell the versions of the file at a path, or the deleted names of the directory there."""
         work = self._comparing(uid, caller)
-        return await work.versions(self.engine.call, self.engine.settle, _needed("path", path), deleted=bool(deleted))
+        return await work.versions(self.engine.call, self.engine.settle, needed("path", path), deleted=bool(deleted))
 
     async def purge(self, uid: int, caller: Caller, paths: list[object] | None, names: list[object] | None, dry_run: bool | None) -> Result:
         """Take paths out of the snapshots of ``names``, or out of all; or tell what that would do."""
         work = Purging(self.fs, caller, self._permit(uid))
-        return await work.purge(self.engine, _names(paths), None if names is None else _names(names), dry_run=bool(dry_run))
+        return await work.purge(self.engine, names_in(paths), None if names is None else names_in(names), dry_run=bool(dry_run))
 
     def _comparing(self, uid: int, caller: Caller) -> Comparing:
         return Comparing(self.fs, caller, snapshots.may_look(uid, self.shown_owner))
@@ -372,29 +370,3 @@ class Handlers:
 def _covered(instance: Instance) -> Result:
     """What a snapshot covers: its path, if it has one only, and all of them."""
     return {"path": instance.paths[0] if len(instance.paths) == 1 else None, "paths": instance.paths}
-
-
-def _names(values: list[object] | None, argument: str = "names") -> list[str]:
-    found = [name for name in values or () if isinstance(name, str)]
-    if len(found) != len(values or ()):
-        raise UsageError(f"{argument}: each is text")
-    return found
-
-
-def _way(path: str) -> list[bytes]:
-    """The names of a path in the volume. Raises ``UsageError``."""
-    found = path_bytes(path)
-    return found.split(b"/") if found else []
-
-
-def _texts(values: dict[str, object] | None) -> dict[str, str]:
-    found = {key: value for key, value in (values or {}).items() if isinstance(value, str)}
-    if len(found) != len(values or {}):
-        raise UsageError("tags: the value of each is text")
-    return found
-
-
-def _needed(argument: str, value: str | None) -> str:
-    if value is None:
-        raise UsageError(f"argument {argument!r} is missing")
-    return value

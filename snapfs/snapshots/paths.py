@@ -16,6 +16,8 @@ def path_bytes(path: str) -> bytes:
         names = [name for name in path.encode(*CODING).split(b"/") if name not in (b"", b".")]
     except UnicodeEncodeError:
         raise UsageError("a path has a character that no name has") from None
+    if any(b"\0" in name for name in names):
+        raise UsageError(f"{path!r}: no name has a zero byte")
     if b".." in names:
         raise UsageError(f"{path}: '..' has no place in a path of the volume")
     return b"/".join(names)

@@ -1,7 +1,7 @@
-"""Coverage-guided fuzzing: of the decoders, and of a volume that is opened, walked, changed and checked.
+"""Coverage-guided fuzzing: of the decoders, of a volume that is opened, walked, changed and checked, and of a daemon's commands.
 
-``python tests/fuzz/fuzz.py {volume,decoders} SECONDS [DIRECTORY]``: inputs that reach something new are collected in DIRECTORY. Ends with
-0 when nothing failed in this time. What failed is kept, and the command that runs it again is printed.
+``python tests/fuzz/fuzz.py {volume,decoders,control} SECONDS [DIRECTORY]``: inputs that reach something new are collected in
+DIRECTORY. Ends with 0 when nothing failed in this time. What failed is kept, and the command that runs it again is printed.
 
 With atheris it is libFuzzer that chooses, by what code an input reaches. Without, inputs are random: that finds less, and says so.
 """
@@ -12,6 +12,7 @@ import contextlib
 import os
 import random
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,11 +28,13 @@ SECONDS, MEMORY = 20, 1 << 30
 _forging = contextlib.ExitStack()
 
 #: Longest input, in bytes.
-LENGTH = {"volume": 128, "decoders": 2048}
+LENGTH = {"volume": 128, "decoders": 2048, "control": 400}
 
 
 def target_of(name: str) -> Callable[[bytes], None]:
     """A function that runs one input. Imports what is fuzzed, so it must be called where that is instrumented."""
+    if name == "control":
+        return control()
     from forging import forged, limits
     from mutations import hostile
     from using import decode, use
@@ -46,6 +49,20 @@ def target_of(name: str) -> Callable[[bytes], None]:
                 decode(data)
 
     run(b"")  # makes the volumes, which takes longer than an input may
+    return run
+
+
+def control() -> Callable[[bytes], None]:
+    """The same for requests to a daemon."""
+    import asking
+    from forging import limits
+
+    ask = asking.target(_forging.enter_context(tempfile.TemporaryDirectory(prefix="snapfs-fuzz-")))
+
+    def run(data: bytes) -> None:
+        with report(data, "control"), limits(SECONDS, MEMORY):
+            ask(data)
+
     return run
 
 
@@ -94,6 +111,9 @@ def beginnings(name: str) -> Iterator[bytes]:
 
     chosen = random.Random(0)
     for number in range(len(SHAPES)):
+        if name == "control":
+            yield from (chosen.randbytes(100) for _ in range(16))
+            return
         if name == "volume":
             yield from (bytes([number]) + chosen.randbytes(40) for _ in range(8))
             continue
@@ -106,7 +126,8 @@ def beginnings(name: str) -> Iterator[bytes]:
 def random_inputs(name: str, seconds: int) -> None:
     """Without guidance."""
     run = target_of(name)
-    check_forging()
+    if name != "control":
+        check_forging()
     chosen = random.Random()
     end = time.monotonic() + seconds
     count = 0
