@@ -10,6 +10,7 @@ import trio
 
 from snapfs.control.copying import Copying
 from snapfs.control.protocol import Result
+from snapfs.control.threads import Threads
 from snapfs.errors import SnapfsError
 from snapfs.fuse.threads import Pool, in_thread
 
@@ -26,6 +27,7 @@ class Behind:
         self._copying = copying
         self._woken = trio.Event()
         copying.wake = self.wake
+        copying.apart = Threads()
 
     def wake(self) -> None:
         """There is something to be looked at."""
@@ -46,6 +48,12 @@ class Behind:
 
     async def run(self) -> None:
         """Copy, until cancelled."""
+        try:
+            await self._run()
+        finally:
+            self._copying.hurry()
+
+    async def _run(self) -> None:
         while True:
             woken = self._woken
             if self._copying.has_work:

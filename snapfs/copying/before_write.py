@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from snapfs.copying.patience import HURRIED_SECONDS, WAIT_SECONDS, Attempt
 from snapfs.errors import CopyBlocked, CopyError, CorruptBlock, DeviceError
 
 if TYPE_CHECKING:
@@ -34,6 +36,15 @@ class CopyBeforeWrite:
         self.read_only = self.below.read_only
         #: A flush of the source has failed: nobody knows what it has by now, and nothing is written to it any more.
         self.lost: str | None = None
+        #: Seconds that whoever writes waits for the target.
+        self.patience = WAIT_SECONDS
+        #: Nothing may be written to the map any more: its blocks are somebody else's.
+        self.is_over = False
+        self.map_lock = threading.Lock()
+        # Notified when a wait for the target may be over.
+        self._changed = threading.Condition()
+        # What the target has not answered in time, and may never answer.
+        self._unanswered: Attempt[None] | None = None
         self._flush_lock = threading.Lock()
         self._failing = failing
         self._fail_lock = threading.Lock()
@@ -77,12 +88,15 @@ class CopyBeforeWrite:
         return self.failed is None and self.copy.must_wait(self._blocks(runs))
 
     def make_ready(self, runs: Sequence[tuple[int, int]]) -> None:
-        """Copy what writing these runs would destroy. Raises ``CopyBlocked``, or what ``failing`` raises."""
+        """Copy what writing these runs would destroy. Raises ``CopyBlocked``, or what ``failing`` raises.
+
+        The target is waited for as long as ``patience`` says: it may be waiting for whoever waits here.
+        """
         blocks = self._blocks(runs)
         if self.failed is not None or not self.copy.must_wait(blocks):
             return
         try:
-            self.copy.ensure(blocks)
+            self._ensure(blocks)
         except (DeviceError, CorruptBlock) as exc:
             self._check_not_lost()
             self.trouble(exc)
@@ -90,6 +104,31 @@ class CopyBeforeWrite:
                 raise CopyBlocked(f"the copy comes first, and cannot go on: {exc}") from exc
         else:
             self.blocked = None
+
+    def _ensure(self, blocks: list[tuple[int, int]]) -> None:
+        """The same, or the copy has failed meanwhile. Raises ``DeviceError``, also for a target that does not answer."""
+        before = self._unanswered
+        if before is None or before.is_done:
+            self._unanswered = None
+            attempt = Attempt(lambda: self.copy.ensure(blocks), self._changed)
+            began = time.monotonic()
+            with self._changed:
+                while not attempt.is_done and self.failed is None and (left := began + self.patience - time.monotonic()) > 0:
+                    self._changed.wait(left)
+            if attempt.is_done:
+                attempt.result()
+                return
+            if self.failed is not None:
+                return
+            self._unanswered = attempt
+            self.hurry()  # it has had its time
+        raise DeviceError(f"{self.copy.target.path}: does not answer, and somebody waits for it to write to the volume")
+
+    def hurry(self) -> None:
+        """Wait for the target for a moment only, whoever waits for it now as well."""
+        with self._changed:
+            self.patience = min(self.patience, HURRIED_SECONDS)
+            self._changed.notify_all()
 
     def trouble(self, exc: DeviceError | CorruptBlock) -> None:
         """The copy cannot go on, now or at all."""
@@ -103,7 +142,15 @@ class CopyBeforeWrite:
         with self._fail_lock:
             if self.failed is None:
                 self._failing(reason)
-                self.failed = reason
+                self.end()
+                with self._changed:
+                    self.failed = reason
+                    self._changed.notify_all()
+
+    def end(self) -> None:
+        """Nothing is written to the map from now on, whoever is still at it."""
+        with self.map_lock:
+            self.is_over = True
 
     def flush(self) -> None:
         """See ``Device.flush``. Whoever hears of a failure, the store or the copy for its map: it concerns both."""
@@ -134,8 +181,15 @@ class Beneath:
     def __init__(self, before: CopyBeforeWrite) -> None:
         self.path = before.path
         self.read = before.below.read
-        self.write = before.below.write
         self.flush = before.flush
+        self._before = before
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """See ``Device.write``. Raises ``DeviceError`` when the copy has ended: a thread that was left may go on at any time."""
+        with self._before.map_lock:
+            if self._before.is_over:
+                raise DeviceError(f"{self.path}: the copy has ended")
+            self._before.below.write(offset, data)
 
     def close(self) -> None:
         """The source is the store's."""
@@ -144,6 +198,12 @@ class Beneath:
 def without_copy(device: Device) -> Device:
     """The device itself, whatever stands before it."""
     return device.below if isinstance(device, CopyBeforeWrite) else device
+
+
+def hurry(device: Device) -> None:
+    """Let nobody wait for long for the target of a copy that stands before a device: the mount ends."""
+    if isinstance(device, CopyBeforeWrite):
+        device.hurry()
 
 
 def check_not_failed(device: CopyBeforeWrite) -> None:

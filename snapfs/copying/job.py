@@ -16,6 +16,7 @@ from snapfs.copying.before_write import Beneath, CopyBeforeWrite, without_copy
 from snapfs.copying.copy import PIECE_BYTES, Copy
 from snapfs.copying.copy_map import CopyMap, MapPlace, Writable
 from snapfs.copying.initial import copy_initial_part
+from snapfs.copying.patience import Abandonable, Attempt
 from snapfs.copying.target import Target, clear_mark, share, write_mark
 from snapfs.device import ImageDevice, Lock, RamDevice
 from snapfs.device.locking import take_lock
@@ -33,6 +34,9 @@ PAUSED: Final = "paused"
 COMPLETE: Final = "complete"
 FAILED_STATE: Final = "failed"
 CANCELLED: Final = "cancelled"
+
+#: Seconds that the target is waited for when the copy has ended, at most: all that has to be done there is a mark, and to close it.
+MARK_SECONDS: Final = 5.0
 
 
 @dataclass
@@ -63,6 +67,9 @@ class Job:
         self.ended: str | None = None
         #: Somebody does not want it any more.
         self.unwanted = False
+        # The target, and the file of a map that is outside, for threads that may be left.
+        self._device = copy.target
+        self._map_device: Abandonable | None = None
         self.before = CopyBeforeWrite(copy, copy_first=wishes.copy_first, failing=self._failing)
         self._runs: Runs = ()
         self._fail_place: MapPlace | None = None
@@ -91,7 +98,8 @@ class Job:
             copy_id, volume.superblock.uuid, generation, PREPARING, os.fsencode(source_path), registered=registered, made=target.made
         )
         copy_map = CopyMap(copy_id, generation, volume.geometry.blocks)
-        copy = Copy(source, target.device, copy_map, volume.geometry, list(volume.allocator.entries), sparse=target.sparse)
+        device = Abandonable(target.device)
+        copy = Copy(source, device, copy_map, volume.geometry, list(volume.allocator.entries), sparse=target.sparse)
         return cls(volume, target, copy, mark, wishes, since_ns=time.time_ns(), owner=owner)
 
     @property
@@ -116,8 +124,8 @@ class Job:
 
     def copy_initial_part(self, first: Sequence[bytes], wanted: Callable[[], None] = lambda: None) -> None:
         """See ``initial``."""
-        write_mark(self.target.device, self.mark)
-        clear_mark(self.target.device, PLACES[1])  # of an earlier copy to this target
+        write_mark(self._device, self.mark)
+        clear_mark(self._device, PLACES[1])  # of an earlier copy to this target
         copy_initial_part(self.copy, first, wanted)
         self._check()
 
@@ -155,7 +163,8 @@ class Job:
 
     def _map_place(self) -> MapPlace:
         if self.map_file is not None:
-            return MapPlace(self.map_file, [(0, self.map_file.size)])
+            self._map_device = Abandonable(self.map_file)
+            return MapPlace(self._map_device, [(0, self.map_file.size)])
         return self._places(self._runs)
 
     @property
@@ -178,7 +187,7 @@ class Job:
         with self._mark_lock:
             if self.mark.state != FAILED:
                 self.mark = self.mark.changed(FILLING)
-                write_mark(self.target.device, self.mark)
+                write_mark(self._device, self.mark)
         self._check()
         share(self.target)
         self._is_set_up = True
@@ -186,9 +195,9 @@ class Job:
     def resumed(self, record: RunningCopy | None, runs: Sequence[tuple[int, int]], map_file: ImageDevice | None) -> None:
         """It goes on, with all that ``put_map`` and ``set_up`` have done when it began."""
         self.record, self.map_file, self._runs = record, map_file, tuple(runs)
-        self._fail_place = self._places(runs) if runs else self._map_place()
-        if map_file is None:
-            self.copy.map.place = self._fail_place
+        place = self._map_place()
+        self._fail_place = self._places(runs) if runs else place
+        self.copy.map.place = place
         self._is_set_up = True
 
     # Going on
@@ -220,9 +229,13 @@ class Job:
             except DeviceError:
                 if self.before.lost is None:  # else nothing follows
                     raise
+        # What the source says is enough. The target may be what does not answer.
+        Attempt(lambda: self._mark_failed(reason)).wait(min(MARK_SECONDS, self.before.patience))
+
+    def _mark_failed(self, reason: str) -> None:
         with self._mark_lock, contextlib.suppress(SnapfsError):
             self.mark = self.mark.changed(FAILED, reason[:500])
-            write_mark(self.target.device, self.mark)
+            write_mark(self._device, self.mark)
 
     def _check(self) -> None:
         if self.before.failed is not None:
@@ -235,7 +248,7 @@ class Job:
         newest = PLACES[self.mark.sequence % len(PLACES)]
         try:
             for place in sorted(PLACES, key=lambda place: place == newest):  # the one in force goes last
-                clear_mark(self.target.device, place)
+                clear_mark(self._device, place)
         except DeviceError as exc:
             self.before.trouble(exc)
             return False
@@ -246,18 +259,36 @@ class Job:
         """It ends here, and is no point in time. Raises ``DeviceError`` when that cannot be made durable."""
         self.before.fail(reason)
 
+    def remove_target(self) -> bool:
+        """A file that was made for a copy that is of no use goes with it; whether it is gone now. May block."""
+        return self.target.made and isinstance(self._device, Abandonable) and self._device.remove_name()
+
     def close(self, ended: str | None = None) -> None:
-        """Let go of everything, but of a complete copy in memory. It ``ended``, or will be gone on with."""
+        """Let go of everything, but of a complete copy in memory. It ``ended``, or will be gone on with.
+
+        Returns when all is closed, or when that has taken too long: what does not answer is closed when it does.
+        """
         with self._end_lock:
-            self.ended = self.ended or ended
+            self.before.end()
+            left: list[Abandonable] = []
             if ended == COMPLETE and isinstance(self.target.device, RamDevice):
                 self.target.device.unlock()  # nothing else keeps it
-            else:
-                self.target.device.close()
-            if self.map_file is not None:
-                if ended is not None and isinstance(self.map_file, ImageDevice):
+            elif isinstance(self._device, Abandonable):
+                left.append(self._device)
+            if self._map_device is not None:
+                if ended is not None:
+                    with contextlib.suppress(DeviceError):
+                        self._map_device.remove_name()
+                left.append(self._map_device)
+            elif self.map_file is not None:
+                if ended is not None:
                     self.map_file.remove_name()
                 self.map_file.close()
+            for one in left:
+                one.close()
+            for one in left:
+                one.wait_closed(min(MARK_SECONDS, self.before.patience))
+            self.ended = self.ended or ended
 
 
 def _allocated_for_map(volume: Volume, size: int) -> Runs:

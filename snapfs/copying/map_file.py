@@ -56,6 +56,12 @@ def make_map(path: str, size: int, *, force: bool, refuse: Refuse = anywhere) ->
         raise DeviceError(f"{path}: the copy's map cannot be made: {exc.strerror}") from exc
 
 
+def discard(device: ImageDevice) -> None:
+    """Nobody wants the map that was made."""
+    device.remove_name()
+    device.close()
+
+
 def map_in_memory(size: int) -> ImageDevice:
     """The map of a copy in memory."""
     device = RamDevice(MEMORY_PREFIX + "map", size)

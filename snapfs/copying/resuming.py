@@ -20,6 +20,7 @@ from snapfs.copying.job import Job, Wishes, detach, unregister
 from snapfs.copying.map_file import open_map, remove_map
 from snapfs.copying.named import owners_of
 from snapfs.copying.opening import read_mark
+from snapfs.copying.patience import Abandonable
 from snapfs.copying.target import Target, clear_mark, reopen, write_mark
 from snapfs.device import ImageDevice
 from snapfs.errors import CopyError, CorruptBlock, SnapfsError
@@ -190,10 +191,11 @@ def _job(
     if copy_map.failed:
         raise CopyError(f"{target.path}: the copy has failed")
     # What is copied is in the target, and what is not is in the source unchanged: enough to read the group table of that moment.
-    past = Volume.open(AsItWas(Copy(source, target.device, copy_map, geometry, [], sparse=target.sparse)), read_only=True)
+    device = Abandonable(target.device)
+    past = Volume.open(AsItWas(Copy(source, device, copy_map, geometry, [], sparse=target.sparse)), read_only=True)
     if (past.generation, past.superblock.uuid) != (mark.generation, volume.superblock.uuid):
         raise CopyError(f"{target.path}: does not hold the generation that was to be copied")
-    copy = Copy(source, target.device, copy_map, geometry, past.allocator.entries, sparse=target.sparse)
+    copy = Copy(source, device, copy_map, geometry, past.allocator.entries, sparse=target.sparse)
     return Job(volume, target, copy, mark, wishes, since_ns=since_ns, owner=owner)
 
 

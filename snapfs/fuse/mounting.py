@@ -18,6 +18,7 @@ import pyfuse3
 import trio
 
 from snapfs import snapshots
+from snapfs.copying.before_write import hurry
 from snapfs.errors import SnapfsError
 from snapfs.filesystem import Filesystem
 from snapfs.fuse import heap, loop
@@ -216,6 +217,7 @@ class Ending:
                 return
 
     async def _end(self) -> None:
+        hurry(self._kernel._fs.volume.device)
         # Requests are served meanwhile: unmounting makes the kernel send all that it holds back.
         left = await in_thread(Pool.KERNEL, self.mount.leave, abandon_on_cancel=True)
         if not left:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -137,3 +139,198 @@ def test_a_full_volume_cannot_be_saved(mounted, images, mount_volume, tmp_path: 
     images.watch(tmp_path / "saved.img")
     copy = mount_volume(tmp_path / "saved.img")
     assert sorted(os.listdir(copy.path)) == names
+
+
+# --- targets that do not answer -------------------------------------------------------------------------
+
+#: What cannot be told to lie in the volume: so the daemon does wait for itself.
+UNTOLD = "import snapfs.control.copying as one; one.refuse_nested = lambda *_: None"
+
+#: Whoever writes waits for the target so long, and not half a minute.
+HASTY = "import snapfs.copying.before_write as other; other.WAIT_SECONDS = 1.0"
+
+#: "Within seconds", on a machine that is busy.
+SECONDS = 40
+
+#: Another user of the volume, as a process: one who waits in the kernel cannot be ended.
+OTHER_USER = """
+import os, sys
+os.mkdir(sys.argv[1])
+with open(sys.argv[1] + "/file", "wb") as file:
+    file.write(b"x" * 100_000)
+    file.flush()
+    os.fsync(file.fileno())
+"""
+
+
+def end(process: subprocess.Popen[Any]) -> None:
+    """Whatever has become of the test: the mounts are gone by force by then, so nobody waits in the kernel."""
+    process.kill()
+    process.communicate(timeout=SECONDS)
+
+
+@pytest.fixture
+def other_user(mounted, undone: ExitStack) -> Callable[[str], subprocess.Popen[bytes]]:
+    """Starts one, who makes a directory of that name and a file in it."""
+
+    def start(name: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen([sys.executable, "-c", OTHER_USER, mounted / name])
+        undone.callback(end, process)
+        return process
+
+    return start
+
+
+@pytest.fixture
+def begun(mounted, make_loop: Callable[..., Path], snapfs_command, wait_until, undone: ExitStack) -> Callable[[], subprocess.Popen[str]]:
+    """Begins a copy of the volume to a device that stands on it, in a process of its own."""
+
+    def begin() -> subprocess.Popen[str]:
+        (mounted / "data").write_bytes(os.urandom(8 << 20))
+        loop = make_loop(sparse(mounted / "t", 201 << 20))
+        process = subprocess.Popen(
+            snapfs_command("copy", mounted.path, loop, "--force"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        undone.callback(end, process)
+        wait_until(lambda: process.poll() is not None or status(mounted)["id"] is not None, 60, "the copy's beginning")
+        assert process.poll() is None, process.communicate()
+        return process
+
+    return begin
+
+
+def status(mounted: Any) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(mounted.run("copy", "status", mounted.path, "--json", code=None).stdout)
+    return found
+
+
+@needs_root
+@pytest.mark.volume(size="200M")
+def test_a_copy_that_waits_for_itself_cannot_be_cancelled(mounted, altered, begun, other_user) -> None:
+    """D4, D7: cancelling ends within seconds, and with it the waiting of everybody else."""
+    altered(UNTOLD)
+    process = begun()
+    user = other_user("user")
+    mounted.run("copy", "cancel", mounted.path, limit=SECONDS)
+    _, complaint = process.communicate(timeout=SECONDS)
+    assert process.returncode == 1
+    assert "cancelled" in complaint, complaint
+    assert user.wait(SECONDS) == 0
+    assert status(mounted)["state"] == "none"
+
+
+@needs_root
+@pytest.mark.volume(size="200M")
+def test_users_wait_for_ever_for_a_copy_that_waits_for_itself(mounted, altered, begun, other_user) -> None:
+    """D7: the target is given so long, then the copy fails, and says why; nobody has to do anything."""
+    altered(f"{UNTOLD}\n{HASTY}")
+    process = begun()
+    assert other_user("user").wait(SECONDS) == 0
+    _, complaint = process.communicate(timeout=SECONDS)
+    assert process.returncode == 1
+    assert "does not answer" in complaint, complaint
+    assert other_user("another").wait(SECONDS) == 0
+
+
+@needs_root
+@pytest.mark.volume(size="200M")
+def test_a_daemon_that_waits_for_itself_never_ends(mounted, altered, begun, other_user) -> None:
+    """D4: detaching the mount, and SIGTERM, end within seconds; what was written before is there."""
+    daemon = altered(UNTOLD)
+    process = begun()
+    user = other_user("user")
+    mounted.run("umount", "--lazy", mounted.path, limit=SECONDS)
+    daemon.terminate()
+    daemon.wait(SECONDS)
+    process.communicate(timeout=SECONDS)
+    user.wait(SECONDS)
+    mounted.mount()
+    assert (mounted / "data").stat().st_size == 8 << 20
+
+
+@pytest.fixture
+def elsewhere(mounted, mount_volume, undone: ExitStack, tmp_path: Path) -> Any:
+    """Another volume, for targets. Its daemon can be stopped; then nothing that is asked of a target there is answered."""
+    mount = mount_volume(size="200M")
+    pid = mount.pid
+    undone.callback(os.kill, pid, signal.SIGCONT)
+    mount.stop = lambda: os.kill(pid, signal.SIGSTOP)
+    mount.go_on = lambda: os.kill(pid, signal.SIGCONT)
+    return mount
+
+
+def with_data(mounted: Any) -> None:
+    (mounted / "old").write_bytes(os.urandom(12 << 20))
+    subprocess.run(["sync", mounted / "old"], check=True)
+
+
+def overwrite(mounted: Any, undone: ExitStack) -> subprocess.Popen[bytes]:
+    """Delete what the copy has not got yet, and write until that is overwritten."""
+    program = (
+        "import os, sys\nos.unlink(sys.argv[1])\n"
+        "for number in range(40):\n"
+        "    with open(sys.argv[2], 'wb') as file:\n"
+        "        file.write(os.urandom(1 << 20)); file.flush(); os.fsync(file.fileno())\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program, mounted / "old", mounted / "new"], stderr=subprocess.DEVNULL)
+    undone.callback(end, process)
+    return process
+
+
+@pytest.mark.volume(size="64M")
+def test_a_target_that_does_not_answer_holds_writers_up(mounted, altered, elsewhere, undone, tmp_path: Path) -> None:
+    """D3, D7: whoever has to wait for it does so for a while; then the copy has failed, and another one can be made."""
+    daemon = altered(HASTY)
+    with_data(mounted)
+    mounted.run("copy", mounted.path, elsewhere / "copy.img", "--rate", "0")
+    elsewhere.stop()
+    assert overwrite(mounted, undone).wait(SECONDS) == 0
+    found = status(mounted)
+    assert found["state"] == "failed"
+    assert "does not answer" in found["reason"]
+    mounted.run("copy", mounted.path, tmp_path / "copy.img", "--wait", limit=SECONDS)
+    daemon.terminate()
+    daemon.wait(SECONDS)
+    elsewhere.go_on()
+
+
+@pytest.mark.volume(size="64M")
+def test_a_copy_to_what_does_not_answer_cannot_be_given_up(
+    mounted, altered: Callable[..., Any], elsewhere, wait_until: Callable[..., None], tmp_path: Path
+) -> None:
+    """D4: cancelled within seconds, and so does the mount end; the target is removed when that is possible again, or is of no use."""
+    daemon = altered("")
+    with_data(mounted)
+    mounted.run("copy", mounted.path, elsewhere / "copy.img", "--rate", "0")
+    elsewhere.stop()
+    mounted.run("copy", "resume", mounted.path, "--rate", "max")
+    mounted.run("copy", "cancel", mounted.path, limit=SECONDS)
+    assert status(mounted)["state"] == "cancelled"
+    daemon.terminate()
+    daemon.wait(SECONDS)
+    elsewhere.go_on()
+    wait_until(
+        lambda: not (elsewhere / "copy.img").exists() or is_refused(mounted, elsewhere / "copy.img"), SECONDS, "the end of the target"
+    )
+
+
+def is_refused(mounted: Any, image: Path) -> bool:
+    return mounted.run("check", image, code=None).returncode == 8
+
+
+@pytest.mark.volume(size="64M")
+def test_a_write_that_comes_second_waits_for_ever(mounted, altered, elsewhere, other_user, undone) -> None:
+    """D7: with --on-error write it is the write that fails while the target does not answer; both go on when it does."""
+    altered(HASTY)
+    with_data(mounted)
+    mounted.run("copy", mounted.path, elsewhere / "copy.img", "--rate", "0", "--on-error", "write")
+    elsewhere.stop()
+    assert overwrite(mounted, undone).wait(SECONDS) != 0
+    found = status(mounted)
+    assert found["state"] == "blocked"
+    assert "does not answer" in found["reason"]
+    elsewhere.go_on()
+    result = json.loads(mounted.run("copy", "resume", mounted.path, "--rate", "max", "--wait", "--json", limit=SECONDS).stdout)
+    assert result["state"] == "complete"
+    assert mounted.run("check", elsewhere / "copy.img").returncode == 0
+    assert other_user("user").wait(SECONDS) == 0
