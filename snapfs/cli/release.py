@@ -72,7 +72,8 @@ class Daemon:
         os.close(self._descriptor)
 
     def _has_ended(self, seconds: float) -> bool:
-        return bool(select.select([self._descriptor], [], [], seconds)[0])
+        """Also when it has let go of everything, and the kernel keeps it for a thread that waits for a device which does not answer."""
+        return bool(select.select([self._descriptor], [], [], seconds)[0]) or self._state() == b"Z"
 
     def _signs(self) -> tuple[bytes, ...]:
         """What changes while it works: the processor time that it has used, and what it has read and written (proc(5))."""
@@ -85,10 +86,13 @@ class Daemon:
                 continue
         return tuple(found)
 
-    def _stopped(self) -> str:
+    def _state(self) -> bytes:
+        """As ps(1) shows it (proc(5)); nothing when that cannot be known."""
         try:
             with open(f"/proc/{self.pid}/stat", "rb") as file:
-                state = file.read().rpartition(b") ")[2][:1]
+                return file.read().rpartition(b") ")[2][:1]
         except OSError:
-            return ""
-        return f", which is stopped: 'kill -CONT {self.pid}' lets it go on" if state in {b"T", b"t"} else ""
+            return b""
+
+    def _stopped(self) -> str:
+        return f", which is stopped: 'kill -CONT {self.pid}' lets it go on" if self._state() in {b"T", b"t"} else ""

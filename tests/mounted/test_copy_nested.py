@@ -268,8 +268,8 @@ def overwrite(mounted: Any, undone: ExitStack) -> subprocess.Popen[bytes]:
     """Delete what the copy has not got yet, and write until that is overwritten."""
     program = (
         "import os, sys\nos.unlink(sys.argv[1])\n"
-        "for number in range(40):\n"
-        "    with open(sys.argv[2], 'wb') as file:\n"
+        "for number in range(52):\n"
+        "    with open(f'{sys.argv[2]}{number}', 'wb') as file:\n"
         "        file.write(os.urandom(1 << 20)); file.flush(); os.fsync(file.fileno())\n"
     )
     process = subprocess.Popen([sys.executable, "-c", program, mounted / "old", mounted / "new"], stderr=subprocess.DEVNULL)
@@ -278,7 +278,7 @@ def overwrite(mounted: Any, undone: ExitStack) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.volume(size="64M")
-def test_a_target_that_does_not_answer_holds_writers_up(mounted, altered, elsewhere, undone, tmp_path: Path) -> None:
+def test_a_target_that_does_not_answer_holds_writers_up(mounted, altered, elsewhere, undone, wait_until, tmp_path: Path) -> None:
     """D3, D7: whoever has to wait for it does so for a while; then the copy has failed, and another one can be made."""
     daemon = altered(HASTY)
     with_data(mounted)
@@ -288,10 +288,13 @@ def test_a_target_that_does_not_answer_holds_writers_up(mounted, altered, elsewh
     found = status(mounted)
     assert found["state"] == "failed"
     assert "does not answer" in found["reason"]
-    mounted.run("copy", mounted.path, tmp_path / "copy.img", "--wait", limit=SECONDS)
-    daemon.terminate()
-    daemon.wait(SECONDS)
+    again = ("copy", mounted.path, tmp_path / "copy.img", "--wait")
+    wait_until(lambda: not mounted.run(*again, code=None, limit=SECONDS).returncode, SECONDS, "another copy")
+    mounted.run("umount", mounted.path, limit=SECONDS)
+    mounted.mount()  # by another daemon, whatever the kernel keeps of that one
+    mounted.unmount()
     elsewhere.go_on()
+    daemon.wait(SECONDS)
 
 
 @pytest.mark.volume(size="64M")
@@ -307,8 +310,10 @@ def test_a_copy_to_what_does_not_answer_cannot_be_given_up(
     mounted.run("copy", "cancel", mounted.path, limit=SECONDS)
     assert status(mounted)["state"] == "cancelled"
     daemon.terminate()
-    daemon.wait(SECONDS)
+    wait_until(lambda: mounts.mount_at(str(mounted.path)) is None, SECONDS, "the end of the mount")
+    wait_until(lambda: not mounted.run("check", mounted.image, code=None).returncode, SECONDS, "the release of the image")
     elsewhere.go_on()
+    daemon.wait(SECONDS)
     wait_until(
         lambda: not (elsewhere / "copy.img").exists() or is_refused(mounted, elsewhere / "copy.img"), SECONDS, "the end of the target"
     )
