@@ -55,6 +55,8 @@ class AttributeRequests(SnapdirRequests):
         )
         changed = await self._set(inode, changes, ctx)
         entry = self.attributes.entry(inode, changed)
+        if inode in self.kernel.shortage.files:
+            self.kernel.shortage.told(inode)
         # The reply is made already; what happens meanwhile has its own.
         if stat.S_ISDIR(changed.mode) and (fields.update_uid or fields.update_gid):
             await self.kernel.owner_changed(inode)

@@ -15,7 +15,7 @@ import os
 import pyfuse3
 
 from snapfs.device.base import Buffer
-from snapfs.errors import CorruptData, Exists, NoSpace, ReadOnly, SnapfsError
+from snapfs.errors import CorruptData, DeviceFull, Exists, NoSpace, ReadOnly, SnapfsError
 from snapfs.filesystem import Changes, ReadPlan, View
 from snapfs.fuse import listing
 from snapfs.fuse.handles import HandleRequests
@@ -99,6 +99,8 @@ class DataRequests(HandleRequests):
             return await self._write_some(fh, off, buf, deprived=deprived)
         except SnapfsError as exc:
             self.kernel.lost(fh & ~WRITER_BIT, exc)
+            if isinstance(exc, (DeviceFull, NoSpace)):
+                await self.kernel.shortage.lost(fh & ~WRITER_BIT, exc)
             raise
 
     async def _write_some(self, fh: int, off: int, buf: bytes | memoryview, *, deprived: Caller | None) -> int:
@@ -158,6 +160,8 @@ class DataRequests(HandleRequests):
     async def release(self, fh: int) -> None:
         """A handle's last user has gone."""
         self.known.closed(fh)
+        if fh & ~WRITER_BIT in self.kernel.shortage.files:
+            self.kernel.shortage.told(fh & ~WRITER_BIT)
 
     @handler
     async def fsync(self, fh: int, datasync: bool) -> None:

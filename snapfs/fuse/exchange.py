@@ -15,6 +15,8 @@ import pyfuse3
 
 from snapfs.fuse import wire
 from snapfs.fuse.connection import Piece
+from snapfs.fuse.numbers import WRITER_BIT
+from snapfs.fuse.shortage import MIN_MINOR
 from snapfs.fuse.wire import Caller, Op, Set
 
 if TYPE_CHECKING:
@@ -141,7 +143,14 @@ class Exchange:
 
     # --- attributes ---
 
-    async def _getattr(self, node: int, _: memoryview, caller: Caller) -> Answer:
+    async def _getattr(self, node: int, body: memoryview, caller: Caller) -> Answer:
+        shortage = self._operations.kernel.shortage
+        if node in shortage.files:
+            flags, handle = wire.GETATTR_IN.unpack_from(body) if body else (0, 0)
+            if flags & wire.GETATTR_FH and handle & WRITER_BIT:
+                await shortage.before_write(node)
+            else:
+                await shortage.before_look(node, caller.pid)
         return (wire.attr_out(await self._operations.getattr(node, caller)),)
 
     async def _setattr(self, node: int, body: memoryview, caller: Caller) -> Answer:
@@ -260,6 +269,7 @@ class Exchange:
 def init_out(body: memoryview, operations: Operations) -> bytes:
     """The reply to INIT. A kernel with a newer protocol asks again when it has seen ours."""
     _, minor, read_ahead, offered = wire.INIT_IN.unpack_from(body)
+    operations.kernel.shortage.is_usable = operations.enable_writeback_cache and minor >= MIN_MINOR
     wanted = (
         wire.Init.ASYNC_READ | wire.Init.ATOMIC_O_TRUNC | wire.Init.EXPORT_SUPPORT | wire.Init.BIG_WRITES | wire.Init.AUTO_INVAL_DATA
         | wire.Init.DO_READDIRPLUS | wire.Init.ASYNC_DIO | wire.Init.PARALLEL_DIROPS | wire.Init.MAX_PAGES | wire.Init.HANDLE_KILLPRIV_V2

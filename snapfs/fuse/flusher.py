@@ -27,6 +27,9 @@ END_SECONDS = 2.0
 _HANDLE_TYPE = 0x81
 _HANDLE = struct.Struct("=IiIII")
 
+#: As the time of change of a file: whatever it is.
+KEEP_TIME = -1 << 63
+
 #: What ``Flusher.flush`` finds when the process cannot get into the mount.
 NO_WAY = 13
 
@@ -202,24 +205,24 @@ def _renew(top: int, one: Wanted) -> Result:
     The daemon answers them with what is so, and changes nothing.
     """
     try:
-        status = os.stat(one.name, dir_fd=top, follow_symlinks=False)
-        if status.st_ino != one.node:
-            return Result(NO_WAY)
-        if one.size < 0:
-            return Result(0)
-        if status.st_size != one.size:
-            file = os.open(one.name, os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY, dir_fd=top)
-            try:
-                if os.fstat(file).st_ino != one.node:
-                    return Result(NO_WAY)
-                os.ftruncate(file, one.size)
-            finally:
-                os.close(file)
-        if status.st_size != one.size or status.st_mtime_ns != one.mtime:
-            with contextlib.suppress(PermissionError):  # a time that is wrong while somebody uses the file is better than no file
-                os.utime(one.name, ns=(status.st_atime_ns, one.mtime), dir_fd=top, follow_symlinks=False)
+        # Looked up once; what is not opened takes no error away from those who have the file open, when it is closed.
+        file = os.open(one.name, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=top)
     except OSError as exc:
         return Result(exc.errno or NO_WAY)
+    try:
+        status = os.fstat(file)
+        if status.st_ino != one.node:
+            return Result(NO_WAY)
+        path = f"/proc/self/fd/{file}"
+        if one.size >= 0 and status.st_size != one.size:
+            os.truncate(path, one.size)
+        if one.size >= 0 and one.mtime != KEEP_TIME and (status.st_size != one.size or status.st_mtime_ns != one.mtime):
+            with contextlib.suppress(PermissionError):  # a time that is wrong while somebody uses the file is better than no file
+                os.utime(path, ns=(status.st_atime_ns, one.mtime))
+    except OSError as exc:
+        return Result(exc.errno or NO_WAY)
+    finally:
+        os.close(file)
     return Result(0)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Container, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
@@ -60,6 +60,8 @@ class Flushing:
         self._may_use_handles = True
         # What was lost of inodes that are being fetched page by page, where nobody else says so.
         self._lost: dict[int, SnapfsError | None] = {}
+        #: Files whose users are still to hear from closing them that writes were lost: to open and close them would take that away.
+        self.short: Container[int] = ()
         self._flushing = trio.Lock()
         self.pause = Pause(numbers.view_of)
         #: Files of which the kernel is being told size and time of change.
@@ -137,7 +139,7 @@ class Flushing:
         for first in range(0, len(every), _FLUSH_BATCH):
             batch = every[first : first + _FLUSH_BATCH]
             results = self._by_handle({node: nodes[node] for node in batch})
-            unopened = [node for node in batch if results[node].opening]
+            unopened = [node for node in batch if results[node].opening and node not in self.short]
             if unopened and not self._may_use_handles:
                 results |= self._by_name(unopened)
             for node in batch:
@@ -146,7 +148,7 @@ class Flushing:
 
     def _by_handle(self, nodes: dict[int, int | None]) -> dict[int, Result]:
         found = dict.fromkeys(nodes, Result(NO_WAY))
-        wanted = [Wanted(node, generation) for node, generation in nodes.items() if generation is not None]
+        wanted = [Wanted(node, generation) for node, generation in nodes.items() if generation is not None and node not in self.short]
         if self._may_use_handles and wanted:
             opened = self._opened(wanted)
             self._may_use_handles = not all(result.opening in _NO_HANDLES for result in opened.values())
@@ -198,6 +200,10 @@ class Flushing:
             raise kind(f"what was written last could not be stored: {os.strerror(number)}")
 
     # --- files that the kernel believes to know better ---
+
+    def is_flusher(self, pid: int) -> bool:
+        """Is it the process that does all this?"""
+        return pid == self._flusher.pid
 
     def is_own_change(self, node: int, pid: int) -> bool:
         """Is a change of attributes none of a user's, but the kernel being told what they are?"""

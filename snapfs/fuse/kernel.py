@@ -25,6 +25,7 @@ from snapfs.fuse.mounted_inside import Inside, mounted_inside
 from snapfs.fuse.notices import expire_names, forget_inodes, forget_names
 from snapfs.fuse.numbers import Numbers
 from snapfs.fuse.outdated import LOOK_AGAIN, Finder, Outdated
+from snapfs.fuse.shortage import Shortage
 from snapfs.fuse.threads import Pool, in_thread
 from snapfs.ids import BASE_VIEW
 from snapfs.snapshots import RestoreResult
@@ -44,6 +45,8 @@ class MountedKernel(Flushing):
     def __init__(self, edge: Edge, known: Known, numbers: Numbers, mountpoint: str) -> None:
         super().__init__(edge, known, numbers, mountpoint)
         self._fs: Filesystem = edge.fs
+        self.shortage = Shortage(edge, known, numbers, self)
+        self.short = self.shortage.files
         self._refused: set[int] = set()
         self._unnamed: deque[tuple[Place, int]] = deque()  # filled by the loop, emptied by a job
         self._jobs, self._todo = trio.open_memory_channel[Callable[[], None]](float("inf"))

@@ -178,6 +178,10 @@ class Known:
             if not self._writers[node]:
                 del self._writers[node]
 
+    def is_written(self, node: int) -> bool:
+        """Is it open for writing?"""
+        return node in self._writers
+
     def written(self) -> list[int]:
         """Nodes that are open for writing: only of these can the kernel hold back writes."""
         return list(self._writers)

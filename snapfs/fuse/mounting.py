@@ -171,6 +171,7 @@ async def _serve(operations: Operations, ending: Ending, ready: Callable[[], Non
         serving.start_soon(requests)
         serving.start_soon(kernel.run)
         serving.start_soon(kernel.pause.watch)
+        serving.start_soon(kernel.shortage.run)
         await operations.begun.wait()
         kernel.mounted(ending.mount.device)
         edge.kernel = kernel

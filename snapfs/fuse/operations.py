@@ -30,6 +30,7 @@ class Operations(NameRequests, AttributeRequests, DataRequests):
         super().__init__(edge, known, numbers, kernel, options, block_size)
         self.enable_writeback_cache = options.writeback
         self.enable_acl = options.xattr
+        kernel.shortage.let_go = self.forget
         #: The kernel has asked its first request, INIT, so that all others are answered, too.
         self.begun = trio.Event()
 

@@ -45,7 +45,7 @@ class Pause:
         #: How many got their answer before the pause was over.
         self.let_go = 0
         self._views: Collection[int] | None = ()
-        self._is_fetching = False
+        self._fetching = 0
         # Since when (``time.monotonic``) which request waits, about which inode.
         self._waiting: list[tuple[float, int, int]] = []
         self._is_on = trio.Event()
@@ -74,11 +74,11 @@ class Pause:
     @contextlib.contextmanager
     def fetching(self) -> Iterator[None]:
         """While this lasts, nobody waits for long."""
-        self._is_fetching = True
+        self._fetching += 1
         try:
             yield
         finally:
-            self._is_fetching = False
+            self._fetching -= 1
 
     async def watch(self) -> None:
         """See that nobody waits for what waits for him, until cancelled."""
@@ -86,8 +86,8 @@ class Pause:
             await self._is_on.wait()
             await trio.sleep(FETCHING_SECONDS)
             before = self.let_go
-            self.let_go += self._answer(time.monotonic() - (FETCHING_SECONDS if self._is_fetching else SECONDS))
-            if self.let_go > before and not self._is_fetching:
+            self.let_go += self._answer(time.monotonic() - (FETCHING_SECONDS if self._fetching else SECONDS))
+            if self.let_go > before and not self._fetching:
                 log.warning(
                     "programs that write have waited %g s for a snapshot, and go on: it may have their writes in another order", SECONDS
                 )

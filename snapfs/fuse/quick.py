@@ -49,6 +49,7 @@ class Quick:
         self._kernel = operations.kernel
         self._pause = operations.kernel.pause
         self._renewed = operations.kernel.renewed
+        self._short = operations.kernel.shortage.files
         self._split = operations.numbers.split
         self._node = operations.numbers.node
         self._count = edge.requests
@@ -197,7 +198,7 @@ class Quick:
     # --- attributes ---
 
     def _getattr(self, unique: int, node: int, body: memoryview, _: int, __: int) -> Reply:
-        if node & SNAPDIR_BIT:
+        if node & SNAPDIR_BIT or node in self._short:
             return None
         if not self._pause.valid:
             flags, handle = wire.GETATTR_IN.unpack_from(body)
@@ -217,7 +218,14 @@ class Quick:
     def _setattr(self, unique: int, node: int, body: memoryview, _: int, __: int) -> Reply:
         """Times alone: what the kernel, with its writeback cache, says after every change."""
         valid, _, _, _, atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns, _, _, _ = wire.SETATTR_IN.unpack_from(body)
-        if valid & wire.SET_MORE or not valid & wire.SET_TIMES or node & SNAPDIR_BIT or self._renewed or not self._can_change():
+        if (
+            valid & wire.SET_MORE
+            or not valid & wire.SET_TIMES
+            or node & SNAPDIR_BIT
+            or node in self._short
+            or self._renewed
+            or not self._can_change()
+        ):
             return None
         try:
             view, ino = self._place(node)
@@ -274,7 +282,9 @@ class Quick:
         self._count["open"] += 1
         return [wire.OPEN_REPLY.pack(wire.OPEN_REPLY.size, 0, unique, self._known.opened(node, flags), wire.FOPEN_KEEP_CACHE)]
 
-    def _release(self, unique: int, _: int, body: memoryview, __: int, ___: int) -> Reply:
+    def _release(self, unique: int, node: int, body: memoryview, __: int, ___: int) -> Reply:
+        if node in self._short:
+            return None
         self._known.closed(*wire.RELEASE_IN.unpack_from(body))
         self._count["release"] += 1
         return [wire.OUT_HEADER.pack(wire.OUT_HEADER.size, 0, unique)]

@@ -171,6 +171,73 @@ def test_a_loss_is_told_to_nobody(mounted, wait_until) -> None:
     assert told == [errno.ENOSPC] * 4
 
 
+#: More than any kernel holds back.
+ENDLESS = 8 << 30
+
+
+def written_until_refused(descriptor: int) -> int:
+    """Bytes that ``write()`` takes until it says that there is no space. Nobody asks what became of them."""
+    piece = os.urandom(1 << 20)
+    for number in range(ENDLESS >> 20):
+        try:
+            os.write(descriptor, piece)
+        except OSError as exc:
+            assert exc.errno == errno.ENOSPC
+            return number << 20
+    return ENDLESS
+
+
+@pytest.mark.volume(size="32M")
+def test_a_program_that_only_writes_never_hears_of_a_lack_of_space(mounted, wait_until) -> None:
+    """And goes on when there is space again."""
+    with (mounted / "filler").open("wb") as filler:
+        filler.write(os.urandom(20 << 20))
+        os.fsync(filler.fileno())
+    path = mounted / "file"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        assert written_until_refused(descriptor) < ENDLESS
+        stored = path.stat().st_size
+        assert os.fstat(descriptor).st_size == stored
+        # That somebody has looked changes nothing.
+        assert errno_of(os.write, descriptor, b"more") == errno.ENOSPC
+        # Who reads through the same handle is not refused.
+        assert os.lseek(descriptor, 0, os.SEEK_END) == stored
+        assert len(os.pread(descriptor, 1 << 20, 0)) == 1 << 20
+        assert os.pread(descriptor, 10, stored) == b""
+        assert errno_of(os.fsync, descriptor) == errno.ENOSPC
+        room = available(mounted.path)
+        (mounted / "filler").unlink()
+        wait_until(lambda: available(mounted.path) > room + (16 << 20), what="the space of the filler")
+        more = os.urandom(8 << 20)
+        assert os.write(descriptor, more) == len(more)
+        os.fsync(descriptor)
+        assert path.stat().st_size == stored + len(more)
+    finally:
+        with contextlib.suppress(OSError):  # what was lost before
+            os.close(descriptor)
+    before = path.read_bytes()
+    mounted.remount()
+    assert path.read_bytes() == before
+    assert before[stored:] == more
+
+
+@pytest.mark.volume(size="32M")
+def test_a_file_that_did_not_fit_is_shown_as_if_it_had(mounted) -> None:
+    path = mounted / "file"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+    reader = os.open(path, os.O_RDONLY)
+    told = set()
+    for _ in range(48):
+        told.add(errno_of(os.write, descriptor, os.urandom(1 << 20)))
+    told.add(errno_of(os.close, descriptor))
+    assert errno.ENOSPC in told
+    seen = [os.fstat(reader).st_size, path.stat().st_size, os.lseek(reader, 0, os.SEEK_END), len(os.pread(reader, 64 << 20, 0))]
+    os.close(reader)
+    mounted.remount()
+    assert seen == [path.stat().st_size] * 4
+
+
 @pytest.mark.volume(size="32M", options="writeback=off")
 def test_without_writeback_the_lack_of_space_comes_after_the_write(mounted) -> None:
     """write() takes what fits, then says ENOSPC; everything that it took is there."""

@@ -1,0 +1,164 @@
+"""Files of which writes were lost because the volume is full: with its writeback cache the kernel takes writes without asking.
+
+It sends them later, and says at fsync and close what became of them. A program that only writes would never hear of it. But before each
+``write()`` the kernel looks whether it may believe the file's mode, and asks for it through the handle that writes where it may not. So
+when a write that it sends finds no space, it is told to forget the attributes, and whoever asks like that gets ENOSPC until there is space.
+It also goes on showing the size that the file would have; it is told the right one. Neither opens the file: closing it would take the error
+from whoever is to hear of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import pyfuse3
+import trio
+
+from snapfs.errors import DeviceFull, SnapfsError, StaleInode
+from snapfs.fuse.flusher import KEEP_TIME
+from snapfs.fuse.notices import forget_inodes
+from snapfs.fuse.threads import Pool, in_thread
+
+if TYPE_CHECKING:
+    from snapfs.fuse.edge import Edge
+    from snapfs.fuse.kernel import MountedKernel
+    from snapfs.fuse.known import Known
+    from snapfs.fuse.numbers import Numbers
+
+log = logging.getLogger("snapfs.fuse")
+
+#: Seconds that somebody waits until the kernel has been told the size of a file: he may hold the lock that this needs.
+SETTLE_SECONDS: Final = 5.0
+
+#: Blocks that must have become free before a file may be written to again. Fewer come and go with every commit.
+ENOUGH_BLOCKS: Final = 64
+
+#: Seconds after which it is tried again where it is the host that has no space: of that nobody says when there is some.
+HOST_SECONDS: Final = 1.0
+
+#: The protocol from which on the kernel asks before writing and not before reading as well (Linux 5.16).
+MIN_MINOR: Final = 35
+
+
+@dataclass(slots=True)
+class _File:
+    """``available``: bytes when it was found to be short of space; None: the host's. ``settled``: the kernel has the right size."""
+
+    available: int | None = None
+    since: float = 0.0
+    settled: trio.Event = field(default_factory=trio.Event)
+    #: There is space again; and the kernel is no longer taken to know the file for this.
+    is_over: bool = False
+    is_let_go: bool = False
+
+
+class Shortage:
+    """One mount's. ``run`` must be running."""
+
+    def __init__(self, edge: Edge, known: Known, numbers: Numbers, kernel: MountedKernel) -> None:
+        self._edge = edge
+        self._known = known
+        self._numbers = numbers
+        self._kernel = kernel
+        #: Whether the kernel can be used like that; set when it has said what it is.
+        self.is_usable = False
+        #: By node: such files as are open for writing, or are being settled. The kernel is taken to know each of them once more, so that
+        #: no number is another file's meanwhile.
+        self.files: dict[int, _File] = {}
+        #: Ends that.
+        self.let_go: Callable[[Sequence[tuple[int, int]]], Awaitable[None]]
+        # What was found to be short of space, or may no longer be of interest; each once for each request that is answered.
+        self._jobs, self._todo = trio.open_memory_channel[tuple[int, _File]](float("inf"))
+
+    async def run(self) -> None:
+        """Tell the kernel the sizes of files, until cancelled."""
+        async for node, file in self._todo:
+            if not file.settled.is_set():
+                try:
+                    await self._settle(node)
+                except StaleInode:  # it is gone
+                    pass
+                except SnapfsError as exc:
+                    log.warning("the kernel goes on showing the wrong size of a file: %s", exc)
+                except Exception:
+                    log.exception("the kernel goes on showing the wrong size of a file: internal error")
+            # What it has been told of the file meanwhile it believes, and then would not ask before writing.
+            await self._kernel.mode_changed(node)
+            file.settled.set()
+            if file.is_over or not self._known.is_written(node):
+                if self.files.get(node) is file:
+                    del self.files[node]
+                if not file.is_let_go:
+                    file.is_let_go = True
+                    await self.let_go([(node, 1)])
+
+    async def lost(self, node: int, exc: SnapfsError) -> None:
+        """A write that the kernel had taken found no space. To be called before it hears of that."""
+        if not self.is_usable or node not in self._known:
+            return
+        file = self.files.get(node)
+        if file is None or (file.settled.is_set() and not file.is_over):
+            available = None if isinstance(exc, DeviceFull) else self._edge.fs.statfs().available
+            if file is None:
+                file = self.files[node] = _File()
+                file.settled.set()
+                self._known.add(node)
+            file.available, file.since = available, time.monotonic()
+            self._unsettle(node, file)
+        await self._kernel.mode_changed(node)
+
+    def _unsettle(self, node: int, file: _File) -> None:
+        if file.settled.is_set():
+            file.settled = trio.Event()
+            self._jobs.send_nowait((node, file))
+
+    async def before_write(self, node: int) -> None:
+        """Somebody is about to write to one of the ``files``. Raises ``pyfuse3.FUSEError`` while there is no space."""
+        file = self.files[node]
+        await self._settled(file)
+        if self._has_space(file) and file.settled.is_set():
+            if self.files.get(node) is file:
+                del self.files[node]
+                file.is_over = True
+                self._jobs.send_nowait((node, file))
+            return
+        # He may have had an answer, and so have written, since the kernel was told the size.
+        self._unsettle(node, file)
+        await self._settled(file)
+        raise pyfuse3.FUSEError(errno.ENOSPC)
+
+    async def before_look(self, node: int, pid: int) -> None:
+        """Somebody asks for the attributes of one of the ``files``: he shall see the right size, and who writes go on asking."""
+        if not self._kernel.is_flusher(pid):
+            await self._settled(self.files[node])
+        # What the kernel asked for before it was told to forget it does not believe.
+        await self._kernel.mode_changed(node)
+
+    def told(self, node: int) -> None:
+        """The kernel is about to be told the attributes of one of the ``files`` in reply to a change, or has released a handle of it."""
+        self._jobs.send_nowait((node, self.files[node]))
+
+    @staticmethod
+    async def _settled(file: _File) -> None:
+        with trio.move_on_after(SETTLE_SECONDS):
+            await file.settled.wait()
+
+    def _has_space(self, file: _File) -> bool:
+        if file.available is None:
+            return time.monotonic() - file.since > HOST_SECONDS
+        found = self._edge.fs.statfs()
+        return found.available - file.available >= ENOUGH_BLOCKS
+
+    async def _settle(self, node: int) -> None:
+        # What is still held back is written, or lost, first: nobody adds to it, as all who write are refused.
+        await in_thread(Pool.KERNEL, lambda: forget_inodes(self._kernel.notices, [node], attributes_only=False), abandon_on_cancel=True)
+        view_id, ino = self._numbers.split(node)
+        inode = await self._edge.call(lambda: self._edge.fs.inode(self._edge.fs.view(view_id), ino))
+        if await self._kernel.renew({node: (inode.size_shown, KEEP_TIME)}):
+            self._known.replace(node)
+            self._kernel.refused(node)
