@@ -124,6 +124,7 @@ def _run(
         nursery.start_soon(Behind(handlers.copying).run)
 
         def place() -> str:
+            handlers.copying.publish_again()  # their names are where the socket is
             return registry.new_socket_path(status, mount_device)
 
         async def show(name: str, where: str, words: str) -> None:

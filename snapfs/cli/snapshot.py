@@ -23,7 +23,9 @@ def configure(parser: Parser) -> None:
 
     create = actions.add_parser("create", help="make a snapshot", allow_abbrev=False)
     add_target(create)
-    create.add_argument("name", metavar="NAME", nargs="?", help="its name (default: the time in UTC)")
+    create.add_argument(
+        "name", metavar="NAME", nargs="?", help="its name (default: the time in UTC, with a number behind it if another one has that name)"
+    )
     create.add_argument(
         "--path",
         metavar="PATH",

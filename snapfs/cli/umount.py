@@ -72,7 +72,7 @@ def _find(place: str) -> Mount:
     """The mount on a mount point, or of an image. Raises ``CommandFailed`` when there is none of ours."""
     mount = mounts.mount_at(place)
     if mount is None:
-        daemon = client.of_image(place)
+        daemon = client.of_image(place, client.Patience(say=report))
         if daemon is None:
             if is_memory(place) and not os.path.lexists(place):
                 raise CommandFailed(f"{place}: {NO_PATH}")

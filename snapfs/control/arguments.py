@@ -14,6 +14,22 @@ from snapfs.snapshots.paths import CODING, path_bytes
 RATE_MAX: Final = 1 << 62
 
 
+def check_text(arguments: dict[str, object]) -> None:
+    """Raises ``UsageError`` for texts that are no bytes in the coding of names: JSON can carry half a character, which nothing stores."""
+    waiting: list[object] = [arguments]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            try:
+                value.encode(*CODING)
+            except UnicodeEncodeError:
+                raise UsageError(f"{value!r}: has a character that no text has") from None
+        elif isinstance(value, dict):
+            waiting += [*value, *value.values()]
+        elif isinstance(value, list):
+            waiting += value
+
+
 def needed(argument: str, value: str | None) -> str:
     """A value that must be there. Raises ``UsageError``."""
     if value is None:
@@ -52,11 +68,7 @@ def rate_of(rate: int | None) -> int | None:
 
 def place_of(path: str) -> str:
     """Where a copy goes: a path from the root, since the daemon is somewhere else, or ``mem:NAME``. Raises ``UsageError``."""
-    try:
-        given = path.encode(*CODING)
-    except UnicodeEncodeError:
-        raise UsageError(f"{path!r}: has a character that no path has") from None
-    if b"\0" in given:
+    if "\0" in path:
         raise UsageError(f"{path!r}: no path has a zero byte")
     if not is_memory(path) and not os.path.isabs(path):
         raise UsageError(f"{path!r}: give the destination by its whole path")

@@ -5,6 +5,7 @@ Whatever waits for the target is done ``apart``, and left when nobody wants the 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeVar
 
-from snapfs.control import copies
+from snapfs.control import copies, memory
 from snapfs.control.apart import Apart, Here, Left, at_once
 from snapfs.control.caller import Caller
 from snapfs.control.pace import Pace
@@ -145,6 +146,14 @@ class Filling:
                 _answered(job.settle)
         if not job.copy.complete or job.before.failed is not None or not _answered(job.finish):
             log.critical("the copy to %s is not complete, and cannot become so: %s", job.target, job.reason)
+
+    def publish_again(self) -> None:
+        """Let copies in memory be found by their names when the directory with those has gone, as at the end of a session."""
+        running = [self.job.target] if self.job is not None and not self._is_over else []
+        for one in (*self._held.values(), *running):
+            if isinstance(one.device, RamDevice) and memory.find(str(one)) is None:
+                with contextlib.suppress(SnapfsError, OSError):  # as for the socket: whoever looks for it is told that it is not there
+                    memory.publish(str(one), one.device.place)
 
     def give_back(self, name: str) -> bool:
         """Give up a complete copy in memory; False when there is none of that name. Whoever has it open keeps it."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from snapfs import ids, snapshots
 from snapfs.control import copies, figures, restores
-from snapfs.control.arguments import names_in, needed, place_of, rate_of, texts, way
+from snapfs.control.arguments import check_text, names_in, needed, place_of, rate_of, texts, way
 from snapfs.control.caller import Alone, Caller
 from snapfs.control.comparing import Comparing
 from snapfs.control.copying import Copying
@@ -106,6 +106,7 @@ class Handlers:
         if request.command not in commands:
             raise UsageError(f"unknown command {request.command!r}: is the volume mounted by another version of snapfs?")
         types, function = commands[request.command]
+        check_text(request.arguments)
         for name, value in request.arguments.items():
             if name not in types or (value is not None and type(value) is not types[name]):  # True is no number here
                 raise UsageError(f"{request.command}: bad argument {name!r}")

@@ -67,6 +67,9 @@ def line(command: str, **arguments: Any) -> bytes:
         (line("snapshot.create", paths=[1]), UsageError),
         (line("snapshot.create", tags={"a": 1}), UsageError),
         (line("snapshot.set", name="s", untag=[1]), UsageError),
+        (line("snapshot.create", designated="\ud800"), UsageError),
+        (line("snapshot.set", name="s", tags={"\ud800": ""}), UsageError),
+        (line("diff", old="\ud800x"), UsageError),
         (line("restore", name="s", paths=["/", "/d", "\0"]), UsageError),  # it would be remembered, and the volume not be read again
         (line("restore.schedule", name="s", paths=["/", "a\0b"]), UsageError),
     ],

@@ -122,3 +122,22 @@ def test_names_that_cannot_be(mounted, run_snapfs) -> None:
     mounted.unmount()
     result = run_snapfs("copy", mounted.image, "mem:two", code=2)
     assert "mount" in result.stderr
+
+
+def test_the_end_of_a_session_takes_a_copy_in_memory_away(mounted, run_snapfs, wait_until) -> None:
+    """31: its name is where the daemon's socket is, which may go before the daemon does; both are made anew."""
+    from snapfs.control import memory, registry
+    from snapfs.control.mounts import mount_at
+
+    name = f"mem:lasting-{os.getpid()}"
+    mounted.run("copy", mounted.path, name, "--wait")
+    mount = mount_at(os.fspath(mounted.path))
+    (place,) = registry.sockets_of_mount(mount)
+    for path in (memory.find(name), place):
+        os.unlink(path)
+    assert memory.find(name) is None
+    wait_until(lambda: memory.find(name), limit=60, what="the name of the copy")
+    wait_until(lambda: os.path.exists(place), limit=60, what="the socket")
+    assert json.loads(run_snapfs("check", name, "--json").stdout)["clean"]
+    run_snapfs("copy", "cancel", name)
+    assert memory.find(name) is None
