@@ -15,6 +15,7 @@ from forging import CHECKSUM, Image
 from mutations import NAMES, NUMBERS, Choices
 
 from snapfs import snapshots
+from snapfs.blocks.claim import CLAIM_BYTES, CLAIM_PLACE, Claim
 from snapfs.blocks.geometry import Geometry
 from snapfs.blocks.group_header import GroupHeader, decode_records
 from snapfs.blocks.log_record import LAYOUT, decode_log
@@ -52,6 +53,8 @@ class User:
 
     def __init__(self, image: Image) -> None:
         self.image = image
+        with contextlib.suppress(CorruptBlock):  # who has it open is asked before anything else
+            Claim.decode(image.read(CLAIM_PLACE, CLAIM_BYTES))
         self.volume = Volume.open(image)
         image.fence = self.volume.geometry.size
         self.fs = Filesystem(self.volume)
