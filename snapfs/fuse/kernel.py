@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection
 from typing import Final
 
 import trio
@@ -20,6 +19,7 @@ from snapfs.errors import NoSuchSnapshot
 from snapfs.filesystem import Filesystem, Inode
 from snapfs.fuse.edge import Edge
 from snapfs.fuse.flushing import Flushing
+from snapfs.fuse.forgetting import Forgetting
 from snapfs.fuse.known import Known, Place
 from snapfs.fuse.mounted_inside import Inside, mounted_inside
 from snapfs.fuse.notices import expire_names, forget_inodes, forget_names
@@ -47,9 +47,7 @@ class MountedKernel(Flushing):
         self._fs: Filesystem = edge.fs
         self.shortage = Shortage(edge, known, numbers, self)
         self.short = self.shortage.files
-        self._refused: set[int] = set()
-        self._unnamed: deque[tuple[Place, int]] = deque()  # filled by the loop, emptied by a job
-        self._jobs, self._todo = trio.open_memory_channel[Callable[[], None]](float("inf"))
+        self._forgetting = Forgetting(lambda: self.notices)
 
     def mounted(self, device: int) -> None:
         """The mount is there, and known by its device number from now on. Its path is not looked at: see ``attachment``."""
@@ -59,9 +57,7 @@ class MountedKernel(Flushing):
 
     async def run(self) -> None:
         """Do in the background what nobody waits for, until cancelled."""
-        async for job in self._todo:
-            # Abandoned when the mount ends: the thread may be stuck in a kernel that nobody serves any more.
-            await in_thread(Pool.KERNEL, job, abandon_on_cancel=True)
+        await self._forgetting.run()
 
     # --- what the kernel believes ---
 
@@ -98,30 +94,20 @@ class MountedKernel(Flushing):
         nodes = list(self._known.nodes_of(view_id))
         await in_thread(Pool.KERNEL, lambda: forget_inodes(self.notices, nodes, attributes_only=True))
         # What processes have open in it can be read from the kernel's memory until this is through.
-        done = self._forget(places, nodes)
+        done = self._forgetting.forget(places, nodes)
         if asked_by is None:
             await done.wait()
 
     async def view_renamed(self, view_id: int, *, asked_by: int | None) -> None:
         """See ``neighbours.Kernel``. In the ``.snap`` that asked, the kernel renames by itself."""
-        done = self._forget({place for place in self._known.take_shown(view_id) if place[0] != asked_by}, [])
+        done = self._forgetting.forget({place for place in self._known.take_shown(view_id) if place[0] != asked_by}, [])
         # Two requests that rename each in its own ``.snap`` could wait for each other here: the limit ends that.
         with trio.move_on_after(float("inf") if asked_by is None else RENAME_SECONDS):
             await done.wait()
 
     def refused(self, node: int) -> None:
         """A write was refused that the kernel may have taken and shown already: it must not go on showing it."""
-        if node in self._refused:
-            return
-        self._refused.add(node)
-        names = self._known.names(node)
-
-        def job() -> None:
-            self._refused.discard(node)  # what is refused from now on needs another job
-            forget_names(self.notices, names)
-            forget_inodes(self.notices, [node], attributes_only=False)
-
-        self._jobs.send_nowait(job)
+        self._forgetting.forget(self._known.names(node), [node])
 
     async def mounted_inside(self) -> list[Inside]:
         """See ``neighbours.Kernel``."""
@@ -185,40 +171,16 @@ class MountedKernel(Flushing):
             view = self._fs.views.get(place.instance.id)
             if node in self._known and view is not None and place.ino in view.orphans:
                 self._known.orphans.add(node)
-        await self._forget(names, list(nodes)).wait()  # requests are served meanwhile, and none of them waits for this task
+        await self._forgetting.forget(names, list(nodes)).wait()  # requests are served meanwhile, and none of them waits for this task
 
     def lost_name(self, directory: Inode, name: bytes, inode: Inode) -> None:
         """A name in a purged directory is gone. Somebody may have used what it led to: the kernel would keep both for a long time."""
         parent, node = (self._numbers.node(inode.view.id, each.ino) for each in (directory, inode))
         if not inode.nlink and node in self._known:
             self._known.orphans.add(node)
-        if not self._unnamed:
-            self._jobs.send_nowait(self._forget_unnamed)
-        # What keeps another name has one less, which the kernel cannot tell.
-        self._unnamed.append(((parent, name), node if inode.nlink and node in self._known else 0))
-
-    def _forget_unnamed(self) -> None:
-        while self._unnamed:
-            place, node = self._unnamed.popleft()
-            forget_names(self.notices, [place])
-            if node:
-                forget_inodes(self.notices, [node], attributes_only=True)
-
-    def _forget(self, places: Iterable[Place], nodes: list[int]) -> trio.Event:
-        """Forget names, then inodes, in the background; tells when it is done. Whoever waits for that must hold no lock of the kernel's."""
-        done = trio.Event()
-        token = trio.lowlevel.current_trio_token()
-        wanted = list(places)
-
-        def job() -> None:
-            try:
-                forget_names(self.notices, wanted)
-                forget_inodes(self.notices, nodes, attributes_only=False)
-            finally:
-                token.run_sync_soon(done.set)
-
-        self._jobs.send_nowait(job)
-        return done
+        if node in self._known:
+            # What keeps another name has one less, which the kernel cannot tell. Of what it does not know it has no name.
+            self._forgetting.forget([(parent, name)], [node] if inode.nlink else [], attributes_only=True)
 
 
 def _raise_read_ahead(device: int) -> None:

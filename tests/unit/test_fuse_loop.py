@@ -286,6 +286,25 @@ async def test_buffers_that_were_given_back_are_still_looked_into(kernel: Kernel
             assert await kernel.read(handle, index * BIG, BIG) == content
 
 
+async def test_requests_that_wait_keep_the_buffers_that_they_came_in(kernel: Kernel, mount: Mount, device: TestDevice) -> None:
+    """Two hundred kept 225 MB for 80 bytes each. A write keeps its own: it has what is to be written."""
+    node, handle = await kernel.create(b"file")
+    buffer = mount.connection.buffer
+    device.go.clear()
+    waiting = [kernel.send(Op.FSYNC, node, syncing(handle)) for _ in range(LIMIT - 1)]
+    assert not await settled(kernel)
+    assert mount.edge.in_progress == LIMIT - 1
+    assert mount.connection.buffer is buffer
+    device.go.set()
+    for number in waiting:
+        assert await kernel.answer(number) == (0, b"")
+    async with mount.edge.gate.closed():
+        number = kernel.send(Op.WRITE, node, writing(handle, 0, b"x" * BIG))
+        assert not await settled(kernel)
+        assert mount.connection.buffer is not buffer
+    assert (await kernel.answer(number))[0] == 0
+
+
 async def test_more_requests_are_worked_on_at_once_than_the_limit_says(kernel: Kernel, mount: Mount, device: TestDevice) -> None:
     node, handle = await kernel.create(b"file")
     device.go.clear()
