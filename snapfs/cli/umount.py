@@ -139,7 +139,7 @@ def _when_free(mount: Mount, *, lazy: bool, but: Collection[int]) -> None:
 
 
 def _in_use(mount: Mount, users: list[str]) -> str:
-    advice = "end that, or give --lazy"
+    advice = "end that first, or give --lazy, which takes along what is mounted in it"
     if not users:
         return f"{mount.path}: in use, by what cannot be seen from here (as root, 'fuser -vm' may show more): {advice}"
     more = f" and {len(users) - _NAMED} more" if len(users) > _NAMED else ""

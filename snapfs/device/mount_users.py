@@ -36,7 +36,7 @@ def users(mount: Mount, but: Collection[int] = ()) -> list[str]:
     Of a process of somebody else's an ordinary user is told nothing.
     """
     found = [str(user) for user in _processes(mount, but)]
-    found += [f"{each.source} ({each.fstype}) is mounted on {each.path}" for each in mountinfo.mounts() if each.parent == mount.id]
+    found += [f"the mount of {each.source} ({each.fstype}) on {each.path}" for each in mountinfo.mounts() if each.parent == mount.id]
     return found + [f"loop device {name}" for name in _loops(mount)]
 
 

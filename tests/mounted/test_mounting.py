@@ -345,7 +345,7 @@ def test_umount_does_not_say_what_is_mounted_in_the_mount(mounted, tmpfs_on, sna
     tmpfs_on(mounted / "inside")
     result = unmount(snapfs_command, mounted.path)
     assert result.returncode == 1
-    assert f"in use by other (tmpfs) is mounted on {mounted.path}/inside" in result.stderr
+    assert f"in use by the mount of other (tmpfs) on {mounted.path}/inside" in result.stderr
 
 
 def test_umount_waits_for_a_stopped_daemon_without_end(mounted, snapfs_command) -> None:

@@ -49,5 +49,5 @@ def test_a_mount_in_use_is_waited_for_without_end(busy, monkeypatch: pytest.Monk
     with pytest.raises(CommandFailed, match="in use, by what cannot be seen"):
         umount._when_free(MOUNT, lazy=False, but=())
     busy(float("inf"), [f"process {number} (cat: an open file)" for number in range(7)])
-    with pytest.raises(CommandFailed, match=r"process 4 .* and 2 more: end that, or give --lazy"):
+    with pytest.raises(CommandFailed, match=r"process 4 .* and 2 more: end that first, or give --lazy"):
         umount._when_free(MOUNT, lazy=False, but=())
