@@ -78,7 +78,7 @@ def test_a_volume_is_copied_into_a_device_that_stands_on_it(
 
 
 @pytest.fixture
-def altered(mounted, wait_until) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
+def altered(mounted, wait_until, tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
     """Mounts the volume by a daemon that has executed some lines before: constants are others, or something is not noticed."""
     started: list[subprocess.Popen[bytes]] = []
 
@@ -86,9 +86,15 @@ def altered(mounted, wait_until) -> Iterator[Callable[[str], subprocess.Popen[by
         mounted.unmount()
         program = f"{lines}\nfrom snapfs.cli.main import main\nmain(['mount', '--foreground', *sys.argv[1:]], 'snapfs')"
         command = [sys.executable, "-c", f"import sys\n{program}", mounted.image, mounted.path]
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        with (tmp_path / "log").open("wb") as log:
+            process = subprocess.Popen(command, stderr=log)
         started.append(process)
-        wait_until(lambda: mounts.mount_at(str(mounted.path)) is not None and control_answers(mounted), 60, "the mount")
+
+        def is_mounted() -> bool:
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            return mounts.mount_at(str(mounted.path)) is not None and control_answers(mounted)
+
+        wait_until(is_mounted, 60, "the mount")
         return process
 
     yield mount
@@ -339,3 +345,28 @@ def test_a_write_that_comes_second_waits_for_ever(mounted, altered, elsewhere, o
     assert result["state"] == "complete"
     assert mounted.run("check", elsewhere / "copy.img").returncode == 0
     assert other_user("user").wait(SECONDS) == 0
+
+
+#: Setting up a copy gets no further when the volume remembers it.
+UNFINISHED = "import threading, snapfs.copying.job as job; job.Job.put_map = lambda _: threading.Event().wait()"
+
+
+@pytest.mark.parametrize("where", ["on-volume", "outside"])
+def test_a_mount_that_ends_leaves_a_copy_that_was_never_set_up(
+    where: str, mounted, altered, snapfs_command, undone, wait_until, tmp_path: Path
+) -> None:
+    """D2, D4: the task that sets it up is cancelled with the daemon, and still leaves nothing: no target, no map, nothing remembered."""
+    daemon = altered(UNFINISHED)
+    with_data(mounted)
+    target = tmp_path / "copies" / "copy.img"
+    target.parent.mkdir()
+    command = snapfs_command("copy", mounted.path, target, "--map", where)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    undone.callback(end, process)
+    wait_until(lambda: json.loads(mounted.run("info", mounted.path, "--json").stdout)["copy"] is not None, 60, "the copy's registration")
+    assert target.exists()
+    daemon.terminate()
+    daemon.wait(SECONDS)
+    assert process.wait(SECONDS) == 1
+    assert os.listdir(target.parent) == []
+    assert json.loads(mounted.run("info", mounted.image, "--json").stdout)["copy"] is None
