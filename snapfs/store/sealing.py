@@ -96,9 +96,11 @@ class Sealed:
             self._put(start * self.block_size, b"".join(run))
 
     def _put(self, offset: int, data: bytes) -> None:
-        try:
-            self.device.write(offset, data)
-        except DeviceFull:
-            if self.reserve is None or not self.reserve.spend():
-                raise
-            self.device.write(offset, data)
+        while True:
+            try:
+                self.device.write(offset, data)
+            except DeviceFull:
+                if self.reserve is None or not self.reserve.spend():
+                    raise
+            else:
+                return

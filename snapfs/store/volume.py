@@ -155,7 +155,7 @@ class Volume:
 
     def close(self) -> None:
         """Forget what is cached. Whoever wants it durable commits before; the device stays open."""
-        self.reserve.spend()
+        self.reserve.release()
         self.cache.clear()
 
     # Facts

@@ -16,7 +16,11 @@ from typing import Any
 import pytest
 
 from snapfs.blocks.claim import CLAIM_BYTES, CLAIM_PLACE
+from snapfs.device import open_device
+from snapfs.device.reserve import PIECE_BYTES, RESERVE_BYTES, HostReserve
+from snapfs.errors import DeviceFull
 
+BLOCK = 4096
 MIB = 1 << 20
 
 
@@ -24,7 +28,13 @@ class Front:
     """A volume that is mounted in the foreground, so that its log can be read."""
 
     def __init__(
-        self, image: Path, place: Path, snapfs: Callable[..., list[str]], run: Callable[..., Any], wait: Callable[..., None]
+        self,
+        image: Path,
+        place: Path,
+        snapfs: Callable[..., list[str]],
+        start: Callable[..., subprocess.Popen[Any]],
+        run: Callable[..., Any],
+        wait: Callable[..., None],
     ) -> None:
         self.image = image
         self.path = place / "mnt"
@@ -34,7 +44,7 @@ class Front:
         self._wait = wait
         command = snapfs("mount", image, self.path, "-f", "-o", "commit=3600")
         with self._log.open("ab") as log:
-            self.process = subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL)
+            self.process = start(command, stderr=log, stdin=subprocess.DEVNULL)
         self._wait(lambda: os.path.ismount(self.path) or self.process.poll() is not None, what="the mount")
         assert self.process.poll() is None, self._log.read_text()
 
@@ -75,13 +85,13 @@ class Front:
 
 
 @pytest.fixture
-def front(tmp_path: Path, snapfs_command, run_snapfs, wait_until) -> Iterator[Callable[[Path], Front]]:
+def front(tmp_path: Path, snapfs_command, start, run_snapfs, wait_until) -> Iterator[Callable[[Path], Front]]:
     made: list[Front] = []
 
     def mount(image: Path) -> Front:
         place = tmp_path / f"front{len(made)}"
         place.mkdir()
-        made.append(Front(image, place, snapfs_command, run_snapfs, wait_until))
+        made.append(Front(image, place, snapfs_command, start, run_snapfs, wait_until))
         return made[-1]
 
     with contextlib.ExitStack() as stack:
@@ -133,14 +143,13 @@ def places(image: Path, what: bytes) -> list[int]:
 
 
 @pytest.fixture
-def dying(tmp_path: Path, images, wait_until) -> Iterator[tuple[Path, Callable[[str], None]]]:
+def dying(tmp_path: Path, images, start, wait_until) -> Iterator[tuple[Path, Callable[[str], None]]]:
     """An image on a host that fails, and how to give it its orders."""
     backing, top, orders = images.make(), tmp_path / "host", tmp_path / "orders"
     top.mkdir()
     orders.write_text("")
     program = Path(__file__).with_name("failing_host.py")
-    process = subprocess.Popen([sys.executable, program, backing, top, orders], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
+    process = start([sys.executable, program, backing, top, orders], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
 
     def order(words: str) -> None:
@@ -154,7 +163,6 @@ def dying(tmp_path: Path, images, wait_until) -> Iterator[tuple[Path, Callable[[
         order("")
         subprocess.run(["fusermount3", "-u", "-z", top], check=True, timeout=60)
         process.wait(60)
-        process.stdout.close()
 
 
 def test_a_failed_flush_is_not_told_to_fsync(dying: tuple[Path, Callable[[str], None]], front) -> None:
@@ -304,6 +312,26 @@ def test_a_full_host_loses_files_or_ends_writing(small_host: Path, images, run_s
     all_there(again, kept)
     again.unmount()
     assert run_snapfs("check", image, "--json", code=0)
+
+
+def test_files_take_what_is_kept_for_commits(small_host: Path) -> None:
+    """Whatever a commit does not need of it is not given away: others write to the host at the same moment."""
+    image = small_host / "image"
+    with image.open("wb") as file:
+        file.truncate(16 * MIB)
+    with contextlib.closing(open_device(str(image))) as device, (small_host / "others").open("wb", buffering=0) as others:
+        reserve = HostReserve(device)
+        reserve.keep()
+        for number in range(RESERVE_BYTES // PIECE_BYTES):
+            taken = 0
+            while error_of(lambda: others.write(bytes(BLOCK))) is None:
+                taken += BLOCK
+            assert number == 0 or taken < PIECE_BYTES
+            with pytest.raises(DeviceFull):
+                device.write(number * MIB, b"x" * BLOCK)
+            assert reserve.spend()
+            device.write(number * MIB, b"x" * BLOCK)
+        assert not reserve.spend()
 
 
 def kept_again(volume: Front) -> dict[str, bytes]:
