@@ -1,6 +1,9 @@
 """The load that a daemon is killed under, a log of what it acknowledged, and the proof afterwards that nothing of that is missing.
 
 What a kill can lose is what had not been acknowledged: by fsync for files and names, by the system call itself for snapshots.
+
+The load works from one descriptor of the mount's root, and never by a path that begins outside. After the kill the mount is detached, and
+such a path would lead into the directory below it, where everything goes on well and nothing of it is in the volume.
 """
 
 from __future__ import annotations
@@ -51,11 +54,20 @@ class Log:
             self.acknowledged += 1
 
 
+def root_of(top: Path) -> int:
+    """A descriptor of the root of what is mounted there; fails when nothing is."""
+    descriptor = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
+    if os.fstat(descriptor).st_dev == os.stat(top.parent).st_dev:
+        os.close(descriptor)
+        raise AssertionError(f"{top} is not mounted")
+    return descriptor
+
+
 class Life:
-    """One mount, from its start to its violent end."""
+    """One mount, from its start to its violent end. To be closed when all that ``work`` has started has ended."""
 
     def __init__(self, top: Path, log: Log, seed: int) -> None:
-        self.top = top
+        self.top = root_of(top)
         self.log = log
         self.seed = seed
         self.killed = False
@@ -72,6 +84,10 @@ class Life:
         for thread in threads:
             thread.start()
         return threads
+
+    def close(self) -> None:
+        """Let go of the mount."""
+        os.close(self.top)
 
     def end(self) -> None:
         """The daemon is about to be killed."""
@@ -90,7 +106,7 @@ class Life:
         """A log that grows by a few records, then fsync."""
         dice = random.Random(self.seed * 10 + writer)
         log = self.log
-        descriptor = os.open(self.top / f"log{writer}", os.O_WRONLY | os.O_CREAT, 0o644)
+        descriptor = os.open(f"log{writer}", os.O_WRONLY | os.O_CREAT, 0o644, dir_fd=self.top)
         try:
             number = log.lengths[writer]
             os.ftruncate(descriptor, number * RECORD)
@@ -111,7 +127,7 @@ class Life:
         """Whole files as editors write them: another one beside it, fsync, rename, fsync of the directory. Sometimes one is deleted."""
         dice = random.Random(self.seed * 10 + 8)
         log = self.log
-        directory = os.open(self.top, os.O_RDONLY)
+        directory = os.open(".", os.O_RDONLY, dir_fd=self.top)
         try:
             while True:
                 name = f"file{dice.randrange(10)}"
@@ -120,15 +136,15 @@ class Life:
                 log.uncertain[name] = {before, content}
                 if content is None:
                     if before is not None:
-                        os.unlink(self.top / name)
+                        os.unlink(name, dir_fd=directory)
                 else:
-                    descriptor = os.open(self.top / "temporary", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+                    descriptor = os.open("temporary", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644, dir_fd=directory)
                     try:
                         assert os.write(descriptor, content) == len(content)
                         os.fsync(descriptor)
                     finally:
                         _close(descriptor)
-                    os.rename(self.top / "temporary", self.top / name)
+                    os.rename("temporary", name, src_dir_fd=directory, dst_dir_fd=directory)
                 os.fsync(directory)
                 log.files[name] = content
                 del log.uncertain[name]
@@ -143,7 +159,7 @@ class Life:
             name = f"{self.seed:05}-{number:04}"
             must = list(log.returned)
             log.making[name] = must
-            os.mkdir(self.top / ".snap" / name)
+            os.mkdir(f".snap/{name}", dir_fd=self.top)
             log.snapshots[name] = must
             del log.making[name]
             self.has_snapshot.set()
@@ -152,7 +168,7 @@ class Life:
             if len(log.snapshots) > SNAPSHOTS:
                 oldest = min(log.snapshots)
                 log.deleting.add(oldest)
-                os.rmdir(self.top / ".snap" / oldest)
+                os.rmdir(f".snap/{oldest}", dir_fd=self.top)
                 del log.snapshots[oldest]
                 log.deleting.discard(oldest)
                 yield
@@ -165,7 +181,7 @@ class Life:
             name = dice.choice(sorted(set(log.snapshots) - log.deleting))
             content = dice.randbytes(NOTE)
             try:
-                descriptor = os.open(self.top / ".snap" / name / "note", os.O_WRONLY | os.O_CREAT, 0o644)
+                descriptor = os.open(f".snap/{name}/note", os.O_WRONLY | os.O_CREAT, 0o644, dir_fd=self.top)
                 try:
                     log.notes[name] = log.notes.get(name, {b""}) | {content}
                     assert os.pwrite(descriptor, content, 0) == NOTE
@@ -182,16 +198,16 @@ class Life:
     def names(self, _: int) -> Iterator[None]:
         """Directories, links, moves, sizes, permissions and attributes in a tree: each change one call, then fsync of the directory."""
         dice = random.Random(self.seed * 10 + 7)
-        top = self.top / "tree"
-        top.mkdir(exist_ok=True)
-        directory = os.open(top, os.O_RDONLY)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir("tree", dir_fd=self.top)
+        directory = os.open("tree", os.O_RDONLY, dir_fd=self.top)
         try:
             os.fsync(directory)
             while True:
                 (tree,) = self.log.trees
-                after, function, arguments = _change(dice, tree)
+                after, change = _change(dice, tree)
                 self.log.trees = [tree, after]
-                function(*(str(top / one) if isinstance(one, Path) else one for one in arguments))
+                change(directory)
                 os.fsync(directory)
                 self.log.trees = [after]
                 yield
@@ -199,8 +215,25 @@ class Life:
             _close(directory)
 
 
-def _change(dice: random.Random, tree: Tree) -> tuple[Tree, Callable[..., object], tuple[Any, ...]]:
-    """One system call that a tree allows, with its arguments, and the tree after it."""
+#: One system call, in a directory that is open.
+Change = Callable[[int], object]
+
+
+def _through(path: str, change: Callable[[int], object]) -> Change:
+    """One that takes a file and no directory."""
+
+    def there(directory: int) -> None:
+        descriptor = os.open(path, os.O_RDWR, dir_fd=directory)
+        try:
+            change(descriptor)
+        finally:
+            _close(descriptor)
+
+    return there
+
+
+def _change(dice: random.Random, tree: Tree) -> tuple[Tree, Change]:
+    """One change that a tree allows, and the tree after it."""
     directories = ["", *(path for path, facts in tree.items() if facts[0] == "directory")]
     files = [path for path, facts in tree.items() if facts[0] == "file"]
     new = os.path.join(dice.choice(directories), f"n{dice.randrange(10_000)}")
@@ -210,43 +243,43 @@ def _change(dice: random.Random, tree: Tree) -> tuple[Tree, Callable[..., object
         kind = 7
     if kind == 0 and new.count("/") < 4:
         after[new] = ("directory", 0o755, 0, b"")
-        return after, os.mkdir, (Path(new), 0o755)
+        return after, lambda directory: os.mkdir(new, 0o755, dir_fd=directory)
     if kind == 1:
         after[new] = ("link", 0o777, "where/" + new, b"")
-        return after, os.symlink, ("where/" + new, Path(new))
+        return after, lambda directory: os.symlink("where/" + new, new, dir_fd=directory)
     if kind == 2 and files:
         path = dice.choice(files)
         size = dice.randrange(100_000)
         after[path] = (*tree[path][:2], size, tree[path][3])
-        return after, os.truncate, (Path(path), size)
+        return after, _through(path, lambda descriptor: os.ftruncate(descriptor, size))
     if kind == 3 and files:
         path = dice.choice(files)
         mode = dice.randrange(0o1000) | 0o600
         after[path] = (tree[path][0], mode, *tree[path][2:])
-        return after, os.chmod, (Path(path), mode)
+        return after, lambda directory: os.chmod(path, mode, dir_fd=directory)
     if kind == 4 and files:
         path = dice.choice(files)
         value = dice.randbytes(dice.choice((10, 5_000)))
         after[path] = (*tree[path][:3], value)
-        return after, os.setxattr, (Path(path), "user.t", value)
+        return after, _through(path, lambda descriptor: os.setxattr(descriptor, "user.t", value))
     if kind == 5 and len(files) > 1:
         path, over = dice.sample(files, 2)
         after[over] = after.pop(path)
-        return after, os.rename, (Path(path), Path(over))
+        return after, lambda directory: os.rename(path, over, src_dir_fd=directory, dst_dir_fd=directory)
     if kind == 6 and len(directories) > 1:
         path = dice.choice(directories[1:])
         if not (new + "/").startswith(path + "/"):
             for inner in [one for one in tree if (one + "/").startswith(path + "/")]:
                 after[new + inner[len(path) :]] = after.pop(inner)
-            return after, os.rename, (Path(path), Path(new))
+            return after, lambda directory: os.rename(path, new, src_dir_fd=directory, dst_dir_fd=directory)
     if len(tree) > 60:
         path = max(tree, key=lambda one: (one.count("/"), one))
-        facts = after.pop(path)
-        return after, os.rmdir if facts[0] == "directory" else os.unlink, (Path(path),)
+        remove = os.rmdir if after.pop(path)[0] == "directory" else os.unlink
+        return after, lambda directory: remove(path, dir_fd=directory)
     while new in tree:
         new += "x"
     after[new] = ("file", 0o644, 0, b"")
-    return after, os.mknod, (Path(new), stat.S_IFREG | 0o644)
+    return after, lambda directory: os.mknod(new, stat.S_IFREG | 0o644, dir_fd=directory)
 
 
 def tree_at(top: Path) -> Tree:
@@ -282,6 +315,7 @@ def prove_log(path: Path, writer: int, least: int) -> int:
 
 def prove(top: Path, log: Log, digests: dict[str, dict[str, bytes]]) -> None:
     """Everything that was acknowledged, in the base and in all snapshots; earlier ones are as they were after the last kill."""
+    os.close(root_of(top))
     for writer in range(WRITERS):
         prove_log(top / f"log{writer}", writer, log.lengths[writer])
     for name, content in log.files.items():

@@ -60,6 +60,9 @@ def test_kills_lose_nothing_that_was_acknowledged(mounted, wait_until) -> None:
             mounted.kill(pid)
             for thread in threads:
                 thread.join(60)
+        assert not [thread for thread in threads if thread.is_alive()]
+        life.close()
+        assert not os.listdir(mounted.path), "somebody went on in the directory below the mount"
         assert not life.wrong, f"after kill {kill} of seed {seed}"
         assert findings(mounted) == [], f"after kill {kill} of seed {seed}"
         mounted.mount("commit=1")
