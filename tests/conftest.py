@@ -7,6 +7,9 @@
 ``snapfs_command(*arguments) -> list[str]``
     The same command line as a list, for a test that starts the process itself.
 
+``start(command, **options) -> subprocess.Popen``
+    Starts a process that the test goes on beside. When the test ends, however it does, so does the process, first by SIGTERM.
+
 ``images``
     Makes volumes: ``images.make(size="64M", block_size=4096, label="", name="volume.img") -> Path``. When the test ends,
     every one of them is checked; findings fail the test, and the image is kept (the message says where).
@@ -54,7 +57,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,6 +109,39 @@ def _run(
 @pytest.fixture(scope="session", name="snapfs_command")
 def snapfs_command_fixture() -> Callable[..., list[str]]:
     return snapfs_command
+
+
+#: Seconds in which a process that a test has left behind may end by itself, after SIGTERM.
+ENDING_LIMIT = 30.0
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[Any]]]:
+    """Nothing that was started is left to the collector, which would complain of it in the middle of another test."""
+    started: list[subprocess.Popen[Any]] = []
+
+    def start_one(command: Sequence[str | os.PathLike[str]], **options: Any) -> subprocess.Popen[Any]:
+        process = subprocess.Popen(command, **options)
+        started.append(process)
+        return process
+
+    yield start_one
+    for process in started:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[Any]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(ENDING_LIMIT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            with contextlib.suppress(BrokenPipeError):  # what was not yet written is of no use to a process that has ended
+                pipe.close()
 
 
 @pytest.fixture(scope="session")
@@ -364,6 +400,15 @@ def loop_device(make_loop: Callable[[Path], Path], images: Images, tmp_path: Pat
         pytest.fail(f"{len(found)} findings, kept as {keep(device, images.test)}:\n{lines}")
 
 
+def pytest_configure() -> None:
+    """Processes that tests start can be interrupted, also when the tests run behind a shell without job control.
+
+    Such a shell has what it starts with ``&`` ignore SIGINT, and children inherit that, as they should: it is not theirs to change.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that mount are skipped, with the reason, where the kernel offers no FUSE."""
     if Path("/dev/fuse").exists():
@@ -382,6 +427,7 @@ MOUNTING = (
     "tests/damage/test_device_errors_mounted.py",
     "tests/damage/test_scrub.py",
     "tests/model/test_mounted_model.py",
+    "tests/model/test_warm_kernel.py",
 )
 
 

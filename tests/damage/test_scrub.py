@@ -691,7 +691,9 @@ def test_a_rate_is_not_kept(mounted: Any) -> None:
         assert least < document["seconds"] < 20 * least + 5, target
 
 
-def test_an_interrupted_scrub_goes_on_in_the_daemon(mounted: Any, images: Any, snapfs_command: Callable[..., list[str]]) -> None:
+def test_an_interrupted_scrub_goes_on_in_the_daemon(
+    mounted: Any, images: Any, snapfs_command: Callable[..., list[str]], start: Any
+) -> None:
     """What was found by then has been printed. At this rate the scrub takes a minute, and unmounting waits for the daemon's end."""
     (mounted / "file").write_bytes(os.urandom(4 << 20))
     mounted.unmount()
@@ -699,14 +701,12 @@ def test_an_interrupted_scrub_goes_on_in_the_daemon(mounted: Any, images: Any, s
     images.expect_damage(mounted.image)
     mounted.mount()
     flip_block(mounted.image, block)
-    # Whoever runs the tests in the background may have told children to ignore interrupts.
-    command = ["env", "--default-signal=INT", *snapfs_command("scrub", mounted.path, "--rate", "64K")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert f"block {block}: data of /file" in process.stdout.readline()
-        began = time.monotonic()
-        process.send_signal(signal.SIGINT)
-        _, complaint = process.communicate(timeout=30)
+    command = snapfs_command("scrub", mounted.path, "--rate", "64K")
+    process = start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert f"block {block}: data of /file" in process.stdout.readline()
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, complaint = process.communicate(timeout=30)
     assert (process.returncode, complaint) == (130, "snapfs: interrupted\n")
     assert (mounted / "file").stat().st_size == 4 << 20
     mounted.unmount()

@@ -245,7 +245,7 @@ def test_restore_and_read_only_exclude_each_other_or_name_what_is_missing(mounte
     one_line(mounted.mount("ro,restore=s", code=1), "restore")
 
 
-def test_mount_in_the_foreground_tells_the_service_manager(volume_image: Path, tmp_path: Path, snapfs_command) -> None:
+def test_mount_in_the_foreground_tells_the_service_manager(volume_image: Path, tmp_path: Path, snapfs_command, start) -> None:
     mount = tmp_path / "m"
     mount.mkdir()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
@@ -253,14 +253,14 @@ def test_mount_in_the_foreground_tells_the_service_manager(volume_image: Path, t
         manager.settimeout(30)
         environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")}
         command = snapfs_command("mount", volume_image, mount, "-f")
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as daemon:
-            assert manager.recv(100) == b"READY=1"
-            assert mount.is_mount()
-            (mount / "file").write_text("text")
-            daemon.send_signal(signal.SIGTERM)
-            assert manager.recv(100) == b"STOPPING=1"
-            assert daemon.wait(30) == 0
-            assert "mounted on" in daemon.stderr.read()
+        daemon = start(command, stderr=subprocess.PIPE, text=True, env=environment)
+        assert manager.recv(100) == b"READY=1"
+        assert mount.is_mount()
+        (mount / "file").write_text("text")
+        daemon.send_signal(signal.SIGTERM)
+        assert manager.recv(100) == b"STOPPING=1"
+        assert daemon.wait(30) == 0
+        assert "mounted on" in daemon.stderr.read()
     assert not mount.is_mount()
 
 

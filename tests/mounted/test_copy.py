@@ -323,7 +323,7 @@ def test_a_copy_that_was_paused_goes_on_by_itself(mounted, run_snapfs, mount_vol
     names = with_history(mounted)
     before = all_views(mounted, names)
     target = tmp_path / "copy.img"
-    mounted.run("copy", mounted.path, target, "--rate", "1M")
+    mounted.run("copy", mounted.path, target, "--rate", "300K")
     mounted.run("copy", "pause", target)
     assert status(mounted)["state"] == "paused"
     mounted.remount()
@@ -333,17 +333,17 @@ def test_a_copy_that_was_paused_goes_on_by_itself(mounted, run_snapfs, mount_vol
 
 
 def test_an_interrupted_command_loses_what_it_has_copied(
-    mounted, snapfs_command, run_snapfs, mount_volume, images, wait_until, tmp_path: Path
+    mounted, snapfs_command, start, run_snapfs, mount_volume, images, wait_until, tmp_path: Path
 ) -> None:
     """D4: a copy of an image that nobody has mounted goes on where Ctrl-C ended it, if the image is the same."""
     names = with_history(mounted)
     before = all_views(mounted, names)
     mounted.unmount()
     target = tmp_path / "copy.img"
-    with subprocess.Popen(snapfs_command("copy", mounted.image, target, "--rate", "1M"), stderr=subprocess.PIPE, text=True) as process:
-        wait_until(lambda: target.exists() and target.stat().st_blocks * 512 > 4 * MIB, 30, "the copy")
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+    process = start(snapfs_command("copy", mounted.image, target, "--rate", "300K"), stderr=subprocess.DEVNULL)
+    wait_until(lambda: target.exists() and target.stat().st_blocks * 512 > MIB, 30, "the copy")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
     assert status(mounted, target)["state"] == "interrupted"
     early = mount_volume(target)
     assert all_views(early, names) == before
@@ -355,15 +355,15 @@ def test_an_interrupted_command_loses_what_it_has_copied(
     assert all_views(mount_volume(images.watch(target)), names) == before
 
 
-def test_a_copy_goes_on_although_its_source_has_changed(mounted, snapfs_command, run_snapfs, wait_until, tmp_path: Path) -> None:
+def test_a_copy_goes_on_although_its_source_has_changed(mounted, snapfs_command, start, run_snapfs, wait_until, tmp_path: Path) -> None:
     """D4: what a source does not know of it does not wait for."""
     with_history(mounted)
     mounted.unmount()
     target = tmp_path / "copy.img"
-    with subprocess.Popen(snapfs_command("copy", mounted.image, target, "--rate", "1M"), stderr=subprocess.PIPE, text=True) as process:
-        wait_until(lambda: target.exists() and target.stat().st_blocks * 512 > 2 * MIB, 30, "the copy")
-        process.send_signal(signal.SIGINT)
-        process.wait(30)
+    process = start(snapfs_command("copy", mounted.image, target, "--rate", "300K"), stderr=subprocess.DEVNULL)
+    wait_until(lambda: target.exists() and target.stat().st_blocks * 512 > MIB, 30, "the copy")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
     run_snapfs("snapshot", "create", mounted.image, "another")
     for words in (("copy", "resume", target), ("mount", target, mounted.path), ("info", target)):
         result = run_snapfs(*words, code=None)
@@ -373,7 +373,7 @@ def test_a_copy_goes_on_although_its_source_has_changed(mounted, snapfs_command,
 
 @pytest.mark.volume(size="1G")
 @pytest.mark.parametrize("how", ["interrupt", "cancel"])
-def test_a_copy_that_is_being_set_up_cannot_be_given_up(how: str, mounted, snapfs_command, wait_until, tmp_path: Path) -> None:
+def test_a_copy_that_is_being_set_up_cannot_be_given_up(how: str, mounted, snapfs_command, start, wait_until, tmp_path: Path) -> None:
     """D4: by Ctrl-C, or by somebody else; nothing is left of it, and another one can begin."""
     chunk = random.Random(1).randbytes(MIB)
     with (mounted / "large").open("wb") as file:
@@ -384,7 +384,8 @@ def test_a_copy_that_is_being_set_up_cannot_be_given_up(how: str, mounted, snapf
     command = snapfs_command("copy", mounted.path, target, "--first", mounted / "large")
     daemon = client.of_image(os.fspath(mounted.image))
     assert daemon is not None
-    with daemon, subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with daemon:
+        process = start(command, stderr=subprocess.PIPE, text=True)
         wait_until(lambda: target.exists() and target.stat().st_blocks * 512 > 8 * MIB, 30, "the beginning")
         if how == "interrupt":
             process.send_signal(signal.SIGINT)
@@ -400,15 +401,15 @@ def test_a_copy_that_is_being_set_up_cannot_be_given_up(how: str, mounted, snapf
     mounted.run("copy", "cancel", mounted.path)
 
 
-def test_an_interrupted_command_does_not_say_that_the_copy_goes_on(mounted, snapfs_command, wait_until, tmp_path: Path) -> None:
+def test_an_interrupted_command_does_not_say_that_the_copy_goes_on(mounted, snapfs_command, start, wait_until, tmp_path: Path) -> None:
     """D4: one that waited for a daemon."""
     with_history(mounted)
     target = tmp_path / "copy.img"
-    command = snapfs_command("copy", mounted.path, target, "--rate", "1M", "--wait")
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        wait_until(lambda: status(mounted)["state"] == "copying", 30, "the copy")
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+    command = snapfs_command("copy", mounted.path, target, "--rate", "300K", "--wait")
+    process = start(command, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: status(mounted)["state"] == "copying", 30, "the copy")
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
     assert re.fullmatch(r"snapfs: interrupted[^\n]*goes on[^\n]*copy cancel[^\n]*\n", errors), errors
     assert status(mounted)["state"] == "copying"
     mounted.run("copy", "cancel", target)

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +48,14 @@ def test_a_volume_in_memory_cannot_be_kept(mount_volume, images, tmp_path: Path)
     assert hashes(kept.view("one")) == before
 
 
-def test_unmounting_loses_what_a_copy_of_memory_lacks(mount_volume, snapfs_command, images, wait_until, tmp_path: Path) -> None:
+def test_unmounting_loses_what_a_copy_of_memory_lacks(mount_volume, snapfs_command, start, images, wait_until, tmp_path: Path) -> None:
     """D6: whoever does not wait for the command, and unmounts, has all of it."""
-    import subprocess
-
     memory = mount_volume(Path("mem:200M"))
     now = fill(memory.path)
     target = tmp_path / "kept.img"
-    with subprocess.Popen(snapfs_command("copy", memory.path, target, "--rate", "100K"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE):
-        wait_until(lambda: target.exists() and status(memory, memory.path)["state"] == "copying", 30, "the copy")
-        memory.unmount()
+    start(snapfs_command("copy", memory.path, target, "--rate", "100K"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(lambda: target.exists() and status(memory, memory.path)["state"] == "copying", 30, "the copy")
+    memory.unmount()
     assert hashes(mount_volume(images.watch(target)).path) == now
 
 

@@ -512,27 +512,24 @@ def readers(mounted) -> int:
     return json.loads(mounted.run("info", mounted.path, "--json").stdout)["counters"]["readers"]
 
 
-def test_an_interrupt_leaves_the_daemon_comparing(mounted, wait_until, snapfs_command) -> None:
+def test_an_interrupt_leaves_the_daemon_comparing(mounted, wait_until, snapfs_command, start) -> None:
     mounted.snapshot("s")
     (mounted / "directory").mkdir()
     for number in range(4000):
         (mounted / "directory" / f"a rather long name, so that a pipe is full soon, number {number}").touch()
-    # Whoever runs the tests in the background may have told children to ignore interrupts.
-    command = ["env", "--default-signal=INT", *snapfs_command("diff", mounted.path, "s", "--json-lines")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.readline()  # it goes on while nobody reads, until the pipe is full
-        wait_until(lambda: readers(mounted) == 1, what="the comparison")
-        process.send_signal(signal.SIGINT)
-        process.stdout.close()
-        message = process.stderr.read()
-    assert process.returncode == 130
+    command = snapfs_command("diff", mounted.path, "s", "--json-lines")
+    process = start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.readline()  # it goes on while nobody reads, until the pipe is full
+    wait_until(lambda: readers(mounted) == 1, what="the comparison")
+    process.send_signal(signal.SIGINT)
+    process.stdout.close()
+    message = process.stderr.read()
+    assert process.wait(30) == 130
     assert message == "snapfs: interrupted\n"
     wait_until(lambda: readers(mounted) == 0, what="the end of the comparison")
 
 
-def test_a_comparison_goes_on_while_everything_changes(mounted, tmp_path: Path, snapfs_command) -> None:
+def test_a_comparison_goes_on_while_everything_changes(mounted, tmp_path: Path, snapfs_command, start) -> None:
     """What is compared is one state, whatever is changed, deleted and committed meanwhile."""
     for number in range(200):
         (mounted / f"file {number}").write_bytes(os.urandom(2000))
@@ -542,14 +539,14 @@ def test_a_comparison_goes_on_while_everything_changes(mounted, tmp_path: Path, 
     command = snapfs_command("diff", mounted.path, "s", "--json")
     for _ in range(5):
         with (tmp_path / "out").open("w+") as out:
-            with subprocess.Popen(command, stdout=out, text=True) as process:
-                number = 0
-                while process.poll() is None:
-                    with (mounted / "other").open("wb") as file:
-                        file.write(os.urandom(50_000))
-                        os.fsync(file.fileno())
-                    (mounted / "other").unlink()
-                    number += 1
+            process = start(command, stdout=out, text=True)
+            number = 0
+            while process.poll() is None:
+                with (mounted / "other").open("wb") as file:
+                    file.write(os.urandom(50_000))
+                    os.fsync(file.fileno())
+                (mounted / "other").unlink()
+                number += 1
             out.seek(0)
             found = json.load(out)["changes"]
         assert {one["path"] for one in found} - {"other"} == {f"file {number}" for number in range(200)}

@@ -161,7 +161,7 @@ def test_a_block_device_hears_of_no_discard(
     run_snapfs("check", device)
 
 
-def test_a_device_without_discards_cannot_be_mounted(mount_volume, images, tmp_path: Path, snapfs_command, run_snapfs) -> None:
+def test_a_device_without_discards_cannot_be_mounted(mount_volume, images, tmp_path: Path, snapfs_command, run_snapfs, start) -> None:
     """On a host that has no holes the log says so once, and everything else works."""
     host = tmp_path / "host"
     host.mkdir()
@@ -173,7 +173,7 @@ def test_a_device_without_discards_cannot_be_mounted(mount_volume, images, tmp_p
     try:
         run_snapfs("mkfs", host / "volume.img", "--size", "64M")
         command = snapfs_command("mount", "-f", "-o", "discard,commit=0.1", host / "volume.img", point)
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        process = start(command, stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
         assert "mounted on" in process.stderr.readline()
         for _ in range(3):

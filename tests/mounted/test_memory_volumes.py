@@ -322,11 +322,11 @@ def test_d6_commands_take_memory_for_a_path(run_snapfs: Run, tmp_path: Path) -> 
     one_line(run_snapfs("info", "mem:64M", code=1, cwd=tmp_path), "./mem:64M")
 
 
-def test_d6_the_log_does_not_say_that_it_is_gone(snapfs_command, tmp_path: Path, run_snapfs: Run) -> None:
+def test_d6_the_log_does_not_say_that_it_is_gone(snapfs_command, start, tmp_path: Path, run_snapfs: Run) -> None:
     """D6: in the foreground both lines are on standard error."""
     path = tmp_path / "m"
     path.mkdir()
-    process = subprocess.Popen(snapfs_command("mount", "-f", "mem:64M", path), stderr=subprocess.PIPE, text=True)
+    process = start(snapfs_command("mount", "-f", "mem:64M", path), stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     first = process.stderr.readline()
     assert "in memory" in first and "gone when it is unmounted" in first

@@ -443,10 +443,10 @@ def test_truncation_both_ways_leaves_zeros(mounted) -> None:
     fails(errno.EINVAL, os.truncate, path, -1)
 
 
-def test_appending_from_several_processes_loses_nothing(top: Path) -> None:
+def test_appending_from_several_processes_loses_nothing(top: Path, start) -> None:
     path = top / "log"
     script = f"for i in $(seq 500); do echo line-$i-of-$$ >> {path}; done"
-    writers = [subprocess.Popen(["bash", "-c", script]) for _ in range(4)]
+    writers = [start(["bash", "-c", script]) for _ in range(4)]
     assert [writer.wait(120) for writer in writers] == [0] * 4
     lines = path.read_text().splitlines()
     assert len(lines) == len(set(lines)) == 2000

@@ -196,12 +196,12 @@ def test_nobody_is_asked_where_nobody_answers(secrets) -> None:
 
 
 @pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("yes\n", 0), ("n\n", 1), ("\n", 1), ("\x04", 1), ("\x03", 130)])
-def test_a_purge_begins_without_an_answer(secrets, snapfs_command, answer: str, code: int) -> None:
+def test_a_purge_begins_without_an_answer(secrets, snapfs_command, start, answer: str, code: int) -> None:
     """On a terminal it says how many snapshots have it, and what it frees; anything but yes is no."""
     leader, follower = pty.openpty()
-    process = subprocess.Popen(
+    process = start(
         snapfs_command("purge", secrets.path, "d"), stdin=follower, stdout=follower, stderr=follower, start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - nothing here has threads
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )  # fmt: skip
     os.close(follower)
     said = b""
@@ -268,7 +268,7 @@ def test_what_was_open_at_the_end_stays_for_ever(secrets, wait_until) -> None:
 
 
 @pytest.mark.volume(size="256M")
-def test_a_killed_daemon_leaves_half_a_purge(mounted, snapfs_command, wait_until) -> None:
+def test_a_killed_daemon_leaves_half_a_purge(mounted, snapfs_command, wait_until, start) -> None:
     """A path is gone for good when it is gone from one snapshot; after kill -9 the rest of the work is done by the next mount."""
     for number in range(60):
         (mounted / "d" / str(number)).mkdir(parents=True)
@@ -282,9 +282,7 @@ def test_a_killed_daemon_leaves_half_a_purge(mounted, snapfs_command, wait_until
     before, pid = space(mounted.run, mounted.path), mounted.pid
     assert before > 60 * 50 * 8192
     last = mounted.view("s5") / "d"
-    process = subprocess.Popen(
-        snapfs_command("purge", mounted.path, "d", "--yes"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = start(snapfs_command("purge", mounted.path, "d", "--yes"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_until(lambda: not last.exists(), what="the path to be gone")
     mounted.kill(pid)
     out, error = process.communicate(timeout=60)
