@@ -11,13 +11,17 @@ What they may expect afterwards:
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import stat
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 from sight import digest
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 #: What a handle ends with when what it was for is not there any more.
 GONE = (errno.EIO, errno.ESTALE, errno.ENOENT)
@@ -30,6 +34,8 @@ class Hand:
     path: str
     descriptor: int
     ino: int
+    #: Which inode it is, told from others that had or get its number.
+    identity: bytes
     #: Of a file, when it was opened or last written by this harness.
     content: bytes | None
     #: Whether it can be written through.
@@ -59,11 +65,20 @@ def take(top: Path, path: str, *, writes: bool = False) -> list[Hand]:
         flags = (os.O_RDONLY | os.O_DIRECTORY, os.O_PATH | os.O_DIRECTORY)
         descriptors = [os.open(place, each) for each in flags]
         os.listdir(descriptors[0])
-        return [Hand(path, each, status.st_ino, None) for each in descriptors]
+        return [Hand(path, each, status.st_ino, identity(place), None) for each in descriptors]
     if not stat.S_ISREG(status.st_mode):
         return []
     descriptor = os.open(place, os.O_RDWR if writes else os.O_RDONLY)
-    return [Hand(path, descriptor, status.st_ino, os.pread(descriptor, 1 << 20, 0), writes)]
+    return [Hand(path, descriptor, status.st_ino, identity(place), os.pread(descriptor, 1 << 20, 0), writes)]
+
+
+def identity(place: Path) -> bytes:
+    """The number and the generation of an inode, as name_to_handle_at(2) has them. Raises ``OSError``."""
+    handle = ctypes.create_string_buffer(struct.pack("=Ii", 128, 0), 8 + 128)
+    if _libc.name_to_handle_at(-100, os.fsencode(place), handle, ctypes.byref(ctypes.c_int()), 0):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(place))
+    size, kind = struct.unpack_from("=Ii", handle)
+    return struct.pack("=i", kind) + handle.raw[8 : 8 + size]
 
 
 @dataclass

@@ -132,14 +132,14 @@ class Watch:
         assert not found, f"{what}: {len(found)} differences from a fresh mount, among them\n" + "\n".join(lines)
 
     def _of_hands(self, seen: list[Seen], twin: Path, places: Iterable[str]) -> list[str]:
-        where: dict[int, str] = {}
+        where: dict[bytes, str] = {}
         for path in sorted(places, reverse=True):
             try:
-                where[os.lstat(twin / path).st_ino] = path
+                where[hands.identity(twin / path)] = path
             except OSError:
                 continue
         found = (
-            hands.complaint(hand, each, self.top, where.get(hand.ino), twin, may_end=self.may_end)
+            hands.complaint(hand, each, self.top, where.get(hand.identity), twin, may_end=self.may_end)
             for hand, each in zip(self.hands, seen, strict=True)
         )
         return [line for line in found if line]
