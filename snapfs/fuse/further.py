@@ -121,6 +121,8 @@ class FurtherMounts:
         self._mounts.append(one)
         self._nursery.start_soon(self._serve, one, mountpoint)
         await operations.begun.wait()
+        if one not in self._mounts:
+            raise MountFailed(f"{mountpoint}: the mount has ended at once")
         kernel.mounted(device)
         log.info("snapshot %s: mounted on %s", instance.name, mountpoint)
 
@@ -128,6 +130,8 @@ class FurtherMounts:
         """Until it is unmounted, or the nursery ends."""
         try:
             await Loop(one.connection, one.operations, _MAX_TASKS).run()
+        except Exception:  # which is no reason to end the volume's own mount
+            log.exception("the mount of a snapshot on %s ends: internal error", mountpoint)
         finally:
             with trio.CancelScope(shield=True):
                 if one.is_connected:  # or the device's number may be another one's by now

@@ -9,11 +9,12 @@ import pytest
 from snapfs import snapshots
 from snapfs.check import check_volume
 from snapfs.device import MemoryDevice
-from snapfs.errors import ReadOnly
+from snapfs.errors import ReadOnly, SnapshotBusy
 from snapfs.filesystem import Changes, Filesystem, View
 from snapfs.filesystem.attributes import CAPABILITY
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
+from snapfs.snapshots import Facts, autodelete
 from snapfs.store.driver import commit, drive
 from snapfs.store.volume import Volume
 
@@ -120,3 +121,28 @@ def test_snapshots_that_are_read_only_are_changed() -> None:
     commit(tree.fs.volume)
     tree.do(snapshots.restore, tree.fs, "of t")
     tree.do(snapshots.delete, tree.fs, "t")
+
+
+def test_a_snapshot_with_a_mount_of_its_own_is_changed_or_deleted() -> None:
+    tree = Tree()
+    view = tree.view
+    tree.do(snapshots.create, tree.fs, "t", facts=Facts(tags={"policy": "hourly"}))
+    commit(tree.fs.volume)
+    policys = snapshots.get(tree.fs, "t")
+    tree.fs.rules.fixed.update([view.id, policys.id])
+    for change in CHANGES.values():
+        with pytest.raises(ReadOnly, match="mount of its own"):
+            change(tree)
+    with pytest.raises(SnapshotBusy, match="'s' is mounted"):
+        tree.do(snapshots.delete, tree.fs, "s")
+    (refused,) = tree.do(snapshots.delete_set, tree.fs, ["s"]).refused.values()
+    assert isinstance(refused, SnapshotBusy)
+    found = tree.do(snapshots.find_places, tree.fs, "s", [b"program"])
+    assert isinstance(found.refusal, SnapshotBusy)
+    with pytest.raises(SnapshotBusy):
+        tree.do(snapshots.take_out, tree.fs, found.places)
+    assert autodelete.candidates(tree.fs) == []
+    tree.do(snapshots.restore, tree.fs, "s")
+    del tree.fs.rules.fixed[policys.id], tree.fs.rules.fixed[view.id]
+    assert autodelete.candidates(tree.fs) == [policys]
+    tree.do(snapshots.delete, tree.fs, "s")
