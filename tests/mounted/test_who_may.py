@@ -39,6 +39,7 @@ import trio, pyfuse3, rich.table, rich.console
 import snapfs.cli.main, snapfs.cli.mkfs, snapfs.cli.mount, snapfs.cli.umount, snapfs.cli.snapshot, snapfs.cli.restore, snapfs.cli.info
 import snapfs.cli.diff, snapfs.cli.versions, snapfs.cli.purge
 import snapfs.cli.check, snapfs.cli.serving, snapfs.cli.output, snapfs.control.offline, snapfs.fuse.mounting, snapfs.check
+import snapfs.control.server, snapfs.control.showing, snapfs.cli.beside
 uid = int(sys.argv[1])
 os.setgroups([]); os.setgid(uid); os.setuid(uid)
 sys.exit(snapfs.cli.main.main(sys.argv[2:], "snapfs"))
@@ -639,6 +640,26 @@ def test_a_normal_user_gets_on_without_root(users_volume: Path) -> None:
     run_as(USER, "snapshot", "create", users_volume, "t")
     assert "t" in run_as(USER, "snapshot", "list", users_volume).stdout
     run_as(USER, "snapshot", "delete", users_volume, "t")
+
+
+def test_a_normal_user_cannot_mount_a_snapshot_beside_the_volume(users_volume: Path, run_snapfs) -> None:
+    """Its daemon mounts with that user's rights, whoever asks: not where the user may not."""
+    as_user(users_volume, lambda: (write("file", b"old"), os.mkdir(".snap/s"), write("file", b"new")))
+    place, closed = users_volume.parent / "beside", users_volume.parent / "closed"
+    for directory, owner in ((place, USER), (closed, 0)):
+        directory.mkdir()
+        os.chown(directory, owner, owner)
+    run_as(USER, "mount", users_volume, place, "-o", "snapshot=s")
+    try:
+        as_user(place, lambda: _is(read("file"), b"old"))
+        refused(os.listdir, place)
+        result = run_snapfs("mount", users_volume.parent / "own.img", closed, "-o", "snapshot=s", code=32)
+        one_line(result, str(closed))
+        assert not closed.is_mount()
+        one_line(run_as(OTHER, "mount", users_volume.parent / "own.img", place, "-o", "snapshot=s", code=None))
+    finally:
+        run_as(USER, "umount", place)
+    run_as(USER, "snapshot", "delete", users_volume, "s")
 
 
 def test_a_mount_of_a_normal_user_lets_others_in(users_volume: Path, run_snapfs) -> None:
