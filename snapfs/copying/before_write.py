@@ -121,7 +121,8 @@ class CopyBeforeWrite:
             if self.failed is not None:
                 return
             self._unanswered = attempt
-            self.hurry()  # it has had its time
+            if not self.copy_first:
+                self.hurry()  # the copy fails, and its target has had its time
         raise DeviceError(f"{self.copy.target.path}: does not answer, and somebody waits for it to write to the volume")
 
     def hurry(self) -> None:
