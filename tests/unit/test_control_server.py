@@ -451,6 +451,17 @@ def test_a_daemon_that_starts_removes_the_socket_of_another_one_that_is_made(pla
     assert steps == ["bind", "listen", "before", "after"] * 2
 
 
+def test_a_daemon_tidies_up_while_another_one_is_stopped_in_the_middle(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for it for ever, and nothing of it is removed."""
+    monkeypatch.setattr(listening, "ALONE_SECONDS", 0.0)
+    with listening.alone(str(place)), socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(place / ".1234"))
+        with listening.at_path(str(place / "a.sock")):
+            assert {path.name for path in place.iterdir()} == {"a.sock", ".1234"}
+    with listening.at_path(str(place / "a.sock")):
+        assert {path.name for path in place.iterdir()} == {"a.sock"}
+
+
 def test_the_socket_of_a_daemon_that_came_later_is_removed(place: Path) -> None:
     path = str(place / "a.sock")
     with listening.at_path(path):
