@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 import select
+import struct
 import time
 from collections.abc import Callable
 from typing import Final
@@ -139,6 +140,10 @@ class Connection:
     def expire_all(self) -> None:
         """Have the kernel look every name up again. Raises ``OSError``, EINVAL where the kernel cannot (before Linux 6.16)."""
         self._notify(wire.NOTIFY_INC_EPOCH, b"")
+
+    def prune(self, nodes: list[int]) -> None:
+        """Have the kernel let go of inodes that nobody uses. Raises ``OSError``, EINVAL where the kernel cannot (before Linux 6.18)."""
+        self._notify(wire.NOTIFY_PRUNE, wire.PRUNE_OUT.pack(len(nodes), 0, 0) + struct.pack(f"<{len(nodes)}Q", *nodes))
 
     def _notify(self, code: int, data: bytes) -> None:
         os.write(self._descriptor, wire.OUT_HEADER.pack(wire.OUT_HEADER.size + len(data), code, 0) + data)

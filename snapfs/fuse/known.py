@@ -15,7 +15,9 @@ from array import array
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from snapfs.fuse.numbers import VIEW_SHIFT, WRITER_BIT, Numbers
+import trio
+
+from snapfs.fuse.numbers import KERNEL_ROOT, VIEW_SHIFT, WRITER_BIT, Numbers
 
 #: A place in the tree: the kernel's number of a directory, and a name.
 Place = tuple[int, bytes]
@@ -69,6 +71,18 @@ class _Counts:
         if not count and not any(counts):
             del self._arrays[key]
 
+    def some(self, keys: list[int], number: int) -> list[int]:
+        """About so many nodes, of the arrays with these keys, which are taken from the end of the list."""
+        found: list[int] = []
+        while keys and len(found) < number:
+            key = keys.pop()
+            found += [key << _SHIFT | index for index, count in enumerate(self._arrays.get(key, ())) if count]
+        return found
+
+    def keys(self) -> list[int]:
+        """Of the arrays that there are, the oldest first."""
+        return list(self._arrays)
+
 
 class _Names:
     """Packed places by node: bytes for one, a set for several."""
@@ -97,6 +111,14 @@ class _Names:
         elif before != packed:
             names[index] = {before, packed}
 
+    def remove(self, node: int, place: Place) -> None:
+        names = self._lists.get(node >> _SHIFT)
+        found = names[node & _MASK] if names else None
+        if isinstance(found, set):
+            found.discard(_pack(place))
+        elif found == _pack(place):
+            self.forget(node)
+
     def forget(self, node: int) -> None:
         key = node >> _SHIFT
         names = self._lists.get(key)
@@ -113,7 +135,13 @@ class Known:
     synchronous stretch in which the inode was found, or somebody could free it in between: so ``add`` never waits.
     """
 
-    def __init__(self, numbers: Numbers, hold: Callable[[int, int], None]) -> None:
+    def __init__(self, numbers: Numbers, hold: Callable[[int, int], None], limit: int = 1 << 62) -> None:
+        #: Set when the kernel knows more than it should, until ``thin_out``.
+        self.crowded = trio.Event()
+        self._limit = limit
+        self._alarm = limit
+        # What ``oldest`` has not come by yet.
+        self._round: list[int] = []
         self._numbers = numbers
         self._hold = hold
         self._counts = _Counts()
@@ -153,11 +181,28 @@ class Known:
             self._views[view_id] = self._views.get(view_id, 0) + 1
             if not self._numbers.is_snapdir(node):
                 self._hold(view_id, ino)
+        if len(self._counts) > self._alarm:
+            self.crowded.set()
+
+    def oldest(self, number: int) -> list[int]:
+        """About so many nodes that may be of no use to anybody: all come by in turn, beginning with those that were known first."""
+        if not self._round:
+            self._round = self._counts.keys()[::-1]
+        return [node for node in self._counts.some(self._round, number) if node not in self._writers and node != KERNEL_ROOT]
+
+    def thin_out(self) -> None:
+        """The kernel was asked to let go of some. What it keeps it uses: it is not asked again before it knows an eighth more."""
+        self.crowded = trio.Event()
+        self._alarm = max(self._limit, len(self._counts) + self._limit // 8)
 
     def name(self, node: int, mode: int, parent: int, name: bytes) -> None:
-        """Remember a name of a regular file, to be able to make the kernel forget it. Names may outlive the truth: that costs nothing."""
+        """Remember a name of a regular file, to be able to make the kernel forget it. A name may outlive the truth."""
         if stat.S_ISREG(mode):
             self._names.add(node, (parent, name))
+
+    def unname(self, node: int, parent: int, name: bytes) -> None:
+        """A name of an inode is gone, or else whoever renames a file again and again would fill the memory."""
+        self._names.remove(node, (parent, name))
 
     def names(self, node: int) -> set[Place]:
         """Where the kernel may have this regular file in its tree."""

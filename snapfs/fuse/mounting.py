@@ -34,6 +34,7 @@ from snapfs.fuse.neighbours import NoKernel
 from snapfs.fuse.numbers import Numbers
 from snapfs.fuse.operations import Operations
 from snapfs.fuse.options import MountOptions
+from snapfs.fuse.pruning import Pruning, limit_for
 from snapfs.fuse.threads import Pool, in_thread
 from snapfs.ids import BASE_VIEW, ROOT_INO
 
@@ -88,7 +89,7 @@ async def serve(fs: Filesystem, mountpoint: str, options: MountOptions, ready: C
             root_view = (await edge.call(snapshots.get, fs, options.snapshot)).id
         await edge.call(lambda: fs.inode(fs.view(root_view), ROOT_INO))  # without a root there is nothing to mount
         numbers = Numbers(root_view)
-        known = Known(numbers, lambda view_id, ino: fs.hold(fs.view(view_id), ino))
+        known = Known(numbers, lambda view_id, ino: fs.hold(fs.view(view_id), ino), limit_for(options.cache))
         fs.view_ids_in_use = lambda: known.views_in_use() | {root_view}
         kernel = MountedKernel(edge, known, numbers, mountpoint)
         fs.orphans.unnamed = kernel.lost_name
@@ -172,6 +173,7 @@ async def _serve(operations: Operations, ending: Ending, ready: Callable[[], Non
         serving.start_soon(kernel.run)
         serving.start_soon(kernel.pause.watch)
         serving.start_soon(kernel.shortage.run)
+        serving.start_soon(Pruning(operations.known, lambda: kernel.notices).run)
         await operations.begun.wait()
         kernel.mounted(ending.mount.device)
         edge.kernel = kernel

@@ -15,6 +15,7 @@ import pyfuse3
 from snapfs.errors import CrossView, Exists, InvalidArgument, NotFound, NotPermitted
 from snapfs.filesystem import Inode
 from snapfs.fuse.handles import HandleRequests
+from snapfs.fuse.known import Place
 from snapfs.fuse.numbers import KERNEL_ROOT
 from snapfs.fuse.requests import handler
 
@@ -106,7 +107,7 @@ class NameRequests(HandleRequests):
     async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         """Remove a name of anything but a directory."""
         inode = await self.change_at(self.fs.unlink, parent_inode, name)
-        self.unlinked(self.numbers.split(parent_inode)[0], inode)
+        self.unlinked(self.numbers.split(parent_inode)[0], inode, parent_inode, name)
 
     @handler
     async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
@@ -117,7 +118,7 @@ class NameRequests(HandleRequests):
         if name == self.snapdir_name:
             raise NotPermitted(f"{self.options.snapdir} is in every directory")
         inode = await self.change_at(self.fs.rmdir, parent_inode, name)
-        self.unlinked(self.numbers.split(parent_inode)[0], inode)
+        self.unlinked(self.numbers.split(parent_inode)[0], inode, parent_inode, name)
 
     @handler
     async def rename(
@@ -139,12 +140,14 @@ class NameRequests(HandleRequests):
     def rename_now(self, parent_inode_old: int, name_old: bytes, parent_inode_new: int, name_new: bytes, flags: int) -> None:
         """Rename within one view, or exchange, and remember it. A core call: see ``Edge.change``."""
         moved, other = self._rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
+        if other is None and moved.nlink > 1 and self._is_there(parent_inode_old, name_old):
+            return  # both are names of the same file: nothing has happened
         view_id, _ = self.numbers.split(parent_inode_new)
-        self._moved(view_id, moved, parent_inode_new, name_new)
+        self._moved(view_id, moved, (parent_inode_old, name_old), (parent_inode_new, name_new))
         if other is not None and flags & pyfuse3.RENAME_EXCHANGE:
-            self._moved(view_id, other, parent_inode_old, name_old)
+            self._moved(view_id, other, (parent_inode_new, name_new), (parent_inode_old, name_old))
         elif other is not None:
-            self.unlinked(view_id, other)
+            self.unlinked(view_id, other, parent_inode_new, name_new)
 
     def _rename(self, old: int, name_old: bytes, new: int, name_new: bytes, flags: int) -> tuple[Inode, Inode | None]:
         view, parent_old = self.place(old)
@@ -153,10 +156,19 @@ class NameRequests(HandleRequests):
             raise CrossView("a file cannot be moved from one view to another")
         return self.fs.rename(view, parent_old, name_old, parent_new, name_new, flags)
 
-    def _moved(self, view_id: int, inode: Inode, parent: int, name: bytes) -> None:
+    def _is_there(self, parent: int, name: bytes) -> bool:
+        view, ino = self.place(parent)
+        try:
+            self.fs.lookup(view, ino, name)
+        except NotFound:
+            return False
+        return True
+
+    def _moved(self, view_id: int, inode: Inode, old: Place, new: Place) -> None:
         node = self.numbers.node(view_id, inode.ino)
         if node in self.known:
-            self.known.name(node, inode.mode, parent, name)
+            self.known.unname(node, *old)
+            self.known.name(node, inode.mode, *new)
 
     # --- symbolic links ---
 

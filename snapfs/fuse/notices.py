@@ -27,6 +27,9 @@ class Notices(Protocol):
     def expire_name(self, parent: int, name: bytes) -> None:
         """Look a name up again. Only if it leads elsewhere, or nowhere, it is forgotten as by ``forget_name``."""
 
+    def prune(self, nodes: list[int]) -> None:
+        """Let go of inodes that nobody uses. EINVAL where that is unknown."""
+
     def expire_all(self) -> None:
         """Look all names up again: those in use are forgotten on the way, with what is mounted below. EINVAL where that is unknown."""
 
@@ -45,6 +48,10 @@ class StockNotices:
     def expire_name(self, parent: int, name: bytes) -> None:
         """See ``Notices``. pyfuse3 has no word for it: the name is forgotten."""
         self.forget_name(parent, name)
+
+    def prune(self, nodes: list[int]) -> None:  # noqa: ARG002 - of whatever
+        """See ``Notices``. pyfuse3 has no word for it."""
+        raise OSError(errno.EINVAL, "this kernel lets go of inodes when it likes")
 
     def expire_all(self) -> None:
         """See ``Notices``. pyfuse3 has no word for it."""

@@ -145,14 +145,15 @@ class Quick:
             return None
         try:
             view, ino = self._place(parent)
-            inode = self._fs.unlink(view, ino, bytes(body[:-1]))
+            name = bytes(body[:-1])
+            inode = self._fs.unlink(view, ino, name)
         except REPEATABLE:
             return None
         except BaseException as exc:
             broke_off(self._volume, exc)
             raise
         self._count["unlink"] += 1
-        self._operations.unlinked(view.id, inode)
+        self._operations.unlinked(view.id, inode, parent, name)
         return [wire.OUT_HEADER.pack(wire.OUT_HEADER.size, 0, unique)]
 
     def _rename(self, unique: int, parent: int, body: memoryview, _: int, __: int) -> Reply:

@@ -137,8 +137,10 @@ class Requests(pyfuse3.Operations):
         self.known.name(node, inode.mode, parent, name)
         return self.attributes.entry(node, inode)
 
-    def unlinked(self, view_id: int, inode: Inode) -> None:
+    def unlinked(self, view_id: int, inode: Inode, parent: int, name: bytes) -> None:
         """A name of an inode is gone, perhaps the last."""
+        if inode.nlink:
+            self.known.unname(self.numbers.node(view_id, inode.ino), parent, name)
         if inode.nlink == 0:
             self.known.unlinked(self.numbers.node(view_id, inode.ino), inode.mode)
             self.edge.work_soon()

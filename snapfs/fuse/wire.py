@@ -117,6 +117,7 @@ S_IFREG: Final = 0o100000
 NOTIFY_INVAL_INODE: Final = 2
 NOTIFY_INVAL_ENTRY: Final = 3
 NOTIFY_INC_EPOCH: Final = 8
+NOTIFY_PRUNE: Final = 9
 
 #: In the flags of INVAL_ENTRY: the kernel looks the name up again, and keeps what it has there if that is the same (Linux 6.2).
 EXPIRE_ONLY: Final = 1 << 0
@@ -186,6 +187,9 @@ DIRENT: Final = struct.Struct("<QQII")
 #: ino, off, len; parent, namelen, flags
 INVAL_INODE_OUT: Final = struct.Struct("<Qqq")
 INVAL_ENTRY_OUT: Final = struct.Struct("<QII")
+
+#: count, padding, spare; the inodes follow
+PRUNE_OUT: Final = struct.Struct("<IIQ")
 
 _SECOND: Final = 1_000_000_000
 

@@ -140,6 +140,29 @@ def median_of_snapshots(top: Path) -> float:
     return statistics.median(times)
 
 
+@pytest.mark.parametrize("loop", ["", ",requests=pyfuse3"])
+def test_the_daemon_remembers_all_that_anybody_has_ever_looked_at(loop: str, images, mount_volume, wait_until: Callable[..., None]) -> None:
+    """What nobody uses the kernel is asked to let go of. What is in use stays."""
+    image = images.make()
+    count = 5000
+    with offline(image) as fs:
+        for number in range(count):
+            make(fs, ids.ROOT_INO, f"file {number}")
+    mounted = mount_volume(image, f"cache=1M{loop}")
+
+    def forgotten() -> int:
+        return int(json.loads(mounted.run("info", mounted.path, "--json").stdout)["requests"].get("forget", 0))
+
+    with (mounted / "file 7").open("r+") as used:
+        used.write("before")
+        used.flush()
+        assert sum(entry.stat().st_size for entry in os.scandir(mounted.path)) == len("before")
+        wait_until(forgotten, what="the first inode that the kernel lets go of")
+        used.write(" and after")
+    assert sum(entry.stat().st_size for entry in os.scandir(mounted.path)) == len("before and after")
+    assert (mounted / "file 7").read_text() == "before and after"
+
+
 @pytest.mark.slow
 def test_a_snapshot_of_200_000_files_takes_as_long_as_one_of_none(images, mount_volume) -> None:
     """A2, C3: nothing is walked."""

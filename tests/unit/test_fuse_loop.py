@@ -286,6 +286,27 @@ async def test_buffers_that_were_given_back_are_still_looked_into(kernel: Kernel
             assert await kernel.read(handle, index * BIG, BIG) == content
 
 
+async def test_whoever_renames_a_file_again_and_again_fills_the_memory(kernel: Kernel, mount: Mount) -> None:
+    node, _ = await kernel.create(b"file0")
+    other, _ = await kernel.create(b"other")
+    known = mount.operations.known
+    new = wire.RENAME2_IN.pack(KERNEL_ROOT, 0)
+    for turn in range(100):
+        assert (await kernel.ask(Op.RENAME2, KERNEL_ROOT, new + b"file%d\0file%d\0" % (turn, turn + 1)))[0] == 0
+    assert known.names(node) == {(KERNEL_ROOT, b"file100")}
+    exchange = wire.RENAME2_IN.pack(KERNEL_ROOT, 2)
+    assert (await kernel.ask(Op.RENAME2, KERNEL_ROOT, exchange + b"file100\0other\0"))[0] == 0
+    assert (known.names(node), known.names(other)) == ({(KERNEL_ROOT, b"other")}, {(KERNEL_ROOT, b"file100")})
+    for turn in range(100):
+        assert (await kernel.ask(Op.LINK, KERNEL_ROOT, wire.LINK_IN.pack(node) + b"link%d\0" % turn))[0] == 0
+        if turn % 2:
+            assert (await kernel.ask(Op.UNLINK, KERNEL_ROOT, b"link%d\0" % turn))[0] == 0
+        else:
+            assert (await kernel.ask(Op.RENAME2, KERNEL_ROOT, new + b"link%d\0moved%d\0" % (turn, turn)))[0] == 0
+            assert (await kernel.ask(Op.RENAME2, KERNEL_ROOT, new + b"moved%d\0other\0" % turn))[0] == 0
+    assert known.names(node) == {(KERNEL_ROOT, b"other"), *((KERNEL_ROOT, b"moved%d" % turn) for turn in range(0, 100, 2))}
+
+
 async def test_requests_that_wait_keep_the_buffers_that_they_came_in(kernel: Kernel, mount: Mount, device: TestDevice) -> None:
     """Two hundred kept 225 MB for 80 bytes each. A write keeps its own: it has what is to be written."""
     node, handle = await kernel.create(b"file")
