@@ -69,8 +69,13 @@ def set_free(mounted: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def load(top: Path, seed: int = 7) -> Iterator[Callable[[], int]]:
-    """Somebody writes, syncs, renames and deletes all the time. What is yielded tells how often."""
+def load(mount: Path, seed: int = 7) -> Iterator[Callable[[], int]]:
+    """Somebody writes, syncs, renames and deletes all the time. What is yielded tells how often.
+
+    By a descriptor: after a kill the mount's own path leads into the directory below it.
+    """
+    root = os.open(mount, os.O_RDONLY | os.O_DIRECTORY)
+    top = Path(f"/proc/self/fd/{root}")
     end = threading.Event()
     done = [0]
     failures: list[BaseException] = []
@@ -108,6 +113,7 @@ def load(top: Path, seed: int = 7) -> Iterator[Callable[[], int]]:
         end.set()
         thread.join(60)
         assert not thread.is_alive()
+        os.close(root)
     assert not failures, failures
 
 
@@ -123,7 +129,7 @@ def test_a_copy_shows_another_moment_than_that_of_the_command(
     names = with_history(mounted)
     before = all_views(mounted, names)
     target = tmp_path / "copy.img"
-    mounted.run("copy", mounted.path, target, "--map", where, "--rate", "300K")
+    mounted.run("copy", mounted.path, target, "--map", where, "--rate", "100K")
     with load(mounted.path) as done:
         early = mount_volume(target)
         wait_until(lambda: done() > 40, 60, "the load")
@@ -279,19 +285,19 @@ def test_a_path_that_is_not_there_goes_first(mounted, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", ["on-volume", "outside"])
 @pytest.mark.volume(size="200M")
-def test_a_killed_daemon_ends_the_copy(where: str, mounted, mount_volume, images, tmp_path: Path) -> None:
+def test_a_killed_daemon_ends_the_copy(where: str, mounted, mount_volume, images, wait_until, tmp_path: Path) -> None:
     """D4, D5: kill -9 in the middle, several times, under a load; the next mount goes on."""
     names = with_history(mounted)
     before = all_views(mounted, names)
     target = tmp_path / "copy.img"
-    mounted.run("copy", mounted.path, target, "--map", where, "--rate", "300K")
+    mounted.run("copy", mounted.path, target, "--map", where, "--rate", "100K")
     reached = [status(mounted)["copied"]]
     for seed in range(4):
         with contextlib.suppress(AssertionError, OSError), load(mounted.path, seed) as done:
             ends = done() + 15
-            while done() < ends:
-                threading.Event().wait(0.01)
+            wait_until(lambda done=done, ends=ends: done() >= ends, 60, "the load")
             mounted.kill()
+        assert not os.listdir(mounted.path)
         told = status(mounted, target)
         assert (told["state"], told["destination"]) == ("interrupted", str(target))
         mounted.mount()
@@ -578,7 +584,7 @@ def test_block_devices_are_copied_otherwise(loop_device: Path, make_loop, mount_
     device = make_loop(backing)
     result = mounted.run("copy", mounted.path, device, code=1)
     assert "--force" in result.stderr
-    mounted.run("copy", mounted.path, device, "--force", "--rate", "300K", "--map", "on-volume")
+    mounted.run("copy", mounted.path, device, "--force", "--rate", "100K", "--map", "on-volume")
     early = mount_volume(device)
     assert all_views(early, names) == before
     early.unmount()
