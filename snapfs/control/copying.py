@@ -96,7 +96,7 @@ class Copying(Filling):
         except Left as exc:
             raise CopyError(f"{destination}: the copy was cancelled; its target does not answer") from exc
         finally:
-            self._beginning = None
+            self._beginning, self._unwanted = None, False
         if not self._is_live:
             await self.go_on(caller)
         self.wake()

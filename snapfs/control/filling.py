@@ -177,7 +177,9 @@ class Filling:
         try:
             await self._copy(caller, job)
         except Left:
-            job.before.hurry()  # it is not wanted, or has failed: see ``_apart``
+            if not job.unwanted and job.before.failed is None:
+                raise
+            job.before.hurry()
         await self._end(job)
         await caller.tell(self.status())
 

@@ -133,7 +133,7 @@ def _way(pid: int, storage: Storage, path: str) -> str | None:
 
 
 def _stands_on(place: str, storage: Storage) -> bool:
-    descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # it may be another file by now, which would be waited for
     try:
         return any(one.storage == storage for one in below(descriptor))
     finally:
