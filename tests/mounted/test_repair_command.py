@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from snapfs.blocks.claim import CLAIM_BYTES, CLAIM_PLACE
 from snapfs.blocks.pointer import BLOCK_MASK
 from snapfs.device import open_device
 from snapfs.filesystem import Filesystem
@@ -74,6 +75,11 @@ def test_repair_is_not_what_fsck_says_it_is(run_snapfs: Run, damaged: Path, moun
     assert "changed after" in result.stderr and len(result.stderr.splitlines()) == 1
 
 
+def unclaimed(data: bytes) -> bytes:
+    """An image without who has it open, or had it last."""
+    return data[:CLAIM_PLACE] + data[CLAIM_PLACE + CLAIM_BYTES :]
+
+
 def test_undo_does_not_take_back_a_repair(run_snapfs: Run, damaged: Path, tmp_path: Path) -> None:
     before = damaged.read_bytes()
     place = tmp_path / "kept here"
@@ -82,7 +88,7 @@ def test_undo_does_not_take_back_a_repair(run_snapfs: Run, damaged: Path, tmp_pa
     assert document["undo_file"] == str(place)
     assert damaged.read_bytes() != before
     assert "taken back" in run_snapfs("check", "--undo", place, damaged).stdout
-    assert damaged.read_bytes() == before
+    assert unclaimed(damaged.read_bytes()) == unclaimed(before)
     run_snapfs("check", damaged, code=4)
 
 
