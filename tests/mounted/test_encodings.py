@@ -170,6 +170,8 @@ def test_a_table_on_a_terminal_cuts_names(strange, snapfs_command) -> None:
             assert any(line.startswith(printable(name, encoding) + " ") for line in lines), out
         assert "…" not in out
         assert sum("several" in line for line in lines) > 3  # what gives way goes on below
+        # What moves while something takes its time is drawn in signs that there are.
+        assert "clean" in on_terminal(snapfs_command("scrub", strange.path), environment)
 
 
 def on_terminal(command: list[str], environment: dict[str, str]) -> str:
