@@ -710,7 +710,7 @@ def test_an_interrupted_scrub_goes_on_in_the_daemon(
     assert (process.returncode, complaint) == (130, "snapfs: interrupted\n")
     assert (mounted / "file").stat().st_size == 4 << 20
     mounted.unmount()
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 45
 
 
 def test_bad_arguments_are_more_than_one_line(mounted: Any, tmp_path: Path, run_snapfs: Run) -> None:
