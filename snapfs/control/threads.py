@@ -5,16 +5,22 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import trio
 
 from snapfs.control.apart import Left
 
-if TYPE_CHECKING:
-    from outcome import Outcome
-
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Outcome(Protocol[T_co]):
+    """What trio gives of a thread that has ended."""
+
+    def unwrap(self) -> T_co:
+        """What it has returned. Raises what it has raised."""
+
 
 #: Seconds between two looks whether what is waited for is still wanted.
 LOOK_SECONDS: Final = 0.25
