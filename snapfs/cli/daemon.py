@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable
 from typing import NoReturn
 
-from snapfs.cli.descriptors import inherited
+from snapfs.cli.descriptors import Open, close_inherited, inherited
 from snapfs.cli.exits import MOUNT_FAILED, MOUNT_SYSTEM, OK, CommandFailed, describe_unexpected
 
 #: Runs until the mount ends; calls its argument when it is live. Raises ``CommandFailed`` for what the user should read.
@@ -47,7 +47,7 @@ def start(work: Work) -> int:
     return OK
 
 
-def _daemon(work: Work, writer: int, callers: list[int]) -> NoReturn:
+def _daemon(work: Work, writer: int, callers: list[Open]) -> NoReturn:
     """The child: leaves the session, the terminal, the working directory and the caller's descriptors when it is live.
 
     Not earlier: an automounter that has asked for the mount lets only its own process group pass to the mount point until it is there.
@@ -69,8 +69,7 @@ def _daemon(work: Work, writer: int, callers: list[int]) -> NoReturn:
         for descriptor in (0, 1, 2):
             os.dup2(null, descriptor)
         os.close(null)
-        for descriptor in callers:  # a lock or a pipe of the caller's would not end before the mount does
-            os.close(descriptor)
+        close_inherited(callers)  # a lock or a pipe of the caller's would not end before the mount does
         tell(OK, "")
 
     try:

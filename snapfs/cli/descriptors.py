@@ -29,14 +29,25 @@ def complete() -> None:
         sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
-def inherited() -> list[int]:
+#: What is open under a number: the number, and the device and inode behind it.
+Open = tuple[int, int, int]
+
+
+def inherited() -> list[Open]:
     """What is open now besides the three."""
-    return [number for number in map(int, os.listdir("/proc/self/fd")) if number not in _STANDARD and _is_open(number)]
+    return [found for number in map(int, os.listdir("/proc/self/fd")) if number not in _STANDARD and (found := _open(number))]
 
 
-def _is_open(number: int) -> bool:
+def close_inherited(callers: list[Open]) -> None:
+    """Close what was inherited, unless it is closed, and its number another file's, by now."""
+    for each in callers:
+        if _open(each[0]) == each:
+            os.close(each[0])
+
+
+def _open(number: int) -> Open | None:
     try:
-        os.fstat(number)
+        status = os.fstat(number)
     except OSError:  # the one that the listing was read from
-        return False
-    return True
+        return None
+    return number, status.st_dev, status.st_ino
