@@ -186,7 +186,7 @@ class ControlServer:
                 log.warning("no command can be answered: %s", exc.strerror or exc)
                 await trio.sleep(TRY_SECONDS)
                 continue
-            if self._unknown >= UNKNOWN:
+            if listener is self._abstract and self._unknown >= UNKNOWN:  # to the other strangers do not come
                 await trio.aclose_forcefully(stream)
                 continue
             self._unknown += 1

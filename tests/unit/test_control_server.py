@@ -376,6 +376,24 @@ async def test_without_its_directory_a_daemon_is_not_found(named: tuple[Path, os
     nursery.cancel_scope.cancel()
 
 
+async def test_a_crowd_of_strangers_keeps_the_user_out(named: tuple[Path, os.stat_result], nursery: trio.Nursery) -> None:
+    """They come by the abstract name, and are turned away there when they are too many; the directory is closed to them."""
+    _, status = named
+    key = registry.socket_key(status, 0x76)
+    made = ControlServer(Answers(), registry.new_socket_path(status, 0x76), key=key)
+    nursery.start_soon(made.run)
+    made._unknown = serving.UNKNOWN
+    assert await ask(made, "echo")
+    (name,) = (name for name in registry._abstract_names() if key in name)
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.connect(name)
+        stranger.settimeout(20)
+        assert await trio.to_thread.run_sync(stranger.recv, 1) == b""
+    made._unknown = 0
+    nursery.cancel_scope.cancel()
+    made.close()
+
+
 async def test_a_stranger_with_the_abstract_name_is_asked(named: tuple[Path, os.stat_result], monkeypatch: pytest.MonkeyPatch) -> None:
     _, status = named
     key = registry.socket_key(status, 0x78)
