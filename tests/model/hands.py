@@ -3,7 +3,7 @@
 What they may expect afterwards:
 
 - A file that nobody has a name for any more stays readable, as it was. Only going back with a whole volume can end that, with an error: the
-  files of another state of the volume are not kept beside it.
+  files of another state of the volume are not kept beside it. A file that was open without a name then, too, is as it was then.
 - A file that has the same content as before goes on working, whatever happened to its name in between.
 - A file whose content is another one now shows that one, at most as long as the file was when it was opened; or an error.
 - A directory that is where it was shows what is in it; one that was removed shows nothing, or an error.
@@ -16,7 +16,7 @@ import errno
 import os
 import stat
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sight import digest
@@ -38,6 +38,8 @@ class Hand:
     identity: bytes
     #: Of a file, when it was opened or last written by this harness.
     content: bytes | None
+    #: What that was at earlier times.
+    earlier: list[bytes] = field(default_factory=list)
     #: Whether it can be written through.
     writes: bool = False
     #: Whether it had a name before what is looked at happened.
@@ -69,7 +71,7 @@ def take(top: Path, path: str, *, writes: bool = False) -> list[Hand]:
     if not stat.S_ISREG(status.st_mode):
         return []
     descriptor = os.open(place, os.O_RDWR if writes else os.O_RDONLY)
-    return [Hand(path, descriptor, status.st_ino, identity(place), os.pread(descriptor, 1 << 20, 0), writes)]
+    return [Hand(path, descriptor, status.st_ino, identity(place), os.pread(descriptor, 1 << 20, 0), writes=writes)]
 
 
 def identity(place: Path) -> bytes:
@@ -114,13 +116,14 @@ def renew(hand: Hand) -> bool:
         return False
     hand.had_name = seen.status.st_nlink > 0
     if hand.content is not None:
+        hand.earlier.append(hand.content)
         hand.content = seen.data
     return True
 
 
 def complaint(hand: Hand, seen: Seen, top: Path, path: str | None, twin: Path, *, may_end: bool) -> str | None:
     """What is wrong with what it showed, when a fresh mount has its inode at ``path`` (None: nowhere, which ends it if it ``may_end``)."""
-    if path is None and may_end and seen.error in GONE:
+    if path is None and may_end and (seen.error in GONE or (not seen.error and seen.data in hand.earlier)):
         return None
     right_type = stat.S_ISDIR if hand.content is None else stat.S_ISREG
     if path is not None and not right_type(os.lstat(twin / path).st_mode):

@@ -3,7 +3,7 @@
 The older harnesses did not see where it was not: they look through fresh mounts or into the core, or list a tree before they look into it,
 and a listing tells the kernel the truth.
 
-``SNAPFS_WARM`` sets how many random histories there are, ``SNAPFS_WARM_SEED`` which is the first.
+``SNAPFS_WARM`` sets how many random histories there are, ``SNAPFS_WARM_SEED`` which is the first, ``SNAPFS_WARM_OPTIONS`` the mount.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from watch import Watch
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 HISTORIES = int(os.environ.get("SNAPFS_WARM", "3"))
+OPTIONS = os.environ.get("SNAPFS_WARM_OPTIONS", "")
 SEED = int(os.environ.get("SNAPFS_WARM_SEED", "0")) or random.randrange(1, 1 << 30)
 
 
@@ -49,7 +50,7 @@ def watch(template: Path, mounter: Mounter, tmp_path: Path, wait_until) -> Itera
     image, top = tmp_path / "volume.img", tmp_path / "mnt"
     shutil.copyfile(template, image)
     top.mkdir()
-    mounter.mount(image, top)
+    mounter.mount(image, top, f"-o {OPTIONS}" if OPTIONS else "")
     pid = daemon_of(top)
     watched = Watch(top, image, pid, Twins(mounter, tmp_path, wait_until))
     try:
