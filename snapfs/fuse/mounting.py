@@ -10,8 +10,7 @@ import os
 import signal
 import string
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, Protocol
 
 import pyfuse3
@@ -94,7 +93,10 @@ async def serve(fs: Filesystem, mountpoint: str, options: MountOptions, ready: C
         kernel = MountedKernel(edge, known, numbers, mountpoint)
         fs.orphans.unnamed = kernel.lost_name
         operations = Operations(edge, known, numbers, kernel, options, fs.volume.geometry.block_size)
-        with _signals_waiting() as signals_may_come:
+        # From before the mount is there, which a signal would leave behind dead, until all is committed.
+        with trio.open_signal_receiver(*_ENDING) as signals:
+            asked = trio.Event()
+            background.start_soon(_listen, signals, asked)
             mount = Attachment(operations, mountpoint, fuse_options(options, fs.volume.device.path))
             connection = None
             try:
@@ -102,7 +104,7 @@ async def serve(fs: Filesystem, mountpoint: str, options: MountOptions, ready: C
                 if connection is not None:
                     kernel.notices = connection
                 server: Server = StockLoop() if connection is None else Loop(connection, operations, MAX_TASKS)
-                ending = Ending(mount, kernel, server, signals_may_come)
+                ending = Ending(mount, kernel, server, asked)
                 await _serve(operations, ending, ready, attach)
             finally:
                 # Nothing is served any more, so nothing may wait for the kernel from here on.
@@ -111,11 +113,11 @@ async def serve(fs: Filesystem, mountpoint: str, options: MountOptions, ready: C
                 for line in mount.end():
                     log.warning("a dead mount stays: %s", line)
                 kernel.close()
-        for node in list(known.orphans):
-            known.drop(node, 1 << 62)
-            await operations.release_inode(node)
-        await edge.finish()
-        background.cancel_scope.cancel()
+            for node in list(known.orphans):
+                known.drop(node, 1 << 62)
+                await operations.release_inode(node)
+            await edge.finish()
+            background.cancel_scope.cancel()
 
 
 def kernel_clock() -> int:
@@ -162,7 +164,6 @@ async def _serve(operations: Operations, ending: Ending, ready: Callable[[], Non
     """Answer requests until there will be no more."""
     edge, kernel = operations.edge, operations.kernel
     async with trio.open_nursery() as serving:
-        await serving.start(ending.watch)
 
         async def requests() -> None:
             await ending.server.run()
@@ -170,6 +171,7 @@ async def _serve(operations: Operations, ending: Ending, ready: Callable[[], Non
             serving.cancel_scope.cancel()
 
         serving.start_soon(requests)
+        serving.start_soon(ending.watch)
         serving.start_soon(kernel.run)
         serving.start_soon(kernel.pause.watch)
         serving.start_soon(kernel.shortage.run)
@@ -184,42 +186,28 @@ async def _serve(operations: Operations, ending: Ending, ready: Callable[[], Non
     edge.kernel = NoKernel()
 
 
-@contextmanager
-def _signals_waiting() -> Iterator[Callable[[], None]]:
-    """Keep what asks the daemon to end waiting until what this gives is called. Before anything serves, it would leave a dead mount."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-
-    def come() -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-    try:
-        yield come
-    finally:
-        come()
+async def _listen(signals: AsyncIterator[int], asked: trio.Event) -> None:
+    """Tell that the daemon is asked to end, once, until cancelled."""
+    async for number in signals:
+        if not asked.is_set():
+            log.info("%s: unmounting", signal.Signals(number).name)
+        asked.set()
 
 
 class Ending:
     """How serving a mount ends because the daemon was told to: with everything saved, whoever uses the mount."""
 
-    def __init__(self, mount: Attachment, kernel: MountedKernel, server: Server, ready_for_signals: Callable[[], None]) -> None:
+    def __init__(self, mount: Attachment, kernel: MountedKernel, server: Server, asked: trio.Event) -> None:
         self.mount = mount
         self.server = server
         #: There will be no more requests.
         self.over = trio.Event()
         self._kernel = kernel
-        self._ready_for_signals = ready_for_signals
+        self._asked = asked
 
-    async def watch(self, task_status: trio.TaskStatus[None]) -> None:
+    async def watch(self) -> None:
         """Unmount when asked to end. Ends with the loop, which ends when the mount has."""
-        with trio.open_signal_receiver(*_ENDING) as signals:
-            self._ready_for_signals()
-            task_status.started()
-            async for number in signals:
-                log.info("%s: unmounting", signal.Signals(number).name)
-                await self._end()
-                return
-
-    async def _end(self) -> None:
+        await self._asked.wait()
         hurry(self._kernel._fs.volume.device)
         # Requests are served meanwhile: unmounting makes the kernel send all that it holds back.
         left = await in_thread(Pool.KERNEL, self.mount.leave, abandon_on_cancel=True)
