@@ -43,7 +43,9 @@ class AttributeRequests(SnapdirRequests):
     ) -> pyfuse3.EntryAttributes:
         """Change attributes. With its writeback cache the kernel keeps the times of writes itself and sends them by this."""
         if self.kernel.is_own_change(inode, ctx.pid):
-            return self.attributes.entry(inode, await self.at(self.fs.inode, inode))
+            entry = self.attributes.entry(inode, await self.at(self.fs.inode, inode))
+            self.kernel.shortage.check_own_change(inode)  # in the stretch that ends with the reply
+            return entry
         changes = Changes(
             mode=stat.S_IMODE(attr.st_mode) if fields.update_mode else None,
             uid=attr.st_uid if fields.update_uid else None,

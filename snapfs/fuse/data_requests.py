@@ -161,7 +161,7 @@ class DataRequests(HandleRequests):
         """A handle's last user has gone."""
         self.known.closed(fh)
         if fh & ~WRITER_BIT in self.kernel.shortage.files:
-            self.kernel.shortage.told(fh & ~WRITER_BIT)
+            self.kernel.shortage.released(fh & ~WRITER_BIT)
 
     @handler
     async def fsync(self, fh: int, datasync: bool) -> None:

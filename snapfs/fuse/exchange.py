@@ -148,7 +148,7 @@ class Exchange:
         if node in shortage.files:
             flags, handle = wire.GETATTR_IN.unpack_from(body) if body else (0, 0)
             if flags & wire.GETATTR_FH and handle & WRITER_BIT:
-                await shortage.before_write(node)
+                shortage.before_write(node)
             else:
                 await shortage.before_look(node, caller.pid)
         return (wire.attr_out(await self._operations.getattr(node, caller)),)

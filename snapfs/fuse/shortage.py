@@ -3,8 +3,10 @@
 It sends them later, and says at fsync and close what became of them. A program that only writes would never hear of it. But before each
 ``write()`` the kernel looks whether it may believe the file's mode, and asks for it through the handle that writes where it may not. So
 when a write that it sends finds no space, it is told to forget the attributes, and whoever asks like that gets ENOSPC until there is space.
-It also goes on showing the size that the file would have; it is told the right one. Neither opens the file: closing it would take the error
-from whoever is to hear of it.
+
+It also goes on showing the size that the file would have. When nobody has the file open for writing any more, it is told the right one: not
+before, as what is held back behind that size, and could be stored by then, would go with it. Nor is the file opened for this: closing it
+would take the error from whoever is to hear of it.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import errno
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import pyfuse3
@@ -32,11 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("snapfs.fuse")
 
-#: Seconds that somebody waits until the kernel has been told the size of a file: he may hold the lock that this needs.
+#: Seconds that somebody who asks for attributes waits until the kernel has been told the size: he may hold the lock that this needs.
 SETTLE_SECONDS: Final = 5.0
-
-#: Blocks that must have become free before a file may be written to again. Fewer come and go with every commit.
-ENOUGH_BLOCKS: Final = 64
 
 #: Seconds after which it is tried again where it is the host that has no space: of that nobody says when there is some.
 HOST_SECONDS: Final = 1.0
@@ -47,14 +46,14 @@ MIN_MINOR: Final = 35
 
 @dataclass(slots=True)
 class _File:
-    """``available``: bytes when it was found to be short of space; None: the host's. ``settled``: the kernel has the right size."""
+    """``available``: blocks when it was found to be short of space; None: the host's."""
 
     available: int | None = None
     since: float = 0.0
-    settled: trio.Event = field(default_factory=trio.Event)
-    #: There is space again; and the kernel is no longer taken to know the file for this.
+    #: Set when the kernel has been told the size, after the last writer has gone; None before that.
+    settled: trio.Event | None = None
+    #: There is space again.
     is_over: bool = False
-    is_let_go: bool = False
 
 
 class Shortage:
@@ -78,7 +77,7 @@ class Shortage:
     async def run(self) -> None:
         """Tell the kernel the sizes of files, until cancelled."""
         async for node, file in self._todo:
-            if not file.settled.is_set():
+            if file.settled is not None and not file.settled.is_set():
                 try:
                     await self._settle(node)
                 except StaleInode:  # it is gone
@@ -87,78 +86,76 @@ class Shortage:
                     log.warning("the kernel goes on showing the wrong size of a file: %s", exc)
                 except Exception:
                     log.exception("the kernel goes on showing the wrong size of a file: internal error")
+                file.settled.set()
             # What it has been told of the file meanwhile it believes, and then would not ask before writing.
-            await self._kernel.mode_changed(node)
-            file.settled.set()
-            if file.is_over or not self._known.is_written(node):
-                if self.files.get(node) is file:
-                    del self.files[node]
-                if not file.is_let_go:
-                    file.is_let_go = True
-                    await self.let_go([(node, 1)])
+            await self._forget(node, file)
+            if not self._known.is_written(node) and self.files.get(node) is file:
+                del self.files[node]
+                await self.let_go([(node, 1)])
 
     async def lost(self, node: int, exc: SnapfsError) -> None:
         """A write that the kernel had taken found no space. To be called before it hears of that."""
         if not self.is_usable or node not in self._known:
             return
         file = self.files.get(node)
-        if file is None or (file.settled.is_set() and not file.is_over):
-            available = None if isinstance(exc, DeviceFull) else self._edge.fs.statfs().available
-            if file is None:
-                file = self.files[node] = _File()
-                file.settled.set()
-                self._known.add(node)
-            file.available, file.since = available, time.monotonic()
-            self._unsettle(node, file)
+        if file is None:
+            file = self.files[node] = _File()
+            self._known.add(node)
+        file.available = None if isinstance(exc, DeviceFull) else self._edge.fs.statfs().available
+        file.since, file.is_over = time.monotonic(), False
+        self.released(node)  # if nobody has it open for writing any more
         await self._kernel.mode_changed(node)
 
-    def _unsettle(self, node: int, file: _File) -> None:
-        if file.settled.is_set():
-            file.settled = trio.Event()
-            self._jobs.send_nowait((node, file))
-
-    async def before_write(self, node: int) -> None:
+    def before_write(self, node: int) -> None:
         """Somebody is about to write to one of the ``files``. Raises ``pyfuse3.FUSEError`` while there is no space."""
         file = self.files[node]
-        await self._settled(file)
-        if self._has_space(file) and file.settled.is_set():
-            if self.files.get(node) is file:
-                del self.files[node]
-                file.is_over = True
-                self._jobs.send_nowait((node, file))
-            return
-        # He may have had an answer, and so have written, since the kernel was told the size.
-        self._unsettle(node, file)
-        await self._settled(file)
-        raise pyfuse3.FUSEError(errno.ENOSPC)
+        file.is_over = file.is_over or self._has_space(file)
+        if not file.is_over:
+            raise pyfuse3.FUSEError(errno.ENOSPC)
 
     async def before_look(self, node: int, pid: int) -> None:
         """Somebody asks for the attributes of one of the ``files``: he shall see the right size, and who writes go on asking."""
-        if not self._kernel.is_flusher(pid):
-            await self._settled(self.files[node])
+        file = self.files[node]
+        if file.settled is not None and not self._kernel.is_flusher(pid):
+            with trio.move_on_after(SETTLE_SECONDS):
+                await file.settled.wait()
         # What the kernel asked for before it was told to forget it does not believe.
-        await self._kernel.mode_changed(node)
+        await self._forget(node, file)
 
     def told(self, node: int) -> None:
-        """The kernel is about to be told the attributes of one of the ``files`` in reply to a change, or has released a handle of it."""
+        """The kernel is about to be told the attributes of one of the ``files``, in reply to a change."""
         self._jobs.send_nowait((node, self.files[node]))
 
-    @staticmethod
-    async def _settled(file: _File) -> None:
-        with trio.move_on_after(SETTLE_SECONDS):
-            await file.settled.wait()
+    def released(self, node: int) -> None:
+        """A handle of one of the ``files`` was released."""
+        file = self.files[node]
+        if not self._known.is_written(node) and (file.settled is None or file.settled.is_set()):
+            file.settled = trio.Event()
+            self._jobs.send_nowait((node, file))
+
+    def check_own_change(self, node: int) -> None:
+        """The kernel is about to believe a size that it is told. Raises ``pyfuse3.FUSEError`` if it may hold something back behind it."""
+        file = self.files.get(node)
+        is_settling = file is not None and file.settled is not None and not file.settled.is_set()
+        if is_settling and self._known.is_written(node):
+            raise pyfuse3.FUSEError(errno.EBUSY)
+
+    async def _forget(self, node: int, file: _File) -> None:
+        if not file.is_over:
+            await self._kernel.mode_changed(node)
 
     def _has_space(self, file: _File) -> bool:
         if file.available is None:
             return time.monotonic() - file.since > HOST_SECONDS
         found = self._edge.fs.statfs()
-        return found.available - file.available >= ENOUGH_BLOCKS
+        return found.available > file.available
 
     async def _settle(self, node: int) -> None:
-        # What is still held back is written, or lost, first: nobody adds to it, as all who write are refused.
+        # It also goes on showing the content that was lost.
         await in_thread(Pool.KERNEL, lambda: forget_inodes(self._kernel.notices, [node], attributes_only=False), abandon_on_cancel=True)
         view_id, ino = self._numbers.split(node)
         inode = await self._edge.call(lambda: self._edge.fs.inode(self._edge.fs.view(view_id), ino))
-        if await self._kernel.renew({node: (inode.size_shown, KEEP_TIME)}):
+        failed = await self._kernel.renew({node: (inode.size_shown, KEEP_TIME)})
+        if failed and not self._known.is_written(node):
             self._known.replace(node)
             self._kernel.refused(node)
