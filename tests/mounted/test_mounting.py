@@ -137,6 +137,33 @@ def test_a_signal_between_mounting_and_serving_leaves_a_dead_mount(volume_image:
     assert left == []
 
 
+#: Mounts in front; asked to end, it is asked once more when nothing but the last commit is left to do.
+ASKED_TWICE = """
+import os, signal, sys
+from snapfs.fuse.edge import Edge
+real = Edge.finish
+async def finish(self):
+    os.kill(os.getpid(), signal.SIGTERM)
+    await real(self)
+Edge.finish = finish
+from snapfs.cli.main import main
+sys.exit(main(sys.argv[1:], "snapfs"))
+"""
+
+
+def test_a_second_signal_breaks_off_the_last_commit(mounted, wait_until) -> None:
+    mounted.unmount()
+    command = [sys.executable, "-c", ASKED_TWICE, "mount", "-f", "-o", "commit=3600", mounted.image, mounted.path]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as daemon:
+        try:
+            wait_until(lambda: mounted_at(mounted.path), 60)
+            (mounted / "file").write_text("text")
+        finally:
+            daemon.send_signal(signal.SIGTERM)
+    mounted.mount()
+    assert (mounted / "file").read_text() == "text"
+
+
 @needs_root
 def test_a_mount_that_fails_takes_away_what_was_mounted_over_it(volume_image: Path, tmp_path: Path) -> None:
     place = tmp_path / "m"
