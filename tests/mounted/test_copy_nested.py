@@ -59,22 +59,33 @@ def test_a_volume_is_copied_into_a_device_that_stands_on_it(
     mounted, mount_volume, make_loop: Callable[..., Path], undone: ExitStack, tmp_path: Path
 ) -> None:
     """As above: a loop device, one over that, a filesystem on one, and another volume whose image lies there."""
-    loop = make_loop(sparse(mounted / "t", 61 << 20))
-    over = make_loop(loop)
+
+    def looped(path: Path) -> Path:
+        device = make_loop(path)
+        undone.callback(subprocess.run, ["losetup", "-d", device], check=True)
+        return device
+
+    loop = looped(sparse(mounted / "t", 61 << 20))
+    over = looped(loop)
     cases = [loop, over]
     image = sparse(mounted / "inner.img", 80 << 20)
     mounted.run("mkfs", image)
     inner = mount_volume(image)
     undone.callback(inner.unmount)
-    cases += [inner / "copy.img", make_loop(sparse(inner / "t", 61 << 20))]
+    cases += [inner / "copy.img", looped(sparse(inner / "t", 61 << 20))]
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    subprocess.run(["mkfs.ext4", "-q", sparse(mounted / "ext4", 30 << 20)], check=True)
+    subprocess.run(["mount", looped(mounted / "ext4"), foreign], check=True)
+    undone.callback(subprocess.run, ["umount", foreign], check=True)
+    cases.append(foreign / "copy.img")
     for place in cases:
         result = mounted.run("copy", mounted.path, place, "--force", code=2)
         assert INSIDE in result.stderr, (place, result.stderr)
     assert sorted(os.listdir(inner.path)) == ["t"]
+    assert not (foreign / "copy.img").exists()
     # The other way round nothing waits for itself.
     mounted.run("copy", inner.path, tmp_path / "copy.img", "--wait")
-    for device in (cases[3], over, loop):
-        subprocess.run(["losetup", "-d", device], check=True)
 
 
 @pytest.fixture
