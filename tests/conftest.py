@@ -368,7 +368,7 @@ def mounted(mount_volume: Callable[..., Mounted], request: pytest.FixtureRequest
 @pytest.fixture
 def make_loop() -> Iterator[Callable[..., Path]]:
     """Gives a loop device for a file. Needs root and the kernel's loop driver: skipped, with the reason, without."""
-    devices: dict[str, Path] = {}
+    devices: dict[str, str] = {}
 
     def attach(path: Path, *options: str) -> Path:
         if os.geteuid() != 0:
@@ -379,15 +379,17 @@ def make_loop() -> Iterator[Callable[..., Path]]:
         if result.returncode:
             pytest.skip(f"no loop device here: {result.stderr.strip()}")
         device = result.stdout.strip()
-        devices[device] = path
+        devices[device] = backing(device)
         return Path(device)
 
+    def backing(device: str) -> str:
+        """What it is over, by numbers: a file may have been renamed meanwhile."""
+        command = ["losetup", "--noheadings", "--output", "BACK-MAJ:MIN,BACK-INO", device]
+        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=30).stdout
+
     yield attach
-    for device, path in devices.items():
-        attached = Path(f"/sys/block/{Path(device).name}/loop/backing_file")
-        if attached.exists() and attached.read_text().startswith(
-            os.fspath(path)
-        ):  # or the test has detached it, and it is another's by now
+    for device, found in devices.items():
+        if found and backing(device) == found:  # or the test has detached it, and it is another's by now
             subprocess.run(["losetup", "--detach", device], check=True, timeout=30)
 
 
