@@ -65,8 +65,17 @@ from typing import Any
 
 import pytest
 
-#: The tree under test, for every process that a test starts, whether or not it is installed.
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+_HERE = Path(__file__).parent
+sys.path[:0] = [str(_HERE)]
+
+import tally  # noqa: E402 - it lies here
+
+#: The tree under test, for every process that a test starts, whether or not it is installed; and what looks over its shoulder.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_HERE.parent), str(_HERE / "daemons"), os.environ.get("PYTHONPATH")]))
+
+# Operations and commits are held against what they had set aside, in this process as in those.
+if os.environ.get("SNAPFS_TALLY") != "0":
+    tally.install()
 
 #: No command of a test may take longer than this; a hang is a failure with the command's name on it.
 COMMAND_LIMIT = 120.0

@@ -12,6 +12,7 @@ from snapfs.filesystem import acl
 from snapfs.filesystem.inode import ATTRIBUTES_LIMIT, Inode
 from snapfs.filesystem.view import View
 from snapfs.ids import NAME_MAX
+from snapfs.store import costs
 
 #: What a program may do besides, whoever starts it.
 CAPABILITY: Final = b"security.capability"
@@ -73,7 +74,8 @@ def plan_store(inode: Inode, attributes: dict[bytes, bytes]) -> bytes:
     if len(data) > ATTRIBUTES_LIMIT:
         raise NoSpace("the extended attributes of one file may not exceed 1 MiB")
     count = 0 if _fits(inode, data) else -(-len(data) // volume.geometry.block_size)
-    volume.allocator.prepare(0, metadata=volume.dirtied + 2 * count + 4)
+    cost = costs.INODE + costs.of_cut(inode.attribute_map) + (costs.of_attributes(data, volume.geometry) if count else 0)
+    volume.allocator.prepare(0, metadata=volume.dirtied + cost)
     inode.view.change(inode)
     _make_room(inode, count)
     inode.attribute_map.cut(count, 1 << 20)
@@ -89,7 +91,7 @@ def _make_room(inode: Inode, count: int) -> None:
 
 def blocks_for(view: View, attributes: dict[bytes, bytes]) -> int:
     """Blocks that the attributes of a new inode take, at most."""
-    return 2 * -(-len(pack(attributes)) // view.volume.geometry.block_size) if attributes else 0
+    return costs.of_attributes(pack(attributes), view.volume.geometry) if attributes else 0
 
 
 def store_new(inode: Inode, attributes: dict[bytes, bytes]) -> None:

@@ -17,6 +17,7 @@ from snapfs.filesystem import attributes, names
 from snapfs.filesystem.inode import Inode
 from snapfs.filesystem.searching import name_of
 from snapfs.ids import DESIGNATED_INO, ROOT_INO
+from snapfs.store import costs
 from snapfs.store.instances import name_fault
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class Designations:
         view = inode.view
         if not inode.is_directory or not inode.nlink or inode.ino == ROOT_INO:
             return None
-        view.volume.allocator.prepare(0, urgency=urgency, metadata=view.volume.dirtied + 16)
+        view.volume.allocator.prepare(0, urgency=urgency, metadata=view.volume.dirtied + costs.LISTED)
         place = self._list(view)
         if place is None:
             place = new_list(view, self._fs.now())

@@ -26,6 +26,7 @@ from snapfs.filesystem.rules import Rules
 from snapfs.filesystem.setting import Changes
 from snapfs.filesystem.view import InodeCache, View
 from snapfs.ids import BASE_VIEW
+from snapfs.store import costs
 from snapfs.store.deletion import Deletion
 
 if TYPE_CHECKING:
@@ -279,7 +280,7 @@ class Filesystem:
         now = self.now()
         if inode.atime <= inode.mtime or inode.atime <= inode.ctime or now - inode.atime >= ATIME_INTERVAL:
             try:
-                self.volume.allocator.prepare(0, metadata=self.volume.dirtied + 4)
+                self.volume.allocator.prepare(0, metadata=self.volume.dirtied + costs.INODE)
             except (NoSpace, CommitNeeded):
                 return  # an access time is not worth the last blocks
             before = self.volume.account.changes

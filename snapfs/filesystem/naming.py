@@ -28,6 +28,7 @@ from snapfs.filesystem.inode import Inode
 from snapfs.filesystem.names import check_changeable, check_name, directory, entry_value, named
 from snapfs.filesystem.view import View
 from snapfs.ids import LINK_MAX, ROOT_INO, SYMLINK_MAX
+from snapfs.store import costs
 
 if TYPE_CHECKING:
     from snapfs.filesystem.filesystem import Filesystem
@@ -76,7 +77,7 @@ def make(
         if kind == stat.S_IFDIR:
             inherited[acl.DEFAULT] = default
     ino = view.plan_new()
-    volume.allocator.prepare(0, metadata=volume.dirtied + 9 + attributes.blocks_for(view, inherited))
+    volume.allocator.prepare(0, metadata=volume.dirtied + costs.MAKE + attributes.blocks_for(view, inherited))
     _touch(parent, name)
     now = fs.now()
     inode = Inode(view, ino, mode, uid=uid, gid=gid, generation=volume.next_inode_generation & 0xFFFF_FFFF, now=now)
@@ -115,7 +116,7 @@ def link(fs: Filesystem, view: View, ino: int, parent_ino: int, name: bytes) -> 
         raise TooManyLinks("too many names")
     if parent.names.get(name) is not None:
         raise Exists("the name exists")
-    view.volume.allocator.prepare(0, metadata=view.volume.dirtied + 8)
+    view.volume.allocator.prepare(0, metadata=view.volume.dirtied + costs.LINK)
     _touch(parent, name)
     view.change(inode)
     parent.names.put(name, entry_value(inode))
@@ -135,7 +136,7 @@ def _prepare_removal(view: View) -> None:
     """
     volume = view.volume
     try:
-        volume.allocator.prepare(0, urgency=1, metadata=volume.dirtied + 8)
+        volume.allocator.prepare(0, urgency=1, metadata=volume.dirtied + costs.REMOVE)
     except NoSpace:
         if not volume.dirty:
             raise
@@ -226,7 +227,7 @@ def rename(
             raise IsDirectory("a file cannot replace a directory")
         if replaced.is_directory and not replaced.names.is_empty():
             raise NotEmpty("the directory is not empty")
-    view.volume.allocator.prepare(0, metadata=view.volume.dirtied + 16)
+    view.volume.allocator.prepare(0, metadata=view.volume.dirtied + costs.RENAME)
     last = replaced is not None and (replaced.is_directory or replaced.nlink <= 1)
     if replaced is not None and last:
         fs.orphans.plan_release(replaced)

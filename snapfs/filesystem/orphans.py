@@ -20,6 +20,7 @@ from snapfs.filesystem import names
 from snapfs.filesystem.coverage import Handed
 from snapfs.filesystem.inode import Inode
 from snapfs.ids import BASE_VIEW, ORPHANS_INO
+from snapfs.store import costs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -36,7 +37,6 @@ STEPS = 8
 
 #: Names that one step takes out of a directory; fewer when little space is left for the blocks that are written anew.
 STEP_NAMES = 32
-NAME_BLOCKS = 3
 
 
 def listed_name(ino: int) -> bytes:
@@ -190,7 +190,8 @@ class Orphans:
 
     def _step(self, view: View, inode: Inode) -> bool:
         """Free a bounded part of an inode; True when it is gone."""
-        view.volume.allocator.prepare(0, urgency=1, metadata=view.volume.dirtied + 8)
+        cost = costs.FREE + (0 if inode.is_directory else costs.of_cut(inode.map)) + costs.of_cut(inode.attribute_map)
+        view.volume.allocator.prepare(0, urgency=1, metadata=view.volume.dirtied + cost)
         listed = inode.ino in view.listed_orphans
         if listed:
             place = view.inode(ORPHANS_INO)
@@ -212,9 +213,9 @@ class Orphans:
     def _empty(self, view: View, directory: Inode) -> None:
         """Take some names out of an orphan. The whole of one call happens or nothing."""
         allocator, dirtied = view.volume.allocator, view.volume.dirtied
-        room = (allocator.available - dirtied - allocator.reserve // 2 - 8) // NAME_BLOCKS
+        room = (allocator.available - dirtied - allocator.reserve // 2 - costs.EMPTY) // costs.EMPTY_NAME
         items = directory.names.scan(0, 1)[: max(1, min(room, STEP_NAMES))]
-        allocator.prepare(0, urgency=1, metadata=dirtied + 8 + NAME_BLOCKS * len(items))
+        allocator.prepare(0, urgency=1, metadata=dirtied + costs.EMPTY + costs.EMPTY_NAME * len(items))
         view.change(directory)
         children = self._children(view, directory, items)
         lost = Counter(inode.ino for _, inode in children)

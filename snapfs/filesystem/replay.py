@@ -18,6 +18,7 @@ from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, EPOCH_MASK, FLAG_B
 from snapfs.errors import CorruptBlock, DeviceError, StaleInode
 from snapfs.filesystem.reading import block_checksums
 from snapfs.ids import FILE_SIZE_MAX
+from snapfs.store import costs
 from snapfs.store.guard import broke_off
 from snapfs.store.recovery import fetched
 
@@ -31,9 +32,6 @@ log = logging.getLogger("snapfs.filesystem")
 
 #: Groups that were never written and that a log may name blocks of: each costs memory, and a whole log has fewer blocks than two of them.
 NEW_GROUPS_MAX = 4
-
-#: Blocks that are left for the commit, besides what is dirty.
-COMMIT_BLOCKS = 8
 
 Span = tuple[int, "array[int]", int, int]  # index, words, first slot, blocks
 
@@ -92,7 +90,7 @@ def _plan(base: View, record: LogRecord) -> list[_Step]:
     blocks = [block for step in steps for run in step.runs for block in range(run[0], run[0] + run[1])]
     if len(set(blocks)) != len(blocks):
         raise _DoesNotFit("a record names a block twice")
-    if volume.allocator.available < len(blocks) + volume.dirtied + COMMIT_BLOCKS:
+    if volume.allocator.available < len(blocks) + volume.dirtied + costs.of_commit(volume):
         raise _DoesNotFit("it takes more space than there is")
     return steps
 

@@ -17,6 +17,7 @@ from snapfs.filesystem.inode import Inode
 from snapfs.filesystem.rules import SET_ID
 from snapfs.filesystem.view import View
 from snapfs.ids import BASE_VIEW
+from snapfs.store import costs
 from snapfs.store.tree import BlockMap
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def set_times(fs: Filesystem, view: View, ino: int, atime: int | None, mtime: in
     volume = view.volume
     account = volume.account
     before = account.changes
-    volume.allocator.prepare(0, urgency=1, metadata=volume.dirtied + 4)
+    volume.allocator.prepare(0, urgency=1, metadata=volume.dirtied + costs.INODE)
     view.change(inode)
     if atime is not None:
         inode.atime = atime
@@ -76,7 +77,7 @@ def set_attributes(
             inode.mtime = now
         if not privileged:
             clear_set_id(inode, in_group=in_group is not False)
-    view.volume.allocator.prepare(0, urgency=1, metadata=view.volume.dirtied + 4)
+    view.volume.allocator.prepare(0, urgency=1, metadata=view.volume.dirtied + costs.INODE)
     view.change(inode)
     if changes.uid is not None or changes.gid is not None:
         if changes.uid is not None:
@@ -108,7 +109,7 @@ def set_attributes(
 def drop_set_id(fs: Filesystem, view: View, ino: int, ctime: int | None, *, in_group: bool) -> Inode:
     """Take set-id bits away, if there are any. See ``Filesystem.drop_set_id``."""
     inode = _changeable(view, ino)
-    view.volume.allocator.prepare(0, urgency=1, metadata=view.volume.dirtied + 4)
+    view.volume.allocator.prepare(0, urgency=1, metadata=view.volume.dirtied + costs.INODE)
     view.change(inode)
     clear_set_id(inode, in_group=in_group)
     inode.ctime = ctime if ctime is not None else fs.now()
@@ -138,7 +139,7 @@ def lose_privileges(inode: Inode) -> None:
     if attributes.CAPABILITY in attributes.load(inode):
         attributes.remove(inode, attributes.CAPABILITY)
     if inode.mode & SET_ID:
-        inode.view.volume.allocator.prepare(0, urgency=1, metadata=inode.view.volume.dirtied + 4)
+        inode.view.volume.allocator.prepare(0, urgency=1, metadata=inode.view.volume.dirtied + costs.INODE)
         inode.view.change(inode)
         inode.mode &= ~SET_ID
 
@@ -191,7 +192,7 @@ def _detach(fs: Filesystem, inode: Inode) -> None:
     """Empty a large file at once: its blocks go to an orphan of their own, which is freed behind."""
     view, volume = inode.view, inode.view.volume
     ino = view.plan_new()
-    volume.allocator.prepare(0, urgency=1, metadata=volume.dirtied + 8)
+    volume.allocator.prepare(0, urgency=1, metadata=volume.dirtied + costs.HAND_OVER)
     view.change(inode)
     heir = Inode(view, ino, stat.S_IFREG, generation=volume.next_inode_generation & 0xFFFF_FFFF, now=fs.now())
     volume.next_inode_generation += 1

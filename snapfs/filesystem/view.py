@@ -12,6 +12,7 @@ from snapfs.filesystem.inode import EMPTY_SLOT, Inode, content_blocks
 from snapfs.filesystem.number_set import NumberSet
 from snapfs.filesystem.rules import Rules
 from snapfs.ids import BASE_VIEW, FIRST_INO, INO_LIMIT
+from snapfs.store.costs import FREED, INODE
 from snapfs.store.instances import Instance, ViewRoot
 from snapfs.store.owners import BaseOwner, Owner, ViewOwner
 from snapfs.store.parts import above
@@ -193,7 +194,7 @@ class View:
         self.volume.account.changes += 1
         if inode.ino not in self.dirty:
             self.dirty[inode.ino] = inode
-            self.volume.dirtied += 2
+            self.volume.dirtied += INODE
 
     def plan_new(self) -> int:
         """An unused inode number, which ``add`` takes. May raise ``NotCached``."""
@@ -231,7 +232,7 @@ class View:
         self.inodes += 1
         self.cache.forget(self.id << 48 | inode.ino)
         self.dirty[inode.ino] = inode
-        self.volume.dirtied += 2
+        self.volume.dirtied += INODE
 
     def free(self, inode: Inode) -> None:
         """The inode is gone. Its trees are empty."""
@@ -241,7 +242,7 @@ class View:
         self.dirty[inode.ino] = None
         self.orphans.discard(inode.ino)
         self._unused.append(inode.ino)
-        self.volume.dirtied += 1
+        self.volume.dirtied += FREED
 
     def replace(self, slots: dict[int, bytes], *, inodes: int, next_ino: int) -> None:
         """Put slots in place as they are, some of them empty; ``inodes`` is how many more there are then. None of them may be dirty.
@@ -255,7 +256,7 @@ class View:
         self.inodes += inodes
         self.next_ino = max(self.next_ino, next_ino)
         self._unused = [ino for ino in self._unused if ino not in slots]
-        self.volume.dirtied += 2 * len({ino // self.per_leaf for ino in slots})
+        self.volume.dirtied += INODE * len({ino // self.per_leaf for ino in slots})
 
     # Commit
 

@@ -25,6 +25,7 @@ from snapfs.blocks.pointer import (
 from snapfs.errors import DeviceError, DeviceFull, FileTooBig, Interrupt, NotCached, NotReady
 from snapfs.filesystem.reading import block_checksums
 from snapfs.ids import FILE_SIZE_MAX
+from snapfs.store.costs import INODE, of_cut, of_write
 
 if TYPE_CHECKING:
     from snapfs.device.base import Buffer
@@ -56,11 +57,12 @@ def _write_block(inode: Inode, index: int, data: Buffer, urgency: int) -> None:
     allocator = volume.allocator
     found, slot = tree.pointers(index)
     old = found[2 * slot] & BLOCK_MASK if found is not None else 0
+    cost = INODE + tree.depth if found is not None else of_write(tree, index, index)
     in_place = False
     if old:
         allocator.need_block(old)
         in_place = allocator.is_fresh(old)
-    allocator.prepare(0 if in_place else 1, urgency=urgency, metadata=volume.dirtied + 4)
+    allocator.prepare(0 if in_place else 1, urgency=urgency, metadata=volume.dirtied + cost)
     view.change(inode)
     tree.grow(index + 1)
     words, slot = tree.writable_pointers(index)
@@ -106,7 +108,7 @@ def _write_blocks(inode: Inode, offset: int, data: Buffer, urgency: int) -> None
     ]
     allocator.need_blocks(old)
     fresh = allocator.fresh_among(old)
-    allocator.prepare(count - len(fresh), urgency=urgency, metadata=volume.dirtied + 4)
+    allocator.prepare(count - len(fresh), urgency=urgency, metadata=volume.dirtied + of_write(tree, first, last))
     inode.view.change(inode)
     tree.grow(last + 1)
     writable = [(index, *tree.writable_pointers(index), number) for index, _, _, number in tree.spans(first, count)]
@@ -289,7 +291,7 @@ def truncate(inode: Inode, size: int) -> None:
     volume = inode.view.volume
     block_size = volume.geometry.block_size
     if size >= inode.size:
-        volume.allocator.prepare(0, metadata=volume.dirtied)
+        volume.allocator.prepare(0, metadata=volume.dirtied + INODE)
         inode.view.change(inode)
         inode.size = size
         return
@@ -299,7 +301,7 @@ def truncate(inode: Inode, size: int) -> None:
         words, slot = inode.map.pointers(keep - 1)
         if words is not None and words[2 * slot]:
             tail = volume.load("data", words[2 * slot], words[2 * slot + 1])[size % block_size :]
-    volume.allocator.prepare(1 if any(tail) else 0, urgency=1, metadata=volume.dirtied + 8)
+    volume.allocator.prepare(1 if any(tail) else 0, urgency=1, metadata=volume.dirtied + INODE + of_cut(inode.map))
     inode.view.change(inode)
     budget = min(CUT_BUDGET, volume.cache.capacity // 2)  # all of a step is in the cache at once
     while True:

@@ -10,6 +10,7 @@ from snapfs.errors import FsError, NotCached, SnapfsError, SnapshotError
 from snapfs.snapshots.lifecycle import deletable, leave
 from snapfs.snapshots.rights import Permit, anyone
 from snapfs.snapshots.space import frees
+from snapfs.store import costs
 
 if TYPE_CHECKING:
     from snapfs.filesystem import Filesystem
@@ -52,8 +53,7 @@ def delete_set(fs: Filesystem, names: Iterable[str | Instance], *, permit: Permi
     volume = fs.volume
     volume.check_writable()
     planned = plan_set(fs, names, permit=permit)
-    changed = 4 + 2 * min(2 * len(planned.deleted), volume.instances_tree.blocks)  # buckets of the instance table that are written anew
-    volume.allocator.prepare(0, urgency=2, metadata=volume.dirtied + changed)
+    volume.allocator.prepare(0, urgency=2, metadata=volume.dirtied + costs.of_instances(volume, len(planned.deleted), grow=False))
     for instance in planned.deleted:
         leave(fs, instance)
     return planned

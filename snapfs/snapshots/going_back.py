@@ -15,6 +15,7 @@ from snapfs.snapshots.restore import RestoreResult
 from snapfs.snapshots.restore import restore as exchange
 from snapfs.snapshots.restore_plan import check
 from snapfs.snapshots.rights import Permit, anyone, check_permitted
+from snapfs.store import costs
 from snapfs.store.restores import PATHS_BYTES_MAX, PATHS_MAX, Restored, Scheduled
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def schedule(
             f"a restore that is scheduled has at most {PATHS_MAX} paths with {PATHS_BYTES_MAX} bytes together: name directories"
         )
     instance = check(fs, name, paths, permit)
-    volume.allocator.prepare(0, urgency=1, metadata=volume.dirtied + 4)
+    volume.allocator.prepare(0, urgency=1, metadata=volume.dirtied + costs.of_commit(volume))
     before, chosen = volume.restores.scheduled, Scheduled(instance.id, wanted, fs.now() if now_ns is None else now_ns, owner)
     volume.restores.schedule(chosen)
     return chosen, before
@@ -71,7 +72,7 @@ def cancel(fs: Filesystem, *, owner: int | None = None, permit: Permit = anyone)
             check_permitted(fs, instance, permit)
         else:
             permit(fs.inode(fs.base, ROOT_INO))
-    volume.allocator.prepare(0, urgency=2, metadata=volume.dirtied + 4)
+    volume.allocator.prepare(0, urgency=2, metadata=volume.dirtied + costs.of_commit(volume))
     volume.restores.schedule(None)
     return chosen
 

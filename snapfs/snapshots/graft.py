@@ -26,6 +26,7 @@ from snapfs.snapshots.exchanging import exchange, keep_from_older, outside, unco
 from snapfs.snapshots.graft_plan import Plan, Planner, Rebuilt
 from snapfs.snapshots.sides import Steps, ask
 from snapfs.snapshots.ways import Way
+from snapfs.store import costs
 from snapfs.store.commit import name_live
 from snapfs.store.difference import MapDifference
 
@@ -189,7 +190,7 @@ class Graft:
     def _new_orphan(self, size: int) -> int:
         view, volume = self.fs.base, self.fs.volume
         ino = view.plan_new()
-        volume.allocator.prepare(0, metadata=volume.dirtied + 8)
+        volume.allocator.prepare(0, metadata=volume.dirtied + costs.INODE)
         inode = Inode(view, ino, stat.S_IFREG, generation=volume.next_inode_generation & 0xFFFF_FFFF, now=self.fs.now())
         volume.next_inode_generation += 1
         inode.size = size
@@ -220,10 +221,11 @@ class Graft:
         masks = uncovered(fs, comparison)
         left_out = outside(fs, comparison, plan.tops)
         volume.allocator.need((block, 1) for block in (*comparison.only_base, *comparison.only_view, *copied.only_view))
-        blocks = sum(one.blocks for one in plan.rebuilt.values()) + 6 * len(plan.parents) + 3 * len(plan.entries)
-        blocks += sum(attributes.blocks_for(base, one.attributes) for one in plan.parents.values())
+        cost = sum(one.blocks + costs.INODE for one in plan.rebuilt.values()) + (costs.INODE + costs.PUT) * len(plan.entries)
+        cost += sum(2 * costs.INODE + attributes.blocks_for(base, one.attributes) for one in plan.parents.values())
         leaves = len({ino // base.per_leaf for ino in plan.slots})
-        volume.allocator.prepare(0, urgency=2, metadata=volume.dirtied + blocks + 2 * leaves + 16)
+        cost += costs.INODE * leaves + costs.of_instances(volume)
+        volume.allocator.prepare(0, urgency=2, metadata=volume.dirtied + cost)
         for key, name, _ in plan.entries:
             if isinstance(key, int):
                 base.change(directories[key])

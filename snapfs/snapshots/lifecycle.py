@@ -12,6 +12,7 @@ from snapfs.snapshots.naming import check_name, default_name, free_name, get
 from snapfs.snapshots.rights import Permit, anyone, check_permitted
 from snapfs.snapshots.shares import check_share
 from snapfs.snapshots.targets import Target, parts_of, sized, subjects
+from snapfs.store import costs
 from snapfs.store.commit import name_live
 from snapfs.store.facts import NO_FACTS, Facts
 from snapfs.store.instances import Instance
@@ -55,7 +56,7 @@ def new_instance(
     if volume.epoch >= EPOCH_MASK:
         raise TooManySnapshots(f"{EPOCH_MASK} snapshots have been made of this volume, and there cannot be more: copy it to a new one")
     check_share(fs, owner)
-    volume.allocator.prepare(0, urgency=urgency, metadata=volume.dirtied + 8)
+    volume.allocator.prepare(0, urgency=urgency, metadata=volume.dirtied + costs.of_instances(volume))
     bit = volume.instances.take_bit(fs.view_ids_in_use())
     # The order of making: by the clock, one that is made after the clock was set back would be older.
     serial = volume.next_inode_generation
@@ -125,7 +126,7 @@ def rename(fs: Filesystem, which: str | Instance, new_name: str, *, permit: Perm
     check_name(new_name)
     if new_name != instance.name:
         check_free(fs, new_name)
-        fs.volume.allocator.prepare(0, urgency=1, metadata=fs.volume.dirtied + 4)
+        fs.volume.allocator.prepare(0, urgency=1, metadata=fs.volume.dirtied + costs.of_instances(fs.volume))
         fs.volume.instances.rename(instance, new_name)
     return instance
 
@@ -143,7 +144,7 @@ def change_facts(fs: Filesystem, name: str, change: Callable[[Facts], Facts], *,
     if facts != instance.facts:
         # Of a full volume, what can be deleted must be: releasing may take what only commits may.
         urgency = 2 if len(facts.holds) < len(instance.facts.holds) else 1
-        volume.allocator.prepare(0, urgency=urgency, metadata=volume.dirtied + 8)
+        volume.allocator.prepare(0, urgency=urgency, metadata=volume.dirtied + costs.of_instances(volume))
         volume.instances.describe(instance, facts)
     return instance
 
@@ -184,7 +185,7 @@ def delete(fs: Filesystem, name: str, *, permit: Permit = anyone) -> Instance:
     volume = fs.volume
     volume.check_writable()
     instance = deletable(fs, name, permit)
-    volume.allocator.prepare(0, urgency=2, metadata=volume.dirtied + 4)
+    volume.allocator.prepare(0, urgency=2, metadata=volume.dirtied + costs.of_instances(volume, grow=False))
     leave(fs, instance)
     return instance
 

@@ -18,6 +18,7 @@ from snapfs.ids import ROOT_INO
 from snapfs.snapshots.lifecycle import deletable
 from snapfs.snapshots.naming import get
 from snapfs.snapshots.rights import Permit, anyone
+from snapfs.store import costs
 from snapfs.store.instances import Instance
 
 if TYPE_CHECKING:
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 
 #: Snapshots that are purged in one synchronous stretch, and thus at once.
 TOGETHER: Final = 500
-
-#: Blocks that a commit writes anew for a name that goes: of inodes, names and the list of orphans.
-NAME_BLOCKS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +124,7 @@ def take_out(fs: Filesystem, places: Iterable[Place], *, permit: Permit = anyone
     for name in dict.fromkeys(place.instance.name for place in live):
         deletable(fs, name, permit)
     try:
-        volume.allocator.prepare(0, urgency=1, metadata=volume.dirtied + NAME_BLOCKS * len(live))
+        volume.allocator.prepare(0, urgency=1, metadata=volume.dirtied + costs.TAKE_OUT * len(live))
     except NoSpace:
         raise NoSpace("too little space is left to purge that at once: purge it from fewer snapshots at a time, or delete one") from None
     planned: list[tuple[Place, Inode, Inode]] = []
@@ -142,7 +140,7 @@ def take_out(fs: Filesystem, places: Iterable[Place], *, permit: Permit = anyone
     if wants:
         raise NotCached(list(wants))
     designated = fs.designations.plan_forget(*(inode for _, _, inode in planned))
-    volume.allocator.prepare(0, urgency=1, metadata=volume.dirtied + NAME_BLOCKS)
+    volume.allocator.prepare(0, urgency=1, metadata=volume.dirtied + costs.TAKE_OUT)
     # Nothing can be missing from here on. Times stay: the snapshot is of then.
     for place, parent, inode in planned:
         parent.names.pop(place.name)

@@ -22,6 +22,7 @@ from snapfs.snapshots.restore_plan import RestorePlan
 from snapfs.snapshots.rights import Permit, anyone, check_permitted
 from snapfs.snapshots.targets import part_at
 from snapfs.snapshots.ways import Way, covered_ways
+from snapfs.store import costs
 from snapfs.store.commit import name_live
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def _restore_all(fs: Filesystem, instance: Instance, now_ns: int | None, owner: 
         del _running[fs]
         return RestoreResult(False, None, frozenset())
     allocator = volume.allocator
-    allocator.prepare(0, urgency=2, metadata=volume.dirtied + 16)
+    allocator.prepare(0, urgency=2, metadata=volume.dirtied + costs.of_instances(volume) + costs.EXCHANGE)
     allocator.need((block, 1) for block in (*comparison.only_base, *comparison.only_view))
     masks = uncovered(fs, comparison)
     now = fs.now() if now_ns is None else now_ns

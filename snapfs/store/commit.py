@@ -17,15 +17,13 @@ from snapfs.blocks.schema import pack
 from snapfs.errors import CommitNeeded, NoSpace
 from snapfs.store import recovery
 from snapfs.store.copies import CopyBlock
+from snapfs.store.costs import RUN_BYTES
 from snapfs.store.sealing import Sealed, Sealing
 
 if TYPE_CHECKING:
     from snapfs.store.buckets import BucketTree
     from snapfs.store.group import Group
     from snapfs.store.volume import Volume
-
-#: Bytes that one run of a record takes in msgpack, at most for volumes of sane size.
-RUN_BYTES = 11
 
 
 def seal(volume: Volume) -> Sealed:

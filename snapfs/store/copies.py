@@ -15,6 +15,7 @@ from snapfs.blocks.geometry import Geometry
 from snapfs.blocks.schema import check_range, pack, unpack_map
 from snapfs.blocks.superblock import GENERATION_LIMIT
 from snapfs.errors import CorruptBlock, NoSpace, UsageError
+from snapfs.store import costs
 
 if TYPE_CHECKING:
     from snapfs.store.volume import Volume
@@ -30,9 +31,6 @@ ID_BYTES: Final = 16
 
 #: So many groups are looked at for a place for a copy map: those with most room. That is more than the largest map takes.
 GROUPS_TRIED: Final = 64
-
-#: Blocks that a commit may need for registering a copy, besides what is dirty anyway.
-COMMIT_BLOCKS: Final = 16
 
 _ON_ERROR: Final = ("copy", "write")
 _RATE_MAX: Final = 1 << 62
@@ -202,7 +200,7 @@ def allocate_map(volume: Volume, blocks: int, *, urgency: int = 0) -> Runs:
     """
     allocator = volume.allocator
     volume.check_writable()
-    allocator.prepare(blocks, urgency=urgency, metadata=volume.dirtied + COMMIT_BLOCKS)
+    allocator.prepare(blocks, urgency=urgency, metadata=volume.dirtied + costs.of_copy(volume))
     rooms = ((allocator.room(number), -number) for number in range(volume.geometry.groups))
     numbers = [-number for _, number in heapq.nlargest(GROUPS_TRIED, rooms)]
     allocator.need_groups(numbers)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from snapfs.store import costs
 from snapfs.store.commit import name_live
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Deletion:
         """Look at some runs of a group."""
         volume = self._volume
         allocator, sets = volume.allocator, volume.holders
-        allocator.prepare(0, urgency=2, metadata=volume.dirtied + 8)
+        allocator.prepare(0, urgency=2, metadata=volume.dirtied + costs.of_deletion(volume))
         group = allocator.groups[self._group]
         oldest = sets.oldest_epoch()
         runs = group.records.after(self._offset, STEP_RUNS)
@@ -75,7 +76,7 @@ class Deletion:
                 allocator.free_run(start, length)
             elif mask != entry.mask:
                 allocator.record(start, length, sets.intern(False, 0, mask), held=True)
-        volume.dirtied += 2
+        volume.dirtied += costs.RECORDS
         if len(runs) < STEP_RUNS:
             self._group += 1
             self._offset = 0

@@ -16,6 +16,7 @@ from snapfs.errors import CorruptBlock, SnapfsError
 from snapfs.filesystem import Inode, View, attributes, writing
 from snapfs.filesystem.names import TYPE_BITS
 from snapfs.ids import FILE_SIZE_MAX, FIRST_INO, HIDDEN_INOS, INO_LIMIT, NAME_MAX, ROOT_INO
+from snapfs.store import costs
 from snapfs.store.buckets import BucketTree
 from snapfs.store.tree import BlockMap
 
@@ -108,7 +109,7 @@ class TreeMender:
     def _clear(self, view: View, ino: int) -> None:
         self.shop.tell(f"{self.shop.name(view, ino)}: it cannot be read, and is lost")
         view.dirty[ino] = None
-        self.volume.dirtied += 2
+        self.volume.dirtied += costs.INODE
         self.shop.changed.add((view.id, 0, "inodes"))
 
     def _move(self, view: View, inode: Inode) -> None:

@@ -11,6 +11,7 @@ from snapfs.errors import CorruptBlock, SnapfsError
 from snapfs.filesystem import Filesystem, Inode, View
 from snapfs.filesystem.names import TYPE_BITS
 from snapfs.ids import BASE_VIEW, ORPHANS_INO, ROOT_INO
+from snapfs.store import costs
 from snapfs.store.commit import name_live
 from snapfs.store.driver import drive
 
@@ -36,7 +37,7 @@ class Workshop:
 
     def make_room(self) -> None:
         """Make sure that the next few changes can be committed; commits when that helps. Raises ``NoSpace``."""
-        self.do(self.volume.allocator.prepare, 0, urgency=2, metadata=self.volume.dirtied + 16)
+        self.do(self.volume.allocator.prepare, 0, urgency=2, metadata=self.volume.dirtied + costs.MEND)
 
     def views(self, mask: int) -> Iterator[View]:
         """The views of a mask that are still there."""
