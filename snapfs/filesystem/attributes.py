@@ -67,15 +67,18 @@ def check_name(inode: Inode, name: bytes) -> None:
         raise NotPermitted("only files and directories have user attributes")
 
 
-def plan_store(inode: Inode, attributes: dict[bytes, bytes]) -> bytes:
-    """Make everything writable that storing these attributes changes; their bytes. May raise ``NotCached``, ``NoSpace``."""
+def plan_store(inode: Inode, attributes: dict[bytes, bytes], *, beside: int = 0) -> bytes:
+    """Make everything writable that storing these attributes changes; their bytes. May raise ``NotCached``, ``NoSpace``.
+
+    ``beside`` is the cost of what the caller changes afterwards.
+    """
     volume = inode.view.volume
     data = pack(attributes) if attributes else b""
     if len(data) > ATTRIBUTES_LIMIT:
         raise NoSpace("the extended attributes of one file may not exceed 1 MiB")
     count = 0 if _fits(inode, data) else -(-len(data) // volume.geometry.block_size)
     cost = costs.INODE + costs.of_cut(inode.attribute_map) + (costs.of_attributes(data, volume.geometry) if count else 0)
-    volume.allocator.prepare(0, metadata=volume.dirtied + cost)
+    volume.allocator.prepare(0, metadata=volume.dirtied + cost + beside)
     inode.view.change(inode)
     _make_room(inode, count)
     inode.attribute_map.cut(count, 1 << 20)
@@ -121,8 +124,8 @@ def _fits(inode: Inode, data: bytes) -> bool:
     return len(data) <= INLINE_BYTES and inode.inline_kind in (INLINE_NONE, INLINE_ATTRIBUTES)
 
 
-def set_value(inode: Inode, name: bytes, value: bytes, *, create: bool, replace: bool) -> None:
-    """Set one attribute. Raises ``Exists``, ``NoAttribute``, ``TooBig``, ``NoSpace``."""
+def set_value(inode: Inode, name: bytes, value: bytes, *, create: bool, replace: bool, beside: int = 0) -> None:
+    """Set one attribute; ``beside`` is as for ``plan_store``. Raises ``Exists``, ``NoAttribute``, ``TooBig``, ``NoSpace``."""
     check_name(inode, name)
     if len(value) > VALUE_MAX:
         raise TooBig("the attribute's value is too long")
@@ -148,7 +151,7 @@ def set_value(inode: Inode, name: bytes, value: bytes, *, create: bool, replace:
             attributes[name] = parsed.encode()
     if sum(len(key) + 1 for key in attributes) > LIST_MAX:
         raise NoSpace("the list of attribute names is full")
-    store(inode, attributes, plan_store(inode, attributes))
+    store(inode, attributes, plan_store(inode, attributes, beside=beside))
     inode.mode = mode
 
 

@@ -179,9 +179,9 @@ def rmdir(fs: Filesystem, view: View, parent_ino: int, name: bytes) -> Inode:
         raise NotDirectory("it is not a directory")
     if not inode.names.is_empty():
         raise NotEmpty("the directory is not empty")
+    designated = fs.designations.plan_forget(inode)  # what this makes dirty is counted from here on
     _prepare_removal(view)
     fs.orphans.plan_release(inode)
-    designated = fs.designations.plan_forget(inode)
     _touch(parent, name)
     view.change(inode)
     parent.names.pop(name)
@@ -227,11 +227,11 @@ def rename(
             raise IsDirectory("a file cannot replace a directory")
         if replaced.is_directory and not replaced.names.is_empty():
             raise NotEmpty("the directory is not empty")
+    designated = fs.designations.plan_forget(replaced) if replaced is not None else []
     view.volume.allocator.prepare(0, metadata=view.volume.dirtied + costs.RENAME)
     last = replaced is not None and (replaced.is_directory or replaced.nlink <= 1)
     if replaced is not None and last:
         fs.orphans.plan_release(replaced)
-    designated = fs.designations.plan_forget(replaced) if replaced is not None else []
     _touch(parent, name)
     _touch(new_parent, new_name)
     view.change(inode)

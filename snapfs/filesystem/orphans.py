@@ -221,6 +221,8 @@ class Orphans:
         lost = Counter(inode.ino for _, inode in children)
         self.plan_release(*(inode for _, inode in children if not inode.is_directory and inode.nlink <= lost[inode.ino]))
         designated = self._fs.designations.plan_forget(*(inode for _, inode in children))
+        if designated:  # their lists come to it
+            allocator.prepare(0, urgency=1, metadata=view.volume.dirtied + costs.EMPTY + costs.EMPTY_NAME * len(items))
         for name, inode in children:
             view.change(inode)
             if inode.is_directory:

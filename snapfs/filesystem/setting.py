@@ -153,7 +153,7 @@ def xattr_set(
     if name == designation.NAME:
         designation.check(inode, value)
         place = fs.designations.plan(inode)
-    attributes.set_value(inode, name, value, create=create, replace=replace)
+    attributes.set_value(inode, name, value, create=create, replace=replace, beside=0 if place is None else costs.LISTED)
     fs.designations.note(place, inode)
     if name == acl.ACCESS and groups is not None and inode.gid not in groups:
         inode.mode &= ~stat.S_ISGID

@@ -117,6 +117,26 @@ def test_attributes_take_more_than_is_set_aside(size: int, files: Files) -> None
     files.clean()
 
 
+def test_designating_a_directory_takes_more_than_is_set_aside(files: Files) -> None:
+    """The list of such directories is written with the attribute, and with what takes the directory away."""
+    inos = [files.make(b"%0250d" % number, DIRECTORY) for number in range(40)]
+    for ino in inos:
+        files.clean() if ino % 10 == 0 else commit(files.volume)
+        files.do(files.fs.xattr_set, files.fs.base, ino, b"user.snapfs.designate", b"policy")
+        files.do(files.fs.xattr_set, files.fs.base, ino, b"user.large", b"x" * 9000)
+    for number in range(0, 40, 2):
+        commit(files.volume)
+        files.do(files.fs.rename, files.fs.base, ROOT_INO, b"%0250d" % number, ROOT_INO, b"%0250d" % (number + 1), 0)
+        commit(files.volume)
+        if number % 4:
+            files.do(files.fs.rmdir, files.fs.base, ROOT_INO, b"%0250d" % (number + 1))
+        else:
+            files.do(files.fs.xattr_remove, files.fs.base, inos[number], b"user.snapfs.designate")
+    while files.do(files.fs.work):
+        pass
+    files.clean()
+
+
 def test_a_full_volume_says_yes_and_then_has_no_room_for_the_commit() -> None:
     """Whatever was told to be done can be committed: when users have taken all that they get, and snapshots come and go."""
     files = Files(1024)
