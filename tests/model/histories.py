@@ -9,26 +9,24 @@ import contextlib
 import os
 import random
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 from rooms import acl
 from sight import ACCESS, DEFAULT
-from watch import Watch
+from watch import Run, Watch
 
 NAMES = ("a", "b", "c")
 DEPTH = 3
 SNAPSHOTS = ("s1", "s2", "s3")
 
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
-
 
 class History:
     """Steps on one mount. Each says what it does, so that a failing history can be read."""
 
-    def __init__(self, watch: Watch, run: Run, seed: int) -> None:
+    def __init__(self, watch: Watch, run: Run, wait_until: Callable[..., None], seed: int) -> None:
         self._watch = watch
+        self._wait_until = wait_until
         self._run = run
         self._dice = random.Random(seed)
         self.told: list[str] = []
@@ -231,6 +229,7 @@ class History:
         only = ("--snapshot", self._dice.choice(self._existing())) if self._dice.random() < 0.5 else ()
         self._say(f"purge {path} {' '.join(only)}")
         self._run("purge", self._watch.top, path, *only, "--yes", code=None)
+        self._wait_until(lambda: self._watch.is_settled(self._run), 60, "the end of the purge")
 
     def _rename_one(self) -> None:
         name, new = self._dice.choice(self._existing()), self._dice.choice(SNAPSHOTS)

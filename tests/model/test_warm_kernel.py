@@ -21,9 +21,7 @@ from histories import History
 from rooms import SPOILS, USES, build
 from stories import STORIES
 from twin import Mounter, Twins, daemon_of, unmount
-from watch import Watch
-
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
+from watch import Run, Watch
 
 HISTORIES = int(os.environ.get("SNAPFS_WARM", "3"))
 OPTIONS = os.environ.get("SNAPFS_WARM_OPTIONS", "")
@@ -113,7 +111,7 @@ def test_people_lose_by_what_the_kernel_believes(watch: Watch, snapfs_command: C
 
 
 @pytest.mark.slow
-def test_the_kernel_goes_on_believing_in_views_that_changed(watch: Watch, run_snapfs: Run) -> None:
+def test_the_kernel_goes_on_believing_in_views_that_changed(watch: Watch, run_snapfs: Run, wait_until) -> None:
     """Spoiled in the view of a snapshot; then that is renamed, purged and deleted, each under the eyes of a kernel that knows it."""
     run_snapfs("snapshot", "create", watch.top, "empty")
     names = sorted(SPOILS)[::4]
@@ -131,6 +129,7 @@ def test_the_kernel_goes_on_believing_in_views_that_changed(watch: Watch, run_sn
     def then(*command: str | Path, what: str) -> None:
         watch.warm()
         run_snapfs(*command)
+        wait_until(lambda: watch.is_settled(run_snapfs), 60, "the end of a purge")
         watch.check(what)
 
     then("snapshot", "rename", watch.top, "s", "renamed", what="after renaming a snapshot")
@@ -156,11 +155,11 @@ ROUNDS = 6
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(HISTORIES))
-def test_the_kernel_goes_on_believing_what_was_in_random_histories(images, watch: Watch, run_snapfs: Run, number: int) -> None:
+def test_the_kernel_goes_on_believing_what_was_in_random_histories(images, watch: Watch, run_snapfs: Run, wait_until, number: int) -> None:
     images.watch(watch.image)
     seed = SEED + number
     print(f"SNAPFS_WARM_SEED={seed}")
-    history = History(watch, run_snapfs, seed)
+    history = History(watch, run_snapfs, wait_until, seed)
     for round_number in range(ROUNDS):
         history.programs(12)
         history.use()

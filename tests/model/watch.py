@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import hands
 from hands import Hand, Seen
 from sight import differences, directories, listings, look
 from twin import Twins
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 #: Lines of a message for each place.
 SHOWN = 5
@@ -143,6 +146,11 @@ class Watch:
             for hand, each in zip(self.hands, seen, strict=True)
         )
         return [line for line in found if line]
+
+    def is_settled(self, run: Run) -> bool:
+        """Whether all that was purged has lost its names, which happens in the background: until then it cannot be compared."""
+        os.fsync(self._root)
+        return not any("in the background" in run("diff", self.top, name, code=None).stderr for name in os.listdir(self.top / ".snap"))
 
     def _sync(self) -> None:
         for hand in self.hands:
