@@ -23,7 +23,8 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.volume(size="512M")
+# In a snapshot, what programs store is shown whole, with set-id bits and devices, as in the live tree.
+pytestmark = pytest.mark.volume(size="512M", options="snapsuid")
 
 #: What git reads nothing else from: the tests do not depend on whose account they run in.
 GIT = {
