@@ -34,7 +34,7 @@ def at_path(path: str) -> socket.socket:
     """
     directory, name = os.path.split(path)
     beginning = os.path.join(directory, f".{os.getpid()}")  # not longer than any name, see ``registry.ADDRESS_LIMIT``
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    listener = _made()
     try:
         with alone(directory) as is_alone:
             if is_alone:
@@ -53,7 +53,7 @@ def at_path(path: str) -> socket.socket:
 
 def by_name(key: str) -> socket.socket:
     """A socket that listens by an abstract name, which ``registry`` finds by the key. Raises ``ControlError``."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    listener = _made()
     try:
         listener.bind(f"{registry.abstract_prefix(os.geteuid())}{key}/{os.urandom(8).hex()}")
         listener.listen(BACKLOG)
@@ -61,6 +61,14 @@ def by_name(key: str) -> socket.socket:
         listener.close()
         raise ControlError(f"no abstract control socket: {exc.strerror or exc}") from exc
     return listener
+
+
+def _made() -> socket.socket:
+    """Raises ``ControlError``, also for a daemon that has too many open files: it tries again later."""
+    try:
+        return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    except OSError as exc:
+        raise ControlError(f"no control socket: {exc.strerror or exc}") from exc
 
 
 def identity(path: str) -> Identity | None:

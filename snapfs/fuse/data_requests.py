@@ -187,19 +187,27 @@ class DataRequests(HandleRequests):
     async def _fill(self, fh: int, after: int, token: Rows | pyfuse3.ReaddirToken, *, shows_snapdir: bool) -> bool:
         """The same; was an entry left out, because its name means the directory of snapshots?"""
         is_snapdir = self.numbers.is_snapdir(fh)
-        hides = False
+        hides = is_counted = False
         if after < listing.FIRST_COOKIE:
             if not await self._first_rows(fh, after, token, shows_snapdir=shows_snapdir):
                 return False
+            is_counted = shows_snapdir
             after = listing.FIRST_COOKIE
         while True:
             # Other requests may run meanwhile: cookies stay what they are, and inodes are counted before anything can free them.
-            found = await (self.snapshot_rows(fh, after) if is_snapdir else self.at(self._entries, fh, after))
+            try:
+                found = await (self.snapshot_rows(fh, after) if is_snapdir else self.at(self._entries, fh, after))
+            except Exception:
+                if not is_counted:
+                    raise
+                return hides  # the kernel must get what is counted; it goes on behind that, and fails then
             for row in found:
                 if row.name == self.snapdir_name and not is_snapdir:
                     hides = True  # one name means one thing, whether it is looked up or listed
                 elif not self._reply(token, fh, row, in_snapdir=is_snapdir):
                     return hides
+                else:
+                    is_counted = True
                 after = row.cookie
             if not found or is_snapdir:
                 break

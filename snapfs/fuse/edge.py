@@ -64,22 +64,25 @@ class Edge(Calls):
         is_privileged = snapshots.is_privileged(self.fs, owner)
         if not is_privileged:
             self._allowance.take(owner)
-        async with self._snapshots_alone():
-            moved = await self._make_way(name) if is_privileged and name is not None else None
-            self.spared = view_id
-            async with self._at_moment({view_id}) as go_on:
-                instance = await self.change(
-                    snapshots.create, self.fs, name, origin=origin, targets=targets, owner=owner, permit=permit, facts=facts
-                )
-                try:
-                    # The snapshot is the state that is sealed.
-                    await self.commits.commit(sealed=go_on)
-                except SnapfsError:
-                    with suppress(SnapfsError):  # of a volume that has become read-only nothing comes into being any more
-                        await self.change(snapshots.abandon, self.fs, instance)
-                    raise
-        if moved is not None:  # it may be a request that made the snapshot: nobody waits for long
-            await self.kernel.view_renamed(moved.id, asked_by=NOWHERE)
+        moved = None
+        try:
+            async with self._snapshots_alone():
+                moved = await self._make_way(name) if is_privileged and name is not None else None
+                self.spared = view_id
+                async with self._at_moment({view_id}) as go_on:
+                    instance = await self.change(
+                        snapshots.create, self.fs, name, origin=origin, targets=targets, owner=owner, permit=permit, facts=facts
+                    )
+                    try:
+                        # The snapshot is the state that is sealed.
+                        await self.commits.commit(sealed=go_on)
+                    except SnapfsError:
+                        with suppress(SnapfsError):  # of a volume that has become read-only nothing comes into being any more
+                            await self.change(snapshots.abandon, self.fs, instance)
+                        raise
+        finally:
+            if moved is not None:  # it may be a request that made the snapshot: nobody waits for long
+                await self.kernel.view_renamed(moved.id, asked_by=NOWHERE)
         return instance
 
     async def _make_way(self, name: str) -> Instance | None:
@@ -148,7 +151,8 @@ class Edge(Calls):
         async with self._snapshots_alone():
             instance = await self.change(snapshots.rename, self.fs, which, new_name, permit=permit)
             failure = await self._failure()
-        await self.kernel.view_renamed(instance.id, asked_by=asked_by)
+        # The kernel does not rename by itself what it is told has failed.
+        await self.kernel.view_renamed(instance.id, asked_by=asked_by if failure is None else NOWHERE)
         if failure is not None:
             raise failure
         return instance
@@ -235,8 +239,11 @@ class Edge(Calls):
         """What the kernel believes that is wrong after a restore; None when that cannot be found out."""
         try:
             return await self.kernel.outdated(result)
-        except SnapfsError as exc:
-            log.warning("all that the kernel believes is looked up again, for what of it is wrong cannot be found out: %s", exc)
+        except Exception as exc:
+            trace = None if isinstance(exc, SnapfsError) else exc
+            log.warning(
+                "all that the kernel believes is looked up again, for what of it is wrong cannot be found out: %s", exc, exc_info=trace
+            )
             return None
 
     async def arrange(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -249,7 +256,7 @@ class Edge(Calls):
     async def purge(self, places: Sequence[Place], *, permit: Permit = snapshots.anyone) -> list[Place]:
         """Take names out of snapshots; durable when it returns. Their space comes back in the background."""
         done: list[Place] = []
-        failure: SnapfsError | None = None
+        failure: Exception | None = None
         async with self._snapshots_alone():
             for portion in snapshots.portions(places):
                 try:
@@ -258,7 +265,7 @@ class Edge(Calls):
                     with suppress(NoSpace):
                         # What is small is gone with the same commit, and need not be listed.
                         await self.change_behind(self.fs.orphans.work_for, len(taken))
-                except SnapfsError as exc:
+                except Exception as exc:  # noqa: BLE001 - whatever it is, the kernel must hear of what is done
                     failure = exc
                 failure = failure or await self._failure()
                 if failure is not None:

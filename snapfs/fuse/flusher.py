@@ -81,15 +81,19 @@ class Flusher:
         process = self._start()
         assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018 - pipes, as asked for
         words = [b"%d,%d,%s,%d,%d" % one._replace(name=one.name.hex().encode()) for one in wanted]
-        process.stdin.write(b" ".join([what, b"%d" % device, mountpoint.hex().encode(), *words]) + b"\n")
-        process.stdin.flush()
-        answer = process.stdout.readline()
+        answer = b""
+        with contextlib.suppress(BrokenPipeError):  # it has ended before, and there is no answer
+            process.stdin.write(b" ".join([what, b"%d" % device, mountpoint.hex().encode(), *words]) + b"\n")
+            process.stdin.flush()
+            answer = process.stdout.readline()
         if not answer.endswith(b"\n"):
             self.close()
             raise ConnectionAbortedError("the process that flushes has ended")
         return [Result(*map(int, word.split(b","))) for word in answer.split()]
 
     def _start(self) -> subprocess.Popen[bytes]:
+        if self._process is not None and self._process.poll() is not None:
+            self.close()  # somebody has ended it
         if self._process is None:
             import subprocess
 

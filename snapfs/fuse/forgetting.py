@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from snapfs.fuse.notices import forget_inodes, forget_names
+from snapfs.fuse.notices import expire_names, forget_inodes, forget_names
 from snapfs.fuse.threads import Pool, in_thread
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ class Forgetting:
 
     def __init__(self, notices: Callable[[], Notices]) -> None:
         self._notices = notices
+        self._expired: set[Place] = set()
         self._names: set[Place] = set()
         # Inodes, and whether their pages are to be forgotten, too.
         self._nodes: dict[int, bool] = {}
@@ -39,23 +40,30 @@ class Forgetting:
         self._is_wanted.set()
         return self._done
 
+    def expire(self, places: Iterable[Place]) -> trio.Event:
+        """The same for names that the kernel shall look up again."""
+        self._expired.update(places)
+        self._is_wanted.set()
+        return self._done
+
     async def run(self) -> None:
         """Tell the kernel, until cancelled."""
         while True:
             await self._is_wanted.wait()
             self._is_wanted = trio.Event()
-            names, nodes, done = self._names, self._nodes, self._done
-            self._names, self._nodes, self._done = set(), {}, trio.Event()
+            expired, names, nodes, done = self._expired, self._names, self._nodes, self._done
+            self._expired, self._names, self._nodes, self._done = set(), set(), {}, trio.Event()
 
             # Abandoned when the mount ends: the thread may be stuck in a kernel that nobody serves any more. Whoever asks meanwhile is
             # of the next batch.
             try:
-                await in_thread(Pool.KERNEL, self._tell, names, nodes, abandon_on_cancel=True)
+                await in_thread(Pool.KERNEL, self._tell, expired, names, nodes, abandon_on_cancel=True)
             finally:
                 done.set()
 
-    def _tell(self, names: set[Place], nodes: dict[int, bool]) -> None:
+    def _tell(self, expired: set[Place], names: set[Place], nodes: dict[int, bool]) -> None:
         notices = self._notices()
+        expire_names(notices, expired)
         forget_names(notices, names)
         forget_inodes(notices, [node for node, pages in nodes.items() if not pages], attributes_only=True)
         forget_inodes(notices, [node for node, pages in nodes.items() if pages], attributes_only=False)

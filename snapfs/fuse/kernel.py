@@ -15,7 +15,7 @@ from typing import Final
 import trio
 
 from snapfs import snapshots
-from snapfs.errors import NoSuchSnapshot
+from snapfs.errors import NoSuchSnapshot, SnapfsError
 from snapfs.filesystem import Filesystem, Inode
 from snapfs.fuse.edge import Edge
 from snapfs.fuse.flushing import Flushing
@@ -23,7 +23,7 @@ from snapfs.fuse.forgetting import Forgetting
 from snapfs.fuse.known import Known, Place
 from snapfs.fuse.mounted_inside import Inside, mounted_inside
 from snapfs.fuse.notices import expire_names, forget_inodes, forget_names
-from snapfs.fuse.numbers import Numbers
+from snapfs.fuse.numbers import KERNEL_ROOT, Numbers
 from snapfs.fuse.outdated import LOOK_AGAIN, Finder, Outdated
 from snapfs.fuse.shortage import Shortage
 from snapfs.fuse.threads import Pool, in_thread
@@ -35,8 +35,9 @@ log = logging.getLogger("snapfs.fuse")
 #: How far the kernel reads ahead, in KiB.
 READ_AHEAD_KB: Final = 2048
 
-#: Seconds that a rename in one ``.snap`` waits until the old name is gone from the others.
-RENAME_SECONDS: Final = 1.0
+#: Seconds that a request waits until the kernel has let go of names in ``.snap`` directories. It takes their locks for that, and whoever
+#: makes a snapshot there has one of them until his request is answered, which may wait for this one.
+GONE_SECONDS: Final = 1.0
 
 
 class MountedKernel(Flushing):
@@ -76,13 +77,14 @@ class MountedKernel(Flushing):
     async def passage_changed(self, node: int) -> None:
         """Somebody may have closed a directory of a snapshot: names of the snapshot in any ``.snap`` below it lead past it.
 
-        They are looked up again, and ``Passage`` asked. This takes locks of ``.snap`` directories: whoever calls holds none, and nobody who
-        holds one waits for a change of attributes or of names in a snapshot.
+        They are looked up again, and ``Passage`` asked. One thread tells the kernel of all, however many requests there are, for it waits
+        as long as a snapshot is being made in such a ``.snap``; and that needs threads, and requests that are served.
         """
         view_id, _ = self._numbers.split(node)
         places = self._known.shown(view_id) if view_id != BASE_VIEW else set()
         if places:
-            await in_thread(Pool.KERNEL, lambda: expire_names(self.notices, places), abandon_on_cancel=True)
+            with trio.move_on_after(GONE_SECONDS):
+                await self._forgetting.expire(places).wait()
 
     async def view_ended(self, view_id: int, *, asked_by: int | None) -> None:
         """See ``neighbours.Kernel``.
@@ -102,7 +104,7 @@ class MountedKernel(Flushing):
         """See ``neighbours.Kernel``. In the ``.snap`` that asked, the kernel renames by itself."""
         done = self._forgetting.forget({place for place in self._known.take_shown(view_id) if place[0] != asked_by}, [])
         # Two requests that rename each in its own ``.snap`` could wait for each other here: the limit ends that.
-        with trio.move_on_after(float("inf") if asked_by is None else RENAME_SECONDS):
+        with trio.move_on_after(float("inf") if asked_by is None else GONE_SECONDS):
             await done.wait()
 
     def refused(self, node: int) -> None:
@@ -148,7 +150,7 @@ class MountedKernel(Flushing):
 
     def _everything(self) -> Outdated:
         """What the kernel could believe of the base, where nobody can tell what of it is wrong."""
-        nodes = list(self._known.nodes_of(BASE_VIEW))
+        nodes = [*{KERNEL_ROOT, *self._known.nodes_of(BASE_VIEW)}]  # the root the kernel knows without a look-up
         names = {place for node in nodes for place in self._known.names(node)}
         return Outdated(set(), names, nodes, {node: (LOOK_AGAIN, 0) for node in nodes if self._known.names(node)})
 
@@ -164,6 +166,8 @@ class MountedKernel(Flushing):
                         names.add((snapdir, name))
                 except NoSuchSnapshot:
                     break
+                except SnapfsError:  # nobody can tell: then it is looked up again
+                    names.add((snapdir, name))
         for place in places:
             parent, node = (self._numbers.node(place.instance.id, ino) for ino in (place.parent, place.ino))
             names.add((parent, place.name))

@@ -210,7 +210,7 @@ class Ending:
         await self._asked.wait()
         hurry(self._kernel._fs.volume.device)
         # Requests are served meanwhile: unmounting makes the kernel send all that it holds back.
-        left = await in_thread(Pool.KERNEL, self.mount.leave, abandon_on_cancel=True)
+        left = await in_thread(Pool.ENDING, self.mount.leave, abandon_on_cancel=True)
         if not left:
             await trio.sleep(_GRACE)  # the end of the loop cancels this task
             if not self.mount.is_connected:
@@ -228,7 +228,7 @@ class Ending:
             with trio.move_on_after(_GRACE):
                 await self.over.wait()
             # A thread of ours may wait in the kernel for a lock that one of the users holds: it would for ever, and so would they.
-            await in_thread(Pool.KERNEL, self.mount.take_away)
+            await in_thread(Pool.ENDING, self.mount.take_away)
 
 
 def fuse_options(options: MountOptions, image: str) -> set[str]:

@@ -52,17 +52,22 @@ class Pruning:
             await self._known.crowded.wait()
             nodes = self._known.oldest(len(self._known) // 4 + 1)
             # Abandoned when the mount ends: the thread may be stuck in a kernel that nobody serves any more.
-            await in_thread(Pool.KERNEL, self._prune, nodes, abandon_on_cancel=True)
+            left = await in_thread(Pool.KERNEL, self._prune, nodes, abandon_on_cancel=True)
+            # What the kernel knows may change while a thread runs: none may look at it.
+            names = [place for node in left for place in self._known.names(node)]
+            if names:
+                await in_thread(Pool.KERNEL, forget_names, self._notices(), names, abandon_on_cancel=True)
             self._known.thin_out()
 
-    def _prune(self, nodes: list[int]) -> None:
+    def _prune(self, nodes: list[int]) -> list[int]:
+        """Those of which an older kernel has to forget the names."""
         notices = self._notices()
         for first in range(0, len(nodes), _BATCH):
-            batch = nodes[first : first + _BATCH]
             if self._can_prune:
                 try:
-                    notices.prune(batch)
+                    notices.prune(nodes[first : first + _BATCH])
                 except OSError as exc:
                     self._can_prune = exc.errno != errno.EINVAL
             if not self._can_prune:
-                forget_names(notices, [place for node in batch for place in self._known.names(node)])
+                return nodes[first:]
+        return []

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from snapfs.errors import CorruptBlock, DeviceError, DeviceFull, NoAttribute, NotFound
+from snapfs.errors import CorruptBlock, DeviceFull, NoAttribute, NotFound, SnapfsError
 from snapfs.filesystem import Inode, View, designation
 from snapfs.filesystem.rules import SET_ID
 from snapfs.fuse import facts, wire
@@ -327,10 +327,9 @@ class Quick:
             done = self._fs.write(view, ino, offset, data, stamp=self._stamps)
         except (*REPEATABLE, DeviceFull):
             return None
-        except DeviceError as exc:
-            self._kernel.lost(handle & ~WRITER_BIT, exc)
-            raise
         except BaseException as exc:
+            if isinstance(exc, SnapfsError):  # damaged data as well, which does not end writing
+                self._kernel.lost(handle & ~WRITER_BIT, exc)
             broke_off(self._volume, exc)
             raise
         self._count["write"] += 1

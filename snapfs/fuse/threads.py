@@ -24,10 +24,11 @@ class Pool(enum.Enum):
     COPIES = "copying what a write would destroy, which waits for the copy's target"
     KERNEL = "telling the kernel something, which may wait for requests that are being served"
     COMMANDS = "what commands read and write"
+    ENDING = "unmounting, which ends all waiting for the kernel"
 
 
 #: How many of each there are at once. Of commits and discards there is one at a time; of reads trio's own number.
-THREADS: Final = {Pool.READS: 40, Pool.COMMITS: 2, Pool.DISCARDS: 1, Pool.COPIES: 16, Pool.KERNEL: 40, Pool.COMMANDS: 20}
+THREADS: Final = {Pool.READS: 40, Pool.COMMITS: 2, Pool.DISCARDS: 1, Pool.COPIES: 16, Pool.KERNEL: 40, Pool.COMMANDS: 20, Pool.ENDING: 2}
 
 _limiters: trio.lowlevel.RunVar[dict[Pool, trio.CapacityLimiter]] = trio.lowlevel.RunVar("limiters")
 
