@@ -166,9 +166,16 @@ class Copying(Filling):
         volume = self._fs.volume
         if self._is_over and destination is not None and volume.copies.current is None:
             where = destination
-            self.job = await self.apart.run(
+            resumed = await self.apart.run(
                 lambda: resume_unregistered(volume, where, since_ns=time.time_ns(), owner=owner), over=never, undo=Job.close
             )
+            # A daemon may have begun something else meanwhile, or have written before the copy stood before its device.
+            if self.has_work or self._beginning is not None or volume.generation != resumed.mark.generation or volume.unsaved:
+                if volume.device is resumed.before:
+                    detach(volume)
+                await self._in_a_moment(resumed.close)
+                raise CopyError(f"{where}: its source {self._image} is being changed: unmount it, and go on with the copy then")
+            self.job = resumed
         job = self._running()
         wished = Wishes(job.wishes.copy_first, job.wishes.rate if rate is None else None if rate == NO_LIMIT else rate)
         if job.wishes != wished:

@@ -230,6 +230,9 @@ class Commits:
             joined.error = exc
         except Exception as exc:  # noqa: BLE001 - see ``_defect``
             joined.error = self._defect(exc)
+        except BaseException:
+            joined.error = DeviceError("a commit was broken off")  # or whoever waits would take it for done
+            raise
         finally:
             if self._next is joined:
                 self._next = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Coroutine
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
 import pyfuse3
 
@@ -26,6 +26,9 @@ from snapfs.fuse.set_id import keeps_group
 from snapfs.fuse.trouble import Trouble
 from snapfs.fuse.wire import Caller
 from snapfs.ids import BASE_VIEW
+
+#: Requests whose answer gives the kernel an inode, which it counts.
+_MAKING: Final = frozenset({"mknod", "mkdir", "symlink", "create", "link"})
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -45,7 +48,11 @@ def handler(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corout
         try:
             result = await function(*args, **kwargs)
             if name in requests.stored_at_once:
-                await edge.commits.sync()
+                try:
+                    await edge.commits.sync()
+                except BaseException:
+                    await requests.not_told(name, result)
+                    raise
             return result
         except pyfuse3.FUSEError:
             raise
@@ -85,6 +92,14 @@ class Requests(pyfuse3.Operations):
     async def fail(self, name: str, node: int, exc: Exception) -> None:
         """Answer a request with what an exception means."""
         raise await self.refusal(name, (node,), exc) from exc
+
+    async def not_told(self, name: str, result: object) -> None:
+        """The kernel is not given what a request has made, and never gives it back."""
+        made, entry = result if isinstance(result, tuple) else (None, result)
+        if made is not None:
+            self.known.closed(made.fh)
+        if name in _MAKING and isinstance(entry, pyfuse3.EntryAttributes):
+            await self.forget([(entry.st_ino, 1)])
 
     def view(self, view_id: int) -> View:
         """A view that the kernel has a number of. Raises ``StaleInode`` when it is gone."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import socket
 import stat
 import threading
 from collections.abc import Collection, Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,8 +17,6 @@ import trio
 import trio.testing
 
 from snapfs import snapshots
-from snapfs.control import listening
-from snapfs.control.protocol import ControlError
 from snapfs.device import MemoryDevice
 from snapfs.errors import CorruptData, DeviceError, DeviceFull, NoSpace
 from snapfs.filesystem import Filesystem
@@ -39,6 +35,7 @@ from snapfs.fuse.outdated import Outdated
 from snapfs.fuse.pruning import Pruning
 from snapfs.fuse.quick import Quick
 from snapfs.fuse.threads import THREADS, Pool, in_thread
+from snapfs.fuse.wire import Caller
 from snapfs.ids import BASE_VIEW, ROOT_INO
 from snapfs.snapshots import Place, RestoreResult
 from snapfs.store.volume import Volume
@@ -162,14 +159,16 @@ async def test_who_waits_for_the_kernel_keeps_a_daemon_from_ending(nursery: trio
     kernel: Any = SimpleNamespace(_fs=SimpleNamespace(volume=SimpleNamespace(device=device)), flush=flush)
     mount: Any = SimpleNamespace(leave=lambda: ["in use"], take_away=lambda: ended.append("taken away"))
     server: Any = SimpleNamespace(stop=over.set)
-    ending = Ending(mount, kernel, server, lambda: None)
+    asked = trio.Event()
+    asked.set()
+    ending = Ending(mount, kernel, server, asked)
     ending.over = over
     for _ in range(2 * THREADS[Pool.KERNEL]):
         nursery.start_soon(in_thread, Pool.KERNEL, lambda: go.wait(20))
     await trio.testing.wait_all_tasks_blocked(0.01)
     try:
         with trio.move_on_after(5):
-            await ending._end()
+            await ending.watch()
         assert ended == ["taken away"]
     finally:
         go.set()
@@ -272,16 +271,6 @@ async def test_a_listing_that_breaks_off_leaves_inodes_counted(mount: Mount, mon
     assert len(mount.known) == len(counted)
 
 
-def test_a_daemon_with_too_many_open_files_ends_for_want_of_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(*_: object) -> socket.socket:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-    monkeypatch.setattr(socket, "socket", none)
-    for attempt in (lambda: listening.at_path(str(tmp_path / "a.sock")), lambda: listening.by_name("a")):
-        with pytest.raises(ControlError, match="Too many open files"):
-            attempt()
-
-
 async def test_a_defect_after_a_restore_leaves_the_kernel_with_what_was_before(
     mount: Mount, hearing: Hearing, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -368,3 +357,43 @@ async def test_a_defect_in_a_purge_leaves_what_is_purged_to_be_seen(
         await mount.edge.purge(places)
     assert hearing.told == [("purged", [b"one", b"two"])]
     assert mount.edge.volume.read_only_reason is not None
+
+
+async def test_what_could_not_be_stored_at_once_is_counted_for_ever(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel gets an error instead of the inode: it knows none that it could give back."""
+    options = MountOptions(kernel=frozenset({"sync"}))
+    operations = Operations(mount.edge, mount.known, Numbers(BASE_VIEW), mount.kernel, options, 4096)
+    ctx: Any = Caller(0, 0, 0)
+
+    async def full() -> bool:
+        raise DeviceFull("the host is full")
+
+    monkeypatch.setattr(mount.edge.commits, "sync", full)
+    for attempt in (
+        lambda: operations.create(KERNEL_ROOT, b"file", 0o644, os.O_RDWR, ctx),
+        lambda: operations.mkdir(KERNEL_ROOT, b"directory", stat.S_IFDIR | 0o755, ctx),
+    ):
+        with pytest.raises(pyfuse3.FUSEError):
+            await attempt()
+    assert len(mount.known) == 0
+    assert mount.known.written() == []
+    assert mount.known.views_in_use() == set()
+
+
+async def test_who_waits_for_a_commit_that_is_broken_off_takes_it_for_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    edge = Mount().edge
+    monkeypatch.setattr(edge.commits, "_seal", trio.sleep_forever)
+    await edge.change(edge.fs.make, edge.fs.base, ROOT_INO, b"file", stat.S_IFREG | 0o644, 0, 0)
+    told: list[str] = []
+
+    async def wait() -> None:
+        with pytest.raises(DeviceError, match="broken off"):
+            await edge.commit()
+        told.append("broken off")
+
+    async with trio.open_nursery() as others, trio.open_nursery() as running:
+        running.start_soon(edge.commits.run)
+        others.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        running.cancel_scope.cancel()
+    assert told

@@ -1,0 +1,81 @@
+"""What goes wrong with the daemon's socket and with a copy while something else happens: the daemon goes on, and no copy is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from snapfs.control import listening
+from snapfs.control.apart import Here
+from snapfs.control.caller import Alone
+from snapfs.control.copying import Copying
+from snapfs.control.offline import OfflineEngine
+from snapfs.control.protocol import ControlError
+from snapfs.copying import Job, Wishes
+from snapfs.copying.map_file import make_map
+from snapfs.copying.target import prepare
+from snapfs.device import open_device
+from snapfs.errors import CopyError
+from snapfs.filesystem import Filesystem
+from snapfs.filesystem.format import format_volume
+from snapfs.ids import ROOT_INO
+from snapfs.store.driver import commit, drive
+from snapfs.store.volume import Volume
+
+T = TypeVar("T")
+
+
+def test_a_daemon_with_too_many_open_files_ends_for_want_of_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> socket.socket:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(socket, "socket", none)
+    for attempt in (lambda: listening.at_path(str(tmp_path / "a.sock")), lambda: listening.by_name("a")):
+        with pytest.raises(ControlError, match="Too many open files"):
+            attempt()
+
+
+async def test_a_copy_goes_on_of_what_was_changed_while_it_was_opened(tmp_path: Path) -> None:
+    """Its source does not know of it: what a daemon writes before the copy stands before its device is in no copy."""
+    image, path = str(tmp_path / "source"), str(tmp_path / "target")
+    (tmp_path / "source").write_bytes(b"")
+    os.truncate(image, 8 << 20)
+    with contextlib.closing(open_device(image)) as device:
+        format_volume(device)
+    with contextlib.closing(open_device(image, read_only=True)) as device:
+        volume = Volume.open(device, read_only=True)
+        target = prepare(path, device, volume.geometry.size, force=False)
+        job = Job.begin(volume, target, Wishes(), registered=False, source_path=image, owner=0)
+        job.copy_initial_part([])
+        job.map_file = make_map(path + ".copymap", job.copy.map.size, force=False)
+        job.put_map()
+        job.set_up()
+        job.close()
+    with contextlib.closing(open_device(image)) as device:
+        fs = Filesystem(Volume.open(device))
+
+        class Apart(Here):
+            """Meanwhile somebody writes."""
+
+            async def run(self, work: Callable[[], T], *, over: Callable[[], bool], undo: Callable[[T], object] | None = None) -> T:
+                result = await super().run(work, over=over, undo=undo)
+                fs.volume.device, before = device, fs.volume.device
+                drive(fs.volume, fs.make, fs.base, ROOT_INO, os.urandom(8).hex().encode(), stat.S_IFREG | 0o644, 0, 0)
+                commit(fs.volume)
+                fs.volume.device = before
+                return result
+
+        copying = Copying(OfflineEngine(fs), fs, image, mount_device=1)
+        copying.apart = Apart()
+        with pytest.raises(CopyError, match="is being changed"):
+            await copying.resume(Alone(), path, rate=None, owner=0)
+        assert copying.job is None
+        assert fs.volume.device is device
