@@ -121,8 +121,9 @@ def _seal(seal: Callable[[Volume], Any]) -> Callable[[Volume], Any]:
     return watched
 
 
+@functools.cache
 def install() -> None:
-    """Look at all that this process does from now on."""
+    """Look at all that this process does from now on. A worker of the tests is asked twice: it is a process of theirs as well."""
     for owner, names in _METHODS:
         for name in names.split():
             setattr(owner, name, _watched(getattr(owner, name), lambda one: one.volume if isinstance(one, Filesystem) else one._fs.volume))
