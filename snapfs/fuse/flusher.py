@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import struct
 import sys
 from collections.abc import Callable, Sequence
@@ -26,6 +27,9 @@ END_SECONDS = 2.0
 #: one first, and its generation.
 _HANDLE_TYPE = 0x81
 _HANDLE = struct.Struct("=IiIII")
+
+#: Seconds after which a change of size is given up that waits for somebody's lease (F_SETLEASE of fcntl(2)): he has 45 for each file.
+LEASE_SECONDS = 0.5
 
 #: As the time of change of a file: whatever it is.
 KEEP_TIME = -1 << 63
@@ -120,6 +124,7 @@ class Flusher:
 
 def serve() -> None:
     """The process's side: a line with requests, a line with results, until the daemon ends."""
+    signal.signal(signal.SIGALRM, lambda *_: None)  # ends a wait, and nothing else
     for line in sys.stdin.buffer:
         what, device, mountpoint, *words = line.split()
         function = flush_all if what == b"flush" else renew_all
@@ -219,7 +224,7 @@ def _renew(top: int, one: Wanted) -> Result:
             return Result(NO_WAY)
         path = f"/proc/self/fd/{file}"
         if one.size >= 0 and status.st_size != one.size:
-            os.truncate(path, one.size)
+            _truncate(path, one.size)
         if one.size >= 0 and one.mtime != KEEP_TIME and (status.st_size != one.size or status.st_mtime_ns != one.mtime):
             with contextlib.suppress(PermissionError):  # a time that is wrong while somebody uses the file is better than no file
                 os.utime(path, ns=(status.st_atime_ns, one.mtime))
@@ -228,6 +233,15 @@ def _renew(top: int, one: Wanted) -> Result:
     finally:
         os.close(file)
     return Result(0)
+
+
+def _truncate(path: str, size: int) -> None:
+    """Raises ``InterruptedError`` where somebody has a lease of the file; what the kernel waits for otherwise is not interrupted."""
+    signal.setitimer(signal.ITIMER_REAL, LEASE_SECONDS, LEASE_SECONDS)
+    try:
+        os.truncate(path, size)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 if __name__ == "__main__":

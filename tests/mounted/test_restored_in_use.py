@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import mmap
 import os
+import signal
 import subprocess
 import threading
 from pathlib import Path
@@ -200,3 +202,23 @@ def test_mounts_of_others_are_taken_away_in_silence(mounted, run_snapfs) -> None
         assert points[0].is_mount()
         detach(points[0])
     assert sorted(os.listdir(mounted.path)) == ["file", "gone", "kept"]
+
+
+def test_a_lease_keeps_a_restore_and_all_snapshots_waiting(mounted) -> None:
+    """The kernel gives its holder 45 seconds for each file before somebody else may change the size."""
+    path = mounted / "file"
+    path.write_bytes(b"then" * 1000)
+    mounted.snapshot("s")
+    path.write_bytes(b"now")
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # by which the kernel asks for it
+    file = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        mounted.run("restore", mounted.path, "s")
+        leases = [line.split() for line in Path("/proc/locks").read_text().splitlines() if "LEASE" in line]
+        assert ["BREAKING", str(os.getpid())] in [[words[2], words[4]] for words in leases]
+        assert path.read_bytes() == b"then" * 1000
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(file)
+        signal.signal(signal.SIGIO, before)
