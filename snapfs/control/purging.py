@@ -15,7 +15,7 @@ from snapfs import snapshots
 from snapfs.control.comparing import EVENT_SECONDS, Comparing, as_text, of_shown
 from snapfs.control.protocol import Result
 from snapfs.errors import NotFound, SnapfsError, SnapshotBusy, SnapshotError, SnapshotHeld
-from snapfs.snapshots import Found, Had, Permit, Place, PurgeSpace
+from snapfs.snapshots import Found, Had, Instance, Permit, Place, PurgeSpace
 from snapfs.snapshots.paths import path_bytes
 
 
@@ -84,13 +84,16 @@ class Purging(Comparing):
         """What snapshots have, those that have something. Raises ``NotFound`` for a path that none has."""
         found: list[Found] = []
         refused: dict[str, SnapfsError] = {}
-        every = [one.name for one in await engine.call(snapshots.all, self._fs)] if names is None else list(dict.fromkeys(names))
-        for name in every:
+        every: list[Instance] | list[str] = (
+            # Not their names: one that is renamed meanwhile would be left out.
+            await engine.call(snapshots.all, self._fs) if names is None else list(dict.fromkeys(names))
+        )
+        for which in every:
             try:
-                one = await engine.call(snapshots.find_places, self._fs, name, wanted, permit=self._look)
+                one = await engine.call(snapshots.find_places, self._fs, which, wanted, permit=self._look)
             except SnapshotError as exc:
-                if names is not None:  # else it has gone meanwhile
-                    refused[name] = exc
+                if isinstance(which, str):  # else it has gone meanwhile
+                    refused[which] = exc
                 continue
             if one.places:
                 found.append(one)

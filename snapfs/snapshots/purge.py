@@ -60,12 +60,12 @@ def check_paths(paths: Iterable[bytes]) -> list[bytes]:
     return [path for path in wanted if not any(path.startswith(other + b"/") for other in wanted)]
 
 
-def find_places(fs: Filesystem, name: str, paths: Sequence[bytes], *, permit: Permit = anyone) -> Found:
-    """Look paths up in a snapshot, as it is now. Symbolic links are not followed.
+def find_places(fs: Filesystem, which: str | Instance, paths: Sequence[bytes], *, permit: Permit = anyone) -> Found:
+    """Look paths up in a snapshot, as it is now. ``which`` is as for ``get``. Symbolic links are not followed.
 
     May raise ``NotCached``, ``CommitNeeded``; raises ``NoSuchSnapshot``.
     """
-    instance = get(fs, name)
+    instance = get(fs, which)
     view = fs.view(instance.id)
     places: list[Place] = []
     covered = None
@@ -78,12 +78,11 @@ def find_places(fs: Filesystem, name: str, paths: Sequence[bytes], *, permit: Pe
     if not places:
         return Found(instance, ())
     if covered is not None:
-        text = (
-            f"snapshot {name!r} covers /{covered.decode(errors='replace')} or a part of it, and nothing would be left: delete the snapshot"
-        )
+        what = f"/{covered.decode(errors='replace')}"
+        text = f"snapshot {instance.name!r} covers {what} or a part of it, and nothing would be left: delete the snapshot"
         return Found(instance, tuple(places), UsageError(text))
     try:
-        deletable(fs, name, permit)
+        deletable(fs, instance, permit)
     except (SnapshotError, FsError) as exc:
         return Found(instance, tuple(places), exc)
     return Found(instance, tuple(places))

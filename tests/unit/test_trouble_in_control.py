@@ -1,4 +1,4 @@
-"""What goes wrong with the daemon's socket and with a copy while something else happens: the daemon goes on, and no copy is wrong."""
+"""What happens beside a command while it waits: the daemon goes on, no copy is wrong, and nothing is left out."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ import socket
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
+from snapfs import snapshots
 from snapfs.control import listening
 from snapfs.control.apart import Here
 from snapfs.control.caller import Alone
 from snapfs.control.copying import Copying
 from snapfs.control.offline import OfflineEngine
 from snapfs.control.protocol import ControlError
+from snapfs.control.purging import Purging
 from snapfs.copying import Job, Wishes
 from snapfs.copying.map_file import make_map
 from snapfs.copying.target import prepare
-from snapfs.device import open_device
-from snapfs.errors import CopyError
+from snapfs.device import MemoryDevice, open_device
+from snapfs.errors import CopyError, NotFound
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
@@ -79,3 +81,30 @@ async def test_a_copy_goes_on_of_what_was_changed_while_it_was_opened(tmp_path: 
             await copying.resume(Alone(), path, rate=None, owner=0)
         assert copying.job is None
         assert fs.volume.device is device
+
+
+async def test_a_snapshot_that_is_renamed_while_others_are_looked_at_keeps_what_is_purged() -> None:
+    """What shall be gone from all snapshots is gone from all, whatever their names are by then."""
+    device = MemoryDevice(32 << 20)
+    format_volume(device)
+    fs = Filesystem(Volume.open(device))
+    engine = OfflineEngine(fs)
+    drive(fs.volume, fs.make, fs.base, ROOT_INO, b"secret", stat.S_IFREG | 0o644, 0, 0)
+    commit(fs.volume)
+    for name in ("a", "b"):
+        await engine.create_snapshot(name)
+
+    class Renaming(OfflineEngine):
+        """Meanwhile somebody renames."""
+
+        async def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+            result = await super().call(function, *args, **kwargs)
+            if function == snapshots.find_places and snapshots.all(fs)[1].name == "b":
+                await engine.rename_snapshot("b", "c")
+            return result
+
+    result = await Purging(fs, Alone(), snapshots.anyone).purge(Renaming(fs), ["secret"], None, dry_run=False)
+    assert result["snapshots"] == 2
+    for one in snapshots.all(fs):
+        with pytest.raises(NotFound):
+            drive(fs.volume, fs.lookup, fs.view(one.id), ROOT_INO, b"secret")
