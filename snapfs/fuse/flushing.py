@@ -63,6 +63,8 @@ class Flushing:
         #: Files whose users are still to hear from closing them that writes were lost: to open and close them would take that away.
         self.short: Container[int] = ()
         self._flushing = trio.Lock()
+        #: Nothing more is fetched after this: whoever fetches may be left to wait alone.
+        self.is_ending = False
         self.pause = Pause(numbers.view_of)
         #: Files of which the kernel is being told size and time of change.
         self.renewed: set[int] = set()
@@ -114,7 +116,7 @@ class Flushing:
             # Requests are served meanwhile, in particular the writes that this brings.
             async with self._flushing:
                 generations = {node: await self._generation_of(node) for node in nodes}
-                await in_thread(Pool.KERNEL, how, generations)
+                await in_thread(Pool.KERNEL, how, generations, abandon_on_cancel=self.is_ending)
 
     async def _generation_of(self, node: int) -> int | None:
         view_id, ino = self._numbers.split(node)

@@ -54,6 +54,9 @@ _ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 #: Seconds in which a mount may end that was unmounted, and what is being worked on when it is taken away from its users.
 _GRACE: Final = 2.0
 
+#: Seconds without a single write after which nothing more is waited for of what the kernel holds back.
+_SILENCE: Final = 20.0
+
 #: Starts what lives as long as the mount, which has that device number.
 Attach = Callable[[Edge, trio.Nursery, int, FurtherMounts], Awaitable[None]]
 
@@ -104,7 +107,7 @@ async def serve(fs: Filesystem, mountpoint: str, options: MountOptions, ready: C
                 if connection is not None:
                     kernel.notices = connection
                 server: Server = StockLoop() if connection is None else Loop(connection, operations, MAX_TASKS)
-                ending = Ending(mount, kernel, server, asked)
+                ending = Ending(mount, kernel, server, asked, lambda: edge.requests["write"])
                 await _serve(operations, ending, ready, attach)
             finally:
                 # Nothing is served any more, so nothing may wait for the kernel from here on.
@@ -195,9 +198,13 @@ async def _listen(signals: AsyncIterator[int], asked: trio.Event) -> None:
 
 
 class Ending:
-    """How serving a mount ends because the daemon was told to: with everything saved, whoever uses the mount."""
+    """How serving a mount ends because the daemon was told to: with everything saved, whoever uses the mount.
 
-    def __init__(self, mount: Attachment, kernel: MountedKernel, server: Server, asked: trio.Event) -> None:
+    ``writes`` counts those that have come.
+    """
+
+    def __init__(self, mount: Attachment, kernel: MountedKernel, server: Server, asked: trio.Event, writes: Callable[[], int]) -> None:
+        self._writes = writes
         self.mount = mount
         self.server = server
         #: There will be no more requests.
@@ -218,10 +225,7 @@ class Ending:
             left = ["it is mounted elsewhere too, or was detached while in use"]
         # Somebody uses it, and will get errors from now on. What was written until now is not lost.
         log.warning("%s: the volume is taken away from its users", "; ".join(left))
-        try:
-            await self._kernel.flush()  # as above
-        except SnapfsError as exc:
-            log.critical("the kernel's cached writes may be lost: %s", exc)
+        await self._fetch()
         self.server.stop()
         with trio.CancelScope(shield=True):
             # What is being worked on may wait for the kernel, and that for a request that nobody reads any more.
@@ -229,6 +233,29 @@ class Ending:
                 await self.over.wait()
             # A thread of ours may wait in the kernel for a lock that one of the users holds: it would for ever, and so would they.
             await in_thread(Pool.ENDING, self.mount.take_away)
+
+    async def _fetch(self) -> None:
+        """Have the kernel send what it holds back, for as long as anything comes: whom it waits for may wait for ever."""
+        done = trio.Event()
+
+        async def fetch() -> None:
+            try:
+                await self._kernel.flush()  # requests are served meanwhile
+            except SnapfsError as exc:
+                log.critical("the kernel's cached writes may be lost: %s", exc)
+            done.set()
+
+        self._kernel.is_ending = True
+        async with trio.open_nursery() as fetching:
+            fetching.start_soon(fetch)
+            before = -1
+            while not done.is_set() and before != self._writes():
+                before = self._writes()
+                with trio.move_on_after(_SILENCE):
+                    await done.wait()
+            if not done.is_set():
+                log.critical("the kernel has sent nothing for %g s: what it holds back may be lost", _SILENCE)
+            fetching.cancel_scope.cancel()
 
 
 def fuse_options(options: MountOptions, image: str) -> set[str]:

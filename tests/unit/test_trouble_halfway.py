@@ -161,7 +161,7 @@ async def test_who_waits_for_the_kernel_keeps_a_daemon_from_ending(nursery: trio
     server: Any = SimpleNamespace(stop=over.set)
     asked = trio.Event()
     asked.set()
-    ending = Ending(mount, kernel, server, asked)
+    ending = Ending(mount, kernel, server, asked, lambda: 0)
     ending.over = over
     for _ in range(2 * THREADS[Pool.KERNEL]):
         nursery.start_soon(in_thread, Pool.KERNEL, lambda: go.wait(20))
@@ -172,6 +172,31 @@ async def test_who_waits_for_the_kernel_keeps_a_daemon_from_ending(nursery: trio
         assert ended == ["taken away"]
     finally:
         go.set()
+
+
+async def test_a_daemon_that_ends_waits_for_writes_that_never_come(monkeypatch: pytest.MonkeyPatch, autojump_clock: object) -> None:
+    """Fetching what the kernel holds back may wait for whom nobody ends; while writes come it goes on, however long it takes."""
+    writes, stopped = [0], trio.Event()
+
+    async def flush() -> None:
+        for _ in range(3):
+            await trio.sleep(15)
+            writes[0] += 1
+        await trio.sleep_forever()
+
+    device = MemoryDevice(4096)
+    kernel: Any = SimpleNamespace(_fs=SimpleNamespace(volume=SimpleNamespace(device=device)), flush=flush)
+    mount: Any = SimpleNamespace(leave=lambda: ["in use"], take_away=lambda: None)
+    server: Any = SimpleNamespace(stop=stopped.set)
+    asked = trio.Event()
+    asked.set()
+    ending = Ending(mount, kernel, server, asked, lambda: writes[0])
+    ending.over = stopped
+    began = trio.current_time()
+    await ending.watch()
+    assert kernel.is_ending
+    assert writes == [3]
+    assert 45 < trio.current_time() - began < 100
 
 
 async def test_names_are_looked_at_by_a_thread_while_they_change(nursery: trio.Nursery) -> None:
