@@ -192,7 +192,7 @@ def _detach(fs: Filesystem, inode: Inode) -> None:
     """Empty a large file at once: its blocks go to an orphan of their own, which is freed behind."""
     view, volume = inode.view, inode.view.volume
     ino = view.plan_new()
-    volume.allocator.prepare(0, urgency=1, metadata=volume.dirtied + costs.HAND_OVER)
+    volume.allocator.prepare(0, urgency=1, metadata=volume.dirtied + costs.HAND_OVER + costs.INODE)
     view.change(inode)
     heir = Inode(view, ino, stat.S_IFREG, generation=volume.next_inode_generation & 0xFFFF_FFFF, now=fs.now())
     volume.next_inode_generation += 1

@@ -284,6 +284,8 @@ def _point(
 def truncate(inode: Inode, size: int) -> None:
     """Set the size; what is cut off is freed, what is added is a hole. Raises ``NotCached``, ``CommitNeeded``, ``NoSpace``, ``FileTooBig``.
 
+    The caller may change the inode once more without setting anything aside.
+
     Cutting off many blocks may take several calls, each with ``NotCached``; the size goes down with them.
     """
     if size > FILE_SIZE_MAX:
@@ -291,7 +293,7 @@ def truncate(inode: Inode, size: int) -> None:
     volume = inode.view.volume
     block_size = volume.geometry.block_size
     if size >= inode.size:
-        volume.allocator.prepare(0, metadata=volume.dirtied + INODE)
+        volume.allocator.prepare(0, metadata=volume.dirtied + 2 * INODE)
         inode.view.change(inode)
         inode.size = size
         return
@@ -301,7 +303,9 @@ def truncate(inode: Inode, size: int) -> None:
         words, slot = inode.map.pointers(keep - 1)
         if words is not None and words[2 * slot]:
             tail = volume.load("data", words[2 * slot], words[2 * slot + 1])[size % block_size :]
-    volume.allocator.prepare(1 if any(tail) else 0, urgency=1, metadata=volume.dirtied + INODE + of_cut(inode.map))
+    # Zeros in place of the tail, and whoever calls, set blocks aside for this inode once more, when it is changed: they must find them.
+    cost = 2 * INODE + of_cut(inode.map) + (of_write(inode.map, keep - 1, keep - 1) if any(tail) else 0)
+    volume.allocator.prepare(1 if any(tail) else 0, urgency=1, metadata=volume.dirtied + cost)
     inode.view.change(inode)
     budget = min(CUT_BUDGET, volume.cache.capacity // 2)  # all of a step is in the cache at once
     while True:

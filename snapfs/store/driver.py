@@ -14,9 +14,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: How often one call is given blocks by a commit that are not enough. Background work may take many commits to give anything back.
+COMMIT_TRIES = 1000
+
 
 def drive(volume: Volume, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
     """Call ``function`` until it is through: fetch what it misses, commit when it needs that. What broke off ends writing (``guard``)."""
+    commits = 0
     try:
         while True:
             try:
@@ -26,6 +30,9 @@ def drive(volume: Volume, function: Callable[..., T], /, *args: Any, **kwargs: A
             except NotReady as exc:
                 volume.device.make_ready(exc.runs)
             except CommitNeeded:
+                commits += 1
+                if commits > COMMIT_TRIES:
+                    raise NoSpace("no space left on the volume: what commits give back is not enough") from None
                 _make_room(volume)
     except BaseException as exc:
         broke_off(volume, exc)
