@@ -46,6 +46,7 @@ SIZES = {
     "DIRENT": 24,
     "INVAL_INODE_OUT": 24,
     "INVAL_ENTRY_OUT": 16,
+    "PRUNE_OUT": 16,
     "ATTR_REPLY": 16 + 104,
     "ENTRY_REPLY": 16 + 128,
     "CREATE_REPLY": 16 + 128 + 16,
