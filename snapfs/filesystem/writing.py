@@ -293,7 +293,8 @@ def truncate(inode: Inode, size: int) -> None:
     volume = inode.view.volume
     block_size = volume.geometry.block_size
     if size >= inode.size:
-        volume.allocator.prepare(0, metadata=volume.dirtied + 2 * INODE)
+        # As any other change of attributes, so that a program can say on a full volume how large a file really is.
+        volume.allocator.prepare(0, urgency=1, metadata=volume.dirtied + 2 * INODE)
         inode.view.change(inode)
         inode.size = size
         return

@@ -157,5 +157,7 @@ class Requests(pyfuse3.Operations):
         if inode.nlink:
             self.known.unname(self.numbers.node(view_id, inode.ino), parent, name)
         if inode.nlink == 0:
-            self.known.unlinked(self.numbers.node(view_id, inode.ino), inode.mode)
+            node = self.numbers.node(view_id, inode.ino)
+            self.known.unlinked(node, inode.mode)
+            self.kernel.shortage.unlinked(node)
             self.edge.work_soon()

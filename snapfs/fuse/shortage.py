@@ -15,7 +15,7 @@ import errno
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import pyfuse3
@@ -37,6 +37,10 @@ log = logging.getLogger("snapfs.fuse")
 #: Seconds that somebody who asks for attributes waits until the kernel has been told the size: he may hold the lock that this needs.
 SETTLE_SECONDS: Final = 5.0
 
+#: Seconds after the last writer before the kernel is told the size. Who has no space removes what did not fit, and wants the space at once:
+#: to be told of, the file would have to be held.
+REMOVAL_SECONDS: Final = 0.05
+
 #: Seconds after which it is tried again where it is the host that has no space: of that nobody says when there is some.
 HOST_SECONDS: Final = 1.0
 
@@ -54,6 +58,10 @@ class _File:
     settled: trio.Event | None = None
     #: There is space again.
     is_over: bool = False
+    #: It has lost its last name.
+    gone: trio.Event = field(default_factory=trio.Event)
+    #: When the last writer has gone (``trio.current_time``).
+    left: float = 0.0
 
 
 class Shortage:
@@ -78,8 +86,11 @@ class Shortage:
         """Tell the kernel the sizes of files, until cancelled."""
         async for node, file in self._todo:
             if file.settled is not None and not file.settled.is_set():
+                with trio.move_on_at(file.left + REMOVAL_SECONDS):
+                    await file.gone.wait()
                 try:
-                    await self._settle(node)
+                    if not file.gone.is_set():
+                        await self._settle(node)
                 except StaleInode:  # it is gone
                     pass
                 except SnapfsError as exc:
@@ -87,6 +98,9 @@ class Shortage:
                 except Exception:
                     log.exception("the kernel goes on showing the wrong size of a file: internal error")
                 file.settled.set()
+            if file.gone.is_set():
+                await self.let_go([(node, 0)])
+                continue
             # What it has been told of the file meanwhile it believes, and then would not ask before writing.
             await self._forget(node, file)
             if not self._known.is_written(node) and self.files.get(node) is file:
@@ -130,8 +144,19 @@ class Shortage:
         """A handle of one of the ``files`` was released."""
         file = self.files[node]
         if not self._known.is_written(node) and (file.settled is None or file.settled.is_set()):
-            file.settled = trio.Event()
+            file.settled, file.left = trio.Event(), trio.current_time()
             self._jobs.send_nowait((node, file))
+
+    def unlinked(self, node: int) -> None:
+        """One of the ``files`` may have lost its last name: of what nobody writes nothing is told, so that its space is free at once.
+
+        The kernel knows the inode, whose name it has just taken: it will say when it does not any more.
+        """
+        file = self.files.get(node)
+        if file is not None and not self._known.is_written(node):
+            del self.files[node]
+            file.gone.set()
+            self._known.drop(node, 1)
 
     def check_own_change(self, node: int) -> None:
         """The kernel is about to believe a size that it is told. Raises ``pyfuse3.FUSEError`` if it may hold something back behind it."""

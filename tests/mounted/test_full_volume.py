@@ -320,3 +320,18 @@ def test_a_volume_that_is_filled_by_other_means_stays_full(mount_volume, fill: C
 
 def remove(path: Path) -> None:
     path.unlink() if path.is_symlink() or not path.is_dir() else shutil.rmtree(path)
+
+
+@pytest.mark.volume(size="16M")
+def test_the_space_of_what_did_not_fit_is_not_free_when_that_is_removed(mounted) -> None:
+    """Fill, remove, and fill again, without a pause: nobody has to wait until the kernel has been told what is stored of the file."""
+    chunk = os.urandom(128 << 10)
+    for _ in range(5):
+        file = os.open(mounted / "full", os.O_WRONLY | os.O_CREAT)
+        with pytest.raises(OSError, match="space"):
+            while True:
+                os.write(file, chunk)
+                os.fsync(file)
+        with contextlib.suppress(OSError):
+            os.close(file)
+        (mounted / "full").unlink()
