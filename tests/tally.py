@@ -90,8 +90,8 @@ def _plan(plan: Callable[[Volume], None]) -> Callable[[Volume], None]:
     @functools.wraps(plan)
     def watched(volume: Volume) -> None:
         tally = _of(volume)
-        if tally.expected is None:
-            tally.expected = volume.dirtied  # planning counts what it makes dirty once more
+        # Planning counts what it makes dirty once more: the first attempt is exact. One that broke off may be begun anew much later.
+        tally.expected = volume.dirtied if tally.expected is None else max(tally.expected, volume.dirtied)
         plan(volume)
 
     return watched

@@ -46,8 +46,8 @@ ATIME_INTERVAL = 24 * 3600 * 1_000_000_000
 #: A file of more blocks loses its content in the background when it is emptied.
 DETACH_BLOCKS = 16384
 
-#: Blocks that a volume has left when a file has taken all that it can: the tables that are written anew with every commit.
-SLACK_BLOCKS = 8
+#: Blocks that a volume has left, beside the reserve, when a file has taken all that it can: what its last write had to set aside.
+SLACK_BLOCKS = 4
 
 #: Bytes of a directory that a name takes, about: of middling length, in a bucket that is not full.
 NAME_SPACE = 64

@@ -159,6 +159,7 @@ def disturb(top: Path, dice: random.Random, count: int) -> None:
                 os.utime(other, ns=(0, dice.randrange(1 << 60)), follow_symlinks=False)
 
 
+@pytest.mark.volume(options="snapsuid")  # or devices in snapshots were shown without their numbers
 @pytest.mark.parametrize("seed", range(4))
 def test_a_comparison_differs_from_walking_the_mounted_trees(seed: int, mounted) -> None:
     dice = random.Random(seed)
@@ -180,6 +181,7 @@ def test_a_comparison_differs_from_walking_the_mounted_trees(seed: int, mounted)
     compare_with_walk(changes(mounted.run, mounted.image, "one"), states[0][1], states[-1][1])
 
 
+@pytest.mark.volume(options="snapsuid")  # as above
 @pytest.mark.parametrize("seed", range(3))
 def test_a_dry_run_promises_something_else_than_the_restore_does(seed: int, mounted) -> None:
     """A10: what ``restore --dry-run`` lists is what walking the live tree before and after the restore finds."""

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from snapfs.cli import mount
+from snapfs.cli import beside
 from snapfs.cli.exits import CommandFailed
+from snapfs.fuse.options import MountOptions
 
 #: Far more than any of these commands needs: to give up, or to be interrupted.
 LIMIT = 60.0
@@ -117,9 +118,12 @@ def test_an_interrupted_copy_asks_the_daemon_for_ever(stopped, tmp_path: Path, s
 
 
 def test_a_second_mount_waits_for_a_daemon_that_is_stopped(stopped, monkeypatch) -> None:
-    monkeypatch.setattr(mount, "ANSWER_SECONDS", 0.1)
-    with pytest.raises(CommandFailed, match=f"in use: process {stopped.daemon} has it mounted, and does not answer") as caught:
-        mount._check_image(str(stopped.image))
+    monkeypatch.setattr(beside, "ANSWER_SECONDS", 0.1)
+    options = MountOptions()
+    daemon = beside.running(str(stopped.image), options)
+    assert daemon is not None
+    with daemon, pytest.raises(CommandFailed, match=f"in use: process {stopped.daemon} has it mounted, and does not answer") as caught:
+        beside.check(daemon, str(stopped.image), options, foreground=False)
     assert caught.value.code == 32
 
 
