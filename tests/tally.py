@@ -36,6 +36,8 @@ class Tally:
         self.began = 0
         #: What was dirty when the commit that is being planned was begun.
         self.expected: int | None = None
+        #: What was dirty when planning ended last.
+        self.planned = 0
 
     def begin(self) -> None:
         self.depth += 1
@@ -90,9 +92,12 @@ def _plan(plan: Callable[[Volume], None]) -> Callable[[Volume], None]:
     @functools.wraps(plan)
     def watched(volume: Volume) -> None:
         tally = _of(volume)
-        # Planning counts what it makes dirty once more: the first attempt is exact. One that broke off may be begun anew much later.
-        tally.expected = volume.dirtied if tally.expected is None else max(tally.expected, volume.dirtied)
-        plan(volume)
+        # Planning counts what it makes dirty once more. An attempt that broke off may be begun anew when more is dirty.
+        tally.expected = volume.dirtied if tally.expected is None else tally.expected + volume.dirtied - tally.planned
+        try:
+            plan(volume)
+        finally:
+            tally.planned = volume.dirtied
 
     return watched
 

@@ -165,6 +165,8 @@ def xattr_remove(fs: Filesystem, view: View, ino: int, name: bytes) -> None:
     inode = _changeable(view, ino)
     designated = fs.designations.plan_forget(inode) if name == designation.NAME else []
     attributes.remove(inode, name)
+    if inode.ino not in view.dirty:  # there was none to remove, as with an access list that says no more than the mode
+        view.volume.allocator.prepare(0, urgency=1, metadata=view.volume.dirtied + costs.INODE)
     fs.designations.forget(designated)
     view.change(inode)
     inode.ctime = fs.now()

@@ -265,7 +265,9 @@ def test_snapshots_cost_more_on_a_larger_volume(images, mount_volume, wait_until
         mounted.unmount()
     print(found)
     small, large = found
-    assert large["mount"] == small["mount"]
+    # The root's names are looked at for one that the directory of snapshots hides: a larger root has one more block on the way to it.
+    (more, written), (less, _) = large["mount"], small["mount"]
+    assert (more <= less + 1, written) == (True, 0)
     for what, moved in large.items():
         for more, less in zip(moved, small[what], strict=True):
             assert more <= less + PLACING, what
