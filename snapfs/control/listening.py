@@ -24,6 +24,9 @@ BACKLOG: Final = 128
 #: How long another process may take to make its socket, in seconds; it needs a moment, unless it is stopped in it.
 ALONE_SECONDS: Final = 1.0
 
+#: Seconds between two tries to get it. Others have it for some system calls.
+_LOCK_PAUSE: Final = 0.005
+
 Identity = tuple[int, int, int]
 
 
@@ -105,6 +108,6 @@ def _locked(descriptor: int) -> bool:
         except OSError:
             if time.monotonic() > end:
                 return False
-            time.sleep(0.005)
+            time.sleep(_LOCK_PAUSE)  # flock(2) waits without a limit, or not at all
         else:
             return True
