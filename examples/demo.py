@@ -1,8 +1,9 @@
 """snapfs at work: a real tree of several thousand files, snapshots, an accident, and the way back.
 
-Run it by ``make demo``. Everything happens in a temporary directory, on a real mount, through the same commands and system calls
-that anyone would use; nothing is left behind. What every file of every view must hold is kept in a plain dictionary beside the mount, and
-compared by SHA-256, so "it works" is not a matter of belief. Needs no root where fusermount3 is installed.
+Run it by ``make demo``. Everything happens in a temporary directory, on a real mount, through the
+same commands and system calls that anyone would use; nothing is left behind. What every file of
+every view must hold is kept in a plain dictionary beside the mount, and compared by SHA-256, so "it
+works" is not a matter of belief. Needs no root where fusermount3 is installed.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-#: As many files of the standard library (and, where it is small, of installed packages) are copied, unless --files says otherwise.
+#: As many files of the standard library (and, where it is small, of installed packages) are copied,
+#: unless --files says otherwise.
 FILES = 5000
 
-#: What a view must hold: SHA-256 of each file, ``-> TARGET`` of each link, ``/`` for each directory; by relative path.
+#: What a view must hold: SHA-256 of each file, ``-> TARGET`` of each link, ``/`` for each
+#: directory; by relative path.
 Tree = dict[str, str]
 
 #: Changes are the same in every run.
@@ -59,7 +62,12 @@ class Demo:
         words = [str(argument) for argument in arguments]
         print(f"   $ snapfs {self.short(shlex.join(words))}", flush=True)
         start = time.perf_counter()
-        result = subprocess.run([sys.executable, "-m", "snapfs.cli", *words], check=False, capture_output=True, text=True)
+        result = subprocess.run(
+            [sys.executable, "-m", "snapfs.cli", *words],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
         seconds = time.perf_counter() - start
         lines = (result.stdout + result.stderr).splitlines()
         for line in lines[:show]:
@@ -135,14 +143,25 @@ class Demo:
     # --- proving ---
 
     def prove(self, what: str, place: Path, expected: Tree) -> None:
-        """Every name and every byte below ``place`` is what the dictionary says, nothing is missing and nothing is there besides."""
+        """Every name and every byte below ``place`` is what the dictionary says, nothing is missing
+        and nothing is there besides.
+        """
         start = time.perf_counter()
         found = scan(place)
         if found != expected:
-            wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
-            raise SystemExit(f"demo: {what} is WRONG in {len(wrong)} places, the first: {', '.join(wrong[:5])}")
+            wrong = sorted(
+                name
+                for name in found.keys() | expected.keys()
+                if found.get(name) != expected.get(name)
+            )
+            raise SystemExit(
+                f"demo: {what} is WRONG in {len(wrong)} places, the first: {', '.join(wrong[:5])}"
+            )
         self.proved += len(found)
-        self.say(f"{what}: {len(found)} files and directories, all as they must be ({time.perf_counter() - start:.1f} s)")
+        self.say(
+            f"{what}: {len(found)} files and directories, all as they must be "
+            f"({time.perf_counter() - start:.1f} s)"
+        )
 
     def prove_all(self) -> None:
         """The live tree and every snapshot, and no other snapshot is there."""
@@ -177,12 +196,18 @@ def scan(place: Path) -> Tree:
 
 
 def real_files(limit: int) -> Iterator[tuple[Path, str]]:
-    """Files of the interpreter's standard library, then of installed packages, each with its name in the copy."""
+    """Files of the interpreter's standard library, then of installed packages, each with its name
+    in the copy.
+    """
     library, packages = Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("purelib"))
     count = 0
     for root, prefix in ((library, "lib"), (packages, "packages")):
         for directory, directories, files in os.walk(root):
-            directories[:] = sorted(name for name in directories if name not in ("site-packages", "dist-packages", "__pycache__"))
+            directories[:] = sorted(
+                name
+                for name in directories
+                if name not in ("site-packages", "dist-packages", "__pycache__")
+            )
             for name in sorted(files):
                 path = Path(directory) / name
                 if path.is_file() or path.is_symlink():
@@ -208,7 +233,10 @@ def work_week(demo: Demo) -> None:
     for number in range(50):
         demo.put(f"lib/new-{number}.txt", dice.randbytes(dice.randrange(20_000)))
     changed, cut, deleted, renamed = map(len, kinds)
-    demo.say(f"changed {changed}, truncated {cut}, deleted {deleted}, renamed {renamed} files, made 50 new ones")
+    demo.say(
+        f"changed {changed}, truncated {cut}, deleted {deleted}, renamed {renamed} "
+        "files, made 50 new ones"
+    )
 
 
 def accident(demo: Demo) -> None:
@@ -225,20 +253,28 @@ def run(demo: Demo, files: int) -> None:
     """The whole story."""
     demo.chapter("A volume in one file")
     demo.snapfs("mkfs", demo.image, "--size", "1G", "--label", "demo")
-    demo.say(f"the image says 1 GiB and takes {demo.image.stat().st_blocks * 512 // 1024} KiB on the disk: it grows as it fills")
+    demo.say(
+        f"the image says 1 GiB and takes {demo.image.stat().st_blocks * 512 // 1024} "
+        "KiB on the disk: it grows as it fills"
+    )
     demo.snapfs("mount", demo.image, demo.mount)
 
     demo.chapter("Real files")
     start = time.perf_counter()
     sources = list(real_files(files))
     total = demo.copy(sources)
-    demo.say(f"copied {len(sources)} files of Python's own library, {total >> 20} MiB, in {time.perf_counter() - start:.1f} s")
+    demo.say(
+        f"copied {len(sources)} files of Python's own library, {total >> 20} MiB, in "
+        f"{time.perf_counter() - start:.1f} s"
+    )
 
     demo.chapter("A snapshot, work, and another snapshot")
     demo.snapfs("snapshot", "create", demo.mount, "monday")
     demo.views["monday"] = dict(demo.base)
     work_week(demo)
-    demo.say("$ mkdir mnt/.snap/tuesday            (a snapshot is a directory: any program can make one)")
+    demo.say(
+        "$ mkdir mnt/.snap/tuesday            (a snapshot is a directory: any program can make one)"
+    )
     (demo.mount / ".snap" / "tuesday").mkdir()
     demo.views["tuesday"] = dict(demo.base)
     demo.say("$ mkdir mnt/.snap/scratch")
@@ -246,14 +282,21 @@ def run(demo: Demo, files: int) -> None:
 
     demo.chapter("Past states are ordinary directories")
     demo.snapfs("snapshot", "list", demo.mount)
-    gone = next(name for name in demo.views["monday"] if name not in demo.base and name.endswith(".py"))
+    gone = next(
+        name for name in demo.views["monday"] if name not in demo.base and name.endswith(".py")
+    )
     size = (demo.mount / ".snap/monday" / gone).stat().st_size
-    demo.say(f"$ ls mnt/{gone}                -> {'there' if (demo.mount / gone).exists() else 'deleted since Monday'}")
+    demo.say(
+        f"$ ls mnt/{gone}                -> "
+        f"{'there' if (demo.mount / gone).exists() else 'deleted since Monday'}"
+    )
     demo.say(f"$ ls mnt/.snap/monday/{gone}   -> {size} bytes")
 
     demo.chapter("They can be written, too: a change inside Monday")
     note = b"# written on Wednesday, into Monday\n"
-    edited = next(name for name in demo.views["monday"] if name in demo.base and name.endswith("/__init__.py"))
+    edited = next(
+        name for name in demo.views["monday"] if name in demo.base and name.endswith("/__init__.py")
+    )
     inside = demo.mount / ".snap/monday" / edited
     with open(inside, "ab") as file:
         file.write(note)
@@ -261,7 +304,10 @@ def run(demo: Demo, files: int) -> None:
     before = inside.read_bytes().removesuffix(note)
     demo.views["monday"][edited] = digest(before + note)
     demo.views["monday"]["added-later.txt"] = digest(note)
-    demo.say(f"appended a line to .snap/monday/{edited} and added a file there; Tuesday and the live tree must not notice")
+    demo.say(
+        f"appended a line to .snap/monday/{edited} and added a file there; Tuesday and "
+        "the live tree must not notice"
+    )
 
     demo.chapter("Deleting a snapshot")
     demo.say("$ rmdir mnt/.snap/scratch")
@@ -276,25 +322,37 @@ def run(demo: Demo, files: int) -> None:
     demo.chapter("Back to Monday, while mounting")
     demo.snapfs("umount", demo.mount)
     demo.snapfs("mount", demo.image, demo.mount, "-o", "restore=monday")
-    undo = [entry.name for entry in (demo.mount / ".snap").iterdir() if entry.name not in demo.views]
+    undo = [
+        entry.name for entry in (demo.mount / ".snap").iterdir() if entry.name not in demo.views
+    ]
     if len(undo) != 1:
-        raise SystemExit(f"demo: one snapshot with the state from before must be there, found {undo}")
+        raise SystemExit(
+            f"demo: one snapshot with the state from before must be there, found {undo}"
+        )
     demo.views[undo[0]] = demo.base
     demo.base = dict(demo.views["monday"])
-    demo.say(f"the state from before, accident and all, is the snapshot {undo[0]}: a restore can be undone")
+    demo.say(
+        f"the state from before, accident and all, is the snapshot {undo[0]}: a restore "
+        "can be undone"
+    )
     demo.prove_all()
 
     demo.chapter("The image itself")
     demo.snapfs("umount", demo.mount)
     demo.snapfs("check", demo.image)
     taken = demo.image.stat().st_blocks * 512 >> 20
-    demo.say(f"it now takes {taken} MiB on the disk, for {total >> 20} MiB of files in {len(demo.views) + 1} states")
+    demo.say(
+        f"it now takes {taken} MiB on the disk, for {total >> 20} MiB of files in "
+        f"{len(demo.views) + 1} states"
+    )
 
 
 def main() -> int:
     """Run in a directory of its own, which is gone afterwards."""
     parser = argparse.ArgumentParser(description="See snapfs work on a real mount.")
-    parser.add_argument("--files", type=int, default=FILES, help="how many files to copy, at least 1000")
+    parser.add_argument(
+        "--files", type=int, default=FILES, help="how many files to copy, at least 1000"
+    )
     files = parser.parse_args().files
     start = time.perf_counter()
     place = Path(tempfile.mkdtemp(prefix="snapfs-demo-"))
@@ -303,11 +361,18 @@ def main() -> int:
         run(demo, files)
     finally:
         if demo.mount.is_mount():
-            subprocess.run([sys.executable, "-m", "snapfs.cli", "umount", "--lazy", str(demo.mount)], check=False)
-        # A lazy unmount may take its moment; what cannot be removed then is only an empty directory.
+            subprocess.run(
+                [sys.executable, "-m", "snapfs.cli", "umount", "--lazy", str(demo.mount)],
+                check=False,
+            )
+        # A lazy unmount may take its moment; what cannot be removed then is only an empty
+        # directory.
         with contextlib.suppress(OSError):
             shutil.rmtree(place)
-    print(f"\nAll {demo.proved} names in all views proved. {time.perf_counter() - start:.0f} s. Nothing is left behind.")
+    print(
+        f"\nAll {demo.proved} names in all views proved. "
+        f"{time.perf_counter() - start:.0f} s. Nothing is left behind."
+    )
     return 0
 
 

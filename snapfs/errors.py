@@ -5,7 +5,8 @@
     SnapfsError
     ├── DeviceError                the device failed a read, write or flush
     │   └── DeviceFull             no space below a sparse image
-    │       └── CopyBlocked        what a write would destroy cannot be copied, and the copy comes first
+    │       └── CopyBlocked        what a write would destroy cannot be copied,
+    and the copy comes first
     ├── VolumeError                what is on the device cannot be used
     │   ├── NotAVolume             no superblock of ours
     │   ├── UnsupportedVersion     a newer format, or an unknown feature
@@ -64,7 +65,9 @@ class DeviceFull(DeviceError):
 
 
 class CopyBlocked(DeviceFull):
-    """A block must be copied before it is written, which its copy's target does not take; whoever began the copy wants it to come first."""
+    """A block must be copied before it is written, which its copy's target does not take; whoever
+    began the copy wants it to come first.
+    """
 
 
 class VolumeError(SnapfsError):
@@ -88,7 +91,9 @@ class CorruptBlock(VolumeError):
 
 
 class CorruptData(CorruptBlock):
-    """A block of file data fails its checksum. Only that file has lost anything; any other ``CorruptBlock`` ends writing."""
+    """A block of file data fails its checksum. Only that file has lost anything; any other
+    ``CorruptBlock`` ends writing.
+    """
 
 
 class VolumeBusy(SnapfsError):
@@ -120,7 +125,9 @@ class MountBusy(UnmountFailed):
 
 
 class MountCovered(UnmountFailed):
-    """The mount cannot be reached: something else is mounted over it, or over a directory above it."""
+    """The mount cannot be reached: something else is mounted over it, or
+    over a directory above it.
+    """
 
 
 class SnapshotError(SnapfsError):
@@ -148,7 +155,9 @@ class SnapshotBusy(SnapshotError):
 
 
 class MountsInside(SnapshotError):
-    """Something is mounted on a directory or a file that a restore would put another one in the place of."""
+    """Something is mounted on a directory or a file that a restore would put another one in the
+    place of.
+    """
 
 
 class SnapshotHeld(SnapshotError):
@@ -240,7 +249,9 @@ class ReadOnly(FsError):
 
 
 class Interrupt(Exception):
-    """Base of what the core raises to ask its driver for something, before it has changed anything."""
+    """Base of what the core raises to ask its driver for something, before
+    it has changed anything.
+    """
 
 
 class NotCached(Interrupt):
@@ -252,7 +263,9 @@ class NotCached(Interrupt):
 
 
 class NotReady(Interrupt):
-    """Writing these runs, (offset, length) on the device, has to wait for another device: have it made ready, and call again."""
+    """Writing these runs, (offset, length) on the device, has to wait for another device: have it
+    made ready, and call again.
+    """
 
     def __init__(self, runs: Sequence[tuple[int, int]]) -> None:
         super().__init__(runs)
@@ -260,4 +273,6 @@ class NotReady(Interrupt):
 
 
 class CommitNeeded(Interrupt):
-    """Blocks wait for a commit before they can be used again, and are needed: commit and call again."""
+    """Blocks wait for a commit before they can be used again, and are needed: commit and call
+    again.
+    """

@@ -1,19 +1,21 @@
 """Fixtures that every test may use. What they promise:
 
 ``run_snapfs(*arguments, code=0, ...)``
-    Runs the command line in a process of its own, fails unless it exits with ``code``, and returns the
-    ``CompletedProcess`` (text). ``code=None`` accepts any.
+    Runs the command line in a process of its own, fails unless it exits with ``code``, and returns
+    the ``CompletedProcess`` (text). ``code=None`` accepts any.
 
 ``snapfs_command(*arguments) -> list[str]``
     The same command line as a list, for a test that starts the process itself.
 
 ``start(command, **options) -> subprocess.Popen``
-    Starts a process that the test goes on beside. When the test ends, however it does, so does the process, first by SIGTERM.
+    Starts a process that the test goes on beside. When the test ends, however it does, so does the
+    process, first by SIGTERM.
 
 ``images``
-    Makes volumes: ``images.make(size="64M", block_size=4096, label="", name="volume.img") -> Path``. When the test ends,
-    every one of them is checked; findings fail the test, and the image is kept (the message says where).
-    ``images.expect_damage(path)`` takes one out of that, for tests that damage it on purpose.
+    Makes volumes: ``images.make(size="64M", block_size=4096, label="", name="volume.img") ->
+    Path``. When the test ends, every one of them is checked; findings fail the test, and the image
+    is kept (the message says where). ``images.expect_damage(path)`` takes one out of that, for
+    tests that damage it on purpose.
 
 ``volume_image``
     One fresh volume of 64 MiB: its path, checked at the end as above.
@@ -28,14 +30,16 @@
     - ``unmount()``, ``mount(options="")``, ``remount(options="")``
     - ``kill()``   kill -9 the daemon and detach the dead mount
 
-    At the end it is unmounted and the image checked, as above. Mount options or another size come by a
-    marker: ``@pytest.mark.volume(size="1G", options="noatime", block_size=8192)``.
+    At the end it is unmounted and the image checked, as above. Mount options or another size come
+    by a marker: ``@pytest.mark.volume(size="1G", options="noatime", block_size=8192)``.
 
 ``mount_volume``
-    The same for tests that need several: ``mount_volume(image=None, options="", size="64M") -> Mounted``.
+    The same for tests that need several: ``mount_volume(image=None, options="", size="64M") ->
+    Mounted``.
 
 ``loop_device``
-    A formatted loop device (needs root): its path. ``make_loop(path, *options)`` gives a loop device for a file; options are of losetup(8).
+    A formatted loop device (needs root): its path. ``make_loop(path, *options)`` gives a loop
+    device for a file; options are of losetup(8).
 
 ``wait_until(condition, limit=10.0, what="...")``
     Waits, without a fixed sleep, until ``condition()`` is true; fails after ``limit`` seconds.
@@ -70,14 +74,18 @@ sys.path[:0] = [str(_HERE)]
 
 import tally  # noqa: E402 - it lies here
 
-#: The tree under test, for every process that a test starts, whether or not it is installed; and what looks over its shoulder.
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_HERE.parent), str(_HERE / "daemons"), os.environ.get("PYTHONPATH")]))
+#: The tree under test, for every process that a test starts, whether or not it is installed; and
+#: what looks over its shoulder.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(_HERE.parent), str(_HERE / "daemons"), os.environ.get("PYTHONPATH")])
+)
 
 # Operations and commits are held against what they had set aside, in this process as in those.
 if os.environ.get("SNAPFS_TALLY") != "0":
     tally.install()
 
-#: No command of a test may take longer than this; a hang is a failure with the command's name on it.
+#: No command of a test may take longer than this; a hang is a failure with the command's name on
+#: it.
 COMMAND_LIMIT = 120.0
 
 #: Flags of umount2(2).
@@ -88,7 +96,9 @@ CLEAN = 0
 
 
 def snapfs_command(*arguments: str | os.PathLike[str]) -> list[str]:
-    """The command line as the tests call it: the interpreter that runs the tests, the tree under test."""
+    """The command line as the tests call it: the interpreter that runs the tests, the tree under
+    test.
+    """
     return [sys.executable, "-m", "snapfs.cli", *map(os.fspath, arguments)]
 
 
@@ -127,10 +137,14 @@ ENDING_LIMIT = 30.0
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., subprocess.Popen[Any]]]:
-    """Nothing that was started is left to the collector, which would complain of it in the middle of another test."""
+    """Nothing that was started is left to the collector, which would complain of it in the middle
+    of another test.
+    """
     started: list[subprocess.Popen[Any]] = []
 
-    def start_one(command: Sequence[str | os.PathLike[str]], **options: Any) -> subprocess.Popen[Any]:
+    def start_one(
+        command: Sequence[str | os.PathLike[str]], **options: Any
+    ) -> subprocess.Popen[Any]:
         process = subprocess.Popen(command, **options)
         started.append(process)
         return process
@@ -150,7 +164,9 @@ def _end(process: subprocess.Popen[Any]) -> None:
             process.wait()
     for pipe in (process.stdin, process.stdout, process.stderr):
         if pipe is not None:
-            with contextlib.suppress(BrokenPipeError):  # what was not yet written is of no use to a process that has ended
+            with contextlib.suppress(
+                BrokenPipeError
+            ):  # what was not yet written is of no use to a process that has ended
                 pipe.close()
 
 
@@ -159,7 +175,9 @@ def run_snapfs() -> Callable[..., subprocess.CompletedProcess[str]]:
     return _run
 
 
-def wait_for(condition: Callable[[], object], limit: float = 10.0, what: str = "the condition") -> None:
+def wait_for(
+    condition: Callable[[], object], limit: float = 10.0, what: str = "the condition"
+) -> None:
     """Return as soon as ``condition()`` is true; fail after ``limit`` seconds."""
     pause = threading.Event()  # never set: its wait is the polling interval
     end = time.monotonic() + limit
@@ -209,7 +227,14 @@ class Images:
     made: list[Path] = field(default_factory=list)
     damaged: set[Path] = field(default_factory=set)
 
-    def make(self, size: str = "64M", *, block_size: int = 4096, label: str = "", name: str = "volume.img") -> Path:
+    def make(
+        self,
+        size: str = "64M",
+        *,
+        block_size: int = 4096,
+        label: str = "",
+        name: str = "volume.img",
+    ) -> Path:
         path = self.directory / name
         number = 1
         while path.exists():
@@ -236,7 +261,9 @@ class Images:
             found = findings(image)
             if found:
                 lines = "\n".join(f"  {finding.get('message', finding)}" for finding in found[:20])
-                trouble.append(f"{len(found)} findings, image kept as {keep(image, self.test)}:\n{lines}")
+                trouble.append(
+                    f"{len(found)} findings, image kept as {keep(image, self.test)}:\n{lines}"
+                )
         if trouble:
             pytest.fail("\n".join(trouble))
 
@@ -266,7 +293,9 @@ class Mounted:
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
-    def run(self, *arguments: str | os.PathLike[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str | os.PathLike[str], **options: Any
+    ) -> subprocess.CompletedProcess[str]:
         return _run(*arguments, **options)
 
     def mount(self, options: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -280,9 +309,13 @@ class Mounted:
         if self.is_mounted:
             result = _run("umount", self.path)
             self.is_mounted = False
-            # A mount namespace that somebody has made meanwhile, as other test runs on this machine do, has the mount as long as it lives.
+            # A mount namespace that somebody has made meanwhile, as other test runs on this machine
+            # do, has the mount as long as it lives.
             if kept := re.search(r"its daemon \(process (\d+)\) keeps the image", result.stderr):
-                with contextlib.suppress(ProcessLookupError), contextlib.closing(_PidWatch(int(kept[1]))) as watch:
+                with (
+                    contextlib.suppress(ProcessLookupError),
+                    contextlib.closing(_PidWatch(int(kept[1]))) as watch,
+                ):
                     watch.wait(COMMAND_LIMIT)
 
     def remount(self, options: str = "") -> None:
@@ -302,7 +335,9 @@ class Mounted:
         return int(json.loads(_run("info", self.path, "--json").stdout)["pid"])
 
     def kill(self, pid: int | None = None) -> None:
-        """kill -9 the daemon (``pid``, for a test that must not ask at that moment); the mount point is an empty directory afterwards."""
+        """kill -9 the daemon (``pid``, for a test that must not ask at that moment); the mount
+        point is an empty directory afterwards.
+        """
         pid = pid or self.pid
         with contextlib.closing(_PidWatch(pid)) as watch:
             os.kill(pid, signal.SIGKILL)
@@ -315,8 +350,9 @@ class Mounted:
             command = ["fusermount3", "-u", "-z", os.fspath(self.path)]
             subprocess.run(command, check=False, capture_output=True, timeout=COMMAND_LIMIT)
             return
-        # MNT_FORCE ends the connection: a killed daemon's thread may wait for a lock of the kernel's that somebody holds who waits for the
-        # daemon. Not by a command: starting one closes what the test has open on the mount, and that waits for the daemon, too.
+        # MNT_FORCE ends the connection: a killed daemon's thread may wait for a lock of the
+        # kernel's that somebody holds who waits for the daemon. Not by a command: starting one
+        # closes what the test has open on the mount, and that waits for the daemon, too.
         libc = ctypes.CDLL(None, use_errno=True)
         libc.umount2(os.fsencode(self.path), MNT_FORCE | MNT_DETACH | UMOUNT_NOFOLLOW)
 
@@ -351,7 +387,9 @@ class _PidWatch:
 def mount_volume(images: Images, tmp_path: Path) -> Iterator[Callable[..., Mounted]]:
     volumes: list[Mounted] = []
 
-    def mount_one(image: Path | None = None, options: str = "", size: str = "64M", block_size: int = 4096) -> Mounted:
+    def mount_one(
+        image: Path | None = None, options: str = "", size: str = "64M", block_size: int = 4096
+    ) -> Mounted:
         path = tmp_path / f"mnt{len(volumes) or ''}"
         path.mkdir()
         volume = Mounted(image or images.make(size, block_size=block_size), path)
@@ -376,14 +414,20 @@ def mounted(mount_volume: Callable[..., Mounted], request: pytest.FixtureRequest
 
 @pytest.fixture
 def make_loop() -> Iterator[Callable[..., Path]]:
-    """Gives a loop device for a file. Needs root and the kernel's loop driver: skipped, with the reason, without."""
+    """Gives a loop device for a file. Needs root and the kernel's loop driver: skipped, with the
+    reason, without.
+    """
     devices: dict[str, str] = {}
 
     def attach(path: Path, *options: str) -> Path:
         if os.geteuid() != 0:
             pytest.skip("loop devices need root")
         result = subprocess.run(
-            ["losetup", "--find", "--show", *options, os.fspath(path)], check=False, capture_output=True, text=True, timeout=30
+            ["losetup", "--find", "--show", *options, os.fspath(path)],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=30,
         )
         if result.returncode:
             pytest.skip(f"no loop device here: {result.stderr.strip()}")
@@ -394,16 +438,22 @@ def make_loop() -> Iterator[Callable[..., Path]]:
     def backing(device: str) -> str:
         """What it is over, by numbers: a file may have been renamed meanwhile."""
         command = ["losetup", "--noheadings", "--output", "BACK-MAJ:MIN,BACK-INO", device]
-        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=30).stdout
+        return subprocess.run(
+            command, check=False, capture_output=True, text=True, timeout=30
+        ).stdout
 
     yield attach
     for device, found in devices.items():
-        if found and backing(device) == found:  # or the test has detached it, and it is another's by now
+        if (
+            found and backing(device) == found
+        ):  # or the test has detached it, and it is another's by now
             subprocess.run(["losetup", "--detach", device], check=True, timeout=30)
 
 
 @pytest.fixture
-def loop_device(make_loop: Callable[[Path], Path], images: Images, tmp_path: Path) -> Iterator[Path]:
+def loop_device(
+    make_loop: Callable[[Path], Path], images: Images, tmp_path: Path
+) -> Iterator[Path]:
     backing = tmp_path / "backing.img"
     with backing.open("wb") as file:
         file.truncate(64 << 20)
@@ -417,9 +467,11 @@ def loop_device(make_loop: Callable[[Path], Path], images: Images, tmp_path: Pat
 
 
 def pytest_configure() -> None:
-    """Processes that tests start can be interrupted, also when the tests run behind a shell without job control.
+    """Processes that tests start can be interrupted, also when the tests run behind a shell without
+    job control.
 
-    Such a shell has what it starts with ``&`` ignore SIGINT, and children inherit that, as they should: it is not theirs to change.
+    Such a shell has what it starts with ``&`` ignore SIGINT, and children inherit that, as they
+    should: it is not theirs to change.
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -429,7 +481,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that mount are skipped, with the reason, where the kernel offers no FUSE."""
     if Path("/dev/fuse").exists():
         return
-    skip = pytest.mark.skip(reason="/dev/fuse is missing: load the fuse module, or give the container the device")
+    skip = pytest.mark.skip(
+        reason="/dev/fuse is missing: load the fuse module, or give the container the device"
+    )
     for item in items:
         if {"mounted", "mount_volume"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(skip)
@@ -449,7 +503,9 @@ MOUNTING = (
 
 @pytest.hookimpl(optionalhook=True)  # of xdist's, for runs in several processes
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
-    """One process has all tests that mount, one after another; the others are for whoever has nothing to do."""
+    """One process has all tests that mount, one after another; the others are for whoever has
+    nothing to do.
+    """
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):

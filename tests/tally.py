@@ -1,8 +1,9 @@
-"""Holds every operation and every commit against what ``store.costs`` says that they take: in all tests, in this process and in daemons.
+"""Holds every operation and every commit against what ``store.costs`` says that they take: in all
+tests, in this process and in daemons.
 
-An operation may make no more dirty than it had set aside (``Allocator.prepare``); a commit may take no more blocks than are counted as
-dirty, and what the tables come to.
-``install`` replaces functions of the core by ones that look at this and then do the same.
+An operation may make no more dirty than it had set aside (``Allocator.prepare``); a commit may take
+no more blocks than are counted as dirty, and what the tables come to. ``install`` replaces
+functions of the core by ones that look at this and then do the same.
 """
 
 from __future__ import annotations
@@ -20,14 +21,25 @@ from snapfs.store.volume import Volume
 
 #: What begins a call of the core that changes something.
 _METHODS = [
-    (Filesystem, "make link unlink rmdir rename set_attributes set_times xattr_set xattr_remove write touch_atime work"),
+    (
+        Filesystem,
+        (
+            "make link unlink rmdir rename set_attributes set_times xattr_set xattr_remove "
+            "write touch_atime work"
+        ),
+    ),
     (Orphans, "work_for"),
 ]
-_FUNCTIONS = "create abandon rename change_facts delete delete_set take_out schedule cancel restore restore_scheduled"
+_FUNCTIONS = (
+    "create abandon rename change_facts delete delete_set take_out schedule cancel restore "
+    "restore_scheduled"
+)
 
 
 class Tally:
-    """What one volume's open generation has set aside. ``limit``: what may be dirty, as the running operation has said."""
+    """What one volume's open generation has set aside. ``limit``: what may be dirty, as the running
+    operation has said.
+    """
 
     def __init__(self, volume: Volume) -> None:
         self.volume = volume
@@ -52,7 +64,10 @@ class Tally:
         if not self.depth and not self.volume.read_only:
             limit = self.began if self.limit is None else self.limit
             over = self.volume.dirtied - limit
-            assert over <= 0, f"{what}: {self.volume.dirtied - self.began} blocks are dirty, {over} more than were set aside"
+            assert over <= 0, (
+                f"{what}: {self.volume.dirtied - self.began} blocks are dirty, {over} "
+                "more than were set aside"
+            )
 
 
 def _of(volume: Volume) -> Tally:
@@ -64,7 +79,9 @@ def _of(volume: Volume) -> Tally:
     return found
 
 
-def _watched(function: Callable[..., Any], volume_of: Callable[[Any], Volume]) -> Callable[..., Any]:
+def _watched(
+    function: Callable[..., Any], volume_of: Callable[[Any], Volume]
+) -> Callable[..., Any]:
     @functools.wraps(function)
     def watched(subject: Any, *args: Any, **kwargs: Any) -> Any:
         tally = _of(volume_of(subject))
@@ -92,8 +109,13 @@ def _plan(plan: Callable[[Volume], None]) -> Callable[[Volume], None]:
     @functools.wraps(plan)
     def watched(volume: Volume) -> None:
         tally = _of(volume)
-        # Planning counts what it makes dirty once more. An attempt that broke off may be begun anew when more is dirty.
-        tally.expected = volume.dirtied if tally.expected is None else tally.expected + volume.dirtied - tally.planned
+        # Planning counts what it makes dirty once more. An attempt that broke off may be begun anew
+        # when more is dirty.
+        tally.expected = (
+            volume.dirtied
+            if tally.expected is None
+            else tally.expected + volume.dirtied - tally.planned
+        )
         try:
             plan(volume)
         finally:
@@ -121,17 +143,29 @@ def _seal(seal: Callable[[Volume], Any]) -> Callable[[Volume], Any]:
             return seal(volume)
         finally:
             del allocator.allocate  # type: ignore[method-assign]
-            assert taken <= expected + tables, f"a commit took {taken} blocks: {expected} were dirty, {tables} for tables were expected"
+            assert taken <= expected + tables, (
+                f"a commit took {taken} blocks: {expected} were dirty, {tables} for "
+                "tables were expected"
+            )
 
     return watched
 
 
 @functools.cache
 def install() -> None:
-    """Look at all that this process does from now on. A worker of the tests is asked twice: it is a process of theirs as well."""
+    """Look at all that this process does from now on. A worker of the tests is asked twice: it is a
+    process of theirs as well.
+    """
     for owner, names in _METHODS:
         for name in names.split():
-            setattr(owner, name, _watched(getattr(owner, name), lambda one: one.volume if isinstance(one, Filesystem) else one._fs.volume))
+            setattr(
+                owner,
+                name,
+                _watched(
+                    getattr(owner, name),
+                    lambda one: one.volume if isinstance(one, Filesystem) else one._fs.volume,
+                ),
+            )
     for name in _FUNCTIONS.split():
         setattr(snapshots, name, _watched(getattr(snapshots, name), lambda fs: fs.volume))
     copies.allocate_map = _watched(copies.allocate_map, lambda volume: volume)

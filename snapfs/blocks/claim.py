@@ -1,7 +1,8 @@
-"""The claim: a sector that says who has the volume open to write it (I11). ``FORMAT.md`` section 14.
+"""The claim: a sector that says who has the volume open to write it (I11). ``FORMAT.md`` section
+14.
 
-It has a slot of the superblock ring at the front to itself, so that whoever writes a superblock never writes it, and it can be found
-before anything else of the volume is believed.
+It has a slot of the superblock ring at the front to itself, so that whoever writes a superblock
+never writes it, and it can be found before anything else of the volume is believed.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from snapfs.printable import printable
 
 MAGIC: Final = b"snapopen"
 
-#: magic, state, interval in milliseconds, sequence number, nonce, boot, machine, since, renewed, process, its start, its namespace of
-#: processes, device and inode of what it has locked, host, command
+#: magic, state, interval in milliseconds, sequence number, nonce, boot, machine, since, renewed,
+#: process, its start, its namespace of processes, device and inode of what it has locked, host,
+#: command
 LAYOUT: Final = struct.Struct("<8sIIQ16s16s16sqqQQQQQ64s192s")
 
 #: Where it stands, and how much is read and written there at once.
@@ -39,11 +41,13 @@ INTERVAL_MOST: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A verified claim: who has the volume open, since when, and how often that is renewed. Times are nanoseconds since 1970, UTC.
+    """A verified claim: who has the volume open, since when, and how often that is renewed. Times
+    are nanoseconds since 1970, UTC.
 
-    ``nonce`` is random, and new with every opening; ``sequence`` moves with every renewal, of which there is one in ``interval`` seconds
-    at least. ``boot`` is the boot of the machine, ``started`` when the process was started, in the machine's ticks since then.
-    ``storage`` is what the process has locked, as (device, inode) of its host. Texts may be anything that can be printed.
+    ``nonce`` is random, and new with every opening; ``sequence`` moves with every renewal, of which
+    there is one in ``interval`` seconds at least. ``boot`` is the boot of the machine, ``started``
+    when the process was started, in the machine's ticks since then. ``storage`` is what the process
+    has locked, as (device, inode) of its host. Texts may be anything that can be printed.
     """
 
     nonce: bytes
@@ -92,14 +96,32 @@ class Claim:
 
     @classmethod
     def decode(cls, data: bytes) -> Claim | None:
-        """Verify and decode what is in the slot; None when that is no claim. Raises ``CorruptBlock`` for one that is not whole."""
+        """Verify and decode what is in the slot; None when that is no claim. Raises
+        ``CorruptBlock`` for one that is not whole.
+        """
         fields = LAYOUT.unpack_from(data)
         if fields[0] != MAGIC:
             return None
         (checksum,) = struct.unpack_from("<I", data, CHECKSUM_OFFSET)
         if crc32c(data[:CHECKSUM_OFFSET]) != checksum:
             raise CorruptBlock("claim: checksum mismatch")
-        state, interval, sequence, nonce, boot, machine, since, renewed, pid, started, namespace, device, inode, host, command = fields[1:]
+        (
+            state,
+            interval,
+            sequence,
+            nonce,
+            boot,
+            machine,
+            since,
+            renewed,
+            pid,
+            started,
+            namespace,
+            device,
+            inode,
+            host,
+            command,
+        ) = fields[1:]
         if state not in (FREE, OPEN) or not INTERVAL_LEAST <= interval / 1000 <= INTERVAL_MOST:
             raise CorruptBlock("claim: a field has an impossible value")
         return cls(

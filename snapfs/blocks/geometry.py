@@ -1,4 +1,5 @@
-"""Where things are on a volume: superblock rings, groups and their headers, computed from block size and block count.
+"""Where things are on a volume: superblock rings, groups and their headers, computed from block
+size and block count.
 
 All positions are block numbers. ``FORMAT.md`` sections 1 and 3 describe the same facts.
 """
@@ -18,7 +19,8 @@ SLOT_BYTES: Final = 4096
 #: Slots of a superblock ring.
 RING_SLOTS: Final = 8
 
-#: Slots in which superblocks stand, the first ones of the ring, written in turn. What follows them in the ring at the front is the claim.
+#: Slots in which superblocks stand, the first ones of the ring, written in turn. What follows them
+#: in the ring at the front is the claim.
 SUPERBLOCK_SLOTS: Final = 7
 
 #: Block sizes that a volume may have, in bytes.
@@ -36,7 +38,8 @@ POINTER_BYTES: Final = 16
 #: A volume smaller than this could not hold its own metadata, its reserve and a file.
 MINIMUM_BLOCKS: Final = 256
 
-#: Groups of a volume at most: 128 TiB of the smallest blocks. The table of their free counts is in memory.
+#: Groups of a volume at most: 128 TiB of the smallest blocks. The table of their free counts is in
+#: memory.
 MAXIMUM_GROUPS: Final = 1 << 20
 
 #: A rest of the device that is shorter than this is left unused instead of becoming a group.
@@ -64,10 +67,16 @@ class Geometry:
         if self.blocks < MINIMUM_BLOCKS:
             need = MINIMUM_BLOCKS * self.block_size >> 10
             have = self.blocks * self.block_size >> 10
-            raise UsageError(f"{have} KiB are too small for a volume with blocks of {self.block_size} bytes: {need} KiB are the least")
+            raise UsageError(
+                f"{have} KiB are too small for a volume with blocks of "
+                f"{self.block_size} bytes: {need} KiB are the least"
+            )
         if self.blocks > MAXIMUM_GROUPS * self.block_size * 8:
             most = MAXIMUM_GROUPS * self.block_size * self.block_size * 8 >> 40
-            raise UsageError(f"a volume with blocks of {self.block_size} bytes has {most} TiB at most: use larger blocks")
+            raise UsageError(
+                f"a volume with blocks of {self.block_size} bytes has {most} TiB at "
+                "most: use larger blocks"
+            )
         set_ = object.__setattr__
         set_(self, "ring_blocks", max(1, RING_SLOTS * SLOT_BYTES // self.block_size))
         set_(self, "group_span", self.block_size * 8)
@@ -101,7 +110,9 @@ class Geometry:
         return depth
 
     def slot_offsets(self) -> tuple[list[int], list[int]]:
-        """Byte offsets of the superblock slots in the ring at the front and in its copy at the end."""
+        """Byte offsets of the superblock slots in the ring at the front and
+        in its copy at the end.
+        """
         offsets = [self.ring_offsets(slot) for slot in range(RING_SLOTS)]
         return [front for front, _ in offsets], [tail for _, tail in offsets]
 
@@ -124,7 +135,9 @@ class Geometry:
         return start + slot * HEADER_SLOT_BLOCKS
 
     def fixed_ranges(self, group: int) -> list[tuple[int, int]]:
-        """Offsets within a group, as (start, end), that fixed metadata or the end of the volume takes."""
+        """Offsets within a group, as (start, end), that fixed metadata or the end of the volume
+        takes.
+        """
         head = HEADER_SLOTS * HEADER_SLOT_BLOCKS + (self.ring_blocks if group == 0 else 0)
         length = self.group_length(group)
         ranges = [(0, head)]

@@ -7,11 +7,13 @@ from typing import Final
 
 INODE_BYTES: Final = 256
 
-#: mode, uid, gid, links, size, blocks, then four times as (seconds, nanoseconds), generation, flags, device number, parent,
-#: data root pointer, attribute root pointer, attribute bytes, data depth, attribute depth, inline kind, inline bytes
+#: mode, uid, gid, links, size, blocks, then four times as (seconds, nanoseconds), generation,
+#: flags, device number, parent, data root pointer, attribute root pointer, attribute bytes, data
+#: depth, attribute depth, inline kind, inline bytes
 LAYOUT: Final = struct.Struct("<IIIIQQqIqIqIqIIIQQQQQQIBBBB")
 
-#: What of these counts blocks, for a look at a slot that is not decoded: blocks, attribute bytes, attribute depth.
+#: What of these counts blocks, for a look at a slot that is not decoded: blocks, attribute bytes,
+#: attribute depth.
 COUNTED: Final = struct.Struct("<24xQ104xIxB")
 
 #: Bytes at the end of the slot for a short symlink target or few extended attributes.
@@ -22,8 +24,8 @@ INLINE_NONE: Final = 0
 INLINE_TARGET: Final = 1
 INLINE_ATTRIBUTES: Final = 2
 
-#: Flags: it has or had several names; it has the content that a file has lost (the file is in its parent field, the epoch of that in the
-#: device number).
+#: Flags: it has or had several names; it has the content that a file has lost (the file is in its
+#: parent field, the epoch of that in the device number).
 FLAG_LINKED: Final = 1
 FLAG_HEIR: Final = 2
 

@@ -1,4 +1,6 @@
-"""A record of the log: what was made durable since the record before it, without a commit. ``FORMAT.md`` section 13."""
+"""A record of the log: what was made durable since the record before it, without a commit.
+``FORMAT.md`` section 13.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,16 @@ from snapfs.ids import FILE_SIZE_MAX, INO_LIMIT
 
 MAGIC: Final = b"SLog"
 
-#: magic, bytes of the payload, UUID of the volume, generation, number in the log, checksum of the record before
+#: magic, bytes of the payload, UUID of the volume, generation, number in the log, checksum of the
+#: record before
 LAYOUT: Final = struct.Struct("<4sI16sQII")
 
 #: The checksum covers what is before it and the payload behind it.
 CHECKSUM_OFFSET: Final = LAYOUT.size
 PAYLOAD_OFFSET: Final = CHECKSUM_OFFSET + 4
 
-#: Files that one record names, at most, and runs of blocks of one file: lists on a volume are not longer.
+#: Files that one record names, at most, and runs of blocks of one file: lists on a volume are not
+#: longer.
 FILES_MAX: Final = LIST_MAX
 RUNS_MAX: Final = LIST_MAX // 2
 
@@ -33,7 +37,9 @@ _WHAT: Final = "log record"
 
 @dataclass(frozen=True, slots=True)
 class FileChange:
-    """How a file of the base is after the record. ``runs``: (index of the first block, pointers to new blocks), in order."""
+    """How a file of the base is after the record. ``runs``: (index of the first block, pointers to
+    new blocks), in order.
+    """
 
     ino: int
     generation: int
@@ -46,7 +52,10 @@ class FileChange:
     @property
     def is_possible(self) -> bool:
         """Can a record say it?"""
-        return all(-_TIME <= time < _TIME for time in (self.atime, self.mtime, self.ctime)) and len(self.runs) <= RUNS_MAX
+        return (
+            all(-_TIME <= time < _TIME for time in (self.atime, self.mtime, self.ctime))
+            and len(self.runs) <= RUNS_MAX
+        )
 
     def encode(self) -> list[Any]:
         """As it stands in the payload."""
@@ -56,9 +65,17 @@ class FileChange:
     @classmethod
     def decode(cls, value: object) -> Self:
         """Validate what can be without the volume. Raises ``CorruptBlock``."""
-        if type(value) is not list or len(value) != 7 or type(value[6]) is not list or len(value[6]) % 2:
+        if (
+            type(value) is not list
+            or len(value) != 7
+            or type(value[6]) is not list
+            or len(value[6]) % 2
+        ):
             raise CorruptBlock(f"{_WHAT}: not a change of a file")
-        ino, generation = check_range(value[0], 1, INO_LIMIT - 1, _WHAT), check_range(value[1], 0, 0xFFFF_FFFF, _WHAT)
+        ino, generation = (
+            check_range(value[0], 1, INO_LIMIT - 1, _WHAT),
+            check_range(value[1], 0, 0xFFFF_FFFF, _WHAT),
+        )
         size = check_range(value[2], 0, (1 << 64) - 1, _WHAT)
         atime, mtime, ctime = (check_range(time, -_TIME, _TIME - 1, _WHAT) for time in value[3:6])
         runs: list[tuple[int, array[int]]] = []
@@ -82,7 +99,9 @@ class LogRecord:
     checksum: int
 
 
-def encode_record(uuid: bytes, generation: int, number: int, previous: int, changes: Sequence[FileChange]) -> tuple[bytes, int]:
+def encode_record(
+    uuid: bytes, generation: int, number: int, previous: int, changes: Sequence[FileChange]
+) -> tuple[bytes, int]:
     """A record's bytes, not filled up, and its checksum."""
     payload = pack([change.encode() for change in changes])
     head = LAYOUT.pack(MAGIC, len(payload), uuid, generation, number, previous)
@@ -90,15 +109,21 @@ def encode_record(uuid: bytes, generation: int, number: int, previous: int, chan
     return head + struct.pack("<I", checksum) + payload, checksum
 
 
-def decode_log(region: bytes, block_size: int, uuid: bytes, generation: int) -> tuple[list[LogRecord], str | None]:
-    """The records of a generation, in order, and why the log ends before its end if there is more to it than that it does. Never raises."""
+def decode_log(
+    region: bytes, block_size: int, uuid: bytes, generation: int
+) -> tuple[list[LogRecord], str | None]:
+    """The records of a generation, in order, and why the log ends before its end if there is more
+    to it than that it does. Never raises.
+    """
     records: list[LogRecord] = []
     position = previous = 0
     while position + PAYLOAD_OFFSET <= len(region):
         head = region[position : position + CHECKSUM_OFFSET]
         length = LAYOUT.unpack(head)[1]
         end = position + PAYLOAD_OFFSET + length
-        if head != LAYOUT.pack(MAGIC, length, uuid, generation, len(records), previous) or end > len(region):
+        if head != LAYOUT.pack(
+            MAGIC, length, uuid, generation, len(records), previous
+        ) or end > len(region):
             break
         payload = region[position + PAYLOAD_OFFSET : end]
         (checksum,) = struct.unpack_from("<I", region, position + CHECKSUM_OFFSET)

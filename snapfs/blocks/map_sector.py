@@ -1,7 +1,9 @@
-"""The copy map in bytes: sectors with one bit for each block of a volume, behind one that says whose they are. ``FORMAT.md`` section 12.
+"""The copy map in bytes: sectors with one bit for each block of a volume, behind one that says
+whose they are. ``FORMAT.md`` section 12.
 
-A sector is what a device writes whole or not at all, so a map can be changed in place: each sector has its own checksum. One of zeros
-alone has no bit set, so that a map that is a file need not be written to be empty.
+A sector is what a device writes whole or not at all, so a map can be changed in place: each sector
+has its own checksum. One of zeros alone has no bit set, so that a map that is a file need not be
+written to be empty.
 """
 
 from __future__ import annotations

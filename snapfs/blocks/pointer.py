@@ -1,11 +1,12 @@
 """Pointers: two little-endian 64-bit words, and arrays of them as pointer blocks.
 
-Word 0 holds the block number (bits 0 to 47), the writes since the latest snapshot (bits 48 to 55, saturating) and flags
-(bits 56 to 63). Word 1 holds the epoch in which the block was born (bits 0 to 31) and the CRC32C of its content
-(bits 32 to 63). A pointer whose word 0 is zero points nowhere: a hole.
+Word 0 holds the block number (bits 0 to 47), the writes since the latest snapshot (bits 48 to 55,
+saturating) and flags (bits 56 to 63). Word 1 holds the epoch in which the block was born (bits 0 to
+31) and the CRC32C of its content (bits 32 to 63). A pointer whose word 0 is zero points nowhere: a
+hole.
 
-Pointer blocks are ``array('Q')`` in memory, two words a pointer: measured, this reads and writes single pointers five times
-faster than numpy's structured arrays, and slices as fast.
+Pointer blocks are ``array('Q')`` in memory, two words a pointer: measured, this reads and writes
+single pointers five times faster than numpy's structured arrays, and slices as fast.
 """
 
 from __future__ import annotations
@@ -32,14 +33,17 @@ CHECKSUM_SHIFT: Final = 32
 
 _SWAP = sys.byteorder == "big"
 
-#: Where this machine has the lower half of a pointer's words, which in the second word is the epoch.
+#: Where this machine has the lower half of a pointer's words, which in the second word is the
+#: epoch.
 _LOWER = 0 if sys.byteorder == "little" else 1
 
 Words = array  # of type code 'Q'
 
 
 def decode_pointers(data: bytes) -> array[int]:
-    """The words of a pointer block. Raises ``CorruptBlock`` for flags that no pointer has on a volume."""
+    """The words of a pointer block. Raises ``CorruptBlock`` for flags that no pointer has on a
+    volume.
+    """
     words = array("Q", data)
     if _SWAP:
         words.byteswap()
@@ -60,11 +64,15 @@ def encode_pointers(words: array[int]) -> bytes:
 
 
 def run_of(words: array[int], slot: int, count: int) -> int:
-    """The first of ``count`` neighbouring blocks, if pointers name such, all written equally often; else 0."""
+    """The first of ``count`` neighbouring blocks, if pointers name such, all written equally often;
+    else 0.
+    """
     first = words[2 * slot]
     block = first & BLOCK_MASK
     if not first or (
-        count > 1 and words[2 * slot : 2 * (slot + count) : 2] != first_words(range(block, block + count), first >> WRITES_SHIFT)
+        count > 1
+        and words[2 * slot : 2 * (slot + count) : 2]
+        != first_words(range(block, block + count), first >> WRITES_SHIFT)
     ):
         return 0
     return block
@@ -77,7 +85,9 @@ def are_born(words: array[int], slot: int, count: int, epoch: int) -> bool:
 
 
 def first_words(places: Sequence[int], writes: int) -> array[int]:
-    """The first words of pointers to blocks that have been written equally often. Words are made by halves: a sixth of the time."""
+    """The first words of pointers to blocks that have been written equally often. Words are made by
+    halves: a sixth of the time.
+    """
     halves = array("I", [writes << WRITES_SHIFT - 32]) * (2 * len(places))
     try:
         halves[_LOWER::2] = array("I", places)
@@ -99,8 +109,12 @@ def checksums_of(words: array[int], slot: int, count: int) -> list[int]:
     return halves[1 - _LOWER :: 2].tolist()
 
 
-def pointer_runs(words: array[int], low: int, high: int, block_mask: int) -> list[tuple[int, int, int]]:
-    """Contiguous runs (block, length, epoch) that pointers ``low`` to ``high`` of a pointer block name; holes are left out."""
+def pointer_runs(
+    words: array[int], low: int, high: int, block_mask: int
+) -> list[tuple[int, int, int]]:
+    """Contiguous runs (block, length, epoch) that pointers ``low`` to ``high`` of a pointer block
+    name; holes are left out.
+    """
     out: list[tuple[int, int, int]] = []
     start = length = epoch = 0
     for index in range(2 * low, 2 * high, 2):

@@ -1,6 +1,8 @@
-"""msgpack with a bound on every dimension: the only way that variable data from a volume is decoded.
+"""msgpack with a bound on every dimension: the only way that variable data from a volume is
+decoded.
 
-A decoder here either returns the expected types or raises ``CorruptBlock``. Callers check the values' meaning.
+A decoder here either returns the expected types or raises ``CorruptBlock``. Callers check the
+values' meaning.
 """
 
 from __future__ import annotations
@@ -11,8 +13,9 @@ import msgpack
 
 from snapfs.errors import CorruptBlock
 
-#: No list on a volume is longer, but the records of a group, which are not decoded by ``unpack``: one that says it is would make the
-#: decoder set memory aside for what never comes, once more for each list in it.
+#: No list on a volume is longer, but the records of a group, which are not decoded by ``unpack``:
+#: one that says it is would make the decoder set memory aside for what never comes, once more for
+#: each list in it.
 LIST_MAX: Final = 512
 
 #: Highest value of a counter of blocks or inodes on a volume.
@@ -26,7 +29,9 @@ def pack(value: object) -> bytes:
 
 
 def unpack(data: bytes | memoryview, what: str) -> Any:
-    """Decode one value that fills ``data``; no length in it may exceed its size, no list ``LIST_MAX``. Raises ``CorruptBlock``."""
+    """Decode one value that fills ``data``; no length in it may exceed its size, no list
+    ``LIST_MAX``. Raises ``CorruptBlock``.
+    """
     size = len(data)
     try:
         return msgpack.unpackb(
@@ -44,8 +49,17 @@ def unpack(data: bytes | memoryview, what: str) -> Any:
 
 
 def unpack_numbers(data: bytes, what: str) -> list[Any]:
-    """Decode a list of any length that has no lists, maps or strings in it. Raises ``CorruptBlock``."""
-    unpacker = msgpack.Unpacker(max_buffer_size=len(data), max_array_len=0, max_map_len=0, max_str_len=0, max_bin_len=0, max_ext_len=0)
+    """Decode a list of any length that has no lists, maps or strings in it. Raises
+    ``CorruptBlock``.
+    """
+    unpacker = msgpack.Unpacker(
+        max_buffer_size=len(data),
+        max_array_len=0,
+        max_map_len=0,
+        max_str_len=0,
+        max_bin_len=0,
+        max_ext_len=0,
+    )
     unpacker.feed(data)
     try:
         count = unpacker.read_array_header()
@@ -58,8 +72,12 @@ def unpack_numbers(data: bytes, what: str) -> list[Any]:
     return values
 
 
-def unpack_map(data: bytes | memoryview, what: str, fields: dict[str, type | tuple[type, ...]]) -> dict[str, Any]:
-    """Decode a map whose keys are all of ``fields``, each with a value of its type. Raises ``CorruptBlock``."""
+def unpack_map(
+    data: bytes | memoryview, what: str, fields: dict[str, type | tuple[type, ...]]
+) -> dict[str, Any]:
+    """Decode a map whose keys are all of ``fields``, each with a value of its type. Raises
+    ``CorruptBlock``.
+    """
     value = unpack(data, what)
     if type(value) is not dict:
         raise CorruptBlock(f"{what}: a map was expected")
@@ -71,12 +89,16 @@ def unpack_map(data: bytes | memoryview, what: str, fields: dict[str, type | tup
 
 
 def as_count(value: int) -> int:
-    """A counter as it may be written: one that damage had made wrong must not make the volume unreadable by running below zero."""
+    """A counter as it may be written: one that damage had made wrong must not make the volume
+    unreadable by running below zero.
+    """
     return min(max(value, 0), COUNT_MAX)
 
 
 def check_range(value: object, low: int, high: int, what: str) -> int:
-    """Return ``value`` when it is an integer within ``low`` to ``high``. Raises ``CorruptBlock``."""
+    """Return ``value`` when it is an integer within ``low`` to ``high``.
+    Raises ``CorruptBlock``.
+    """
     if type(value) is not int or not low <= value <= high:
         raise CorruptBlock(f"{what}: {value!r} is not within {low} to {high}")
     return value

@@ -13,11 +13,12 @@ from snapfs.errors import CorruptBlock, NotAVolume, UnsupportedVersion, UsageErr
 MAGIC: Final = b"snapfs\x00\x1a"
 VERSION: Final = 1
 
-#: magic, version, block size, blocks, generation, three feature words, uuid, label, created, committed, root block, root length, root CRC,
-#: first block of the log, blocks of the log
+#: magic, version, block size, blocks, generation, three feature words, uuid, label, created,
+#: committed, root block, root length, root CRC, first block of the log, blocks of the log
 LAYOUT: Final = struct.Struct("<8sIIQQQQQ16s64sqqQIIQI")
 
-#: The checksum covers everything before it; a superblock fits one sector, so that no write of it is torn.
+#: The checksum covers everything before it; a superblock fits one sector, so that no write of it is
+#: torn.
 CHECKSUM_OFFSET: Final = 508
 SUPERBLOCK_BYTES: Final = 512
 LABEL_BYTES: Final = 64
@@ -33,7 +34,8 @@ COPY_RUNNING: Final = 1
 #: A log is named: it tells what happened since, and its blocks must not be given out.
 LOG: Final = 2
 
-#: The last slot of the ring at the front says who has the volume open, and whoever writes the volume must look there first.
+#: The last slot of the ring at the front says who has the volume open, and whoever writes the
+#: volume must look there first.
 CLAIM: Final = 4
 
 #: Blocks of a log, at most.
@@ -44,7 +46,9 @@ KNOWN_READ_ONLY_COMPATIBLE: Final = COPY_RUNNING | LOG | CLAIM
 
 @dataclass(frozen=True, slots=True)
 class Superblock:
-    """A verified superblock. Times are nanoseconds since 1970, UTC. ``slot``: where in its ring it stands, or is to stand."""
+    """A verified superblock. Times are nanoseconds since 1970, UTC. ``slot``: where in its ring it
+    stands, or is to stand.
+    """
 
     block_size: int
     blocks: int
@@ -95,7 +99,8 @@ class Superblock:
         *,
         is_copied: bool,
     ) -> Superblock:
-        """That of a later generation, in the next slot: ``root`` is (block, bytes, CRC) of its root record, ``log`` (block, length).
+        """That of a later generation, in the next slot: ``root`` is (block, bytes, CRC) of its root
+        record, ``log`` (block, length).
 
         Written out because ``dataclasses.replace`` takes several times as long, in every commit.
         """
@@ -124,21 +129,36 @@ class Superblock:
     def decode(cls, data: bytes, slot: int = 0) -> Superblock:
         """Verify and decode the slot with that number.
 
-        Raises ``NotAVolume`` without the magic, ``CorruptBlock`` when the checksum or a field does not hold,
-        ``UnsupportedVersion`` when a newer snapfs wrote it.
+        Raises ``NotAVolume`` without the magic, ``CorruptBlock`` when the checksum or a field does
+        not hold, ``UnsupportedVersion`` when a newer snapfs wrote it.
         """
         fields = LAYOUT.unpack_from(data)
-        magic, version, block_size, blocks, generation, compatible, ro_compatible, incompatible, uuid, label = fields[:10]
+        (
+            magic,
+            version,
+            block_size,
+            blocks,
+            generation,
+            compatible,
+            ro_compatible,
+            incompatible,
+            uuid,
+            label,
+        ) = fields[:10]
         if magic != MAGIC:
             raise NotAVolume("no snapfs superblock")
         if version > VERSION:
-            raise UnsupportedVersion(f"the volume has format {version}, this snapfs knows up to {VERSION}: use a newer snapfs")
+            raise UnsupportedVersion(
+                f"the volume has format {version}, this snapfs knows up to {VERSION}: "
+                "use a newer snapfs"
+            )
         (checksum,) = struct.unpack_from("<I", data, CHECKSUM_OFFSET)
         if crc32c(data[:CHECKSUM_OFFSET]) != checksum:
             raise CorruptBlock("superblock: checksum mismatch")
         if incompatible & ~KNOWN_INCOMPATIBLE:
             raise UnsupportedVersion(
-                f"the volume uses features {incompatible & ~KNOWN_INCOMPATIBLE:#x} that this snapfs does not know: use a newer snapfs"
+                f"the volume uses features {incompatible & ~KNOWN_INCOMPATIBLE:#x} that "
+                "this snapfs does not know: use a newer snapfs"
             )
         try:
             geometry = Geometry(block_size, blocks)
@@ -150,7 +170,9 @@ class Superblock:
             raise CorruptBlock("superblock: the root record lies outside the volume")
         log_block, log_blocks = fields[15:] if ro_compatible & LOG else (0, 0)
         if log_blocks and not _log_is_possible(geometry, log_block, log_blocks):
-            raise CorruptBlock("superblock: the log lies outside the volume, or over fixed metadata")
+            raise CorruptBlock(
+                "superblock: the log lies outside the volume, or over fixed metadata"
+            )
         if generation >= GENERATION_LIMIT:
             raise CorruptBlock(f"superblock: generation {generation} is not possible")
         return cls(

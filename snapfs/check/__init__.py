@@ -1,4 +1,6 @@
-"""The checker: walks everything, recomputes everything, and says where the volume disagrees. It changes nothing."""
+"""The checker: walks everything, recomputes everything, and says where the volume disagrees. It
+changes nothing.
+"""
 
 from snapfs.check.checker import check_volume
 from snapfs.check.findings import Finding, Severity

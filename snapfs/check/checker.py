@@ -17,11 +17,14 @@ from snapfs.store.recovery import newest_superblock
 from snapfs.store.volume import Volume
 
 
-def check_volume(device: Device, progress: Callable[[int, int], None] | None = None) -> list[Finding]:
-    """Check the volume on a device that nobody else changes; ``progress(done, total)`` is called now and then.
+def check_volume(
+    device: Device, progress: Callable[[int, int], None] | None = None
+) -> list[Finding]:
+    """Check the volume on a device that nobody else changes; ``progress(done, total)`` is called
+    now and then.
 
-    Raises ``NotAVolume``, ``UnsupportedVersion``, ``Truncated``, ``DeviceError`` when there is nothing to check, and ``CorruptBlock``
-    when no superblock is intact.
+    Raises ``NotAVolume``, ``UnsupportedVersion``, ``Truncated``, ``DeviceError`` when there is
+    nothing to check, and ``CorruptBlock`` when no superblock is intact.
     """
     findings = Findings()
     newest_superblock(device)

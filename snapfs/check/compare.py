@@ -30,7 +30,10 @@ class Comparison:
         volume = self.volume
         entries = volume.allocator.entries
         groups: dict[int, Group] = {}
-        numbers = sorted(self.reach.groups | {n for n, entry in enumerate(entries) if entry.flags & ENTRY_WRITTEN})
+        numbers = sorted(
+            self.reach.groups
+            | {n for n, entry in enumerate(entries) if entry.flags & ENTRY_WRITTEN}
+        )
         # Record storage may lie in any group: it is claimed before any group is compared.
         spills = 0
         unreadable = set()
@@ -50,7 +53,9 @@ class Comparison:
             few = None if entries[number].flags & ENTRY_WRITTEN else self.reach.few_of_group(number)
             if few is not None:  # nothing is marked in it, and what is fixed cannot be claimed
                 for offset, mask, epoch in few:
-                    self._run(volume.geometry.group_start(number) + offset, 1, mask, epoch, -1, 0, 0, 0)
+                    self._run(
+                        volume.geometry.group_start(number) + offset, 1, mask, epoch, -1, 0, 0, 0
+                    )
                 continue
             group = groups.pop(number, None) or load_group(volume, number, self.findings)
             if group is not None:
@@ -60,7 +65,8 @@ class Comparison:
                 "format",
                 "record-blocks",
                 "root record",
-                f"{spills + volume.sets_tree.blocks} blocks store records, {volume.record_blocks} are counted",
+                f"{spills + volume.sets_tree.blocks} blocks store records, "
+                f"{volume.record_blocks} are counted",
                 Severity.WARNING,
             )
         for number, entry in volume.holders.sets.items():
@@ -69,14 +75,19 @@ class Comparison:
                     "I3",
                     "set-count",
                     f"holder set {number}",
-                    f"records name it for {self.set_counts.get(number, 0)} blocks, {entry.count} are counted",
+                    f"records name it for {self.set_counts.get(number, 0)} blocks, "
+                    f"{entry.count} are counted",
                 )
 
     def _group(self, group: Group) -> None:
         volume = self.volume
         entry = volume.allocator.entries[group.number]
         where = f"group {group.number}"
-        if (group.free, group.snapshot_count, len(group.records)) != (entry.free, entry.snapshot, entry.runs):
+        if (group.free, group.snapshot_count, len(group.records)) != (
+            entry.free,
+            entry.snapshot,
+            entry.runs,
+        ):
             self.findings.add("format", "group-counts", where, "the group table counts differently")
         for _, length, number in group.records:
             self.set_counts[number] += length
@@ -96,27 +107,55 @@ class Comparison:
             position += length
 
     def _differ(self, named: int, possible: int, found: int) -> bool:
-        """Are the holders that were found others than those that are named, and those that are so by default?
+        """Are the holders that were found others than those that are named, and those that are so
+        by default?
 
         Of the latter, instances that cover parts of the volume only may be missing.
         """
         return bool(found & ~possible or possible & ~found & (named | ~self.partial))
 
-    def _run(self, start: int, length: int, mask: int, epoch: int, record: int, fixed: int, marked: int, held: int) -> None:
+    def _run(
+        self,
+        start: int,
+        length: int,
+        mask: int,
+        epoch: int,
+        record: int,
+        fixed: int,
+        marked: int,
+        held: int,
+    ) -> None:
         where = f"block {start}" if length == 1 else f"blocks {start} to {start + length - 1}"
         add = self.findings.add
         sets = self.volume.holders
         entry = sets.sets.get(record) if record >= 0 else None
         if record >= 0 and entry is None:
-            add("I3", "unknown-set", where, f"the record names holder set {record}, which does not exist")
+            add(
+                "I3",
+                "unknown-set",
+                where,
+                f"the record names holder set {record}, which does not exist",
+            )
             return
-        leaving = entry is not None and not mask and not entry.base_held and bool(entry.mask & self.going) and not entry.mask & sets.live
+        leaving = (
+            entry is not None
+            and not mask
+            and not entry.base_held
+            and bool(entry.mask & self.going)
+            and not entry.mask & sets.live
+        )
         if marked and not (fixed or mask or leaving):
             add("I1", "leaked", where, "marked in the block bitmap, and nothing reaches it")
         if not marked and (fixed or mask):
             add("I1", "not-marked", where, "reached, and not marked in the block bitmap")
         if mask & COPY and mask & ~COPY:
-            add("I4", "copy-shared", where, "the running copy has it, which writes it in place, and something else reaches it as well")
+            add(
+                "I4",
+                "copy-shared",
+                where,
+                "the running copy has it, which writes it in place, and something else "
+                "reaches it as well",
+            )
         needs = bool(mask & RECORDS) or leaving or (bool(mask) and not mask & (BASE | VOLUME))
         if needs != bool(held):
             add(
@@ -137,17 +176,35 @@ class Comparison:
                         "I3",
                         "holders",
                         where,
-                        f"by its epoch {epoch} its holders are {names(sets.default(epoch))}, those that reach it are {names(holders)}",
+                        f"by its epoch {epoch} its holders are "
+                        f"{names(sets.default(epoch))}, those that reach it are "
+                        f"{names(holders)}",
                     )
             elif holders:
-                add("I3", "no-record", where, f"only snapshots reach it ({names(holders)}), and no record covers it")
+                add(
+                    "I3",
+                    "no-record",
+                    where,
+                    f"only snapshots reach it ({names(holders)}), and no record covers it",
+                )
             return
         if not mask & ~VOLUME:
-            add("I3", "record-of-nothing", where, f"a record covers it, and no view reaches it (holder set {record})")
+            add(
+                "I3",
+                "record-of-nothing",
+                where,
+                f"a record covers it, and no view reaches it (holder set {record})",
+            )
         elif entry.base_held != bool(mask & BASE):
             add("I3", "base-held", where, "its record is wrong about whether the base reaches it")
         elif self._differ(entry.mask & sets.live, sets.holders(record), holders):
-            add("I3", "holders", where, f"its record names {names(sets.holders(record))}, those that reach it are {names(holders)}")
+            add(
+                "I3",
+                "holders",
+                where,
+                f"its record names {names(sets.holders(record))}, those that reach it "
+                f"are {names(holders)}",
+            )
 
 
 def names(mask: int) -> str:

@@ -1,4 +1,6 @@
-"""What a check can find: one typed value each, with the invariant that it breaks, and for repair what is to be mended."""
+"""What a check can find: one typed value each, with the invariant that it breaks, and for repair
+what is to be mended.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ class Severity(enum.StrEnum):
 
 
 class Mend(enum.Enum):
-    """What repair is to do about a finding. Nothing is said where it is enough to write what is derived anew."""
+    """What repair is to do about a finding. Nothing is said where it is enough to write what is
+    derived anew.
+    """
 
     DROP_POINTER = enum.auto()  # of a block map, at ``level`` and ``number``
     DROP_EMPTY = enum.auto()  # the same, and nothing is lost with it
@@ -47,7 +51,9 @@ class Mend(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is to be mended, and where: in the views of ``mask``, in a tree of inode ``ino`` ("inodes": the view's inode table)."""
+    """What is to be mended, and where: in the views of ``mask``, in a tree of inode ``ino``
+    ("inodes": the view's inode table).
+    """
 
     mend: Mend
     mask: int
@@ -60,16 +66,20 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is being looked at, in several views: in words for the views of a mask, and for repair the tree and its inode.
+    """What is being looked at, in several views: in words for the views of a mask, and for repair
+    the tree and its inode.
 
-    ``tree`` is "names", "data", "attributes" or "inodes"; "" is a table of the volume, which repair always writes anew.
+    ``tree`` is "names", "data", "attributes" or "inodes"; "" is a table of the volume, which repair
+    always writes anew.
     """
 
     words: Callable[[int], str]
     tree: str = ""
     ino: int = 0
 
-    def fault(self, mend: Mend, mask: int, *, level: int = 0, number: int = 0, value: int = 0) -> Fault | None:
+    def fault(
+        self, mend: Mend, mask: int, *, level: int = 0, number: int = 0, value: int = 0
+    ) -> Fault | None:
         """What is to be mended here."""
         return Fault(mend, mask, self.tree, self.ino, level, number, value) if self.tree else None
 
@@ -81,7 +91,9 @@ def everywhere(place: str) -> Subject:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """``invariant`` is "I1" to "I10" as numbered in DESIGN.md, or "format" for a structure that cannot be read or makes no sense."""
+    """``invariant`` is "I1" to "I10" as numbered in DESIGN.md, or "format" for a structure that
+    cannot be read or makes no sense.
+    """
 
     invariant: str
     rule: str
@@ -96,7 +108,9 @@ class Finding:
 
 @dataclass(slots=True)
 class Findings:
-    """Collects findings; of each rule, so many that one can see what is wrong without drowning in it. ``faults`` holds all."""
+    """Collects findings; of each rule, so many that one can see what is wrong without drowning in
+    it. ``faults`` holds all.
+    """
 
     limit: int = 1000
     found: list[Finding] = field(default_factory=list)

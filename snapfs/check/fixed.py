@@ -1,4 +1,5 @@
-"""Looking at the parts of a volume that stand at fixed places or that a superblock names: steps of a scrub.
+"""Looking at the parts of a volume that stand at fixed places or that a superblock names: steps of
+a scrub.
 
 What changes while it is read may look like damage: see ``scrub.Scrub``, which looks again.
 """
@@ -29,7 +30,8 @@ Steps = Generator[list[Wanted], list[Found], T]
 def rings(volume: Volume) -> Steps[list[Damage]]:
     """The slots of both superblock rings: each is empty, or has a superblock and zeros.
 
-    One that is being written is left out, and so is that of the claim, which is written at any time.
+    One that is being written is left out, and so is that of the claim, which is written at any
+    time.
     """
     geometry = volume.geometry
     flying = volume.in_flight
@@ -37,12 +39,19 @@ def rings(volume: Volume) -> Steps[list[Damage]]:
     for ring, start in (("front", 0), ("end", geometry.blocks - geometry.ring_blocks)):
         (found,) = yield [Wanted(start, [None] * geometry.ring_blocks)]
         for slot in range(RING_SLOTS if ring == "end" else SUPERBLOCK_SLOTS):
-            if flying is not None and start * geometry.block_size + slot * SLOT_BYTES in flying.superblock[1]:
+            if (
+                flying is not None
+                and start * geometry.block_size + slot * SLOT_BYTES in flying.superblock[1]
+            ):
                 continue
             position = slot * SLOT_BYTES // geometry.block_size
-            problem = found.problems.get(position) or slot_problem(found.content[slot * SLOT_BYTES : (slot + 1) * SLOT_BYTES])
+            problem = found.problems.get(position) or slot_problem(
+                found.content[slot * SLOT_BYTES : (slot + 1) * SLOT_BYTES]
+            )
             if problem:
-                out.append(Damage(start + position, problem, f"superblock slot {slot} at the {ring}"))
+                out.append(
+                    Damage(start + position, problem, f"superblock slot {slot} at the {ring}")
+                )
     return out
 
 
@@ -74,7 +83,9 @@ def root_record(volume: Volume) -> Steps[RootRecord | None]:
 
 
 def copy_damage(volume: Volume) -> Steps[list[Damage]]:
-    """The block that describes a running copy. What is in the copy's map changes in place, and has checksums of its own."""
+    """The block that describes a running copy. What is in the copy's map changes in place, and has
+    checksums of its own.
+    """
     record = yield from root_record(volume)
     if record is None or record.copy is None:
         return []
@@ -84,13 +95,19 @@ def copy_damage(volume: Volume) -> Steps[list[Damage]]:
 
 
 def group(volume: Volume, number: int) -> Steps[list[Damage]]:
-    """The header slot of a group that counts, both bitmaps, and the blocks that store its records."""
+    """The header slot of a group that counts, both bitmaps, and the blocks
+    that store its records.
+    """
     geometry = volume.geometry
     entry = volume.allocator.entries[number]
     start = geometry.header_block(number, entry.flags & ENTRY_SLOT)
     (found,) = yield [Wanted(start, [entry.checksum, None, None])]
     problems = found.problems
-    parts = [f"header of group {number}", f"block bitmap of group {number}", f"snapshot bitmap of group {number}"]
+    parts = [
+        f"header of group {number}",
+        f"block bitmap of group {number}",
+        f"snapshot bitmap of group {number}",
+    ]
     stored: list[Damage] = []
     if 0 not in problems:
         block_size = geometry.block_size
@@ -99,12 +116,20 @@ def group(volume: Volume, number: int) -> Steps[list[Damage]]:
         except CorruptBlock as exc:
             return [Damage(start, str(exc), parts[0])]
         for at, checksum in ((1, header.bitmap_checksum), (2, header.snapshot_checksum)):
-            if at not in problems and crc32c(found.content[at * block_size : (at + 1) * block_size]) != checksum:
+            if (
+                at not in problems
+                and crc32c(found.content[at * block_size : (at + 1) * block_size]) != checksum
+            ):
                 problems[at] = MISMATCH
         records = yield [Wanted(block, [checksum], kept=False) for block, checksum in header.spill]
         for (block, _), one in zip(header.spill, records, strict=True):
-            stored += [Damage(block, problem, f"records of group {number}") for problem in one.problems.values()]
-    return [Damage(start + at, problem, parts[at]) for at, problem in sorted(problems.items())] + stored
+            stored += [
+                Damage(block, problem, f"records of group {number}")
+                for problem in one.problems.values()
+            ]
+    return [
+        Damage(start + at, problem, parts[at]) for at, problem in sorted(problems.items())
+    ] + stored
 
 
 def slot_problem(slot: bytes) -> str | None:

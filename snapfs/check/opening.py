@@ -1,4 +1,6 @@
-"""Opening a volume that has lost some of its tables, to look at what is left. Never to change it."""
+"""Opening a volume that has lost some of its tables, to look at what is
+left. Never to change it.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,11 @@ if TYPE_CHECKING:
 
 
 def open_damaged(device: Device) -> tuple[Volume, str | None]:
-    """The volume, and why it cannot be opened as usual (None: it can). Tables end where they cannot be read.
+    """The volume, and why it cannot be opened as usual (None: it can). Tables end where they cannot
+    be read.
 
-    Raises ``NotAVolume``, ``UnsupportedVersion``, ``Truncated``, ``DeviceError``; and ``CorruptBlock`` when no superblock is intact.
+    Raises ``NotAVolume``, ``UnsupportedVersion``, ``Truncated``, ``DeviceError``; and
+    ``CorruptBlock`` when no superblock is intact.
     """
     try:
         return Volume.open(device, read_only=True), None
@@ -43,7 +47,9 @@ def open_damaged(device: Device) -> tuple[Volume, str | None]:
 
 
 def logged_changes(device: Device) -> int:
-    """How many records the log of the newest generation has, which the next mount takes over, as far as they can be believed."""
+    """How many records the log of the newest generation has, which the next mount takes over, as
+    far as they can be believed.
+    """
     try:
         return len(Volume.open(device, read_only=True).sync_log.pending)
     except SnapfsError:

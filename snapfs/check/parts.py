@@ -1,4 +1,6 @@
-"""Which inodes a snapshot of parts preserves, found anew by the checker from what the walk has read (C1, C2)."""
+"""Which inodes a snapshot of parts preserves, found anew by the checker from what the walk has read
+(C1, C2).
+"""
 
 from __future__ import annotations
 
@@ -32,11 +34,18 @@ class Parts:
         return self.outside(ino) & ~sum(1 << one.id for one in self._partial if ino in one.passed)
 
     def outside_names(self, ino: int) -> int:
-        """The instances that cannot tell how many names it has: it is not within, or it may have other names elsewhere."""
+        """The instances that cannot tell how many names it has: it is not within, or it may have
+        other names elsewhere.
+        """
         out = 0
         for one in self._partial:
             inode = self._find(ino, one)
-            if inode is None or not inode.nlink or inode.flags & FLAG_LINKED or not self._covers(one, ino, linked=False):
+            if (
+                inode is None
+                or not inode.nlink
+                or inode.flags & FLAG_LINKED
+                or not self._covers(one, ino, linked=False)
+            ):
                 out |= 1 << one.id
         return out
 
@@ -57,7 +66,9 @@ class Parts:
         if linked and inode.flags & FLAG_LINKED and not inode.is_directory:
             return True
         if not inode.nlink and ino not in one.covered:
-            return bool(inode.parent) and inode.parent in one.covered and not inode.flags & FLAG_HEIR
+            return (
+                bool(inode.parent) and inode.parent in one.covered and not inode.flags & FLAG_HEIR
+            )
         way: list[int] = []
         answer = False
         while inode is not None and inode.ino not in way:

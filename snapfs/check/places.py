@@ -32,7 +32,9 @@ BUCKETS: Final = (Kind.SETS, Kind.INSTANCES, Kind.NAMES)
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """One tree: its kind, and unless it is a table of the volume its view and inode. ``serial`` tells instances of one id apart."""
+    """One tree: its kind, and unless it is a table of the volume its view and inode. ``serial``
+    tells instances of one id apart.
+    """
 
     kind: Kind
     view: int = BASE_VIEW
@@ -42,7 +44,9 @@ class Tree:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where in a tree a block stands: level and number as ``FORMAT.md`` counts them; in bucket trees depth and prefix."""
+    """Where in a tree a block stands: level and number as ``FORMAT.md`` counts them; in bucket
+    trees depth and prefix.
+    """
 
     tree: Tree
     level: int
@@ -51,7 +55,9 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """A damaged block: what is wrong with it, and where it stands: at a place in a tree, or as a fixed part of the volume."""
+    """A damaged block: what is wrong with it, and where it stands: at a place in a tree, or as a
+    fixed part of the volume.
+    """
 
     block: int
     problem: str

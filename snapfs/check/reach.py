@@ -1,7 +1,9 @@
-"""Which views and tables reach each block, found by walking them: the truth that bitmaps and records are held against.
+"""Which views and tables reach each block, found by walking them: the truth that bitmaps and
+records are held against.
 
-A set of views is a mask with bit 0 for the base and an instance's id for the others. Three more bits stand for the volume's tables,
-for the storage of records, and for what a running copy has. Masks are interned; a group of which much is reached takes 8 bytes a block.
+A set of views is a mask with bit 0 for the base and an instance's id for the others. Three more
+bits stand for the volume's tables, for the storage of records, and for what a running copy has.
+Masks are interned; a group of which much is reached takes 8 bytes a block.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ COPY: Final = 1 << MAX_INSTANCES + 3
 VOLUME: Final = SYSTEM | RECORDS | COPY
 
 
-#: Of a group, one block in 64 and fewer are few: they are kept one by one. A pointer costs 16 bytes of an image, and may name a group of
-#: which no other block is in use.
+#: Of a group, one block in 64 and fewer are few: they are kept one by one. A pointer costs 16 bytes
+#: of an image, and may name a group of which no other block is in use.
 FEW_SHIFT: Final = 6
 
 
@@ -40,7 +42,9 @@ Marks: TypeAlias = "array[int] | _Few"
 
 @dataclass(frozen=True, slots=True)
 class Objection:
-    """A pointer to ``block`` cannot stand as it is in the views of ``mask``: it is to be dropped, or to have the epoch ``epoch``."""
+    """A pointer to ``block`` cannot stand as it is in the views of ``mask``: it is to be dropped,
+    or to have the epoch ``epoch``.
+    """
 
     block: int
     mask: int
@@ -49,7 +53,9 @@ class Objection:
 
 
 def allowed(mask: int, objections: list[Objection]) -> int:
-    """The views of ``mask`` whose pointer to a block leads on: none where it is impossible, or leads where another one has led."""
+    """The views of ``mask`` whose pointer to a block leads on: none where it is impossible, or
+    leads where another one has led.
+    """
     for one in objections:
         if one.mend is Mend.DROP_POINTER:
             mask &= ~one.mask
@@ -65,7 +71,8 @@ class Reach:
         self._findings = findings
         self._masks: list[int] = [0]
         self._ids: dict[int, int] = {0: 0}
-        #: Blocks whose pointers disagree on their epoch: the default rule cannot be trusted for them.
+        #: Blocks whose pointers disagree on their epoch: the default rule cannot be trusted for
+        #: them.
         self.disputed: set[int] = set()
         self._groups: dict[int, tuple[Marks, Marks]] = {}
         self._fixed = {}
@@ -102,28 +109,39 @@ class Reach:
         """Groups that anything reaches."""
         return set(self._groups)
 
-    def claim(self, start: int, length: int, mask: int, epoch: int, where: Subject) -> list[Objection]:
+    def claim(
+        self, start: int, length: int, mask: int, epoch: int, where: Subject
+    ) -> list[Objection]:
         """Views reach these blocks at a place. What is wrong with that, besides being noted.
 
-        Whoever walks on from there does it for the views that are ``allowed`` only: pointers that lead back, or to one place many
-        times, end so.
+        Whoever walks on from there does it for the views that are ``allowed`` only: pointers that
+        lead back, or to one place many times, end so.
         """
         geometry = self._geometry
         if start < 1 or start + length > geometry.blocks:
             self._findings.add(
-                "format", "pointer-range", where.words(mask), f"it names blocks {start} to {start + length - 1}, outside the volume"
+                "format",
+                "pointer-range",
+                where.words(mask),
+                f"it names blocks {start} to {start + length - 1}, outside the volume",
             )
-            return [Objection(block, mask, Mend.DROP_POINTER) for block in range(start, start + length)]
+            return [
+                Objection(block, mask, Mend.DROP_POINTER) for block in range(start, start + length)
+            ]
         objections = []
         if epoch > self._epoch:
             self._findings.add(
                 "I3",
                 "future-epoch",
                 where.words(mask),
-                f"block {start} is said to be born in epoch {epoch}, the volume is at {self._epoch}",
+                f"block {start} is said to be born in epoch {epoch}, the volume is at "
+                f"{self._epoch}",
             )
             epoch = self._epoch
-            objections += [Objection(block, mask, Mend.RENEW_POINTER, epoch) for block in range(start, start + length)]
+            objections += [
+                Objection(block, mask, Mend.RENEW_POINTER, epoch)
+                for block in range(start, start + length)
+            ]
         end = start + length
         while start < end:
             group, low = divmod(start, geometry.group_span)
@@ -132,7 +150,9 @@ class Reach:
             start += high - low
         return objections
 
-    def _claim_within(self, group: int, low: int, high: int, mask: int, epoch: int, where: Subject) -> list[Objection]:
+    def _claim_within(
+        self, group: int, low: int, high: int, mask: int, epoch: int, where: Subject
+    ) -> list[Objection]:
         objections: list[Objection] = []
         start = self._geometry.group_start(group)
         for first, last in self._fixed.get(group, self._fixed_elsewhere):
@@ -141,10 +161,13 @@ class Reach:
                     "I4",
                     "pointer-into-fixed",
                     where.words(mask),
-                    f"it names block {start + max(low, first)}, which belongs to the volume's fixed metadata",
+                    f"it names block {start + max(low, first)}, which belongs to the "
+                    "volume's fixed metadata",
                 )
                 fixed = range(max(low, first), min(high, last))
-                objections += [Objection(start + offset, mask, Mend.DROP_POINTER) for offset in fixed]
+                objections += [
+                    Objection(start + offset, mask, Mend.DROP_POINTER) for offset in fixed
+                ]
                 if low < first:
                     objections += self._claim_within(group, low, first, mask, epoch, where)
                 if high > last:
@@ -159,7 +182,10 @@ class Reach:
             old = self._masks[masks[offset]]
             if old & mask:
                 self._findings.add(
-                    "I4", "reached-twice", where.words(mask), f"block {start + offset} is reached at another place of the same view as well"
+                    "I4",
+                    "reached-twice",
+                    where.words(mask),
+                    f"block {start + offset} is reached at another place of the same view as well",
                 )
                 objections.append(Objection(start + offset, old & mask, Mend.DROP_POINTER))
             if not old:
@@ -169,9 +195,12 @@ class Reach:
                     "format",
                     "epoch-differs",
                     where.words(mask),
-                    f"block {start + offset} is said to be born in epoch {epoch} and in {epochs[offset]}",
+                    f"block {start + offset} is said to be born in epoch {epoch} and in "
+                    f"{epochs[offset]}",
                 )
-                objections.append(Objection(start + offset, mask & ~old, Mend.RENEW_POINTER, epochs[offset]))
+                objections.append(
+                    Objection(start + offset, mask & ~old, Mend.RENEW_POINTER, epochs[offset])
+                )
                 self.disputed.add(start + offset)
             masks[offset] = self._id(old | mask)
         return objections
@@ -183,13 +212,20 @@ class Reach:
         return self._masks[marks[0][offset]] if marks else 0
 
     def of_group(self, group: int) -> tuple[list[int], array[int], array[int]]:
-        """The interned masks, and for each block of a group the number of its mask and its epoch."""
+        """The interned masks, and for each block of a group the number of
+        its mask and its epoch.
+        """
         masks, epochs = self._groups.get(group) or (_Few(), _Few())
         return self._masks, self._whole(masks), self._whole(epochs)
 
     def few_of_group(self, group: int) -> list[tuple[int, int, int]] | None:
-        """Offset, mask and epoch of all blocks of a group that are reached, in order; None when they are many."""
+        """Offset, mask and epoch of all blocks of a group that are reached, in order; None when
+        they are many.
+        """
         masks, epochs = self._groups.get(group) or (_Few(), _Few())
         if isinstance(masks, array):
             return None
-        return [(offset, self._masks[number], epochs[offset]) for offset, number in sorted(masks.items())]
+        return [
+            (offset, self._masks[number], epochs[offset])
+            for offset, number in sorted(masks.items())
+        ]

@@ -1,13 +1,17 @@
-"""Scrub: read everything that a volume reaches, metadata and data of all views, once each, and verify every checksum (I7).
+"""Scrub: read everything that a volume reaches, metadata and data of all views, once each, and
+verify every checksum (I7).
 
-The walk is a generator: it yields what is to be read, its driver reads that (in a worker thread, where there is an event loop) and sends
-back what was found. Between two yields it runs synchronously. It goes by the newest sealed generation as it is on the device, never by what
-is cached or dirty, so that a mounted volume and one at rest are scrubbed in the same way.
+The walk is a generator: it yields what is to be read, its driver reads that (in a worker thread,
+where there is an event loop) and sends back what was found. Between two yields it runs
+synchronously. It goes by the newest sealed generation as it is on the device, never by what is
+cached or dirty, so that a mounted volume and one at rest are scrubbed in the same way.
 
-A mounted volume goes on changing under the walk. What it has read of a tree stays its map of that tree, though blocks may be freed and
-used again meanwhile. That loses nothing: a place whose pointer changes is written anew, and needs no scrub. But then a block may fail the
-checksum of an old pointer. So one that fails is walked to anew, from the root that counts now, and is damaged only if it fails again while
-no generation was sealed: the blocks of a sealed generation are overwritten only after the next one has been sealed (I4, I5).
+A mounted volume goes on changing under the walk. What it has read of a tree stays its map of that
+tree, though blocks may be freed and used again meanwhile. That loses nothing: a place whose pointer
+changes is written anew, and needs no scrub. But then a block may fail the checksum of an old
+pointer. So one that fails is walked to anew, from the root that counts now, and is damaged only if
+it fails again while no generation was sealed: the blocks of a sealed generation are overwritten
+only after the next one has been sealed (I4, I5).
 """
 
 from __future__ import annotations
@@ -19,7 +23,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
 
 from snapfs.blocks.group_header import ENTRY_WRITTEN
 from snapfs.blocks.inode import FLAG_HEIR, FLAG_LINKED, INODE_BYTES
-from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, EPOCH_MASK, FLAG_BUCKET, decode_pointers
+from snapfs.blocks.pointer import (
+    BLOCK_MASK,
+    CHECKSUM_SHIFT,
+    EPOCH_MASK,
+    FLAG_BUCKET,
+    decode_pointers,
+)
 from snapfs.check import fixed
 from snapfs.check.fixed import Steps
 from snapfs.check.places import BUCKETS, Damage, Kind, Place, Tree, data_kind, root_of
@@ -35,12 +45,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: How often a place is walked to again while generations are being sealed, before it is done in one stretch.
+#: How often a place is walked to again while generations are being sealed, before it is done in one
+#: stretch.
 PATIENCE: Final = 3
 
 
 class Frame:
-    """Pointers of one pointer block (or a root) that are still to be followed. ``level`` and ``base`` say what the first one names."""
+    """Pointers of one pointer block (or a root) that are still to be followed. ``level`` and
+    ``base`` say what the first one names.
+    """
 
     __slots__ = ("base", "level", "slot", "tree", "words")
 
@@ -52,7 +65,9 @@ class Frame:
         self.slot = 0
 
     def following(self, limit: int) -> tuple[int, int, int] | None:
-        """The next blocks that lie side by side, ``limit`` at most: slot, block, number of blocks. None at the end."""
+        """The next blocks that lie side by side, ``limit`` at most: slot, block, number of blocks.
+        None at the end.
+        """
         words, slot, count = self.words, self.slot, len(self.words) // 2
         while slot < count and not words[2 * slot]:
             slot += 1
@@ -91,7 +106,9 @@ class _LostError(Exception):
 
 
 class Scrub:
-    """One scrub of an open volume. ``steps`` is the walk; ``damage`` grows meanwhile, and may be taken out of it."""
+    """One scrub of an open volume. ``steps`` is the walk; ``damage`` grows meanwhile, and may be
+    taken out of it.
+    """
 
     def __init__(self, fs: Filesystem, *, step_bytes: int = READ_BYTES) -> None:
         self.fs = fs
@@ -100,9 +117,11 @@ class Scrub:
         self.damage: list[Damage] = []
         self.step_blocks = max(1, min(step_bytes, READ_BYTES) // fs.volume.geometry.block_size)
         self._visited = Visited(self.volume.geometry)
-        #: Directories (instance, when it was made, inode): are they in what a snapshot of parts preserves?
+        #: Directories (instance, when it was made, inode): are they in what a snapshot of parts
+        #: preserves?
         self._inside: dict[tuple[int, int, int], bool] = {}
-        # Given out since the scrub began. The walk may come to one of them by an old pointer, so it proves nothing that it has been there.
+        # Given out since the scrub began. The walk may come to one of them by an old pointer, so it
+        # proves nothing that it has been there.
         self._fresh = Visited(self.volume.geometry)
         self.volume.allocator.watchers.append(self._given_out)
 
@@ -143,13 +162,17 @@ class Scrub:
         if record is not None:
             (first, second), depth, _ = record.groups
             roots = [Frame(Tree(Kind.GROUPS), depth, 0, (first, second))]
-            roots += [Frame(Tree(Kind.SETS), 0, 0, record.sets[0]), Frame(Tree(Kind.INSTANCES), 0, 0, record.instances[0])]
+            roots += [
+                Frame(Tree(Kind.SETS), 0, 0, record.sets[0]),
+                Frame(Tree(Kind.INSTANCES), 0, 0, record.instances[0]),
+            ]
             yield from self._walk(roots)
         for number, entry in enumerate(self.volume.allocator.entries):
             if entry.flags & ENTRY_WRITTEN:
                 yield from self._checked(partial(fixed.group, self.volume, number))
         yield from self._view(BASE_VIEW, 0, self.volume.base_root)
-        # Snapshots that are made of the base from now on show nothing that the base did not have. A copy of an older one has its epoch.
+        # Snapshots that are made of the base from now on show nothing that the base did not have. A
+        # copy of an older one has its epoch.
         epoch = self.volume.epoch
         done: set[tuple[int, int]] = set()
         while one := self._next_instance(epoch, done):
@@ -161,10 +184,14 @@ class Scrub:
         return next((one for one in live if (one.id, one.serial) not in done), None)
 
     def _view(self, view: int, serial: int, root: ViewRoot) -> Steps[None]:
-        yield from self._walk([Frame(Tree(Kind.INODES, view, serial), root.depth, 0, (root.first, root.second))])
+        yield from self._walk(
+            [Frame(Tree(Kind.INODES, view, serial), root.depth, 0, (root.first, root.second))]
+        )
 
     def _walk(self, stack: list[Frame]) -> Steps[None]:
-        """Verify everything below these pointers that has not been visited; the last frame comes first."""
+        """Verify everything below these pointers that has not been visited; the last frame comes
+        first.
+        """
         while stack:
             batch: list[Item] = []
             room = self.step_blocks
@@ -196,7 +223,13 @@ class Scrub:
             if tree.kind in BUCKETS:
                 inner = not words[2 * slot] & FLAG_BUCKET
             if not 0 < block <= blocks - length:
-                self.damage.append(Damage(block, "lies outside the volume", place=Place(tree, level, frame.base + slot)))
+                self.damage.append(
+                    Damage(
+                        block,
+                        "lies outside the volume",
+                        place=Place(tree, level, frame.base + slot),
+                    )
+                )
                 continue
             runs = self._visited.claim(block, length)
             if inner and not runs and block in self._fresh:
@@ -206,7 +239,14 @@ class Scrub:
                 at = slot + start - block
                 seconds = words[2 * at + 1 : 2 * (at + count) : 2]
                 wanted = Wanted(start, [second >> CHECKSUM_SHIFT for second in seconds], inner)
-                items.append(Item(Place(tree, level, frame.base + at), wanted, [second & EPOCH_MASK for second in seconds], inner))
+                items.append(
+                    Item(
+                        Place(tree, level, frame.base + at),
+                        wanted,
+                        [second & EPOCH_MASK for second in seconds],
+                        inner,
+                    )
+                )
             if items:
                 return items
 
@@ -221,10 +261,14 @@ class Scrub:
             self.damage.append(Damage(block, str(exc), place=place))
             return []
         step = 1 if tree.kind in BUCKETS else -1
-        return [Frame(tree, place.level + step, place.number << self.volume.geometry.fan_bits, words)]
+        return [
+            Frame(tree, place.level + step, place.number << self.volume.geometry.fan_bits, words)
+        ]
 
     def _trees(self, table: Tree, number: int, leaf: bytes) -> Steps[list[Frame]]:
-        """The trees of the inodes in a block of the inode table; of a snapshot of parts, those that it preserves."""
+        """The trees of the inodes in a block of the inode table; of a snapshot of parts, those that
+        it preserves.
+        """
         frames = []
         one = self.volume.instances.table.get(table.view)
         part = one if one is not None and one.covered else None
@@ -244,16 +288,24 @@ class Scrub:
                 for kind in kinds:
                     first, second, depth = root_of(inode, kind)
                     if first:
-                        frames.append(Frame(replace(table, kind=kind, ino=inode.ino), depth, 0, (first, second)))
+                        frames.append(
+                            Frame(
+                                replace(table, kind=kind, ino=inode.ino), depth, 0, (first, second)
+                            )
+                        )
         return frames
 
     def _is_inside(self, part: Instance, table: Tree, inode: Inode) -> Steps[bool]:
-        """Is an inode in what a snapshot of parts preserves? As ``filesystem.coverage`` has it, without the cache."""
+        """Is an inode in what a snapshot of parts preserves? As ``filesystem.coverage`` has it,
+        without the cache.
+        """
         if inode.ino in HIDDEN_INOS or (inode.flags & FLAG_LINKED and not inode.is_directory):
             return True
         ino = inode.ino
         if not inode.nlink and ino not in part.covered:
-            return bool(inode.parent) and inode.parent in part.covered and not inode.flags & FLAG_HEIR
+            return (
+                bool(inode.parent) and inode.parent in part.covered and not inode.flags & FLAG_HEIR
+            )
         way: list[int] = []
         answer = False
         while ino not in way:
@@ -286,7 +338,9 @@ class Scrub:
     # What fails
 
     def _failed(self, item: Item, at: int) -> Steps[list[Frame]]:
-        """A block has failed: look again at what stands there now. Notes damage; what is below, if it leads on."""
+        """A block has failed: look again at what stands there now. Notes damage; what is below, if
+        it leads on.
+        """
         place = replace(item.place, number=item.place.number + at)
         block = item.wanted.start + at
         looked = yield from self._settled(partial(self._look, place))
@@ -296,9 +350,17 @@ class Scrub:
             if looked is None or not (self._visited.claim(looked.block, 1) or looked.inner):
                 return []
         if looked.found.problems:
-            self.damage.append(Damage(looked.block, looked.found.problems[0], place=looked.place, epoch=looked.epoch))
+            self.damage.append(
+                Damage(
+                    looked.block, looked.found.problems[0], place=looked.place, epoch=looked.epoch
+                )
+            )
             return []
-        return (yield from self._below(looked.place, looked.block, looked.found.content)) if looked.inner else []
+        return (
+            (yield from self._below(looked.place, looked.block, looked.found.content))
+            if looked.inner
+            else []
+        )
 
     def _checked(self, look: Callable[[], Steps[list[Damage]]]) -> Steps[None]:
         """Note the damage of a fixed part, once it is sure."""
@@ -322,7 +384,9 @@ class Scrub:
             return settled
 
     def _look(self, place: Place) -> Steps[Looked | None]:
-        """Walk to a place from the root, and read what stands there; None when nothing does, or when it cannot be found."""
+        """Walk to a place from the root, and read what stands there; None when nothing does, or
+        when it cannot be found.
+        """
         try:
             found = yield from self._pointer(place)
         except (_LostError, CorruptBlock):
@@ -378,7 +442,9 @@ class Scrub:
                 view = one.root
             return view.first, view.second, view.depth
         inode = yield from self._inode(Tree(Kind.INODES, tree.view, tree.serial), tree.ino)
-        if inode is None or (tree.kind is not Kind.ATTRIBUTES and tree.kind is not data_kind(inode)):
+        if inode is None or (
+            tree.kind is not Kind.ATTRIBUTES and tree.kind is not data_kind(inode)
+        ):
             return None
         return root_of(inode, tree.kind)
 

@@ -1,4 +1,6 @@
-"""Walking block maps and bucket trees of many views at once: what they share is read and looked at once."""
+"""Walking block maps and bucket trees of many views at once: what they share is read and looked at
+once.
+"""
 
 from __future__ import annotations
 
@@ -61,11 +63,13 @@ class Walker:
 
     # Block maps
 
-    def block_map(self, roots: list[Root], leaf_kind: str, where: Subject) -> tuple[list[tuple[int, int]], Iterator[tuple[int, Any, int]]]:
+    def block_map(
+        self, roots: list[Root], leaf_kind: str, where: Subject
+    ) -> tuple[list[tuple[int, int]], Iterator[tuple[int, Any, int]]]:
         """Claim all blocks of a map in several views.
 
-        Returns for each root its blocks and the first index behind its last block, and the leaves (number, content, mask) when
-        they have a kind.
+        Returns for each root its blocks and the first index behind its last block, and the leaves
+        (number, content, mask) when they have a kind.
         """
         fan_bits, fan_out = self.volume.geometry.fan_bits, self.volume.geometry.fan_out
         levels: dict[int, dict[tuple[int, Pointer], int]] = {}
@@ -99,7 +103,12 @@ class Walker:
                 if level == 1 and not leaf_kind:
                     count, end = self._data(node, first, mask, where)
                     if count != used:
-                        self.findings.add("format", "pointer-range", where.words(mask), f"{used - count} pointers name block 0")
+                        self.findings.add(
+                            "format",
+                            "pointer-range",
+                            where.words(mask),
+                            f"{used - count} pointers name block 0",
+                        )
                     sums[key] = (1 + used, end)
                     continue
                 lower = levels.setdefault(level - 1, {})
@@ -117,11 +126,15 @@ class Walker:
                 key = (level, number, pointer)
                 for inner in below[key]:
                     sums[key] = (sums[key][0] + sums[inner][0], max(sums[key][1], sums[inner][1]))
-        totals = [sums[root.depth, 0, root.pointer] if root.pointer[0] else (0, 0) for root in roots]
+        totals = [
+            sums[root.depth, 0, root.pointer] if root.pointer[0] else (0, 0) for root in roots
+        ]
         return totals, self._leaves(leaves, leaf_kind, where)
 
     def _data(self, node: array[int], first: int, mask: int, where: Subject) -> tuple[int, int]:
-        """Claim the data that a pointer block of level 1 names: how many blocks, and the index behind the last one."""
+        """Claim the data that a pointer block of level 1 names: how many blocks, and the index
+        behind the last one.
+        """
         fan_out = self.volume.geometry.fan_out
         if max(node[::2]) >= FLAG_BUCKET:
             for slot in range(fan_out):
@@ -145,7 +158,9 @@ class Walker:
         end = next((slot + 1 for slot in range(fan_out - 1, -1, -1) if node[2 * slot]), 0)
         return count, first + end if end else 0
 
-    def _leaves(self, leaves: list[tuple[int, Pointer, int]], kind: str, where: Subject) -> Iterator[tuple[int, Any, int]]:
+    def _leaves(
+        self, leaves: list[tuple[int, Pointer, int]], kind: str, where: Subject
+    ) -> Iterator[tuple[int, Any, int]]:
         if kind:
             for number, pointer, mask in sorted(leaves):
                 if mask:
@@ -158,7 +173,9 @@ class Walker:
     def _claim(self, pointer: Pointer, mask: int, where: Subject, level: int, number: int) -> int:
         """Claim a block of a map; the views for which it leads on."""
         self._flags(pointer[0], mask, where, level, number)
-        objections = self.reach.claim(pointer[0] & BLOCK_MASK, 1, mask, pointer[1] & EPOCH_MASK, where)
+        objections = self.reach.claim(
+            pointer[0] & BLOCK_MASK, 1, mask, pointer[1] & EPOCH_MASK, where
+        )
         for one in objections:
             self._objection(one, where, level, number)
         return allowed(mask, objections)
@@ -183,8 +200,12 @@ class Walker:
 
     # Bucket trees
 
-    def buckets(self, roots: list[Root], kind: str, hash_of: Callable[[Any], int], where: Subject) -> tuple[list[int], list[Item]]:
-        """Claim all blocks of a bucket tree in several views: for each root its blocks, and the items (key, value, mask)."""
+    def buckets(
+        self, roots: list[Root], kind: str, hash_of: Callable[[Any], int], where: Subject
+    ) -> tuple[list[int], list[Item]]:
+        """Claim all blocks of a bucket tree in several views: for each root its blocks, and the
+        items (key, value, mask).
+        """
         fan_bits, fan_out = self.volume.geometry.fan_bits, self.volume.geometry.fan_out
         items: list[Item] = []
         # By depth: (prefix, pointer, hashes from, to) -> mask
@@ -212,7 +233,12 @@ class Walker:
                     continue
                 shift = HASH_BITS - fan_bits * (depth + 1)
                 if shift < 0:
-                    self.findings.add("format", "tree-too-deep", where.words(mask), "its pointer blocks are deeper than its hashes")
+                    self.findings.add(
+                        "format",
+                        "tree-too-deep",
+                        where.words(mask),
+                        "its pointer blocks are deeper than its hashes",
+                    )
                     self._rebuild(mask, where)
                     continue
                 if depth + 1 == len(levels):
@@ -223,28 +249,48 @@ class Walker:
                     if first:
                         last = end if first & FLAG_BUCKET else slot + 1
                         place = (prefix << fan_bits) + slot
-                        child = (place, (first, found[2 * slot + 1]), place << shift, (prefix << fan_bits) + last << shift)
+                        child = (
+                            place,
+                            (first, found[2 * slot + 1]),
+                            place << shift,
+                            (prefix << fan_bits) + last << shift,
+                        )
                         levels[depth + 1][child] = levels[depth + 1].get(child, 0) | mask
                         children.append(child)
                         end = slot
                 if not children:
-                    self.findings.add("I1", "empty-pointer-block", where.words(mask), "a pointer block points nowhere")
+                    self.findings.add(
+                        "I1",
+                        "empty-pointer-block",
+                        where.words(mask),
+                        "a pointer block points nowhere",
+                    )
                     self._rebuild(mask, where)
             depth += 1
         counts: dict[tuple[int, Branch], int] = {}
         for level in range(len(levels) - 1, -1, -1):
             for key in levels[level]:
-                counts[level, key] = 1 + sum(counts[level + 1, child] for child in below[level, key])
-        return [counts[0, (0, root.pointer, 0, 1 << HASH_BITS)] if root.pointer[0] else 0 for root in roots], items
+                counts[level, key] = 1 + sum(
+                    counts[level + 1, child] for child in below[level, key]
+                )
+        return [
+            counts[0, (0, root.pointer, 0, 1 << HASH_BITS)] if root.pointer[0] else 0
+            for root in roots
+        ], items
 
     def _claim_bucket(self, pointer: Pointer, mask: int, where: Subject) -> int:
         """Claim a block of a bucket tree; the views for which it leads on."""
         if pointer[0] & ~FLAG_BUCKET >= FLAG_BUCKET:
             self.findings.add(
-                "format", "pointer-flags", where.words(mask), f"a pointer has flags that it cannot have: {pointer[0] & -FLAG_BUCKET:#x}"
+                "format",
+                "pointer-flags",
+                where.words(mask),
+                f"a pointer has flags that it cannot have: {pointer[0] & -FLAG_BUCKET:#x}",
             )
             self._rebuild(mask, where)
-        objections = self.reach.claim(pointer[0] & BLOCK_MASK, 1, mask, pointer[1] & EPOCH_MASK, where)
+        objections = self.reach.claim(
+            pointer[0] & BLOCK_MASK, 1, mask, pointer[1] & EPOCH_MASK, where
+        )
         for one in objections:
             self._rebuild(one.mask, where, one.block if one.mend is Mend.DROP_POINTER else 0)
         return allowed(mask, objections)
@@ -266,6 +312,11 @@ class Walker:
     ) -> None:
         for key, value in bucket.items.items():
             if not low <= hash_of(key) < high:
-                self.findings.add("format", "misplaced-item", where.words(mask), f"{key!r} is in a bucket where a look-up does not find it")
+                self.findings.add(
+                    "format",
+                    "misplaced-item",
+                    where.words(mask),
+                    f"{key!r} is in a bucket where a look-up does not find it",
+                )
                 self._rebuild(mask, where)
             items.append((key, value, mask))

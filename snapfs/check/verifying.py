@@ -1,4 +1,6 @@
-"""Reading blocks and holding them against their checksums. May block, so it is for worker threads; one at a time."""
+"""Reading blocks and holding them against their checksums. May block, so it is for worker threads;
+one at a time.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ MISMATCH: Final = "fails its checksum"
 
 
 class Wanted(NamedTuple):
-    """Blocks side by side with their checksums (None: no checksum covers it). Their content is given back when they are to be ``kept``."""
+    """Blocks side by side with their checksums (None: no checksum covers it). Their content is
+    given back when they are to be ``kept``.
+    """
 
     start: int
     checksums: Sequence[int | None]
@@ -32,14 +36,18 @@ class Wanted(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What was read: the content, if it was to be kept, and what is wrong with which of the blocks, by their position."""
+    """What was read: the content, if it was to be kept, and what is wrong with which of the blocks,
+    by their position.
+    """
 
     content: bytes
     problems: dict[int, str]
 
 
 class Verifier:
-    """Reads a volume's blocks from its medium; those of a generation that is on its way there from memory. Counts what it reads."""
+    """Reads a volume's blocks from its medium; those of a generation that is on its way there from
+    memory. Counts what it reads.
+    """
 
     def __init__(self, volume: Volume) -> None:
         self.blocks = 0
@@ -51,7 +59,9 @@ class Verifier:
 
     def read(self, wanted: Sequence[Wanted]) -> list[Found]:
         """Read and verify. Blocks that lie side by side are read together, whoever wants them."""
-        flying = self._volume.in_flight  # before anything is read: what is no longer in flight by then is on the device
+        flying = (
+            self._volume.in_flight
+        )  # before anything is read: what is no longer in flight by then is on the device
         on_the_way = flying.blocks if flying else {}
         out = [Found(b"", {})] * len(wanted)
         order = sorted(range(len(wanted)), key=lambda index: wanted[index].start)
@@ -60,7 +70,11 @@ class Verifier:
         while first < len(order):
             start = wanted[order[first]].start
             end, last = start + len(wanted[order[first]].checksums), first + 1
-            while last < len(order) and (one := wanted[order[last]]).start == end and end + len(one.checksums) - start <= most:
+            while (
+                last < len(order)
+                and (one := wanted[order[last]]).start == end
+                and end + len(one.checksums) - start <= most
+            ):
                 end, last = end + len(one.checksums), last + 1
             content, problems = self._content(start, end - start)
             for index in order[first:last]:
@@ -69,7 +83,9 @@ class Verifier:
         return out
 
     def _content(self, start: int, count: int) -> tuple[memoryview, dict[int, str]]:
-        """What is in these blocks, zeros where it cannot be read, and why not, by block number. It lasts until the next read."""
+        """What is in these blocks, zeros where it cannot be read, and why not, by block number. It
+        lasts until the next read.
+        """
         try:
             return memoryview(self._read(start, count)), {}
         except DeviceError as exc:
@@ -83,7 +99,14 @@ class Verifier:
             problems |= problem
         return memoryview(whole), problems
 
-    def _verify(self, one: Wanted, on_the_way: dict[int, bytes], start: int, content: memoryview, failed: dict[int, str]) -> Found:
+    def _verify(
+        self,
+        one: Wanted,
+        on_the_way: dict[int, bytes],
+        start: int,
+        content: memoryview,
+        failed: dict[int, str],
+    ) -> Found:
         block_size = self._block_size
         kept: list[bytes] = []
         problems: dict[int, str] = {}

@@ -1,4 +1,6 @@
-"""Sets of views, as masks with a bit for each: an inode as it is in some of them, and cutting a set by others."""
+"""Sets of views, as masks with a bit for each: an inode as it is in some of them, and cutting a set
+by others.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,11 @@ class Version:
 
 def without(found: list[Version], views: int) -> list[Version]:
     """The versions in all views but some."""
-    return [Version(one.inode, one.mask & ~views) for one in found if one.mask & ~views] if views else found
+    return (
+        [Version(one.inode, one.mask & ~views) for one in found if one.mask & ~views]
+        if views
+        else found
+    )
 
 
 def partition(masks: list[int], whole: int) -> list[tuple[int, int]]:

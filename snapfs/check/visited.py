@@ -1,4 +1,6 @@
-"""Which blocks of a volume have been looked at: one bit each, in memory for those groups that have any."""
+"""Which blocks of a volume have been looked at: one bit each, in memory for those groups that have
+any.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Where a damaged block shows: in which views, and as what file. Asked of the core, as it is now; any of it may raise ``NotCached``."""
+"""Where a damaged block shows: in which views, and as what file. Asked of the core, as it is now;
+any of it may raise ``NotCached``.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,18 @@ DEPTH_MAX = 4096
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """One view that shows something damaged: the name of its snapshot (None: the live tree), and the path of the file (None: no name)."""
+    """One view that shows something damaged: the name of its snapshot (None: the live tree), and
+    the path of the file (None: no name).
+    """
 
     snapshot: str | None
     path: str | None
 
 
 def holders(fs: Filesystem, damage: Damage) -> list[int] | None:
-    """The views that need a block, by the records; None when it has been freed, and what is in it concerns nobody any more."""
+    """The views that need a block, by the records; None when it has been freed, and what is in it
+    concerns nobody any more.
+    """
     volume = fs.volume
     allocator = volume.allocator
     allocator.need_block(damage.block)
@@ -40,13 +46,17 @@ def holders(fs: Filesystem, damage: Damage) -> list[int] | None:
         base, mask = True, volume.holders.default(damage.epoch)
     else:
         base, mask = volume.holders.get(number).base_held, volume.holders.holders(number)
-    return [ids.BASE_VIEW] * base + [one.id for one in volume.instances.live() if mask >> one.id & 1]
+    return [ids.BASE_VIEW] * base + [
+        one.id for one in volume.instances.live() if mask >> one.id & 1
+    ]
 
 
 def shown(fs: Filesystem, damage: Damage, view_id: int, guesses: dict[int, bytes]) -> Shown | None:
-    """How a view shows a block that it needs; None when it does not, or when the block stands elsewhere in it.
+    """How a view shows a block that it needs; None when it does not, or when the block stands
+    elsewhere in it.
 
-    ``guesses`` are names of inodes in other views, which are likely to be right in this one, and are added to.
+    ``guesses`` are names of inodes in other views, which are likely to be right in this one, and
+    are added to.
     """
     if damage.place is None:
         return None
@@ -70,7 +80,9 @@ def shown(fs: Filesystem, damage: Damage, view_id: int, guesses: dict[int, bytes
 
 
 def path_of(fs: Filesystem, view: View, inode: Inode, guesses: dict[int, bytes]) -> str | None:
-    """A path of an inode, by the directory that it was made in or moved to last; None when that has no name for it, or shows none."""
+    """A path of an inode, by the directory that it was made in or moved to last; None when that has
+    no name for it, or shows none.
+    """
     parts: list[bytes] = []
     while inode.ino != ids.ROOT_INO:
         if len(parts) > DEPTH_MAX:

@@ -31,7 +31,9 @@ def size(text: str) -> int:
     try:
         value = float(number.removesuffix(unit)) * _UNITS[unit]
     except (ValueError, KeyError):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a size: give bytes, or a number with K, M, G or T") from None
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not a size: give bytes, or a number with K, M, G or T"
+        ) from None
     if not 0 < value < 1 << 63 or value != int(value):
         raise argparse.ArgumentTypeError(f"'{text}' is not a size that a volume can have")
     return int(value)
@@ -39,12 +41,16 @@ def size(text: str) -> int:
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """``--json``, for everything that reports."""
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON document instead of text"
+    )
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:
     """TARGET, as all commands understand it."""
-    parser.add_argument("target", metavar="TARGET", help="an image, a mount point, or any path inside a mount")
+    parser.add_argument(
+        "target", metavar="TARGET", help="an image, a mount point, or any path inside a mount"
+    )
     add_timeout(parser)
 
 
@@ -54,7 +60,8 @@ def add_timeout(parser: argparse.ArgumentParser) -> None:
         "--timeout",
         type=seconds,
         metavar="SECONDS",
-        help="fail when the daemon of a mounted volume has said nothing for so long (default: wait for ever; what is waited for is said)",
+        help="fail when the daemon of a mounted volume has said nothing for so long "
+        "(default: wait for ever; what is waited for is said)",
     )
 
 
@@ -65,7 +72,9 @@ def seconds(text: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 < value <= _LONGEST:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a time to wait: give seconds, as in 10 or 0.5")
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not a time to wait: give seconds, as in 10 or 0.5"
+        )
     return value
 
 
@@ -74,5 +83,6 @@ def add_discard(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--discard",
         action="store_true",
-        help="give the freed space of an image that is not mounted back to the host (see mount -o discard)",
+        help="give the freed space of an image that is not mounted back to the host (see "
+        "mount -o discard)",
     )

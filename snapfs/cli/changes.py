@@ -1,4 +1,6 @@
-"""Differences between two states, as commands get them (``control.comparing``) and print them: for ``diff``, and for dry runs."""
+"""Differences between two states, as commands get them (``control.comparing``) and print them: for
+``diff``, and for dry runs.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +12,24 @@ from snapfs.cli import output
 from snapfs.cli.paths import all_in_volume
 from snapfs.cli.target import CODING, Session
 
-#: What has happened, in one letter; what differs of what both states have follows: M for data, m for attributes.
+#: What has happened, in one letter; what differs of what both states have follows: M for data, m
+#: for attributes.
 LETTERS: Final = {"added": "A", "removed": "D", "changed": "", "retyped": "T", "renamed": "R"}
 
 Change = dict[str, Any]
 
 
 def ask(
-    volume: Session, command: str, paths: Sequence[str], found: Callable[[Change], None], progress: output.Progress | None, **more: object
+    volume: Session,
+    command: str,
+    paths: Sequence[str],
+    found: Callable[[Change], None],
+    progress: output.Progress | None,
+    **more: object,
 ) -> Change:
-    """Ask for a comparison, of what lies at ``paths`` of the command line; ``found`` is called for each change. Returns the answer."""
+    """Ask for a comparison, of what lies at ``paths`` of the command line; ``found`` is called for
+    each change. Returns the answer.
+    """
 
     def told(event: dict[str, Any]) -> None:
         for change in event["found"]:
@@ -42,7 +52,11 @@ def order(change: Change) -> bytes:
 
 def letters(change: Change) -> str:
     """What has happened, for programs."""
-    return LETTERS[change["kind"]] + ("M" if change["data"] else "") + ("m" if change["attributes"] else "")
+    return (
+        LETTERS[change["kind"]]
+        + ("M" if change["data"] else "")
+        + ("m" if change["attributes"] else "")
+    )
 
 
 def sizes(change: Change) -> str:
@@ -55,7 +69,11 @@ def sizes(change: Change) -> str:
 def name(change: Change) -> str:
     """The path for people; ``old -> new`` of what is renamed, a slash behind directories."""
     mark = "/" if (change["new"] or change["old"])["type"] == "directory" else ""
-    text = f"{change['old_path']}{mark} -> {change['path']}" if change["kind"] == "renamed" else path(change)
+    text = (
+        f"{change['old_path']}{mark} -> {change['path']}"
+        if change["kind"] == "renamed"
+        else path(change)
+    )
     return text + mark
 
 
@@ -64,7 +82,9 @@ def print_null(change: Change) -> None:
     paths = [one for one in (change["path"], change["old_path"]) if one is not None]
     shown = paths if change["kind"] == "renamed" else paths[:1]
     sys.stdout.flush()
-    sys.stdout.buffer.write(letters(change).encode() + b" " + b"".join(one.encode(*CODING) + b"\0" for one in shown))
+    sys.stdout.buffer.write(
+        letters(change).encode() + b" " + b"".join(one.encode(*CODING) + b"\0" for one in shown)
+    )
 
 
 def document(change: Change) -> Change:

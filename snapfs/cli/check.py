@@ -1,4 +1,6 @@
-"""``snapfs check`` and ``fsck.snapfs``: check a volume that is not mounted, and repair it. Exit codes as of fsck(8)."""
+"""``snapfs check`` and ``fsck.snapfs``: check a volume that is not mounted, and repair it. Exit
+codes as of fsck(8).
+"""
 
 from __future__ import annotations
 
@@ -24,14 +26,24 @@ def configure(parser: Parser) -> None:
     """Declare the arguments."""
     parser.add_argument("image", metavar="IMAGE")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--repair", action="store_true", help="mend what is found; what is overwritten is kept in an undo file")
+    what.add_argument(
+        "--repair",
+        action="store_true",
+        help="mend what is found; what is overwritten is kept in an undo file",
+    )
     what.add_argument("--undo", metavar="FILE", help="take a repair back, from its undo file")
-    parser.add_argument("--undo-file", metavar="FILE", help="where --repair keeps what it overwrites (default: beside the image)")
+    parser.add_argument(
+        "--undo-file",
+        metavar="FILE",
+        help="where --repair keeps what it overwrites (default: beside the image)",
+    )
     add_json(parser)
 
 
 def run_helper(words: Sequence[str]) -> int:
-    """``fsck.snapfs [options] DEVICE``, as fsck(8) calls it: ``-a``, ``-p`` and ``-y`` repair, all else looks only."""
+    """``fsck.snapfs [options] DEVICE``, as fsck(8) calls it: ``-a``, ``-p`` and ``-y`` repair, all
+    else looks only.
+    """
     images = [word for word in words if not word.startswith("-")]
     options = "".join(word[1:] for word in words if word.startswith("-"))
     # -C may have a file descriptor of its own after it.
@@ -42,7 +54,9 @@ def run_helper(words: Sequence[str]) -> int:
     if len(images) != 1 or unknown:
         raise CommandFailed("usage: fsck.snapfs [-a] [-f] [-n] [-p] [-y] DEVICE", CHECK_USAGE)
     repair = bool(re.search("[apy]", options)) and "n" not in options
-    return run(argparse.Namespace(image=images[0], json=False, repair=repair, undo=None, undo_file=None))
+    return run(
+        argparse.Namespace(image=images[0], json=False, repair=repair, undo=None, undo_file=None)
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -54,7 +68,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.undo_file is not None and not arguments.repair:
         raise CommandFailed("--undo-file goes with --repair", CHECK_USAGE)
-    device = open_image(resolve(arguments.image), read_only=not (arguments.repair or arguments.undo))
+    device = open_image(
+        resolve(arguments.image), read_only=not (arguments.repair or arguments.undo)
+    )
     try:
         if arguments.undo:
             return _undo(device, arguments)
@@ -66,13 +82,21 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         device.close()
     if arguments.json:
-        document = {"image": arguments.image, "clean": not findings, "findings": _document(findings), "logged_changes": logged}
+        document = {
+            "image": arguments.image,
+            "clean": not findings,
+            "findings": _document(findings),
+            "logged_changes": logged,
+        }
         output.print_json(document)
     else:
         _print(arguments.image, findings)
         if logged:
             changes = "change that was" if logged == 1 else "changes that were"
-            output.line(f"{arguments.image}: its log has {logged} {changes} synced since the last commit: the next mount takes them over")
+            output.line(
+                f"{arguments.image}: its log has {logged} {changes} synced since the "
+                "last commit: the next mount takes them over"
+            )
         output.line(f"{arguments.image}: {_count(len(findings))}")
     return CHECK_UNCORRECTED if findings else OK
 
@@ -106,11 +130,18 @@ def _repair(device: Device, arguments: argparse.Namespace) -> int:
         if result.after:
             output.line(f"{image}: not mended:")
             _print(image, result.after)
-        outcome = f", {len(result.after)} are left" if result.after else ", mended" if result.before else ""
+        outcome = (
+            f", {len(result.after)} are left"
+            if result.after
+            else ", mended"
+            if result.before
+            else ""
+        )
         output.line(f"{image}: {_count(len(result.before))}{outcome}")
         if undo_file:
             output.line(
-                f"{image}: what was overwritten is kept: 'snapfs check --undo {quoted(undo_file)} {quoted(image)}' takes the repair back"
+                f"{image}: what was overwritten is kept: 'snapfs check --undo "
+                f"{quoted(undo_file)} {quoted(image)}' takes the repair back"
             )
     if result.after:
         return CHECK_UNCORRECTED

@@ -1,4 +1,6 @@
-"""``snapfs copy``: a full copy of a volume as it is now, usable at once, filled behind; and ``snapfs copy status|pause|resume|cancel``."""
+"""``snapfs copy``: a full copy of a volume as it is now, usable at once, filled behind; and
+``snapfs copy status|pause|resume|cancel``.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ ACTIONS: Final = ("status", "pause", "resume", "cancel")
 #: States in which a copy gets no further by itself.
 _ENDED: Final = ("complete", "failed", "cancelled", "none", "interrupted")
 
-#: Seconds that an interrupted command still asks what becomes of its copy; that a daemon is asked that may have nothing to do with it.
+#: Seconds that an interrupted command still asks what becomes of its copy; that a daemon is asked
+#: that may have nothing to do with it.
 LAST_SECONDS: Final = 10.0
 OTHERS_SECONDS: Final = 5.0
 
@@ -43,32 +46,56 @@ _LOOK_SECONDS: Final = 0.25
 def configure(parser: Parser) -> None:
     """Declare the arguments."""
     parser.usage = (
-        "snapfs copy SOURCE DEST [--first PATH ...] [--map on-volume|outside] [--rate BYTES] [--on-error copy|write] [--force] [--wait] "
-        "[--timeout SECONDS] [--json]\n       snapfs copy status|pause|resume|cancel TARGET [--wait] [--timeout SECONDS] [--json]"
-    )
-    parser.add_argument("source", metavar="SOURCE", help="an image, a mount point, or any path in a mount; or one of the words above")
-    parser.add_argument(
-        "destination", metavar="DEST", help="an image file to make, a block device, or mem:NAME; TARGET: source or target of the copy"
+        "snapfs copy SOURCE DEST [--first PATH ...] [--map on-volume|outside] [--rate "
+        "BYTES] [--on-error copy|write] [--force] [--wait] "
+        "[--timeout SECONDS] [--json]\n       snapfs copy status|pause|resume|cancel "
+        "TARGET [--wait] [--timeout SECONDS] [--json]"
     )
     parser.add_argument(
-        "--first", metavar="PATH", nargs="+", action="extend", default=[], help="files and directories that are copied before it returns"
+        "source",
+        metavar="SOURCE",
+        help="an image, a mount point, or any path in a mount; or one of the words above",
+    )
+    parser.add_argument(
+        "destination",
+        metavar="DEST",
+        help="an image file to make, a block device, or mem:NAME; TARGET: source or target "
+        "of the copy",
+    )
+    parser.add_argument(
+        "--first",
+        metavar="PATH",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="files and directories that are copied before it returns",
     )
     parser.add_argument(
         "--map",
         choices=("on-volume", "outside"),
-        help="where it is noted what is copied: in blocks of the source (default if it is mounted), or in a file",
+        help="where it is noted what is copied: in blocks of the source (default if it is "
+        "mounted), or in a file",
     )
     parser.add_argument(
-        "--rate", type=_rate, metavar="BYTES", help="copy at most so much in a second behind, with K, M or G; 'max': no limit"
+        "--rate",
+        type=_rate,
+        metavar="BYTES",
+        help="copy at most so much in a second behind, with K, M or G; 'max': no limit",
     )
-    parser.add_argument("--on-error", choices=("copy", "write"), help="what fails when the target does (default: the copy)")
+    parser.add_argument(
+        "--on-error",
+        choices=("copy", "write"),
+        help="what fails when the target does (default: the copy)",
+    )
     parser.add_argument("--force", action="store_true", help="overwrite what is there")
     parser.add_argument("--wait", action="store_true", help="return when the copy is complete")
     add_timeout(parser)
     add_json(parser)
     parser.epilog = (
-        "Of a mounted volume the target is this moment when the command returns, and is filled behind; of an image it is complete then. "
-        "Until it is, it can be mounted to be read. Exit codes: 0 done, 1 error (also a copy that has failed), 2 usage. " + PATHS_HELP
+        "Of a mounted volume the target is this moment when the command returns, and is "
+        "filled behind; of an image it is complete then. "
+        "Until it is, it can be mounted to be read. Exit codes: 0 done, 1 error (also a "
+        "copy that has failed), 2 usage. " + PATHS_HELP
     )
 
 
@@ -79,7 +106,9 @@ def _rate(text: str) -> int:
     try:
         return size(text)
     except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a rate: give bytes in a second, with K, M or G, or 0, or 'max'") from None
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not a rate: give bytes in a second, with K, M or G, or 0, or 'max'"
+        ) from None
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -93,7 +122,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _copy(arguments: argparse.Namespace) -> int:
     destination = _destination(arguments.destination)
-    with session(arguments.source, write=arguments.map == "on-volume", timeout=arguments.timeout) as volume, _bar() as told:
+    with (
+        session(
+            arguments.source, write=arguments.map == "on-volume", timeout=arguments.timeout
+        ) as volume,
+        _bar() as told,
+    ):
         result = volume.call(
             "copy",
             told=told,
@@ -111,23 +145,36 @@ def _copy(arguments: argparse.Namespace) -> int:
 
 
 def _interrupted(arguments: argparse.Namespace) -> str:
-    """What becomes of it: a daemon gives up what it was setting up and goes on with any other copy; a command's own can be resumed."""
+    """What becomes of it: a daemon gives up what it was setting up and goes on with any other copy;
+    a command's own can be resumed.
+    """
     begins = arguments.source not in ACTIONS
     if not begins and arguments.source != "resume":
         return "interrupted"
     with contextlib.suppress(SnapfsError, CommandFailed):
-        source, mark = (arguments.source, None) if begins else _source_of(arguments.destination, LAST_SECONDS, hurried=True)
+        source, mark = (
+            (arguments.source, None)
+            if begins
+            else _source_of(arguments.destination, LAST_SECONDS, hurried=True)
+        )
         destination = _destination(arguments.destination) if begins or mark is not None else None
         with session(source, write=False, timeout=LAST_SECONDS, hurried=True) as volume:
             is_mounted, found = volume.mountpoint is not None, volume.call("copy.status")
             destination = destination or found.get("destination")
-            if is_mounted and begins and (found["state"], found.get("destination")) == ("setting up", destination):
+            if (
+                is_mounted
+                and begins
+                and (found["state"], found.get("destination")) == ("setting up", destination)
+            ):
                 volume.call("copy.cancel", told=lambda _event: None)
                 return f"interrupted: the copy to {destination} is cancelled"
         if destination is None:
             return "interrupted"
         if is_mounted and found["state"] not in _ENDED and found.get("destination") == destination:
-            return f"interrupted; the copy to {destination} goes on: 'snapfs copy cancel {quoted(destination)}' would end it"
+            return (
+                f"interrupted; the copy to {destination} goes on: 'snapfs copy cancel "
+                f"{quoted(destination)}' would end it"
+            )
         if not is_mounted and _unfinished(destination):
             return f"interrupted: 'snapfs copy resume {quoted(destination)}' goes on with the copy"
     return "interrupted"
@@ -142,9 +189,17 @@ def _unfinished(destination: str) -> bool:
 
 def _act(arguments: argparse.Namespace) -> int:
     action, target = arguments.source, arguments.destination
-    if arguments.first or arguments.map or arguments.force or arguments.on_error or (arguments.rate is not None and action != "resume"):
+    if (
+        arguments.first
+        or arguments.map
+        or arguments.force
+        or arguments.on_error
+        or (arguments.rate is not None and action != "resume")
+    ):
         rate = "--rate, " if action == "resume" else ""
-        raise CommandFailed(f"snapfs copy {action} takes a target, {rate}--wait and --json only", USAGE)
+        raise CommandFailed(
+            f"snapfs copy {action} takes a target, {rate}--wait and --json only", USAGE
+        )
     if action == "cancel" and is_memory(target):
         return _report(arguments, _cancel_in_memory(target, arguments.timeout), None)
     source, mark = _source_of(target, arguments.timeout)
@@ -153,20 +208,30 @@ def _act(arguments: argparse.Namespace) -> int:
     except VolumeBusy:
         if action != "status" or mark is None:
             raise
-        result, mountpoint = {"state": "none"}, None  # whoever reads it, or fills it, keeps its source from being looked at
+        result, mountpoint = (
+            {"state": "none"},
+            None,
+        )  # whoever reads it, or fills it, keeps its source from being looked at
     if result["state"] == "none" and mark is not None:
         result = _of_mark(target, mark)
     return _report(arguments, result, mountpoint)
 
 
-def _ask(arguments: argparse.Namespace, source: str, mark: CopyMark | None) -> tuple[Document, str | None]:
+def _ask(
+    arguments: argparse.Namespace, source: str, mark: CopyMark | None
+) -> tuple[Document, str | None]:
     """Have it done; what has become of the copy, and where its source is mounted."""
     action = arguments.source
     write = action != "status" and (mark is None or mark.registered)
-    with session(source, write=write, go_on=action != "cancel", timeout=arguments.timeout) as volume, _bar() as told:
+    with (
+        session(source, write=write, go_on=action != "cancel", timeout=arguments.timeout) as volume,
+        _bar() as told,
+    ):
         if action == "resume":
             destination = lasting_path(arguments.destination) if mark is not None else None
-            result = volume.call("copy.resume", told=told, destination=destination, rate=arguments.rate)
+            result = volume.call(
+                "copy.resume", told=told, destination=destination, rate=arguments.rate
+            )
         elif action == "cancel":
             result = volume.call("copy.cancel", told=told)
         else:
@@ -176,8 +241,12 @@ def _ask(arguments: argparse.Namespace, source: str, mark: CopyMark | None) -> t
         return result, volume.mountpoint
 
 
-def _source_of(target: str, timeout: float | None, *, hurried: bool = False) -> tuple[str, CopyMark | None]:
-    """The volume that a copy is of, whichever of the two was named; and the mark of an unfinished copy, if it was that."""
+def _source_of(
+    target: str, timeout: float | None, *, hurried: bool = False
+) -> tuple[str, CopyMark | None]:
+    """The volume that a copy is of, whichever of the two was named; and the mark of an unfinished
+    copy, if it was that.
+    """
     from snapfs.copying import mark_of
 
     image = resolve(target)
@@ -190,11 +259,16 @@ def _source_of(target: str, timeout: float | None, *, hurried: bool = False) -> 
 
 
 def _cancel_in_memory(target: str, timeout: float | None) -> Document:
-    """Have whichever daemon it is give up a copy in its memory. One that does not answer is not asked for long: it may be of any volume."""
+    """Have whichever daemon it is give up a copy in its memory. One that does not answer is not
+    asked for long: it may be of any volume.
+    """
     limit = min(OTHERS_SECONDS, timeout or OTHERS_SECONDS)
     for mount in mounts():
         if mount.is_ours:
-            with contextlib.suppress(SnapfsError, OSError), session(mount.path, write=True, timeout=limit, hurried=True) as volume:
+            with (
+                contextlib.suppress(SnapfsError, OSError),
+                session(mount.path, write=True, timeout=limit, hurried=True) as volume,
+            ):
                 return volume.call("copy.cancel", told=lambda _event: None, name=target)
     raise CommandFailed(f"{target}: no daemon has such a copy in its memory")
 
@@ -238,14 +312,17 @@ def _bar() -> Iterator[Callable[[Document], None]]:
         yield told
 
 
-def _waited(call: Callable[..., Document], copy_id: str | None, told: Callable[[Document], None]) -> Document:
+def _waited(
+    call: Callable[..., Document], copy_id: str | None, told: Callable[[Document], None]
+) -> Document:
     """The state of the copy when it gets no further."""
     while True:
         result = call("copy.status")
         if result["state"] in _ENDED or result.get("id") != copy_id:
             return result
         told(result)
-        # Asked, not told: the copy goes on in the daemon whoever waits for it, and Ctrl-C ends nothing but the waiting.
+        # Asked, not told: the copy goes on in the daemon whoever waits for it, and Ctrl-C ends
+        # nothing but the waiting.
         time.sleep(_LOOK_SECONDS)
 
 
@@ -253,7 +330,13 @@ def _report(arguments: argparse.Namespace, result: Document, mountpoint: str | N
     since = result.get("since_ns")
     if arguments.json:
         document = {name: value for name, value in result.items() if name != "since_ns"}
-        output.print_json({"mounted": mountpoint, **document, "since": None if since is None else output.time_json(since)})
+        output.print_json(
+            {
+                "mounted": mountpoint,
+                **document,
+                "since": None if since is None else output.time_json(since),
+            }
+        )
     elif result["state"] == "none":
         output.line(f"{arguments.destination}: no copy is running")
     elif arguments.source == "status":
@@ -268,10 +351,22 @@ def _report(arguments: argparse.Namespace, result: Document, mountpoint: str | N
 
 
 def _facts(result: Document) -> list[tuple[str, str]]:
-    facts = [("state", result["state"]), ("source", result["source"]), ("destination", result["destination"])]
+    facts = [
+        ("state", result["state"]),
+        ("source", result["source"]),
+        ("destination", result["destination"]),
+    ]
     if result["total"] is not None:
         share = 100 * result["copied"] / result["total"] if result["total"] else 100
-        facts.append(("copied", f"{output.size_text(result['copied'])} of {output.size_text(result['total'])} ({share:.1f} %)"))
+        facts.append(
+            (
+                "copied",
+                (
+                    f"{output.size_text(result['copied'])} of "
+                    f"{output.size_text(result['total'])} ({share:.1f} %)"
+                ),
+            )
+        )
     if result["since_ns"] is not None:
         facts.append(("begun", output.time_text(result["since_ns"])))
     if result["rate"] is not None:
@@ -291,15 +386,26 @@ def _line(result: Document, *, begun: bool) -> str:
         return f"{where}: the copy is complete, {output.size_text(result['copied'])}"
     if state == "cancelled":
         if result.get("moved"):
-            return f"{where}: the copy is cancelled; its target has been moved from there, and is of no use where it is now"
-        return f"{where}: the copy is cancelled" + (", and gone" if result.get("removed") else "; what is there is of no use")
+            return (
+                f"{where}: the copy is cancelled; its target has been moved from there, and "
+                "is of no use where it is now"
+            )
+        return f"{where}: the copy is cancelled" + (
+            ", and gone" if result.get("removed") else "; what is there is of no use"
+        )
     if state == "paused":
         return f"{where}: the copy is paused; 'snapfs copy resume {quoted(where)}' goes on"
     if state == "blocked":
         return f"{where}: the copy cannot go on, and is tried again: {result['reason']}"
     moment = "is the volume as it was just now, and" if begun else "the copy"
     if result["rate"] == 0:
-        return f"{where}: {moment} is given only what is overwritten; 'snapfs copy resume {quoted(where)} --rate max' fills it"
+        return (
+            f"{where}: {moment} is given only what is overwritten; 'snapfs copy resume "
+            f"{quoted(where)} --rate max' fills it"
+        )
     if begun:
-        return f"{where}: {moment} is filled behind; 'snapfs copy status {quoted(where)}' tells how far it is"
+        return (
+            f"{where}: {moment} is filled behind; 'snapfs copy status {quoted(where)}' "
+            "tells how far it is"
+        )
     return f"{where}: {moment} goes on; 'snapfs copy status {quoted(where)}' tells how far it is"

@@ -1,7 +1,8 @@
-"""Putting a mount behind: fork, and let the caller go when it is live, or with the reason why it is not.
+"""Putting a mount behind: fork, and let the caller go when it is live, or with the reason why it is
+not.
 
-The process forks before it has loaded an event loop or opened the image, so that threads, descriptors and the image's lock
-belong to the daemon alone.
+The process forks before it has loaded an event loop or opened the image, so that threads,
+descriptors and the image's lock belong to the daemon alone.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from typing import NoReturn
 from snapfs.cli.descriptors import Open, close_inherited, inherited
 from snapfs.cli.exits import MOUNT_FAILED, MOUNT_SYSTEM, OK, CommandFailed, describe_unexpected
 
-#: Runs until the mount ends; calls its argument when it is live. Raises ``CommandFailed`` for what the user should read.
+#: Runs until the mount ends; calls its argument when it is live. Raises ``CommandFailed`` for what
+#: the user should read.
 Work = Callable[[Callable[[], None]], None]
 
 
 def start(work: Work) -> int:
-    """Run ``work`` in a process of its own, and return when it is live. Raises ``CommandFailed`` when it did not get there."""
+    """Run ``work`` in a process of its own, and return when it is live. Raises ``CommandFailed``
+    when it did not get there.
+    """
     callers = inherited()
     reader, writer = os.pipe()
     try:
@@ -36,21 +40,28 @@ def start(work: Work) -> int:
             answer = pipe.read()
     except KeyboardInterrupt:
         os.kill(child, signal.SIGTERM)
-        os.waitpid(child, 0)  # or its mount would still be there for a moment; another interrupt ends this
+        os.waitpid(
+            child, 0
+        )  # or its mount would still be there for a moment; another interrupt ends this
         raise
     try:
         outcome = json.loads(answer)
     except ValueError:
-        raise CommandFailed(f"the daemon (process {child}) ended before the mount was live: see the system's log", MOUNT_FAILED) from None
+        raise CommandFailed(
+            f"the daemon (process {child}) ended before the mount was live: see the system's log",
+            MOUNT_FAILED,
+        ) from None
     if outcome["code"] != OK:
         raise CommandFailed(outcome["message"], outcome["code"])
     return OK
 
 
 def _daemon(work: Work, writer: int, callers: list[Open]) -> NoReturn:
-    """The child: leaves the session, the terminal, the working directory and the caller's descriptors when it is live.
+    """The child: leaves the session, the terminal, the working directory and the caller's
+    descriptors when it is live.
 
-    Not earlier: an automounter that has asked for the mount lets only its own process group pass to the mount point until it is there.
+    Not earlier: an automounter that has asked for the mount lets only its own process group pass to
+    the mount point until it is there.
     """
     code = MOUNT_FAILED
     told = False
@@ -69,7 +80,9 @@ def _daemon(work: Work, writer: int, callers: list[Open]) -> NoReturn:
         for descriptor in (0, 1, 2):
             os.dup2(null, descriptor)
         os.close(null)
-        close_inherited(callers)  # a lock or a pipe of the caller's would not end before the mount does
+        close_inherited(
+            callers
+        )  # a lock or a pipe of the caller's would not end before the mount does
         tell(OK, "")
 
     try:

@@ -1,7 +1,9 @@
-"""Descriptors that a process is started with: the three standard ones are always there, and a daemon keeps none of the others.
+"""Descriptors that a process is started with: the three standard ones are always there, and a
+daemon keeps none of the others.
 
-A missing standard descriptor's number goes to the next file that is opened, which may be the image: whatever a library or a child process
-then writes to standard output or error would be written there.
+A missing standard descriptor's number goes to the next file that is opened, which may be the image:
+whatever a library or a child process then writes to standard output or error would be written
+there.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ _STANDARD: Final = (0, 1, 2)
 
 
 def complete() -> None:
-    """Put ``/dev/null`` where a standard descriptor is missing. To be called before anything is opened."""
+    """Put ``/dev/null`` where a standard descriptor is missing. To be called before anything is
+    opened.
+    """
     for number in _STANDARD:
         try:
             os.fstat(number)
@@ -35,7 +39,11 @@ Open = tuple[int, int, int]
 
 def inherited() -> list[Open]:
     """What is open now besides the three."""
-    return [found for number in map(int, os.listdir("/proc/self/fd")) if number not in _STANDARD and (found := _open(number))]
+    return [
+        found
+        for number in map(int, os.listdir("/proc/self/fd"))
+        if number not in _STANDARD and (found := _open(number))
+    ]
 
 
 def close_inherited(callers: list[Open]) -> None:

@@ -26,7 +26,11 @@ def configure(parser: Parser) -> None:
     """Declare the arguments."""
     add_target(parser)
     parser.add_argument(
-        "names", metavar="NAME", nargs="*", default=[], help="snapshots: what each has, and what deleting all of these would free"
+        "names",
+        metavar="NAME",
+        nargs="*",
+        default=[],
+        help="snapshots: what each has, and what deleting all of these would free",
     )
     add_json(parser)
 
@@ -45,17 +49,28 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print_volume(sizes: dict[str, int]) -> None:
-    rows = [("Size", sizes["size"]), *((title, sizes[name]) for name, title in PARTS.items() if sizes[name] or name != "due")]
+    rows = [
+        ("Size", sizes["size"]),
+        *((title, sizes[name]) for name, title in PARTS.items() if sizes[name] or name != "due"),
+    ]
     width = max(len(str(size)) for _, size in rows)
-    output.print_facts([(title, f"{size:>{width}} bytes  {output.size_text(size):>10}") for title, size in rows])
+    output.print_facts(
+        [(title, f"{size:>{width}} bytes  {output.size_text(size):>10}") for title, size in rows]
+    )
 
 
 def _print_snapshots(found: dict[str, Any]) -> None:
     rows = [
-        (one["name"], "-" if one["refers"] is None else output.size_text(one["refers"]), output.size_text(one["only_here"]))
+        (
+            one["name"],
+            "-" if one["refers"] is None else output.size_text(one["refers"]),
+            output.size_text(one["only_here"]),
+        )
         for one in found["snapshots"]
     ]
     output.print_table(("Name", "Refers", "Only here"), rows, whole=["Name"])
     what = "it" if len(rows) == 1 else f"all {len(rows)}"
     output.line()
-    output.line(f"deleting {what} would free {output.size_text(found['frees'])} ({found['frees']} bytes)")
+    output.line(
+        f"deleting {what} would free {output.size_text(found['frees'])} ({found['frees']} bytes)"
+    )

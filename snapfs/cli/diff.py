@@ -13,7 +13,8 @@ from snapfs.cli.paths import PATHS_HELP
 from snapfs.cli.target import session
 from snapfs.errors import SnapfsError
 
-#: What stands for the present where a snapshot's name is expected: no snapshot's name begins with a dot.
+#: What stands for the present where a snapshot's name is expected: no snapshot's name begins with a
+#: dot.
 PRESENT: Final = "."
 
 
@@ -25,21 +26,41 @@ def configure(parser: Parser) -> None:
     """Declare the arguments."""
     add_target(parser)
     parser.add_argument("old", metavar="A", help=f"a snapshot; '{PRESENT}' stands for the present")
-    parser.add_argument("new", metavar="B", nargs="?", default=PRESENT, help="another one (default: the present)")
+    parser.add_argument(
+        "new", metavar="B", nargs="?", default=PRESENT, help="another one (default: the present)"
+    )
     parser.add_argument(
         "--path", dest="paths", metavar="PATH", action="append", default=[],
         help="show only what lies there; may be given several times",
     )  # fmt: skip
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON document instead of text")
-    form.add_argument("--json-lines", action="store_true", help="print one JSON document for each change, as they are found")
-    form.add_argument("-0", "--null", action="store_true", help="print letters, a space and the path, with a NUL behind; no sizes")
-    form.add_argument("--quiet", action="store_true", help="print nothing, stop at the first change; implies --exit-code")
-    parser.add_argument("--exit-code", action="store_true", help="tell by the exit code whether anything differs")
+    form.add_argument(
+        "--json-lines",
+        action="store_true",
+        help="print one JSON document for each change, as they are found",
+    )
+    form.add_argument(
+        "-0",
+        "--null",
+        action="store_true",
+        help="print letters, a space and the path, with a NUL behind; no sizes",
+    )
+    form.add_argument(
+        "--quiet",
+        action="store_true",
+        help="print nothing, stop at the first change; implies --exit-code",
+    )
+    parser.add_argument(
+        "--exit-code", action="store_true", help="tell by the exit code whether anything differs"
+    )
     parser.epilog = (
-        "A added, D removed, T of another type, R renamed (old -> new); M data and m attributes differ (permissions, owner, extended "
-        "attributes; the time of modification where the data are the same). A directory that was renamed is one line; what lies in it is "
-        "compared with what it was. Exit codes: 0 done, 1 error, 2 usage; with --exit-code or --quiet as diff(1): 0 nothing differs, "
+        "A added, D removed, T of another type, R renamed (old -> new); M data and m "
+        "attributes differ (permissions, owner, extended "
+        "attributes; the time of modification where the data are the same). A directory "
+        "that was renamed is one line; what lies in it is "
+        "compared with what it was. Exit codes: 0 done, 1 error, 2 usage; with "
+        "--exit-code or --quiet as diff(1): 0 nothing differs, "
         "1 something does, 2 trouble. " + PATHS_HELP
     )
 
@@ -74,9 +95,14 @@ def _run(arguments: argparse.Namespace) -> bool:
         else:
             kept.append(change)
 
-    with session(arguments.target, write=False, timeout=arguments.timeout) as volume, output.progress("Comparing") as progress:
+    with (
+        session(arguments.target, write=False, timeout=arguments.timeout) as volume,
+        output.progress("Comparing") as progress,
+    ):
         try:
-            old, new = (None if name == PRESENT else name for name in (arguments.old, arguments.new))
+            old, new = (
+                None if name == PRESENT else name for name in (arguments.old, arguments.new)
+            )
             result = changes.ask(volume, "diff", arguments.paths, found, progress, old=old, new=new)
         except _Enough:
             return True

@@ -53,7 +53,9 @@ def report(message: str) -> None:
 
 
 def describe_unexpected(exc: BaseException) -> str:
-    """The line for an error that nobody foresaw; the traceback goes to standard error only when it is asked for."""
+    """The line for an error that nobody foresaw; the traceback goes to standard error only when it
+    is asked for.
+    """
     if os.environ.get(DEBUG_VARIABLE):
         traceback.print_exception(exc)
     text = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__

@@ -23,7 +23,10 @@ def show(arguments: argparse.Namespace) -> int:
     if not found["files"]:
         output.line(f"nothing of the live tree was written since '{arguments.name}'")
         return OK
-    rows = [(_count(one), str(one["blocks"]), output.size_text(one["blocks"] * block_size), _path(one)) for one in found["files"]]
+    rows = [
+        (_count(one), str(one["blocks"]), output.size_text(one["blocks"] * block_size), _path(one))
+        for one in found["files"]
+    ]
     output.print_table(("Writes", "Blocks", "Size", "File"), rows, whole=["File"])
     output.line()
     blocks = [(_count(one), str(one["offset"]), _path(one)) for one in found["blocks"]]
@@ -32,7 +35,9 @@ def show(arguments: argparse.Namespace) -> int:
 
 
 def _count(one: dict[str, Any]) -> str:
-    """A number of writes; with a plus when a block in it has been written so often that it counts no further."""
+    """A number of writes; with a plus when a block in it has been written so often that it counts
+    no further.
+    """
     return f"{one['writes']}+" if one["saturated"] else str(one["writes"])
 
 

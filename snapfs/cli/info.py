@@ -25,17 +25,29 @@ def run(arguments: argparse.Namespace) -> int:
     times = ("created_ns", "committed_ns", "mounted_ns")
     if arguments.json:
         document = {name: value for name, value in info.items() if name not in times}
-        document |= {name.removesuffix("_ns") + "_at": info[name] and output.time_json(info[name]) for name in times}
-        document["scheduled_restore"] = info["scheduled_restore"] and scheduled_json(info["scheduled_restore"])
+        document |= {
+            name.removesuffix("_ns") + "_at": info[name] and output.time_json(info[name])
+            for name in times
+        }
+        document["scheduled_restore"] = info["scheduled_restore"] and scheduled_json(
+            info["scheduled_restore"]
+        )
         document["copy"] = info["copy"] and copy_json(info["copy"])
         document["restores"] = [restored_json(one) for one in info["restores"]]
         output.print_json(document)
         return OK
     facts = [
-        ("Image", info["image"] + (" (in memory: gone when it is unmounted)" if info["in_memory"] else "")),
+        (
+            "Image",
+            info["image"]
+            + (" (in memory: gone when it is unmounted)" if info["in_memory"] else ""),
+        ),
         ("Label", info["label"] or "(none)"),
         ("UUID", info["uuid"]),
-        ("Size", f"{output.size_text(info['size'])} in blocks of {output.size_text(info['block_size'])}"),
+        (
+            "Size",
+            f"{output.size_text(info['size'])} in blocks of {output.size_text(info['block_size'])}",
+        ),
         ("Free", output.size_text(info["free"])),
         ("Snapshots", str(info["snapshots"])),
         ("Generation", f"{info['generation']} (epoch {info['epoch']})"),
@@ -43,7 +55,15 @@ def run(arguments: argparse.Namespace) -> int:
         ("Last commit", output.time_text(info["committed_ns"])),
     ]
     if info["mounted"]:
-        facts.append(("Mounted at", f"{info['mounted']} by process {info['pid']} since {output.time_text(info['mounted_ns'])}"))
+        facts.append(
+            (
+                "Mounted at",
+                (
+                    f"{info['mounted']} by process {info['pid']} since "
+                    f"{output.time_text(info['mounted_ns'])}"
+                ),
+            )
+        )
     else:
         facts.append(("Mounted at", "(not mounted)"))
     if info["read_only"]:
@@ -75,19 +95,32 @@ def copy_text(one: dict[str, Any]) -> str:
 
 def copy_json(one: dict[str, Any]) -> dict[str, Any]:
     """The same for programs."""
-    return {**{name: value for name, value in one.items() if name != "since_ns"}, "since_at": output.time_json(one["since_ns"])}
+    return {
+        **{name: value for name, value in one.items() if name != "since_ns"},
+        "since_at": output.time_json(one["since_ns"]),
+    }
 
 
 def restored_text(one: dict[str, Any]) -> str:
-    """A restore that was done, in words: when, from what, what of it, by whom, and how it is undone."""
+    """A restore that was done, in words: when, from what, what of it, by whom, and how it is
+    undone.
+    """
     paths = [*one["paths"]] + ([f"{one['more_paths']} more"] if one["more_paths"] else [])
     what = f", only {', '.join(paths)}" if paths else ""
     undo = ""
     if one["undo"]:
-        undo = f"; before it: '{one['undo']}'" + ("" if one["undo_exists"] else " (deleted or renamed since)")
-    return f"{output.time_text(one['when_ns'])} from '{one['name']}'{what}, by user {one['owner']}, {one['inodes']} inodes{undo}"
+        undo = f"; before it: '{one['undo']}'" + (
+            "" if one["undo_exists"] else " (deleted or renamed since)"
+        )
+    return (
+        f"{output.time_text(one['when_ns'])} from '{one['name']}'{what}, by user "
+        f"{one['owner']}, {one['inodes']} inodes{undo}"
+    )
 
 
 def restored_json(one: dict[str, Any]) -> dict[str, Any]:
     """The same for programs."""
-    return {**{name: value for name, value in one.items() if name != "when_ns"}, "restored_at": output.time_json(one["when_ns"])}
+    return {
+        **{name: value for name, value in one.items() if name != "when_ns"},
+        "restored_at": output.time_json(one["when_ns"]),
+    }

@@ -1,4 +1,6 @@
-"""``snapfs install-helpers``: links by which mount(8), umount(8), mkfs(8) and fsck(8) find snapfs."""
+"""``snapfs install-helpers``: links by which mount(8), umount(8), mkfs(8)
+and fsck(8) find snapfs.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +14,25 @@ from snapfs.cli import output
 from snapfs.cli.arguments import Parser
 from snapfs.cli.exits import OK, CommandFailed
 
-#: mount(8) asks for ``mount.fuse.snapfs`` when it knows the type from /proc/mounts, for ``mount.snapfs`` when from fstab.
-NAMES: Final = ("mount.snapfs", "mount.fuse.snapfs", "umount.snapfs", "umount.fuse.snapfs", "mkfs.snapfs", "fsck.snapfs")
+#: mount(8) asks for ``mount.fuse.snapfs`` when it knows the type from /proc/mounts, for
+#: ``mount.snapfs`` when from fstab.
+NAMES: Final = (
+    "mount.snapfs",
+    "mount.fuse.snapfs",
+    "umount.snapfs",
+    "umount.fuse.snapfs",
+    "mkfs.snapfs",
+    "fsck.snapfs",
+)
 
 
 def configure(parser: Parser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--directory", default="/sbin", help="where to put the links (default /sbin, where mount(8) looks)")
+    parser.add_argument(
+        "--directory",
+        default="/sbin",
+        help="where to put the links (default /sbin, where mount(8) looks)",
+    )
     parser.add_argument("--remove", action="store_true", help="remove them")
 
 
@@ -36,14 +50,18 @@ def run(arguments: argparse.Namespace) -> int:
                 os.symlink(program, place)
                 output.line(f"{place} -> {program}")
         except PermissionError:
-            raise CommandFailed(f"{arguments.directory}: cannot be written: run this as root") from None
+            raise CommandFailed(
+                f"{arguments.directory}: cannot be written: run this as root"
+            ) from None
         except FileNotFoundError:
             raise CommandFailed(f"{arguments.directory}: no such directory") from None
     return OK
 
 
 def _program() -> str:
-    """The installed script: beside the interpreter of a virtual environment, or the one that runs."""
+    """The installed script: beside the interpreter of a virtual
+    environment, or the one that runs.
+    """
     beside = os.path.join(os.path.dirname(sys.executable), "snapfs")
     for place in (sys.argv[0], beside, shutil.which("snapfs")):
         if place and os.path.basename(place) == "snapfs" and os.access(place, os.X_OK):

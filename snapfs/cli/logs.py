@@ -14,7 +14,9 @@ SYSLOG: Final = "/dev/log"
 
 
 class OneLine(logging.Formatter):
-    """A record is one line, whatever names from an image are in it: none looks like two. Lines of a traceback follow it, indented."""
+    """A record is one line, whatever names from an image are in it: none looks like two. Lines of a
+    traceback follow it, indented.
+    """
 
     def __init__(self, form: str, encoding: str) -> None:
         super().__init__(form)
@@ -26,13 +28,20 @@ class OneLine(logging.Formatter):
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - as above
         """See ``logging``."""
-        return "\n".join("  " + printable(line, self._encoding) for line in super().formatException(ei).splitlines())
+        return "\n".join(
+            "  " + printable(line, self._encoding)
+            for line in super().formatException(ei).splitlines()
+        )
 
 
 def log_to_stderr() -> None:
-    """One line per record, as other messages of snapfs; to the present standard error, whatever becomes of descriptor 2."""
+    """One line per record, as other messages of snapfs; to the present standard error, whatever
+    becomes of descriptor 2.
+    """
     encoding = sys.stderr.encoding
-    handler = logging.StreamHandler(os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1, encoding=encoding))
+    handler = logging.StreamHandler(
+        os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1, encoding=encoding)
+    )
     handler.setFormatter(OneLine("snapfs: %(levelname)s: %(message)s", encoding))
     _use(handler)
 
@@ -54,4 +63,6 @@ def _use(handler: logging.Handler) -> None:
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    logging.raiseExceptions = False  # a log that cannot be written is no reason to write somewhere else
+    logging.raiseExceptions = (
+        False  # a log that cannot be written is no reason to write somewhere else
+    )

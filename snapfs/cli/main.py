@@ -1,7 +1,9 @@
-"""Entry of the command line: finds the command, runs it, turns every error into one line and an exit code.
+"""Entry of the command line: finds the command, runs it, turns every error into one line and an
+exit code.
 
-The program's name decides, too: linked as ``mount.snapfs``, ``umount.snapfs``, ``mkfs.snapfs`` or ``fsck.snapfs`` (also with
-``fuse.`` in it) it is the helper that mount(8), umount(8), mkfs(8) and fsck(8) call.
+The program's name decides, too: linked as ``mount.snapfs``, ``umount.snapfs``, ``mkfs.snapfs`` or
+``fsck.snapfs`` (also with ``fuse.`` in it) it is the helper that mount(8), umount(8), mkfs(8) and
+fsck(8) call.
 """
 
 from __future__ import annotations
@@ -45,17 +47,31 @@ COMMANDS: Final = {
     "mkfs": Command("mkfs", "make a volume in an image file or on a block device"),
     "mount": Command("mount", "mount a volume", exits.MOUNT_USAGE, exits.MOUNT_FAILED),
     "umount": Command("umount", "unmount a volume and wait until its image is released"),
-    "snapshot": Command("snapshot", "create, list, show, rename, describe, hold and delete snapshots"),
+    "snapshot": Command(
+        "snapshot", "create, list, show, rename, describe, hold and delete snapshots"
+    ),
     "restore": Command("restore", "go back to a snapshot; what was stays as a snapshot of its own"),
     "df": Command("df", "show where the space is, and what deleting snapshots would free"),
-    "diff": Command("diff", "show what differs between two snapshots, or a snapshot and the present"),
-    "versions": Command("versions", "show the versions of a file, or the deleted names of a directory"),
+    "diff": Command(
+        "diff", "show what differs between two snapshots, or a snapshot and the present"
+    ),
+    "versions": Command(
+        "versions", "show the versions of a file, or the deleted names of a directory"
+    ),
     "purge": Command("purge", "remove files and directories from snapshots, and free their space"),
     "copy": Command("copy", "copy a volume as it is now into other storage, usable at once"),
     "info": Command("info", "show facts about a volume and its mount"),
-    "check": Command("check", "check or repair an unmounted volume", exits.CHECK_USAGE, exits.CHECK_OPERATION, exits.CHECK_CANCELLED),
+    "check": Command(
+        "check",
+        "check or repair an unmounted volume",
+        exits.CHECK_USAGE,
+        exits.CHECK_OPERATION,
+        exits.CHECK_CANCELLED,
+    ),
     "scrub": Command("scrub", "read everything, mounted or not, and verify every checksum"),
-    "install-helpers": Command("install_helpers", "link the helpers that mount(8) and fsck(8) look for into /sbin"),
+    "install-helpers": Command(
+        "install_helpers", "link the helpers that mount(8) and fsck(8) look for into /sbin"
+    ),
 }
 
 #: Program names, without "fuse.": the command, and the words that stand for the name.
@@ -68,7 +84,9 @@ HELPERS: Final = {
 
 
 def main(argv: Sequence[str] | None = None, program: str | None = None) -> int:
-    """Run the command line ``argv`` (default: this process's) as the program of that name; return the exit code."""
+    """Run the command line ``argv`` (default: this process's) as the program of that name; return
+    the exit code.
+    """
     descriptors.complete()
     words = list(sys.argv[1:] if argv is None else argv)
     name = os.path.basename(sys.argv[0] if program is None else program).replace(".fuse.", ".")
@@ -106,7 +124,9 @@ def main(argv: Sequence[str] | None = None, program: str | None = None) -> int:
 def run_command(chosen: str, words: Sequence[str]) -> int:
     """``snapfs COMMAND ...``. Only the chosen command's module is imported."""
     parser = Parser(
-        prog="snapfs", description="A filesystem in one image whose past states are directories under .snap.", allow_abbrev=False
+        prog="snapfs",
+        description="A filesystem in one image whose past states are directories under .snap.",
+        allow_abbrev=False,
     )
     if chosen in COMMANDS:
         parser.usage_code = COMMANDS[chosen].usage_code
@@ -114,7 +134,9 @@ def run_command(chosen: str, words: Sequence[str]) -> int:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     module: CommandModule | None = None
     for name, command in COMMANDS.items():
-        subparser = commands.add_parser(name, help=command.help, description=command.help.capitalize() + ".", allow_abbrev=False)
+        subparser = commands.add_parser(
+            name, help=command.help, description=command.help.capitalize() + ".", allow_abbrev=False
+        )
         subparser.usage_code = command.usage_code
         if name == chosen:
             module = importlib.import_module(f"snapfs.cli.{command.module}")

@@ -1,4 +1,6 @@
-"""``snapfs mkfs`` and ``mkfs.snapfs``: make a volume, without ever overwriting something by mistake."""
+"""``snapfs mkfs`` and ``mkfs.snapfs``: make a volume, without ever overwriting something by
+mistake.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,23 @@ if TYPE_CHECKING:
 
 def configure(parser: Parser) -> None:
     """Declare the arguments."""
-    parser.add_argument("image", metavar="IMAGE", help="a file (made if it does not exist) or a block device")
-    parser.add_argument("--size", "-s", type=size, help="size of the file to make, with K, M, G or T; it takes space only as it fills")
-    parser.add_argument("--block-size", "-b", type=size, default=4096, metavar="N", help="bytes in a block (default 4096)")
+    parser.add_argument(
+        "image", metavar="IMAGE", help="a file (made if it does not exist) or a block device"
+    )
+    parser.add_argument(
+        "--size",
+        "-s",
+        type=size,
+        help="size of the file to make, with K, M, G or T; it takes space only as it fills",
+    )
+    parser.add_argument(
+        "--block-size",
+        "-b",
+        type=size,
+        default=4096,
+        metavar="N",
+        help="bytes in a block (default 4096)",
+    )
     parser.add_argument("--label", "-L", default="", metavar="TEXT", help="a name for people")
     parser.add_argument("--force", "-F", action="store_true", help="overwrite what is there")
 
@@ -46,7 +62,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     path: str = arguments.image
     if is_memory(path):
-        raise CommandFailed(f"{path}: a volume in memory is made when it is mounted: snapfs mount {path} MOUNTPOINT", USAGE)
+        raise CommandFailed(
+            f"{path}: a volume in memory is made when it is mounted: snapfs mount "
+            f"{path} MOUNTPOINT",
+            USAGE,
+        )
     with _prepared(path, arguments.size) as pinned:
         device = open_pinned(pinned)
         try:
@@ -54,9 +74,16 @@ def run(arguments: argparse.Namespace) -> int:
                 refuse_occupied(device)
             refuse_claimed(device)
             if arguments.size and device.size != arguments.size:
-                # Only a file comes here, under its lock: an empty one, or one that is to be overwritten.
+                # Only a file comes here, under its lock: an empty one, or one that is to be
+                # overwritten.
                 _resize(device, arguments.size)
-            format_volume(device, block_size=arguments.block_size, label=arguments.label, uid=os.geteuid(), gid=os.getegid())
+            format_volume(
+                device,
+                block_size=arguments.block_size,
+                label=arguments.label,
+                uid=os.geteuid(),
+                gid=os.getegid(),
+            )
         finally:
             device.close()
     return OK
@@ -64,7 +91,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _prepared(path: str, wanted: int | None) -> Iterator[Pinned]:
-    """The file or device, made if there is none. Raises ``CommandFailed`` for what cannot hold a volume."""
+    """The file or device, made if there is none. Raises ``CommandFailed`` for what cannot hold a
+    volume.
+    """
     from snapfs.device.pinned import anybody, pin_name
 
     try:
@@ -82,7 +111,9 @@ def _prepared(path: str, wanted: int | None) -> Iterator[Pinned]:
                 raise CommandFailed(f"{path}: cannot be made: {exc.strerror}") from exc
         elif pinned.is_block_device:
             if wanted is not None:
-                raise CommandFailed(f"{path}: a block device has a size of its own: leave --size out", USAGE)
+                raise CommandFailed(
+                    f"{path}: a block device has a size of its own: leave --size out", USAGE
+                )
         elif not pinned.is_regular:
             raise CommandFailed(f"{path}: neither a regular file nor a block device")
         elif pinned.status().st_size == 0 and wanted is None:
@@ -101,5 +132,7 @@ def _resize(device: ImageDevice, size: int) -> None:
         device.resize(size)
     except OSError as exc:
         if exc.errno == errno.EFBIG:
-            raise CommandFailed(f"{device.path}: the filesystem there has no files of that size") from exc
+            raise CommandFailed(
+                f"{device.path}: the filesystem there has no files of that size"
+            ) from exc
         raise CommandFailed(f"{device.path}: cannot have {size} bytes: {exc.strerror}") from exc

@@ -1,4 +1,5 @@
-"""``snapfs mount`` and ``mount.snapfs``: checks what can be known beforehand, then starts the daemon.
+"""``snapfs mount`` and ``mount.snapfs``: checks what can be known beforehand, then starts the
+daemon.
 
 All of it runs without trio and pyfuse3, which only the daemon's process loads.
 """
@@ -29,16 +30,37 @@ FUSE_CONF: Final = "/etc/fuse.conf"
 def configure(parser: Parser) -> None:
     """Declare the arguments."""
     parser.add_argument(
-        "image", metavar="IMAGE", help="an image file, a block device, or mem:SIZE: a new volume in memory, gone when unmounted"
+        "image",
+        metavar="IMAGE",
+        help="an image file, a block device, or mem:SIZE: a new volume in memory, gone when "
+        "unmounted",
     )
     parser.add_argument("mountpoint", metavar="MOUNTPOINT")
-    parser.add_argument("-o", dest="options", metavar="OPTIONS", action="append", default=[], help="mount options, with commas between")
-    parser.add_argument("--load", metavar="FILE", help="with mem: as IMAGE: start with what is in this image, which is only read")
-    parser.add_argument("-f", "--foreground", action="store_true", help="stay in front, log to standard error; SIGTERM unmounts")
+    parser.add_argument(
+        "-o",
+        dest="options",
+        metavar="OPTIONS",
+        action="append",
+        default=[],
+        help="mount options, with commas between",
+    )
+    parser.add_argument(
+        "--load",
+        metavar="FILE",
+        help="with mem: as IMAGE: start with what is in this image, which is only read",
+    )
+    parser.add_argument(
+        "-f",
+        "--foreground",
+        action="store_true",
+        help="stay in front, log to standard error; SIGTERM unmounts",
+    )
 
 
 def run_helper(words: Sequence[str]) -> int:
-    """``mount.snapfs IMAGE MOUNTPOINT [-sfnv] [-N NAMESPACE] [-t TYPE] [-o OPTIONS]``, as mount(8) calls it."""
+    """``mount.snapfs IMAGE MOUNTPOINT [-sfnv] [-N NAMESPACE] [-t TYPE] [-o OPTIONS]``, as mount(8)
+    calls it.
+    """
     try:
         options, places = getopt.gnu_getopt(list(words), "sfnvrwN:t:o:")
     except getopt.GetoptError as exc:
@@ -50,7 +72,11 @@ def run_helper(words: Sequence[str]) -> int:
         return OK
     texts = [value for flag, value in options if flag == "-o"]
     texts += [name for flag, name in (("-r", "ro"), ("-w", "rw")) if flag in flags]
-    return run(argparse.Namespace(image=places[0], mountpoint=places[1], options=texts, foreground=False, load=None))
+    return run(
+        argparse.Namespace(
+            image=places[0], mountpoint=places[1], options=texts, foreground=False, load=None
+        )
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -76,7 +102,9 @@ def run(arguments: argparse.Namespace) -> int:
                     mountpoint.take_away(dead)
                 return beside.mount(running, options, place, ",".join(words))
     _check_system(allow_others=options.allow_other or options.allow_root)
-    while (dead := mountpoint.check(arguments.mountpoint, image, options)) is not None:  # there may be one below
+    while (
+        dead := mountpoint.check(arguments.mountpoint, image, options)
+    ) is not None:  # there may be one below
         mountpoint.take_away(dead)
 
     def work(live: Callable[[], None], say: Callable[[str], None]) -> None:
@@ -109,25 +137,38 @@ def _is_missing(image: str) -> bool:
 
 
 def _remount(mountpoint: str, *, read_only: bool) -> int:
-    """``-o remount``: never mounts a second time; what already is so is done, what would have to change is refused."""
+    """``-o remount``: never mounts a second time; what already is so is done, what would have to
+    change is refused.
+    """
     mount = mounts.mount_at(mountpoint)
     if mount is None or not mount.is_ours:
         raise CommandFailed(f"{mountpoint}: no snapfs volume is mounted there", MOUNT_FAILED)
     if read_only == ("ro" in mount.options):
         return OK
-    raise CommandFailed(f"{mountpoint}: the options of a mounted volume cannot be changed: unmount it and mount it again", MOUNT_FAILED)
+    raise CommandFailed(
+        f"{mountpoint}: the options of a mounted volume cannot be changed: unmount it "
+        "and mount it again",
+        MOUNT_FAILED,
+    )
 
 
 def _check_system(*, allow_others: bool) -> None:
     """What libfuse would fail for with words of its own."""
     if not os.path.exists("/dev/fuse"):
-        raise CommandFailed("/dev/fuse is missing: load the module (modprobe fuse), or give the container that device", MOUNT_SYSTEM)
+        raise CommandFailed(
+            "/dev/fuse is missing: load the module (modprobe fuse), or give the "
+            "container that device",
+            MOUNT_SYSTEM,
+        )
     if os.geteuid() == 0:
         return
     if shutil.which("fusermount3") is None:
         raise CommandFailed("fusermount3 is missing: install the package fuse3", MOUNT_SYSTEM)
     if allow_others and not _users_may_allow_others():
-        raise CommandFailed(f"allow_other and allow_root need the line 'user_allow_other' in {FUSE_CONF}", MOUNT_USAGE)
+        raise CommandFailed(
+            f"allow_other and allow_root need the line 'user_allow_other' in {FUSE_CONF}",
+            MOUNT_USAGE,
+        )
 
 
 def _users_may_allow_others() -> bool:

@@ -1,4 +1,6 @@
-"""The place where a volume is about to be mounted: what may be there, and what is taken away first, a dead mount of the same volume."""
+"""The place where a volume is about to be mounted: what may be there, and what is taken away first,
+a dead mount of the same volume.
+"""
 
 from __future__ import annotations
 
@@ -26,24 +28,37 @@ _ANSWER_SECONDS: Final = 10.0
 
 
 def check(path: str, source: Source, options: MountOptions) -> Mount | None:
-    """Raise ``CommandFailed`` when nothing can be mounted there; the dead mount that has to go first, if one is there."""
+    """Raise ``CommandFailed`` when nothing can be mounted there; the dead mount that has to go
+    first, if one is there.
+    """
     mount = mounts.mount_at(path)
     if mount is not None and mount.is_ours:
         if not _is_dead(mount):
             raise _busy(path, mount)
         if not _is_of(mount, source, options):
             away = f"snapfs umount --lazy {quoted(path)}"
-            raise CommandFailed(f"{path}: a mount of {mount.source} is left there whose daemon has ended: run '{away}'", MOUNT_FAILED)
+            raise CommandFailed(
+                f"{path}: a mount of {mount.source} is left there whose daemon has "
+                f"ended: run '{away}'",
+                MOUNT_FAILED,
+            )
         return mount
     try:
         status = os.stat(path)
     except OSError as exc:
         if exc.errno == errno.ENOENT:
-            raise CommandFailed(f"{path}: no such mount point: make the directory first", MOUNT_FAILED) from exc
+            raise CommandFailed(
+                f"{path}: no such mount point: make the directory first", MOUNT_FAILED
+            ) from exc
         if exc.errno in DEAD:
-            raise CommandFailed(f"{path}: a mount is left there whose daemon has ended: unmount it first", MOUNT_FAILED) from exc
+            raise CommandFailed(
+                f"{path}: a mount is left there whose daemon has ended: unmount it first",
+                MOUNT_FAILED,
+            ) from exc
         why = mounts.why_closed(path) or exc.strerror
-        raise CommandFailed(f"{path}: {why}", MOUNT_USAGE if exc.errno == errno.EACCES else MOUNT_FAILED) from exc
+        raise CommandFailed(
+            f"{path}: {why}", MOUNT_USAGE if exc.errno == errno.EACCES else MOUNT_FAILED
+        ) from exc
     if not stat.S_ISDIR(status.st_mode):
         raise CommandFailed(f"{path}: not a directory", MOUNT_FAILED)
     # systemd's automount waits on the mount point for exactly this.
@@ -57,11 +72,17 @@ def take_away(mount: Mount) -> None:
     carried = unmounting.carried_by(mount)
     if carried:
         what = f"{carried[0].source} ({carried[0].fstype}) is mounted in it, on {carried[0].path}"
-        raise CommandFailed(f"{mount.path}: a dead mount is left there, and {what}: unmount that first", MOUNT_FAILED)
+        raise CommandFailed(
+            f"{mount.path}: a dead mount is left there, and {what}: unmount that first",
+            MOUNT_FAILED,
+        )
     try:
         unmounting.unmount(mount, lazy=True)
     except (UnmountFailed, OSError) as exc:
-        raise CommandFailed(f"{mount.path}: the dead mount that is left there cannot be taken away: {exc}", MOUNT_FAILED) from exc
+        raise CommandFailed(
+            f"{mount.path}: the dead mount that is left there cannot be taken away: {exc}",
+            MOUNT_FAILED,
+        ) from exc
 
 
 def _is_dead(mount: Mount) -> bool:
@@ -80,9 +101,16 @@ def _is_of(mount: Mount, source: Source, options: MountOptions) -> bool:
     """Whether a mount was of the volume that is to be mounted now."""
     if mount.source in {options.fsname, source.given, source.in_mountinfo}:
         return True
-    return not source.in_memory and os.path.isabs(mount.source) and os.path.realpath(mount.source) == os.path.realpath(source.given)
+    return (
+        not source.in_memory
+        and os.path.isabs(mount.source)
+        and os.path.realpath(mount.source) == os.path.realpath(source.given)
+    )
 
 
 def _busy(path: str, mount: Mount) -> CommandFailed:
     what = f"{mount.source} ({mount.fstype})"
-    return CommandFailed(f"{path}: busy: {what} is mounted there: unmount it first, or choose another directory", MOUNT_FAILED)
+    return CommandFailed(
+        f"{path}: busy: {what} is mounted there: unmount it first, or choose another directory",
+        MOUNT_FAILED,
+    )

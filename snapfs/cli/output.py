@@ -1,6 +1,8 @@
-"""What commands print: tables and facts for people, plain aligned text for pipes, JSON for programs. Nothing else prints.
+"""What commands print: tables and facts for people, plain aligned text for pipes, JSON for
+programs. Nothing else prints.
 
-On a terminal tables and progress are drawn by rich, which is loaded only then. All text goes through ``printable``.
+On a terminal tables and progress are drawn by rich, which is loaded only then. All text goes
+through ``printable``.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ Progress = Callable[[int, int | None], None]
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
-    """One document. ASCII, so that a name in any encoding survives any terminal; without ``indent`` on one line."""
+    """One document. ASCII, so that a name in any encoding survives any terminal; without ``indent``
+    on one line.
+    """
     print(json.dumps(value, indent=indent, ensure_ascii=True))
 
 
@@ -38,10 +42,14 @@ def ask(question: str) -> str:
     return sys.stdin.readline().strip()
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, whole: Collection[str] = ()) -> None:
-    """Columns with headings; in a pipe aligned by spaces. On a terminal what is too wide goes on in the next line, between words.
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, whole: Collection[str] = ()
+) -> None:
+    """Columns with headings; in a pipe aligned by spaces. On a terminal what is too wide goes on in
+    the next line, between words.
 
-    What is in the columns of ``whole``, names that are to be copied, stays in one line, however long it is.
+    What is in the columns of ``whole``, names that are to be copied, stays in one line, however
+    long it is.
     """
     rows = [tuple(printable(cell, sys.stdout.encoding) for cell in row) for row in rows]
     if sys.stdout.isatty():
@@ -50,10 +58,14 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, whole:
     lines = [tuple(column.upper() for column in columns), *rows]
     widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
     for cells in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+        )
 
 
-def _draw_table(columns: Sequence[str], rows: Sequence[Sequence[str]], whole: Collection[str]) -> None:
+def _draw_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], whole: Collection[str]
+) -> None:
     from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
@@ -78,10 +90,14 @@ def _draw_table(columns: Sequence[str], rows: Sequence[Sequence[str]], whole: Co
 
 
 def fitting(widest: Sequence[int], narrowest: Sequence[int], room: int) -> list[int]:
-    """Widths of columns that take up ``room`` at most, if they can: the widest ones give way, none below its narrowest."""
+    """Widths of columns that take up ``room`` at most, if they can: the widest ones give way, none
+    below its narrowest.
+    """
     widths = list(widest)
     while sum(widths) > room:
-        width, place = max((width if width > narrowest[place] else 0, place) for place, width in enumerate(widths))
+        width, place = max(
+            (width if width > narrowest[place] else 0, place) for place, width in enumerate(widths)
+        )
         if not width:
             break
         widths[place] -= 1
@@ -97,7 +113,9 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
 
 @contextlib.contextmanager
 def progress(title: str, *, of_bytes: bool = False) -> Iterator[Progress | None]:
-    """A bar on standard error when that is a terminal; else None: long work is silent in a pipe. ``of_bytes``: with the rate."""
+    """A bar on standard error when that is a terminal; else None: long work is silent in a pipe.
+    ``of_bytes``: with the rate.
+    """
     if not sys.stderr.isatty():
         yield None
         return
@@ -124,9 +142,13 @@ def size_text(count: int) -> str:
 
 
 def time_text(nanoseconds: int) -> str:
-    """A time in UTC, as snapshots are named by default but with a space, to the second. One that no calendar has as ``@SECONDS``."""
+    """A time in UTC, as snapshots are named by default but with a space, to the second. One that no
+    calendar has as ``@SECONDS``.
+    """
     try:
-        return datetime.fromtimestamp(nanoseconds // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        return datetime.fromtimestamp(nanoseconds // 1_000_000_000, UTC).strftime(
+            "%Y-%m-%d %H:%M:%S UTC"
+        )
     except (ValueError, OverflowError, OSError):
         return f"@{nanoseconds // 1_000_000_000}"
 
@@ -141,6 +163,8 @@ def time_json(nanoseconds: int) -> str:
 
 
 def shown_json(one: dict[str, Any]) -> dict[str, Any]:
-    """What a state shows under a path (``control.comparing``), for programs: the mode in octal, times as text."""
+    """What a state shows under a path (``control.comparing``), for programs: the mode in octal,
+    times as text.
+    """
     document = {name: value for name, value in one.items() if name != "mtime_ns"}
     return {**document, "mode": f"{one['mode']:04o}", "mtime": time_json(one["mtime_ns"])}

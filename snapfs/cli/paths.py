@@ -1,8 +1,9 @@
 """Paths that commands are given: what they mean, by one rule for all commands.
 
-A path that leads into the mount from here means what it leads to, whether that is still there or not: relative to the working directory,
-through links, and through whatever the mount is bound to elsewhere. Every other path is one in the volume, where ``/`` is the root of
-the volume. One that begins with ``/`` and could be both is refused: nobody guesses what shall be restored or purged.
+A path that leads into the mount from here means what it leads to, whether that is still there or
+not: relative to the working directory, through links, and through whatever the mount is bound to
+elsewhere. Every other path is one in the volume, where ``/`` is the root of the volume. One that
+begins with ``/`` and could be both is refused: nobody guesses what shall be restored or purged.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from snapfs.errors import UsageError
 
 #: For the help of every command that takes paths.
 PATHS_HELP: Final = (
-    "A PATH that leads into the mount from here, relative to the working directory or not, means that file, also if it is deleted by now; "
+    "A PATH that leads into the mount from here, relative to the working directory or "
+    "not, means that file, also if it is deleted by now; "
     "any other PATH is one in the volume, whose root is /. One that could be both is refused."
 )
 
@@ -30,7 +32,8 @@ _DELETED: Final = " (deleted)"
 
 @dataclass(frozen=True)
 class Place:
-    """What a path leads to. ``there``: the longest part of it that exists; ``missing``: the names behind that.
+    """What a path leads to. ``there``: the longest part of it that exists; ``missing``: the names
+    behind that.
 
     ``inside`` is the path in the volume of ``mount``, if that is one of ours.
     """
@@ -42,12 +45,16 @@ class Place:
 
 
 def place_of(path: str, *, follow: bool = False) -> Place:
-    """Where a path leads to that need not exist. A link at its end is what is meant, unless ``follow``, or it leads into a mount."""
+    """Where a path leads to that need not exist. A link at its end is what is meant, unless
+    ``follow``, or it leads into a mount.
+    """
     there, missing = path, list[str]()
     while True:
         is_last = not missing and not follow
         try:
-            descriptor = os.open(there, os.O_PATH | os.O_CLOEXEC | (os.O_NOFOLLOW if is_last else 0))
+            descriptor = os.open(
+                there, os.O_PATH | os.O_CLOEXEC | (os.O_NOFOLLOW if is_last else 0)
+            )
             break
         except OSError:  # not there, not to be looked at, no name that could be
             if there in ("/", "."):
@@ -77,12 +84,15 @@ def _inside(mount: Mount, path: str) -> str:
 
 
 def in_volume(path: str, volume: Session, *, follow: bool = False) -> str:
-    """A path of the command line as one in the volume, as it travels. ``follow``: a link at its end is not what is meant.
+    """A path of the command line as one in the volume, as it travels. ``follow``: a link at its end
+    is not what is meant.
 
     Raises ``UsageError`` for one that could be two, or lies in a snapshot.
     """
     device = volume.device
-    place = looked(path, volume.patience, place_of, path, follow=follow) if device is not None else None
+    place = (
+        looked(path, volume.patience, place_of, path, follow=follow) if device is not None else None
+    )
     if place is None or place.mount is None or place.mount.device != device:
         return _in_present(path, path, volume)
     if path.startswith("/"):
@@ -91,14 +101,21 @@ def in_volume(path: str, volume: Session, *, follow: bool = False) -> str:
 
 
 def _in_present(path: str, inside: str, volume: Session) -> str:
-    """As it travels. Raises ``UsageError`` for a path in a snapshot: it could mean that snapshot, or all of them."""
+    """As it travels. Raises ``UsageError`` for a path in a snapshot: it could mean that snapshot,
+    or all of them.
+    """
     if volume.snapdir in inside.split("/"):
-        raise UsageError(f"{path}: give the path as the present has it, and the snapshot by its name, as with --snapshot")
+        raise UsageError(
+            f"{path}: give the path as the present has it, and the snapshot by its "
+            "name, as with --snapshot"
+        )
     return as_sent(inside)
 
 
 def _check_one(path: str, place: Place, device: int) -> None:
-    """Raises ``UsageError`` for a path that leads into the mount from here, if there is such a path in the volume as well."""
+    """Raises ``UsageError`` for a path that leads into the mount from here, if there is such a path
+    in the volume as well.
+    """
     whole = os.path.normpath(path)
     other = None if whole == place.inside else seen_from_here(whole, device)
     if other is None:
@@ -106,7 +123,8 @@ def _check_one(path: str, place: Place, device: int) -> None:
     if os.path.lexists(other) or (place.missing and os.path.lexists(os.path.dirname(other))):
         first, second = (os.path.relpath(one) for one in (path, other))
         raise UsageError(
-            f"{path}: could be {place.inside} in the volume, to which it leads from here, or {whole} in the volume: give '{first}' for the "
+            f"{path}: could be {place.inside} in the volume, to which it leads from "
+            f"here, or {whole} in the volume: give '{first}' for the "
             f"first, '{second}' for the second"
         )
 
@@ -117,7 +135,8 @@ def all_in_volume(paths: Iterable[str], volume: Session, *, follow: bool = False
 
 
 class Alone:
-    """A path in a mount that is the only argument: it is what is asked about, and says which volume is asked.
+    """A path in a mount that is the only argument: it is what is asked about, and says which volume
+    is asked.
 
     Raises ``CommandFailed``; ``advice`` says what else an image needs.
     """

@@ -1,4 +1,6 @@
-"""``snapfs purge``: remove files and directories from snapshots, and free what nothing else needs of them."""
+"""``snapfs purge``: remove files and directories from snapshots, and free what nothing else needs
+of them.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ NAMED: Final = 4
 def configure(parser: Parser) -> None:
     """Declare the arguments."""
     parser.add_argument(
-        "target", metavar="TARGET", help="an image, a mount point, or any path in a mount; alone, the path to purge in a mount"
+        "target",
+        metavar="TARGET",
+        help="an image, a mount point, or any path in a mount; alone, the path to purge in a mount",
     )
     parser.add_argument("paths", metavar="PATH", nargs="*", default=[], help="what to purge")
     parser.add_argument(
@@ -32,28 +36,41 @@ def configure(parser: Parser) -> None:
         help="only from this one; may be given several times (default: from all)",
     )
     parser.add_argument("--yes", action="store_true", help="do not ask")
-    parser.add_argument("--dry-run", action="store_true", help="purge nothing; list what the snapshots have, and what purging would free")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="purge nothing; list what the snapshots have, and what purging would free",
+    )
     add_timeout(parser)
     add_discard(parser)
     add_json(parser)
     parser.epilog = (
-        "The present is never changed, nor are snapshots that are held. Read-only snapshots are purged as well. It cannot be undone. "
-        "Exit codes: 0 done, 1 error (also when a snapshot could not be purged, when nothing has the path, or the answer was no), 2 usage. "
-        + PATHS_HELP
+        "The present is never changed, nor are snapshots that are held. Read-only "
+        "snapshots are purged as well. It cannot be undone. "
+        "Exit codes: 0 done, 1 error (also when a snapshot could not be purged, when "
+        "nothing has the path, or the answer was no), 2 usage. " + PATHS_HELP
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Look, ask, purge, wait until it is freed."""
-    alone = None if arguments.paths else Alone(arguments.target, "name what to purge in it as well", arguments.timeout)
+    alone = (
+        None
+        if arguments.paths
+        else Alone(arguments.target, "name what to purge in it as well", arguments.timeout)
+    )
     if not (arguments.yes or arguments.dry_run or sys.stdin.isatty()):
         raise CommandFailed(
-            "nobody can be asked here: give --yes to purge without being asked, or --dry-run to see what it would do", USAGE
+            "nobody can be asked here: give --yes to purge without being asked, or "
+            "--dry-run to see what it would do",
+            USAGE,
         )
     purging = _Purging()
     try:
         target, write = alone.target if alone else arguments.target, not arguments.dry_run
-        with session(target, write=write, timeout=arguments.timeout, discard=arguments.discard) as volume:
+        with session(
+            target, write=write, timeout=arguments.timeout, discard=arguments.discard
+        ) as volume:
             inside = [alone.in_present(volume)] if alone else all_in_volume(arguments.paths, volume)
             if arguments.dry_run or not arguments.yes:
                 result = purging.ask(volume, inside, arguments.names, dry_run=True)
@@ -63,10 +80,18 @@ def run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         if not purging.purged:
             raise
-        report(f"interrupted; purged from {_snapshots(purging.purged)} already, and the space comes back in the background of a mount")
+        report(
+            f"interrupted; purged from {_snapshots(purging.purged)} already, and the "
+            "space comes back in the background of a mount"
+        )
         return INTERRUPTED
     if arguments.json:
-        document = {"target": arguments.target, "mounted": mountpoint, **result, "paths": ["/" + path for path in result["paths"]]}
+        document = {
+            "target": arguments.target,
+            "mounted": mountpoint,
+            **result,
+            "paths": ["/" + path for path in result["paths"]],
+        }
         output.print_json({**document, "snapshots": [_document(one) for one in purging.found]})
     elif arguments.dry_run:
         columns = ("Snapshot", "Path", "Modified", "Size")
@@ -76,7 +101,10 @@ def run(arguments: argparse.Namespace) -> int:
     for refused in result["refused"]:
         report(refused["reason"])
     if not result["snapshots"] and not result["refused"]:
-        report(f"only snapshots that are held have {_paths(result)}: 'snapfs snapshot release' lets them go")
+        report(
+            f"only snapshots that are held have {_paths(result)}: 'snapfs snapshot "
+            "release' lets them go"
+        )
     return OK if result["snapshots"] and not result["refused"] else ERROR
 
 
@@ -87,7 +115,9 @@ class _Purging:
         self.found: list[Document] = []
         self.purged = 0
 
-    def ask(self, volume: Session, paths: list[str], names: list[str] | None, *, dry_run: bool) -> Document:
+    def ask(
+        self, volume: Session, paths: list[str], names: list[str] | None, *, dry_run: bool
+    ) -> Document:
         """Have it done, or tried."""
         self.found = []
         with output.progress("Looking" if dry_run else "Purging") as progress:
@@ -105,7 +135,10 @@ def _agreed(result: Document) -> bool:
     """Ask. What nobody can do is not asked about."""
     if not result["snapshots"]:
         return False
-    question = f"Purge {_paths(result)} from {_snapshots(result['snapshots'])}, which frees {_size(result)}? It cannot be undone. [y/N] "
+    question = (
+        f"Purge {_paths(result)} from {_snapshots(result['snapshots'])}, which frees "
+        f"{_size(result)}? It cannot be undone. [y/N] "
+    )
     if output.ask(question).lower() in ("y", "yes"):
         return True
     raise CommandFailed("nothing was purged")
@@ -113,9 +146,15 @@ def _agreed(result: Document) -> bool:
 
 def _tell(result: Document) -> None:
     if result["snapshots"]:
-        words = ("purging this from", "would free") if result["dry_run"] else ("purged from", "which frees")
+        words = (
+            ("purging this from", "would free")
+            if result["dry_run"]
+            else ("purged from", "which frees")
+        )
         comma = "" if result["dry_run"] else ","
-        output.line(f"{words[0]} {_snapshots(result['snapshots'])}{comma} {words[1]} {_size(result)}")
+        output.line(
+            f"{words[0]} {_snapshots(result['snapshots'])}{comma} {words[1]} {_size(result)}"
+        )
     if result["left_out"]:
         names = [one["name"] for one in result["left_out"]]
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""

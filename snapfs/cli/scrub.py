@@ -1,4 +1,6 @@
-"""``snapfs scrub``: read everything that a volume has, and verify every checksum, while it is mounted or not."""
+"""``snapfs scrub``: read everything that a volume has, and verify every checksum, while it is
+mounted or not.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +17,24 @@ from snapfs.cli.target import session
 def configure(parser: Parser) -> None:
     """Declare the arguments."""
     add_target(parser)
-    parser.add_argument("--rate", type=size, metavar="BYTES", help="read at most so much in a second, with K, M or G (default: no limit)")
+    parser.add_argument(
+        "--rate",
+        type=size,
+        metavar="BYTES",
+        help="read at most so much in a second, with K, M or G (default: no limit)",
+    )
     add_json(parser)
-    parser.epilog = "Exit codes: 0 no damage, 4 damaged blocks were found (one line each), 1 error, 2 usage."
+    parser.epilog = (
+        "Exit codes: 0 no damage, 4 damaged blocks were found (one line each), 1 error, 2 usage."
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Scrub; findings are printed as they come."""
     found: list[dict[str, Any]] = []
     named = 0
-    # Progress bars take over the terminal, and with it what is printed there; what goes elsewhere must not go there.
+    # Progress bars take over the terminal, and with it what is printed there; what goes elsewhere
+    # must not go there.
     out = None if sys.stdout.isatty() else sys.stdout
     with (
         session(arguments.target, write=False, timeout=arguments.timeout, damaged=True) as volume,
@@ -45,12 +55,21 @@ def run(arguments: argparse.Namespace) -> int:
         result = volume.call("scrub", told=told, rate=arguments.rate)
         mountpoint = volume.mountpoint
     if arguments.json:
-        document = {"target": arguments.target, "mounted": mountpoint, "clean": not result["errors"], **result, "findings": found}
+        document = {
+            "target": arguments.target,
+            "mounted": mountpoint,
+            "clean": not result["errors"],
+            **result,
+            "findings": found,
+        }
         output.print_json(document)
     else:
         more = result["errors"] - named
         unnamed = f" ({more} of them not named)" if more else ""
-        output.line(f"{arguments.target}: {_outcome(result['errors'])}{unnamed}, {output.size_text(result['bytes_read'])} read")
+        output.line(
+            f"{arguments.target}: {_outcome(result['errors'])}{unnamed}, "
+            f"{output.size_text(result['bytes_read'])} read"
+        )
     return DAMAGED if result["errors"] else OK
 
 

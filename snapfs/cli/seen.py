@@ -1,4 +1,6 @@
-"""Where in its mount a snapshot is seen: in the snapshot directories of what it covers, in the live tree or in the snapshot it is of."""
+"""Where in its mount a snapshot is seen: in the snapshot directories of what it covers, in the live
+tree or in the snapshot it is of.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,14 @@ from snapfs.printable import printable, quoted
 
 
 def seen_at(volume: Session, one: dict[str, Any]) -> list[str]:
-    """Paths from here at which a snapshot can be entered; none of a volume that is not mounted, or of one of files alone."""
-    return [place for _, place in _places(volume, one) if looked(place, volume.patience, os.path.isdir, place)]
+    """Paths from here at which a snapshot can be entered; none of a volume that is not mounted, or
+    of one of files alone.
+    """
+    return [
+        place
+        for _, place in _places(volume, one)
+        if looked(place, volume.patience, os.path.isdir, place)
+    ]
 
 
 def shown(path: str, encoding: str | None) -> str:
@@ -23,17 +31,31 @@ def shown(path: str, encoding: str | None) -> str:
     return path if printable(path, encoding) == path else quoted(path, encoding)
 
 
-def _places(volume: Session, one: dict[str, Any], below: Sequence[str] = ()) -> list[tuple[str, str]]:
-    """What a snapshot shows, by its path in the volume, with the path from here at which it would be. ``below``: snapshots of it."""
-    if volume.device is None or one["name"] in below:  # an image can say that a snapshot is of itself
+def _places(
+    volume: Session, one: dict[str, Any], below: Sequence[str] = ()
+) -> list[tuple[str, str]]:
+    """What a snapshot shows, by its path in the volume, with the path from here at which it would
+    be. ``below``: snapshots of it.
+    """
+    if (
+        volume.device is None or one["name"] in below
+    ):  # an image can say that a snapshot is of itself
         return []
-    above = [("/", "")] if one["origin"] is None else _of_origin(volume, one["origin"], [*below, one["name"]])
+    above = (
+        [("/", "")]
+        if one["origin"] is None
+        else _of_origin(volume, one["origin"], [*below, one["name"]])
+    )
     found = []
     for path in one["paths"]:
         for root, place in above:
             if is_below(path, root):
                 # In the live tree, where some mount shows it; in a snapshot, where that does.
-                there = os.path.join(place, path[len(root) :].lstrip("/")) if place else seen_from_here(path, volume.device)
+                there = (
+                    os.path.join(place, path[len(root) :].lstrip("/"))
+                    if place
+                    else seen_from_here(path, volume.device)
+                )
                 if there is not None:
                     found.append((path, os.path.join(there, volume.snapdir, one["name"])))
                     break

@@ -30,8 +30,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("snapfs")
 
 
-def serve(source: Source, mountpoint: str, options: MountOptions, live: Callable[[], None], say: Callable[[str], None]) -> None:
-    """Mount and serve until unmounted. ``live`` is called when the mount is usable; before it, ``say`` with each warning of the log.
+def serve(
+    source: Source,
+    mountpoint: str,
+    options: MountOptions,
+    live: Callable[[], None],
+    say: Callable[[str], None],
+) -> None:
+    """Mount and serve until unmounted. ``live`` is called when the mount is usable; before it,
+    ``say`` with each warning of the log.
 
     Raises ``CommandFailed``.
     """
@@ -44,7 +51,8 @@ def serve(source: Source, mountpoint: str, options: MountOptions, live: Callable
         log.warning("%s: %s", image, line)
         warnings.append(f"{image}: {line}")
 
-    # libfuse and fusermount3 give their reasons on standard error, where only one line of ours may appear.
+    # libfuse and fusermount3 give their reasons on standard error, where only one line of ours may
+    # appear.
     with stderr.captured() as complaints:
 
         def ready() -> None:
@@ -63,10 +71,21 @@ def serve(source: Source, mountpoint: str, options: MountOptions, live: Callable
             if is_live:
                 log.critical("%s: the mount on %s has ended: %s", image, mountpoint, failure)
             raise failure from exc
-    log.info("%s: unmounted from %s%s", image, mountpoint, ", and gone with all that was in it" if source.in_memory else "")
+    log.info(
+        "%s: unmounted from %s%s",
+        image,
+        mountpoint,
+        ", and gone with all that was in it" if source.in_memory else "",
+    )
 
 
-def _serve(source: Source, mountpoint: str, options: MountOptions, ready: Callable[[], None], warn: Callable[[str], None]) -> None:
+def _serve(
+    source: Source,
+    mountpoint: str,
+    options: MountOptions,
+    ready: Callable[[], None],
+    warn: Callable[[str], None],
+) -> None:
     from snapfs.cli.before_mount import opened
     from snapfs.copying.unfinished import UnfinishedCopy
     from snapfs.device import ImageDevice
@@ -74,7 +93,10 @@ def _serve(source: Source, mountpoint: str, options: MountOptions, ready: Callab
     device = source.open(read_only=options.read_only, interval=options.mmp, warn=warn)
     if isinstance(device, UnfinishedCopy) and not options.read_only:
         options = replace(options, read_only=True)
-        warn("this copy is not complete: it is mounted read-only; once it is complete, mount it again to write")
+        warn(
+            "this copy is not complete: it is mounted read-only; once it is complete, "
+            "mount it again to write"
+        )
     if options.fsname is None:
         options = replace(options, fsname=source.in_mountinfo)
     if options.discard is None:
@@ -113,10 +135,13 @@ def _run(
     servers: list[ControlServer] = []
     copying: list[Copying] = []
 
-    async def attach(edge: Edge, nursery: trio.Nursery, mount_device: int, further: FurtherMounts) -> None:
+    async def attach(
+        edge: Edge, nursery: trio.Nursery, mount_device: int, further: FurtherMounts
+    ) -> None:
         """Start to listen, once the kernel knows the mount."""
         live = Live(
-            mountpoint, source.shown, os.getpid(), time.time_ns(), lambda: dict(edge.requests), mount_device,
+            mountpoint, source.shown, os.getpid(), time.time_ns(), lambda: dict(edge.requests),
+            mount_device,
             in_memory=source.in_memory, snapdir=options.snapdir,
         )  # fmt: skip
         handlers = Handlers(edge, fs, live, shown_owner=options.uid, job=job)
@@ -135,7 +160,11 @@ def _run(
         try:
             server = ControlServer(answers, place(), anew=place, key=key)
         except ControlError as exc:
-            log.warning("%s; commands find the daemon by an abstract name, unless they are in another network namespace", exc)
+            log.warning(
+                "%s; commands find the daemon by an abstract name, unless they are in "
+                "another network namespace",
+                exc,
+            )
             try:
                 server = ControlServer(answers, None, anew=place, key=key)
             except ControlError as other:
@@ -155,7 +184,9 @@ def _run(
 
 
 def explain(exc: BaseException, complaint: str) -> CommandFailed:
-    """The line and exit code for what ended a mount; ``complaint`` is what libfuse and fusermount3 said meanwhile."""
+    """The line and exit code for what ended a mount; ``complaint`` is what libfuse and fusermount3
+    said meanwhile.
+    """
     if isinstance(exc, CommandFailed):
         return exc
     if isinstance(exc, UsageError | AccessDenied):
@@ -164,7 +195,9 @@ def explain(exc: BaseException, complaint: str) -> CommandFailed:
         return CommandFailed(str(exc), exits.MOUNT_FAILED)
     if isinstance(exc, KeyboardInterrupt):
         return CommandFailed("interrupted", exits.MOUNT_FAILED)
-    if isinstance(exc, MemoryError) or (isinstance(exc, OSError) and exc.errno in (errno.ENOMEM, errno.EMFILE, errno.ENFILE)):
+    if isinstance(exc, MemoryError) or (
+        isinstance(exc, OSError) and exc.errno in (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+    ):
         return CommandFailed(f"the system is out of resources: {exc}", exits.MOUNT_SYSTEM)
     if complaint:
         return CommandFailed(f"mounting failed: {complaint}", exits.MOUNT_FAILED)
@@ -176,6 +209,10 @@ def explain(exc: BaseException, complaint: str) -> CommandFailed:
 def _single(exc: BaseException) -> BaseException:
     """The error that a nursery wrapped; of several, one that was raised on purpose."""
     while isinstance(exc, BaseExceptionGroup):
-        on_purpose = [inner for inner in exc.exceptions if isinstance(inner, SnapfsError | CommandFailed | BaseExceptionGroup)]
+        on_purpose = [
+            inner
+            for inner in exc.exceptions
+            if isinstance(inner, SnapfsError | CommandFailed | BaseExceptionGroup)
+        ]
         exc = (on_purpose or list(exc.exceptions))[0]
     return exc

@@ -24,7 +24,11 @@ def configure(parser: Parser) -> None:
     create = actions.add_parser("create", help="make a snapshot", allow_abbrev=False)
     add_target(create)
     create.add_argument(
-        "name", metavar="NAME", nargs="?", help="its name (default: the time in UTC, with a number behind it if another one has that name)"
+        "name",
+        metavar="NAME",
+        nargs="?",
+        help="its name (default: the time in UTC, with a number behind it if another one has "
+        "that name)",
     )
     create.add_argument(
         "--path",
@@ -34,21 +38,46 @@ def configure(parser: Parser) -> None:
         help="cover only this directory or file; may be given several times",
     )
     create.add_argument(
-        "--designated", metavar="POLICY", help="cover the directories whose attribute user.snapfs.designate has this value, and below"
+        "--designated",
+        metavar="POLICY",
+        help="cover the directories whose attribute user.snapfs.designate has this value, "
+        "and below",
     )
-    create.add_argument("--of", metavar="OTHER", help="what another snapshot shows now, instead of the live tree")
-    create.add_argument("--read-only", action="store_true", help="let nobody change what it shows (default: it can be changed)")
+    create.add_argument(
+        "--of", metavar="OTHER", help="what another snapshot shows now, instead of the live tree"
+    )
+    create.add_argument(
+        "--read-only",
+        action="store_true",
+        help="let nobody change what it shows (default: it can be changed)",
+    )
     create.add_argument("--description", metavar="TEXT", help="one line about it")
-    create.add_argument("--tag", metavar="KEY=VALUE", type=_tag, action="append", default=[], help="tag it; may be given several times")
+    create.add_argument(
+        "--tag",
+        metavar="KEY=VALUE",
+        type=_tag,
+        action="append",
+        default=[],
+        help="tag it; may be given several times",
+    )
     add_json(create)
     create.epilog = PATHS_HELP
     create.set_defaults(action=_create)
 
-    listing = actions.add_parser("list", help="list the snapshots, oldest first", allow_abbrev=False)
+    listing = actions.add_parser(
+        "list", help="list the snapshots, oldest first", allow_abbrev=False
+    )
     add_target(listing)
-    listing.add_argument("--name", metavar="GLOB", help="only those with such a name, such as 'daily-*'")
     listing.add_argument(
-        "--tag", metavar="KEY[=VALUE]", type=_wanted_tag, action="append", default=[], help="only those with this tag; with all, if several"
+        "--name", metavar="GLOB", help="only those with such a name, such as 'daily-*'"
+    )
+    listing.add_argument(
+        "--tag",
+        metavar="KEY[=VALUE]",
+        type=_wanted_tag,
+        action="append",
+        default=[],
+        help="only those with this tag; with all, if several",
     )
     listing.add_argument("--held", action="store_true", help="only those that somebody holds")
     add_json(listing)
@@ -57,8 +86,14 @@ def configure(parser: Parser) -> None:
     show = actions.add_parser("show", help="show one snapshot", allow_abbrev=False)
     add_target(show)
     show.add_argument("name", metavar="NAME")
-    show.add_argument("--hot", action="store_true", help="which files and blocks of the live tree were written most since then, instead")
-    show.add_argument("--limit", metavar="N", type=int, help="with --hot: how many of each (default: 10)")
+    show.add_argument(
+        "--hot",
+        action="store_true",
+        help="which files and blocks of the live tree were written most since then, instead",
+    )
+    show.add_argument(
+        "--limit", metavar="N", type=int, help="with --hot: how many of each (default: 10)"
+    )
     add_json(show)
     show.set_defaults(action=_show)
 
@@ -71,33 +106,75 @@ def configure(parser: Parser) -> None:
     delete = actions.add_parser("delete", help="delete snapshots", allow_abbrev=False)
     add_target(delete)
     delete.add_argument("names", metavar="NAME", nargs="+")
-    delete.add_argument("--dry-run", action="store_true", help="delete nothing; say what deleting all of them would free")
+    delete.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="delete nothing; say what deleting all of them would free",
+    )
     add_discard(delete)
     add_json(delete)
     delete.set_defaults(action=_delete)
 
-    change = actions.add_parser("set", help="make a snapshot read-only or writable, describe it, tag it", allow_abbrev=False)
+    change = actions.add_parser(
+        "set", help="make a snapshot read-only or writable, describe it, tag it", allow_abbrev=False
+    )
     add_target(change)
     change.add_argument("name", metavar="NAME")
     mode = change.add_mutually_exclusive_group()
-    mode.add_argument("--read-only", dest="read_only", action="store_true", default=None, help="let nobody change what it shows")
-    mode.add_argument("--writable", dest="read_only", action="store_false", default=None, help="let it be changed again")
+    mode.add_argument(
+        "--read-only",
+        dest="read_only",
+        action="store_true",
+        default=None,
+        help="let nobody change what it shows",
+    )
+    mode.add_argument(
+        "--writable",
+        dest="read_only",
+        action="store_false",
+        default=None,
+        help="let it be changed again",
+    )
     change.add_argument("--description", metavar="TEXT", help="one line about it; '' for none")
-    change.add_argument("--tag", metavar="KEY=VALUE", type=_tag, action="append", default=[], help="set a tag; may be given several times")
-    change.add_argument("--untag", metavar="KEY", action="append", default=[], help="remove a tag; may be given several times")
+    change.add_argument(
+        "--tag",
+        metavar="KEY=VALUE",
+        type=_tag,
+        action="append",
+        default=[],
+        help="set a tag; may be given several times",
+    )
+    change.add_argument(
+        "--untag",
+        metavar="KEY",
+        action="append",
+        default=[],
+        help="remove a tag; may be given several times",
+    )
     change.set_defaults(action=_set)
 
-    hold = actions.add_parser("hold", help="forbid everybody to delete a snapshot, until it is released", allow_abbrev=False)
+    hold = actions.add_parser(
+        "hold",
+        help="forbid everybody to delete a snapshot, until it is released",
+        allow_abbrev=False,
+    )
     add_target(hold)
     hold.add_argument("name", metavar="NAME")
-    hold.add_argument("--as", dest="hold", metavar="HOLD", help="a name for the hold: each of several must be released (default: 'hold')")
+    hold.add_argument(
+        "--as",
+        dest="hold",
+        metavar="HOLD",
+        help="a name for the hold: each of several must be released (default: 'hold')",
+    )
     hold.add_argument("--reason", metavar="TEXT", help="why, for those who want to delete it")
     hold.set_defaults(action=_hold)
 
     release = actions.add_parser("release", help="end a hold", allow_abbrev=False)
     add_target(release)
     release.add_argument("name", metavar="NAME")
-    release.add_argument("--as", dest="hold", metavar="HOLD", help="the name of the hold (default: 'hold')")
+    release.add_argument(
+        "--as", dest="hold", metavar="HOLD", help="the name of the hold (default: 'hold')"
+    )
     release.set_defaults(action=_release)
 
 
@@ -125,14 +202,20 @@ def _create(arguments: argparse.Namespace) -> int:
     else:
         output.line(created["name"])
     if left_out := created.get("left_out"):
-        what = f"{len(left_out)} designated directories of other users, {left_out[0]} the first" if len(left_out) > 1 else left_out[0]
+        what = (
+            f"{len(left_out)} designated directories of other users, {left_out[0]} the first"
+            if len(left_out) > 1
+            else left_out[0]
+        )
         report(f"the snapshot has no room for {what}: make one of its own with --path")
     return OK
 
 
 def _list(arguments: argparse.Namespace) -> int:
     with session(arguments.target, write=False, timeout=arguments.timeout) as volume:
-        found = [one for one in volume.call("snapshot.list")["snapshots"] if _is_wanted(one, arguments)]
+        found = [
+            one for one in volume.call("snapshot.list")["snapshots"] if _is_wanted(one, arguments)
+        ]
     if arguments.json:
         output.print_json([_document(one) for one in found])
     elif found:
@@ -140,7 +223,8 @@ def _list(arguments: argparse.Namespace) -> int:
             ("Name", "Created", "Only here", "By", "State", "Paths", "Description"),
             [
                 (
-                    one["name"], output.time_text(one["created_ns"]), output.size_text(one["only_here"]),
+                    one["name"], output.time_text(one["created_ns"]),
+                    output.size_text(one["only_here"]),
                     _user(one["owner"]), ",".join(_state(one)) or "-",
                     ", ".join(one["paths"]), one["description"],
                 )
@@ -173,13 +257,20 @@ def _show(arguments: argparse.Namespace) -> int:
     ]
     if one["refers"] is not None:
         facts.append(("Refers to", output.size_text(one["refers"])))
-    facts.append(("Only here", f"{output.size_text(one['only_here'])}: what deleting just this one frees"))
+    facts.append(
+        ("Only here", f"{output.size_text(one['only_here'])}: what deleting just this one frees")
+    )
     if one["description"]:
         facts.append(("Description", one["description"]))
     facts += [("Tag", f"{key}={value}") for key, value in one["tags"].items()]
     for hold in one["holds"]:
         since = f"since {output.time_text(hold['since_ns'])} by {_user(hold['owner'])}"
-        facts.append(("Held as", f"{hold['name']}, {since}" + (f": {hold['reason']}" if hold["reason"] else "")))
+        facts.append(
+            (
+                "Held as",
+                f"{hold['name']}, {since}" + (f": {hold['reason']}" if hold["reason"] else ""),
+            )
+        )
     facts += [("Seen at", shown(place, sys.stdout.encoding)) for place in seen]
     output.print_facts(facts)
     return OK
@@ -193,22 +284,37 @@ def _rename(arguments: argparse.Namespace) -> int:
 
 def _delete(arguments: argparse.Namespace) -> int:
     """Delete all that can be; each that cannot gets its line."""
-    with session(arguments.target, write=not arguments.dry_run, timeout=arguments.timeout, discard=arguments.discard) as volume:
+    with session(
+        arguments.target,
+        write=not arguments.dry_run,
+        timeout=arguments.timeout,
+        discard=arguments.discard,
+    ) as volume:
         found = volume.call("snapshot.delete", names=arguments.names, dry_run=arguments.dry_run)
     if arguments.json:
         output.print_json({"dry_run": arguments.dry_run, **found})
     elif arguments.dry_run and found["names"]:
         count = len(found["names"])
         what = f"snapshot '{found['names'][0]}'" if count == 1 else f"{count} snapshots"
-        output.line(f"deleting {what} would free {output.size_text(found['frees'])} ({found['frees']} bytes)")
+        output.line(
+            f"deleting {what} would free {output.size_text(found['frees'])} "
+            f"({found['frees']} bytes)"
+        )
     for refused in found["refused"]:
         report(refused["reason"])
     return ERROR if found["refused"] else OK
 
 
 def _set(arguments: argparse.Namespace) -> int:
-    if arguments.read_only is None and arguments.description is None and not arguments.tag and not arguments.untag:
-        raise UsageError("nothing to set: give --read-only, --writable, --description, --tag or --untag")
+    if (
+        arguments.read_only is None
+        and arguments.description is None
+        and not arguments.tag
+        and not arguments.untag
+    ):
+        raise UsageError(
+            "nothing to set: give --read-only, --writable, --description, --tag or --untag"
+        )
     with session(arguments.target, write=True, timeout=arguments.timeout) as volume:
         volume.call(
             "snapshot.set",
@@ -223,7 +329,9 @@ def _set(arguments: argparse.Namespace) -> int:
 
 def _hold(arguments: argparse.Namespace) -> int:
     with session(arguments.target, write=True, timeout=arguments.timeout) as volume:
-        volume.call("snapshot.hold", name=arguments.name, hold=arguments.hold, reason=arguments.reason)
+        volume.call(
+            "snapshot.hold", name=arguments.name, hold=arguments.hold, reason=arguments.reason
+        )
     return OK
 
 
@@ -259,8 +367,15 @@ def _is_wanted(one: dict[str, Any], arguments: argparse.Namespace) -> bool:
 
 def _state(one: dict[str, Any]) -> list[str]:
     """What is special about a snapshot, in a word each."""
-    words = {"held": one["holds"], "read-only": one["read_only"], "changed": one["changed"], "undo": one["undo"]}
-    return [word for word, holds in words.items() if holds] + ([f"of {one['origin']}"] if one["origin"] else [])
+    words = {
+        "held": one["holds"],
+        "read-only": one["read_only"],
+        "changed": one["changed"],
+        "undo": one["undo"],
+    }
+    return [word for word, holds in words.items() if holds] + (
+        [f"of {one['origin']}"] if one["origin"] else []
+    )
 
 
 def _document(one: dict[str, Any]) -> dict[str, Any]:

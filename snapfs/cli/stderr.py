@@ -1,4 +1,6 @@
-"""Standard error of a process that is about to mount: kept from the user until it is known what to say."""
+"""Standard error of a process that is about to mount: kept from the user until it is known what to
+say.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from collections.abc import Iterator
 
 
 class Captured:
-    """What was written to descriptor 2 since ``captured`` began, by whatever library or child process."""
+    """What was written to descriptor 2 since ``captured`` began, by whatever library or child
+    process.
+    """
 
     def __init__(self) -> None:
         sys.stderr.flush()

@@ -26,9 +26,23 @@ from snapfs.device.base import NO_PATH, is_memory
 #: How names travel to a daemon: as UTF-8, whatever the locale (``control.comparing``).
 CODING: Final = ("utf-8", "surrogateescape")
 
-#: Arguments that are words of the command line: names and texts. Paths are others (``cli.paths``), and what the daemon opens.
+#: Arguments that are words of the command line: names and texts. Paths are others (``cli.paths``),
+#: and what the daemon opens.
 WORDS: Final = frozenset(
-    {"name", "new_name", "names", "old", "new", "origin", "designated", "description", "tags", "untag", "hold", "reason"}
+    {
+        "name",
+        "new_name",
+        "names",
+        "old",
+        "new",
+        "origin",
+        "designated",
+        "description",
+        "tags",
+        "untag",
+        "hold",
+        "reason",
+    }
 )
 
 #: The name of the directory that shows snapshots, unless a mount is told another.
@@ -40,7 +54,8 @@ NO_LIMIT: Final = patience(None)
 
 @dataclass
 class Session:
-    """A volume that answers. ``mountpoint`` is None when nobody has it mounted; ``call(command, **arguments)`` as of ``control.client``.
+    """A volume that answers. ``mountpoint`` is None when nobody has it mounted; ``call(command,
+    **arguments)`` as of ``control.client``.
 
     ``device``: the ``st_dev`` of what is in the mount, None when nobody has it mounted.
     """
@@ -53,11 +68,15 @@ class Session:
     @functools.cached_property
     def snapdir(self) -> str:
         """The name of the directory that shows the snapshots of another."""
-        return str(self.call("hello").get("snapdir", SNAPDIR)) if self.device is not None else SNAPDIR
+        return (
+            str(self.call("hello").get("snapdir", SNAPDIR)) if self.device is not None else SNAPDIR
+        )
 
 
 def locate(target: str, patience: Patience = NO_LIMIT) -> Mount | None:
-    """The snapfs mount that a path belongs to; None for an image. Raises ``CommandFailed`` for anything else."""
+    """The snapfs mount that a path belongs to; None for an image. Raises ``CommandFailed`` for
+    anything else.
+    """
     target = resolve(target)
     try:
         status = looked(target, patience, os.stat, target)
@@ -66,7 +85,8 @@ def locate(target: str, patience: Patience = NO_LIMIT) -> Mount | None:
             raise CommandFailed(f"{target}: {NO_PATH}") from exc
         if exc.errno in (errno.ENOTCONN, errno.ECONNABORTED):
             raise CommandFailed(
-                f"{target}: the daemon of this mount has ended: run 'snapfs umount --lazy' on it, and mount it again"
+                f"{target}: the daemon of this mount has ended: run 'snapfs umount "
+                "--lazy' on it, and mount it again"
             ) from exc
         if exc.errno == errno.EACCES and (why := mounts.why_closed(target)) is not None:
             # The daemon itself obeys root, who may not look at the files.
@@ -93,9 +113,9 @@ def session(
 ) -> Iterator[Session]:
     """Ask the daemon of TARGET, or open the image: see ``offline.opened``. Raises errors of snapfs.
 
-    ``timeout``: seconds without a word of the daemon after which it is given up; None for never. ``hurried``: one that is
-    stopped is given up at once.
-    ``discard``: what is freed goes back to the host. Of a mounted volume its mount decides that, and must have done so.
+    ``timeout``: seconds without a word of the daemon after which it is given up; None for never.
+    ``hurried``: one that is stopped is given up at once. ``discard``: what is freed goes back to
+    the host. Of a mounted volume its mount decides that, and must have done so.
     """
     target = resolve(target)
     limit = patience(timeout, hurried=hurried)
@@ -103,9 +123,14 @@ def session(
     found = client.of_mount(mount, limit) if mount else client.of_image(target, limit)
     if found is not None:
         with found:
-            hello: Result = {"mounted": mount.path, "device": mount.device} if mount else found.call("hello")
+            hello: Result = (
+                {"mounted": mount.path, "device": mount.device} if mount else found.call("hello")
+            )
             if discard and not found.call("info")["discards"]:
-                raise CommandFailed(f"{target}: mounted without discards: mount it with '-o discard', or leave --discard out")
+                raise CommandFailed(
+                    f"{target}: mounted without discards: mount it with '-o discard', "
+                    "or leave --discard out"
+                )
             yield Session(_sending(found.call), hello["mounted"], hello.get("device"), limit)
         return
 
@@ -116,9 +141,13 @@ def session(
         uid = os.geteuid()
         discards = handlers.fs.volume.allocator.discards
         discards.wanted = discard
-        discards.gave_up = lambda reason: report(f"what is freed does not go back to the host: {reason}")
+        discards.gave_up = lambda reason: report(
+            f"what is freed does not go back to the host: {reason}"
+        )
 
-        def call(command: str, /, told: Callable[[Result], None] | None = None, **arguments: object) -> Result:
+        def call(
+            command: str, /, told: Callable[[Result], None] | None = None, **arguments: object
+        ) -> Result:
             return offline.run(handlers.handle(Request(command, arguments), uid, Alone(told)))
 
         yield Session(_sending(call), None)
@@ -139,7 +168,9 @@ def _sending(call: Callable[..., Result]) -> Callable[..., Result]:
             return {sent(key): sent(one) for key, one in value.items()}
         return [sent(one) for one in value] if isinstance(value, list) else value
 
-    def sending(command: str, /, told: Callable[[Result], None] | None = None, **arguments: object) -> Result:
+    def sending(
+        command: str, /, told: Callable[[Result], None] | None = None, **arguments: object
+    ) -> Result:
         words = {name: sent(value) if name in WORDS else value for name, value in arguments.items()}
         return call(command, told, **words)
 

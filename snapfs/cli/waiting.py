@@ -1,7 +1,9 @@
-"""Waiting for a daemon: who waits is told so after a while, may set a limit, and can always be interrupted.
+"""Waiting for a daemon: who waits is told so after a while, may set a limit, and can always be
+interrupted.
 
-A daemon is asked by its socket (``control.client``), and by the kernel, when a path in its mount is looked at. What the kernel waits for
-it lets nobody interrupt, so such looks are a thread's: whoever waits for that can give up, and its end comes with that of the process.
+A daemon is asked by its socket (``control.client``), and by the kernel, when a path in its mount is
+looked at. What the kernel waits for it lets nobody interrupt, so such looks are a thread's: whoever
+waits for that can give up, and its end comes with that of the process.
 """
 
 from __future__ import annotations
@@ -26,8 +28,12 @@ def patience(seconds: float | None, *, hurried: bool = False) -> Patience:
     return Patience(seconds, report, hurried)
 
 
-def looked(path: str, limit: Patience, look: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """What ``look`` finds at a path, or the exception that it raises. Raises ``CommandFailed`` when that takes too long."""
+def looked(
+    path: str, limit: Patience, look: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+) -> T:
+    """What ``look`` finds at a path, or the exception that it raises. Raises ``CommandFailed`` when
+    that takes too long.
+    """
     found: list[T] = []
     failed: list[BaseException] = []
 
@@ -42,11 +48,15 @@ def looked(path: str, limit: Patience, look: Callable[P, T], /, *args: P.args, *
     start = time.monotonic()
     _wait(thread, start, SILENT_SECONDS, limit.timeout)
     if thread.is_alive() and (limit.timeout is None or time.monotonic() - start < limit.timeout):
-        limit.say(f"waiting for the daemon of the mount that {path} leads to, which does not answer the kernel; Ctrl-C ends the waiting")
+        limit.say(
+            f"waiting for the daemon of the mount that {path} leads to, which does not "
+            "answer the kernel; Ctrl-C ends the waiting"
+        )
         _wait(thread, start, None, limit.timeout)
     if thread.is_alive():
         raise CommandFailed(
-            f"{path}: the daemon of this mount has not answered the kernel for {limit.timeout:g} seconds, as --timeout allows"
+            f"{path}: the daemon of this mount has not answered the kernel for "
+            f"{limit.timeout:g} seconds, as --timeout allows"
         )
     if failed:
         raise failed[0]

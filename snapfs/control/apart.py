@@ -1,6 +1,8 @@
-"""Work of a copy that may never end, for its target may not answer: done where it keeps nobody waiting, and left when nobody wants it.
+"""Work of a copy that may never end, for its target may not answer: done where it keeps nobody
+waiting, and left when nobody wants it.
 
-A command that copies an image by itself waits for it, as any program does. A daemon has threads for it (``threads``).
+A command that copies an image by itself waits for it, as any program does. A daemon has threads for
+it (``threads``).
 """
 
 from __future__ import annotations
@@ -32,11 +34,21 @@ def at_once() -> bool:
 class Apart(Protocol):
     """Where such work is done."""
 
-    async def run(self, work: Callable[[], T], *, over: Callable[[], bool], undo: Callable[[T], object] | None = None) -> T:
-        """Do it. Raises ``Left`` when ``over`` has been true for a while; ``undo`` is called with what comes after that."""
+    async def run(
+        self,
+        work: Callable[[], T],
+        *,
+        over: Callable[[], bool],
+        undo: Callable[[T], object] | None = None,
+    ) -> T:
+        """Do it. Raises ``Left`` when ``over`` has been true for a while; ``undo`` is called with
+        what comes after that.
+        """
 
     def shielded(self) -> AbstractContextManager[object]:
-        """What is awaited in it is awaited although the task is being cancelled; for some seconds."""
+        """What is awaited in it is awaited although the task is being
+        cancelled; for some seconds.
+        """
 
     @property
     def left(self) -> int:
@@ -48,7 +60,13 @@ class Here:
 
     left = 0
 
-    async def run(self, work: Callable[[], T], *, over: Callable[[], bool], undo: Callable[[T], object] | None = None) -> T:  # noqa: ARG002 - nothing is left here
+    async def run(
+        self,
+        work: Callable[[], T],
+        *,
+        over: Callable[[], bool],  # noqa: ARG002 - nothing is left here
+        undo: Callable[[T], object] | None = None,  # noqa: ARG002 - as above
+    ) -> T:
         """See ``Apart``."""
         return work()
 

@@ -1,4 +1,6 @@
-"""Arguments of requests: what JSON's types do not say yet. Whoever may ask a daemon can send anything, and some of it would be stored."""
+"""Arguments of requests: what JSON's types do not say yet. Whoever may ask a daemon can send
+anything, and some of it would be stored.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ RATE_MAX: Final = 1 << 62
 
 
 def check_text(arguments: dict[str, object]) -> None:
-    """Raises ``UsageError`` for texts that are no bytes in the coding of names: JSON can carry half a character, which nothing stores."""
+    """Raises ``UsageError`` for texts that are no bytes in the coding of names: JSON can carry half
+    a character, which nothing stores.
+    """
     waiting: list[object] = [arguments]
     while waiting:
         value = waiting.pop()
@@ -60,14 +64,18 @@ def way(path: str) -> list[bytes]:
 
 
 def rate_of(rate: int | None) -> int | None:
-    """Bytes a second, 0 for nothing, or ``NO_LIMIT``; None leaves it as it is. Raises ``UsageError``."""
+    """Bytes a second, 0 for nothing, or ``NO_LIMIT``; None leaves it as it is. Raises
+    ``UsageError``.
+    """
     if rate is not None and rate != NO_LIMIT and not 0 <= rate <= RATE_MAX:
         raise UsageError(f"{rate}: a rate is between 0 and {RATE_MAX} bytes a second")
     return rate
 
 
 def place_of(path: str) -> str:
-    """Where a copy goes: a path from the root, since the daemon is somewhere else, or ``mem:NAME``. Raises ``UsageError``."""
+    """Where a copy goes: a path from the root, since the daemon is somewhere else, or ``mem:NAME``.
+    Raises ``UsageError``.
+    """
     if "\0" in path:
         raise UsageError(f"{path!r}: no path has a zero byte")
     if not is_memory(path) and not os.path.isabs(path):

@@ -21,7 +21,9 @@ T = TypeVar("T")
 
 
 class Behind:
-    """The caller that a daemon is for itself; see ``caller.Caller``. Nothing of it waits when the copy is told that its user wants it."""
+    """The caller that a daemon is for itself; see ``caller.Caller``. Nothing of it waits when the
+    copy is told that its user wants it.
+    """
 
     def __init__(self, copying: Copying) -> None:
         self._copying = copying

@@ -1,4 +1,6 @@
-"""Whoever has asked for something that takes long: is told how it goes, and decides where the work waits."""
+"""Whoever has asked for something that takes long: is told how it goes, and decides where the work
+waits.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ T = TypeVar("T")
 
 
 class Caller(Protocol):
-    """What a handler of a long command needs. Each of these may raise when the caller has gone; then the command ends."""
+    """What a handler of a long command needs. Each of these may raise when the caller has gone;
+    then the command ends.
+    """
 
     async def tell(self, event: Result) -> None:
         """Report progress."""
@@ -26,7 +30,9 @@ class Caller(Protocol):
 
 
 class Alone:
-    """The caller is this process, and nobody else is kept waiting. Never waits for an event loop."""
+    """The caller is this process, and nobody else is kept waiting. Never
+    waits for an event loop.
+    """
 
     def __init__(self, told: Callable[[Result], None] | None = None) -> None:
         self._told = told

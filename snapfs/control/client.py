@@ -13,7 +13,14 @@ from typing import Any, Final, Protocol, Self
 
 from snapfs.control import registry
 from snapfs.control.mounts import Mount
-from snapfs.control.protocol import ANSWER_LIMIT, ControlError, Event, Result, decode_reply, encode_request
+from snapfs.control.protocol import (
+    ANSWER_LIMIT,
+    ControlError,
+    Event,
+    Result,
+    decode_reply,
+    encode_request,
+)
 from snapfs.errors import AccessDenied
 from snapfs.printable import quoted
 
@@ -24,7 +31,8 @@ UCRED: Final = struct.Struct("3i")
 CONNECT_SECONDS: Final = 10.0
 AGAIN_SECONDS: Final = 0.02
 
-#: After so many seconds without a word whoever waits is told so: sooner when the daemon is known to be stopped.
+#: After so many seconds without a word whoever waits is told so: sooner when the daemon is known to
+#: be stopped.
 STOPPED_SECONDS: Final = 3.0
 SILENT_SECONDS: Final = 10.0
 
@@ -44,13 +52,16 @@ class Options(Protocol):
 
 def peer(connection: Options) -> tuple[int, int]:
     """Process id and uid of the other side, from the kernel. Raises ``OSError``."""
-    pid, uid, _ = UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size))
+    pid, uid, _ = UCRED.unpack(
+        connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size)
+    )
     return pid, uid
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a daemon is waited for: ``timeout`` seconds without a word (None: for ever). ``say`` is told what is waited for.
+    """How long a daemon is waited for: ``timeout`` seconds without a word (None: for ever). ``say``
+    is told what is waited for.
 
     ``hurried``: one that is stopped is not waited for at all.
     """
@@ -63,17 +74,22 @@ class Patience:
 class Client:
     """A connection to one daemon. ``pid`` is the daemon's process."""
 
-    def __init__(self, connection: socket.socket, pid: int, patience: Patience | None = None) -> None:
+    def __init__(
+        self, connection: socket.socket, pid: int, patience: Patience | None = None
+    ) -> None:
         self.pid = pid
         self._connection = connection
         self._patience = patience or Patience()
         self._buffer = bytearray()
         self._has_said = False
 
-    def call(self, command: str, /, told: Callable[[Result], None] | None = None, **arguments: Any) -> Result:
+    def call(
+        self, command: str, /, told: Callable[[Result], None] | None = None, **arguments: Any
+    ) -> Result:
         """Send one request, wait for its answer; ``told`` is called with each event before it.
 
-        Raises what the handler raised, ``ControlError`` when the daemon is gone or has said nothing for as long as one is patient.
+        Raises what the handler raised, ``ControlError`` when the daemon is gone or has said nothing
+        for as long as one is patient.
         """
         line = self._exchange(encode_request(command, arguments), command)
         while isinstance(reply := decode_reply(line), Event):
@@ -93,13 +109,18 @@ class Client:
             while (end := self._buffer.find(b"\n", searched)) < 0:
                 searched = len(self._buffer)
                 if searched > ANSWER_LIMIT:
-                    raise ControlError(f"the daemon (process {self.pid}) answers with more than {ANSWER_LIMIT} bytes")
+                    raise ControlError(
+                        f"the daemon (process {self.pid}) answers with more than "
+                        f"{ANSWER_LIMIT} bytes"
+                    )
                 self._wait(select.POLLIN, command)
                 if not (piece := self._connection.recv(PIECE)):
                     raise ControlError(f"the daemon (process {self.pid}) ended before it answered")
                 self._buffer += piece
         except OSError as exc:
-            raise ControlError(f"the daemon (process {self.pid}) does not answer: {exc.strerror}") from exc
+            raise ControlError(
+                f"the daemon (process {self.pid}) does not answer: {exc.strerror}"
+            ) from exc
         line = bytes(self._buffer[: end + 1])
         del self._buffer[: end + 1]
         return line
@@ -116,23 +137,33 @@ class Client:
                 raise ControlError(f"the daemon (process {self.pid}{state}) does not answer")
             if limit is not None and waited >= limit:
                 raise ControlError(
-                    f"the daemon (process {self.pid}{self._state()}) has said nothing about '{command}' for {limit:g} seconds, "
+                    f"the daemon (process {self.pid}{self._state()}) has said nothing "
+                    f"about '{command}' for {limit:g} seconds, "
                     "as --timeout allows; what it was asked for may be done all the same"
                 )
-            if not self._has_said and (waited >= SILENT_SECONDS or (waited >= STOPPED_SECONDS and self._state())):
+            if not self._has_said and (
+                waited >= SILENT_SECONDS or (waited >= STOPPED_SECONDS and self._state())
+            ):
                 self._has_said = True
                 self._patience.say(
-                    f"waiting for the daemon (process {self.pid}{self._state()}) to answer '{command}'; Ctrl-C ends the waiting"
+                    f"waiting for the daemon (process {self.pid}{self._state()}) to "
+                    f"answer '{command}'; Ctrl-C ends the waiting"
                 )
 
     def _state(self) -> str:
-        """A process that is stopped answers nobody; ps(1) shows the state that the kernel says here (proc(5))."""
+        """A process that is stopped answers nobody; ps(1) shows the state that the kernel says here
+        (proc(5)).
+        """
         try:
             with open(f"/proc/{self.pid}/stat", "rb") as file:
                 state = file.read().rpartition(b") ")[2][:1]
         except OSError:
             return ""
-        return f", which is stopped: 'kill -CONT {self.pid}' lets it go on" if state in {b"T", b"t"} else ""
+        return (
+            f", which is stopped: 'kill -CONT {self.pid}' lets it go on"
+            if state in {b"T", b"t"}
+            else ""
+        )
 
     def close(self) -> None:
         """Hang up."""
@@ -150,24 +181,35 @@ def _left(since: float, limit: float | None) -> float:
 
 
 def of_mount(mount: Mount, patience: Patience | None = None) -> Client:
-    """The daemon of a mount. Raises ``AccessDenied`` when it is another user's, ``ControlError`` when none answers."""
+    """The daemon of a mount. Raises ``AccessDenied`` when it is another user's, ``ControlError``
+    when none answers.
+    """
     if os.geteuid() not in (0, mount.owner):
-        raise AccessDenied(f"{mount.path}: mounted by uid {mount.owner}: only that user and root may ask")
+        raise AccessDenied(
+            f"{mount.path}: mounted by uid {mount.owner}: only that user and root may ask"
+        )
     client = None
     for found in (registry.sockets_of_mount, registry.names_of_mount):
         client = client or _first(((place, mount.owner) for place in found(mount)), patience)
     if client is None:
-        raise ControlError(f"{mount.path}: its daemon does not answer: run 'snapfs umount --lazy {quoted(mount.path)}' and mount it again")
+        raise ControlError(
+            f"{mount.path}: its daemon does not answer: run 'snapfs umount --lazy "
+            f"{quoted(mount.path)}' and mount it again"
+        )
     return client
 
 
 def of_image(path: str, patience: Patience | None = None) -> Client | None:
     """The daemon that has this image mounted, or None."""
-    return _first(registry.sockets_of_image(path), patience) or _first(registry.names_of_image(path), patience)
+    return _first(registry.sockets_of_image(path), patience) or _first(
+        registry.names_of_image(path), patience
+    )
 
 
 def _first(places: Iterable[tuple[str, int]], patience: Patience | None = None) -> Client | None:
-    """The first that is of the right user. One that is busy is asked again; the names of strangers, which may be many, delay nobody."""
+    """The first that is of the right user. One that is busy is asked again; the names of strangers,
+    which may be many, delay nobody.
+    """
     waiting = list(places)
     end = time.monotonic() + CONNECT_SECONDS
     while waiting:
@@ -186,8 +228,12 @@ def _first(places: Iterable[tuple[str, int]], patience: Patience | None = None) 
 
 
 def _connected(place: str, uid: int) -> tuple[socket.socket, int] | bool:
-    """A connection to a daemon of this user, with its process; else whether it is worth asking again."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    """A connection to a daemon of this user, with its process; else whether it is worth asking
+    again.
+    """
+    connection = socket.socket(
+        socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+    )
     try:
         connection.connect(place)
         pid, other = peer(connection)

@@ -16,7 +16,9 @@ INTERRUPTED: Final = "interrupted"
 
 
 def of_volume(fs: Filesystem) -> Result:
-    """For ``info``. If what the volume says of a copy is damaged, it is read-only, and that reason is told instead."""
+    """For ``info``. If what the volume says of a copy is damaged, it is read-only, and that reason
+    is told instead.
+    """
     running = fs.volume.copies.current
     return {"copy": running and of_copy(running)}
 
@@ -38,7 +40,9 @@ def of_copy(one: RunningCopy) -> Result:
 
 
 def of_job(job: Job, image: str) -> Result:
-    """For the commands of copies: of one that this process makes, or made last. Bytes; ``rate`` None: no limit."""
+    """For the commands of copies: of one that this process makes, or made last. Bytes; ``rate``
+    None: no limit.
+    """
     size = job.copy.geometry.block_size
     return {
         "state": job.state,
@@ -51,7 +55,11 @@ def of_job(job: Job, image: str) -> Result:
         "since_ns": job.since_ns,
         "rate": job.wishes.rate,
         "on_error": "write" if job.wishes.copy_first else "copy",
-        "map": "in memory" if job.target.in_memory else job.map_file.path if job.map_file is not None else "on-volume",
+        "map": "in memory"
+        if job.target.in_memory
+        else job.map_file.path
+        if job.map_file is not None
+        else "on-volume",
         "registered": job.mark.registered,
         "reason": job.reason,
     }
@@ -74,5 +82,21 @@ def of_record(record: RunningCopy, image: str) -> Result:
 
 def of_preparation(destination: str, image: str) -> Result:
     """The same of one whose moment has not come yet."""
-    unknown = ("id", "generation", "copied", "total", "since_ns", "rate", "on_error", "map", "reason")
-    return {"state": SETTING_UP, "source": image, "destination": destination, "registered": False, **dict.fromkeys(unknown)}
+    unknown = (
+        "id",
+        "generation",
+        "copied",
+        "total",
+        "since_ns",
+        "rate",
+        "on_error",
+        "map",
+        "reason",
+    )
+    return {
+        "state": SETTING_UP,
+        "source": image,
+        "destination": destination,
+        "registered": False,
+        **dict.fromkeys(unknown),
+    }

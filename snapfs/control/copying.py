@@ -1,7 +1,8 @@
-"""The commands of full copies: begin one, tell how far it is, pause it, give it up (D1 to D4). What goes on behind is in ``filling``.
+"""The commands of full copies: begin one, tell how far it is, pause it, give it up (D1 to D4). What
+goes on behind is in ``filling``.
 
-A daemon copies behind for as long as it lives. For an image that nobody has mounted the command itself copies to the end, and where it
-stops another one goes on.
+A daemon copies behind for as long as it lives. For an image that nobody has mounted the command
+itself copies to the end, and where it stops another one goes on.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ from snapfs.snapshots.paths import path_bytes
 #: Seconds between two events.
 EVENT_SECONDS: Final = 0.25
 
-#: Threads that may be waiting for targets of earlier copies which do not answer: each keeps a target open.
+#: Threads that may be waiting for targets of earlier copies which do not answer: each keeps a
+#: target open.
 LEFT_MAX: Final = 8
 
 
@@ -59,7 +61,9 @@ class Copying(Filling):
         force: bool,
         owner: int,
     ) -> Result:
-        """Make the target a copy of this moment. Returns when it can be used as that; without a daemon, when it is complete."""
+        """Make the target a copy of this moment. Returns when it can be used as that; without a
+        daemon, when it is complete.
+        """
         paths = [path_bytes(path) for path in first]
         volume = self._fs.volume
         self._check_free()
@@ -68,22 +72,38 @@ class Copying(Filling):
         if is_memory(destination):
             memory.check_name(destination)
             if not self._is_live:
-                raise UsageError(f"{destination}: memory belongs to the daemon of a mounted volume: mount {self._image} first")
+                raise UsageError(
+                    f"{destination}: memory belongs to the daemon of a mounted volume: "
+                    f"mount {self._image} first"
+                )
             map_outside = True
         if map_outside is False and not registered:
-            raise UsageError("the volume cannot be written, so the map cannot be on it: use --map outside")
+            raise UsageError(
+                "the volume cannot be written, so the map cannot be on it: use --map outside"
+            )
         outside = map_outside is True or not registered
         if self.apart.left >= LEFT_MAX:
             raise CopyError(
-                f"{destination}: the targets of {self.apart.left} earlier copies do not answer: nothing more is tried before they do"
+                f"{destination}: the targets of {self.apart.left} earlier copies do not "
+                "answer: nothing more is tried before they do"
             )
         self._beginning, self._unwanted, self._removed = destination, False, False
         try:
-            prepared = await self.apart.run(lambda: self._prepare(destination, force=force), over=lambda: self._unwanted, undo=_give_back)
+            prepared = await self.apart.run(
+                lambda: self._prepare(destination, force=force),
+                over=lambda: self._unwanted,
+                undo=_give_back,
+            )
             job: Job | None = None
             try:
                 job = await self._engine.at_rest(
-                    Job.begin, volume, prepared, wishes, registered=registered, source_path=self._source_place(), owner=owner
+                    Job.begin,
+                    volume,
+                    prepared,
+                    wishes,
+                    registered=registered,
+                    source_path=self._source_place(),
+                    owner=owner,
                 )
                 self.job = job
                 await self._set_up(job, paths, registered=registered, outside=outside, force=force)
@@ -94,29 +114,44 @@ class Copying(Filling):
                     raise CopyError(f"{destination}: the copy has failed: {reason}") from exc
                 raise
         except Left as exc:
-            raise CopyError(f"{destination}: the copy was cancelled; its target does not answer") from exc
+            raise CopyError(
+                f"{destination}: the copy was cancelled; its target does not answer"
+            ) from exc
         finally:
             self._beginning, self._unwanted = None, False
         if not self._is_live:
             await self.go_on(caller)
         self.wake()
         # What only memory has is not safe before it is copied, whatever the caller does next.
-        while self._is_live and self._is_volatile and not job.target.in_memory and job.state == COPYING and job.wishes.rate != 0:
+        while (
+            self._is_live
+            and self._is_volatile
+            and not job.target.in_memory
+            and job.state == COPYING
+            and job.wishes.rate != 0
+        ):
             await caller.tell(self.status())
             await caller.pause(EVENT_SECONDS)
         return self.status()
 
-    async def _set_up(self, job: Job, paths: Sequence[bytes], *, registered: bool, outside: bool, force: bool) -> None:
+    async def _set_up(
+        self, job: Job, paths: Sequence[bytes], *, registered: bool, outside: bool, force: bool
+    ) -> None:
         await self._apart(job, lambda: job.copy_initial_part(paths, self._check_wanted))
         if job.target.in_memory:
             job.map_file = map_file.map_in_memory(job.copy.map.size)
         elif outside:
             where = map_file.map_path(job.target)
             job.map_file = await self._apart(
-                job, lambda: map_file.make_map(where, job.copy.map.size, force=force, refuse=self._refuse), undo=map_file.discard
+                job,
+                lambda: map_file.make_map(
+                    where, job.copy.map.size, force=force, refuse=self._refuse
+                ),
+                undo=map_file.discard,
             )
         if registered and not job.target.in_memory:
-            # From here on whoever opens the volume looks for the copy, and forgets it while its target does not say that it is set up.
+            # From here on whoever opens the volume looks for the copy, and forgets it while its
+            # target does not say that it is set up.
             job.record = await self._engine.arrange(job.register, self._fs.volume)
         await self._apart(job, job.put_map)
         self._check_wanted()
@@ -135,14 +170,24 @@ class Copying(Filling):
         volume = self._fs.volume
         if is_memory(destination):
             return target.in_memory(destination, volume.geometry.size, memory.publish)
-        return target.prepare(destination, without_copy(volume.device), volume.geometry.size, force=force, refuse=self._refuse)
+        return target.prepare(
+            destination,
+            without_copy(volume.device),
+            volume.geometry.size,
+            force=force,
+            refuse=self._refuse,
+        )
 
     def _refuse(self, path: str, status: os.stat_result) -> None:
-        """Raises ``UsageError`` for a place in the volume itself: whoever writes there waits for this daemon."""
+        """Raises ``UsageError`` for a place in the volume itself: whoever writes there waits for
+        this daemon.
+        """
         if self._mount_device is not None:
             refuse_nested(path, status, self._mount_device)
 
-    async def _abandon(self, prepared: target.Target, job: Job | None, reason: str, *, is_left: bool) -> None:
+    async def _abandon(
+        self, prepared: target.Target, job: Job | None, reason: str, *, is_left: bool
+    ) -> None:
         """It could not be set up: leave nothing of it, also when the task is being cancelled."""
         with self.apart.shielded():
             if job is None:
@@ -161,23 +206,39 @@ class Copying(Filling):
                 detach(self._fs.volume)
                 self.job = None
 
-    async def resume(self, caller: Caller, destination: str | None, *, rate: int | None, owner: int) -> Result:
+    async def resume(
+        self, caller: Caller, destination: str | None, *, rate: int | None, owner: int
+    ) -> Result:
         """Go on with a copy that was paused or interrupted, at another rate if one is given."""
         volume = self._fs.volume
         if self._is_over and destination is not None and volume.copies.current is None:
             where = destination
             resumed = await self.apart.run(
-                lambda: resume_unregistered(volume, where, since_ns=time.time_ns(), owner=owner), over=never, undo=Job.close
+                lambda: resume_unregistered(volume, where, since_ns=time.time_ns(), owner=owner),
+                over=never,
+                undo=Job.close,
             )
-            # A daemon may have begun something else meanwhile, or have written before the copy stood before its device.
-            if self.has_work or self._beginning is not None or volume.generation != resumed.mark.generation or volume.unsaved:
+            # A daemon may have begun something else meanwhile, or have written before the copy
+            # stood before its device.
+            if (
+                self.has_work
+                or self._beginning is not None
+                or volume.generation != resumed.mark.generation
+                or volume.unsaved
+            ):
                 if volume.device is resumed.before:
                     detach(volume)
                 await self._in_a_moment(resumed.close)
-                raise CopyError(f"{where}: its source {self._image} is being changed: unmount it, and go on with the copy then")
+                raise CopyError(
+                    f"{where}: its source {self._image} is being changed: unmount it, "
+                    "and go on with the copy then"
+                )
             self.job = resumed
         job = self._running()
-        wished = Wishes(job.wishes.copy_first, job.wishes.rate if rate is None else None if rate == NO_LIMIT else rate)
+        wished = Wishes(
+            job.wishes.copy_first,
+            job.wishes.rate if rate is None else None if rate == NO_LIMIT else rate,
+        )
         if job.wishes != wished:
             job.wishes = wished
             await self._remember(job)
@@ -195,7 +256,9 @@ class Copying(Filling):
         return self.status()
 
     async def cancel(self, caller: Caller, name: str | None = None) -> Result:
-        """Give the copy up: its target is of no use then, and goes if it was made for the copy. Or a complete one in memory by its name."""
+        """Give the copy up: its target is of no use then, and goes if it was made for the copy. Or
+        a complete one in memory by its name.
+        """
         if name is not None and self.give_back(name):
             return {"state": CANCELLED, "destination": name, "removed": True}
         if name is not None and name not in (self._beginning, str(self.job and self.job.target)):
@@ -223,10 +286,15 @@ class Copying(Filling):
         where = None
         if self._beginning is not None or not self._is_over:
             where = self._beginning or str(self.job and self.job.target)
-        elif self._fs.volume.copies.current is not None:  # the copy would think that it is of itself
+        elif (
+            self._fs.volume.copies.current is not None
+        ):  # the copy would think that it is of itself
             where = os.fsdecode(self._fs.volume.copies.current.destination)
         if where is not None:
-            raise CopyError(f"{self._image}: a copy of it to {where} is running already: wait until it is complete, or cancel it")
+            raise CopyError(
+                f"{self._image}: a copy of it to {where} is running already: wait until "
+                "it is complete, or cancel it"
+            )
 
     async def _remember(self, job: Job) -> None:
         if job.record is not None:

@@ -13,7 +13,9 @@ from snapfs.snapshots import Instance, SetDeletion, space
 def of_volume(fs: Filesystem) -> Result:
     """See ``space.Usage``."""
     block_size = fs.volume.geometry.block_size
-    return {name: blocks * block_size for name, blocks in dataclasses.asdict(space.usage(fs)).items()}
+    return {
+        name: blocks * block_size for name, blocks in dataclasses.asdict(space.usage(fs)).items()
+    }
 
 
 def of_snapshots(fs: Filesystem, instances: Iterable[Instance]) -> list[Result]:
@@ -23,7 +25,12 @@ def of_snapshots(fs: Filesystem, instances: Iterable[Instance]) -> list[Result]:
     out = []
     for one in instances:
         refers = space.refers(one)
-        out.append({"refers": None if refers is None else refers * block_size, "only_here": alone.get(one.id, 0) * block_size})
+        out.append(
+            {
+                "refers": None if refers is None else refers * block_size,
+                "only_here": alone.get(one.id, 0) * block_size,
+            }
+        )
     return out
 
 
@@ -32,5 +39,7 @@ def of_deletion(fs: Filesystem, deletion: SetDeletion) -> Result:
     return {
         "names": [one.name for one in deletion.deleted],
         "frees": deletion.blocks * fs.volume.geometry.block_size,
-        "refused": [{"name": name, "reason": str(reason)} for name, reason in deletion.refused.items()],
+        "refused": [
+            {"name": name, "reason": str(reason)} for name, reason in deletion.refused.items()
+        ],
     }

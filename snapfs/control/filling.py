@@ -1,6 +1,8 @@
-"""A copy that goes on: what is done behind, how it ends, and how it is let go of when the process ends (D4).
+"""A copy that goes on: what is done behind, how it ends, and how it is let go of when the process
+ends (D4).
 
-Whatever waits for the target is done ``apart``, and left when nobody wants the copy any more: the target may never answer.
+Whatever waits for the target is done ``apart``, and left when nobody wants the copy any more: the
+target may never answer.
 """
 
 from __future__ import annotations
@@ -18,7 +20,16 @@ from snapfs.control.apart import Apart, Here, Left, at_once
 from snapfs.control.caller import Caller
 from snapfs.control.pace import Pace
 from snapfs.control.protocol import Result
-from snapfs.copying import CANCELLED, COMPLETE, FAILED_STATE, Job, detach, target, unregister, without_copy
+from snapfs.copying import (
+    CANCELLED,
+    COMPLETE,
+    FAILED_STATE,
+    Job,
+    detach,
+    target,
+    unregister,
+    without_copy,
+)
 from snapfs.copying.patience import WAIT_SECONDS, Attempt
 from snapfs.device import RamDevice
 from snapfs.errors import CopyError, SnapfsError
@@ -56,10 +67,19 @@ class Engine(Protocol):
 class Filling:
     """The copies of one volume: one at a time. ``job`` is the one that goes on, or the last one.
 
-    ``mount_device``: the device number of the mount of a daemon, which copies behind; None: nobody has the volume mounted.
+    ``mount_device``: the device number of the mount of a daemon, which copies behind; None: nobody
+    has the volume mounted.
     """
 
-    def __init__(self, engine: Engine, fs: Filesystem, image: str, *, mount_device: int | None, job: Job | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        fs: Filesystem,
+        image: str,
+        *,
+        mount_device: int | None,
+        job: Job | None = None,
+    ) -> None:
         self._engine = engine
         self._fs = fs
         self._image = image
@@ -93,19 +113,30 @@ class Filling:
             return job
         if job is None and known is not None:
             where = f"{self._image}: its copy to {os.fsdecode(known.destination)}"
-            raise CopyError(f"{where} is interrupted, and cannot be touched while the volume is mounted read-only")
+            raise CopyError(
+                f"{where} is interrupted, and cannot be touched while the volume is "
+                "mounted read-only"
+            )
         raise CopyError(f"{self._image}: no copy of it is running")
 
     @property
     def _is_over(self) -> bool:
         return self.job is None or self.job.ended is not None
 
-    async def _apart(self, job: Job, work: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
+    async def _apart(
+        self, job: Job, work: Callable[[], T], undo: Callable[[T], object] | None = None
+    ) -> T:
         """Do what waits for the target, as long as somebody wants the copy. Raises ``Left``."""
-        return await self.apart.run(work, over=lambda: self._unwanted or job.unwanted or job.before.failed is not None, undo=undo)
+        return await self.apart.run(
+            work,
+            over=lambda: self._unwanted or job.unwanted or job.before.failed is not None,
+            undo=undo,
+        )
 
     async def _in_a_moment(self, work: Callable[[], T]) -> T | None:
-        """Do what is left to be done when a copy has ended; None when its target does not answer."""
+        """Do what is left to be done when a copy has ended; None when its
+        target does not answer.
+        """
         try:
             return await self.apart.run(work, over=at_once)
         except Left:
@@ -125,7 +156,11 @@ class Filling:
             if self._is_volatile and not job.target.in_memory:
                 self._finish(job)
             if job.before.failed is None and not Attempt(job.settle).wait(END_SECONDS):
-                log.warning("the target of the copy to %s does not answer: some of it is copied again later", job.target)
+                log.warning(
+                    "the target of the copy to %s does not answer: some of it is copied "
+                    "again later",
+                    job.target,
+                )
                 self.hurry()
             if job.target.in_memory:
                 job.target.remove()
@@ -145,18 +180,26 @@ class Filling:
             if not _answered(job.step):
                 _answered(job.settle)
         if not job.copy.complete or job.before.failed is not None or not _answered(job.finish):
-            log.critical("the copy to %s is not complete, and cannot become so: %s", job.target, job.reason)
+            log.critical(
+                "the copy to %s is not complete, and cannot become so: %s", job.target, job.reason
+            )
 
     def publish_again(self) -> None:
-        """Let copies in memory be found by their names when the directory with those has gone, as at the end of a session."""
+        """Let copies in memory be found by their names when the directory with those has gone, as
+        at the end of a session.
+        """
         running = [self.job.target] if self.job is not None and not self._is_over else []
         for one in (*self._held.values(), *running):
             if isinstance(one.device, RamDevice) and memory.find(str(one)) is None:
-                with contextlib.suppress(SnapfsError, OSError):  # as for the socket: whoever looks for it is told that it is not there
+                with contextlib.suppress(
+                    SnapfsError, OSError
+                ):  # as for the socket: whoever looks for it is told that it is not there
                     memory.publish(str(one), one.device.place)
 
     def give_back(self, name: str) -> bool:
-        """Give up a complete copy in memory; False when there is none of that name. Whoever has it open keeps it."""
+        """Give up a complete copy in memory; False when there is none of that name. Whoever has it
+        open keeps it.
+        """
         held = self._held.pop(name, None)
         if held is None:
             return False
@@ -192,13 +235,19 @@ class Filling:
             if now - told >= EVENT_SECONDS:
                 told = now
                 await caller.tell(self.status())
-            if job.unwanted or job.before.failed is not None or (job.copy.complete and await self._apart(job, job.finish)):
+            if (
+                job.unwanted
+                or job.before.failed is not None
+                or (job.copy.complete and await self._apart(job, job.finish))
+            ):
                 return
             if job.wishes.paused or job.wishes.rate == 0 or job.before.blocked is not None:
                 await self._apart(job, job.settle)
                 if not self._is_live and job.before.blocked is not None:
                     reason = f"{job.target.path}: the copy cannot go on: {job.before.blocked}"
-                    raise CopyError(f"{reason}; when it can, run 'snapfs copy resume {quoted(job.target.path)}'")
+                    raise CopyError(
+                        f"{reason}; when it can, run 'snapfs copy resume {quoted(job.target.path)}'"
+                    )
                 await caller.pause(IDLE_SECONDS)
                 if job.before.blocked is not None and not job.wishes.paused:
                     await self._apart(job, job.step)
@@ -225,7 +274,10 @@ class Filling:
         if job.before.failed is None:
             await self._in_a_moment(lambda: job.fail("it was cancelled"))
             if job.before.failed is None:  # else nothing may be overwritten before it is copied
-                raise CopyError(f"{self._image}: does not answer, so that the copy to {job.target} cannot be given up")
+                raise CopyError(
+                    f"{self._image}: does not answer, so that the copy to {job.target} "
+                    "cannot be given up"
+                )
         self._removed = bool(await self._in_a_moment(job.remove_target))
         await self._release(job, CANCELLED)
         log.info("the copy to %s was cancelled", job.target)
@@ -240,7 +292,11 @@ class Filling:
             try:
                 await self._engine.arrange(unregister, volume)
             except SnapfsError as exc:
-                log.warning("the copy to %s has ended, and is looked for at the next mount: %s", job.target.path, exc)
+                log.warning(
+                    "the copy to %s has ended, and is looked for at the next mount: %s",
+                    job.target.path,
+                    exc,
+                )
         detach(volume)
         await self._in_a_moment(lambda: job.close(ended))
         job.ended = job.ended or ended

@@ -1,4 +1,6 @@
-"""The command ``snapshot.hot``: what was written most since a snapshot. It tells names, so not to everybody."""
+"""The command ``snapshot.hot``: what was written most since a snapshot. It tells names, so not to
+everybody.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from snapfs.snapshots.hot import HOT_LIMIT, HOT_LIMIT_MAX, Heat
 class Hot(Comparing):
     """Looks at the present as it is sealed, beside a snapshot."""
 
-    async def hot(self, call: Callable[..., Any], settle: Callable[[], Any], name: str, limit: int | None) -> Result:
+    async def hot(
+        self, call: Callable[..., Any], settle: Callable[[], Any], name: str, limit: int | None
+    ) -> Result:
         """The files and the blocks that were written most, ``limit`` of each."""
         wanted = HOT_LIMIT if limit is None else limit
         if not 0 < wanted <= HOT_LIMIT_MAX:
@@ -32,11 +36,23 @@ class Hot(Comparing):
             "name": name,
             "block_size": self._fs.volume.geometry.block_size,
             "files": [
-                {"path": _path(one.path), "ino": one.ino, "writes": one.writes, "blocks": one.blocks, "saturated": one.saturated}
+                {
+                    "path": _path(one.path),
+                    "ino": one.ino,
+                    "writes": one.writes,
+                    "blocks": one.blocks,
+                    "saturated": one.saturated,
+                }
                 for one in heat.files
             ],
             "blocks": [
-                {"path": _path(one.path), "ino": one.ino, "index": one.index, "writes": one.writes, "saturated": one.saturated}
+                {
+                    "path": _path(one.path),
+                    "ino": one.ino,
+                    "index": one.index,
+                    "writes": one.writes,
+                    "saturated": one.saturated,
+                }
                 for one in heat.blocks
             ],
         }

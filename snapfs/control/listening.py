@@ -1,8 +1,10 @@
-"""Sockets of a daemon: made so that nobody takes one for dead while it is made, and made anew when somebody has removed it.
+"""Sockets of a daemon: made so that nobody takes one for dead while it is made, and made anew when
+somebody has removed it.
 
-A daemon listens twice. At a path (``registry``), where commands look first; and by an abstract name (unix(7)), which no end of a
-session, no cleaning of directories and no stranger who was there first can take away. An abstract name can be had by anybody, so it
-says nothing about who listens: both sides compare the other's uid, and a random end keeps others from having it first.
+A daemon listens twice. At a path (``registry``), where commands look first; and by an abstract name
+(unix(7)), which no end of a session, no cleaning of directories and no stranger who was there first
+can take away. An abstract name can be had by anybody, so it says nothing about who listens: both
+sides compare the other's uid, and a random end keeps others from having it first.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from snapfs.control.protocol import ControlError
 #: Connections that the kernel keeps waiting before it refuses more.
 BACKLOG: Final = 128
 
-#: How long another process may take to make its socket, in seconds; it needs a moment, unless it is stopped in it.
+#: How long another process may take to make its socket, in seconds; it needs a moment, unless it is
+#: stopped in it.
 ALONE_SECONDS: Final = 1.0
 
 #: Seconds between two tries to get it. Others have it for some system calls.
@@ -33,10 +36,13 @@ Identity = tuple[int, int, int]
 def at_path(path: str) -> socket.socket:
     """A socket that listens at a path, in place of whatever was there. Raises ``ControlError``.
 
-    It has the path only when it listens: one that is bound and does not listen looks like that of a daemon that is gone.
+    It has the path only when it listens: one that is bound and does not listen looks like that of a
+    daemon that is gone.
     """
     directory, name = os.path.split(path)
-    beginning = os.path.join(directory, f".{os.getpid()}")  # not longer than any name, see ``registry.ADDRESS_LIMIT``
+    beginning = os.path.join(
+        directory, f".{os.getpid()}"
+    )  # not longer than any name, see ``registry.ADDRESS_LIMIT``
     listener = _made()
     try:
         with alone(directory) as is_alone:
@@ -55,7 +61,9 @@ def at_path(path: str) -> socket.socket:
 
 
 def by_name(key: str) -> socket.socket:
-    """A socket that listens by an abstract name, which ``registry`` finds by the key. Raises ``ControlError``."""
+    """A socket that listens by an abstract name, which ``registry`` finds by the key. Raises
+    ``ControlError``.
+    """
     listener = _made()
     try:
         listener.bind(f"{registry.abstract_prefix(os.geteuid())}{key}/{os.urandom(8).hex()}")
@@ -67,7 +75,9 @@ def by_name(key: str) -> socket.socket:
 
 
 def _made() -> socket.socket:
-    """Raises ``ControlError``, also for a daemon that has too many open files: it tries again later."""
+    """Raises ``ControlError``, also for a daemon that has too many open files: it tries again
+    later.
+    """
     try:
         return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     except OSError as exc:
@@ -75,7 +85,9 @@ def _made() -> socket.socket:
 
 
 def identity(path: str) -> Identity | None:
-    """Which file a path leads to; None when there is none. Numbers are used again, so the time of its last renaming tells, too."""
+    """Which file a path leads to; None when there is none. Numbers are used again, so the time of
+    its last renaming tells, too.
+    """
     try:
         status = os.lstat(path)
     except OSError:
@@ -84,7 +96,9 @@ def identity(path: str) -> Identity | None:
 
 
 def remove(path: str, mine: Identity | None) -> None:
-    """Remove a socket if the path still leads to the one that ``identity`` saw: a daemon that came later may have its own there."""
+    """Remove a socket if the path still leads to the one that ``identity`` saw: a daemon that came
+    later may have its own there.
+    """
     with contextlib.suppress(OSError), alone(os.path.dirname(path)):
         if mine is not None and identity(path) == mine:
             os.unlink(path)
@@ -92,7 +106,9 @@ def remove(path: str, mine: Identity | None) -> None:
 
 @contextlib.contextmanager
 def alone(directory: str) -> Iterator[bool]:
-    """No other daemon makes or removes sockets in a directory meanwhile; False when one has kept it for too long. Raises ``OSError``."""
+    """No other daemon makes or removes sockets in a directory meanwhile; False when one has kept it
+    for too long. Raises ``OSError``.
+    """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield _locked(descriptor)

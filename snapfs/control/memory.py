@@ -1,6 +1,8 @@
-"""Copies in memory have names: ``mem:NAME`` is a link to the memory of the daemon that holds it, in the directory where it listens.
+"""Copies in memory have names: ``mem:NAME`` is a link to the memory of the daemon that holds it, in
+the directory where it listens.
 
-Other processes open it through /proc, as an image; who already has it open keeps it when the daemon ends.
+Other processes open it through /proc, as an image; who already has it open keeps it when the daemon
+ends.
 """
 
 from __future__ import annotations
@@ -25,12 +27,17 @@ def check_name(target: str) -> str:
     """The name in ``mem:NAME``. Raises ``UsageError`` for what cannot be one."""
     name = target.removeprefix(MEMORY_PREFIX)
     if not _NAME.fullmatch(name):
-        raise UsageError(f"{target}: a copy in memory is named by letters, digits and signs, beginning with a letter, as in mem:then")
+        raise UsageError(
+            f"{target}: a copy in memory is named by letters, digits and signs, "
+            "beginning with a letter, as in mem:then"
+        )
     return name
 
 
 def publish(target: str, place: str) -> str:
-    """Let ``mem:NAME`` lead to ``place``; the path of the link. Raises ``UsageError`` when the name is taken."""
+    """Let ``mem:NAME`` lead to ``place``; the path of the link. Raises ``UsageError`` when the name
+    is taken.
+    """
     name = check_name(target)
     path = os.path.join(registry.own_directory(name + _SUFFIX), name + _SUFFIX)
     while find(target) is None:
@@ -40,7 +47,10 @@ def publish(target: str, place: str) -> str:
         with contextlib.suppress(FileNotFoundError), pin_link(path) as found:
             if not _is_there(path):
                 found.remove()  # of a daemon that is gone
-    raise UsageError(f"{target}: there is one already: choose another name, or give that up ('snapfs copy cancel {target}')")
+    raise UsageError(
+        f"{target}: there is one already: choose another name, or give that up ('snapfs "
+        f"copy cancel {target}')"
+    )
 
 
 def find(target: str) -> str | None:

@@ -1,7 +1,9 @@
-"""Does a file or device lie in a mounted volume? Whoever copies a volume into itself has the daemon wait for itself.
+"""Does a file or device lie in a mounted volume? Whoever copies a volume into itself has the daemon
+wait for itself.
 
-It may lie there directly, through whatever bind mount; or in a filesystem whose device stands on a file there (a loop device, however
-deep); or in another mounted volume whose image is there. What no kernel and no daemon tells cannot be found.
+It may lie there directly, through whatever bind mount; or in a filesystem whose device stands on a
+file there (a loop device, however deep); or in another mounted volume whose image is there. What no
+kernel and no daemon tells cannot be found.
 """
 
 from __future__ import annotations
@@ -26,13 +28,19 @@ DEPTH: Final = 32
 
 
 def refuse_nested(path: str, status: os.stat_result, device: int) -> None:
-    """Raises ``UsageError`` for a path with this status that lies in the mount with this device number. May block."""
+    """Raises ``UsageError`` for a path with this status that lies in the mount with this device
+    number. May block.
+    """
     if any(number == device for number in filesystems_below(status)):
-        raise UsageError(f"{path}: is in the volume that is to be copied: choose a place outside of it")
+        raise UsageError(
+            f"{path}: is in the volume that is to be copied: choose a place outside of it"
+        )
 
 
 def filesystems_below(status: os.stat_result) -> Iterator[int]:
-    """The device numbers of all filesystems that a file or a block device depends on, as far as that can be told."""
+    """The device numbers of all filesystems that a file or a block device depends on, as far as
+    that can be told.
+    """
     waiting = [(status.st_rdev, True) if stat.S_ISBLK(status.st_mode) else (status.st_dev, False)]
     seen = set(waiting)
     while waiting and len(seen) <= DEPTH:
@@ -54,7 +62,10 @@ def _below_device(number: int) -> list[tuple[int, bool]]:
         if pinned.is_block_device and pinned.status().st_rdev == number:
             descriptor = pinned.open(os.O_RDONLY)
             try:
-                return [(one.storage.device, False) if one.storage.device else (one.storage.inode, True) for one in below(descriptor)]
+                return [
+                    (one.storage.device, False) if one.storage.device else (one.storage.inode, True)
+                    for one in below(descriptor)
+                ]
             finally:
                 os.close(descriptor)
     return []
@@ -73,7 +84,9 @@ def _below_filesystem(number: int) -> list[tuple[int, bool]]:
 
 
 def _source(mount: Mount) -> str:
-    """The path of what is mounted, as its daemon says if it is one of ours. Raises ``SnapfsError`` when nobody says."""
+    """The path of what is mounted, as its daemon says if it is one of ours. Raises ``SnapfsError``
+    when nobody says.
+    """
     if mount.is_ours:
         with client.of_mount(mount, client.Patience(ANSWER_SECONDS)) as daemon:
             return str(daemon.call("hello")["image"])

@@ -1,6 +1,7 @@
 """The engine for an image that nobody has mounted: the core, driven synchronously in this process.
 
-It has the daemon's interface, so that the same handlers serve both. Its coroutines never wait, so ``run`` needs no event loop.
+It has the daemon's interface, so that the same handlers serve both. Its coroutines never wait, so
+``run`` needs no event loop.
 """
 
 from __future__ import annotations
@@ -45,7 +46,15 @@ class OfflineEngine:
         facts: Facts = snapshots.NO_FACTS,
     ) -> Instance:
         """Make a snapshot."""
-        return self._durable(snapshots.create, name, origin=origin, targets=targets, owner=owner, permit=permit, facts=facts)
+        return self._durable(
+            snapshots.create,
+            name,
+            origin=origin,
+            targets=targets,
+            owner=owner,
+            permit=permit,
+            facts=facts,
+        )
 
     async def settle(self) -> None:
         """Every write is durable already."""
@@ -56,8 +65,12 @@ class OfflineEngine:
             commit(self.fs.volume)
         return function(*args, **kwargs)
 
-    async def delete_snapshots(self, names: Sequence[str], *, permit: Permit = snapshots.anyone) -> SetDeletion:
-        """Delete snapshots and take their space back at once: there is no daemon that could do it later."""
+    async def delete_snapshots(
+        self, names: Sequence[str], *, permit: Permit = snapshots.anyone
+    ) -> SetDeletion:
+        """Delete snapshots and take their space back at once: there is no daemon that could do it
+        later.
+        """
         deletion = self._durable(snapshots.delete_set, names, permit=permit)
         if deletion.deleted:
             while drive(self.fs.volume, self.fs.work):
@@ -65,11 +78,15 @@ class OfflineEngine:
             commit(self.fs.volume)
         return deletion
 
-    async def rename_snapshot(self, name: str, new_name: str, *, permit: Permit = snapshots.anyone) -> Instance:
+    async def rename_snapshot(
+        self, name: str, new_name: str, *, permit: Permit = snapshots.anyone
+    ) -> Instance:
         """Rename a snapshot."""
         return self._durable(snapshots.rename, name, new_name, permit=permit)
 
-    async def change_facts(self, name: str, change: Callable[[Facts], Facts], *, permit: Permit = snapshots.anyone) -> Instance:
+    async def change_facts(
+        self, name: str, change: Callable[[Facts], Facts], *, permit: Permit = snapshots.anyone
+    ) -> Instance:
         """Say something else about a snapshot."""
         return self._durable(snapshots.change_facts, name, change, permit=permit)
 
@@ -91,7 +108,9 @@ class OfflineEngine:
         commit(self.fs.volume)
         return result
 
-    async def purge(self, places: Sequence[Place], *, permit: Permit = snapshots.anyone) -> list[Place]:
+    async def purge(
+        self, places: Sequence[Place], *, permit: Permit = snapshots.anyone
+    ) -> list[Place]:
         """Take names out of snapshots."""
         done: list[Place] = []
         for portion in snapshots.portions(places):
@@ -115,15 +134,21 @@ class OfflineEngine:
 
 
 @contextlib.contextmanager
-def opened(path: str, *, write: bool, damaged: bool = False, go_on: bool = True) -> Iterator[Handlers]:
-    """Handlers for the volume in an image, which is locked meanwhile. Raises ``VolumeBusy``, ``VolumeError``, ``DeviceError``.
+def opened(
+    path: str, *, write: bool, damaged: bool = False, go_on: bool = True
+) -> Iterator[Handlers]:
+    """Handlers for the volume in an image, which is locked meanwhile. Raises ``VolumeBusy``,
+    ``VolumeError``, ``DeviceError``.
 
-    A copy that the volume remembers is gone on with, as far as what is written needs it; without ``go_on`` nothing may be written before it
-    is given up. With ``damaged`` also for one that has lost some of its tables, as far as they can be read.
+    A copy that the volume remembers is gone on with, as far as what is written needs it; without
+    ``go_on`` nothing may be written before it is given up. With ``damaged`` also for one that has
+    lost some of its tables, as far as they can be read.
     """
     device = open_image(path, read_only=not write)
     try:
-        volume, trouble = open_damaged(device) if damaged else (Volume.open(device, read_only=not write), None)
+        volume, trouble = (
+            open_damaged(device) if damaged else (Volume.open(device, read_only=not write), None)
+        )
         job = attach(volume) if write and go_on else None
         fs = Filesystem(volume)
         handlers = Handlers(OfflineEngine(fs), fs, trouble=trouble, job=job)

@@ -1,4 +1,5 @@
-"""What goes over a daemon's socket: one JSON object per line, a request, then its answer; before that, events if the work takes long.
+"""What goes over a daemon's socket: one JSON object per line, a request, then its answer; before
+that, events if the work takes long.
 
 ::
 
@@ -7,8 +8,9 @@
     {"v": 1, "result": {...}}
     {"v": 1, "error": {"kind": "NameTaken", "message": "..."}}
 
-An error's kind is the name of its class in ``snapfs.errors``, so that a command ends the same way whether a daemon was
-asked or the image opened. Lines are bounded, and nothing is believed before it has been checked.
+An error's kind is the name of its class in ``snapfs.errors``, so that a command ends the same way
+whether a daemon was asked or the image opened. Lines are bounded, and nothing is believed before it
+has been checked.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ VERSION: Final = 1
 #: The command that mounts a snapshot beside the volume; see ``showing``.
 MOUNT_SNAPSHOT: Final = "snapshot.mount"
 
-#: Longest request and longest answer, in bytes with the newline: 16,000 snapshots named, and listed, which takes about 8 MiB.
+#: Longest request and longest answer, in bytes with the newline: 16,000 snapshots named, and
+#: listed, which takes about 8 MiB.
 REQUEST_LIMIT: Final = 1 << 20
 ANSWER_LIMIT: Final = 32 << 20
 
@@ -75,7 +78,9 @@ def decode_request(line: bytes) -> Request:
 def encode_result(result: Result) -> bytes:
     """The line for an answer. One that is too long becomes an error."""
     line = _line({"result": result})
-    return line if len(line) <= ANSWER_LIMIT else encode_error(ControlError("the answer is too long"))
+    return (
+        line if len(line) <= ANSWER_LIMIT else encode_error(ControlError("the answer is too long"))
+    )
 
 
 def encode_event(event: Result) -> bytes:
@@ -84,16 +89,23 @@ def encode_event(event: Result) -> bytes:
 
 
 def encode_error(error: BaseException) -> bytes:
-    """The line for a failure. Only errors of snapfs show their text; what else happens inside is for the log."""
+    """The line for a failure. Only errors of snapfs show their text; what else happens inside is
+    for the log.
+    """
     if isinstance(error, SnapfsError):
         kind, text = type(error).__name__, str(error)
     else:
-        kind, text = "ControlError", f"internal error in the daemon: {type(error).__name__}; its log has the details"
+        kind, text = (
+            "ControlError",
+            f"internal error in the daemon: {type(error).__name__}; its log has the details",
+        )
     return _line({"error": {"kind": kind, "message": text}})
 
 
 def decode_answer(line: bytes) -> Result:
-    """The result; or raises the error that the answer carries, as the class that the handler raised."""
+    """The result; or raises the error that the answer carries, as the class that the handler
+    raised.
+    """
     return _answer(_message(line))
 
 
@@ -108,7 +120,11 @@ def _answer(message: dict[str, Any]) -> Result:
     result, error = message.get("result"), message.get("error")
     if isinstance(result, dict):
         return result
-    if not isinstance(error, dict) or not isinstance(error.get("kind"), str) or not isinstance(error.get("message"), str):
+    if (
+        not isinstance(error, dict)
+        or not isinstance(error.get("kind"), str)
+        or not isinstance(error.get("message"), str)
+    ):
         raise ControlError("the daemon's answer makes no sense: is it another version of snapfs?")
     raise error_kinds().get(error["kind"], ControlError)(error["message"])
 
@@ -126,7 +142,12 @@ def error_kinds() -> dict[str, type[SnapfsError]]:
 
 def _line(message: dict[str, Any]) -> bytes:
     # ASCII: a file name that is not UTF-8 travels as lone surrogates, which only escapes can carry.
-    return json.dumps({"v": VERSION, **message}, separators=(",", ":"), ensure_ascii=True).encode("ascii") + b"\n"
+    return (
+        json.dumps({"v": VERSION, **message}, separators=(",", ":"), ensure_ascii=True).encode(
+            "ascii"
+        )
+        + b"\n"
+    )
 
 
 def _message(line: bytes) -> dict[str, Any]:
@@ -137,5 +158,8 @@ def _message(line: bytes) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise ControlError("not a JSON object")
     if message.get("v") != VERSION:
-        raise ControlError(f"protocol version {message.get('v')!r}, this snapfs speaks {VERSION}: use the snapfs that mounted the volume")
+        raise ControlError(
+            f"protocol version {message.get('v')!r}, this snapfs speaks {VERSION}: use "
+            "the snapfs that mounted the volume"
+        )
     return message

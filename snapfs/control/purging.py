@@ -1,7 +1,9 @@
-"""The command ``purge``: looks for paths in snapshots, tells what they have there, takes it out, and waits until it is freed.
+"""The command ``purge``: looks for paths in snapshots, tells what they have there, takes it out,
+and waits until it is freed.
 
-Events are ``{"found": [...]}`` for what snapshots have, then ``{"purged": how many snapshots}`` when it is gone, durably and from all
-of them, then ``{"freed": bytes, about}``. From ``purged`` on nothing depends on the caller: the rest is freed in the background.
+Events are ``{"found": [...]}`` for what snapshots have, then ``{"purged": how many snapshots}``
+when it is gone, durably and from all of them, then ``{"freed": bytes, about}``. From ``purged`` on
+nothing depends on the caller: the rest is freed in the background.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ class Engine(Protocol):
     async def settle(self) -> None:
         """Have all that was written on the volume."""
 
-    async def purge(self, places: Sequence[Place], *, permit: Permit = snapshots.anyone) -> list[Place]:
+    async def purge(
+        self, places: Sequence[Place], *, permit: Permit = snapshots.anyone
+    ) -> list[Place]:
         """Take names out of their views."""
 
     async def work(self) -> bool:
@@ -41,10 +45,16 @@ class Engine(Protocol):
 class Purging(Comparing):
     """One purge. ``look`` decides who may: as for deleting a snapshot."""
 
-    async def purge(self, engine: Engine, paths: Sequence[str], names: Sequence[str] | None, *, dry_run: bool) -> Result:
-        """Purge paths from the snapshots of these names (None: from all that have them), or only tell what that would do."""
+    async def purge(
+        self, engine: Engine, paths: Sequence[str], names: Sequence[str] | None, *, dry_run: bool
+    ) -> Result:
+        """Purge paths from the snapshots of these names (None: from all that have them), or only
+        tell what that would do.
+        """
         wanted = snapshots.check_paths(path_bytes(path) for path in paths)
-        with contextlib.suppress(SnapfsError):  # of a volume that cannot be written, what is durable is told
+        with contextlib.suppress(
+            SnapfsError
+        ):  # of a volume that cannot be written, what is durable is told
             await engine.settle()
         found, refused = await self._find(engine, wanted, names)
         chosen = [one for one in found if one.refusal is None]
@@ -56,9 +66,14 @@ class Purging(Comparing):
                 if dry_run:
                     raise
                 space.give_up()
-        # Who is not asked about a snapshot by its name does not expect those that are held to change.
+        # Who is not asked about a snapshot by its name does not expect those that are held to
+        # change.
         left_out = [one for one in found if names is None and isinstance(one.refusal, SnapshotHeld)]
-        refused |= {one.instance.name: one.refusal for one in found if one.refusal is not None and one not in left_out}
+        refused |= {
+            one.instance.name: one.refusal
+            for one in found
+            if one.refusal is not None and one not in left_out
+        }
         size = self._fs.volume.geometry.block_size
         result = {
             "paths": [as_text(path) for path in wanted],
@@ -66,7 +81,9 @@ class Purging(Comparing):
             "snapshots": len(chosen),
             "frees": space.blocks * size,
             "exact": space.exact,
-            "left_out": [{"name": one.instance.name, "reason": str(one.refusal)} for one in left_out],
+            "left_out": [
+                {"name": one.instance.name, "reason": str(one.refusal)} for one in left_out
+            ],
             "refused": [{"name": name, "reason": str(reason)} for name, reason in refused.items()],
         }
         if not dry_run and chosen:
@@ -81,16 +98,22 @@ class Purging(Comparing):
     async def _find(
         self, engine: Engine, wanted: Sequence[bytes], names: Sequence[str] | None
     ) -> tuple[list[Found], dict[str, SnapfsError]]:
-        """What snapshots have, those that have something. Raises ``NotFound`` for a path that none has."""
+        """What snapshots have, those that have something. Raises ``NotFound`` for a path that none
+        has.
+        """
         found: list[Found] = []
         refused: dict[str, SnapfsError] = {}
         every: list[Instance] | list[str] = (
             # Not their names: one that is renamed meanwhile would be left out.
-            await engine.call(snapshots.all, self._fs) if names is None else list(dict.fromkeys(names))
+            await engine.call(snapshots.all, self._fs)
+            if names is None
+            else list(dict.fromkeys(names))
         )
         for which in every:
             try:
-                one = await engine.call(snapshots.find_places, self._fs, which, wanted, permit=self._look)
+                one = await engine.call(
+                    snapshots.find_places, self._fs, which, wanted, permit=self._look
+                )
             except SnapshotError as exc:
                 if isinstance(which, str):  # else it has gone meanwhile
                     refused[which] = exc
@@ -113,7 +136,12 @@ class Purging(Comparing):
             await engine.work()
             if time.monotonic() - told > EVENT_SECONDS:
                 told = time.monotonic()
-                await self._caller.tell({"freed": min(max(0, volume.allocator.free - before), blocks) * volume.geometry.block_size})
+                await self._caller.tell(
+                    {
+                        "freed": min(max(0, volume.allocator.free - before), blocks)
+                        * volume.geometry.block_size
+                    }
+                )
         await engine.commit()
 
 

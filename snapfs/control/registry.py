@@ -1,14 +1,17 @@
 """Where daemons listen, and how one is found from an image or from a path in a mount.
 
-There is no file to keep true: the socket's name says all. It is ``IMAGE-MOUNT.sock``, where IMAGE is the image's device and
-inode (or the number of a block device) and MOUNT the ``st_dev`` of the mount, in hexadecimal. The directory belongs to the user
-who mounted: ``/run/snapfs`` for root, ``$XDG_RUNTIME_DIR/snapfs`` or else ``/tmp/snapfs-UID`` for others, and nobody else can enter it.
+There is no file to keep true: the socket's name says all. It is ``IMAGE-MOUNT.sock``, where IMAGE
+is the image's device and inode (or the number of a block device) and MOUNT the ``st_dev`` of the
+mount, in hexadecimal. The directory belongs to the user who mounted: ``/run/snapfs`` for root,
+``$XDG_RUNTIME_DIR/snapfs`` or else ``/tmp/snapfs-UID`` for others, and nobody else can enter it.
 
-Such a directory can go before the daemon does (``/run/user/UID`` ends with the last session), or somebody else may have made it. So each
-daemon listens by an abstract name as well, ``@snapfs/UID/IMAGE-MOUNT/RANDOM``, which is found in the kernel's list of sockets.
+Such a directory can go before the daemon does (``/run/user/UID`` ends with the last session), or
+somebody else may have made it. So each daemon listens by an abstract name as well,
+``@snapfs/UID/IMAGE-MOUNT/RANDOM``, which is found in the kernel's list of sockets.
 
-Nobody is talked into asking a stranger's process: the kernel says who mounted (mountinfo) or who holds the image's lock, only
-that user's directories are looked into, and ``client`` compares the other side's uid with it.
+Nobody is talked into asking a stranger's process: the kernel says who mounted (mountinfo) or who
+holds the image's lock, only that user's directories are looked into, and ``client`` compares the
+other side's uid with it.
 """
 
 from __future__ import annotations
@@ -38,7 +41,8 @@ _LISTENS = b"00010000"
 #: Whether a socket is looked for, by its key.
 Wanted = Callable[[str], bool]
 
-#: Where the kernel lists the sockets of this network namespace; an abstract name begins with @ there, with a zero byte elsewhere.
+#: Where the kernel lists the sockets of this network namespace; an abstract name begins with @
+#: there, with a zero byte elsewhere.
 SOCKETS = "/proc/net/unix"
 
 
@@ -64,11 +68,17 @@ def is_private(directory: str, uid: int) -> bool:
         status = os.lstat(directory)
     except OSError:
         return False
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == uid and stat.S_IMODE(status.st_mode) & 0o077 == 0
+    return (
+        stat.S_ISDIR(status.st_mode)
+        and status.st_uid == uid
+        and stat.S_IMODE(status.st_mode) & 0o077 == 0
+    )
 
 
 def new_socket_path(image: os.stat_result, mount_device: int) -> str:
-    """The path for this process's own daemon; makes the directory. Raises ``ControlError`` when none can be had."""
+    """The path for this process's own daemon; makes the directory. Raises ``ControlError`` when
+    none can be had.
+    """
     name = socket_key(image, mount_device) + ".sock"
     return os.path.join(own_directory(name), name)
 
@@ -79,12 +89,16 @@ def socket_key(image: os.stat_result, mount_device: int) -> str:
 
 
 def abstract_prefix(uid: int) -> str:
-    """What the abstract names of this user's daemons begin with; others may have such names, too."""
+    """What the abstract names of this user's daemons begin with; others may
+    have such names, too.
+    """
     return f"\0snapfs/{uid}/"
 
 
 def own_directory(name: str) -> str:
-    """A directory for this process's own, in which a file of that name can be; made if need be. Raises ``ControlError``."""
+    """A directory for this process's own, in which a file of that name can be; made if need be.
+    Raises ``ControlError``.
+    """
     uid = os.geteuid()
     for directory in directories(uid):
         if len(os.fsencode(os.path.join(directory, name))) > ADDRESS_LIMIT:
@@ -93,7 +107,9 @@ def own_directory(name: str) -> str:
             os.mkdir(directory, 0o700)
         if is_private(directory, uid) and os.access(directory, os.W_OK):
             return directory
-    raise ControlError(f"no directory for the control socket: {' and '.join(directories(uid))} cannot be used")
+    raise ControlError(
+        f"no directory for the control socket: {' and '.join(directories(uid))} cannot be used"
+    )
 
 
 def sockets_of_mount(mount: Mount) -> Iterator[str]:
@@ -120,7 +136,9 @@ def _of_mount(mount: Mount) -> Wanted:
     return lambda key: key.endswith(f"-{mount.device:x}")
 
 
-def _of_image(path: str, found: Callable[[int, Wanted], Iterator[str]]) -> Iterator[tuple[str, int]]:
+def _of_image(
+    path: str, found: Callable[[int, Wanted], Iterator[str]]
+) -> Iterator[tuple[str, int]]:
     try:
         with pin(path) as pinned:
             key, owner = image_key(pinned.status()), _owner_of(pinned.holder())
@@ -132,7 +150,9 @@ def _of_image(path: str, found: Callable[[int, Wanted], Iterator[str]]) -> Itera
 
 
 def image_owner(path: str) -> int | None:
-    """The uid of the process that holds the image's lock, or None when nobody does or it cannot be known."""
+    """The uid of the process that holds the image's lock, or None when nobody does or it cannot be
+    known.
+    """
     return _owner_of(image_holder(path))
 
 
@@ -155,8 +175,9 @@ def image_holder(path: str) -> int | None:
 def remove_stale(directory: str) -> None:
     """Remove the sockets of daemons that are gone, also those that they never listened at.
 
-    Only for directories of one's own, and only while nobody makes a socket there (``listening.alone``): one that is being made, or takes
-    the place of a dead one in this moment, would go as well.
+    Only for directories of one's own, and only while nobody makes a socket there
+    (``listening.alone``): one that is being made, or takes the place of a dead one in this moment,
+    would go as well.
     """
     for entry in _entries(directory):
         if not entry.endswith(_SUFFIX) and not _BEGINNING.fullmatch(entry):
@@ -194,7 +215,11 @@ def _abstract_names() -> list[str]:
             words = [line.rstrip(b"\n").split(None, 7) for line in file]
     except OSError:
         return []
-    found = (os.fsdecode(word[7]) for word in words if len(word) == 8 and word[3] == _LISTENS and word[7].startswith(b"@"))
+    found = (
+        os.fsdecode(word[7])
+        for word in words
+        if len(word) == 8 and word[3] == _LISTENS and word[7].startswith(b"@")
+    )
     return list(dict.fromkeys("\0" + name[1:] for name in found))
 
 

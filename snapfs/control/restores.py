@@ -18,7 +18,9 @@ def of_volume(fs: Filesystem) -> Result:
 
 
 def of_scheduled(fs: Filesystem, one: Scheduled) -> Result:
-    """``name`` is the one that the snapshot has now, None if damage has cost it. No paths: all that it covers."""
+    """``name`` is the one that the snapshot has now, None if damage has cost it. No paths: all that
+    it covers.
+    """
     instance = fs.volume.instances.table.get(one.instance)
     return {
         "name": instance.name if instance and not instance.going else None,
@@ -29,7 +31,9 @@ def of_scheduled(fs: Filesystem, one: Scheduled) -> Result:
 
 
 def of_restored(fs: Filesystem, one: Restored) -> Result:
-    """Names are those of then; ``undo_exists`` says whether the snapshot of the state from before still has its name."""
+    """Names are those of then; ``undo_exists`` says whether the snapshot of the state from before
+    still has its name.
+    """
     return {
         "name": one.name,
         "paths": [path_text(path) for path in one.paths],

@@ -1,7 +1,9 @@
-"""The command ``scrub``: drives a walk of the core at the pace that was asked for, and tells what it finds while it goes on.
+"""The command ``scrub``: drives a walk of the core at the pace that was asked for, and tells what
+it finds while it goes on.
 
-Events are ``{"read": bytes, "total": bytes, "findings": [...]}``. The result has the counts; all findings have been told by then. Nothing
-here stops users: reads happen in threads, and what the loop does between two of them is bounded by what one of them has brought.
+Events are ``{"read": bytes, "total": bytes, "findings": [...]}``. The result has the counts; all
+findings have been told by then. Nothing here stops users: reads happen in threads, and what the
+loop does between two of them is bounded by what one of them has brought.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ log = logging.getLogger("snapfs.control")
 
 T = TypeVar("T")
 
-#: Seconds between two events, at most: so long may it take until it is noticed that the caller has gone.
+#: Seconds between two events, at most: so long may it take until it is noticed that the caller has
+#: gone.
 EVENT_SECONDS: Final = 0.5
 
 #: Findings in one event, which must not become too long for a line of the protocol.
@@ -48,10 +51,18 @@ NAMES_MAX: Final = 10
 TRIES: Final = 5
 
 
-async def scrub(fs: Filesystem, caller: Caller, rate: int | None, *, log_it: bool = False, trouble: str | None = None) -> Result:
+async def scrub(
+    fs: Filesystem,
+    caller: Caller,
+    rate: int | None,
+    *,
+    log_it: bool = False,
+    trouble: str | None = None,
+) -> Result:
     """Scrub. Returns when all has been read; ends with whatever ``caller`` raises when it has gone.
 
-    ``trouble`` is why the volume could not be opened as a whole: a finding, unless damage explains it.
+    ``trouble`` is why the volume could not be opened as a whole: a finding, unless damage explains
+    it.
     """
     step = {} if rate is None else {"step_bytes": max(1, rate // 4)}
     with Scrub(fs, **step) as work:
@@ -63,7 +74,9 @@ async def scrub(fs: Filesystem, caller: Caller, rate: int | None, *, log_it: boo
 
 
 class _Scrubbing:
-    def __init__(self, fs: Filesystem, caller: Caller, rate: int | None, work: Scrub, *, log_it: bool) -> None:
+    def __init__(
+        self, fs: Filesystem, caller: Caller, rate: int | None, work: Scrub, *, log_it: bool
+    ) -> None:
         self.fs = fs
         self.caller = caller
         self.rate = rate
@@ -91,18 +104,27 @@ class _Scrubbing:
         except StopIteration:
             await self._tell([], now=True)
         if self.log_it:
-            log.info("scrub: ended: %d bytes read, %d blocks damaged", work.verifier.bytes, self.errors)
+            log.info(
+                "scrub: ended: %d bytes read, %d blocks damaged", work.verifier.bytes, self.errors
+            )
 
     async def volume_trouble(self, problem: str) -> None:
         """The volume as a whole is what is wrong."""
         self.errors += 1
-        await self._tell([_document(None, "volume", problem, f"the volume cannot be opened: {problem}")])
+        await self._tell(
+            [_document(None, "volume", problem, f"the volume cannot be opened: {problem}")]
+        )
 
     def result(self) -> Result:
         """The counts."""
         verifier = self.work.verifier
         seconds = time.monotonic() - self._began
-        return {"blocks_read": verifier.blocks, "bytes_read": verifier.bytes, "errors": self.errors, "seconds": round(seconds, 3)}
+        return {
+            "blocks_read": verifier.blocks,
+            "bytes_read": verifier.bytes,
+            "errors": self.errors,
+            "seconds": round(seconds, 3),
+        }
 
     async def _keep_pace(self) -> None:
         """Wait until what has been read was allowed to be read."""
@@ -114,7 +136,9 @@ class _Scrubbing:
         while (left := self._due - time.monotonic()) > 0:
             await self.caller.pause(min(left, EVENT_SECONDS))
             await self._tell([])
-        self._due = max(self._due, time.monotonic() - EVENT_SECONDS)  # what was late is not made up for all at once
+        self._due = max(
+            self._due, time.monotonic() - EVENT_SECONDS
+        )  # what was late is not made up for all at once
 
     async def _tell(self, findings: list[Result], *, now: bool = False) -> None:
         if findings or now or time.monotonic() - self._told >= EVENT_SECONDS:
@@ -145,7 +169,11 @@ class _Scrubbing:
 
     async def _finding(self, damage: Damage) -> Result | None:
         """A finding as it is told, or None when its block has been freed by now."""
-        if damage.place is None or damage.place.tree.kind in (Kind.GROUPS, Kind.SETS, Kind.INSTANCES):
+        if damage.place is None or damage.place.tree.kind in (
+            Kind.GROUPS,
+            Kind.SETS,
+            Kind.INSTANCES,
+        ):
             return finding(self.fs, damage, [], 0)
         own = damage.place.tree.view
         try:
@@ -154,7 +182,11 @@ class _Scrubbing:
                 return None
         except SnapfsError:  # the records are damaged, too: of data, the pointers tell
             is_data = damage.place.tree.kind is Kind.DATA and damage.place.level == 0
-            views = [ids.BASE_VIEW, *(one.id for one in self.fs.volume.instances.live())] if is_data else []
+            views = (
+                [ids.BASE_VIEW, *(one.id for one in self.fs.volume.instances.live())]
+                if is_data
+                else []
+            )
         if own not in views:
             views.append(own)
         found: list[Shown] = []
@@ -174,7 +206,9 @@ class _Scrubbing:
         return one.name if one else None
 
     async def _look(self, function: Callable[..., T], *args: Any) -> T:
-        """Ask the core. Not by the engine: damage that is met while damage is described must not end the volume's life."""
+        """Ask the core. Not by the engine: damage that is met while damage is described must not
+        end the volume's life.
+        """
         volume = self.fs.volume
         failures = 0
         while True:
@@ -201,14 +235,22 @@ def finding(fs: Filesystem, damage: Damage, views: list[Shown], more: int) -> Re
         text = f"{what} of {name}"
         if offset is not None:
             text += f" from byte {offset} on"
-    if damage.place is not None and damage.place.tree.kind is Kind.INODES and damage.place.level == 0:
+    if (
+        damage.place is not None
+        and damage.place.tree.kind is Kind.INODES
+        and damage.place.level == 0
+    ):
         per_leaf = fs.volume.geometry.block_size // INODE_BYTES
         first = damage.place.number * per_leaf
         text += f" (inodes {first} to {first + per_leaf - 1})"
     text += _in_views(views, more)
-    is_data = damage.place is not None and damage.place.tree.kind is Kind.DATA and damage.place.level == 0
+    is_data = (
+        damage.place is not None and damage.place.tree.kind is Kind.DATA and damage.place.level == 0
+    )
     return {
-        **_document(damage.block, what, damage.problem, f"block {damage.block}: {text}: {damage.problem}"),
+        **_document(
+            damage.block, what, damage.problem, f"block {damage.block}: {text}: {damage.problem}"
+        ),
         "kind": "data" if is_data else "metadata",
         "inode": inode,
         "offset": offset,
@@ -219,7 +261,15 @@ def finding(fs: Filesystem, damage: Damage, views: list[Shown], more: int) -> Re
 
 def _document(block: int | None, what: str, problem: str, message: str) -> Result:
     """What all findings have, in the order in which they have it."""
-    document: Result = {"block": block, "kind": "metadata", "what": what, "inode": None, "offset": None, "views": [], "more_views": 0}
+    document: Result = {
+        "block": block,
+        "kind": "metadata",
+        "what": what,
+        "inode": None,
+        "offset": None,
+        "views": [],
+        "more_views": 0,
+    }
     return {**document, "problem": problem, "message": printable(message)}
 
 

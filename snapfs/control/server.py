@@ -1,11 +1,12 @@
 """The daemon's side of the socket.
 
-Only root and the daemon's own user are answered. A request that fails is answered with its error, one that breaks inside is
-logged, and a connection that breaks ends alone: none of them ends the daemon. Requests run concurrently; what must not
-interleave is the engine's business.
+Only root and the daemon's own user are answered. A request that fails is answered with its error,
+one that breaks inside is logged, and a connection that breaks ends alone: none of them ends the
+daemon. Requests run concurrently; what must not interleave is the engine's business.
 
-Nobody keeps others from being answered by what is bounded here: a connection that asks nothing, or does not take what it is told, has no
-part in the number of requests that are worked on, and of connections that ask nothing the oldest goes when there are too many.
+Nobody keeps others from being answered by what is bounded here: a connection that asks nothing, or
+does not take what it is told, has no part in the number of requests that are worked on, and of
+connections that ask nothing the oldest goes when there are too many.
 """
 
 from __future__ import annotations
@@ -42,10 +43,12 @@ T = TypeVar("T")
 #: Requests that are worked on at once; more wait.
 CONNECTIONS: Final = 16
 
-#: Connections that are open at once, each with up to ``REQUEST_LIMIT`` bytes of a request. One more takes the place of an idle one.
+#: Connections that are open at once, each with up to ``REQUEST_LIMIT`` bytes of a request. One more
+#: takes the place of an idle one.
 OPEN: Final = 64
 
-#: Connections whose user is not known yet, or who are told that they may not ask: strangers can have no more at once.
+#: Connections whose user is not known yet, or who are told that they may not ask: strangers can
+#: have no more at once.
 UNKNOWN: Final = 64
 
 #: A connection that asks nothing for so long is closed.
@@ -54,7 +57,8 @@ IDLE_SECONDS: Final = 60.0
 #: How long somebody is waited for who need not be answered.
 STRANGER_SECONDS: Final = 1.0
 
-#: How often it is looked whether the socket is still where commands look for it; a pause after what keeps the kernel from accepting.
+#: How often it is looked whether the socket is still where commands look for it; a pause after what
+#: keeps the kernel from accepting.
 LOOK_SECONDS: Final = 5.0
 TRY_SECONDS: Final = 0.5
 
@@ -86,7 +90,9 @@ class Turn:
 
 
 class Connected:
-    """A caller on the other side of a connection. See ``Caller``. ``turn``: its share of the requests that are worked on."""
+    """A caller on the other side of a connection. See ``Caller``. ``turn``: its share of the
+    requests that are worked on.
+    """
 
     def __init__(self, stream: trio.SocketStream, turn: Turn) -> None:
         self._stream = stream
@@ -94,7 +100,9 @@ class Connected:
 
     async def tell(self, event: Result) -> None:
         """Send it. Raises ``trio.BrokenResourceError`` when the caller has hung up."""
-        self._turn.end()  # a caller who does not read, as one that shows it page by page, is waited for at nobody's cost
+        # a caller who does not read, as one that shows it page by page, is waited for at nobody's
+        # cost
+        self._turn.end()
         await self._stream.send_all(encode_event(event))
         await self._turn.begin()
 
@@ -108,13 +116,22 @@ class Connected:
 
 
 class ControlServer:
-    """Listens from the moment it is made; ``run`` answers until it is cancelled; ``close`` removes the socket.
+    """Listens from the moment it is made; ``run`` answers until it is cancelled; ``close`` removes
+    the socket.
 
-    ``path`` comes from ``registry.new_socket_path``, so a socket that is already there belongs to a dead daemon; ``anew`` gives one for
-    when that is gone, and may raise ``ControlError``. ``key``: what an abstract name is found by (``registry.socket_key``).
+    ``path`` comes from ``registry.new_socket_path``, so a socket that is already there belongs to a
+    dead daemon; ``anew`` gives one for when that is gone, and may raise ``ControlError``. ``key``:
+    what an abstract name is found by (``registry.socket_key``).
     """
 
-    def __init__(self, handlers: Answers, path: str | None, *, anew: Callable[[], str] | None = None, key: str | None = None) -> None:
+    def __init__(
+        self,
+        handlers: Answers,
+        path: str | None,
+        *,
+        anew: Callable[[], str] | None = None,
+        key: str | None = None,
+    ) -> None:
         self.handlers = handlers
         self.path = path
         self._anew = anew
@@ -159,7 +176,9 @@ class ControlServer:
                     continue
                 if before is not None:
                     before.socket.close()
-                log.info("the control socket was gone: commands find the daemon at %s now", self.path)
+                log.info(
+                    "the control socket was gone: commands find the daemon at %s now", self.path
+                )
 
     def close(self) -> None:
         """Stop listening and remove the socket. The loop has ended, or has not begun."""
@@ -182,18 +201,24 @@ class ControlServer:
                 stream = await listener.accept()
             except trio.ClosedResourceError:
                 return
-            except OSError as exc:  # too many open files, no memory: of the daemon's, or of the system's
+            except (
+                OSError
+            ) as exc:  # too many open files, no memory: of the daemon's, or of the system's
                 log.warning("no command can be answered: %s", exc.strerror or exc)
                 await trio.sleep(TRY_SECONDS)
                 continue
-            if listener is self._abstract and self._unknown >= UNKNOWN:  # to the other strangers do not come
+            if (
+                listener is self._abstract and self._unknown >= UNKNOWN
+            ):  # to the other strangers do not come
                 await trio.aclose_forcefully(stream)
                 continue
             self._unknown += 1
             nursery.start_soon(self._serve, stream)
 
     async def _serve(self, stream: trio.SocketStream) -> None:
-        """One connection, from its first byte to its end. The peer may hang up whenever it likes, and what breaks breaks this one alone."""
+        """One connection, from its first byte to its end. The peer may hang up whenever it likes,
+        and what breaks breaks this one alone.
+        """
         try:
             async with stream:
                 uid = await self._welcome(stream)
@@ -213,9 +238,13 @@ class ControlServer:
             _, uid = peer(stream)
             refusal: SnapfsError
             if uid not in (0, os.geteuid()):
-                refusal = AccessDenied("only root and the user who mounted the volume may ask its daemon")
+                refusal = AccessDenied(
+                    "only root and the user who mounted the volume may ask its daemon"
+                )
             elif self._open >= OPEN and not self._idle:
-                refusal = ControlError(f"{OPEN} commands are talking to the daemon already: try again later")
+                refusal = ControlError(
+                    f"{OPEN} commands are talking to the daemon already: try again later"
+                )
             else:
                 if self._open >= OPEN:
                     self._idle.pop(next(iter(self._idle))).cancel()
@@ -224,7 +253,10 @@ class ControlServer:
             with trio.move_on_after(STRANGER_SECONDS):
                 await stream.send_all(encode_error(refusal))
         except OSError as exc:
-            log.warning("a command that cannot be told from a stranger's is not answered: %s", exc.strerror or exc)
+            log.warning(
+                "a command that cannot be told from a stranger's is not answered: %s",
+                exc.strerror or exc,
+            )
         finally:
             self._unknown -= 1
         return None
@@ -251,7 +283,9 @@ class ControlServer:
             turn.end()
 
     async def _line(self, stream: trio.SocketStream, buffer: bytearray) -> bytes:
-        """The next line; empty when the peer hangs up, falls silent, or sends one that is too long (which is told)."""
+        """The next line; empty when the peer hangs up, falls silent, or sends one that is too long
+        (which is told).
+        """
         with trio.move_on_after(IDLE_SECONDS) as scope:
             self._idle[stream] = scope
             try:
@@ -265,7 +299,9 @@ async def _line(stream: trio.SocketStream, buffer: bytearray) -> bytes:
     searched = 0
     while (end := buffer.find(b"\n", searched)) < 0:
         if len(buffer) > REQUEST_LIMIT:
-            await stream.send_all(encode_error(ControlError(f"requests have at most {REQUEST_LIMIT} bytes")))
+            await stream.send_all(
+                encode_error(ControlError(f"requests have at most {REQUEST_LIMIT} bytes"))
+            )
             return b""
         searched = len(buffer)
         chunk = await stream.receive_some(REQUEST_LIMIT)

@@ -28,18 +28,27 @@ LOOK_SECONDS: Final = 0.25
 #: Seconds that it gets to end by itself when it is not: a device that works needs no more.
 LEAVE_SECONDS: Final = 2.0
 
-#: Seconds that giving up a copy may take which could not be set up, in a task that is being cancelled.
+#: Seconds that giving up a copy may take which could not be set up, in a task that is being
+#: cancelled.
 SHIELD_SECONDS: Final = 10.0
 
 
 class Threads:
-    """See ``apart.Apart``. A thread each; nobody else waits for one because all are stuck, as trio's own may come to be."""
+    """See ``apart.Apart``. A thread each; nobody else waits for one because all are stuck, as
+    trio's own may come to be.
+    """
 
     def __init__(self) -> None:
         self.left = 0
         self._lock = threading.Lock()
 
-    async def run(self, work: Callable[[], T], *, over: Callable[[], bool], undo: Callable[[T], object] | None = None) -> T:
+    async def run(
+        self,
+        work: Callable[[], T],
+        *,
+        over: Callable[[], bool],
+        undo: Callable[[T], object] | None = None,
+    ) -> T:
         """See ``Apart``. Left as well when the task is cancelled."""
         token = trio.lowlevel.current_trio_token()
         done = trio.Event()

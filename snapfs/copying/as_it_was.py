@@ -8,7 +8,9 @@ from snapfs.errors import DeviceError
 
 
 class AsItWas(Unwritable):
-    """What is read of it, and needed, is copied first: whoever reads everything of a file has it copied."""
+    """What is read of it, and needed, is copied first: whoever reads everything of a file has it
+    copied.
+    """
 
     def __init__(self, copy: Copy) -> None:
         self.path = copy.source.path
@@ -18,7 +20,9 @@ class AsItWas(Unwritable):
     def read(self, offset: int, length: int) -> bytes:
         """See ``Device.read``."""
         if offset < 0 or offset + length > self.size:
-            raise DeviceError(f"{self.path}: read of {length} bytes at {offset} is outside the volume")
+            raise DeviceError(
+                f"{self.path}: read of {length} bytes at {offset} is outside the volume"
+            )
         size = self._copy.geometry.block_size
         first = offset // size
         data = self._copy.fetch(first, -(-(offset + length) // size) - first)

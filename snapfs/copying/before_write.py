@@ -1,4 +1,6 @@
-"""The copy-before-write device: stands between the store and the device while a copy runs (D3). Nothing else in the store knows of it."""
+"""The copy-before-write device: stands between the store and the device while a copy runs (D3).
+Nothing else in the store knows of it.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,9 @@ if TYPE_CHECKING:
 class CopyBeforeWrite:
     """The device of ``copy.source``, which gives away nothing that the copy still needs.
 
-    Who fails when the target does is the user's choice (D7): the copy, or with ``copy_first`` the write. A copy fails once and for good:
-    ``failing`` is called with the reason, makes durable that it has failed before it returns, and raises ``DeviceError`` when it cannot.
+    Who fails when the target does is the user's choice (D7): the copy, or with ``copy_first`` the
+    write. A copy fails once and for good: ``failing`` is called with the reason, makes durable that
+    it has failed before it returns, and raises ``DeviceError`` when it cannot.
     """
 
     def __init__(self, copy: Copy, *, copy_first: bool, failing: Callable[[str], None]) -> None:
@@ -34,7 +37,8 @@ class CopyBeforeWrite:
         self.path = self.below.path
         self.size = self.below.size
         self.read_only = self.below.read_only
-        #: A flush of the source has failed: nobody knows what it has by now, and nothing is written to it any more.
+        #: A flush of the source has failed: nobody knows what it has by now, and nothing is written
+        #: to it any more.
         self.lost: str | None = None
         #: Seconds that whoever writes waits for the target.
         self.patience = WAIT_SECONDS
@@ -75,7 +79,9 @@ class CopyBeforeWrite:
         self.below.write(offset, data)
 
     def discard(self, offset: int, length: int) -> None:
-        """See ``Device.discard``. What the copy needs and cannot have now is left as it is: nobody fails for a discard."""
+        """See ``Device.discard``. What the copy needs and cannot have now is left as it is: nobody
+        fails for a discard.
+        """
         try:
             self.make_ready([(offset, length)])
             self._check_not_lost()
@@ -88,9 +94,11 @@ class CopyBeforeWrite:
         return self.failed is None and self.copy.must_wait(self._blocks(runs))
 
     def make_ready(self, runs: Sequence[tuple[int, int]]) -> None:
-        """Copy what writing these runs would destroy. Raises ``CopyBlocked``, or what ``failing`` raises.
+        """Copy what writing these runs would destroy. Raises ``CopyBlocked``, or what ``failing``
+        raises.
 
-        The target is waited for as long as ``patience`` says: it may be waiting for whoever waits here.
+        The target is waited for as long as ``patience`` says: it may be waiting for whoever waits
+        here.
         """
         blocks = self._blocks(runs)
         if self.failed is not None or not self.copy.must_wait(blocks):
@@ -106,14 +114,20 @@ class CopyBeforeWrite:
             self.blocked = None
 
     def _ensure(self, blocks: list[tuple[int, int]]) -> None:
-        """The same, or the copy has failed meanwhile. Raises ``DeviceError``, also for a target that does not answer."""
+        """The same, or the copy has failed meanwhile. Raises ``DeviceError``, also for a target
+        that does not answer.
+        """
         before = self._unanswered
         if before is None or before.is_done:
             self._unanswered = None
             attempt = Attempt(lambda: self.copy.ensure(blocks), self._changed)
             began = time.monotonic()
             with self._changed:
-                while not attempt.is_done and self.failed is None and (left := began + self.patience - time.monotonic()) > 0:
+                while (
+                    not attempt.is_done
+                    and self.failed is None
+                    and (left := began + self.patience - time.monotonic()) > 0
+                ):
                     self._changed.wait(left)
             if attempt.is_done:
                 attempt.result()
@@ -123,7 +137,10 @@ class CopyBeforeWrite:
             self._unanswered = attempt
             if not self.copy_first:
                 self.hurry()  # the copy fails, and its target has had its time
-        raise DeviceError(f"{self.copy.target.path}: does not answer, and somebody waits for it to write to the volume")
+        raise DeviceError(
+            f"{self.copy.target.path}: does not answer, and somebody waits for it to "
+            "write to the volume"
+        )
 
     def hurry(self) -> None:
         """Wait for the target for a moment only, whoever waits for it now as well."""
@@ -139,7 +156,9 @@ class CopyBeforeWrite:
             self.fail(str(exc))
 
     def fail(self, reason: str) -> None:
-        """The copy has failed: nothing waits for it from now on. Raises ``DeviceError`` when that cannot be made durable."""
+        """The copy has failed: nothing waits for it from now on. Raises ``DeviceError`` when that
+        cannot be made durable.
+        """
         with self._fail_lock:
             if self.failed is None:
                 self._failing(reason)
@@ -154,7 +173,9 @@ class CopyBeforeWrite:
             self.is_over = True
 
     def flush(self) -> None:
-        """See ``Device.flush``. Whoever hears of a failure, the store or the copy for its map: it concerns both."""
+        """See ``Device.flush``. Whoever hears of a failure, the store or the copy for its map: it
+        concerns both.
+        """
         with self._flush_lock:
             self._check_not_lost()
             try:
@@ -173,11 +194,17 @@ class CopyBeforeWrite:
 
     def _blocks(self, runs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         size = self._block_size
-        return [(offset // size, -(-(offset + length) // size) - offset // size) for offset, length in runs if length]
+        return [
+            (offset // size, -(-(offset + length) // size) - offset // size)
+            for offset, length in runs
+            if length
+        ]
 
 
 class Beneath:
-    """The source for the copy's own map there: written in place, and flushed together with everything else."""
+    """The source for the copy's own map there: written in place, and flushed together with
+    everything else.
+    """
 
     def __init__(self, before: CopyBeforeWrite) -> None:
         self.path = before.path
@@ -186,7 +213,9 @@ class Beneath:
         self._before = before
 
     def write(self, offset: int, data: Buffer) -> None:
-        """See ``Device.write``. Raises ``DeviceError`` when the copy has ended: a thread that was left may go on at any time."""
+        """See ``Device.write``. Raises ``DeviceError`` when the copy has ended: a thread that was
+        left may go on at any time.
+        """
         with self._before.map_lock:
             if self._before.is_over:
                 raise DeviceError(f"{self.path}: the copy has ended")
@@ -202,7 +231,9 @@ def without_copy(device: Device) -> Device:
 
 
 def hurry(device: Device) -> None:
-    """Let nobody wait for long for the target of a copy that stands before a device: the mount ends."""
+    """Let nobody wait for long for the target of a copy that stands before a device: the mount
+    ends.
+    """
     if isinstance(device, CopyBeforeWrite):
         device.hurry()
 

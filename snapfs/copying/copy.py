@@ -1,7 +1,9 @@
-"""One full copy: which blocks its generation needs, which of them are copied, and how a block gets there.
+"""One full copy: which blocks its generation needs, which of them are copied, and how a block gets
+there.
 
-The generation that is copied is sealed and durable. Its blocks may be overwritten by now: those that were freed since, and fixed metadata.
-``ensure`` copies what somebody is about to overwrite; ``step`` and ``settle`` copy the rest behind. Both may be called by any thread.
+The generation that is copied is sealed and durable. Its blocks may be overwritten by now: those
+that were freed since, and fixed metadata. ``ensure`` copies what somebody is about to overwrite;
+``step`` and ``settle`` copy the rest behind. Both may be called by any thread.
 """
 
 from __future__ import annotations
@@ -28,20 +30,30 @@ log = logging.getLogger("snapfs.copying")
 #: Bytes that are read and written at once.
 PIECE_BYTES: Final = 1 << 20
 
-#: Whoever overwrites a block has so much behind it copied as well: allocation goes forward, and each time costs two flushes.
+#: Whoever overwrites a block has so much behind it copied as well: allocation goes forward, and
+#: each time costs two flushes.
 AHEAD_BYTES: Final = 4 << 20
 
 Run = tuple[int, int]
 
 
 class Copy:
-    """Copies the blocks that a generation of ``source`` needs to ``target``, each to the same place.
+    """Copies the blocks that a generation of ``source`` needs to ``target``, each to the same
+    place.
 
-    ``entries`` is the group table of the generation. ``sparse``: what the target was not given yet reads as zeros.
+    ``entries`` is the group table of the generation. ``sparse``: what the target was not given yet
+    reads as zeros.
     """
 
     def __init__(
-        self, source: Device, target: Device, copy_map: CopyMap, geometry: Geometry, entries: Sequence[GroupEntry], *, sparse: bool
+        self,
+        source: Device,
+        target: Device,
+        copy_map: CopyMap,
+        geometry: Geometry,
+        entries: Sequence[GroupEntry],
+        *,
+        sparse: bool,
     ) -> None:
         self.source = source
         self.target = target
@@ -50,19 +62,27 @@ class Copy:
         self.entries = entries
         self.sparse = sparse
         self.lock = threading.Lock()
-        #: Flushes that have failed. What was written before one may be gone, and those that come after it do not say so.
+        #: Flushes that have failed. What was written before one may be gone, and those that come
+        #: after it do not say so.
         self._losses = 0
         self._flush_lock = threading.Lock()
         self._block_size = geometry.block_size
         self._zeros = bytes(PIECE_BYTES)
         last = len(entries) - 1
-        #: Groups whose needed blocks are not known yet, and of the others the blocks that are needed and not copied durably.
-        self._unknown = {number for number, entry in enumerate(entries) if entry.flags & ENTRY_WRITTEN or number in (0, last)}
+        #: Groups whose needed blocks are not known yet, and of the others the blocks that are
+        #: needed and not copied durably.
+        self._unknown = {
+            number
+            for number, entry in enumerate(entries)
+            if entry.flags & ENTRY_WRITTEN or number in (0, last)
+        }
         self._remaining: dict[int, bitarray] = {}
         self._written: list[Run] = []
         self._position = 0
         self.blocks_needed = sum(
-            geometry.group_length(number) - entry.free if entry.flags & ENTRY_WRITTEN else geometry.ring_blocks
+            geometry.group_length(number) - entry.free
+            if entry.flags & ENTRY_WRITTEN
+            else geometry.ring_blocks
             for number, entry in enumerate(entries)
             if number in self._unknown
         )
@@ -76,7 +96,9 @@ class Copy:
         return not self._unknown and not self._remaining and not self._written
 
     def must_wait(self, runs: Iterable[Run]) -> bool:
-        """Is there a block in these runs of blocks that has to be copied before it may be overwritten?"""
+        """Is there a block in these runs of blocks that has to be copied before it may be
+        overwritten?
+        """
         span = self.geometry.group_span
         for start, length in runs:
             for number in range(start // span, (start + length - 1) // span + 1):
@@ -84,7 +106,10 @@ class Copy:
                     return True
                 bits = self._remaining.get(number)
                 if bits is not None:
-                    low, high = max(0, start - number * span), min(span, start + length - number * span)
+                    low, high = (
+                        max(0, start - number * span),
+                        min(span, start + length - number * span),
+                    )
                     if bits.find(1, low, high) >= 0:
                         return True
         return False
@@ -130,7 +155,11 @@ class Copy:
         parts = []
         for low, high, copied in stretches(self.map.get(start, length)):
             offset, size = (start + low) * self._block_size, (high - low) * self._block_size
-            parts.append(without_mark(offset, self.target.read(offset, size)) if copied else self.source.read(offset, size))
+            parts.append(
+                without_mark(offset, self.target.read(offset, size))
+                if copied
+                else self.source.read(offset, size)
+            )
         return b"".join(parts)
 
     def read(self, start: int, length: int) -> bytes:
@@ -149,7 +178,9 @@ class Copy:
     # Copying
 
     def ensure(self, runs: Iterable[Run]) -> None:
-        """Copy what is needed of these runs of blocks, and of what lies behind them; durable when it returns. Raises ``DeviceError``."""
+        """Copy what is needed of these runs of blocks, and of what lies behind them; durable when
+        it returns. Raises ``DeviceError``.
+        """
         with self.lock:
             todo = self._left(runs)
             if not todo:
@@ -169,7 +200,9 @@ class Copy:
             self._done(todo)
 
     def step(self, limit: int = PIECE_BYTES) -> int:
-        """Copy the next piece, of ``limit`` bytes at most; its length in bytes, 0 when there is none left. Raises ``DeviceError``."""
+        """Copy the next piece, of ``limit`` bytes at most; its length in bytes, 0 when there is
+        none left. Raises ``DeviceError``.
+        """
         with self.lock:
             blocks = max(1, limit // self._block_size)
             run = self._next(blocks)
@@ -207,7 +240,9 @@ class Copy:
             self._done(runs)
 
     def _flush(self, what: Device | CopyMap, losses: int) -> None:
-        """Make durable what was written since there were so many losses. One at a time, so that nobody misses the failure of another's."""
+        """Make durable what was written since there were so many losses. One at a time, so that
+        nobody misses the failure of another's.
+        """
         with self._flush_lock:
             try:
                 what.flush()
@@ -215,7 +250,10 @@ class Copy:
                 self._losses += 1
                 raise
             if self._losses != losses:
-                raise DeviceError(f"{self.target.path}: a flush failed meanwhile, so what was just copied has to be copied again")
+                raise DeviceError(
+                    f"{self.target.path}: a flush failed meanwhile, so what was just "
+                    "copied has to be copied again"
+                )
 
     def _forget_unsettled(self) -> None:
         """A flush has failed: what was copied and was not durable has to be copied once more."""
@@ -271,7 +309,9 @@ class Copy:
             return number * span + start, length
 
     def _transfer(self, start: int, length: int) -> None:
-        """Copy a run. Its blocks are as they were, for whoever wants to overwrite one waits for the lock."""
+        """Copy a run. Its blocks are as they were, for whoever wants to overwrite one waits for the
+        lock.
+        """
         per_piece = PIECE_BYTES // self._block_size
         for first in range(start, start + length, per_piece):
             count = min(per_piece, start + length - first)
@@ -280,7 +320,9 @@ class Copy:
                 self._put(first * self._block_size, data)
 
     def _put(self, offset: int, data: bytes) -> None:
-        """Write to the target, around what it has for itself: its mark, where a volume has zeros, and its own claim."""
+        """Write to the target, around what it has for itself: its mark, where a volume has zeros,
+        and its own claim.
+        """
         end = offset + len(data)
         position = offset
         for start, stop in OWN:

@@ -1,7 +1,7 @@
 """The copy map: one bit for each block of the volume, set when the block's copy is durable (D5).
 
-It is known in memory as far as it was used, and stands either in blocks of the first storage, which are written in place and whose own
-setting therefore sets no further bit, or in a file outside.
+It is known in memory as far as it was used, and stands either in blocks of the first storage, which
+are written in place and whose own setting therefore sets no further bit, or in a file outside.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ class MapPlace:
 
     def read(self, offset: int, length: int) -> bytes:
         """Raises ``DeviceError``, ``CorruptBlock``."""
-        return b"".join(self.device.read(start, count) for start, count in self._pieces(offset, length))
+        return b"".join(
+            self.device.read(start, count) for start, count in self._pieces(offset, length)
+        )
 
     def write(self, offset: int, data: bytes) -> None:
         """Raises ``DeviceError``."""
@@ -80,9 +82,13 @@ class MapPlace:
 
 
 class CopyMap:
-    """The map of one copy. Until ``put`` says where, it is in memory alone. One thread at a time may use it."""
+    """The map of one copy. Until ``put`` says where, it is in memory alone. One thread at a time
+    may use it.
+    """
 
-    def __init__(self, copy_id: bytes, generation: int, blocks: int, place: MapPlace | None = None) -> None:
+    def __init__(
+        self, copy_id: bytes, generation: int, blocks: int, place: MapPlace | None = None
+    ) -> None:
         self.id = copy_id
         self.generation = generation
         self.blocks = blocks
@@ -131,7 +137,10 @@ class CopyMap:
         total = 0
         for offset in range(SECTOR_BYTES, self.size, _CHUNK):
             data = self.place.read(offset, min(_CHUNK, self.size - offset))
-            total += sum(decode_bits(self.id, data[at : at + SECTOR_BYTES]).count(1) for at in range(0, len(data), SECTOR_BYTES))
+            total += sum(
+                decode_bits(self.id, data[at : at + SECTOR_BYTES]).count(1)
+                for at in range(0, len(data), SECTOR_BYTES)
+            )
         return total
 
     # Changing
@@ -148,7 +157,9 @@ class CopyMap:
 
     def _write(self, number: int) -> None:
         if self.place is not None:
-            self.place.write((number + 1) * SECTOR_BYTES, encode_bits(self.id, self._sectors[number]))
+            self.place.write(
+                (number + 1) * SECTOR_BYTES, encode_bits(self.id, self._sectors[number])
+            )
 
     def flush(self) -> None:
         """Raises ``DeviceError``."""
@@ -158,7 +169,9 @@ class CopyMap:
     # Its life
 
     def put(self, place: MapPlace) -> None:
-        """Put it there, where there are only zeros, with all bits that are set, and flush. Raises ``DeviceError``."""
+        """Put it there, where there are only zeros, with all bits that are set, and flush. Raises
+        ``DeviceError``.
+        """
         self.place = place
         for number in self._sectors:
             self._write(number)
@@ -167,7 +180,9 @@ class CopyMap:
 
     @property
     def failed(self) -> bool:
-        """Does it say that the copy has failed? Raises ``CorruptBlock`` when it is the map of something else, ``DeviceError``."""
+        """Does it say that the copy has failed? Raises ``CorruptBlock`` when it is the map of
+        something else, ``DeviceError``.
+        """
         if self.place is None:
             return False
         copy_id, generation, failed = decode_first(self.place.read(0, SECTOR_BYTES))

@@ -1,7 +1,8 @@
 """The initial part of a copy: what must be in it before anybody may use it (D2).
 
-These are the superblocks, the headers of all groups with both bitmaps, the storage of records and instances, and whatever files were chosen
-to go first. All of it is found by reading the volume as it was, which copies what is read.
+These are the superblocks, the headers of all groups with both bitmaps, the storage of records and
+instances, and whatever files were chosen to go first. All of it is found by reading the volume as
+it was, which copies what is read.
 """
 
 from __future__ import annotations
@@ -33,9 +34,11 @@ UNSETTLED_BYTES = 32 << 20
 
 
 def copy_initial_part(copy: Copy, first: Sequence[bytes], wanted: Callable[[], None]) -> None:
-    """Copy it; durable when this returns. ``first`` are paths in the volume, which are copied with all that is below them.
+    """Copy it; durable when this returns. ``first`` are paths in the volume, which are copied with
+    all that is below them.
 
-    Raises ``NotFound`` for a path that is not there, ``DeviceError``, ``CorruptBlock``, and what ``wanted`` raises, which is asked often.
+    Raises ``NotFound`` for a path that is not there, ``DeviceError``, ``CorruptBlock``, and what
+    ``wanted`` raises, which is asked often.
     """
     device = AsItWas(copy)
     geometry = copy.geometry
@@ -50,7 +53,10 @@ def copy_initial_part(copy: Copy, first: Sequence[bytes], wanted: Callable[[], N
 
     for number, entry in enumerate(copy.entries):
         if entry.flags & ENTRY_WRITTEN:
-            device.read(geometry.header_block(number, 0) * geometry.block_size, HEADER_SLOTS * HEADER_SLOT_BLOCKS * geometry.block_size)
+            device.read(
+                geometry.header_block(number, 0) * geometry.block_size,
+                HEADER_SLOTS * HEADER_SLOT_BLOCKS * geometry.block_size,
+            )
             with contextlib.suppress(CorruptBlock):  # all of such a group is copied, at its time
                 read_group(geometry, entry, number, block)  # and the records that are elsewhere
         wanted()
@@ -73,7 +79,9 @@ def _copy_path(copy: Copy, fs: Filesystem, path: bytes, wanted: Callable[[], Non
         try:
             inode = drive(volume, fs.lookup, fs.base, inode.ino, name)
         except NotFound:
-            raise NotFound(f"/{path.decode(errors='replace')}: not in the volume, so it cannot be copied first") from None
+            raise NotFound(
+                f"/{path.decode(errors='replace')}: not in the volume, so it cannot be copied first"
+            ) from None
     waiting = [inode.ino]
     while waiting:
         inode = drive(volume, fs.inode, fs.base, waiting.pop())

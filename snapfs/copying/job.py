@@ -1,4 +1,6 @@
-"""A copy that this process makes: the parts of it, and its life from the moment that is copied to the end."""
+"""A copy that this process makes: the parts of it, and its life from the moment that is copied to
+the end.
+"""
 
 from __future__ import annotations
 
@@ -35,13 +37,16 @@ COMPLETE: Final = "complete"
 FAILED_STATE: Final = "failed"
 CANCELLED: Final = "cancelled"
 
-#: Seconds that the target is waited for when the copy has ended, at most: all that has to be done there is a mark, and to close it.
+#: Seconds that the target is waited for when the copy has ended, at most: all that has to be done
+#: there is a mark, and to close it.
 MARK_SECONDS: Final = 5.0
 
 
 @dataclass
 class Wishes:
-    """What the user decides. ``copy_first``: when the target fails, writes do, and not the copy (D7). ``rate`` in bytes a second."""
+    """What the user decides. ``copy_first``: when the target fails, writes do, and not the copy
+    (D7). ``rate`` in bytes a second.
+    """
 
     copy_first: bool = False
     rate: int | None = None
@@ -49,9 +54,21 @@ class Wishes:
 
 
 class Job:
-    """One copy. Its methods are for threads; one thread at a time, but for ``state`` and the device that stands before the source."""
+    """One copy. Its methods are for threads; one thread at a time, but for ``state`` and the device
+    that stands before the source.
+    """
 
-    def __init__(self, volume: Volume, target: Target, copy: Copy, mark: CopyMark, wishes: Wishes, *, since_ns: int, owner: int) -> None:
+    def __init__(
+        self,
+        volume: Volume,
+        target: Target,
+        copy: Copy,
+        mark: CopyMark,
+        wishes: Wishes,
+        *,
+        since_ns: int,
+        owner: int,
+    ) -> None:
         self.target = target
         self.copy = copy
         self.mark = mark
@@ -79,27 +96,52 @@ class Job:
         if not volume.read_only:
             volume.device = self.before
         if not mark.registered and isinstance(copy.source, ImageDevice):
-            # Whoever reads the unfinished copy keeps the source from being changed, together with us.
+            # Whoever reads the unfinished copy keeps the source from being changed, together with
+            # us.
             take_lock(copy.source._descriptor, copy.source.path, Lock.SHARED)
 
     @classmethod
-    def begin(cls, volume: Volume, target: Target, wishes: Wishes, *, registered: bool, source_path: str, owner: int) -> Job:
-        """Everything that is durable at this moment is what is copied. Nothing may be in flight, and nothing dirty. Never waits.
+    def begin(
+        cls,
+        volume: Volume,
+        target: Target,
+        wishes: Wishes,
+        *,
+        registered: bool,
+        source_path: str,
+        owner: int,
+    ) -> Job:
+        """Everything that is durable at this moment is what is copied. Nothing may be in flight,
+        and nothing dirty. Never waits.
 
         Raises ``CopyError`` when what was synced last is only in a log, which no copy has.
         """
         if volume.sync_log.pending and volume.superblock.log_blocks:
             raise CopyError(
-                f"{volume.device.path}: what was synced last is in its log only, and not in a copy: mount it once so that it can be written"
+                f"{volume.device.path}: what was synced last is in its log only, and "
+                "not in a copy: mount it once so that it can be written"
             )
         source = without_copy(volume.device)
         copy_id, generation = os.urandom(16), volume.generation
         mark = CopyMark(
-            copy_id, volume.superblock.uuid, generation, PREPARING, os.fsencode(source_path), registered=registered, made=target.made
+            copy_id,
+            volume.superblock.uuid,
+            generation,
+            PREPARING,
+            os.fsencode(source_path),
+            registered=registered,
+            made=target.made,
         )
         copy_map = CopyMap(copy_id, generation, volume.geometry.blocks)
         device = Abandonable(target.device)
-        copy = Copy(source, device, copy_map, volume.geometry, list(volume.allocator.entries), sparse=target.sparse)
+        copy = Copy(
+            source,
+            device,
+            copy_map,
+            volume.geometry,
+            list(volume.allocator.entries),
+            sparse=target.sparse,
+        )
         return cls(volume, target, copy, mark, wishes, since_ns=time.time_ns(), owner=owner)
 
     @property
@@ -122,7 +164,9 @@ class Job:
 
     # Setting it up
 
-    def copy_initial_part(self, first: Sequence[bytes], wanted: Callable[[], None] = lambda: None) -> None:
+    def copy_initial_part(
+        self, first: Sequence[bytes], wanted: Callable[[], None] = lambda: None
+    ) -> None:
         """See ``initial``."""
         write_mark(self._device, self.mark)
         clear_mark(self._device, PLACES[1])  # of an earlier copy to this target
@@ -130,17 +174,22 @@ class Job:
         self._check()
 
     def register(self, volume: Volume) -> RunningCopy:
-        """Let the volume remember the copy, with blocks for its map or, when that is outside, one for its failure. Not for a thread.
+        """Let the volume remember the copy, with blocks for its map or, when that is outside, one
+        for its failure. Not for a thread.
 
-        Raises ``NotCached``, ``CommitNeeded``, ``NoSpace``; ``UsageError`` for paths that are too long.
+        Raises ``NotCached``, ``CommitNeeded``, ``NoSpace``; ``UsageError`` for paths that are too
+        long.
         """
         outside = self.map_file is not None
         record = RunningCopy(
-            self.mark.id, self.mark.generation, os.fsencode(self.target.path), ((1, 1),), os.fsencode(self._map_path),
-            "write" if self.wishes.copy_first else "copy", self.wishes.rate, self.wishes.paused, self.since_ns, self.owner,
+            self.mark.id, self.mark.generation, os.fsencode(self.target.path), ((1, 1),),
+            os.fsencode(self._map_path),
+            "write" if self.wishes.copy_first else "copy", self.wishes.rate, self.wishes.paused,
+            self.since_ns, self.owner,
         ).checked()  # fmt: skip
         if outside:
-            # A full volume can be saved while it is mounted: the one block, and the commit, are of the reserve.
+            # A full volume can be saved while it is mounted: the one block, and the commit, are of
+            # the reserve.
             self._runs = allocate_map(volume, 1, urgency=2)
         else:
             self._runs = _allocated_for_map(volume, self.copy.map.size)
@@ -149,7 +198,9 @@ class Job:
         return record
 
     def put_map(self) -> None:
-        """Give the map its place: the file, or else the blocks, which are made empty. Raises ``DeviceError``, ``UsageError``."""
+        """Give the map its place: the file, or else the blocks, which are made empty. Raises
+        ``DeviceError``, ``UsageError``.
+        """
         if self._runs:
             self._clear(self._runs)
         place = self._map_place()
@@ -157,7 +208,9 @@ class Job:
         with self.copy.lock:
             self.copy.map.put(place)
         if self._fail_place is not place:
-            self._fail_place.write(0, encode_first(self.mark.id, self.mark.generation, failed=False))
+            self._fail_place.write(
+                0, encode_first(self.mark.id, self.mark.generation, failed=False)
+            )
             self._fail_place.flush()
         self.mark = replace(self.mark, map_runs=self._runs, map_path=os.fsencode(self._map_path))
 
@@ -174,16 +227,23 @@ class Job:
     def _places(self, runs: Sequence[tuple[int, int]], device: Writable | None = None) -> MapPlace:
         """Blocks of the volume as a place: on ``device``, or else to be written past the copy."""
         size = self.copy.geometry.block_size
-        return MapPlace(device or Beneath(self.before), [(start * size, length * size) for start, length in runs])
+        return MapPlace(
+            device or Beneath(self.before),
+            [(start * size, length * size) for start, length in runs],
+        )
 
     def _clear(self, runs: Sequence[tuple[int, int]]) -> None:
-        """Make blocks empty that were allocated for the map, and may have something in them that the copy still needs."""
+        """Make blocks empty that were allocated for the map, and may have something in them that
+        the copy still needs.
+        """
         place = self._places(runs, self.before)
         for offset in range(0, place.size, PIECE_BYTES):
             place.write(offset, bytes(min(PIECE_BYTES, place.size - offset)))
 
     def set_up(self) -> None:
-        """From now on the target is the point in time. What the volume remembers of the copy is durable."""
+        """From now on the target is the point in time. What the volume remembers of the copy is
+        durable.
+        """
         with self._mark_lock:
             if self.mark.state != FAILED:
                 self.mark = self.mark.changed(FILLING)
@@ -192,7 +252,12 @@ class Job:
         share(self.target)
         self._is_set_up = True
 
-    def resumed(self, record: RunningCopy | None, runs: Sequence[tuple[int, int]], map_file: ImageDevice | None) -> None:
+    def resumed(
+        self,
+        record: RunningCopy | None,
+        runs: Sequence[tuple[int, int]],
+        map_file: ImageDevice | None,
+    ) -> None:
         """It goes on, with all that ``put_map`` and ``set_up`` have done when it began."""
         self.record, self.map_file, self._runs = record, map_file, tuple(runs)
         place = self._map_place()
@@ -214,17 +279,23 @@ class Job:
         return done
 
     def settle(self) -> None:
-        """See ``Copy.settle``. A flush that works does not mean that writing does: ``step`` finds out."""
+        """See ``Copy.settle``. A flush that works does not mean that writing does: ``step`` finds
+        out.
+        """
         try:
             self.copy.settle()
         except (DeviceError, CorruptBlock) as exc:
             self.before.trouble(exc)
 
     def _failing(self, reason: str) -> None:
-        """Let nobody take it for the point in time any more: what follows will not be copied before it is overwritten."""
+        """Let nobody take it for the point in time any more: what follows will not be copied before
+        it is overwritten.
+        """
         if self._fail_place is not None:
             try:
-                self._fail_place.write(0, encode_first(self.mark.id, self.mark.generation, failed=True))
+                self._fail_place.write(
+                    0, encode_first(self.mark.id, self.mark.generation, failed=True)
+                )
                 self._fail_place.flush()
             except DeviceError:
                 if self.before.lost is None:  # else nothing follows
@@ -244,10 +315,14 @@ class Job:
     # Ending
 
     def finish(self) -> bool:
-        """All is copied: the target becomes a volume like any other. False when that does not work now: see ``state``."""
+        """All is copied: the target becomes a volume like any other. False when that does not work
+        now: see ``state``.
+        """
         newest = PLACES[self.mark.sequence % len(PLACES)]
         try:
-            for place in sorted(PLACES, key=lambda place: place == newest):  # the one in force goes last
+            for place in sorted(
+                PLACES, key=lambda place: place == newest
+            ):  # the one in force goes last
                 clear_mark(self._device, place)
         except DeviceError as exc:
             self.before.trouble(exc)
@@ -256,17 +331,27 @@ class Job:
         return True
 
     def fail(self, reason: str) -> None:
-        """It ends here, and is no point in time. Raises ``DeviceError`` when that cannot be made durable."""
+        """It ends here, and is no point in time. Raises ``DeviceError`` when that cannot be made
+        durable.
+        """
         self.before.fail(reason)
 
     def remove_target(self) -> bool:
-        """A file that was made for a copy that is of no use goes with it; whether it is gone now. May block."""
-        return self.target.made and isinstance(self._device, Abandonable) and self._device.remove_name()
+        """A file that was made for a copy that is of no use goes with it; whether it is gone now.
+        May block.
+        """
+        return (
+            self.target.made
+            and isinstance(self._device, Abandonable)
+            and self._device.remove_name()
+        )
 
     def close(self, ended: str | None = None) -> None:
-        """Let go of everything, but of a complete copy in memory. It ``ended``, or will be gone on with.
+        """Let go of everything, but of a complete copy in memory. It ``ended``, or will be gone on
+        with.
 
-        Returns when all is closed, or when that has taken too long: what does not answer is closed when it does.
+        Returns when all is closed, or when that has taken too long: what does not answer is closed
+        when it does.
         """
         with self._end_lock:
             self.before.end()
@@ -296,11 +381,17 @@ def _allocated_for_map(volume: Volume, size: int) -> Runs:
         return allocate_map(volume, -(-size // volume.geometry.block_size))
     except NoSpace as exc:
         text = str(exc)
-        raise NoSpace(text if "--map outside" in text else f"{text} for the copy's map: keep it outside (--map outside)") from exc
+        raise NoSpace(
+            text
+            if "--map outside" in text
+            else f"{text} for the copy's map: keep it outside (--map outside)"
+        ) from exc
 
 
 def unregister(volume: Volume) -> None:
-    """Let the volume forget its copy with the next commit. Raises ``NotCached``, ``CorruptBlock``."""
+    """Let the volume forget its copy with the next commit. Raises
+    ``NotCached``, ``CorruptBlock``.
+    """
     record = volume.copies.current
     if record is not None:
         free_map(volume, record.map_runs)

@@ -1,4 +1,6 @@
-"""The file of a copy map that is outside of the volume: where it is, how it is made and opened, and how it goes again."""
+"""The file of a copy map that is outside of the volume: where it is, how it is made and opened, and
+how it goes again.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +27,18 @@ def map_path(target: Target) -> str:
     """Where the map of a copy to ``target`` is."""
     if target.sparse:
         return target.path + MAP_SUFFIX
-    state = STATE_DIRECTORY if os.geteuid() == 0 else os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    state = (
+        STATE_DIRECTORY
+        if os.geteuid() == 0
+        else os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    )
     directory = state if os.geteuid() == 0 else os.path.join(state, "snapfs")
     return os.path.join(directory, target.path.strip("/").replace("/", "-") + MAP_SUFFIX)
 
 
 def make_map(path: str, size: int, *, force: bool, refuse: Refuse = anywhere) -> ImageDevice:
-    """An empty map file. ``force``: also where a file is; ``refuse`` raises for a directory where none may be.
+    """An empty map file. ``force``: also where a file is; ``refuse`` raises for a directory where
+    none may be.
 
     Raises ``CopyError``, ``DeviceError``.
     """
@@ -41,7 +48,9 @@ def make_map(path: str, size: int, *, force: bool, refuse: Refuse = anywhere) ->
             refuse(path, pinned.directory_status())
             if pinned.exists:
                 if not force or not pinned.remove():
-                    raise CopyError(f"{path}: is in the way of the copy's map: give --force to overwrite it")
+                    raise CopyError(
+                        f"{path}: is in the way of the copy's map: give --force to overwrite it"
+                    )
                 pinned.forget()
             pinned.make()
             try:
@@ -75,7 +84,9 @@ def open_map(path: bytes, owners: Collection[int] | None) -> ImageDevice:
 
 
 def remove_map(path: bytes, copy_id: bytes, owners: Collection[int] | None) -> None:
-    """Remove a map that nobody needs any more, if it is that copy's: what a volume says may be a stranger's."""
+    """Remove a map that nobody needs any more, if it is that copy's: what a volume says may be a
+    stranger's.
+    """
     with suppress(SnapfsError):
         device = open_named(os.fsdecode(path), owners=owners, lock=Lock.NONE, read_only=True)
         try:

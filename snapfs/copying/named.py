@@ -1,7 +1,8 @@
 """Files that a volume, or the mark of a copy, names: the target of a copy, the file of its map.
 
-Whoever makes an image can write any path into it. So a file that an image names is believed to be meant only if it belongs to root or
-to the image's owner, and links on the way to it are followed only if they belong to root or to this process's user.
+Whoever makes an image can write any path into it. So a file that an image names is believed to be
+meant only if it belongs to root or to the image's owner, and links on the way to it are followed
+only if they belong to root or to this process's user.
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ def owners_of(image: Device) -> Collection[int]:
     return {0, os.geteuid()} if stat.S_ISBLK(status.st_mode) else {0, status.st_uid}
 
 
-def open_named(path: str, *, owners: Collection[int] | None, lock: Lock, read_only: bool = False) -> ImageDevice:
-    """Open a file or a block device that is there, keeping its name. ``owners`` None: whoever it belongs to.
+def open_named(
+    path: str, *, owners: Collection[int] | None, lock: Lock, read_only: bool = False
+) -> ImageDevice:
+    """Open a file or a block device that is there, keeping its name. ``owners`` None: whoever it
+    belongs to.
 
     Raises ``DeviceError``, ``VolumeBusy``; ``CopyError`` when it belongs to somebody else.
     """
@@ -37,7 +41,10 @@ def open_named(path: str, *, owners: Collection[int] | None, lock: Lock, read_on
             raise DeviceError(f"{path}: cannot be opened: No such file or directory")
         owner = pinned.status().st_uid
         if owners is not None and owner not in owners:
-            raise CopyError(f"{path}: belongs to user {owner}, and the image that names it to another: it is not touched")
+            raise CopyError(
+                f"{path}: belongs to user {owner}, and the image that names it to "
+                "another: it is not touched"
+            )
         device = open_pinned(pinned, read_only=read_only, lock=lock)
         device.pinned = pinned.copied()
         return device

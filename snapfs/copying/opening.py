@@ -40,12 +40,15 @@ def read_mark(device: Device) -> CopyMark | None:
     return newest_mark(read)
 
 
-def open_image(path: str, *, read_only: bool, unfinished: bool = False, interval: float | None = INTERVAL) -> Device:
+def open_image(
+    path: str, *, read_only: bool, unfinished: bool = False, interval: float | None = INTERVAL
+) -> Device:
     """Open an image for this process alone; or, to read, a copy that somebody may be filling (D1).
 
-    ``unfinished``: such a copy is opened to be read although writing was asked for: ``read_only`` of the device tells.
-    To write, it is claimed for this host as well, and that is renewed within ``interval`` seconds; None: other hosts do not matter.
-    Raises ``DeviceError``, ``VolumeBusy``; ``CopyError`` for an unfinished copy that cannot be used in this way.
+    ``unfinished``: such a copy is opened to be read although writing was asked for: ``read_only``
+    of the device tells. To write, it is claimed for this host as well, and that is renewed within
+    ``interval`` seconds; None: other hosts do not matter. Raises ``DeviceError``, ``VolumeBusy``;
+    ``CopyError`` for an unfinished copy that cannot be used in this way.
     """
     with pin_image(path) as pinned:
         mark = _mark_of(pinned)
@@ -64,14 +67,22 @@ def open_image(path: str, *, read_only: bool, unfinished: bool = False, interval
         refuse(path, mark)
         if pinned.status().st_uid not in (0, os.geteuid()):
             # It names other files, and what they hold would show in it.
-            raise CopyError(f"{path}: a copy that is not complete, and belongs to somebody else, who alone can use it")
+            raise CopyError(
+                f"{path}: a copy that is not complete, and belongs to somebody else, "
+                "who alone can use it"
+            )
         if not (read_only or unfinished):
-            raise CopyError(f"{path}: this copy is not complete: until then it can only be read ('snapfs copy status {quoted(path)}')")
+            raise CopyError(
+                f"{path}: this copy is not complete: until then it can only be read "
+                f"('snapfs copy status {quoted(path)}')"
+            )
         return open_unfinished(open_pinned(pinned, read_only=True, lock=Lock.SHARED), mark)
 
 
 def open_unfinished(target: Device, mark: CopyMark) -> UnfinishedCopy:
-    """The point in time that a copy being filled is; ``target`` belongs to it from now on. Raises ``CopyError`` when it cannot be had."""
+    """The point in time that a copy being filled is; ``target`` belongs to it from now on. Raises
+    ``CopyError`` when it cannot be had.
+    """
     path = target.path
     with contextlib.ExitStack() as opened:
         opened.callback(target.close)
@@ -83,22 +94,46 @@ def open_unfinished(target: Device, mark: CopyMark) -> UnfinishedCopy:
         source_path = os.fsdecode(mark.source)
         try:
             # A source that knows of the copy takes care of it. Any other must not change.
-            source = kept(open_device(source_path, read_only=True, lock=Lock.NONE if mark.registered else Lock.SHARED))
+            source = kept(
+                open_device(
+                    source_path, read_only=True, lock=Lock.NONE if mark.registered else Lock.SHARED
+                )
+            )
             found = newest_superblock(source)
         except SnapfsError as exc:
-            raise CopyError(f"{path}: this copy is not complete, and what is missing cannot be read from its source: {exc}") from exc
+            raise CopyError(
+                f"{path}: this copy is not complete, and what is missing cannot be read "
+                f"from its source: {exc}"
+            ) from exc
         if found.uuid != mark.uuid:
-            raise CopyError(f"{path}: this copy is not complete, and {source_path}, which it is of, holds another volume")
+            raise CopyError(
+                f"{path}: this copy is not complete, and {source_path}, which it is of, "
+                "holds another volume"
+            )
         if not mark.registered and found.generation != mark.generation:
-            raise CopyError(f"{path}: this copy is not complete, and its source {source_path} has been changed since: start it again")
+            raise CopyError(
+                f"{path}: this copy is not complete, and its source {source_path} has "
+                "been changed since: start it again"
+            )
         size = found.geometry.block_size
-        blocks = MapPlace(source, [(start * size, length * size) for start, length in mark.map_runs])
+        blocks = MapPlace(
+            source, [(start * size, length * size) for start, length in mark.map_runs]
+        )
         place = blocks
         if mark.map_path:
-            map_file = kept(open_named(os.fsdecode(mark.map_path), owners=owners_of(target), read_only=True, lock=Lock.NONE))
+            map_file = kept(
+                open_named(
+                    os.fsdecode(mark.map_path),
+                    owners=owners_of(target),
+                    read_only=True,
+                    lock=Lock.NONE,
+                )
+            )
             place = MapPlace(map_file, [(0, map_file.size)])
         try:
-            device = UnfinishedCopy(target, source, place, mark, found.geometry, blocks if mark.map_runs else place)
+            device = UnfinishedCopy(
+                target, source, place, mark, found.geometry, blocks if mark.map_runs else place
+            )
         except DeviceError as exc:
             raise CopyError(str(exc)) from exc
         opened.pop_all()

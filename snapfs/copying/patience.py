@@ -1,7 +1,9 @@
-"""Work that may never end: a device may not answer, be it that it waits for this very daemon. Whoever waits for it can leave it alone.
+"""Work that may never end: a device may not answer, be it that it waits for this very daemon.
+Whoever waits for it can leave it alone.
 
-A thread that waits in the kernel cannot be ended. So it is left: it may do nothing that matters when it goes on, and what it has open is
-closed when it has ended, not before, for others would get the numbers of its descriptors.
+A thread that waits in the kernel cannot be ended. So it is left: it may do nothing that matters
+when it goes on, and what it has open is closed when it has ended, not before, for others would get
+the numbers of its descriptors.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from snapfs.errors import DeviceError
 
 T = TypeVar("T")
 
-#: Seconds that whoever writes to a volume waits for the target of its copy, at most. Disks are given up by the kernel after 30 as well.
+#: Seconds that whoever writes to a volume waits for the target of its copy, at most. Disks are
+#: given up by the kernel after 30 as well.
 WAIT_SECONDS: Final = 30.0
 
 #: And when the copy is given up, or the mount ends.
@@ -57,7 +60,9 @@ class Attempt(Generic[T]):
 
 
 class Abandonable(Alone):
-    """A device that may never answer. It is closed, by a thread, when whoever uses it has ended, however long that takes."""
+    """A device that may never answer. It is closed, by a thread, when whoever uses it has ended,
+    however long that takes.
+    """
 
     def __init__(self, below: Device) -> None:
         self.path = below.path

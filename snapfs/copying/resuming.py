@@ -1,6 +1,7 @@
 """Going on with a copy after its process has ended, in whatever way (D4).
 
-Whoever opens a volume to write that remembers a running copy must ``attach`` it first, before anything is written.
+Whoever opens a volume to write that remembers a running copy must ``attach`` it first, before
+anything is written.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ log = logging.getLogger("snapfs.copying")
 
 
 def attach(volume: Volume) -> Job | None:
-    """Let the copy that a volume remembers go on before anything is written. Commits when it cannot, and is forgotten.
+    """Let the copy that a volume remembers go on before anything is written. Commits when it
+    cannot, and is forgotten.
 
     Raises ``CopyError`` when it cannot and comes first.
     """
@@ -51,7 +53,8 @@ def attach(volume: Volume) -> Job | None:
         if record.on_error == "write":
             raise CopyError(
                 f"{volume.device.path}: the copy to {where} comes first, and cannot go on: {exc}; "
-                f"make that possible, or give it up with 'snapfs copy cancel {quoted(volume.device.path)}'"
+                "make that possible, or give it up with 'snapfs copy cancel "
+                f"{quoted(volume.device.path)}'"
             ) from exc
         log.warning("the copy to %s has failed: %s", where, exc)
     forget(volume)
@@ -59,7 +62,9 @@ def attach(volume: Volume) -> Job | None:
 
 
 def forget(volume: Volume) -> None:
-    """The copy that the volume remembers has ended, in whatever way; durable when this returns. Raises ``DeviceError``, ``NoSpace``."""
+    """The copy that the volume remembers has ended, in whatever way; durable when this returns.
+    Raises ``DeviceError``, ``NoSpace``.
+    """
     record = volume.copies.current
     if record is None:
         return
@@ -74,7 +79,8 @@ def forget(volume: Volume) -> None:
 
 
 def give_up(volume: Volume) -> bool:
-    """End the copy that the volume remembers and nobody goes on with; was its target removed, because it was made for the copy?
+    """End the copy that the volume remembers and nobody goes on with; was its target removed,
+    because it was made for the copy?
 
     Raises ``CopyError`` when there is none, ``DeviceError``, ``NoSpace``.
     """
@@ -116,19 +122,34 @@ def _resumed(volume: Volume, record: RunningCopy) -> Job:
                 raise _Over("was complete already")
             raise CopyError(f"{path}: holds something else now")
         if mark.id == record.id and mark.state != FILLING:
-            raise _Over("was never set up, and is forgotten" if mark.state == PREPARING else f"has failed: {mark.reason}")
+            raise _Over(
+                "was never set up, and is forgotten"
+                if mark.state == PREPARING
+                else f"has failed: {mark.reason}"
+            )
         check_mark(path, mark, record.id)
         target = Target(target.device, path, mark.made, target.sparse)
         map_file = _map_file(record.map_path, owners, opened)
         wishes = Wishes(record.on_error == "write", record.rate, record.paused)
-        job = _job(volume, target, mark, record.map_runs, map_file, wishes, since_ns=record.since_ns, owner=record.owner)
+        job = _job(
+            volume,
+            target,
+            mark,
+            record.map_runs,
+            map_file,
+            wishes,
+            since_ns=record.since_ns,
+            owner=record.owner,
+        )
         job.resumed(record, record.map_runs, map_file)
         opened.pop_all()
         return job
 
 
 def _says_failed(volume: Volume, record: RunningCopy) -> bool:
-    """Does the volume itself say that its copy has failed? Until the map is there, it says nothing."""
+    """Does the volume itself say that its copy has failed? Until the map is
+    there, it says nothing.
+    """
     try:
         found = decode_first(_on_volume(volume, record.map_runs).read(0, SECTOR_BYTES))
     except CorruptBlock:
@@ -137,7 +158,9 @@ def _says_failed(volume: Volume, record: RunningCopy) -> bool:
 
 
 def resume_unregistered(volume: Volume, path: str, *, since_ns: int, owner: int) -> Job:
-    """Go on with a copy that its source does not know of, which must not have changed. Raises ``CopyError``."""
+    """Go on with a copy that its source does not know of, which must not have changed. Raises
+    ``CopyError``.
+    """
     with contextlib.ExitStack() as opened:
         target = reopen(path)
         opened.callback(target.device.close)
@@ -148,10 +171,15 @@ def resume_unregistered(volume: Volume, path: str, *, since_ns: int, owner: int)
         if mark.uuid != volume.superblock.uuid or mark.registered:
             raise CopyError(f"{path}: a copy of something else")
         if mark.generation != volume.generation or volume.unsaved:
-            raise CopyError(f"{path}: its source {volume.device.path} has been changed since: start the copy again with --force")
+            raise CopyError(
+                f"{path}: its source {volume.device.path} has been changed since: start "
+                "the copy again with --force"
+            )
         target = Target(target.device, path, mark.made, target.sparse)
         map_file = _map_file(mark.map_path, owners_of(target.device), opened)
-        wishes = Wishes(copy_first=True)  # nobody writes the source: the copy can always be gone on with later
+        wishes = Wishes(
+            copy_first=True
+        )  # nobody writes the source: the copy can always be gone on with later
         job = _job(volume, target, mark, (), map_file, wishes, since_ns=since_ns, owner=owner)
         job.resumed(None, (), map_file)
         opened.pop_all()
@@ -166,7 +194,9 @@ def check_mark(path: str, mark: CopyMark, copy_id: bytes) -> None:
         raise CopyError(f"{path}: the copy has failed: {mark.reason}")
 
 
-def _map_file(path: bytes, owners: Collection[int], opened: contextlib.ExitStack) -> ImageDevice | None:
+def _map_file(
+    path: bytes, owners: Collection[int], opened: contextlib.ExitStack
+) -> ImageDevice | None:
     if not path:
         return None
     device = open_map(path, owners)
@@ -186,13 +216,20 @@ def _job(
     owner: int,
 ) -> Job:
     source, geometry = without_copy(volume.device), volume.geometry
-    place = MapPlace(map_file, [(0, map_file.size)]) if map_file is not None else _on_volume(volume, runs)
+    place = (
+        MapPlace(map_file, [(0, map_file.size)])
+        if map_file is not None
+        else _on_volume(volume, runs)
+    )
     copy_map = CopyMap(mark.id, mark.generation, geometry.blocks, place)
     if copy_map.failed:
         raise CopyError(f"{target.path}: the copy has failed")
-    # What is copied is in the target, and what is not is in the source unchanged: enough to read the group table of that moment.
+    # What is copied is in the target, and what is not is in the source unchanged: enough to read
+    # the group table of that moment.
     device = Abandonable(target.device)
-    past = Volume.open(AsItWas(Copy(source, device, copy_map, geometry, [], sparse=target.sparse)), read_only=True)
+    past = Volume.open(
+        AsItWas(Copy(source, device, copy_map, geometry, [], sparse=target.sparse)), read_only=True
+    )
     if (past.generation, past.superblock.uuid) != (mark.generation, volume.superblock.uuid):
         raise CopyError(f"{target.path}: does not hold the generation that was to be copied")
     copy = Copy(source, device, copy_map, geometry, past.allocator.entries, sparse=target.sparse)
@@ -201,4 +238,6 @@ def _job(
 
 def _on_volume(volume: Volume, runs: Sequence[tuple[int, int]]) -> MapPlace:
     size = volume.geometry.block_size
-    return MapPlace(without_copy(volume.device), [(start * size, length * size) for start, length in runs])
+    return MapPlace(
+        without_copy(volume.device), [(start * size, length * size) for start, length in runs]
+    )

@@ -17,7 +17,8 @@ from snapfs.errors import CopyError, DeviceError, UsageError
 from snapfs.filesystem.occupied import refuse_occupied
 from snapfs.store.claiming import claim_storage, refuse_claimed
 
-#: Raises for what may not be a target, or a directory where none may be made: its path, and its status.
+#: Raises for what may not be a target, or a directory where none may be made: its path, and its
+#: status.
 Refuse = Callable[[str, os.stat_result], None]
 
 
@@ -27,9 +28,11 @@ def anywhere(_path: str, _status: os.stat_result) -> None:
 
 @dataclass(frozen=True)
 class Target:
-    """An open target. ``made``: a file that is there only for the copy. ``sparse``: what is not written reads as zeros.
+    """An open target. ``made``: a file that is there only for the copy. ``sparse``: what is not
+    written reads as zeros.
 
-    One in memory is known as ``shown``, and ends with this process, with all that is known of the copy.
+    One in memory is known as ``shown``, and ends with this process, with all that is known of the
+    copy.
     """
 
     device: ImageDevice
@@ -43,12 +46,16 @@ class Target:
         return self.shown or self.path
 
     def remove(self) -> bool:
-        """Remove what was made for a copy that is of no use, if its name still leads to it; whether it is gone now. May block."""
+        """Remove what was made for a copy that is of no use, if its name still leads to it; whether
+        it is gone now. May block.
+        """
         return self.made and self.device.remove_name()
 
 
 def in_memory(shown: str, size: int, publish: Callable[[str, str], str]) -> Target:
-    """A target in memory; ``publish`` gives it a path for others, a link. Raises ``DeviceError``, ``UsageError``."""
+    """A target in memory; ``publish`` gives it a path for others, a link. Raises ``DeviceError``,
+    ``UsageError``.
+    """
     device = RamDevice(shown, size)
     try:
         path = publish(shown, device.place)
@@ -59,8 +66,11 @@ def in_memory(shown: str, size: int, publish: Callable[[str, str], str]) -> Targ
     return Target(device, path, made=True, sparse=True, in_memory=True, shown=shown)
 
 
-def prepare(path: str, source: Device, volume_bytes: int, *, force: bool, refuse: Refuse = anywhere) -> Target:
-    """Make or take the target, locked for this process alone. ``refuse`` raises for what, or a directory where, no target may be.
+def prepare(
+    path: str, source: Device, volume_bytes: int, *, force: bool, refuse: Refuse = anywhere
+) -> Target:
+    """Make or take the target, locked for this process alone. ``refuse`` raises for what, or a
+    directory where, no target may be.
 
     Raises ``CopyError``, ``DeviceError``, ``VolumeBusy``, ``Occupied``.
     """
@@ -73,7 +83,9 @@ def prepare(path: str, source: Device, volume_bytes: int, *, force: bool, refuse
         raise DeviceError(f"{path}: cannot be the target of a copy: {exc.strerror}") from exc
 
 
-def _prepared(pinned: Pinned, source: Device, volume_bytes: int, *, force: bool, refuse: Refuse) -> Target:
+def _prepared(
+    pinned: Pinned, source: Device, volume_bytes: int, *, force: bool, refuse: Refuse
+) -> Target:
     path = pinned.path
     made = not pinned.exists
     refuse(path, pinned.directory_status() if made else pinned.status())
@@ -88,10 +100,15 @@ def _prepared(pinned: Pinned, source: Device, volume_bytes: int, *, force: bool,
                 refuse_occupied(device)
             device.be_writer()
             refuse_claimed(device)
-            if pinned.is_regular and (force or device.size != source.size):  # else it is all zeros, and as long as it must be
+            if pinned.is_regular and (
+                force or device.size != source.size
+            ):  # else it is all zeros, and as long as it must be
                 _resize(device, source.size)
             elif device.size < volume_bytes:
-                raise CopyError(f"{path}: too small: the volume has {volume_bytes} bytes, the device {device.size}")
+                raise CopyError(
+                    f"{path}: too small: the volume has {volume_bytes} bytes, the "
+                    f"device {device.size}"
+                )
             device.pinned = pinned.copied()
             claim_storage(device)
         except BaseException:
@@ -132,7 +149,9 @@ def reopen(path: str, *, owners: Collection[int] | None = None) -> Target:
 
 
 def write_mark(device: Device, mark: CopyMark) -> None:
-    """Let a target say what it is; durable when this returns. Raises ``DeviceError``, ``UsageError``."""
+    """Let a target say what it is; durable when this returns. Raises ``DeviceError``,
+    ``UsageError``.
+    """
     offset, data = mark.encode()
     device.write(offset, data)
     device.flush()
@@ -141,7 +160,8 @@ def write_mark(device: Device, mark: CopyMark) -> None:
 def clear_mark(device: Device, place: int) -> None:
     """Let there be no mark in a place; durable when this returns. Raises ``DeviceError``.
 
-    Its first sector goes alone: whatever part of the rest a crash leaves, there is no mark and not a damaged one.
+    Its first sector goes alone: whatever part of the rest a crash leaves, there is no mark and not
+    a damaged one.
     """
     for start, end in ((place, place + SECTOR_BYTES), (place + SECTOR_BYTES, place + PLACE_BYTES)):
         device.write(start, bytes(end - start))

@@ -1,8 +1,11 @@
-"""A copy that is still being filled, read as the point in time that it is: what it does not have yet comes from the source (D1).
+"""A copy that is still being filled, read as the point in time that it is: what it does not have
+yet comes from the source (D1).
 
-Whoever fills it may be another process, at this moment. It copies a block before it overwrites it, and sets the block's bit before that; so
-what was read from the source is right when the bit is still unset afterwards. When the copy is complete its mark goes, before its map is
-given back. When it fails the source says so, in the first sector of the map there, before anything is overwritten that was not copied.
+Whoever fills it may be another process, at this moment. It copies a block before it overwrites it,
+and sets the block's bit before that; so what was read from the source is right when the bit is
+still unset afterwards. When the copy is complete its mark goes, before its map is given back. When
+it fails the source says so, in the first sector of the map there, before anything is overwritten
+that was not copied.
 """
 
 from __future__ import annotations
@@ -15,7 +18,14 @@ from typing import Final, TypeVar
 
 from bitarray import bitarray
 
-from snapfs.blocks.copy_mark import FILLING, PLACE_BYTES, PLACES, CopyMark, newest_mark, without_mark
+from snapfs.blocks.copy_mark import (
+    FILLING,
+    PLACE_BYTES,
+    PLACES,
+    CopyMark,
+    newest_mark,
+    without_mark,
+)
 from snapfs.blocks.geometry import Geometry
 from snapfs.blocks.map_sector import SECTOR_BYTES, decode_first
 from snapfs.copying.copy import stretches
@@ -31,13 +41,21 @@ TRIES: Final = 3
 
 
 class UnfinishedCopy(Unwritable):
-    """``target`` holds what is copied, ``source`` the rest; ``map_place`` is read while others write it.
+    """``target`` holds what is copied, ``source`` the rest; ``map_place`` is read while others
+    write it.
 
-    ``fail_place`` is where it is said whether the copy has failed. Raises ``DeviceError`` when it has.
+    ``fail_place`` is where it is said whether the copy has failed. Raises ``DeviceError`` when it
+    has.
     """
 
     def __init__(
-        self, target: Device, source: Device, map_place: MapPlace, mark: CopyMark, geometry: Geometry, fail_place: MapPlace
+        self,
+        target: Device,
+        source: Device,
+        map_place: MapPlace,
+        mark: CopyMark,
+        geometry: Geometry,
+        fail_place: MapPlace,
     ) -> None:
         self.path = target.path
         self.size = target.size
@@ -55,7 +73,9 @@ class UnfinishedCopy(Unwritable):
         self._has_ended()
 
     def read(self, offset: int, length: int) -> bytes:
-        """See ``Device.read``. Raises ``DeviceError`` when the copy has failed or was cancelled meanwhile."""
+        """See ``Device.read``. Raises ``DeviceError`` when the copy has failed or was cancelled
+        meanwhile.
+        """
         if self._is_complete or offset + length > self._end:
             return self._target.read(offset, length)
         with self._lock:
@@ -77,7 +97,9 @@ class UnfinishedCopy(Unwritable):
         return b"".join(parts)
 
     def read_nowait(self, offset: int, length: int) -> Buffer | None:
-        """See ``Device.read_nowait``: what may be in the source may have to be read twice, which is for a thread."""
+        """See ``Device.read_nowait``: what may be in the source may have to be read twice, which is
+        for a thread.
+        """
         return self._target.read_nowait(offset, length) if self._is_complete else None
 
     def _now(self, start: int, length: int) -> bitarray:
@@ -93,12 +115,22 @@ class UnfinishedCopy(Unwritable):
 
     def _has_ended(self) -> bool:
         """Is the copy complete by now? Raises ``DeviceError`` when it never will be."""
-        if not self._is_complete and self._is_marked() and self._says_failed() and self._is_marked():
-            raise DeviceError(f"{self.path}: the copy has failed, or was given up: its source does not wait for it any more")
+        if (
+            not self._is_complete
+            and self._is_marked()
+            and self._says_failed()
+            and self._is_marked()
+        ):
+            raise DeviceError(
+                f"{self.path}: the copy has failed, or was given up: its source does "
+                "not wait for it any more"
+            )
         return self._is_complete
 
     def _is_marked(self) -> bool:
-        """Does the target say that it is being filled? If not, it is complete. Raises ``DeviceError`` when it says that it has failed."""
+        """Does the target say that it is being filled? If not, it is complete. Raises
+        ``DeviceError`` when it says that it has failed.
+        """
         found = self._read_marks()
         if found != self._mark_bytes:
             mark = _steady(lambda: newest_mark(self._target.read))
@@ -111,7 +143,9 @@ class UnfinishedCopy(Unwritable):
         return not self._is_complete
 
     def _says_failed(self) -> bool:
-        """Does the source say so, or has it given back where it would? It does that when the copy has ended, in whatever way."""
+        """Does the source say so, or has it given back where it would? It does that when the copy
+        has ended, in whatever way.
+        """
         try:
             found = _steady(lambda: decode_first(self._fail_place.read(0, SECTOR_BYTES)))
         except CorruptBlock:
@@ -133,7 +167,9 @@ class UnfinishedCopy(Unwritable):
 
 
 def _steady(read: Callable[[], T]) -> T:
-    """What is read while another process may be writing it: half of it may be new. Raises ``CorruptBlock`` when that does not pass."""
+    """What is read while another process may be writing it: half of it may be new. Raises
+    ``CorruptBlock`` when that does not pass.
+    """
     for _ in range(TRIES - 1):
         with contextlib.suppress(CorruptBlock):
             return read()
@@ -145,5 +181,7 @@ def refuse(path: str, mark: CopyMark) -> None:
     if mark.state == FILLING:
         return
     if mark.reason:
-        raise CopyError(f"{path}: a copy that has failed: {mark.reason}; start it again with --force")
+        raise CopyError(
+            f"{path}: a copy that has failed: {mark.reason}; start it again with --force"
+        )
     raise CopyError(f"{path}: a copy that was never completely set up: start it again with --force")

@@ -28,8 +28,8 @@ def is_memory(path: str) -> bool:
 def lasting_path(path: str) -> str:
     """The absolute path by which an image is remembered.
 
-    Links to files are followed. Those to block devices are not, for what they lead to has another name after the next boot; nor those into
-    /proc, which lead to no path.
+    Links to files are followed. Those to block devices are not, for what they lead to has another
+    name after the next boot; nor those into /proc, which lead to no path.
     """
     found = os.path.realpath(path)
     try:
@@ -57,8 +57,9 @@ class Guard(Protocol):
 class Device(Protocol):
     """A range of ``size`` bytes.
 
-    Reads and writes are exact: a short transfer is a ``DeviceError``. A write may be lost by a power cut
-    until ``flush`` has returned, and two unflushed writes may reach the medium in either order.
+    Reads and writes are exact: a short transfer is a ``DeviceError``. A write may be lost by a
+    power cut until ``flush`` has returned, and two unflushed writes may reach the medium in either
+    order.
     """
 
     path: str
@@ -67,7 +68,9 @@ class Device(Protocol):
 
     @property
     def taken(self) -> str | None:
-        """Why nothing may be written any more, because somebody else has the device now; None: nobody has, as far as is known."""
+        """Why nothing may be written any more, because somebody else has the device now; None:
+        nobody has, as far as is known.
+        """
         ...
 
     def read(self, offset: int, length: int) -> bytes:
@@ -79,7 +82,9 @@ class Device(Protocol):
         ...
 
     def prefetch(self, offset: int, length: int) -> None:
-        """These bytes are likely to be read next, as far as there are so many. Never blocks, never fails, and may do nothing."""
+        """These bytes are likely to be read next, as far as there are so many. Never blocks, never
+        fails, and may do nothing.
+        """
         ...
 
     def write(self, offset: int, data: Buffer) -> None:
@@ -87,7 +92,9 @@ class Device(Protocol):
         ...
 
     def must_wait(self, runs: Sequence[tuple[int, int]]) -> bool:
-        """Would writing these runs, (offset, length), wait for another device first? Then ``make_ready`` is for a worker thread."""
+        """Would writing these runs, (offset, length), wait for another device first? Then
+        ``make_ready`` is for a worker thread.
+        """
         ...
 
     def make_ready(self, runs: Sequence[tuple[int, int]]) -> None:
@@ -101,7 +108,8 @@ class Device(Protocol):
     def discard(self, offset: int, length: int) -> None:
         """Nobody wants these bytes any more: until they are written again they may be anything.
 
-        May block. Raises ``DeviceError``, also where the device knows no discards; nothing is lost then.
+        May block. Raises ``DeviceError``, also where the device knows no discards; nothing is lost
+        then.
         """
         ...
 
@@ -111,7 +119,9 @@ class Device(Protocol):
 
 
 class Alone:
-    """Of a device whose writes wait for no other, which fetches nothing in advance, and which nobody can take away."""
+    """Of a device whose writes wait for no other, which fetches nothing in advance, and which
+    nobody can take away.
+    """
 
     @property
     def taken(self) -> str | None:
@@ -130,7 +140,9 @@ class Alone:
 
 
 class Unwritable(Alone):
-    """Of a device that can only be read, and never at once: what it reads may have to be got from somewhere."""
+    """Of a device that can only be read, and never at once: what it reads may have to be got from
+    somewhere.
+    """
 
     path: str
     read_only = True

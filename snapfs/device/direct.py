@@ -1,7 +1,7 @@
 """Reading past the host's page cache: what the medium has, not what memory remembers of it.
 
-For whoever reads everything once: neither the host's cache nor its users notice. Where the host cannot do that, and for devices that have
-no file behind them, reads are those of the device.
+For whoever reads everything once: neither the host's cache nor its users notice. Where the host
+cannot do that, and for devices that have no file behind them, reads are those of the device.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ _UNSUPPORTED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class DirectReader:
-    """Reads up to ``limit`` bytes at a time, at multiples of 4096. One thread at a time may use it."""
+    """Reads up to ``limit`` bytes at a time, at multiples of 4096. One
+    thread at a time may use it.
+    """
 
     def __init__(self, device: Device, limit: int) -> None:
         self.limit = limit
@@ -28,9 +30,12 @@ class DirectReader:
         self._buffer = mmap.mmap(-1, limit)  # O_DIRECT wants memory that begins on a page
         self._descriptor = -1
         if isinstance(device, ImageDevice):
-            # The file that is open, whatever its path leads to by now. Closing this does not release the lock of the other.
+            # The file that is open, whatever its path leads to by now. Closing this does not
+            # release the lock of the other.
             with suppress(OSError):
-                self._descriptor = os.open(f"/proc/self/fd/{device._descriptor}", os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+                self._descriptor = os.open(
+                    f"/proc/self/fd/{device._descriptor}", os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC
+                )
 
     def read(self, offset: int, length: int) -> Buffer:
         """``length`` bytes at ``offset``; they last until the next read. Raises ``DeviceError``."""
@@ -42,13 +47,18 @@ class DirectReader:
                 while count < length:
                     more = os.preadv(self._descriptor, [view[count:length]], offset + count)
                     if not more:
-                        raise DeviceError(f"{self._device.path}: the image ends at {offset + count}, {length - count} bytes are missing")
+                        raise DeviceError(
+                            f"{self._device.path}: the image ends at {offset + count}, "
+                            f"{length - count} bytes are missing"
+                        )
                     count += more
         except OSError as exc:
             if exc.errno in _UNSUPPORTED:
                 self._forget()
                 return self._device.read(offset, length)
-            raise DeviceError(f"{self._device.path}: read at {offset} failed: {exc.strerror}") from exc
+            raise DeviceError(
+                f"{self._device.path}: read at {offset} failed: {exc.strerror}"
+            ) from exc
         return memoryview(self._buffer)[:length]
 
     def _forget(self) -> None:

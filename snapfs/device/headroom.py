@@ -1,7 +1,8 @@
-"""How much memory there is, and how much of it is left, for this machine and for the control groups that this process is in.
+"""How much memory there is, and how much of it is left, for this machine and for the control groups
+that this process is in.
 
-A process that takes more than its group may have is ended by the kernel, with all that it keeps in memory; so whoever keeps much asks here
-before. Figures are in bytes.
+A process that takes more than its group may have is ended by the kernel, with all that it keeps in
+memory; so whoever keeps much asks here before. Figures are in bytes.
 """
 
 from __future__ import annotations
@@ -21,14 +22,18 @@ _UNLIMITED: Final = 1 << 60
 
 @dataclass(frozen=True)
 class _Interface:
-    """What the files of a memory controller are called, and what of its statistics the kernel would give up for others."""
+    """What the files of a memory controller are called, and what of its statistics the kernel would
+    give up for others.
+    """
 
     limit: str
     usage: str
     reclaimable: tuple[str, ...]
 
 
-_V1: Final = _Interface("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
+_V1: Final = _Interface(
+    "memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")
+)
 _V2: Final = _Interface("memory.max", "memory.current", ("inactive_file", "active_file"))
 
 
@@ -40,7 +45,9 @@ def total() -> int:
 
 
 def available() -> int:
-    """Memory and swap that this process can still take without anything being ended for it, as far as the kernel knows."""
+    """Memory and swap that this process can still take without anything being ended for it, as far
+    as the kernel knows.
+    """
     figures = _figures(MEMINFO)
     left = [1024 * (figures.get("MemAvailable", 0) + figures.get("SwapFree", 0))]
     for place, names, limit in _groups():
@@ -52,7 +59,9 @@ def available() -> int:
 
 
 def _groups() -> Iterator[tuple[str, _Interface, int]]:
-    """The directories of this process's control groups, up to the root, that have a limit of memory, and that limit."""
+    """The directories of this process's control groups, up to the root, that have a limit of
+    memory, and that limit.
+    """
     try:
         with open(MEMBERSHIP, encoding="utf-8", errors="surrogateescape") as file:
             lines = [line.rstrip("\n").split(":", 2) for line in file]

@@ -1,4 +1,6 @@
-"""Who this process is, for other processes and other hosts: its machine, the machine's boot, its number, its command."""
+"""Who this process is, for other processes and other hosts: its machine, the machine's boot, its
+number, its command.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ _NOTHING: Final = bytes(16)
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A process. ``started``: ticks of its machine's clock since it booted. Ids are all zeros where they cannot be known.
+    """A process. ``started``: ticks of its machine's clock since it booted. Ids are all zeros where
+    they cannot be known.
 
     ``namespace``: of processes, where ``pid`` counts.
     """
@@ -37,11 +40,21 @@ class Identity:
         namespace = 0
         with contextlib.suppress(OSError):
             namespace = os.stat("/proc/self/ns/pid").st_ino
-        return cls(os.uname().nodename, _id(_MACHINE_ID), _id(_BOOT_ID), pid, start_of(pid) or 0, namespace, command_of(pid))
+        return cls(
+            os.uname().nodename,
+            _id(_MACHINE_ID),
+            _id(_BOOT_ID),
+            pid,
+            start_of(pid) or 0,
+            namespace,
+            command_of(pid),
+        )
 
 
 def start_of(pid: int) -> int | None:
-    """When a process was started, None when there is none, or it has ended and only its parent does not know yet."""
+    """When a process was started, None when there is none, or it has ended and only its parent does
+    not know yet.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             words = file.read().rpartition(b")")[2].split()

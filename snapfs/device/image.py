@@ -1,7 +1,7 @@
 """Image files and block devices.
 
-Both are read and written through the host's page cache: a write costs a copy, ``flush`` makes it durable, and
-``read_nowait`` finds what the cache holds. Cold reads are for worker threads.
+Both are read and written through the host's page cache: a write costs a copy, ``flush`` makes it
+durable, and ``read_nowait`` finds what the cache holds. Cold reads are for worker threads.
 """
 
 from __future__ import annotations
@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING
 
 from snapfs.device.base import NO_PATH, Alone, Buffer, Guard, is_memory
 from snapfs.device.in_use import device_message
-from snapfs.device.locking import Lock, Part, close_parts, is_writable, lock_ranges, take_lock, take_locks_below, take_writer_lock
+from snapfs.device.locking import (
+    Lock,
+    Part,
+    close_parts,
+    is_writable,
+    lock_ranges,
+    take_lock,
+    take_locks_below,
+    take_writer_lock,
+)
 from snapfs.device.pinned import Pinned, pin
 from snapfs.device.storage import Storage
 from snapfs.errors import DeviceError, DeviceFull, VolumeBusy
@@ -25,7 +34,8 @@ from snapfs.errors import DeviceError, DeviceFull, VolumeBusy
 if TYPE_CHECKING:
     from snapfs.device.discarding import Discarder
 
-#: ioctls that tell the size of a block device in bytes, and whether it is write-protected (linux/fs.h).
+#: ioctls that tell the size of a block device in bytes, and whether it is write-protected
+#: (linux/fs.h).
 BLKGETSIZE64 = 0x80081272
 BLKROGET = 0x125E
 
@@ -36,7 +46,9 @@ _NOWAIT_UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 class ImageDevice(Alone):
     """An open image file or block device. ``parts`` of what lies below it are closed with it."""
 
-    def __init__(self, descriptor: int, path: str, size: int, read_only: bool, parts: Sequence[Part] = ()) -> None:
+    def __init__(
+        self, descriptor: int, path: str, size: int, read_only: bool, parts: Sequence[Part] = ()
+    ) -> None:
         self.path = path
         self.size = size
         self.read_only = read_only
@@ -57,7 +69,10 @@ class ImageDevice(Alone):
             while len(data) < length:
                 more = os.pread(self._descriptor, length - len(data), offset + len(data))
                 if not more:
-                    raise DeviceError(f"{self.path}: the image ends at {offset + len(data)}, {length - len(data)} bytes are missing")
+                    raise DeviceError(
+                        f"{self.path}: the image ends at {offset + len(data)}, "
+                        f"{length - len(data)} bytes are missing"
+                    )
                 data += more
         except OSError as exc:
             raise self._failed("read", offset, exc) from exc
@@ -92,12 +107,16 @@ class ImageDevice(Alone):
 
     @property
     def storage(self) -> Storage:
-        """The innermost that this process has locked for itself, or some of it: the same for all who lock the same."""
+        """The innermost that this process has locked for itself, or some of it: the same for all
+        who lock the same.
+        """
         exact = [part for descriptor, part in self._parts if part.exact and is_writable(descriptor)]
         return exact[-1].storage if exact else Storage.of(self.status())
 
     def write(self, offset: int, data: Buffer) -> None:
-        """See ``Device.write``. Raises ``DeviceError`` also when somebody else has the device now."""
+        """See ``Device.write``. Raises ``DeviceError`` also when somebody
+        else has the device now.
+        """
         if self.guard is not None:
             self.guard.check()
         self._check_range("write", offset, len(data))
@@ -107,13 +126,17 @@ class ImageDevice(Alone):
                 with memoryview(data) as view:
                     more = os.pwrite(self._descriptor, view[count:], offset + count)
                 if not more:
-                    raise DeviceError(f"{self.path}: write at {offset} ended after {count} of {len(data)} bytes")
+                    raise DeviceError(
+                        f"{self.path}: write at {offset} ended after {count} of {len(data)} bytes"
+                    )
                 count += more
         except OSError as exc:
             raise self._failed("write", offset, exc) from exc
 
     def flush(self) -> None:
-        """See ``Device.flush``. What somebody cut off the image meanwhile is not durable, and later writes would hide that it is gone."""
+        """See ``Device.flush``. What somebody cut off the image meanwhile is not durable, and later
+        writes would hide that it is gone.
+        """
         try:
             os.fdatasync(self._descriptor)
             self._check_size()
@@ -123,7 +146,10 @@ class ImageDevice(Alone):
     def _check_size(self) -> None:
         size = _size(self._descriptor, self.path)
         if size < self.size:
-            raise DeviceError(f"{self.path}: the image has been cut from {self.size} to {size} bytes while it was in use")
+            raise DeviceError(
+                f"{self.path}: the image has been cut from {self.size} to {size} bytes "
+                "while it was in use"
+            )
 
     def discard(self, offset: int, length: int) -> None:
         """See ``Device.discard``."""
@@ -150,7 +176,9 @@ class ImageDevice(Alone):
         self.size = size
 
     def data_spans(self, end: int) -> Iterator[tuple[int, int]]:
-        """Where the first ``end`` bytes are not a hole, as (start, stop). Raises ``DeviceError``."""
+        """Where the first ``end`` bytes are not a hole, as (start, stop).
+        Raises ``DeviceError``.
+        """
         place = 0
         if stat.S_ISBLK(self.status().st_mode):  # of which nobody knows
             yield 0, end
@@ -168,7 +196,9 @@ class ImageDevice(Alone):
             place = stop
 
     def remove_name(self) -> bool:
-        """Remove the file's name, if it still leads to the file; whether it is gone now. May block."""
+        """Remove the file's name, if it still leads to the file; whether it
+        is gone now. May block.
+        """
         with contextlib.suppress(OSError):
             return self.pinned is not None and self.pinned.remove()
         return False
@@ -192,7 +222,9 @@ class ImageDevice(Alone):
 
     def _check_range(self, what: str, offset: int, length: int) -> None:
         if offset < 0 or offset + length > self.size:
-            raise DeviceError(f"{self.path}: {what} of {length} bytes at {offset} is outside the device")
+            raise DeviceError(
+                f"{self.path}: {what} of {length} bytes at {offset} is outside the device"
+            )
 
     def _failed(self, what: str, offset: int, exc: OSError) -> DeviceError:
         kind = DeviceFull if exc.errno in (errno.ENOSPC, errno.EDQUOT) else DeviceError
@@ -207,7 +239,8 @@ class ImageDevice(Alone):
 def open_device(path: str, *, read_only: bool = False, lock: Lock = Lock.EXCLUSIVE) -> ImageDevice:
     """Open an image file or block device, if nothing is said for this process alone.
 
-    Raises ``DeviceError`` when it cannot be opened, or not be written, or is neither, ``VolumeBusy`` when another process has it.
+    Raises ``DeviceError`` when it cannot be opened, or not be written, or is neither,
+    ``VolumeBusy`` when another process has it.
     """
     with pin_image(path) as pinned:
         return open_pinned(pinned, read_only=read_only, lock=lock)
@@ -223,8 +256,12 @@ def pin_image(path: str) -> Pinned:
         raise DeviceError(f"{path}: cannot be opened: {exc.strerror}") from exc
 
 
-def open_pinned(pinned: Pinned, *, read_only: bool = False, lock: Lock = Lock.EXCLUSIVE) -> ImageDevice:
-    """The same of what was looked up before, which stays the caller's to close. Never waits for whoever else uses a FIFO."""
+def open_pinned(
+    pinned: Pinned, *, read_only: bool = False, lock: Lock = Lock.EXCLUSIVE
+) -> ImageDevice:
+    """The same of what was looked up before, which stays the caller's to close. Never waits for
+    whoever else uses a FIFO.
+    """
     path = pinned.path
     flags = os.O_RDONLY if read_only else os.O_RDWR
     if not (pinned.is_regular or pinned.is_block_device):
@@ -242,7 +279,11 @@ def open_pinned(pinned: Pinned, *, read_only: bool = False, lock: Lock = Lock.EX
     try:
         size = _size(descriptor, path)
         # The kernel lets it be opened, and fails what is written.
-        if not read_only and pinned.is_block_device and struct.unpack("=i", fcntl.ioctl(descriptor, BLKROGET, bytes(4))) != (0,):
+        if (
+            not read_only
+            and pinned.is_block_device
+            and struct.unpack("=i", fcntl.ioctl(descriptor, BLKROGET, bytes(4))) != (0,)
+        ):
             raise _write_protected(path)
         take_lock(descriptor, path, lock)
         parts = take_locks_below(descriptor, path, lock, read_only=read_only)

@@ -1,4 +1,6 @@
-"""Who has an image in use, in words: the process, its command, and the way by which it came. Read from /proc, as far as this user may."""
+"""Who has an image in use, in words: the process, its command, and the way by which it came. Read
+from /proc, as far as this user may.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,12 @@ from snapfs.device.storage import Storage, above, below, node
 
 
 def busy_message(descriptor: int, path: str, span: tuple[int, int] | None = None) -> str:
-    """Say by which process the image at ``path`` is in use, and by which way, as far as this user may know.
+    """Say by which process the image at ``path`` is in use, and by which way, as far as this user
+    may know.
 
-    ``descriptor`` is what cannot be had: the image, or what lies below it; ``span`` is the part that is locked by somebody else, as (start,
-    length), 0: all that follows. Without it, it is the whole.
+    ``descriptor`` is what cannot be had: the image, or what lies below it; ``span`` is the part
+    that is locked by somebody else, as (start, length), 0: all that follows. Without it, it is the
+    whole.
     """
     status = os.fstat(descriptor)
     pid = lock_holder(descriptor) if span is None else _range_holder(status, *span)
@@ -41,7 +45,9 @@ def command_of(pid: int) -> str:
 
 
 def device_message(path: str, way: str) -> str:
-    """Who has opened a block device that the kernel does not give: one of us, by whatever way, or whoever it is. ``way`` leads to it."""
+    """Who has opened a block device that the kernel does not give: one of us, by whatever way, or
+    whoever it is. ``way`` leads to it.
+    """
     with contextlib.suppress(OSError):
         descriptor = os.open(way, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -85,20 +91,26 @@ def lock_holder(descriptor: int) -> int | None:
 
 
 def _range_holder(status: os.stat_result, start: int, length: int) -> int | None:
-    """The process that has locked some of a range of this file by an open file: ``/proc/locks`` does not say which."""
+    """The process that has locked some of a range of this file by an open file: ``/proc/locks``
+    does not say which.
+    """
     name = _name(status)
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
             for number in os.listdir(f"/proc/{pid}/fdinfo"):
                 with contextlib.suppress(OSError):
                     text = Path(f"/proc/{pid}/fdinfo/{number}").read_text()
-                    if any(_overlaps(low, high, start, length) for low, high in _ranges(text, name)):
+                    if any(
+                        _overlaps(low, high, start, length) for low, high in _ranges(text, name)
+                    ):
                         return int(pid)
     return None
 
 
 def _ranges(text: str, name: str) -> Iterator[tuple[int, int | None]]:
-    """The ranges of the file ``name`` that an open file has locked, from its lines in fdinfo (proc(5)): first and last byte, None: all."""
+    """The ranges of the file ``name`` that an open file has locked, from its lines in fdinfo
+    (proc(5)): first and last byte, None: all.
+    """
     for line in text.splitlines():
         words = line.split()
         if len(words) == 9 and words[2] == "OFDLCK" and words[6] == name:
@@ -115,7 +127,9 @@ def _name(status: os.stat_result) -> str:
 
 
 def _way(pid: int, storage: Storage, path: str) -> str | None:
-    """By which other name than ``path`` a process has this storage open, a device that stands on it before itself; None: not known."""
+    """By which other name than ``path`` a process has this storage open, a device that stands on it
+    before itself; None: not known.
+    """
     own = os.path.realpath(path)
     found = None
     with contextlib.suppress(OSError):
@@ -133,7 +147,9 @@ def _way(pid: int, storage: Storage, path: str) -> str | None:
 
 
 def _stands_on(place: str, storage: Storage) -> bool:
-    descriptor = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # it may be another file by now, which would be waited for
+    descriptor = os.open(
+        place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    )  # it may be another file by now, which would be waited for
     try:
         return any(one.storage == storage for one in below(descriptor))
     finally:

@@ -18,7 +18,9 @@ class MemoryDevice(Alone):
     def read(self, offset: int, length: int) -> bytes:
         """See ``Device.read``."""
         if offset < 0 or offset + length > self.size:
-            raise DeviceError(f"{self.path}: read of {length} bytes at {offset} is outside the device")
+            raise DeviceError(
+                f"{self.path}: read of {length} bytes at {offset} is outside the device"
+            )
         return bytes(self.data[offset : offset + length])
 
     def read_nowait(self, offset: int, length: int) -> bytes | None:
@@ -28,14 +30,18 @@ class MemoryDevice(Alone):
     def write(self, offset: int, data: Buffer) -> None:
         """See ``Device.write``."""
         if offset < 0 or offset + len(data) > self.size:
-            raise DeviceError(f"{self.path}: write of {len(data)} bytes at {offset} is outside the device")
+            raise DeviceError(
+                f"{self.path}: write of {len(data)} bytes at {offset} is outside the device"
+            )
         self.data[offset : offset + len(data)] = data
 
     def flush(self) -> None:
         """Nothing is more durable than the memory itself."""
 
     def discard(self, offset: int, length: int) -> None:
-        """See ``Device.discard``. What is there then is not zeros, so that tests notice who counts on that."""
+        """See ``Device.discard``. What is there then is not zeros, so that tests notice who counts
+        on that.
+        """
         self.write(offset, b"\xdb" * length)
 
     def close(self) -> None:

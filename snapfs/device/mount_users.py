@@ -1,4 +1,5 @@
-"""Who uses a mount, and where else its filesystem is mounted, as far as this process may look: from ``/proc`` and ``/sys`` alone.
+"""Who uses a mount, and where else its filesystem is mounted, as far as this process may look: from
+``/proc`` and ``/sys`` alone.
 
 Nothing is asked of the filesystem itself, whose daemon may hang or have ended.
 """
@@ -31,17 +32,24 @@ class User:
 
 
 def users(mount: Mount, but: Collection[int] = ()) -> list[str]:
-    """Who uses this mount, in words: processes, besides those and their children, what is mounted in it, and loop devices over its files.
+    """Who uses this mount, in words: processes, besides those and their children, what is mounted
+    in it, and loop devices over its files.
 
     Of a process of somebody else's an ordinary user is told nothing.
     """
     found = [str(user) for user in _processes(mount, but)]
-    found += [f"the mount of {each.source} ({each.fstype}) on {each.path}" for each in mountinfo.mounts() if each.parent == mount.id]
+    found += [
+        f"the mount of {each.source} ({each.fstype}) on {each.path}"
+        for each in mountinfo.mounts()
+        if each.parent == mount.id
+    ]
     return found + [f"loop device {name}" for name in _loops(mount)]
 
 
 def elsewhere(mount: Mount) -> str | None:
-    """Where the filesystem of a mount is mounted besides, in words: as this process sees it, or one that has other mounts."""
+    """Where the filesystem of a mount is mounted besides, in words: as this process sees it, or one
+    that has other mounts.
+    """
     found = _same(mount, mountinfo.mounts())
     if found:
         return f"on {found[-1].path}"
@@ -62,14 +70,25 @@ def elsewhere(mount: Mount) -> str | None:
 
 def _same(mount: Mount, mounts: list[Mount]) -> list[Mount]:
     # The number alone could be another filesystem's by now.
-    return [each for each in mounts if (each.device, each.fstype, each.source) == (mount.device, mount.fstype, mount.source)]
+    return [
+        each
+        for each in mounts
+        if (each.device, each.fstype, each.source) == (mount.device, mount.fstype, mount.source)
+    ]
 
 
 def _processes(mount: Mount, but: Collection[int]) -> Iterator[User]:
     for pid in _pids():
         if pid == os.getpid() or pid in but or _parent(pid) in but:
             continue
-        how = next((how for look in (_by_place, _by_file, _by_map) if (how := _tried(look, pid, mount)) is not None), None)
+        how = next(
+            (
+                how
+                for look in (_by_place, _by_file, _by_map)
+                if (how := _tried(look, pid, mount)) is not None
+            ),
+            None,
+        )
         if how is not None:
             yield User(pid, _command(pid), how)
 
@@ -106,7 +125,11 @@ def _by_file(pid: int, mount: Mount) -> str | None:
 def _by_map(pid: int, mount: Mount) -> str | None:
     device = f"{os.major(mount.device):02x}:{os.minor(mount.device):02x}".encode()
     with open(f"/proc/{pid}/maps", "rb") as file:
-        return "a file in its memory" if any(line.split(None, 5)[3] == device for line in file) else None
+        return (
+            "a file in its memory"
+            if any(line.split(None, 5)[3] == device for line in file)
+            else None
+        )
 
 
 def _loops(mount: Mount) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """What the kernel says about mounts: ``/proc/PID/mountinfo``, read without asking any filesystem.
 
-A path in a mount whose daemon hangs or has died can be placed by this, where ``stat`` would hang or fail. Only ``reached`` walks a path,
-and it asks nothing of what the path leads to.
+A path in a mount whose daemon hangs or has died can be placed by this, where ``stat`` would hang or
+fail. Only ``reached`` walks a path, and it asks nothing of what the path leads to.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ FSTYPE: Final = "fuse.snapfs"
 
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
-#: Bits of a device number's minor in the kernel's own coding, which ``fdinfo`` of ``/dev/fuse`` shows (linux/kdev_t.h).
+#: Bits of a device number's minor in the kernel's own coding, which ``fdinfo`` of ``/dev/fuse``
+#: shows (linux/kdev_t.h).
 _MINOR_BITS: Final = 20
 
 
 @dataclass(frozen=True)
 class Mount:
-    """One line of mountinfo. ``device`` is the ``st_dev`` of everything in it; ``owner`` the uid that mounted it.
+    """One line of mountinfo. ``device`` is the ``st_dev`` of everything in it; ``owner`` the uid
+    that mounted it.
 
-    ``id`` and ``parent`` are the kernel's numbers of this mount and of the one that it is mounted on; ``root`` is the directory of the
-    filesystem that is mounted, ``/`` except for bind mounts.
+    ``id`` and ``parent`` are the kernel's numbers of this mount and of the one that it is mounted
+    on; ``root`` is the directory of the filesystem that is mounted, ``/`` except for bind mounts.
     """
 
     id: int
@@ -46,31 +48,49 @@ class Mount:
 
 
 def mounts(process: int | str = "self") -> list[Mount]:
-    """All mounts that a process sees (this one, unless another is named), oldest first. Raises ``OSError``."""
+    """All mounts that a process sees (this one, unless another is named), oldest first. Raises
+    ``OSError``.
+    """
     with open(f"/proc/{process}/mountinfo", "rb") as file:
         return [parse_line(line) for line in file]
 
 
 def parse_line(line: bytes) -> Mount:
-    """Read one line (proc(5)): ``ID PARENT MAJOR:MINOR ROOT POINT OPTIONS [TAG...] - TYPE SOURCE OPTIONS``."""
+    """Read one line (proc(5)): ``ID PARENT MAJOR:MINOR ROOT POINT OPTIONS [TAG...] - TYPE SOURCE
+    OPTIONS``.
+    """
     before, _, after = line.rstrip(b"\n").partition(b" - ")
     words, (fstype, source, more) = before.split(b" "), after.split(b" ", 2)
     major, minor = words[2].split(b":")
     options = frozenset(_text(words[5]).split(",")) | frozenset(_text(more).split(","))
     owner = next((int(option[8:]) for option in options if option.startswith("user_id=")), 0)
     device = os.makedev(int(major), int(minor))
-    return Mount(int(words[0]), int(words[1]), device, _text(words[3]), _text(words[4]), _text(fstype), _text(source), options, owner)
+    return Mount(
+        int(words[0]),
+        int(words[1]),
+        device,
+        _text(words[3]),
+        _text(words[4]),
+        _text(fstype),
+        _text(source),
+        options,
+        owner,
+    )
 
 
 def mounts_of(device: int) -> list[Mount]:
-    """The mounts of the filesystem with this ``st_dev`` that this process sees, oldest first: one, more with bind mounts, or none."""
+    """The mounts of the filesystem with this ``st_dev`` that this process sees, oldest first: one,
+    more with bind mounts, or none.
+    """
     return [mount for mount in mounts() if mount.device == device]
 
 
 def reached(path: str) -> Mount | None:
-    """The mount that ``path`` leads to now, in which what it names lies; None when there is no such path.
+    """The mount that ``path`` leads to now, in which what it names lies; None when there is no such
+    path.
 
-    Nothing is asked of the filesystem that the path ends in, be it hanging or dead. Waits for the filesystems on the way there.
+    Nothing is asked of the filesystem that the path ends in, be it hanging or dead. Waits for the
+    filesystems on the way there.
     """
     try:
         place = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -84,21 +104,34 @@ def reached(path: str) -> Mount | None:
 
 
 def mount_number(descriptor: int, process: int | str = "self") -> int:
-    """The kernel's number of the mount that a descriptor of a process leads to. Raises ``OSError``."""
+    """The kernel's number of the mount that a descriptor of a process leads
+    to. Raises ``OSError``.
+    """
     return _number_in_fdinfo(descriptor, b"mnt_id", process) or 0
 
 
 def fuse_device(descriptor: int | None, before: Iterable[Mount], path: str) -> int | None:
-    """The ``st_dev`` of the filesystem that is served through a descriptor of ``/dev/fuse``; None when it cannot be told.
+    """The ``st_dev`` of the filesystem that is served through a descriptor of ``/dev/fuse``; None
+    when it cannot be told.
 
-    Kernels before 6.14 do not say which one that is. There it is the snapfs mount on ``path`` (absolute, without links) that has come since
-    ``before``, the mounts that there were before it was made.
+    Kernels before 6.14 do not say which one that is. There it is the snapfs mount on ``path``
+    (absolute, without links) that has come since ``before``, the mounts that there were before it
+    was made.
     """
-    number = None if descriptor is None else _number_in_fdinfo(descriptor, b"fuse_connection", "self")
+    number = (
+        None if descriptor is None else _number_in_fdinfo(descriptor, b"fuse_connection", "self")
+    )
     if number is not None:
         return os.makedev(number >> _MINOR_BITS, number & ((1 << _MINOR_BITS) - 1))
     known = {mount.id for mount in before}
-    return next((mount.device for mount in reversed(mounts()) if mount.is_ours and mount.path == path and mount.id not in known), None)
+    return next(
+        (
+            mount.device
+            for mount in reversed(mounts())
+            if mount.is_ours and mount.path == path and mount.id not in known
+        ),
+        None,
+    )
 
 
 def _number_in_fdinfo(descriptor: int, name: bytes, process: int | str) -> int | None:

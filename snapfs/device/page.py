@@ -1,4 +1,6 @@
-"""One page of a device, read and written past the host's page cache: what others who share the medium have, and see."""
+"""One page of a device, read and written past the host's page cache: what others who share the
+medium have, and see.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,16 @@ from snapfs.errors import DeviceError, DeviceFull
 
 PAGE_BYTES: Final = 4096
 
-#: What the host answers when it cannot read or write this file, or this place of it, without its cache.
+#: What the host answers when it cannot read or write this file, or this place of it, without its
+#: cache.
 _UNSUPPORTED: Final = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class Page:
     """The page at ``offset`` of a device. One thread at a time may use it.
 
-    What is written is with the device when ``write`` returns, and not durable; what has no file behind it is read and written as ever.
+    What is written is with the device when ``write`` returns, and not durable; what has no file
+    behind it is read and written as ever.
     """
 
     def __init__(self, device: Device, offset: int) -> None:
@@ -35,10 +39,14 @@ class Page:
             self._open(device._descriptor, os.O_DIRECT)
 
     def _open(self, descriptor: int, more: int) -> None:
-        """Open the file once more, whatever its path leads to by now. Closing this does not release the lock of the other."""
+        """Open the file once more, whatever its path leads to by now. Closing this does not release
+        the lock of the other.
+        """
         for flag in (more, 0):
             with contextlib.suppress(OSError):
-                self._descriptor = os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR | flag | os.O_CLOEXEC)
+                self._descriptor = os.open(
+                    f"/proc/self/fd/{descriptor}", os.O_RDWR | flag | os.O_CLOEXEC
+                )
                 self._is_direct = bool(flag)
                 return
 
@@ -49,7 +57,9 @@ class Page:
         try:
             count = self._tried(lambda: os.preadv(self._descriptor, [self._buffer], self._offset))
         except OSError as exc:
-            raise DeviceError(f"{self._device.path}: read at {self._offset} failed: {exc.strerror}") from exc
+            raise DeviceError(
+                f"{self._device.path}: read at {self._offset} failed: {exc.strerror}"
+            ) from exc
         return self._buffer[:count].ljust(PAGE_BYTES, b"\0")
 
     def write(self, data: bytes) -> None:
@@ -65,9 +75,14 @@ class Page:
                 os.fdatasync(self._descriptor)
         except OSError as exc:
             kind = DeviceFull if exc.errno in (errno.ENOSPC, errno.EDQUOT) else DeviceError
-            raise kind(f"{self._device.path}: write at {self._offset} failed: {exc.strerror}") from exc
+            raise kind(
+                f"{self._device.path}: write at {self._offset} failed: {exc.strerror}"
+            ) from exc
         if count != PAGE_BYTES:
-            raise DeviceError(f"{self._device.path}: write at {self._offset} ended after {count} of {PAGE_BYTES} bytes")
+            raise DeviceError(
+                f"{self._device.path}: write at {self._offset} ended after {count} of "
+                f"{PAGE_BYTES} bytes"
+            )
 
     def _tried(self, transfer: Callable[[], int]) -> int:
         """Do it, through the host's cache where there is no other way."""

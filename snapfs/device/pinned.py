@@ -1,8 +1,10 @@
-"""Paths that are looked up once. What a path led to stays what is meant, whatever the path leads to later.
+"""Paths that are looked up once. What a path led to stays what is meant, whatever the path leads to
+later.
 
-Whoever may write a directory can exchange what has a name there, between any two look-ups. So a path becomes a descriptor that
-only says which file is meant (``O_PATH``: nothing is opened, so no FIFO is waited for and no device begins to work), checks ask
-that descriptor, and the file is opened through it. A file is removed only if its name still leads to it.
+Whoever may write a directory can exchange what has a name there, between any two look-ups. So a
+path becomes a descriptor that only says which file is meant (``O_PATH``: nothing is opened, so no
+FIFO is waited for and no device begins to work), checks ask that descriptor, and the file is opened
+through it. A file is removed only if its name still leads to it.
 """
 
 from __future__ import annotations
@@ -34,12 +36,16 @@ def anybody(_uid: int) -> bool:
 
 
 def root_and_self(uid: int) -> bool:
-    """Follow the links of root and of this process's user: of paths that were given earlier, or elsewhere."""
+    """Follow the links of root and of this process's user: of paths that were given earlier, or
+    elsewhere.
+    """
     return uid in (0, os.geteuid())
 
 
 class Pinned:
-    """A name in a directory, and what it led to when it was looked up, if there was something. Close it after use."""
+    """A name in a directory, and what it led to when it was looked up, if there was something.
+    Close it after use.
+    """
 
     def __init__(self, path: str, descriptor: int, directory: int = -1, name: str = "") -> None:
         #: How users know it.
@@ -81,15 +87,21 @@ class Pinned:
         return lock_holder(self._descriptor)
 
     def open(self, flags: int) -> int:
-        """A descriptor of what was there, for reading or writing. Only for files and block devices: others may wait. Raises ``OSError``."""
+        """A descriptor of what was there, for reading or writing. Only for files and block devices:
+        others may wait. Raises ``OSError``.
+        """
         return os.open(self.place, flags | os.O_CLOEXEC)
 
     def make(self) -> None:
-        """Make an empty file of that name, which only its owner may read; durable when this returns. Raises ``OSError``."""
+        """Make an empty file of that name, which only its owner may read; durable when this
+        returns. Raises ``OSError``.
+        """
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         self._descriptor = os.open(self._name, flags, 0o600, dir_fd=self._directory)
         try:
-            directory = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._directory)
+            directory = os.open(
+                ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._directory
+            )
             try:
                 os.fsync(directory)
             finally:
@@ -99,7 +111,9 @@ class Pinned:
             raise
 
     def remove(self) -> bool:
-        """Remove the name, if it still leads to what was there; whether that is gone now. Raises ``OSError``."""
+        """Remove the name, if it still leads to what was there; whether that is gone now. Raises
+        ``OSError``.
+        """
         if self._directory < 0 or self._descriptor < 0:
             return False
         try:
@@ -118,7 +132,9 @@ class Pinned:
 
     def copied(self) -> Pinned:
         """The same once more, to be closed by somebody else."""
-        return Pinned(self.path, _duplicate(self._descriptor), _duplicate(self._directory), self._name)
+        return Pinned(
+            self.path, _duplicate(self._descriptor), _duplicate(self._directory), self._name
+        )
 
     def close(self) -> None:
         """Let go. Further calls do nothing."""
@@ -134,15 +150,18 @@ class Pinned:
 
 
 def pin(path: str) -> Pinned:
-    """What a path leads to, through whatever links. Raises ``OSError``; ``DeviceError`` for what cannot be a path."""
+    """What a path leads to, through whatever links. Raises ``OSError``; ``DeviceError`` for what
+    cannot be a path.
+    """
     return Pinned(path, os.open(_checked(path), _PATH))
 
 
 def pin_name(path: str, trust: Trust = root_and_self) -> Pinned:
     """What a path leads to, which may be missing, and its name, so that it can be made and removed.
 
-    Links on the way are followed as far as they are trusted. Raises ``OSError`` for a directory that is missing, ``DeviceError``
-    for a link that is not trusted and for what cannot be the name of a file.
+    Links on the way are followed as far as they are trusted. Raises ``OSError`` for a directory
+    that is missing, ``DeviceError`` for a link that is not trusted and for what cannot be the name
+    of a file.
     """
     rest = deque(_checked(path).split("/"))
     directory = os.open("/" if path.startswith("/") else ".", _DIRECTORY)
@@ -162,12 +181,15 @@ def pin_name(path: str, trust: Trust = root_and_self) -> Pinned:
             if descriptor >= 0 and stat.S_ISLNK((status := os.fstat(descriptor)).st_mode):
                 if not trust(status.st_uid):
                     raise DeviceError(
-                        f"{path}: {name!r} is a symbolic link of user {status.st_uid}, which is not followed: name what it leads to"
+                        f"{path}: {name!r} is a symbolic link of user {status.st_uid}, "
+                        "which is not followed: name what it leads to"
                     )
                 links += 1
                 if links > LINKS_MAX:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-                if status.st_dev == os.stat("/proc").st_dev:  # it may lead to something that has no path
+                if (
+                    status.st_dev == os.stat("/proc").st_dev
+                ):  # it may lead to something that has no path
                     descriptor = _exchanged(descriptor, os.open(name, _PATH, dir_fd=directory))
                 else:
                     goal = os.readlink("", dir_fd=descriptor)
@@ -187,7 +209,9 @@ def pin_name(path: str, trust: Trust = root_and_self) -> Pinned:
 
 
 def pin_link(path: str) -> Pinned:
-    """The symbolic link itself that has this path, in a directory of one's own. Raises ``OSError``."""
+    """The symbolic link itself that has this path, in a directory of one's
+    own. Raises ``OSError``.
+    """
     directory, name = os.path.split(path)
     parent = os.open(directory or ".", _DIRECTORY)
     try:
@@ -204,7 +228,9 @@ def _checked(path: str) -> str:
 
 
 def _look_up(name: str, directory: int, *, is_last: bool) -> int:
-    """What has this name in a directory, links themselves; -1 when the last name of a path is missing. Raises ``OSError``."""
+    """What has this name in a directory, links themselves; -1 when the last name of a path is
+    missing. Raises ``OSError``.
+    """
     try:
         if not is_last:
             # O_DIRECTORY makes the kernel mount what is mounted when it is used (autofs).

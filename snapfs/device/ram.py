@@ -1,7 +1,9 @@
-"""Devices in memory: files without a name (memfd_create(2)) that this process has open. They end with it.
+"""Devices in memory: files without a name (memfd_create(2)) that this process has open. They end
+with it.
 
-Only what was written takes memory, and what is discarded gives it back. Memory that runs out must not end the process, and with it the
-volume: some is always left, and what would take it fails as on a full disk.
+Only what was written takes memory, and what is discarded gives it back. Memory that runs out must
+not end the process, and with it the volume: some is always left, and what would take it fails as on
+a full disk.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ class RamDevice(ImageDevice):
         descriptor = os.memfd_create(path, os.MFD_CLOEXEC)
         try:
             os.ftruncate(descriptor, size)
-            take_lock(descriptor, path)  # whoever reaches it through /proc finds it in use, like an image
+            take_lock(
+                descriptor, path
+            )  # whoever reaches it through /proc finds it in use, like an image
         except BaseException:
             os.close(descriptor)
             raise
@@ -55,7 +59,9 @@ class RamDevice(ImageDevice):
         return self.read(offset, length)
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        """See ``Device.write``. Raises ``DeviceFull`` for what would take the memory that is left to the host."""
+        """See ``Device.write``. Raises ``DeviceFull`` for what would take the memory that is left
+        to the host.
+        """
         length = len(data)
         if self._allowance < length:
             self._ask(offset, length)
@@ -63,7 +69,9 @@ class RamDevice(ImageDevice):
         self._allowance = max(0, self._allowance - length)
 
     def allow(self, length: int) -> None:
-        """The next ``length`` bytes may take of what is left to the host: a commit must not be what fails first."""
+        """The next ``length`` bytes may take of what is left to the host: a commit must not be what
+        fails first.
+        """
         self._allowance = max(self._allowance, length)
 
     def _ask(self, offset: int, length: int) -> None:
@@ -71,12 +79,18 @@ class RamDevice(ImageDevice):
         if room >= length:
             self._allowance = max(length, min(STEP_BYTES, room // 2))
         elif os.lseek(self._descriptor, offset, os.SEEK_HOLE) < offset + length:
-            raise DeviceFull(f"{self.path}: write at {offset} failed: the host has no memory left for it")
+            raise DeviceFull(
+                f"{self.path}: write at {offset} failed: the host has no memory left for it"
+            )
 
     def fill_from(self, source: Device) -> None:
-        """Take over the bytes of an image, but for holes and zeros. Raises ``DeviceError``, ``DeviceFull``."""
+        """Take over the bytes of an image, but for holes and zeros. Raises ``DeviceError``,
+        ``DeviceFull``.
+        """
         end = min(self.size, source.size)
-        for start, stop in source.data_spans(end) if isinstance(source, ImageDevice) else [(0, end)]:
+        for start, stop in (
+            source.data_spans(end) if isinstance(source, ImageDevice) else [(0, end)]
+        ):
             for place in range(start, stop, CHUNK_BYTES):
                 data = source.read(place, min(CHUNK_BYTES, stop - place))
                 if data.count(0) != len(data):

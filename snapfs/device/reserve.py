@@ -1,9 +1,11 @@
-"""Space on the host that is kept for commits: below a sparse image the host may fill up, and a commit must not be what it fails first.
+"""Space on the host that is kept for commits: below a sparse image the host may fill up, and a
+commit must not be what it fails first.
 
-It is allocated behind the end of the image, where it changes neither its size nor its bytes, and given back to the host piece by piece, as
-a commit finds no space: what is given back at once and not needed is lost, because the data of files is written at the same time, and
-takes it. So what users delete on a full host is deleted durably, and its space can be written again. Of a volume in memory it is a part of
-what is always left to the host (``device.ram``).
+It is allocated behind the end of the image, where it changes neither its size nor its bytes, and
+given back to the host piece by piece, as a commit finds no space: what is given back at once and
+not needed is lost, because the data of files is written at the same time, and takes it. So what
+users delete on a full host is deleted durably, and its space can be written again. Of a volume in
+memory it is a part of what is always left to the host (``device.ram``).
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ _KEEP_SIZE: Final = 1
 
 
 class HostReserve:
-    """The reserve of one device. Does nothing for what is neither a sparse file nor memory, and where the host does not know how."""
+    """The reserve of one device. Does nothing for what is neither a sparse file nor memory, and
+    where the host does not know how.
+    """
 
     def __init__(self, device: Device) -> None:
         self._device: ImageDevice | None = None
@@ -39,7 +43,9 @@ class HostReserve:
                 self._device = device
 
     def keep(self) -> None:
-        """Allocate what is missing of it, or what there is room for. Whether that worked is nobody's concern before it is needed."""
+        """Allocate what is missing of it, or what there is room for. Whether that worked is
+        nobody's concern before it is needed.
+        """
         if self._kept == RESERVE_BYTES or self._device is None:
             return
         if isinstance(self._device, RamDevice):
@@ -53,7 +59,12 @@ class HostReserve:
         libc = ctypes.CDLL(None, use_errno=True)
         end = os.fstat(device._descriptor).st_size
         for size in range(most, self._kept, -PIECE_BYTES):
-            if libc.fallocate(device._descriptor, _KEEP_SIZE, ctypes.c_long(end), ctypes.c_long(size)) == 0:
+            if (
+                libc.fallocate(
+                    device._descriptor, _KEEP_SIZE, ctypes.c_long(end), ctypes.c_long(size)
+                )
+                == 0
+            ):
                 self._kept = size
                 return
 

@@ -1,6 +1,8 @@
-"""What lies below a block device: the file behind a loop device, the disk of a partition, the slaves of a mapped device.
+"""What lies below a block device: the file behind a loop device, the disk of a partition, the
+slaves of a mapped device.
 
-Two paths may lead to the same bytes. The kernel says by which way; nothing here locks or changes anything.
+Two paths may lead to the same bytes. The kernel says by which way; nothing here locks or changes
+anything.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-#: ioctl that tells what a loop device is over, and the answer's first fields (linux/loop.h): device and inode of the file, number of the
-#: block device if it is one, offset and limit of size in bytes.
+#: ioctl that tells what a loop device is over, and the answer's first fields (linux/loop.h): device
+#: and inode of the file, number of the block device if it is one, offset and limit of size in
+#: bytes.
 LOOP_GET_STATUS64: Final = 0x4C05
 _LOOP_INFO: Final = struct.Struct("=QQQQQ")
 _LOOP_INFO_BYTES: Final = 232
@@ -30,7 +33,9 @@ _DEPTH: Final = 16
 
 @dataclass(frozen=True)
 class Storage:
-    """A file, or a block device, by what the kernel knows it as: (device, inode) of a file, (0, number) of a block device."""
+    """A file, or a block device, by what the kernel knows it as: (device, inode) of a file, (0,
+    number) of a block device.
+    """
 
     device: int
     inode: int
@@ -38,14 +43,20 @@ class Storage:
     @classmethod
     def of(cls, status: os.stat_result) -> Storage:
         """That of an open file."""
-        return cls(0, status.st_rdev) if stat.S_ISBLK(status.st_mode) else cls(status.st_dev, status.st_ino)
+        return (
+            cls(0, status.st_rdev)
+            if stat.S_ISBLK(status.st_mode)
+            else cls(status.st_dev, status.st_ino)
+        )
 
 
 @dataclass(frozen=True)
 class Below:
-    """A part of a storage: ``length`` bytes from ``start`` on, 0: all that follows. ``path``: where it can be opened, if it still can.
+    """A part of a storage: ``length`` bytes from ``start`` on, 0: all that follows. ``path``: where
+    it can be opened, if it still can.
 
-    ``exact``: the bytes of what stands on it are these very bytes. Else it uses some of them in a way of its own.
+    ``exact``: the bytes of what stands on it are these very bytes. Else it uses some of them in a
+    way of its own.
     """
 
     storage: Storage
@@ -55,12 +66,16 @@ class Below:
     exact: bool = True
 
     def open(self, *, read_only: bool) -> int:
-        """A descriptor of it, whatever its path leads to. Raises ``OSError``, ENOENT when that is something else."""
+        """A descriptor of it, whatever its path leads to. Raises ``OSError``, ENOENT when that is
+        something else.
+        """
         place = os.open(self.path, os.O_PATH | os.O_CLOEXEC)
         try:
             if Storage.of(os.fstat(place)) != self.storage:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.path)
-            return os.open(f"/proc/self/fd/{place}", (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
+            return os.open(
+                f"/proc/self/fd/{place}", (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC
+            )
         finally:
             os.close(place)
 
@@ -103,7 +118,10 @@ def _directly_below(number: int, descriptor: int) -> list[Below]:
         if os.major(number) == _LOOP_MAJOR:
             return _behind_loop(number, descriptor)
         names = os.listdir(f"{place}/slaves")
-        return [_block_device(_number(f"{place}/slaves/{name}/dev"), 0, 0, exact=False) for name in names]
+        return [
+            _block_device(_number(f"{place}/slaves/{name}/dev"), 0, 0, exact=False)
+            for name in names
+        ]
     return []
 
 
@@ -124,11 +142,15 @@ def _behind_loop(number: int, descriptor: int) -> list[Below]:
 
 
 def above(number: int) -> list[int]:
-    """The numbers of the partitions of a block device, and of the devices that stand on it or on these."""
+    """The numbers of the partitions of a block device, and of the devices that stand on it or on
+    these.
+    """
     out: list[int] = []
     for place in (sysfs(number), *_partitions(sysfs(number))):
         with contextlib.suppress(OSError):
-            out += [_number(f"{place}/holders/{name}/dev") for name in os.listdir(f"{place}/holders")]
+            out += [
+                _number(f"{place}/holders/{name}/dev") for name in os.listdir(f"{place}/holders")
+            ]
         with contextlib.suppress(OSError):
             out.append(_number(f"{place}/dev"))
     return [found for found in dict.fromkeys(out) if found != number]
@@ -136,7 +158,11 @@ def above(number: int) -> list[int]:
 
 def _partitions(place: str) -> list[str]:
     with contextlib.suppress(OSError):
-        return [f"{place}/{name}" for name in os.listdir(place) if os.path.exists(f"{place}/{name}/partition")]
+        return [
+            f"{place}/{name}"
+            for name in os.listdir(place)
+            if os.path.exists(f"{place}/{name}/partition")
+        ]
     return []
 
 

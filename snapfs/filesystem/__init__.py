@@ -1,4 +1,6 @@
-"""Inodes, directories, file data, extended attributes, views and orphans: the files of a volume, without a kernel."""
+"""Inodes, directories, file data, extended attributes, views and orphans: the files of a volume,
+without a kernel.
+"""
 
 from snapfs.filesystem.filesystem import Filesystem, Statfs
 from snapfs.filesystem.inode import Inode

@@ -1,4 +1,6 @@
-"""Extended attributes: one msgpack map per inode, inside the inode while it fits, else in blocks of its own."""
+"""Extended attributes: one msgpack map per inode, inside the inode while it fits, else in blocks of
+its own.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,17 @@ from typing import Final
 
 from snapfs.blocks.inode import INLINE_ATTRIBUTES, INLINE_BYTES, INLINE_NONE
 from snapfs.blocks.schema import pack, unpack
-from snapfs.errors import CorruptBlock, Exists, InvalidArgument, NoAttribute, NoSpace, NotPermitted, NotSupported, OutOfRange, TooBig
+from snapfs.errors import (
+    CorruptBlock,
+    Exists,
+    InvalidArgument,
+    NoAttribute,
+    NoSpace,
+    NotPermitted,
+    NotSupported,
+    OutOfRange,
+    TooBig,
+)
 from snapfs.filesystem import acl
 from snapfs.filesystem.inode import ATTRIBUTES_LIMIT, Inode
 from snapfs.filesystem.view import View
@@ -39,8 +51,12 @@ def load(inode: Inode) -> dict[bytes, bytes]:
                 pointers += [(words[2 * n], words[2 * n + 1]) for n in range(slot, slot + number)]
             data = b"".join(inode.view.volume.load_all("blob", pointers))[: inode.attribute_bytes]
         found = unpack(data, f"extended attributes of inode {inode.ino}")
-        if type(found) is not dict or any(type(name) is not bytes or type(value) is not bytes for name, value in found.items()):
-            raise CorruptBlock(f"extended attributes of inode {inode.ino}: a map of bytes was expected")
+        if type(found) is not dict or any(
+            type(name) is not bytes or type(value) is not bytes for name, value in found.items()
+        ):
+            raise CorruptBlock(
+                f"extended attributes of inode {inode.ino}: a map of bytes was expected"
+            )
         inode.attributes = found
     return inode.attributes
 
@@ -54,7 +70,9 @@ def get(inode: Inode, name: bytes) -> bytes:
 
 
 def check_name(inode: Inode, name: bytes) -> None:
-    """Raises ``InvalidArgument``, ``NotSupported``, ``OutOfRange``, ``NotPermitted`` for names that cannot be, here or at all."""
+    """Raises ``InvalidArgument``, ``NotSupported``, ``OutOfRange``, ``NotPermitted`` for names that
+    cannot be, here or at all.
+    """
     if name in NAMESPACES:
         raise InvalidArgument("an attribute's name does not end with its namespace")
     if not name.startswith(NAMESPACES):
@@ -68,7 +86,8 @@ def check_name(inode: Inode, name: bytes) -> None:
 
 
 def plan_store(inode: Inode, attributes: dict[bytes, bytes], *, beside: int = 0) -> bytes:
-    """Make everything writable that storing these attributes changes; their bytes. May raise ``NotCached``, ``NoSpace``.
+    """Make everything writable that storing these attributes changes; their bytes. May raise
+    ``NotCached``, ``NoSpace``.
 
     ``beside`` is the cost of what the caller changes afterwards.
     """
@@ -77,7 +96,11 @@ def plan_store(inode: Inode, attributes: dict[bytes, bytes], *, beside: int = 0)
     if len(data) > ATTRIBUTES_LIMIT:
         raise NoSpace("the extended attributes of one file may not exceed 1 MiB")
     count = 0 if _fits(inode, data) else -(-len(data) // volume.geometry.block_size)
-    cost = costs.INODE + costs.of_cut(inode.attribute_map) + (costs.of_attributes(data, volume.geometry) if count else 0)
+    cost = (
+        costs.INODE
+        + costs.of_cut(inode.attribute_map)
+        + (costs.of_attributes(data, volume.geometry) if count else 0)
+    )
     volume.allocator.prepare(0, metadata=volume.dirtied + cost + beside)
     inode.view.change(inode)
     _make_room(inode, count)
@@ -98,7 +121,9 @@ def blocks_for(view: View, attributes: dict[bytes, bytes]) -> int:
 
 
 def store_new(inode: Inode, attributes: dict[bytes, bytes]) -> None:
-    """Give a new inode its first attributes. Cannot fail: the caller has made sure of ``blocks_for`` them."""
+    """Give a new inode its first attributes. Cannot fail: the caller has made sure of
+    ``blocks_for`` them.
+    """
     data = pack(attributes)
     if not _fits(inode, data):
         _make_room(inode, -(-len(data) // inode.view.volume.geometry.block_size))
@@ -117,15 +142,21 @@ def store(inode: Inode, attributes: dict[bytes, bytes], data: bytes) -> None:
     elif data:
         inode.attribute_bytes = len(data)
         for index in range(-(-len(data) // block_size)):
-            inode.attribute_map.writable(0, index)[:] = data[index * block_size : (index + 1) * block_size].ljust(block_size, b"\0")
+            inode.attribute_map.writable(0, index)[:] = data[
+                index * block_size : (index + 1) * block_size
+            ].ljust(block_size, b"\0")
 
 
 def _fits(inode: Inode, data: bytes) -> bool:
     return len(data) <= INLINE_BYTES and inode.inline_kind in (INLINE_NONE, INLINE_ATTRIBUTES)
 
 
-def set_value(inode: Inode, name: bytes, value: bytes, *, create: bool, replace: bool, beside: int = 0) -> None:
-    """Set one attribute; ``beside`` is as for ``plan_store``. Raises ``Exists``, ``NoAttribute``, ``TooBig``, ``NoSpace``."""
+def set_value(
+    inode: Inode, name: bytes, value: bytes, *, create: bool, replace: bool, beside: int = 0
+) -> None:
+    """Set one attribute; ``beside`` is as for ``plan_store``. Raises ``Exists``, ``NoAttribute``,
+    ``TooBig``, ``NoSpace``.
+    """
     check_name(inode, name)
     if len(value) > VALUE_MAX:
         raise TooBig("the attribute's value is too long")

@@ -1,10 +1,13 @@
-"""Which snapshots of parts an inode belongs to (C1 to C4): whatever is outside, they preserve nothing of.
+"""Which snapshots of parts an inode belongs to (C1 to C4): whatever is outside, they preserve
+nothing of.
 
-An instance covers the inodes that were at or below its parts when it was made, in its own view: found by their parents, one after the
-other. What has several names is covered by every instance, because where its other names are cannot be told without a search.
-Making a snapshot looks at nothing. The first look at an inode after that finds out, and the inode's trees remember.
+An instance covers the inodes that were at or below its parts when it was made, in its own view:
+found by their parents, one after the other. What has several names is covered by every instance,
+because where its other names are cannot be told without a search. Making a snapshot looks at
+nothing. The first look at an inode after that finds out, and the inode's trees remember.
 
-The inode table is one for all files, so its blocks are preserved whatever they hold: 256 bytes for each inode that changes outside.
+The inode table is one for all files, so its blocks are preserved whatever they hold: 256 bytes for
+each inode that changes outside.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ if TYPE_CHECKING:
 
 
 class Heir(NamedTuple):
-    """Says of an inode with what a file has lost which file that is; the generation tells it from others of its number."""
+    """Says of an inode with what a file has lost which file that is; the generation tells it from
+    others of its number.
+    """
 
     file: int
     generation: int
@@ -41,14 +46,21 @@ class Handed(NamedTuple):
 
 
 class Coverage:
-    """Answers for all live instances that cover parts only. What it has found of directories it keeps."""
+    """Answers for all live instances that cover parts only. What it has found of directories it
+    keeps.
+    """
 
     def __init__(self, fs: Filesystem) -> None:
         self._fs = fs
         self._version = -1
         self._parts: list[Instance] = []
-        self._passed: dict[int, int] = {}  # directory above parts -> the instances that keep its extended attributes, as a mask
-        self._inside: dict[int, dict[int, bool]] = {}  # by instance: is a directory part of what it covers?
+        self._passed: dict[
+            int, int
+            # directory above parts -> the instances that keep its extended attributes, as a mask
+        ] = {}
+        self._inside: dict[
+            int, dict[int, bool]
+        ] = {}  # by instance: is a directory part of what it covers?
 
     @property
     def parts(self) -> list[Instance]:
@@ -62,33 +74,48 @@ class Coverage:
                     self._passed[ino] = self._passed.get(ino, 0) | 1 << one.id
             known = {one.id for one in self._parts}
             self._inside = {key: value for key, value in self._inside.items() if key in known}
-            self._version = instances.version  # when all of it fits, or what breaks off here would be believed
+            self._version = (
+                instances.version
+            )  # when all of it fits, or what breaks off here would be believed
         return self._parts
 
     def refresh(self, inode: Inode) -> None:
-        """Have the inode's trees know which instances do not preserve them. May raise ``NotCached``."""
+        """Have the inode's trees know which instances do not preserve them. May raise
+        ``NotCached``.
+        """
         view = inode.view
         version = view.volume.instances.version
         if not self.parts:
             inode.data.owner = inode.attribute_map.owner = view.owner
         else:
-            uncovered = self.uncovered(inode.ino, Heir(inode.parent, inode.generation) if inode.flags & FLAG_HEIR else None)
+            uncovered = self.uncovered(
+                inode.ino, Heir(inode.parent, inode.generation) if inode.flags & FLAG_HEIR else None
+            )
             place = self._place_in_base(inode)
-            inode.data.owner = TreeOwner(view.owner, uncovered if place is None else self.uncovered(*place))
-            inode.attribute_map.owner = TreeOwner(view.owner, uncovered & ~self._passed.get(inode.ino, 0))
+            inode.data.owner = TreeOwner(
+                view.owner, uncovered if place is None else self.uncovered(*place)
+            )
+            inode.attribute_map.owner = TreeOwner(
+                view.owner, uncovered & ~self._passed.get(inode.ino, 0)
+            )
         inode.coverage = version
 
     def _place_in_base(self, inode: Inode) -> tuple[int, Heir | None] | None:
-        """Which inode of the base has the data that a view's inode shares with it, if that is another one. May raise ``NotCached``.
+        """Which inode of the base has the data that a view's inode shares with it, if that is
+        another one. May raise ``NotCached``.
 
-        A record that lets newer instances count in means what they cover of the base's inode. That is the one of the same number, or of
-        the number of the file that the view's inode is an heir of; and once the base has emptied that file since the view was made, it
-        is the heir that was made first. Whatever gets into the base again later has a record that no view from before counts in by.
+        A record that lets newer instances count in means what they cover of the base's inode. That
+        is the one of the same number, or of the number of the file that the view's inode is an heir
+        of; and once the base has emptied that file since the view was made, it is the heir that was
+        made first. Whatever gets into the base again later has a record that no view from before
+        counts in by.
         """
         instance = inode.view.instance
         if instance is None or inode.is_directory or inode.view.volume.read_only:
             return None
-        is_own = bool(inode.flags & FLAG_HEIR) and inode.rdev > instance.epoch  # the view has emptied the file, not the base
+        is_own = (
+            bool(inode.flags & FLAG_HEIR) and inode.rdev > instance.epoch
+        )  # the view has emptied the file, not the base
         if inode.flags & FLAG_HEIR and not is_own:
             return None
         file = inode.parent if is_own else inode.ino
@@ -99,7 +126,8 @@ class Coverage:
         return (file, None) if is_own else None
 
     def uncovered(self, ino: int, heir: Heir | None = None) -> int:
-        """The instances, as a mask, whose part of the volume an inode is not in. May raise ``NotCached``.
+        """The instances, as a mask, whose part of the volume an inode is not in. May raise
+        ``NotCached``.
 
         What a file has lost to an ``heir`` is in those that know it as the file's.
         """
@@ -109,24 +137,34 @@ class Coverage:
         if heir is None:
             return self.covers(instance, ino)
         inode = _inode(self._fs.view(instance.id), ino)
-        was_there = inode is not None and inode.flags & FLAG_HEIR and (inode.parent, inode.generation) == heir
+        was_there = (
+            inode is not None
+            and inode.flags & FLAG_HEIR
+            and (inode.parent, inode.generation) == heir
+        )
         return not was_there and self.covers(instance, heir.file)
 
     def uncovered_attributes(self, ino: int) -> int:
-        """The same for its extended attributes: those of the directories on the way to a part are shown with it."""
+        """The same for its extended attributes: those of the directories on the way to a part are
+        shown with it.
+        """
         return self.uncovered(ino) & ~self._passed.get(ino, 0)
 
     def covers(self, instance: Instance, ino: int) -> bool:
-        """Was the inode in a part that an instance covers, when it was made? May raise ``NotCached``."""
+        """Was the inode in a part that an instance covers, when it was made? May raise
+        ``NotCached``.
+        """
         known = self._inside.setdefault(instance.id, {})
         return is_part(self._fs.view(instance.id), ino, instance.covered, known)
 
 
 def is_part(view: View, ino: int, tops: Collection[int], known: dict[int, bool]) -> bool:
-    """Does a snapshot of the view that covers what is at or below ``tops`` preserve an inode? ``known`` remembers directories.
+    """Does a snapshot of the view that covers what is at or below ``tops`` preserve an inode?
+    ``known`` remembers directories.
 
-    Of what had lost its last name before, it preserves nothing. What loses it in the view of the snapshot itself says by its parent that it
-    was within (``Orphans.release``), because the directories above it may go as well. May raise ``NotCached``.
+    Of what had lost its last name before, it preserves nothing. What loses it in the view of the
+    snapshot itself says by its parent that it was within (``Orphans.release``), because the
+    directories above it may go as well. May raise ``NotCached``.
     """
     if ino in HIDDEN_INOS:
         return True  # each view has its own
@@ -148,7 +186,9 @@ def is_part(view: View, ino: int, tops: Collection[int], known: dict[int, bool])
             break
         way.append(inode.ino)
         inode = _inode(view, inode.parent)
-    known.update(dict.fromkeys(way[1:], answer))  # directories; an inode that is asked for once is asked for once
+    known.update(
+        dict.fromkeys(way[1:], answer)
+    )  # directories; an inode that is asked for once is asked for once
     return answer
 
 

@@ -1,8 +1,10 @@
-"""Designated directories (C8): an extended attribute names the policy whose snapshots cover a directory and all below it, now and later.
+"""Designated directories (C8): an extended attribute names the policy whose snapshots cover a
+directory and all below it, now and later.
 
-The attribute stands on the directory alone, and is answered for everything below it. Which directories have it is listed in a hidden
-directory of the view, as orphans are: so a snapshot of a policy searches nothing, and a restore brings the list back with all else. The
-list is made with the first designation of a view; who designates nothing pays nothing.
+The attribute stands on the directory alone, and is answered for everything below it. Which
+directories have it is listed in a hidden directory of the view, as orphans are: so a snapshot of a
+policy searches nothing, and a restore brings the list back with all else. The list is made with the
+first designation of a view; who designates nothing pays nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +14,16 @@ from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Final
 
 from snapfs.blocks.inode import FLAG_LINKED
-from snapfs.errors import CorruptBlock, InvalidArgument, NoAttribute, NotCached, NotDirectory, NotFound, NotSupported, StaleInode
+from snapfs.errors import (
+    CorruptBlock,
+    InvalidArgument,
+    NoAttribute,
+    NotCached,
+    NotDirectory,
+    NotFound,
+    NotSupported,
+    StaleInode,
+)
 from snapfs.filesystem import attributes, names
 from snapfs.filesystem.inode import Inode
 from snapfs.filesystem.searching import name_of
@@ -45,7 +56,9 @@ def new_list(view: View, now_ns: int) -> Inode:
 
 
 def policy_fault(policy: str) -> str | None:
-    """Why this cannot be a policy's name; None when it can: the rules are those of snapshots' names."""
+    """Why this cannot be a policy's name; None when it can: the rules are those of snapshots'
+    names.
+    """
     if len(policy.encode(errors="replace")) > POLICY_MAX:
         return f"a policy's name has at most {POLICY_MAX} bytes"
     fault = name_fault(policy)
@@ -53,9 +66,13 @@ def policy_fault(policy: str) -> str | None:
 
 
 def check(inode: Inode, value: bytes) -> None:
-    """Raises ``NotSupported`` for what is no directory, ``InvalidArgument`` for what is no policy's name."""
+    """Raises ``NotSupported`` for what is no directory, ``InvalidArgument`` for what is no policy's
+    name.
+    """
     if not inode.is_directory:
-        raise NotSupported(f"{NAME.decode()} designates directories: a file is covered by its directory's")
+        raise NotSupported(
+            f"{NAME.decode()} designates directories: a file is covered by its directory's"
+        )
     try:
         fault = policy_fault(value.decode())
     except UnicodeDecodeError:
@@ -71,16 +88,29 @@ class Designations:
         self._fs = fs
 
     def answer(self, inode: Inode, known_as: Collection[tuple[int, bytes]] = ()) -> bytes:
-        """The policy of the nearest designated directory above an inode, or of itself. Raises ``NoAttribute``, ``CorruptBlock``.
+        """The policy of the nearest designated directory above an inode, or of itself. Raises
+        ``NoAttribute``, ``CorruptBlock``.
 
-        Of a file with several names the directory counts that it was made in or moved to last. If it has no name there any more,
-        ``known_as`` count, directories and names that it may have: others could only be searched for in the whole view.
+        Of a file with several names the directory counts that it was made in or moved to last. If
+        it has no name there any more, ``known_as`` count, directories and names that it may have:
+        others could only be searched for in the whole view.
         """
         found = attributes.load(inode).get(NAME)
         place = self._list(inode.view)
         if found is None and inode.nlink:
-            tops = [ROOT_INO] if place is None or place.names.is_empty() else self._above(inode, known_as)
-            found = next((policy for top in tops if (policy := self._climb(inode.view.inode(top))) is not None), None)
+            tops = (
+                [ROOT_INO]
+                if place is None or place.names.is_empty()
+                else self._above(inode, known_as)
+            )
+            found = next(
+                (
+                    policy
+                    for top in tops
+                    if (policy := self._climb(inode.view.inode(top))) is not None
+                ),
+                None,
+            )
         if found is None:
             raise NoAttribute("nothing here is designated")
         return found
@@ -96,7 +126,9 @@ class Designations:
         return found
 
     def _above(self, inode: Inode, known_as: Collection[tuple[int, bytes]]) -> list[int]:
-        """The directories that count, best first. What an inode calls its parent may be gone, or another one by now."""
+        """The directories that count, best first. What an inode calls its parent may be gone, or
+        another one by now.
+        """
         if inode.is_directory or not inode.flags & FLAG_LINKED:
             return [inode.parent]
         there = {directory for directory, name in known_as if self._leads(inode, directory, name)}
@@ -115,14 +147,18 @@ class Designations:
             return False
 
     def plan(self, inode: Inode, *, urgency: int = 0) -> Inode | None:
-        """Make everything writable that ``note`` or ``forget`` changes; the list, None where nothing is to be listed.
+        """Make everything writable that ``note`` or ``forget`` changes; the list, None where
+        nothing is to be listed.
 
-        The root is not: it is looked at when the list is. May raise ``NotCached``, ``CommitNeeded``, ``NoSpace``.
+        The root is not: it is looked at when the list is. May raise ``NotCached``,
+        ``CommitNeeded``, ``NoSpace``.
         """
         view = inode.view
         if not inode.is_directory or not inode.nlink or inode.ino == ROOT_INO:
             return None
-        view.volume.allocator.prepare(0, urgency=urgency, metadata=view.volume.dirtied + costs.LISTED)
+        view.volume.allocator.prepare(
+            0, urgency=urgency, metadata=view.volume.dirtied + costs.LISTED
+        )
         place = self._list(view)
         if place is None:
             place = new_list(view, self._fs.now())
@@ -133,12 +169,18 @@ class Designations:
         return place
 
     def plan_forget(self, *inodes: Inode) -> list[Inode]:
-        """The same before directories are removed, or lose their designations: those of the inodes that have one. Raises the same."""
+        """The same before directories are removed, or lose their designations: those of the inodes
+        that have one. Raises the same.
+        """
         found: list[Inode] = []
         wants: dict[Want, None] = {}
         for inode in inodes:
             try:
-                if inode.is_directory and NAME in attributes.load(inode) and self.plan(inode, urgency=1) is not None:
+                if (
+                    inode.is_directory
+                    and NAME in attributes.load(inode)
+                    and self.plan(inode, urgency=1) is not None
+                ):
                     found.append(inode)
             except NotCached as exc:
                 wants.update(dict.fromkeys(exc.wants))
@@ -157,7 +199,9 @@ class Designations:
             place.names.put(label(inode.ino), names.entry_value(inode))
 
     def forget(self, inodes: Iterable[Inode]) -> None:
-        """They are no longer designated, or no longer there. Cannot fail after ``plan_forget``, which has found them."""
+        """They are no longer designated, or no longer there. Cannot fail after ``plan_forget``,
+        which has found them.
+        """
         of_views: dict[int, list[Inode]] = {}
         for inode in inodes:
             of_views.setdefault(inode.view.id, []).append(inode)
@@ -166,7 +210,9 @@ class Designations:
                 place.names.pop_all([label(inode.ino) for inode in found])
 
     def of(self, view: View, policy: bytes) -> list[Inode]:
-        """The directories that are designated with a policy. May raise ``NotCached``, ``CorruptBlock``."""
+        """The directories that are designated with a policy. May raise ``NotCached``,
+        ``CorruptBlock``.
+        """
         found: list[Inode] = []
         wants: dict[Want, None] = {}
         for ino in (ROOT_INO, *self._listed(view)):
@@ -177,7 +223,9 @@ class Designations:
             except NotCached as exc:
                 wants.update(dict.fromkeys(exc.wants))
             except StaleInode as exc:
-                raise CorruptBlock(f"inode {ino} is listed as designated, and does not exist") from exc
+                raise CorruptBlock(
+                    f"inode {ino} is listed as designated, and does not exist"
+                ) from exc
         if wants:
             raise NotCached(list(wants))
         return found
@@ -185,7 +233,9 @@ class Designations:
     def _listed(self, view: View) -> list[int]:
         found: list[int] = []
         after = 0
-        while self._list(view) is not None and (entries := names.entries(view, DESIGNATED_INO, after, 1000)):
+        while self._list(view) is not None and (
+            entries := names.entries(view, DESIGNATED_INO, after, 1000)
+        ):
             after = entries[-1].cookie
             found += [entry.ino for entry in entries]
         return found
@@ -197,5 +247,7 @@ class Designations:
         except StaleInode:
             return None
         if not place.is_directory:
-            raise CorruptBlock(f"inode {DESIGNATED_INO}, the list of designated directories, is not a directory")
+            raise CorruptBlock(
+                f"inode {DESIGNATED_INO}, the list of designated directories, is not a directory"
+            )
         return place

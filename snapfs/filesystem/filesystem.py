@@ -1,7 +1,8 @@
 """The filesystem: all views of a volume, and the operations on their files.
 
-Everything here is synchronous. An operation either happens whole, or raises before it has changed anything: ``NotCached`` and
-``CommitNeeded`` (do what they say and call again), or an error of ``snapfs.errors``.
+Everything here is synchronous. An operation either happens whole, or raises before it has changed
+anything: ``NotCached`` and ``CommitNeeded`` (do what they say and call again), or an error of
+``snapfs.errors``.
 """
 
 from __future__ import annotations
@@ -13,8 +14,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from snapfs.blocks.inode import INODE_BYTES
-from snapfs.errors import CommitNeeded, Interrupt, InvalidArgument, IsDirectory, NoSpace, NoSuchSnapshot
-from snapfs.filesystem import attributes, designation, logged, names, naming, reading, setting, writing
+from snapfs.errors import (
+    CommitNeeded,
+    Interrupt,
+    InvalidArgument,
+    IsDirectory,
+    NoSpace,
+    NoSuchSnapshot,
+)
+from snapfs.filesystem import (
+    attributes,
+    designation,
+    logged,
+    names,
+    naming,
+    reading,
+    setting,
+    writing,
+)
 from snapfs.filesystem.coverage import Coverage
 from snapfs.filesystem.designation import Designations
 from snapfs.filesystem.inode import Inode
@@ -35,7 +52,8 @@ if TYPE_CHECKING:
     from snapfs.store.sealing import Sealing
     from snapfs.store.volume import Volume
 
-#: Bytes of memory that an inode takes with its trees' roots, and what is kept of inodes and blocks however little is allowed.
+#: Bytes of memory that an inode takes with its trees' roots, and what is kept of inodes and blocks
+#: however little is allowed.
 INODE_MEMORY = 2048
 _INODES_LEAST = 256
 _BLOCKS_LEAST = 64
@@ -46,7 +64,8 @@ ATIME_INTERVAL = 24 * 3600 * 1_000_000_000
 #: A file of more blocks loses its content in the background when it is emptied.
 DETACH_BLOCKS = 16384
 
-#: Blocks that a volume has left, beside the reserve, when a file has taken all that it can: what its last write had to set aside.
+#: Blocks that a volume has left, beside the reserve, when a file has taken all that it can: what
+#: its last write had to set aside.
 SLACK_BLOCKS = 4
 
 #: Bytes of a directory that a name takes, about: of middling length, in a bucket that is not full.
@@ -55,7 +74,9 @@ NAME_SPACE = 64
 
 @dataclass(frozen=True, slots=True)
 class Statfs:
-    """Sizes in blocks of ``block_size``. ``available`` is what can be written; ``free`` has the reserve in it."""
+    """Sizes in blocks of ``block_size``. ``available`` is what can be written; ``free`` has the
+    reserve in it.
+    """
 
     block_size: int
     blocks: int
@@ -68,8 +89,8 @@ class Statfs:
 class Filesystem:
     """All views of a volume. One for each open volume.
 
-    What its log tells has happened when this is made, unless it is made to look at the generation that was sealed (``as_sealed``).
-    Raises ``DeviceError`` if that cannot be read.
+    What its log tells has happened when this is made, unless it is made to look at the generation
+    that was sealed (``as_sealed``). Raises ``DeviceError`` if that cannot be read.
     """
 
     def __init__(self, volume: Volume, *, as_sealed: bool = False) -> None:
@@ -77,9 +98,11 @@ class Filesystem:
         self.atime = "relatime"
         self.detach_blocks = DETACH_BLOCKS
         self.now: Callable[[], int] = time.time_ns
-        #: Tells which views the kernel still knows inodes of: their instance ids must not be given out.
+        #: Tells which views the kernel still knows inodes of: their instance ids must not be given
+        #: out.
         self.view_ids_in_use: Callable[[], set[int]] = set
-        #: The users whose snapshots come before those of all others; None: whoever calls is one of them.
+        #: The users whose snapshots come before those of all others; None: whoever calls is one of
+        #: them.
         self.privileged: Collection[int] | None = None
         self.deletion = Deletion(volume)
         self._cache = InodeCache()
@@ -87,7 +110,9 @@ class Filesystem:
         self.rules = Rules()
         self.views: dict[int, View] = {}
         self.coverage = Coverage(self)
-        self.base = self.views[BASE_VIEW] = View(volume, self._cache, volume.base_root, self.coverage.refresh)
+        self.base = self.views[BASE_VIEW] = View(
+            volume, self._cache, volume.base_root, self.coverage.refresh
+        )
         self.orphans = Orphans(self)
         self.designations = Designations(self)
         volume.contents = self
@@ -97,8 +122,12 @@ class Filesystem:
             replay(self.base)
 
     def limit_caches(self, size: int) -> None:
-        """How many bytes clean metadata may take, about: half for decoded blocks, half for inodes, each twice what is kept at least."""
-        self.volume.cache.capacity = max(_BLOCKS_LEAST, size // 4 // self.volume.geometry.block_size)
+        """How many bytes clean metadata may take, about: half for decoded blocks, half for inodes,
+        each twice what is kept at least.
+        """
+        self.volume.cache.capacity = max(
+            _BLOCKS_LEAST, size // 4 // self.volume.geometry.block_size
+        )
         self._cache.capacity = max(_INODES_LEAST, size // 4 // INODE_MEMORY)
 
     def view(self, instance_id: int) -> View:
@@ -108,7 +137,9 @@ class Filesystem:
             raise NoSuchSnapshot("the snapshot is gone")
         found = self.views.get(instance_id)
         if found is None and instance is not None:
-            found = self.views[instance_id] = View(self.volume, self._cache, instance.root, self.coverage.refresh, instance, self.rules)
+            found = self.views[instance_id] = View(
+                self.volume, self._cache, instance.root, self.coverage.refresh, instance, self.rules
+            )
         if found is None:
             raise NoSuchSnapshot("the snapshot is gone")
         return found
@@ -125,68 +156,121 @@ class Filesystem:
         return view.inode(ino)
 
     def lookup(self, view: View, parent: int, name: bytes) -> Inode:
-        """The inode behind a name, ``.`` or ``..``. Raises ``NotFound``, ``NotDirectory``, ``NameTooLong``."""
+        """The inode behind a name, ``.`` or ``..``. Raises ``NotFound``, ``NotDirectory``,
+        ``NameTooLong``.
+        """
         return names.lookup(view, parent, name)
 
     def entries(self, view: View, ino: int, after: int, limit: int) -> list[Entry]:
-        """Names of a directory behind the cookie ``after`` (0: from the start), without ``.`` and ``..``; empty at the end."""
+        """Names of a directory behind the cookie ``after`` (0: from the start), without ``.`` and
+        ``..``; empty at the end.
+        """
         return names.entries(view, ino, after, limit)
 
-    def make(self, view: View, parent: int, name: bytes, mode: int, uid: int, gid: int, *, rdev: int = 0, target: bytes = b"") -> Inode:
+    def make(
+        self,
+        view: View,
+        parent: int,
+        name: bytes,
+        mode: int,
+        uid: int,
+        gid: int,
+        *,
+        rdev: int = 0,
+        target: bytes = b"",
+    ) -> Inode:
         """Create whatever type ``mode`` has, for the user ``uid`` and group ``gid``.
 
         Set-group-id directories and default ACLs have their say.
 
-        Raises ``Exists``, ``NotDirectory``, ``NameTooLong``, ``TooManyLinks``, ``NoSpace``, ``ReadOnly``.
+        Raises ``Exists``, ``NotDirectory``, ``NameTooLong``, ``TooManyLinks``, ``NoSpace``,
+        ``ReadOnly``.
         """
         return naming.make(self, view, parent, name, mode, uid, gid, rdev=rdev, target=target)
 
     def link(self, view: View, ino: int, parent: int, name: bytes) -> Inode:
-        """Another name for an inode. Raises ``Exists``, ``NotPermitted`` for directories, ``TooManyLinks``."""
+        """Another name for an inode. Raises ``Exists``, ``NotPermitted`` for directories,
+        ``TooManyLinks``.
+        """
         return naming.link(self, view, ino, parent, name)
 
     def unlink(self, view: View, parent: int, name: bytes) -> Inode:
-        """Remove a name; without any other, the inode lives on until nobody holds it. Raises ``NotFound``, ``IsDirectory``."""
+        """Remove a name; without any other, the inode lives on until nobody holds it. Raises
+        ``NotFound``, ``IsDirectory``.
+        """
         return naming.unlink(self, view, parent, name)
 
     def rmdir(self, view: View, parent: int, name: bytes) -> Inode:
         """Remove an empty directory. Raises ``NotFound``, ``NotDirectory``, ``NotEmpty``."""
         return naming.rmdir(self, view, parent, name)
 
-    def rename(self, view: View, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0) -> tuple[Inode, Inode | None]:
-        """Rename as renameat2(2). The inode that moved, and the one that was replaced or exchanged."""
+    def rename(
+        self, view: View, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0
+    ) -> tuple[Inode, Inode | None]:
+        """Rename as renameat2(2). The inode that moved, and the one that was
+        replaced or exchanged.
+        """
         return naming.rename(self, view, parent, name, new_parent, new_name, flags)
 
     # Attributes
 
     def set_attributes(
-        self, view: View, ino: int, changes: Changes, *, privileged: bool, in_group: bool | None = None, stamp: bool = True
+        self,
+        view: View,
+        ino: int,
+        changes: Changes,
+        *,
+        privileged: bool,
+        in_group: bool | None = None,
+        stamp: bool = True,
     ) -> Inode:
-        """Change attributes as chmod(2), chown(2), truncate(2) and utimensat(2) do, set-id bits and access lists included.
+        """Change attributes as chmod(2), chown(2), truncate(2) and utimensat(2) do, set-id bits and
+        access lists included.
 
-        ``privileged`` is what CAP_FSETID gives; ``in_group`` whether the caller is in the file's group, if known. ``stamp`` sets the
-        times also when nothing but a size is set that the file has already.
+        ``privileged`` is what CAP_FSETID gives; ``in_group`` whether the caller is in the file's
+        group, if known. ``stamp`` sets the times also when nothing but a size is set that the file
+        has already.
         """
-        return setting.set_attributes(self, view, ino, changes, privileged=privileged, in_group=in_group, stamp=stamp)
+        return setting.set_attributes(
+            self, view, ino, changes, privileged=privileged, in_group=in_group, stamp=stamp
+        )
 
     def drop_set_id(self, view: View, ino: int, ctime: int | None, *, in_group: bool) -> Inode:
-        """Take set-id bits from anything but a directory, as a change of its owner would; ``in_group`` as for ``set_attributes``.
+        """Take set-id bits from anything but a directory, as a change of its owner would;
+        ``in_group`` as for ``set_attributes``.
 
         ``ctime`` is its time of change, None for now. Raises ``NoSpace``, ``ReadOnly``.
         """
         return setting.drop_set_id(self, view, ino, ctime, in_group=in_group)
 
-    def set_times(self, view: View, ino: int, *, atime: int | None = None, mtime: int | None = None, ctime: int | None = None) -> Inode:
-        """Set times alone, as utimensat(2) does; that of change, unless it is given, is now. Raises ``NoSpace``, ``ReadOnly``."""
+    def set_times(
+        self,
+        view: View,
+        ino: int,
+        *,
+        atime: int | None = None,
+        mtime: int | None = None,
+        ctime: int | None = None,
+    ) -> Inode:
+        """Set times alone, as utimensat(2) does; that of change, unless it is given, is now. Raises
+        ``NoSpace``, ``ReadOnly``.
+        """
         return setting.set_times(self, view, ino, atime, mtime, ctime)
 
-    def xattr_get(self, view: View, ino: int, name: bytes, *, known_as: Collection[tuple[int, bytes]] = ()) -> bytes:
-        """An extended attribute. Raises ``NoAttribute``. A designation is answered for all that it covers, too.
+    def xattr_get(
+        self, view: View, ino: int, name: bytes, *, known_as: Collection[tuple[int, bytes]] = ()
+    ) -> bytes:
+        """An extended attribute. Raises ``NoAttribute``. A designation is answered for all that it
+        covers, too.
 
         ``known_as``: directories and names in them that a file may have.
         """
         inode = view.inode(ino)
-        return self.designations.answer(inode, known_as) if name == designation.NAME else attributes.get(inode, name)
+        return (
+            self.designations.answer(inode, known_as)
+            if name == designation.NAME
+            else attributes.get(inode, name)
+        )
 
     def xattr_list(self, view: View, ino: int) -> list[bytes]:
         """The names of all extended attributes."""
@@ -203,11 +287,15 @@ class Filesystem:
         replace: bool = False,
         groups: Collection[int] | None = None,
     ) -> None:
-        """Set an extended attribute. Raises ``Exists``, ``NoAttribute``, ``NotSupported``, ``InvalidArgument``, ``TooBig``, ``NoSpace``.
+        """Set an extended attribute. Raises ``Exists``, ``NoAttribute``, ``NotSupported``,
+        ``InvalidArgument``, ``TooBig``, ``NoSpace``.
 
-        ``groups``: those of a caller who may not give a file to a group that is not among them (None: who may). See acl(5), chmod(2).
+        ``groups``: those of a caller who may not give a file to a group that is not among them
+        (None: who may). See acl(5), chmod(2).
         """
-        setting.xattr_set(self, view, ino, name, value, create=create, replace=replace, groups=groups)
+        setting.xattr_set(
+            self, view, ino, name, value, create=create, replace=replace, groups=groups
+        )
 
     def xattr_remove(self, view: View, ino: int, name: bytes) -> None:
         """Remove an extended attribute. Raises ``NoAttribute``."""
@@ -219,7 +307,11 @@ class Filesystem:
     def _file(view: View, ino: int) -> Inode:
         inode = view.inode(ino)
         if not stat.S_ISREG(inode.mode):
-            raise IsDirectory("it is a directory") if inode.is_directory else InvalidArgument("it is not a file")
+            raise (
+                IsDirectory("it is a directory")
+                if inode.is_directory
+                else InvalidArgument("it is not a file")
+            )
         return inode
 
     def plan_read(self, view: View, ino: int, offset: int, size: int) -> ReadPlan:
@@ -229,12 +321,23 @@ class Filesystem:
     def read(self, view: View, ino: int, offset: int, size: int) -> bytes:
         """Read, waiting for the device. May raise ``CorruptBlock``."""
         plan = self.plan_read(view, ino, offset, size)
-        return plan.assemble([self.volume.device.read(start, length) for start, length in plan.runs])
+        return plan.assemble(
+            [self.volume.device.read(start, length) for start, length in plan.runs]
+        )
 
     def write(
-        self, view: View, ino: int, offset: int, content: Buffer, *, kill_setid: bool = False, in_group: bool = True, stamp: bool = True
+        self,
+        view: View,
+        ino: int,
+        offset: int,
+        content: Buffer,
+        *,
+        kill_setid: bool = False,
+        in_group: bool = True,
+        stamp: bool = True,
     ) -> int:
-        """Write; the bytes are with the device's cache when this returns. ``stamp`` sets the times of change.
+        """Write; the bytes are with the device's cache when this returns. ``stamp`` sets the times
+        of change.
 
         ``kill_setid`` takes set-id bits away; ``in_group`` as for ``set_attributes``.
 
@@ -262,7 +365,9 @@ class Filesystem:
             if view.id == BASE_VIEW:
                 block_size = self.volume.geometry.block_size
                 index = offset // block_size
-                account.tell(before, ino, index, (offset + len(content) - 1) // block_size - index + 1)
+                account.tell(
+                    before, ino, index, (offset + len(content) - 1) // block_size - index + 1
+                )
         return len(content)
 
     def readlink(self, view: View, ino: int) -> bytes:
@@ -278,7 +383,11 @@ class Filesystem:
             return
         inode = view.inode(ino)
         now = self.now()
-        if inode.atime <= inode.mtime or inode.atime <= inode.ctime or now - inode.atime >= ATIME_INTERVAL:
+        if (
+            inode.atime <= inode.mtime
+            or inode.atime <= inode.ctime
+            or now - inode.atime >= ATIME_INTERVAL
+        ):
             try:
                 self.volume.allocator.prepare(0, metadata=self.volume.dirtied + costs.INODE)
             except (NoSpace, CommitNeeded):
@@ -302,9 +411,11 @@ class Filesystem:
     # The whole
 
     def statfs(self) -> Statfs:
-        """The sizes of the volume. A commit that is due is taken off, what waits for it is counted in.
+        """The sizes of the volume. A commit that is due is taken off, what waits for it is counted
+        in.
 
-        ``available`` is what a file can take: without the reserve, the blocks that every writer leaves, and the file's pointer blocks.
+        ``available`` is what a file can take: without the reserve, the blocks that every writer
+        leaves, and the file's pointer blocks.
         """
         allocator, geometry = self.volume.allocator, self.volume.geometry
         fixed = sum(geometry.fixed_blocks(number) for number in {0, geometry.groups - 1})
@@ -314,7 +425,14 @@ class Filesystem:
         spare = max(0, free - allocator.reserve - SLACK_BLOCKS)
         available = spare - -(-spare // (geometry.fan_out + 1))
         files_free = available * geometry.block_size // (INODE_BYTES + NAME_SPACE)
-        return Statfs(geometry.block_size, geometry.blocks - fixed, free, available, max(self.base.inodes, 0) + files_free, files_free)
+        return Statfs(
+            geometry.block_size,
+            geometry.blocks - fixed,
+            free,
+            available,
+            max(self.base.inodes, 0) + files_free,
+            files_free,
+        )
 
     @property
     def has_work(self) -> bool:
@@ -322,7 +440,9 @@ class Filesystem:
         return self.orphans.pending or self.deletion.pending
 
     def work(self) -> bool:
-        """One bounded step of background work; True while there is more. May raise ``NotCached``, ``CommitNeeded``."""
+        """One bounded step of background work; True while there is more. May raise ``NotCached``,
+        ``CommitNeeded``.
+        """
         if self.volume.read_only:
             return False
         if self.orphans.pending:

@@ -1,4 +1,6 @@
-"""Formatting: a new volume with an empty root directory. ``FORMAT.md`` section 1 and the rest of it."""
+"""Formatting: a new volume with an empty root directory. ``FORMAT.md`` section 1 and the rest of
+it.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,17 @@ from snapfs.store.volume import Volume
 SIGNATURE_BYTES = 1 << 20
 
 
-def format_volume(device: Device, *, block_size: int = 4096, label: str = "", clear: bool = True, uid: int = 0, gid: int = 0) -> None:
-    """Write an empty volume over a device; its root directory belongs to ``uid`` and ``gid``. ``clear`` removes old signatures.
+def format_volume(
+    device: Device,
+    *,
+    block_size: int = 4096,
+    label: str = "",
+    clear: bool = True,
+    uid: int = 0,
+    gid: int = 0,
+) -> None:
+    """Write an empty volume over a device; its root directory belongs to ``uid`` and ``gid``.
+    ``clear`` removes old signatures.
 
     Raises ``UsageError`` when the sizes or the label cannot be, ``DeviceError``.
     """
@@ -35,13 +46,23 @@ def format_volume(device: Device, *, block_size: int = 4096, label: str = "", cl
         device.write(device.size - size, bytes(size))
         device.flush()
     now = time.time_ns()
-    superblock = Superblock(block_size, geometry.blocks, 0, uuid.uuid4().bytes, label, now, now, 0, 0, 0)
+    superblock = Superblock(
+        block_size, geometry.blocks, 0, uuid.uuid4().bytes, label, now, now, 0, 0, 0
+    )
     root = RootRecord(hash_seed=int.from_bytes(os.urandom(8), "little"))
     volume = Volume(device, superblock, root, fresh_entries(geometry))
     volume.allocator.reserve = 0
     fs = Filesystem(volume)
     for ino, mode in ((ROOT_INO, 0o755), (ORPHANS_INO, 0o700)):
-        inode = Inode(fs.base, ino, stat.S_IFDIR | mode, uid=uid, gid=gid, generation=volume.next_inode_generation, now=now)
+        inode = Inode(
+            fs.base,
+            ino,
+            stat.S_IFDIR | mode,
+            uid=uid,
+            gid=gid,
+            generation=volume.next_inode_generation,
+            now=now,
+        )
         volume.next_inode_generation += 1
         inode.nlink = 2
         inode.parent = ROOT_INO

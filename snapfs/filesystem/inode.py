@@ -27,7 +27,15 @@ if TYPE_CHECKING:
     from snapfs.blocks.geometry import Geometry
     from snapfs.filesystem.view import View
 
-_TYPES = {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK}
+_TYPES = {
+    stat.S_IFREG,
+    stat.S_IFDIR,
+    stat.S_IFLNK,
+    stat.S_IFIFO,
+    stat.S_IFSOCK,
+    stat.S_IFCHR,
+    stat.S_IFBLK,
+}
 
 #: Extended attributes of one inode together, in bytes, and the depth of their map.
 ATTRIBUTES_LIMIT = 1 << 20
@@ -37,7 +45,9 @@ EMPTY_SLOT = bytes(INODE_BYTES)
 
 
 class Inode:
-    """One inode of one view. Times are nanoseconds since 1970. Whoever changes it tells its view before (``View.change``)."""
+    """One inode of one view. Times are nanoseconds since 1970. Whoever changes it tells its view
+    before (``View.change``).
+    """
 
     __slots__ = (
         "atime",
@@ -64,7 +74,17 @@ class Inode:
         "view",
     )  # fmt: skip
 
-    def __init__(self, view: View, ino: int, mode: int, *, uid: int = 0, gid: int = 0, generation: int = 0, now: int = 0) -> None:
+    def __init__(
+        self,
+        view: View,
+        ino: int,
+        mode: int,
+        *,
+        uid: int = 0,
+        gid: int = 0,
+        generation: int = 0,
+        now: int = 0,
+    ) -> None:
         self.view = view
         self.ino = ino
         self.coverage = -1  # the version of the instances that the trees' owners fit
@@ -83,14 +103,20 @@ class Inode:
         self.attribute_bytes = 0
         self.data: BlockMap | BucketTree = self.new_tree()
         self.attribute_map = BlockMap(view.volume, view.owner, leaf_kind="blob")
-        self.attributes: dict[bytes, bytes] | None = {}  # decoded extended attributes; None: not looked at yet
+        self.attributes: (
+            dict[bytes, bytes] | None
+        ) = {}  # decoded extended attributes; None: not looked at yet
 
-    def new_tree(self, root: tuple[int, int] = (0, 0), depth: int = 0, blocks: int = 0) -> BlockMap | BucketTree:
+    def new_tree(
+        self, root: tuple[int, int] = (0, 0), depth: int = 0, blocks: int = 0
+    ) -> BlockMap | BucketTree:
         """A tree of the kind that it has, an empty one unless a root is given."""
         view = self.view
         if stat.S_ISDIR(self.mode):
             return BucketTree(view.volume, view.owner, "names", view.name_hash, root, blocks)
-        return BlockMap(view.volume, view.owner, root, depth, blocks, "blob" if stat.S_ISLNK(self.mode) else "")
+        return BlockMap(
+            view.volume, view.owner, root, depth, blocks, "blob" if stat.S_ISLNK(self.mode) else ""
+        )
 
     @property
     def map(self) -> BlockMap:
@@ -114,7 +140,9 @@ class Inode:
     @property
     def blocks(self) -> int:
         """Blocks of the volume that it reaches: data, pointers, names, extended attributes."""
-        return min(max(self.data.blocks + self.attribute_map.blocks, 0), self.view.volume.geometry.blocks)
+        return min(
+            max(self.data.blocks + self.attribute_map.blocks, 0), self.view.volume.geometry.blocks
+        )
 
     def count_size(self) -> None:
         """A directory is as large as its blocks."""
@@ -134,22 +162,27 @@ class Inode:
         """The slot's bytes. Its trees must be clean."""
         depth = self.data.depth if type(self.data) is BlockMap else 0
         head = LAYOUT.pack(
-            self.mode, self.uid, self.gid, min(max(self.nlink, 0), LINK_MAX), self.size, as_count(self.data.blocks),
+            self.mode, self.uid, self.gid, min(max(self.nlink, 0), LINK_MAX), self.size,
+            as_count(self.data.blocks),
             *divmod(self.atime, NANOSECONDS), *divmod(self.mtime, NANOSECONDS),
             *divmod(self.ctime, NANOSECONDS), *divmod(self.btime, NANOSECONDS),
-            self.generation, self.flags, self.rdev, self.parent, *self.data.root, *self.attribute_map.root, self.attribute_bytes,
+            self.generation, self.flags, self.rdev, self.parent, *self.data.root,
+            *self.attribute_map.root, self.attribute_bytes,
             depth, self.attribute_map.depth, self.inline_kind, len(self.inline),
         )  # fmt: skip
         return (head + self.inline).ljust(INODE_BYTES, b"\0")
 
     def is_told_from(self, slot: bytes | bytearray) -> bool:
-        """Is the slot of this very inode, and do the two differ in nothing but times, and of a file its size and its data?"""
+        """Is the slot of this very inode, and do the two differ in nothing but times, and of a file
+        its size and its data?
+        """
         fields = LAYOUT.unpack_from(slot)
         is_file = stat.S_ISREG(self.mode)
         kept = (*fields[:4], *fields[12:18], *fields[20:23], *fields[24:27])
         own = (
             self.mode, self.uid, self.gid, self.nlink, *divmod(self.btime, NANOSECONDS),
-            self.generation, self.flags, self.rdev, self.parent, *self.attribute_map.root, self.attribute_bytes,
+            self.generation, self.flags, self.rdev, self.parent, *self.attribute_map.root,
+            self.attribute_bytes,
             self.attribute_map.depth, self.inline_kind, len(self.inline),
         )  # fmt: skip
         if kept != own or slot[INLINE_OFFSET : INLINE_OFFSET + len(self.inline)] != self.inline:
@@ -193,7 +226,9 @@ class Inode:
         inode.data = inode.new_tree((fields[18], fields[19]), depth, fields[5])
         inode.attribute_bytes = fields[22]
         count = attribute_blocks(inode.attribute_bytes, attribute_depth, view.volume.geometry)
-        inode.attribute_map = BlockMap(view.volume, view.owner, (fields[20], fields[21]), attribute_depth, count, "blob")
+        inode.attribute_map = BlockMap(
+            view.volume, view.owner, (fields[20], fields[21]), attribute_depth, count, "blob"
+        )
         inode.inline_kind = kind
         inode.inline = bytes(slot[INLINE_OFFSET : INLINE_OFFSET + length]) if kind else b""
         inode.attributes = None if inode.attribute_bytes or kind == INLINE_ATTRIBUTES else {}
@@ -203,7 +238,9 @@ class Inode:
 
 
 def attribute_blocks(length: int, depth: int, geometry: Geometry) -> int:
-    """Blocks of a map of ``length`` bytes of extended attributes: it has no holes, so its pointer blocks can be counted."""
+    """Blocks of a map of ``length`` bytes of extended attributes: it has no holes, so its pointer
+    blocks can be counted.
+    """
     count = below = -(-length // geometry.block_size)
     for _ in range(depth):
         below = -(-below // geometry.fan_out)
@@ -212,6 +249,8 @@ def attribute_blocks(length: int, depth: int, geometry: Geometry) -> int:
 
 
 def content_blocks(leaf: bytes | bytearray, at: int, geometry: Geometry) -> int:
-    """Blocks that the inode in the slot at offset ``at`` counts: data, names, extended attributes; none for a free slot."""
+    """Blocks that the inode in the slot at offset ``at`` counts: data, names, extended attributes;
+    none for a free slot.
+    """
     blocks, length, depth = COUNTED.unpack_from(leaf, at)
     return int(blocks + attribute_blocks(length, depth, geometry)) if length else int(blocks)

@@ -1,4 +1,6 @@
-"""What a log record says of the files that were changed: how each of them is now. ``replay`` does it again."""
+"""What a log record says of the files that were changed: how each of them is now. ``replay`` does
+it again.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,11 @@ Ranges = list[tuple[int, int]]  # index, count
 
 
 def changes(base: View, files: dict[int, Ranges], limit: int) -> list[FileChange] | None:
-    """The changes of these inodes of the base, with ``limit`` blocks at most; None when a record cannot tell them all.
+    """The changes of these inodes of the base, with ``limit`` blocks at most; None when a record
+    cannot tell them all.
 
-    It can of inodes that the sealed generation has, and that differ from what they are there in nothing but times, size and blocks written.
-    May raise ``NotCached``.
+    It can of inodes that the sealed generation has, and that differ from what they are there in
+    nothing but times, size and blocks written. May raise ``NotCached``.
     """
     if sum(count for ranges in files.values() for _, count in ranges) > limit:
         return None
@@ -32,10 +35,14 @@ def changes(base: View, files: dict[int, Ranges], limit: int) -> list[FileChange
         if inode is None or leaf is None:
             return None
         at = ino % base.per_leaf * INODE_BYTES
-        if not inode.is_told_from(leaf[at : at + INODE_BYTES]) or (ranges and not stat.S_ISREG(inode.mode)):
+        if not inode.is_told_from(leaf[at : at + INODE_BYTES]) or (
+            ranges and not stat.S_ISREG(inode.mode)
+        ):
             return None
         runs = tuple(_pointers(inode, *run) for run in joined(ranges))
-        change = FileChange(ino, inode.generation, inode.size, inode.atime, inode.mtime, inode.ctime, runs)
+        change = FileChange(
+            ino, inode.generation, inode.size, inode.atime, inode.mtime, inode.ctime, runs
+        )
         if not change.is_possible or not all(_name_blocks(words) for _, words in runs):
             return None
         out.append(change)
@@ -56,7 +63,11 @@ def joined(ranges: Ranges) -> Ranges:
 def _pointers(inode: Inode, index: int, count: int) -> tuple[int, array[int]]:
     found = array("Q")
     for _, words, slot, number in inode.map.spans(index, count):
-        found += words[2 * slot : 2 * (slot + number)] if words is not None else array("Q", bytes(16 * number))
+        found += (
+            words[2 * slot : 2 * (slot + number)]
+            if words is not None
+            else array("Q", bytes(16 * number))
+        )
     return index, found
 
 

@@ -30,7 +30,9 @@ _DOTS = {b".", b".."}
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A name in a directory. ``type`` has the file type bits of a mode; a listing goes on behind ``cookie``."""
+    """A name in a directory. ``type`` has the file type bits of a mode; a listing goes on behind
+    ``cookie``.
+    """
 
     name: bytes
     ino: int
@@ -73,16 +75,22 @@ def find(view: View, parent: Inode, name: bytes) -> int:
 
 
 def named(view: View, parent: Inode, name: bytes) -> Inode:
-    """The inode behind a name. Raises ``NotFound``, and ``CorruptBlock`` for a name that leads nowhere."""
+    """The inode behind a name. Raises ``NotFound``, and ``CorruptBlock`` for a name that leads
+    nowhere.
+    """
     ino = find(view, parent, name)
     try:
         return view.inode(ino)
     except StaleInode as exc:
-        raise CorruptBlock(f"directory {parent.ino}: a name leads to inode {ino}, which does not exist") from exc
+        raise CorruptBlock(
+            f"directory {parent.ino}: a name leads to inode {ino}, which does not exist"
+        ) from exc
 
 
 def lookup(view: View, parent: int, name: bytes) -> Inode:
-    """The inode behind a name; ``.`` and ``..`` as well. Raises ``NotFound``, ``NotDirectory``, ``NameTooLong``."""
+    """The inode behind a name; ``.`` and ``..`` as well. Raises ``NotFound``, ``NotDirectory``,
+    ``NameTooLong``.
+    """
     where = directory(view, parent)
     if name == b".":
         return where
@@ -92,7 +100,9 @@ def lookup(view: View, parent: int, name: bytes) -> Inode:
 
 
 def entries(view: View, ino: int, after: int, limit: int) -> list[Entry]:
-    """Names behind the cookie ``after`` (0: from the beginning), about ``limit`` of them; empty at the end."""
+    """Names behind the cookie ``after`` (0: from the beginning), about ``limit`` of them; empty at
+    the end.
+    """
     where = directory(view, ino)
     if ino in view.above:
         return _entries_above(view, ino, after)
@@ -104,15 +114,25 @@ def entries(view: View, ino: int, after: int, limit: int) -> list[Entry]:
             break
         check_entries(ino, items)
         for index, (hashed, name, value) in enumerate(items):
-            # Of names with one hash, a listing that stops between them begins again: a name twice is better than one lost.
+            # Of names with one hash, a listing that stops between them begins again: a name twice
+            # is better than one lost.
             again = index + 1 < len(items) and items[index + 1][0] == hashed
-            out.append(Entry(name, value >> TYPE_BITS, (value & 15) << 12, hashed // HASH_UNIT + (0 if again else 1)))
+            out.append(
+                Entry(
+                    name,
+                    value >> TYPE_BITS,
+                    (value & 15) << 12,
+                    hashed // HASH_UNIT + (0 if again else 1),
+                )
+            )
         start = items[-1][0] + HASH_UNIT
     return out
 
 
 def _entries_above(view: View, ino: int, after: int) -> list[Entry]:
-    """What a directory above parts shows. Nothing changes these names, so their positions are cookies."""
+    """What a directory above parts shows. Nothing changes these names, so their positions are
+    cookies.
+    """
     found: list[Entry] = []
     wants: dict[Want, None] = {}
     for cookie, (name, child) in enumerate(sorted(view.above[ino].items()), start=1):
@@ -121,7 +141,9 @@ def _entries_above(view: View, ino: int, after: int) -> list[Entry]:
         except NotCached as exc:
             wants.update(dict.fromkeys(exc.wants))
         except StaleInode as exc:
-            raise CorruptBlock(f"directory {ino}: a name leads to inode {child}, which does not exist") from exc
+            raise CorruptBlock(
+                f"directory {ino}: a name leads to inode {child}, which does not exist"
+            ) from exc
     if wants:
         raise NotCached(list(wants))
     return found[after:]
@@ -133,11 +155,19 @@ def check_entry(ino: int, name: bytes, value: int) -> None:
 
 
 def check_entries(ino: int, items: list[tuple[int, bytes, int]]) -> None:
-    """The same for items (hash, name, value). All at once: one by one, it would double the time of a listing."""
+    """The same for items (hash, name, value). All at once: one by one, it would double the time of
+    a listing.
+    """
     names = [name for _, name, _ in items]
     text = b"/".join(names)
     lengths = [len(name) for name in names]
-    if not min(lengths) or max(lengths) > NAME_MAX or text.count(b"/") >= len(names) or b"\0" in text or not _DOTS.isdisjoint(names):
+    if (
+        not min(lengths)
+        or max(lengths) > NAME_MAX
+        or text.count(b"/") >= len(names)
+        or b"\0" in text
+        or not _DOTS.isdisjoint(names)
+    ):
         raise CorruptBlock(f"directory {ino}: it has a name that is not a name")
     values = [value for _, _, value in items]
     if min(values) >> TYPE_BITS < FIRST_INO or max(values) >> TYPE_BITS >= INO_LIMIT:

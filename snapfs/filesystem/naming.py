@@ -1,6 +1,8 @@
-"""Changing names in directories: making, linking, removing and renaming, with the errors that ext4 gives.
+"""Changing names in directories: making, linking, removing and renaming, with the errors that ext4
+gives.
 
-The kernel has checked permissions. Every function first finds and makes writable all that it needs, and then changes everything.
+The kernel has checked permissions. Every function first finds and makes writable all that it needs,
+and then changes everything.
 """
 
 from __future__ import annotations
@@ -49,7 +51,16 @@ def _changed(parent: Inode, now: int) -> None:
 
 
 def make(
-    fs: Filesystem, view: View, parent_ino: int, name: bytes, mode: int, uid: int, gid: int, *, rdev: int = 0, target: bytes = b""
+    fs: Filesystem,
+    view: View,
+    parent_ino: int,
+    name: bytes,
+    mode: int,
+    uid: int,
+    gid: int,
+    *,
+    rdev: int = 0,
+    target: bytes = b"",
 ) -> Inode:
     """Create a file, directory, symbolic link, FIFO, socket or device. See ``Filesystem.make``."""
     volume = view.volume
@@ -77,10 +88,20 @@ def make(
         if kind == stat.S_IFDIR:
             inherited[acl.DEFAULT] = default
     ino = view.plan_new()
-    volume.allocator.prepare(0, metadata=volume.dirtied + costs.MAKE + attributes.blocks_for(view, inherited))
+    volume.allocator.prepare(
+        0, metadata=volume.dirtied + costs.MAKE + attributes.blocks_for(view, inherited)
+    )
     _touch(parent, name)
     now = fs.now()
-    inode = Inode(view, ino, mode, uid=uid, gid=gid, generation=volume.next_inode_generation & 0xFFFF_FFFF, now=now)
+    inode = Inode(
+        view,
+        ino,
+        mode,
+        uid=uid,
+        gid=gid,
+        generation=volume.next_inode_generation & 0xFFFF_FFFF,
+        now=now,
+    )
     # Nothing can be missing from here on: what is new is in memory.
     view.add(inode)
     volume.next_inode_generation += 1
@@ -129,10 +150,11 @@ def link(fs: Filesystem, view: View, ino: int, parent_ino: int, name: bytes) -> 
 
 
 def _prepare_removal(view: View) -> None:
-    """Make sure of the blocks that removing a name takes; before anything is changed. Raises ``CommitNeeded``, ``NoSpace``.
+    """Make sure of the blocks that removing a name takes; before anything is changed. Raises
+    ``CommitNeeded``, ``NoSpace``.
 
-    What waits for a commit is estimated, and a full volume may have no room for the estimate of much: removing must work there, so the
-    commit comes first.
+    What waits for a commit is estimated, and a full volume may have no room for the estimate of
+    much: removing must work there, so the commit comes first.
     """
     volume = view.volume
     try:
@@ -196,7 +218,13 @@ def rmdir(fs: Filesystem, view: View, parent_ino: int, name: bytes) -> Inode:
 
 
 def rename(
-    fs: Filesystem, view: View, parent_ino: int, name: bytes, new_parent_ino: int, new_name: bytes, flags: int
+    fs: Filesystem,
+    view: View,
+    parent_ino: int,
+    name: bytes,
+    new_parent_ino: int,
+    new_name: bytes,
+    flags: int,
 ) -> tuple[Inode, Inode | None]:
     """Rename, replace or exchange. See ``Filesystem.rename``."""
     if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or flags == RENAME_NOREPLACE | RENAME_EXCHANGE:
@@ -238,7 +266,8 @@ def rename(
     if other is not None:
         view.change(other)
     now = fs.now()
-    # What is put comes before what is removed: a bucket that a removal empties is gone (see ``BucketTree``).
+    # What is put comes before what is removed: a bucket that a removal empties is gone (see
+    # ``BucketTree``).
     new_parent.names.put(new_name, entry_value(inode))
     if exchange and other is not None:
         parent.names.put(name, entry_value(other))

@@ -1,4 +1,6 @@
-"""A set of inode numbers that takes some bits for each, where Python's takes a hundred bytes: the kernel may know millions."""
+"""A set of inode numbers that takes some bits for each, where Python's takes a hundred bytes: the
+kernel may know millions.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,9 @@ _CHUNK: Final = 1 << 20
 
 
 def refuse_occupied(device: ImageDevice) -> None:
-    """Raises ``Occupied`` when something is there: any byte of a file that is not zero, or either end of a block device."""
+    """Raises ``Occupied`` when something is there: any byte of a file that is not zero, or either
+    end of a block device.
+    """
     end = device.size
     if stat.S_ISBLK(device.status().st_mode):
         spans = [(0, min(SIGNATURE_SPAN, end)), (max(0, end - SIGNATURE_SPAN), end)]

@@ -1,10 +1,13 @@
-"""Orphans: inodes that have lost their last name and are not freed yet, because the kernel still holds them or freeing takes time.
+"""Orphans: inodes that have lost their last name and are not freed yet, because the kernel still
+holds them or freeing takes time.
 
-While the volume runs they are in memory; a commit lists those that it cannot free in the hidden orphan directory of their view, so
-that nothing is lost after a crash but the time to free them. A snapshot's instance says whether its list has any.
+While the volume runs they are in memory; a commit lists those that it cannot free in the hidden
+orphan directory of their view, so that nothing is lost after a crash but the time to free them. A
+snapshot's instance says whether its list has any.
 
-An orphan may be a directory that still has names (``snapshots.purge``). It loses them some at a time; what has no other name becomes an
-orphan in turn, and is freed before the rest, so that there are never many.
+An orphan may be a directory that still has names (``snapshots.purge``). It loses them some at a
+time; what has no other name becomes an orphan in turn, and is freed before the rest, so that there
+are never many.
 """
 
 from __future__ import annotations
@@ -35,7 +38,8 @@ STEP_BUDGET = 64
 #: Steps of freeing in one call of ``work``: some milliseconds.
 STEPS = 8
 
-#: Names that one step takes out of a directory; fewer when little space is left for the blocks that are written anew.
+#: Names that one step takes out of a directory; fewer when little space is left for the blocks that
+#: are written anew.
 STEP_NAMES = 32
 
 
@@ -50,11 +54,16 @@ class Orphans:
     def __init__(self, fs: Filesystem) -> None:
         self._fs = fs
         self.queue: dict[tuple[int, int], None] = {}
-        self._unread: int | None = 0  # where in the base's list of an earlier mount to read on; None: read
-        #: Told of a directory and its name for an inode that the kernel knows, when an orphan loses that name.
+        self._unread: int | None = (
+            0  # where in the base's list of an earlier mount to read on; None: read
+        )
+        #: Told of a directory and its name for an inode that the kernel knows, when an orphan loses
+        #: that name.
         self.unnamed: Callable[[Inode, bytes, Inode], None] = lambda _directory, _name, _inode: None
         self._at = BASE_VIEW, 0  # the snapshot whose list is being read, and where to read on
-        self._handed: dict[int, dict[int, Handed]] = {}  # of the base: file -> its heirs, by their numbers
+        self._handed: dict[
+            int, dict[int, Handed]
+        ] = {}  # of the base: file -> its heirs, by their numbers
 
     def rescan(self) -> None:
         """The base view is another one: what is in its list is to be freed."""
@@ -64,14 +73,18 @@ class Orphans:
     # What files have lost
 
     def hand_over(self, heir: Inode) -> None:
-        """A new inode of the view has what the file that its parent field names has lost: it is freed behind. Cannot fail."""
+        """A new inode of the view has what the file that its parent field names has lost: it is
+        freed behind. Cannot fail.
+        """
         view = heir.view
         view.add(heir)
         view.orphans.add(heir.ino)
         self.queue[view.id, heir.ino] = None
         self._note_heir(heir)
         if view.id == BASE_VIEW and self._fs.coverage.parts:
-            view.volume.instances.version += 1  # what views share with the base is another inode's there
+            view.volume.instances.version += (
+                1  # what views share with the base is another inode's there
+            )
 
     def handed(self, file: int) -> Collection[Handed]:
         """The heirs of a file that the base has. May raise ``NotCached``."""
@@ -81,7 +94,9 @@ class Orphans:
 
     def _note_heir(self, inode: Inode) -> None:
         if inode.view.id == BASE_VIEW and inode.flags & FLAG_HEIR:
-            self._handed.setdefault(inode.parent, {})[inode.ino] = Handed(inode.ino, inode.rdev, inode.generation)
+            self._handed.setdefault(inode.parent, {})[inode.ino] = Handed(
+                inode.ino, inode.rdev, inode.generation
+            )
 
     def _forget_heir(self, inode: Inode) -> None:
         if inode.view.id == BASE_VIEW and inode.flags & FLAG_HEIR:
@@ -99,7 +114,9 @@ class Orphans:
     def pending(self) -> bool:
         """Is there anything to do?"""
         return (
-            bool(self.queue) or self._unread is not None or bool(self._fs.volume.instances.unread_orphans)
+            bool(self.queue)
+            or self._unread is not None
+            or bool(self._fs.volume.instances.unread_orphans)
         ) and not self._fs.volume.read_only
 
     def is_busy(self, views: Collection[int]) -> bool:
@@ -109,7 +126,9 @@ class Orphans:
         )
 
     def is_emptying(self, view_id: int) -> bool:
-        """Has a snapshot's view, now or as it was sealed last, inodes with names that no path from its root leads to?"""
+        """Has a snapshot's view, now or as it was sealed last, inodes with names that no path from
+        its root leads to?
+        """
         view = self._fs.views.get(view_id)
         unread = view_id in self._fs.volume.instances.unread_orphans
         return unread or (view is not None and (bool(view.emptying) or view.was_emptying))
@@ -118,7 +137,9 @@ class Orphans:
 
     @staticmethod
     def _roots(inode: Inode) -> list[tuple[int, int]] | None:
-        """The blocks of an inode that can be freed without looking further; None for one that takes longer."""
+        """The blocks of an inode that can be freed without looking further; None for one that takes
+        longer.
+        """
         if inode.is_directory and not inode.names.is_empty():
             return None
         trees = [inode.attribute_map] if inode.is_directory else [inode.attribute_map, inode.map]
@@ -128,12 +149,19 @@ class Orphans:
 
     def plan_release(self, *inodes: Inode) -> None:
         """Load what ``release`` needs. May raise ``NotCached``."""
-        runs = [run for inode in inodes if inode.ino not in inode.view.known for run in self._roots(inode) or ()]
+        runs = [
+            run
+            for inode in inodes
+            if inode.ino not in inode.view.known
+            for run in self._roots(inode) or ()
+        ]
         if runs:
             inodes[0].view.volume.allocator.need(runs)
 
     def release(self, inode: Inode) -> None:
-        """The last name has gone: free the inode if that is quick and nobody holds it. Cannot fail."""
+        """The last name has gone: free the inode if that is quick and nobody
+        holds it. Cannot fail.
+        """
         view = inode.view
         if inode.ino not in view.known and self._roots(inode) is not None:
             inode.attribute_map.cut(0, 1)
@@ -147,7 +175,9 @@ class Orphans:
         """The last name has gone, and the rest is done in the background. Cannot fail."""
         view = inode.view
         if view.instance is not None and view.instance.covered:
-            inode.parent = max(view.instance.covered)  # it was within, whatever becomes of the directory that it was in
+            inode.parent = max(
+                view.instance.covered
+            )  # it was within, whatever becomes of the directory that it was in
         view.orphans.add(inode.ino)
         if inode.is_directory and not inode.names.is_empty():
             view.emptying.add(inode.ino)
@@ -170,7 +200,11 @@ class Orphans:
                 break
             (view_id, ino) = next(reversed(self.queue))
             view = fs.views.get(view_id)
-            if view is None or ino not in view.orphans or (ino in view.known and ino not in view.emptying):
+            if (
+                view is None
+                or ino not in view.orphans
+                or (ino in view.known and ino not in view.emptying)
+            ):
                 del self.queue[view_id, ino]
                 continue
             inode = view.inode(ino)
@@ -190,7 +224,11 @@ class Orphans:
 
     def _step(self, view: View, inode: Inode) -> bool:
         """Free a bounded part of an inode; True when it is gone."""
-        cost = costs.FREE + (0 if inode.is_directory else costs.of_cut(inode.map)) + costs.of_cut(inode.attribute_map)
+        cost = (
+            costs.FREE
+            + (0 if inode.is_directory else costs.of_cut(inode.map))
+            + costs.of_cut(inode.attribute_map)
+        )
         view.volume.allocator.prepare(0, urgency=1, metadata=view.volume.dirtied + cost)
         listed = inode.ino in view.listed_orphans
         if listed:
@@ -213,16 +251,30 @@ class Orphans:
     def _empty(self, view: View, directory: Inode) -> None:
         """Take some names out of an orphan. The whole of one call happens or nothing."""
         allocator, dirtied = view.volume.allocator, view.volume.dirtied
-        room = (allocator.available - dirtied - allocator.reserve // 2 - costs.EMPTY) // costs.EMPTY_NAME
+        room = (
+            allocator.available - dirtied - allocator.reserve // 2 - costs.EMPTY
+        ) // costs.EMPTY_NAME
         items = directory.names.scan(0, 1)[: max(1, min(room, STEP_NAMES))]
-        allocator.prepare(0, urgency=1, metadata=dirtied + costs.EMPTY + costs.EMPTY_NAME * len(items))
+        allocator.prepare(
+            0, urgency=1, metadata=dirtied + costs.EMPTY + costs.EMPTY_NAME * len(items)
+        )
         view.change(directory)
         children = self._children(view, directory, items)
         lost = Counter(inode.ino for _, inode in children)
-        self.plan_release(*(inode for _, inode in children if not inode.is_directory and inode.nlink <= lost[inode.ino]))
+        self.plan_release(
+            *(
+                inode
+                for _, inode in children
+                if not inode.is_directory and inode.nlink <= lost[inode.ino]
+            )
+        )
         designated = self._fs.designations.plan_forget(*(inode for _, inode in children))
         if designated:  # their lists come to it
-            allocator.prepare(0, urgency=1, metadata=view.volume.dirtied + costs.EMPTY + costs.EMPTY_NAME * len(items))
+            allocator.prepare(
+                0,
+                urgency=1,
+                metadata=view.volume.dirtied + costs.EMPTY + costs.EMPTY_NAME * len(items),
+            )
         for name, inode in children:
             view.change(inode)
             if inode.is_directory:
@@ -242,8 +294,12 @@ class Orphans:
             view.emptying.discard(directory.ino)
 
     @staticmethod
-    def _children(view: View, directory: Inode, items: list[tuple[int, bytes, int]]) -> list[tuple[bytes, Inode]]:
-        """The names, each with the inode that it leads to, if that counts names; all is loaded that removing them needs."""
+    def _children(
+        view: View, directory: Inode, items: list[tuple[int, bytes, int]]
+    ) -> list[tuple[bytes, Inode]]:
+        """The names, each with the inode that it leads to, if that counts names; all is loaded that
+        removing them needs.
+        """
         found: list[tuple[bytes, Inode]] = []
         wants: dict[Want, None] = {}
         if items:
@@ -258,7 +314,10 @@ class Orphans:
             except StaleInode:
                 continue  # the name leads nowhere
             if inode.nlink and inode.is_directory and inode.parent != directory.ino:
-                raise CorruptBlock(f"directory {inode.ino} has a name in directory {directory.ino}, which is not its parent")
+                raise CorruptBlock(
+                    f"directory {inode.ino} has a name in directory {directory.ino}, "
+                    "which is not its parent"
+                )
             if inode.nlink:
                 found.append((name, inode))
         if wants:
@@ -268,13 +327,17 @@ class Orphans:
     # Lists
 
     def _read_some(self) -> None:
-        """Find some of what an earlier mount left, or what a snapshot has from the one that it was made of."""
+        """Find some of what an earlier mount left, or what a snapshot has from the one that it was
+        made of.
+        """
         unread = self._fs.volume.instances.unread_orphans
         if self._unread is not None:
             self._unread = self._read_list(self._fs.base, self._unread)
         elif unread and not self.queue:
             number = next(iter(unread))
-            after = self._read_list(self._fs.view(number), self._at[1] if self._at[0] == number else 0)
+            after = self._read_list(
+                self._fs.view(number), self._at[1] if self._at[0] == number else 0
+            )
             self._at = number, after or 0
             if after is None:
                 unread.discard(number)
@@ -283,9 +346,13 @@ class Orphans:
                     self._fs.volume.instances.note_orphans(view.instance, False)
 
     def _is_ours(self, view: View, ino: int) -> bool:
-        """Can a listed orphan be freed? A part has in its list those that there were outside, too, and preserves nothing of them."""
+        """Can a listed orphan be freed? A part has in its list those that there were outside, too,
+        and preserves nothing of them.
+        """
         one = view.instance
-        return one is None or one not in self._fs.coverage.parts or self._fs.coverage.covers(one, ino)
+        return (
+            one is None or one not in self._fs.coverage.parts or self._fs.coverage.covers(one, ino)
+        )
 
     @staticmethod
     def _is_named(view: View, entry: names.Entry) -> bool:
@@ -346,4 +413,6 @@ class Orphans:
         view.was_emptying = bool(view.emptying)
         if view.instance is not None:
             instances = self._fs.volume.instances
-            instances.note_orphans(view.instance, bool(view.orphans) or view.id in instances.unread_orphans)
+            instances.note_orphans(
+                view.instance, bool(view.orphans) or view.id in instances.unread_orphans
+            )

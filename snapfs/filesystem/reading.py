@@ -1,4 +1,6 @@
-"""Reading files: which bytes of the device a read consists of, planned here and moved by the caller, and verified here."""
+"""Reading files: which bytes of the device a read consists of, planned here and moved by the
+caller, and verified here.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,9 @@ if TYPE_CHECKING:
 class ReadPlan:
     """Which bytes of the device a read consists of. ``runs`` are (offset, length); holes have none.
 
-    ``pieces`` are (blocks, checksums or None for a hole) in the order of the file; ``skip`` bytes of the first block and
-    all that exceeds ``size`` are not part of the answer. ``start`` is where the first block stands in the file, in bytes.
+    ``pieces`` are (blocks, checksums or None for a hole) in the order of the file; ``skip`` bytes
+    of the first block and all that exceeds ``size`` are not part of the answer. ``start`` is where
+    the first block stands in the file, in bytes.
     """
 
     runs: list[tuple[int, int]]
@@ -33,7 +36,9 @@ class ReadPlan:
     start: int = 0
 
     def pieces_of(self, parts: Sequence[Buffer]) -> list[Buffer]:
-        """The bytes of the read in order, from the bytes of its runs; every block is verified (I7). Raises ``CorruptData``."""
+        """The bytes of the read in order, from the bytes of its runs; every block is verified (I7).
+        Raises ``CorruptData``.
+        """
         out: list[Buffer] = []
         rest = iter(zip(self.runs, parts, strict=True))
         at = self.start
@@ -61,9 +66,16 @@ class ReadPlan:
         found = block_checksums(part, self.block_size)
         if found == checksums:
             return
-        index = next(index for index, pair in enumerate(zip(found, checksums, strict=True)) if pair[0] != pair[1])
+        index = next(
+            index
+            for index, pair in enumerate(zip(found, checksums, strict=True))
+            if pair[0] != pair[1]
+        )
         block = run[0] // self.block_size + index
-        raise CorruptData(f"block {block}, which has the data from byte {at + index * self.block_size} on, fails its checksum")
+        raise CorruptData(
+            f"block {block}, which has the data from byte "
+            f"{at + index * self.block_size} on, fails its checksum"
+        )
 
 
 def block_checksums(content: Buffer, block_size: int) -> list[int]:
@@ -71,7 +83,9 @@ def block_checksums(content: Buffer, block_size: int) -> list[int]:
     if len(content) == block_size:
         return [crc32c(content)]
     with memoryview(content) as view:
-        return [crc32c(view[start : start + block_size]) for start in range(0, len(content), block_size)]
+        return [
+            crc32c(view[start : start + block_size]) for start in range(0, len(content), block_size)
+        ]
 
 
 def plan_read(inode: Inode, offset: int, size: int) -> ReadPlan:

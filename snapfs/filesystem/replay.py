@@ -1,8 +1,10 @@
 """Doing again what the log of a generation tells, when its volume is opened (I8).
 
-A record names the blocks that a file was given, and their checksums: they are free in the generation, and hold what was written. Each
-record happens whole or not at all, and after one that cannot be believed none does. Only memory changes; who may write commits
-afterwards, and until that is durable the same can be done again: so nothing that a record names is overwritten or given out before (I4).
+A record names the blocks that a file was given, and their checksums: they are free in the
+generation, and hold what was written. Each record happens whole or not at all, and after one that
+cannot be believed none does. Only memory changes; who may write commits afterwards, and until that
+is durable the same can be done again: so nothing that a record names is overwritten or given out
+before (I4).
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("snapfs.filesystem")
 
-#: Groups that were never written and that a log may name blocks of: each costs memory, and a whole log has fewer blocks than two of them.
+#: Groups that were never written and that a log may name blocks of: each costs memory, and a whole
+#: log has fewer blocks than two of them.
 NEW_GROUPS_MAX = 4
 
 Span = tuple[int, "array[int]", int, int]  # index, words, first slot, blocks
@@ -41,7 +44,9 @@ class _DoesNotFit(Exception):
 
 
 class _NotThere(Exception):
-    """Blocks do not hold what a record says. Of the last record that is no wonder: nobody was told yet that they do."""
+    """Blocks do not hold what a record says. Of the last record that is no wonder: nobody was told
+    yet that they do.
+    """
 
 
 @dataclass
@@ -56,7 +61,8 @@ class _Step:
 def replay(base: View) -> None:
     """Do what the pending records of the log tell. What ends that early is logged.
 
-    Raises ``DeviceError`` if the volume may be written and the device cannot be read: nothing that was promised is given up for that.
+    Raises ``DeviceError`` if the volume may be written and the device cannot be read: nothing that
+    was promised is given up for that.
     """
     volume = base.volume
     path, pending = volume.device.path, volume.sync_log.pending
@@ -74,20 +80,34 @@ def replay(base: View) -> None:
                 raise
             if isinstance(exc, _NotThere) and record is pending[-1]:
                 break
-            log.warning("%s: of %d synced changes in the log only %d can be used: %s", path, len(pending), volume.sync_log.repeated, exc)
+            log.warning(
+                "%s: of %d synced changes in the log only %d can be used: %s",
+                path,
+                len(pending),
+                volume.sync_log.repeated,
+                exc,
+            )
             if isinstance(exc, CorruptBlock):
                 broke_off(volume, exc)
             return
         volume.allocator.keep([run for step in steps for run in step.runs])
         volume.sync_log.repeated += 1
-    log.info("%s: %d synced changes since the last commit were taken over from the log", path, volume.sync_log.repeated)
+    log.info(
+        "%s: %d synced changes since the last commit were taken over from the log",
+        path,
+        volume.sync_log.repeated,
+    )
 
 
 def _plan(base: View, record: LogRecord) -> list[_Step]:
-    """Load what the record touches, and see that it fits. May raise ``NotCached``, ``StaleInode``, ``CorruptBlock``."""
+    """Load what the record touches, and see that it fits. May raise ``NotCached``, ``StaleInode``,
+    ``CorruptBlock``.
+    """
     volume = base.volume
     steps = [_step(base, change) for change in record.changes]
-    blocks = [block for step in steps for run in step.runs for block in range(run[0], run[0] + run[1])]
+    blocks = [
+        block for step in steps for run in step.runs for block in range(run[0], run[0] + run[1])
+    ]
     if len(set(blocks)) != len(blocks):
         raise _DoesNotFit("a record names a block twice")
     if volume.allocator.available < len(blocks) + volume.dirtied + costs.of_commit(volume):
@@ -128,13 +148,22 @@ def _check_free(volume: Volume, start: int, length: int) -> None:
     if number >= len(allocator.entries) or low + length > span:
         raise _DoesNotFit(f"blocks {start} to {start + length - 1} are outside the volume")
     is_new = number not in allocator.groups and not allocator.entries[number].flags & ENTRY_WRITTEN
-    if is_new and sum(not allocator.entries[each].flags & ENTRY_WRITTEN for each in allocator.groups) >= NEW_GROUPS_MAX:
+    if (
+        is_new
+        and sum(not allocator.entries[each].flags & ENTRY_WRITTEN for each in allocator.groups)
+        >= NEW_GROUPS_MAX
+    ):
         raise _DoesNotFit("it names blocks all over the volume")
     allocator.need_groups([number])
     group = allocator.groups[number]
     first, blocks = volume.superblock.log_block, volume.superblock.log_blocks
     is_in_log = start < first + blocks and first < start + length
-    if is_in_log or low < group.first or low + length > group.last or group.busy.count(1, low, low + length):
+    if (
+        is_in_log
+        or low < group.first
+        or low + length > group.last
+        or group.busy.count(1, low, low + length)
+    ):
         raise _DoesNotFit(f"blocks {start} to {start + length - 1} are in use")
 
 
@@ -144,13 +173,20 @@ def _verify(volume: Volume, step: _Step) -> None:
     for index, words in step.change.runs:
         checksums = iter([second >> CHECKSUM_SHIFT for second in words[1::2]])
         for start, length, _ in pointer_runs(words, 0, len(words) // 2, BLOCK_MASK):
-            found = block_checksums(volume.device.read(start * block_size, length * block_size), block_size)
+            found = block_checksums(
+                volume.device.read(start * block_size, length * block_size), block_size
+            )
             if any(one != next(checksums) for one in found):
-                raise _NotThere(f"what was written to inode {step.change.ino} from block {index} on is not on the device")
+                raise _NotThere(
+                    f"what was written to inode {step.change.ino} from block {index} on "
+                    "is not on the device"
+                )
 
 
 def _writable(base: View, steps: list[_Step]) -> list[list[Span]]:
-    """Make the pointers writable that change, and load the groups of the old blocks too. May raise ``NotCached``, ``CorruptBlock``."""
+    """Make the pointers writable that change, and load the groups of the old blocks too. May raise
+    ``NotCached``, ``CorruptBlock``.
+    """
     allocator, span = base.volume.allocator, base.volume.geometry.group_span
     targets = []
     old: list[tuple[int, int]] = []
@@ -161,16 +197,28 @@ def _writable(base: View, steps: list[_Step]) -> list[list[Span]]:
         for index, words in step.change.runs:
             count = len(words) // 2
             inode.map.grow(index + count)
-            spans += [(at, *inode.map.writable_pointers(at), number) for at, _, _, number in inode.map.spans(index, count)]
-        old += [run[:2] for _, words, slot, number in spans for run in pointer_runs(words, slot, slot + number, BLOCK_MASK)]
+            spans += [
+                (at, *inode.map.writable_pointers(at), number)
+                for at, _, _, number in inode.map.spans(index, count)
+            ]
+        old += [
+            run[:2]
+            for _, words, slot, number in spans
+            for run in pointer_runs(words, slot, slot + number, BLOCK_MASK)
+        ]
         targets.append(spans)
     allocator.need(old)
-    allocator.need_groups({start // span for start, _ in old} | {start // span for step in steps for start, _ in step.runs})
+    allocator.need_groups(
+        {start // span for start, _ in old}
+        | {start // span for step in steps for start, _ in step.runs}
+    )
     return targets
 
 
 def _apply(volume: Volume, step: _Step, spans: list[Span]) -> None:
-    """The file is as the record says. Raises ``CorruptBlock`` when the volume contradicts itself."""
+    """The file is as the record says. Raises ``CorruptBlock`` when the
+    volume contradicts itself.
+    """
     inode, change = step.inode, step.change
     volume.allocator.take(step.runs)
     for start, length in step.runs:
@@ -188,4 +236,9 @@ def _apply(volume: Volume, step: _Step, spans: list[Span]) -> None:
         position += number
     for start, length, born in drops:
         inode.data.owner.drop(start, length, born)
-    inode.size, inode.atime, inode.mtime, inode.ctime = change.size, change.atime, change.mtime, change.ctime
+    inode.size, inode.atime, inode.mtime, inode.ctime = (
+        change.size,
+        change.atime,
+        change.mtime,
+        change.ctime,
+    )

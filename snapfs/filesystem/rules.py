@@ -1,4 +1,6 @@
-"""What holds in the views of all snapshots of an open volume, beside what is said about each: set once, by whoever shows them to users."""
+"""What holds in the views of all snapshots of an open volume, beside what is said about each: set
+once, by whoever shows them to users.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,12 @@ SET_ID: Final = stat.S_ISUID | stat.S_ISGID
 class Rules:
     """What users may do and see there.
 
-    ``read_only``: they change nothing. ``set_id``: they see set-id bits and capabilities of files. ``devices``: they see devices' numbers.
+    ``read_only``: they change nothing. ``set_id``: they see set-id bits and capabilities of files.
+    ``devices``: they see devices' numbers.
 
-    A kernel honours what it sees. So what is taken away in the live tree would go on working in snapshots if it were shown there; what is
-    hidden stays stored. The core that hides it must then itself do with it what a kernel does that knows of it.
+    A kernel honours what it sees. So what is taken away in the live tree would go on working in
+    snapshots if it were shown there; what is hidden stays stored. The core that hides it must then
+    itself do with it what a kernel does that knows of it.
     """
 
     #: Views that have mounts of their own, and how many: nobody changes or deletes them meanwhile.

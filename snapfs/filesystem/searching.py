@@ -1,4 +1,6 @@
-"""Finding the name that a directory has for an inode: a search, because directories are in the order of hashes of names."""
+"""Finding the name that a directory has for an inode: a search, because directories are in the
+order of hashes of names.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,11 @@ if TYPE_CHECKING:
     from snapfs.filesystem.filesystem import Filesystem
     from snapfs.filesystem.inode import Inode
 
-#: How far searches were that ``NotCached`` interrupted: (view, directory, inode) -> the hash to go on from.
-_searches: weakref.WeakKeyDictionary[Filesystem, dict[tuple[int, int, int], int]] = weakref.WeakKeyDictionary()
+#: How far searches were that ``NotCached`` interrupted: (view, directory, inode) -> the hash to go
+#: on from.
+_searches: weakref.WeakKeyDictionary[Filesystem, dict[tuple[int, int, int], int]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def name_of(fs: Filesystem, parent: Inode, ino: int) -> bytes | None:

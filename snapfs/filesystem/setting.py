@@ -1,6 +1,8 @@
-"""Setting what an inode says of itself: owners, permissions, times, sizes and extended attributes, with the errors that ext4 gives.
+"""Setting what an inode says of itself: owners, permissions, times, sizes and extended attributes,
+with the errors that ext4 gives.
 
-The kernel has checked permissions. Every function first finds and makes writable all that it needs, and then changes everything.
+The kernel has checked permissions. Every function first finds and makes writable all that it needs,
+and then changes everything.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What ``set_attributes`` shall change; None leaves as it is. Times are nanoseconds, the mode has permission bits only."""
+    """What ``set_attributes`` shall change; None leaves as it is. Times are nanoseconds, the mode
+    has permission bits only.
+    """
 
     mode: int | None = None
     uid: int | None = None
@@ -37,8 +41,12 @@ class Changes:
     ctime: int | None = None
 
 
-def set_times(fs: Filesystem, view: View, ino: int, atime: int | None, mtime: int | None, ctime: int | None) -> Inode:
-    """Set times alone: what the kernel's writeback cache asks for after most changes. See ``Filesystem.set_times``."""
+def set_times(
+    fs: Filesystem, view: View, ino: int, atime: int | None, mtime: int | None, ctime: int | None
+) -> Inode:
+    """Set times alone: what the kernel's writeback cache asks for after most changes. See
+    ``Filesystem.set_times``.
+    """
     inode = _changeable(view, ino)
     volume = view.volume
     account = volume.account
@@ -56,10 +64,22 @@ def set_times(fs: Filesystem, view: View, ino: int, atime: int | None, mtime: in
 
 
 def set_attributes(
-    fs: Filesystem, view: View, ino: int, changes: Changes, *, privileged: bool, in_group: bool | None, stamp: bool
+    fs: Filesystem,
+    view: View,
+    ino: int,
+    changes: Changes,
+    *,
+    privileged: bool,
+    in_group: bool | None,
+    stamp: bool,
 ) -> Inode:
     """Set any of them. See ``Filesystem.set_attributes``."""
-    if changes.size is None and changes.mode is None and changes.uid is None and changes.gid is None:
+    if (
+        changes.size is None
+        and changes.mode is None
+        and changes.uid is None
+        and changes.gid is None
+    ):
         return set_times(fs, view, ino, changes.atime, changes.mtime, changes.ctime)
     inode = _changeable(view, ino)
     now = fs.now()
@@ -106,7 +126,9 @@ def set_attributes(
     return inode
 
 
-def drop_set_id(fs: Filesystem, view: View, ino: int, ctime: int | None, *, in_group: bool) -> Inode:
+def drop_set_id(
+    fs: Filesystem, view: View, ino: int, ctime: int | None, *, in_group: bool
+) -> Inode:
     """Take set-id bits away, if there are any. See ``Filesystem.drop_set_id``."""
     inode = _changeable(view, ino)
     view.volume.allocator.prepare(0, urgency=1, metadata=view.volume.dirtied + costs.INODE)
@@ -117,9 +139,11 @@ def drop_set_id(fs: Filesystem, view: View, ino: int, ctime: int | None, *, in_g
 
 
 def clear_set_id(inode: Inode, *, in_group: bool = True) -> None:
-    """What changing the content or the owner takes from anything but a directory: the set-user-ID bit, and the set-group-ID bit.
+    """What changing the content or the owner takes from anything but a directory: the set-user-ID
+    bit, and the set-group-ID bit.
 
-    That one stays where the group may not execute, so that it is no privilege, if whoever changes something is in the file's group.
+    That one stays where the group may not execute, so that it is no privilege, if whoever changes
+    something is in the file's group.
     """
     if inode.is_directory:
         return
@@ -129,23 +153,35 @@ def clear_set_id(inode: Inode, *, in_group: bool = True) -> None:
 
 
 def lose_privileges(inode: Inode) -> None:
-    """What changing the content or the owner takes from a file whose set-id bits and capabilities the kernel is not shown.
+    """What changing the content or the owner takes from a file whose set-id bits and capabilities
+    the kernel is not shown.
 
-    A kernel that does not know of them neither removes them nor says who may keep them, and with a restore they would come back to a
-    program that somebody else has written. So nobody keeps them. May raise ``NotCached``, ``CommitNeeded``, ``NoSpace``.
+    A kernel that does not know of them neither removes them nor says who may keep them, and with a
+    restore they would come back to a program that somebody else has written. So nobody keeps them.
+    May raise ``NotCached``, ``CommitNeeded``, ``NoSpace``.
     """
     if not stat.S_ISREG(inode.mode):
         return
     if attributes.CAPABILITY in attributes.load(inode):
         attributes.remove(inode, attributes.CAPABILITY)
     if inode.mode & SET_ID:
-        inode.view.volume.allocator.prepare(0, urgency=1, metadata=inode.view.volume.dirtied + costs.INODE)
+        inode.view.volume.allocator.prepare(
+            0, urgency=1, metadata=inode.view.volume.dirtied + costs.INODE
+        )
         inode.view.change(inode)
         inode.mode &= ~SET_ID
 
 
 def xattr_set(
-    fs: Filesystem, view: View, ino: int, name: bytes, value: bytes, *, create: bool, replace: bool, groups: Collection[int] | None
+    fs: Filesystem,
+    view: View,
+    ino: int,
+    name: bytes,
+    value: bytes,
+    *,
+    create: bool,
+    replace: bool,
+    groups: Collection[int] | None,
 ) -> None:
     """Set an extended attribute. See ``Filesystem.xattr_set``."""
     inode = _changeable(view, ino)
@@ -153,7 +189,14 @@ def xattr_set(
     if name == designation.NAME:
         designation.check(inode, value)
         place = fs.designations.plan(inode)
-    attributes.set_value(inode, name, value, create=create, replace=replace, beside=0 if place is None else costs.LISTED)
+    attributes.set_value(
+        inode,
+        name,
+        value,
+        create=create,
+        replace=replace,
+        beside=0 if place is None else costs.LISTED,
+    )
     fs.designations.note(place, inode)
     if name == acl.ACCESS and groups is not None and inode.gid not in groups:
         inode.mode &= ~stat.S_ISGID
@@ -165,7 +208,9 @@ def xattr_remove(fs: Filesystem, view: View, ino: int, name: bytes) -> None:
     inode = _changeable(view, ino)
     designated = fs.designations.plan_forget(inode) if name == designation.NAME else []
     attributes.remove(inode, name)
-    if inode.ino not in view.dirty:  # there was none to remove, as with an access list that says no more than the mode
+    if (
+        inode.ino not in view.dirty
+    ):  # there was none to remove, as with an access list that says no more than the mode
         view.volume.allocator.prepare(0, urgency=1, metadata=view.volume.dirtied + costs.INODE)
     fs.designations.forget(designated)
     view.change(inode)
@@ -183,20 +228,29 @@ def _changeable(view: View, ino: int) -> Inode:
 def _set_size(fs: Filesystem, inode: Inode, size: int) -> None:
     if size < 0:
         raise InvalidArgument("a size cannot be negative")
-    # In a snapshot of parts nobody could tell whether what is at the heir is part of it once the file is gone.
-    if size == 0 and inode.data.blocks > fs.detach_blocks and not (inode.view.instance and inode.view.instance.covered):
+    # In a snapshot of parts nobody could tell whether what is at the heir is part of it once the
+    # file is gone.
+    if (
+        size == 0
+        and inode.data.blocks > fs.detach_blocks
+        and not (inode.view.instance and inode.view.instance.covered)
+    ):
         _detach(fs, inode)
     else:
         writing.truncate(inode, size)
 
 
 def _detach(fs: Filesystem, inode: Inode) -> None:
-    """Empty a large file at once: its blocks go to an orphan of their own, which is freed behind."""
+    """Empty a large file at once: its blocks go to an orphan of their own,
+    which is freed behind.
+    """
     view, volume = inode.view, inode.view.volume
     ino = view.plan_new()
     volume.allocator.prepare(0, urgency=1, metadata=volume.dirtied + costs.HAND_OVER + costs.INODE)
     view.change(inode)
-    heir = Inode(view, ino, stat.S_IFREG, generation=volume.next_inode_generation & 0xFFFF_FFFF, now=fs.now())
+    heir = Inode(
+        view, ino, stat.S_IFREG, generation=volume.next_inode_generation & 0xFFFF_FFFF, now=fs.now()
+    )
     volume.next_inode_generation += 1
     heir.flags |= FLAG_HEIR
     heir.parent = inode.parent if inode.flags & FLAG_HEIR else inode.ino

@@ -1,4 +1,6 @@
-"""Views: one file tree each, the base or a snapshot's, with the same code. A view has an inode table and gives out its numbers."""
+"""Views: one file tree each, the base or a snapshot's, with the same code. A view has an inode
+table and gives out its numbers.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
 #: Decoded inodes that are kept at least, over all views.
 INODES_KEPT = 5120
 
-#: Names hash to multiples of this: 62 bits, so that directory cookies fit a signed 64-bit number with room for the ends.
+#: Names hash to multiples of this: 62 bits, so that directory cookies fit a signed 64-bit number
+#: with room for the ends.
 HASH_UNIT = 4
 
 #: Leaves of the inode table that one search for unused numbers looks at.
@@ -35,7 +38,9 @@ SEARCH_LEAVES = 8
 
 
 class InodeCache:
-    """Clean inodes of all views by ``view id << 48 | number``; two generations, as in the block cache."""
+    """Clean inodes of all views by ``view id << 48 | number``; two generations, as in the block
+    cache.
+    """
 
     def __init__(self, capacity: int = INODES_KEPT) -> None:
         self.capacity = capacity
@@ -73,7 +78,8 @@ class InodeCache:
 class View:
     """A file tree. ``content`` counts the blocks of its inodes as they were sealed last.
 
-    ``known`` are the inodes that the kernel holds, ``orphans`` those without a name that are not freed yet.
+    ``known`` are the inodes that the kernel holds, ``orphans`` those without a name that are not
+    freed yet.
     """
 
     def __init__(
@@ -97,7 +103,8 @@ class View:
         self.known = NumberSet()
         self.orphans: set[int] = set()
         self.listed_orphans: set[int] = set()
-        #: Those orphans that are directories and still have names; and whether there were any when the view was sealed last.
+        #: Those orphans that are directories and still have names; and whether there were any when
+        #: the view was sealed last.
         self.emptying: set[int] = set()
         self.was_emptying = False
         self.dirty: dict[int, Inode | None] = {}
@@ -115,7 +122,9 @@ class View:
         self._begin_at(root)
 
     def _begin_at(self, root: ViewRoot) -> None:
-        self.table = BlockMap(self.volume, self.owner, (root.first, root.second), root.depth, root.blocks, "inodes")
+        self.table = BlockMap(
+            self.volume, self.owner, (root.first, root.second), root.depth, root.blocks, "inodes"
+        )
         self.inodes = root.inodes
         self.next_ino = max(root.next_ino, FIRST_INO)
         self.content = root.content
@@ -126,22 +135,36 @@ class View:
     @property
     def root(self) -> ViewRoot:
         """Where the view begins; its table must be clean."""
-        return ViewRoot(*self.table.root_words, self.table.depth, self.table.blocks, self.inodes, self.next_ino, self.content)
+        return ViewRoot(
+            *self.table.root_words,
+            self.table.depth,
+            self.table.blocks,
+            self.inodes,
+            self.next_ino,
+            self.content,
+        )
 
     @property
     def writable(self) -> bool:
         """May users change what it shows?"""
-        return self.instance is None or not (self.instance.facts.read_only or self._rules.read_only or self.id in self._rules.fixed)
+        return self.instance is None or not (
+            self.instance.facts.read_only or self._rules.read_only or self.id in self._rules.fixed
+        )
 
     def check_writable(self) -> None:
         """Raises ``ReadOnly`` unless users may change what it shows."""
         self.volume.check_writable()
         if not self.writable:
             if self.id in self._rules.fixed:
-                raise ReadOnly("the snapshot has a mount of its own, and does not change until that is unmounted")
+                raise ReadOnly(
+                    "the snapshot has a mount of its own, and does not change until "
+                    "that is unmounted"
+                )
             if self._rules.read_only:
                 raise ReadOnly("snapshots are read-only in this mount (option 'snapro')")
-            raise ReadOnly("the snapshot is read-only: 'snapfs snapshot set ... --writable' lets it be changed")
+            raise ReadOnly(
+                "the snapshot is read-only: 'snapfs snapshot set ... --writable' lets it be changed"
+            )
 
     @property
     def hides_set_id(self) -> bool:
@@ -164,7 +187,9 @@ class View:
     # Inodes
 
     def inode(self, ino: int) -> Inode:
-        """The inode of that number, which may be changed. Raises ``NotCached``, ``StaleInode`` when there is none."""
+        """The inode of that number, which may be changed. Raises ``NotCached``, ``StaleInode`` when
+        there is none.
+        """
         found = self.raw_inode(ino)
         if found.coverage != self.volume.instances.version:
             self._refresh(found)
@@ -198,7 +223,11 @@ class View:
 
     def plan_new(self) -> int:
         """An unused inode number, which ``add`` takes. May raise ``NotCached``."""
-        if not self._unused and self.next_ino - self.inodes > max(1024, self.inodes) and self._searched < self.next_ino:
+        if (
+            not self._unused
+            and self.next_ino - self.inodes > max(1024, self.inodes)
+            and self._searched < self.next_ino
+        ):
             self._search()
         if self._unused:
             return self._unused[-1]
@@ -210,7 +239,10 @@ class View:
         """Find numbers that were freed before this mount, some leaves at a time."""
         first = self._searched // self.per_leaf
         leaves = [
-            (index, self.table.node(0, index)) for index in range(first, min(first + SEARCH_LEAVES, -(-self.next_ino // self.per_leaf)))
+            (index, self.table.node(0, index))
+            for index in range(
+                first, min(first + SEARCH_LEAVES, -(-self.next_ino // self.per_leaf))
+            )
         ]
         for index, leaf in leaves:
             for slot in range(self.per_leaf - 1, -1, -1):
@@ -218,7 +250,12 @@ class View:
                 at = slot * INODE_BYTES
                 is_free = leaf is None or leaf[at : at + INODE_BYTES] == EMPTY_SLOT
                 is_changed = ino in self.dirty or ino in self.replaced
-                if is_free and FIRST_INO <= ino < self.next_ino and not is_changed and ino not in self.known:
+                if (
+                    is_free
+                    and FIRST_INO <= ino < self.next_ino
+                    and not is_changed
+                    and ino not in self.known
+                ):
                     self._unused.append(ino)
         self._searched = (first + SEARCH_LEAVES) * self.per_leaf
 
@@ -245,7 +282,8 @@ class View:
         self.volume.dirtied += FREED
 
     def replace(self, slots: dict[int, bytes], *, inodes: int, next_ino: int) -> None:
-        """Put slots in place as they are, some of them empty; ``inodes`` is how many more there are then. None of them may be dirty.
+        """Put slots in place as they are, some of them empty; ``inodes`` is how many more there are
+        then. None of them may be dirty.
 
         Whoever calls it has seen to the blocks that their trees reached and reach.
         """
@@ -266,14 +304,20 @@ class View:
         return bool(self.dirty or self.replaced or self.table.dirty)
 
     def plan_seal(self) -> int:
-        """Make the leaves of the inode table writable that dirty inodes lie in; the blocks that ``seal`` allocates, at most."""
+        """Make the leaves of the inode table writable that dirty inodes lie in; the blocks that
+        ``seal`` allocates, at most.
+        """
         table = self.table
         changed = self.dirty.keys() | self.replaced.keys()
         if changed:
             table.grow(max(changed) // self.per_leaf + 1)
             for leaf in sorted({ino // self.per_leaf for ino in changed}):
                 table.writable(0, leaf)
-        trees = sum(len(inode.data.dirty) + len(inode.attribute_map.dirty) for inode in self.dirty.values() if inode)
+        trees = sum(
+            len(inode.data.dirty) + len(inode.attribute_map.dirty)
+            for inode in self.dirty.values()
+            if inode
+        )
         return trees + len(table.dirty)
 
     def seal(self, sealing: Sealing) -> None:

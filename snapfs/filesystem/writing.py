@@ -1,7 +1,8 @@
 """Writing files: writes and truncation.
 
-Writes happen here whole: the bytes go to the device (the host's page cache takes them), then the pointers change. A block that was
-allocated in the open generation is overwritten in place; every other one is replaced (I4).
+Writes happen here whole: the bytes go to the device (the host's page cache takes them), then the
+pointers change. A block that was allocated in the open generation is overwritten in place; every
+other one is replaced (I4).
 """
 
 from __future__ import annotations
@@ -32,14 +33,16 @@ if TYPE_CHECKING:
     from snapfs.filesystem.inode import Inode
     from snapfs.store.cache import Want
 
-#: Pointer blocks of level 1 that one step of a truncation drops at most. What fits one step happens whole or not at all.
+#: Pointer blocks of level 1 that one step of a truncation drops at most. What fits one step happens
+#: whole or not at all.
 CUT_BUDGET = 1024
 
 
 def write(inode: Inode, offset: int, data: Buffer, *, urgency: int = 0) -> None:
     """Write ``data``; the size grows as needed.
 
-    Raises ``NotCached``, ``NotReady``, ``CommitNeeded``, ``NoSpace``, ``FileTooBig``, ``DeviceError``.
+    Raises ``NotCached``, ``NotReady``, ``CommitNeeded``, ``NoSpace``, ``FileTooBig``,
+    ``DeviceError``.
     """
     if offset + len(data) > FILE_SIZE_MAX:
         raise FileTooBig("files cannot be larger than 8 EiB")
@@ -51,7 +54,9 @@ def write(inode: Inode, offset: int, data: Buffer, *, urgency: int = 0) -> None:
 
 
 def _write_block(inode: Inode, index: int, data: Buffer, urgency: int) -> None:
-    """One whole block: what ``_write_blocks`` does for any number, in half the time. Small writes come by the ten thousand."""
+    """One whole block: what ``_write_blocks`` does for any number, in half the time. Small writes
+    come by the ten thousand.
+    """
     view, tree = inode.view, inode.map
     volume = view.volume
     allocator = volume.allocator
@@ -78,7 +83,11 @@ def _write_block(inode: Inode, index: int, data: Buffer, urgency: int) -> None:
     volume.written_bytes += len(data)
     first, second = words[2 * slot], words[2 * slot + 1]
     born = second & EPOCH_MASK
-    writes = min((first >> WRITES_SHIFT & WRITES_MAX) + 1, WRITES_MAX) if old and born == volume.epoch else 1
+    writes = (
+        min((first >> WRITES_SHIFT & WRITES_MAX) + 1, WRITES_MAX)
+        if old and born == volume.epoch
+        else 1
+    )
     words[2 * slot] = place | writes << WRITES_SHIFT
     words[2 * slot + 1] = crc32c(data) << CHECKSUM_SHIFT | volume.epoch
     if not in_place:
@@ -108,16 +117,25 @@ def _write_blocks(inode: Inode, offset: int, data: Buffer, urgency: int) -> None
     ]
     allocator.need_blocks(old)
     fresh = allocator.fresh_among(old)
-    allocator.prepare(count - len(fresh), urgency=urgency, metadata=volume.dirtied + of_write(tree, first, last))
+    allocator.prepare(
+        count - len(fresh), urgency=urgency, metadata=volume.dirtied + of_write(tree, first, last)
+    )
     inode.view.change(inode)
     tree.grow(last + 1)
-    writable = [(index, *tree.writable_pointers(index), number) for index, _, _, number in tree.spans(first, count)]
+    writable = [
+        (index, *tree.writable_pointers(index), number)
+        for index, _, _, number in tree.spans(first, count)
+    ]
     # From here on only the device can fail, and the pointers change after it.
     runs = allocator.allocate(count - len(fresh))
     places = list(chain.from_iterable(range(start, start + length) for start, length in runs))
     if fresh:
         new = iter(places)
-        blocks = (word & BLOCK_MASK for _, words, slot, number in writable for word in words[2 * slot : 2 * (slot + number) : 2])
+        blocks = (
+            word & BLOCK_MASK
+            for _, words, slot, number in writable
+            for word in words[2 * slot : 2 * (slot + number) : 2]
+        )
         places = [block if block in fresh else next(new) for block in blocks]
     try:
         _wait_for(inode, runs)
@@ -131,8 +149,12 @@ def _write_blocks(inode: Inode, offset: int, data: Buffer, urgency: int) -> None
     _point(inode, writable, places, content, fresh, keep=content is not data)
 
 
-def _whole_blocks(inode: Inode, spans: list[tuple[int, array[int] | None, int, int]], offset: int, data: Buffer) -> Buffer:
-    """The content of all blocks of a write: what it does not cover of the first and the last one comes from the file."""
+def _whole_blocks(
+    inode: Inode, spans: list[tuple[int, array[int] | None, int, int]], offset: int, data: Buffer
+) -> Buffer:
+    """The content of all blocks of a write: what it does not cover of the first and the last one
+    comes from the file.
+    """
     volume = inode.view.volume
     block_size = volume.geometry.block_size
     head, tail = offset % block_size, -(offset + len(data)) % block_size
@@ -167,7 +189,9 @@ def _whole_blocks(inode: Inode, spans: list[tuple[int, array[int] | None, int, i
 
 
 def _wait_for(inode: Inode, runs: list[tuple[int, int]]) -> None:
-    """Raises ``NotReady`` when something has to be done with these new blocks before they are written."""
+    """Raises ``NotReady`` when something has to be done with these new blocks before they are
+    written.
+    """
     volume = inode.view.volume
     block_size = volume.geometry.block_size
     places = [(start * block_size, length * block_size) for start, length in runs]
@@ -179,21 +203,31 @@ def _store(inode: Inode, places: list[int], content: Buffer) -> None:
     """Write blocks to the device, neighbours together."""
     volume = inode.view.volume
     block_size = volume.geometry.block_size
-    if places[-1] - places[0] == len(places) - 1 and places == list(range(places[0], places[-1] + 1)):
+    if places[-1] - places[0] == len(places) - 1 and places == list(
+        range(places[0], places[-1] + 1)
+    ):
         volume.device.write(places[0] * block_size, content)
         return
     with memoryview(content) as view:
         start = 0
         for index in range(1, len(places) + 1):
             if index == len(places) or places[index] != places[index - 1] + 1:
-                volume.device.write(places[start] * block_size, view[start * block_size : index * block_size])
+                volume.device.write(
+                    places[start] * block_size, view[start * block_size : index * block_size]
+                )
                 start = index
 
 
 def _undo(
-    inode: Inode, runs: list[tuple[int, int]], spans: list[tuple[int, array[int], int, int]], fresh: set[int], exc: DeviceError | Interrupt
+    inode: Inode,
+    runs: list[tuple[int, int]],
+    spans: list[tuple[int, array[int], int, int]],
+    fresh: set[int],
+    exc: DeviceError | Interrupt,
 ) -> None:
-    """Nothing was written, for this reason: give the blocks back, and the pointer blocks that were made for them."""
+    """Nothing was written, for this reason: give the blocks back, and the pointer blocks that were
+    made for them.
+    """
     allocator = inode.view.volume.allocator
     allocator.give_back(runs)
     if isinstance(exc, DeviceFull):
@@ -205,10 +239,14 @@ def _undo(
     inode.map.shrink()
 
 
-def _adopt_torn(inode: Inode, spans: list[tuple[int, array[int], int, int]], fresh: set[int]) -> None:
-    """A write over blocks in place has failed, nobody knows where: what they hold now is what the file has there.
+def _adopt_torn(
+    inode: Inode, spans: list[tuple[int, array[int], int, int]], fresh: set[int]
+) -> None:
+    """A write over blocks in place has failed, nobody knows where: what they hold now is what the
+    file has there.
 
-    That is what a failed write may leave, as on any disk; without this, all that these blocks held would be unreadable.
+    That is what a failed write may leave, as on any disk; without this, all that these blocks held
+    would be unreadable.
     """
     volume = inode.view.volume
     block_size = volume.geometry.block_size
@@ -223,9 +261,17 @@ def _adopt_torn(inode: Inode, spans: list[tuple[int, array[int], int, int]], fre
 
 
 def _point(
-    inode: Inode, spans: list[tuple[int, array[int], int, int]], places: list[int], content: Buffer, fresh: set[int], *, keep: bool
+    inode: Inode,
+    spans: list[tuple[int, array[int], int, int]],
+    places: list[int],
+    content: Buffer,
+    fresh: set[int],
+    *,
+    keep: bool,
 ) -> None:
-    """Let the pointers name the new blocks, and drop the old ones. ``keep`` the blocks at both ends in the cache."""
+    """Let the pointers name the new blocks, and drop the old ones. ``keep`` the blocks at both ends
+    in the cache.
+    """
     volume = inode.view.volume
     block_size, epoch = volume.geometry.block_size, volume.epoch
     checksums = block_checksums(content, block_size)
@@ -237,7 +283,11 @@ def _point(
         replaced = 0 if fresh else run_of(words, slot, number)
         born = words[low + 1] & EPOCH_MASK
         if replaced and (number == 1 or are_born(words, slot, number, born)):
-            writes = min((words[low] >> WRITES_SHIFT & WRITES_MAX) + 1, WRITES_MAX) if born == epoch else 1
+            writes = (
+                min((words[low] >> WRITES_SHIFT & WRITES_MAX) + 1, WRITES_MAX)
+                if born == epoch
+                else 1
+            )
             drops.append([replaced, number, born])
         elif not any(words[low:high:2]):
             writes = 1
@@ -282,18 +332,21 @@ def _point(
 
 
 def truncate(inode: Inode, size: int) -> None:
-    """Set the size; what is cut off is freed, what is added is a hole. Raises ``NotCached``, ``CommitNeeded``, ``NoSpace``, ``FileTooBig``.
+    """Set the size; what is cut off is freed, what is added is a hole. Raises ``NotCached``,
+    ``CommitNeeded``, ``NoSpace``, ``FileTooBig``.
 
     The caller may change the inode once more without setting anything aside.
 
-    Cutting off many blocks may take several calls, each with ``NotCached``; the size goes down with them.
+    Cutting off many blocks may take several calls, each with ``NotCached``; the size goes down with
+    them.
     """
     if size > FILE_SIZE_MAX:
         raise FileTooBig("files cannot be larger than 8 EiB")
     volume = inode.view.volume
     block_size = volume.geometry.block_size
     if size >= inode.size:
-        # As any other change of attributes, so that a program can say on a full volume how large a file really is.
+        # As any other change of attributes, so that a program can say on a full volume how large a
+        # file really is.
         volume.allocator.prepare(0, urgency=1, metadata=volume.dirtied + 2 * INODE)
         inode.view.change(inode)
         inode.size = size
@@ -304,14 +357,20 @@ def truncate(inode: Inode, size: int) -> None:
         words, slot = inode.map.pointers(keep - 1)
         if words is not None and words[2 * slot]:
             tail = volume.load("data", words[2 * slot], words[2 * slot + 1])[size % block_size :]
-    # Zeros in place of the tail, and whoever calls, set blocks aside for this inode once more, when it is changed: they must find them.
-    cost = 2 * INODE + of_cut(inode.map) + (of_write(inode.map, keep - 1, keep - 1) if any(tail) else 0)
+    # Zeros in place of the tail, and whoever calls, set blocks aside for this inode once more, when
+    # it is changed: they must find them.
+    cost = (
+        2 * INODE
+        + of_cut(inode.map)
+        + (of_write(inode.map, keep - 1, keep - 1) if any(tail) else 0)
+    )
     volume.allocator.prepare(1 if any(tail) else 0, urgency=1, metadata=volume.dirtied + cost)
     inode.view.change(inode)
     budget = min(CUT_BUDGET, volume.cache.capacity // 2)  # all of a step is in the cache at once
     while True:
         if any(tail) and inode.map.plan_cut(keep, budget) <= keep:
-            # Nothing but zeros may be stored behind the end. This may fail, what is left of the truncation after it cannot.
+            # Nothing but zeros may be stored behind the end. This may fail, what is left of the
+            # truncation after it cannot.
             write(inode, size, bytes(min(inode.size, keep * block_size) - size), urgency=1)
             tail = b""
         left = inode.map.cut(keep, budget)

@@ -1,6 +1,8 @@
-"""How fast users make snapshots: each may make some at once, and then one now and then (see also ``snapshots.shares``).
+"""How fast users make snapshots: each may make some at once, and then one now and then (see also
+``snapshots.shares``).
 
-A program that has gone wrong, or means ill, otherwise makes thousands in a minute, each of which is a commit that others wait for.
+A program that has gone wrong, or means ill, otherwise makes thousands in a minute, each of which is
+a commit that others wait for.
 """
 
 from __future__ import annotations
@@ -28,7 +30,10 @@ class Allowance:
         now = self._clock()
         until = max(self._until.get(user, now), now) + SECONDS
         if until - now > AT_ONCE * SECONDS:
-            raise SnapshotBusy(f"user {user} has made {AT_ONCE} snapshots just now, and may make one more every {SECONDS:g} s: try again")
+            raise SnapshotBusy(
+                f"user {user} has made {AT_ONCE} snapshots just now, and may make one "
+                f"more every {SECONDS:g} s: try again"
+            )
         if len(self._until) > AT_ONCE:
             self._until = {one: when for one, when in self._until.items() if when > now}
         self._until[user] = until

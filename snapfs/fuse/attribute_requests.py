@@ -1,7 +1,8 @@
-"""Requests about attributes: reading and changing them, extended attributes, and the filesystem's own figures.
+"""Requests about attributes: reading and changing them, extended attributes, and the filesystem's
+own figures.
 
-Permissions are the kernel's business (``default_permissions``, with ACLs); who may set which attribute was decided before a request
-arrives here.
+Permissions are the kernel's business (``default_permissions``, with ACLs); who may set which
+attribute was decided before a request arrives here.
 """
 
 # ruff: noqa: ARG002 - the arguments of handlers are pyfuse3's
@@ -39,9 +40,16 @@ class AttributeRequests(SnapdirRequests):
 
     @handler
     async def setattr(
-        self, inode: int, attr: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields, fh: int | None, ctx: pyfuse3.RequestContext
+        self,
+        inode: int,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: int | None,
+        ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
-        """Change attributes. With its writeback cache the kernel keeps the times of writes itself and sends them by this."""
+        """Change attributes. With its writeback cache the kernel keeps the times of writes itself
+        and sends them by this.
+        """
         if self.kernel.is_own_change(inode, ctx.pid):
             entry = self.attributes.entry(inode, await self.at(self.fs.inode, inode))
             self.kernel.shortage.check_own_change(inode)  # in the stretch that ends with the reply
@@ -62,7 +70,9 @@ class AttributeRequests(SnapdirRequests):
         # The reply is made already; what happens meanwhile has its own.
         if stat.S_ISDIR(changed.mode) and (fields.update_uid or fields.update_gid):
             await self.kernel.owner_changed(inode)
-        if stat.S_ISDIR(changed.mode) and (fields.update_mode or fields.update_uid or fields.update_gid):
+        if stat.S_ISDIR(changed.mode) and (
+            fields.update_mode or fields.update_uid or fields.update_gid
+        ):
             await self.kernel.passage_changed(inode)
         return entry
 
@@ -70,25 +80,44 @@ class AttributeRequests(SnapdirRequests):
         if changes == Changes(ctime=changes.ctime):
             return await self._set_nothing(node, changes.ctime, ctx)
         in_group = True
-        if changes.uid is not None or changes.gid is not None:  # which takes set-id bits from whoever's file
+        if (
+            changes.uid is not None or changes.gid is not None
+        ):  # which takes set-id bits from whoever's file
             in_group = await self.keeps_group(node, ctx)
         elif changes.size is not None and not (told := keeps_set_id(ctx)):
             in_group = await self.keeps_group(node, ctx, told=told)
         stamp = not self.options.writeback
-        return await self.change_at(self.fs.set_attributes, node, changes, privileged=keeps_set_id(ctx), in_group=in_group, stamp=stamp)
+        return await self.change_at(
+            self.fs.set_attributes,
+            node,
+            changes,
+            privileged=keeps_set_id(ctx),
+            in_group=in_group,
+            stamp=stamp,
+        )
 
-    async def _set_nothing(self, node: int, ctime: int | None, ctx: pyfuse3.RequestContext) -> Inode:
-        """Take set-id bits away: for a ``chown`` to the same, and before a write. See ``set_id``."""
+    async def _set_nothing(
+        self, node: int, ctime: int | None, ctx: pyfuse3.RequestContext
+    ) -> Inode:
+        """Take set-id bits away: for a ``chown`` to the same, and before a
+        write. See ``set_id``.
+        """
         inode = await self.at(self.fs.inode, node)
         in_group = await self.keeps_group(node, ctx)
-        # What comes without a time may be about to write to a file: maybe the bits stay, as its capabilities alone go. The write will tell.
+        # What comes without a time may be about to write to a file: maybe the bits stay, as its
+        # capabilities alone go. The write will tell.
         is_write = ctime is None and stat.S_ISREG(inode.mode)
         if is_write and is_capable(ctx):
             return inode
-        if loses(inode, in_group=in_group) and ctx.uid not in (0, self.attributes.permissions(inode)[1]):
+        if loses(inode, in_group=in_group) and ctx.uid not in (
+            0,
+            self.attributes.permissions(inode)[1],
+        ):
             if is_write:
                 return inode
-            raise NotPermitted("only the owner of a file changes its owner")  # the kernel leaves it to us to say so
+            raise NotPermitted(
+                "only the owner of a file changes its owner"
+            )  # the kernel leaves it to us to say so
         return await self.change_at(self.fs.drop_set_id, node, ctime, in_group=in_group)
 
     @handler
@@ -122,7 +151,12 @@ class AttributeRequests(SnapdirRequests):
             return await self.at(self._fact, inode, name)
         if name == attributes.CAPABILITY and await self.at(self._hides_set_id, inode):
             raise NoAttribute("snapshots do not show capabilities")
-        return await self.at(self.fs.xattr_get, inode, name, known_as=self._known_as(inode) if name == designation.NAME else ())
+        return await self.at(
+            self.fs.xattr_get,
+            inode,
+            name,
+            known_as=self._known_as(inode) if name == designation.NAME else (),
+        )
 
     def _hides_set_id(self, view: View, _: int) -> bool:
         return self.attributes.hides_set_id(view)
@@ -152,10 +186,16 @@ class AttributeRequests(SnapdirRequests):
         return names if ctx.uid == 0 else [name for name in names if not name.startswith(_TRUSTED)]
 
     def _names(self, view: View, ino: int) -> list[bytes]:
-        return [name for name in self.fs.xattr_list(view, ino) if name != attributes.CAPABILITY or not self.attributes.hides_set_id(view)]
+        return [
+            name
+            for name in self.fs.xattr_list(view, ino)
+            if name != attributes.CAPABILITY or not self.attributes.hides_set_id(view)
+        ]
 
     @handler
-    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
+    async def setxattr(
+        self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext
+    ) -> None:
         """Set one. pyfuse3 has looked whether it must or must not exist."""
         self._with_xattrs()
         facts.check_settable(name)

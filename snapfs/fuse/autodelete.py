@@ -1,7 +1,9 @@
-"""Deletes old snapshots of policies when space runs out (mount option ``autodelete``): below a threshold, and before a change fails.
+"""Deletes old snapshots of policies when space runs out (mount option ``autodelete``): below a
+threshold, and before a change fails.
 
-Which one goes is decided by ``snapshots.autodelete``; here is when. The lock of snapshot operations is not taken: one of them may wait for
-the very write that waits for space here. Deleting is one synchronous stretch, as every change; only one that somebody works with is spared.
+Which one goes is decided by ``snapshots.autodelete``; here is when. The lock of snapshot operations
+is not taken: one of them may wait for the very write that waits for space here. Deleting is one
+synchronous stretch, as every change; only one that somebody works with is spared.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ log = logging.getLogger("snapfs.fuse")
 
 
 class AutoDelete:
-    """Makes room on one volume; see ``neighbours.Room``. ``below`` is the percentage that shall be available. ``run`` must be running."""
+    """Makes room on one volume; see ``neighbours.Room``. ``below`` is the percentage that shall be
+    available. ``run`` must be running.
+    """
 
     def __init__(self, edge: Edge, below: float) -> None:
         self._edge = edge
@@ -47,7 +51,9 @@ class AutoDelete:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._end_views)
             while True:
-                await self._wanted.wait()  # until the background has done what it had to do, that of the last deletion too
+                await (
+                    self._wanted.wait()
+                )  # until the background has done what it had to do, that of the last deletion too
                 self._wanted = trio.Event()
                 try:
                     await self._keep_available()
@@ -63,9 +69,16 @@ class AutoDelete:
             self._has_told = self._has_told and self._edge.fs.has_work
             return
         async with self._lock:
-            if not await self._delete(f"less than {self._below:g}% of the volume is available") and not self._has_told:
+            if (
+                not await self._delete(f"less than {self._below:g}% of the volume is available")
+                and not self._has_told
+            ):
                 self._has_told = True
-                log.warning("less than %g%% of the volume is available, and no snapshot of a policy would free anything", self._below)
+                log.warning(
+                    "less than %g%% of the volume is available, and no snapshot of a "
+                    "policy would free anything",
+                    self._below,
+                )
 
     async def _delete(self, why: str) -> bool:
         """Delete one, if there is one to be deleted. The lock is held."""
@@ -75,14 +88,22 @@ class AutoDelete:
             return False
         made = default_name(instance.created_ns)
         policy = instance.facts.tags[autodelete.POLICY]
-        log.warning("snapshot %s (of the policy %s, made %s) was deleted automatically: %s", instance.name, policy, made, why)
+        log.warning(
+            "snapshot %s (of the policy %s, made %s) was deleted automatically: %s",
+            instance.name,
+            policy,
+            made,
+            why,
+        )
         self._deleted += 1
         self._ended.send_nowait(instance.id)
         edge.work_soon()
         return True
 
     def _delete_oldest(self) -> Instance | None:
-        return autodelete.make_room(self._edge.fs, {self._edge.spared})  # who is spared may change while this waits
+        return autodelete.make_room(
+            self._edge.fs, {self._edge.spared}
+        )  # who is spared may change while this waits
 
     async def _end_views(self) -> None:
         """Tell the kernel. Not where a request waits, whose file may be in the very snapshot."""

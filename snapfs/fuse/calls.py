@@ -1,7 +1,8 @@
 """Running core calls: feeding them, committing for them, and what they leave to the background.
 
-A core call changes the volume in one synchronous stretch or not at all. Where it cannot go on it says why (``NotCached``,
-``CommitNeeded``), has changed nothing, and is called again when that is mended; so nothing here needs a lock on metadata.
+A core call changes the volume in one synchronous stretch or not at all. Where it cannot go on it
+says why (``NotCached``, ``CommitNeeded``), has changed nothing, and is called again when that is
+mended; so nothing here needs a lock on metadata.
 """
 
 from __future__ import annotations
@@ -14,7 +15,16 @@ from typing import Final, ParamSpec, TypeVar
 
 import trio
 
-from snapfs.errors import CommitNeeded, CorruptBlock, DeviceFull, Interrupt, NoSpace, NotCached, NotReady, SnapfsError
+from snapfs.errors import (
+    CommitNeeded,
+    CorruptBlock,
+    DeviceFull,
+    Interrupt,
+    NoSpace,
+    NotCached,
+    NotReady,
+    SnapfsError,
+)
 from snapfs.filesystem import Filesystem
 from snapfs.fuse.commits import Commits, fetch
 from snapfs.fuse.discarding import Discarding
@@ -58,7 +68,9 @@ class Calls:
         #: Requests that are being worked on.
         self.in_progress = 0
         self.discarding = Discarding(self.volume)
-        self.commits = Commits(self.volume, self.discarding, self.work_soon, lambda: self.in_progress == 1)
+        self.commits = Commits(
+            self.volume, self.discarding, self.work_soon, lambda: self.in_progress == 1
+        )
         self.volume.became_read_only = self._became_read_only
         self._commit_seconds = commit_seconds
         self._work_wanted = trio.Event()
@@ -70,7 +82,8 @@ class Calls:
     async def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a core function that changes nothing.
 
-        When the function's result arrives, no other task has run since it was found: callers may rely on it.
+        When the function's result arrives, no other task has run since it was found: callers may
+        rely on it.
         """
         attempts = None
         while True:
@@ -78,23 +91,33 @@ class Calls:
                 return function(*args, **kwargs)
             except Interrupt as why:
                 attempts = attempts or _Attempts()
-                await self._mend(why, attempts)  # anything may happen meanwhile: the function looks at everything anew
+                await self._mend(
+                    why, attempts
+                )  # anything may happen meanwhile: the function looks at everything anew
             except CorruptBlock as exc:
                 broke_off(self.volume, exc)
                 raise
 
-    async def change_behind(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """The same for one that changes what no snapshot would show, or while the caller keeps the gate closed. See ``change``."""
+    async def change_behind(
+        self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """The same for one that changes what no snapshot would show, or while the caller keeps the
+        gate closed. See ``change``.
+        """
         attempts = None
         while True:
             try:
                 return self.in_one(function, *args, **kwargs)
             except Interrupt as why:
-                attempts = attempts or _Attempts(may_reclaim=function != self.volume.allocator.reclaim)
+                attempts = attempts or _Attempts(
+                    may_reclaim=function != self.volume.allocator.reclaim
+                )
                 await self._mend(why, attempts)  # as above
 
     def in_one(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a core function that changes something, now. What breaks off in the middle of it ends writing: ``store.guard``."""
+        """Run a core function that changes something, now. What breaks off in the middle of it ends
+        writing: ``store.guard``.
+        """
         try:
             return function(*args, **kwargs)
         except BaseException as exc:
@@ -102,7 +125,9 @@ class Calls:
             raise
 
     async def change(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """The same for one that changes something: waits while a snapshot is being made, or while too much waits for a commit."""
+        """The same for one that changes something: waits while a snapshot is being made, or while
+        too much waits for a commit.
+        """
         while True:
             try:
                 return await self._change(function, *args, **kwargs)
@@ -125,7 +150,9 @@ class Calls:
             except DeviceFull:
                 allocator = self.volume.allocator
                 attempts = attempts or _Attempts()
-                if attempts.is_host_full or not (allocator.waiting or allocator.in_flight or allocator.more_to_come()):
+                if attempts.is_host_full or not (
+                    allocator.waiting or allocator.in_flight or allocator.more_to_come()
+                ):
                     raise
                 # What is about to be free has its space on the host.
                 attempts.is_host_full = True
@@ -135,11 +162,17 @@ class Calls:
                 raise
 
     def _became_read_only(self, reason: str) -> None:
-        lost = "; what was changed since the last commit is lost when it is unmounted" if self.volume.unsaved else ""
+        lost = (
+            "; what was changed since the last commit is lost when it is unmounted"
+            if self.volume.unsaved
+            else ""
+        )
         log.critical("the volume is read-only from now on: %s%s", reason, lost)
 
     async def _mend(self, why: Interrupt, attempts: _Attempts) -> None:
-        """Do what a core call was interrupted for. Raises ``NoSpace`` when there turns out to be none to be had."""
+        """Do what a core call was interrupted for. Raises ``NoSpace`` when there turns out to be
+        none to be had.
+        """
         if isinstance(why, NotCached):
             try:
                 attempts.trusting = await fetch(self.volume, why.wants, trusting=attempts.trusting)
@@ -159,11 +192,15 @@ class Calls:
         discarded = await self.discarding.piece_done()
         committed = await self.commits.commit()
         attempts.commits += 1
-        if (not steps and not discarded and not committed and attempts.commits > 1) or attempts.commits > COMMIT_TRIES:
+        if (
+            not steps and not discarded and not committed and attempts.commits > 1
+        ) or attempts.commits > COMMIT_TRIES:
             raise NoSpace("no space left on the volume")
 
     async def commit(self) -> None:
-        """Return when everything done before the call is in a durable generation. Raises ``DeviceError``, ``ReadOnly``."""
+        """Return when everything done before the call is in a durable generation. Raises
+        ``DeviceError``, ``ReadOnly``.
+        """
         await self.commits.commit()
 
     async def sync(self) -> None:
@@ -217,7 +254,9 @@ class Calls:
                 self.room.soon()
 
     async def _step(self) -> bool:
-        """One step of background work, and a pause that leaves half of the time to users who have something to do."""
+        """One step of background work, and a pause that leaves half of the time to users who have
+        something to do.
+        """
         await self.gate.passed()  # who keeps changes out may wait until nothing is dirty
         requests = self.requests.total()
         began = trio.current_time()
@@ -229,11 +268,14 @@ class Calls:
         return more
 
     async def finish(self, seconds: float = 2.0) -> None:
-        """After the last request: work off what can be done in a moment, and commit the rest. Raises ``DeviceError``."""
+        """After the last request: work off what can be done in a moment, and commit the rest.
+        Raises ``DeviceError``.
+        """
         if self.volume.read_only or self.volume.read_only_reason is not None:
             return
         with trio.move_on_after(seconds):
-            # Cancelled between steps only: a step has no checkpoint once it has begun to change something.
+            # Cancelled between steps only: a step has no checkpoint once it has begun to change
+            # something.
             await self._work_done.wait()
         self.volume.sync_log.give_up()
         await self.commits.commit()

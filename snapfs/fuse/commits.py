@@ -1,8 +1,10 @@
-"""Commits: one at a time, shared by all who wait for one; and records of the log, where one is enough for those who wait.
+"""Commits: one at a time, shared by all who wait for one; and records of the log, where one is
+enough for those who wait.
 
-A caller that asks while one is being written joins the next one, together with everybody else who asks until that is sealed: so a
-hundred fsyncs cost two commits. The bytes go to the device in a worker thread; where the device is quick and nobody else is being served,
-in the loop itself, because the thread would take longer. Knows the volume and nothing of files or of the kernel.
+A caller that asks while one is being written joins the next one, together with everybody else who
+asks until that is sealed: so a hundred fsyncs cost two commits. The bytes go to the device in a
+worker thread; where the device is quick and nobody else is being served, in the loop itself,
+because the thread would take longer. Knows the volume and nothing of files or of the kernel.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ log = logging.getLogger("snapfs.fuse")
 
 
 class _Round:
-    """One commit, or one record of the log, and those who wait for it. ``is_commit``: one of them needs a generation."""
+    """One commit, or one record of the log, and those who wait for it. ``is_commit``: one of them
+    needs a generation.
+    """
 
     def __init__(self) -> None:
         self.done = trio.Event()
@@ -42,12 +46,19 @@ class _Round:
 
 
 class Commits:
-    """Commits a volume. ``run`` must be running; ``committed`` is called after each one that succeeded.
+    """Commits a volume. ``run`` must be running; ``committed`` is called after each one that
+    succeeded.
 
     ``alone`` tells whether whoever calls ``commit`` now is the only one who is being served.
     """
 
-    def __init__(self, volume: Volume, discarding: Discarding, committed: Callable[[], None], alone: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        volume: Volume,
+        discarding: Discarding,
+        committed: Callable[[], None],
+        alone: Callable[[], bool],
+    ) -> None:
         self._volume = volume
         self._alone = alone
         self._pace = Pace()
@@ -60,10 +71,11 @@ class Commits:
         self._is_stalled = False
 
     async def commit(self, sealed: Callable[[], None] | None = None) -> bool:
-        """Return when everything done before the call is in a durable generation; False when it was so already.
+        """Return when everything done before the call is in a durable generation; False when it was
+        so already.
 
-        ``sealed`` is called when it is decided what will be durable, in case there is anything. Raises ``DeviceError`` for a commit
-        that failed, ``ReadOnly`` for every one after that.
+        ``sealed`` is called when it is decided what will be durable, in case there is anything.
+        Raises ``DeviceError`` for a commit that failed, ``ReadOnly`` for every one after that.
         """
         if self._pace.is_quick and self._commit_here(sealed):
             return True
@@ -83,7 +95,8 @@ class Commits:
             return False
         if sealed is not None:
             current.sealed.append(sealed)
-        # Anything may happen while this waits: requests go on in the generation that comes after the one that is being written.
+        # Anything may happen while this waits: requests go on in the generation that comes after
+        # the one that is being written.
         await current.done.wait()
         if current.error is not None:
             raise type(current.error)(str(current.error)) from current.error
@@ -95,7 +108,8 @@ class Commits:
             self._ask()
 
     async def relieve(self) -> None:
-        """For whoever is about to change something when too much is dirty already: let the commit in flight finish first.
+        """For whoever is about to change something when too much is dirty already: let the commit
+        in flight finish first.
 
         Raises ``DeviceFull`` while there is no space for it.
         """
@@ -107,7 +121,9 @@ class Commits:
             await self._current.done.wait()
 
     def _ask(self) -> _Round | None:
-        """The commit that has all that was done before now, or None when nothing is to be committed."""
+        """The commit that has all that was done before now, or None when nothing is to be
+        committed.
+        """
         volume = self._volume
         is_on_its_way = self._current is not None or volume.in_flight is None
         if not volume.dirty and is_on_its_way:
@@ -134,16 +150,25 @@ class Commits:
     def _can_here(self) -> bool:
         """Is nobody kept waiting when the loop writes something in this very moment?"""
         volume = self._volume
-        if self._current is not None or self._next is not None or volume.in_flight is not None or not self._alone():
+        if (
+            self._current is not None
+            or self._next is not None
+            or volume.in_flight is not None
+            or not self._alone()
+        ):
             return False
         return not self._is_copied()
 
     def _is_copied(self) -> bool:
-        """Does a copy stand before the device? Then writing may have to wait for the copy's target."""
+        """Does a copy stand before the device? Then writing may have to wait
+        for the copy's target.
+        """
         return without_copy(self._volume.device) is not self._volume.device
 
     def _commit_here(self, on_seal: Callable[[], None] | None) -> bool:
-        """Commit in this very moment, if nobody is kept waiting by that; False when it is, or must be, left to ``run``."""
+        """Commit in this very moment, if nobody is kept waiting by that; False when it is, or must
+        be, left to ``run``.
+        """
         volume = self._volume
         if not self._can_here() or not volume.dirty:
             return False
@@ -152,7 +177,8 @@ class Commits:
             if on_seal is not None:
                 on_seal()
             if len(sealed.blocks) > SMALL:
-                return False  # it is in flight now, and written as one that could not be written before
+                # it is in flight now, and written as one that could not be written before
+                return False
             self._written(sealed, self._timed(sealed))
         except (NotCached, NoSpace):
             return False  # nothing has happened yet
@@ -178,7 +204,9 @@ class Commits:
             raise self._defect(exc) from exc
 
     def _begin(self) -> LogWrite | None:
-        """A record that is enough for all that has happened; None: it takes a commit. Under a copy it always does."""
+        """A record that is enough for all that has happened; None: it takes a commit. Under a copy
+        it always does.
+        """
         return None if self._is_copied() else self._volume.sync_log.begin()
 
     async def run(self) -> None:
@@ -196,8 +224,11 @@ class Commits:
             try:
                 return self._volume.seal()
             except NotCached as exc:
-                # Operations run meanwhile: what they change, and who joins, is before the seal and so belongs to this commit.
-                trusting = await fetch(self._volume, exc.wants, trusting=trusting, pool=Pool.COMMITS)
+                # Operations run meanwhile: what they change, and who joins, is before the seal and
+                # so belongs to this commit.
+                trusting = await fetch(
+                    self._volume, exc.wants, trusting=trusting, pool=Pool.COMMITS
+                )
             except NoSpace:
                 if not await self._discarding.piece_done():  # as above
                     raise
@@ -223,7 +254,8 @@ class Commits:
                     self._next = None
                 for told in joined.sealed:
                     told()
-                # Operations run meanwhile, in the next generation; whoever asks now gets a round of his own.
+                # Operations run meanwhile, in the next generation; whoever asks now gets a round of
+                # his own.
                 await self._write(sealed)
         except SnapfsError as exc:
             self._failed(exc)
@@ -231,7 +263,9 @@ class Commits:
         except Exception as exc:  # noqa: BLE001 - see ``_defect``
             joined.error = self._defect(exc)
         except BaseException:
-            joined.error = DeviceError("a commit was broken off")  # or whoever waits would take it for done
+            joined.error = DeviceError(
+                "a commit was broken off"
+            )  # or whoever waits would take it for done
             raise
         finally:
             if self._next is joined:
@@ -246,7 +280,9 @@ class Commits:
 
     @staticmethod
     def _timed(what: Sealed | LogWrite) -> float | Exception:
-        """Write it: the seconds that it took, or why it failed. May block; safe in a worker thread."""
+        """Write it: the seconds that it took, or why it failed. May block;
+        safe in a worker thread.
+        """
         start = time.perf_counter()
         try:
             what.write()
@@ -257,7 +293,12 @@ class Commits:
     def _written(self, sealed: Sealed, outcome: float | Exception) -> None:
         """A generation was written, or not: raises why."""
         if isinstance(outcome, Exception):
-            self._volume.failed(sealed, outcome if isinstance(outcome, DeviceError) else DeviceError(f"internal error: {outcome}"))
+            self._volume.failed(
+                sealed,
+                outcome
+                if isinstance(outcome, DeviceError)
+                else DeviceError(f"internal error: {outcome}"),
+            )
             raise outcome
         self._pace.note(len(sealed.blocks), outcome)
         self._volume.committed(sealed)
@@ -266,7 +307,9 @@ class Commits:
             log.info("there is space for commits again")
 
     def _logged(self, record: LogWrite, outcome: float | Exception) -> bool:
-        """A record was written; False when it was not, and a commit may be possible. Raises why when not even that is."""
+        """A record was written; False when it was not, and a commit may be possible. Raises why
+        when not even that is.
+        """
         volume = self._volume
         if isinstance(outcome, Exception):
             failure = outcome if isinstance(outcome, DeviceError) else self._defect(outcome)
@@ -285,7 +328,9 @@ class Commits:
         return DeviceError(f"a commit failed: internal error: {exc}")
 
     def _failed(self, exc: SnapfsError) -> None:
-        """Say that a commit failed, if nothing else does: the volume itself says when it becomes read-only."""
+        """Say that a commit failed, if nothing else does: the volume itself says when it becomes
+        read-only.
+        """
         broke_off(self._volume, exc, "a commit")
         if isinstance(exc, (DeviceFull, NoSpace)) and self._volume.read_only_reason is None:
             # Every timer tries it again, and says nothing until something has changed.
@@ -296,11 +341,15 @@ class Commits:
             log.critical("a commit failed: %s", exc)
 
 
-async def fetch(volume: Volume, wants: Sequence[Want], *, trusting: bool = True, pool: Pool = Pool.READS) -> bool:
-    """Bring metadata into memory; False when something came that cannot be believed, and the caller should look again.
+async def fetch(
+    volume: Volume, wants: Sequence[Want], *, trusting: bool = True, pool: Pool = Pool.READS
+) -> bool:
+    """Bring metadata into memory; False when something came that cannot be believed, and the caller
+    should look again.
 
-    A thread may read a block that is freed and used again meanwhile, which looks like damage. So whoever looks again does so with
-    ``trusting=False``: then the loop itself reads, while nothing else happens. Raises ``CorruptBlock``, ``DeviceError``.
+    A thread may read a block that is freed and used again meanwhile, which looks like damage. So
+    whoever looks again does so with ``trusting=False``: then the loop itself reads, while nothing
+    else happens. Raises ``CorruptBlock``, ``DeviceError``.
     """
     if not wants:
         await trio.lowlevel.checkpoint()  # a long piece of work gives others their turn

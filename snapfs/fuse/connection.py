@@ -1,6 +1,8 @@
-"""The connection to the kernel of one mount: its descriptor, on which requests arrive, and replies and notifications leave.
+"""The connection to the kernel of one mount: its descriptor, on which requests arrive, and replies
+and notifications leave.
 
-Looks for the next request for a moment before it lets the loop sleep: waking a sleeping process costs more than most requests do.
+Looks for the next request for a moment before it lets the loop sleep: waking a sleeping process
+costs more than most requests do.
 """
 
 from __future__ import annotations
@@ -37,12 +39,16 @@ Piece = bytes | bytearray | memoryview
 
 
 class Connection:
-    """``is_busy`` tells whether tasks of the loop have something to do now: then nobody looks, everybody sleeps.
+    """``is_busy`` tells whether tasks of the loop have something to do now: then nobody looks,
+    everybody sleeps.
 
-    The same on a single processor, where looking keeps away whoever would send a request, and with ``polling`` off.
+    The same on a single processor, where looking keeps away whoever would send a request, and with
+    ``polling`` off.
     """
 
-    def __init__(self, descriptor: int, is_busy: Callable[[], bool], *, polling: bool = True) -> None:
+    def __init__(
+        self, descriptor: int, is_busy: Callable[[], bool], *, polling: bool = True
+    ) -> None:
         self._descriptor = descriptor
         # What was to be read may be gone when it is read: whoever asked was killed.
         os.set_blocking(descriptor, False)
@@ -97,7 +103,9 @@ class Connection:
         self._descriptor = -1
 
     def keep_buffer(self) -> None:
-        """The request in ``buffer`` is not done with: it keeps the buffer until that is given back."""
+        """The request in ``buffer`` is not done with: it keeps the buffer
+        until that is given back.
+        """
         self.buffer = self._spare.pop() if self._spare else bytearray(len(self.buffer))
 
     def give_back(self, buffer: bytearray) -> None:
@@ -115,7 +123,9 @@ class Connection:
         self.send([wire.OUT_HEADER.pack(wire.OUT_HEADER.size, -error, unique)])
 
     def send(self, pieces: list[Piece]) -> None:
-        """A whole reply, its header first. Where the kernel does not take it, whoever asked gets EIO, or he would wait for ever."""
+        """A whole reply, its header first. Where the kernel does not take it, whoever asked gets
+        EIO, or he would wait for ever.
+        """
         try:
             os.writev(self._descriptor, pieces)
         except OSError as exc:
@@ -126,24 +136,47 @@ class Connection:
                     self.refuse(unique, errno.EIO)
 
     def forget_inode(self, node: int, *, attributes_only: bool) -> None:
-        """Have the kernel forget attributes, and pages. Blocks until what is dirty of them is written. Raises ``OSError``."""
-        self._notify(wire.NOTIFY_INVAL_INODE, wire.INVAL_INODE_OUT.pack(node, -1 if attributes_only else 0, 0))
+        """Have the kernel forget attributes, and pages. Blocks until what is dirty of them is
+        written. Raises ``OSError``.
+        """
+        self._notify(
+            wire.NOTIFY_INVAL_INODE,
+            wire.INVAL_INODE_OUT.pack(node, -1 if attributes_only else 0, 0),
+        )
 
     def forget_name(self, parent: int, name: bytes) -> None:
-        """Have the kernel forget a name. Blocks while a request has the directory locked. Raises ``OSError``."""
-        self._notify(wire.NOTIFY_INVAL_ENTRY, wire.INVAL_ENTRY_OUT.pack(parent, len(name), 0) + name + b"\0")
+        """Have the kernel forget a name. Blocks while a request has the directory locked. Raises
+        ``OSError``.
+        """
+        self._notify(
+            wire.NOTIFY_INVAL_ENTRY, wire.INVAL_ENTRY_OUT.pack(parent, len(name), 0) + name + b"\0"
+        )
 
     def expire_name(self, parent: int, name: bytes) -> None:
-        """Have the kernel look a name up again. An older one forgets it. Blocks as ``forget_name``. Raises ``OSError``."""
-        self._notify(wire.NOTIFY_INVAL_ENTRY, wire.INVAL_ENTRY_OUT.pack(parent, len(name), wire.EXPIRE_ONLY) + name + b"\0")
+        """Have the kernel look a name up again. An older one forgets it. Blocks as ``forget_name``.
+        Raises ``OSError``.
+        """
+        self._notify(
+            wire.NOTIFY_INVAL_ENTRY,
+            wire.INVAL_ENTRY_OUT.pack(parent, len(name), wire.EXPIRE_ONLY) + name + b"\0",
+        )
 
     def expire_all(self) -> None:
-        """Have the kernel look every name up again. Raises ``OSError``, EINVAL where the kernel cannot (before Linux 6.16)."""
+        """Have the kernel look every name up again. Raises ``OSError``, EINVAL where the kernel
+        cannot (before Linux 6.16).
+        """
         self._notify(wire.NOTIFY_INC_EPOCH, b"")
 
     def prune(self, nodes: list[int]) -> None:
-        """Have the kernel let go of inodes that nobody uses. Raises ``OSError``, EINVAL where the kernel cannot (before Linux 6.18)."""
-        self._notify(wire.NOTIFY_PRUNE, wire.PRUNE_OUT.pack(len(nodes), 0, 0) + struct.pack(f"<{len(nodes)}Q", *nodes))
+        """Have the kernel let go of inodes that nobody uses. Raises ``OSError``, EINVAL where the
+        kernel cannot (before Linux 6.18).
+        """
+        self._notify(
+            wire.NOTIFY_PRUNE,
+            wire.PRUNE_OUT.pack(len(nodes), 0, 0) + struct.pack(f"<{len(nodes)}Q", *nodes),
+        )
 
     def _notify(self, code: int, data: bytes) -> None:
-        os.write(self._descriptor, wire.OUT_HEADER.pack(wire.OUT_HEADER.size + len(data), code, 0) + data)
+        os.write(
+            self._descriptor, wire.OUT_HEADER.pack(wire.OUT_HEADER.size + len(data), code, 0) + data
+        )

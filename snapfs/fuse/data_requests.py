@@ -1,7 +1,7 @@
 """Requests about contents: files and listings, and making them durable.
 
-A file handle is the inode's own number, and whether it may write: the kernel checks how a file was opened. With its writeback cache it
-reads through handles that are open for writing only, anyway.
+A file handle is the inode's own number, and whether it may write: the kernel checks how a file was
+opened. With its writeback cache it reads through handles that are open for writing only, anyway.
 """
 
 # ruff: noqa: ARG002 - the arguments of handlers are pyfuse3's
@@ -36,7 +36,9 @@ class DataRequests(HandleRequests):
 
     @handler
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        """Open a file; O_TRUNC comes with it. What the kernel has cached of it stays: nobody else changes it."""
+        """Open a file; O_TRUNC comes with it. What the kernel has cached of it stays: nobody else
+        changes it.
+        """
         writing = flags & os.O_ACCMODE != os.O_RDONLY
         if (writing or flags & os.O_TRUNC) and self.fs.volume.read_only_reason is not None:
             # Or the kernel would take writes that nobody can take from it.
@@ -55,7 +57,12 @@ class DataRequests(HandleRequests):
     def _empty(self, view: View, ino: int, *, privileged: bool, in_group: bool) -> bool:
         """Whether that took bits of the mode away: the reply does not tell."""
         before = self.fs.inode(view, ino).mode
-        return self.fs.set_attributes(view, ino, Changes(size=0), privileged=privileged, in_group=in_group).mode != before
+        return (
+            self.fs.set_attributes(
+                view, ino, Changes(size=0), privileged=privileged, in_group=in_group
+            ).mode
+            != before
+        )
 
     def _check_open(self, view: View, ino: int, writing: bool) -> None:
         self.fs.inode(view, ino)
@@ -64,13 +71,16 @@ class DataRequests(HandleRequests):
 
     @handler
     async def read(self, fh: int, off: int, size: int) -> bytes:
-        """Read. Metadata is planned with in one stretch; data comes from the host's memory at once, or by a thread."""
+        """Read. Metadata is planned with in one stretch; data comes from the host's memory at once,
+        or by a thread.
+        """
         node = fh & ~WRITER_BIT
         plan = await self.at(self.fs.plan_read, node, off, size)
         try:
             data = plan.assemble(await self._fetched(plan))
         except CorruptData:
-            # While a thread read, the file may have been changed and its old blocks been used again. This time nothing can happen.
+            # While a thread read, the file may have been changed and its old blocks been used
+            # again. This time nothing can happen.
             plan = await self.at(self.fs.plan_read, node, off, size)
             device = self.fs.volume.device
             data = plan.assemble([device.read(*run) for run in plan.runs])
@@ -83,15 +93,21 @@ class DataRequests(HandleRequests):
         parts: list[Buffer | None] = [device.read_nowait(*run) for run in plan.runs]
         missing = [index for index, part in enumerate(parts) if part is None]
         if missing:
-            # Anything may happen meanwhile: what was read is compared with the checksums of the plan.
-            read = await in_thread(Pool.READS, lambda: [device.read(*plan.runs[index]) for index in missing])
+            # Anything may happen meanwhile: what was read is compared with the checksums of the
+            # plan.
+            read = await in_thread(
+                Pool.READS, lambda: [device.read(*plan.runs[index]) for index in missing]
+            )
             for index, part in zip(missing, read, strict=True):
                 parts[index] = part
         return [part for part in parts if part is not None]
 
     @handler
-    async def write(self, fh: int, off: int, buf: bytes | memoryview, *, deprived: Caller | None = None) -> int:
-        """Write all of it; on a full volume, as much as fits. With its writeback cache the kernel takes no less than all.
+    async def write(
+        self, fh: int, off: int, buf: bytes | memoryview, *, deprived: Caller | None = None
+    ) -> int:
+        """Write all of it; on a full volume, as much as fits. With its writeback cache the kernel
+        takes no less than all.
 
         ``deprived`` is who writes if the file loses set-id bits by that.
         """
@@ -103,7 +119,9 @@ class DataRequests(HandleRequests):
                 await self.kernel.shortage.lost(fh & ~WRITER_BIT, exc)
             raise
 
-    async def _write_some(self, fh: int, off: int, buf: bytes | memoryview, *, deprived: Caller | None) -> int:
+    async def _write_some(
+        self, fh: int, off: int, buf: bytes | memoryview, *, deprived: Caller | None
+    ) -> int:
         try:
             return await self._write(fh & ~WRITER_BIT, off, buf, deprived=deprived)
         except NoSpace:
@@ -112,24 +130,47 @@ class DataRequests(HandleRequests):
                 raise
             return done
         except ReadOnly:
-            if not self.fs.volume.read_only:  # the snapshot has become read-only while the file was open
+            if (
+                not self.fs.volume.read_only
+            ):  # the snapshot has become read-only while the file was open
                 await self._refused(fh & ~WRITER_BIT, off + len(buf))
             raise
 
-    async def _write(self, node: int, off: int, buf: bytes | memoryview, *, deprived: Caller | None) -> int:
-        # With its writeback cache the kernel stamped the file when it was written, says so by setattr, and may have done that already.
+    async def _write(
+        self, node: int, off: int, buf: bytes | memoryview, *, deprived: Caller | None
+    ) -> int:
+        # With its writeback cache the kernel stamped the file when it was written, says so by
+        # setattr, and may have done that already.
         in_group = deprived is None or await self.keeps_group(node, deprived, told=False)
-        done, changed_mode = await self.change_at(self._write_now, node, off, buf, kills_set_id=deprived is not None, in_group=in_group)
+        done, changed_mode = await self.change_at(
+            self._write_now, node, off, buf, kills_set_id=deprived is not None, in_group=in_group
+        )
         if changed_mode:
-            # The reply does not tell: the kernel would go on believing the old mode, and run the file as somebody else's.
+            # The reply does not tell: the kernel would go on believing the old mode, and run the
+            # file as somebody else's.
             await self.kernel.mode_changed(node)
         return done
 
     def _write_now(
-        self, view: View, ino: int, off: int, buf: bytes | memoryview, *, kills_set_id: bool, in_group: bool
+        self,
+        view: View,
+        ino: int,
+        off: int,
+        buf: bytes | memoryview,
+        *,
+        kills_set_id: bool,
+        in_group: bool,
     ) -> tuple[int, bool]:
         before = self.fs.inode(view, ino).mode
-        done = self.fs.write(view, ino, off, buf, kill_setid=kills_set_id, in_group=in_group, stamp=not self.options.writeback)
+        done = self.fs.write(
+            view,
+            ino,
+            off,
+            buf,
+            kill_setid=kills_set_id,
+            in_group=in_group,
+            stamp=not self.options.writeback,
+        )
         return done, self.fs.inode(view, ino).mode != before
 
     async def _refused(self, node: int, end: int) -> None:
@@ -139,12 +180,16 @@ class DataRequests(HandleRequests):
             self.known.replace(node)  # it would keep the size that it has
         self.kernel.refused(node)
 
-    async def _write_what_fits(self, node: int, off: int, buf: bytes | memoryview, *, deprived: Caller | None) -> int:
+    async def _write_what_fits(
+        self, node: int, off: int, buf: bytes | memoryview, *, deprived: Caller | None
+    ) -> int:
         """Write ever smaller pieces until not one more block fits; how many bytes did."""
         done, size = 0, len(buf) // 2
         while size >= self.fs.volume.geometry.block_size:
             try:
-                done += await self._write(node, off + done, buf[done : done + size], deprived=deprived)
+                done += await self._write(
+                    node, off + done, buf[done : done + size], deprived=deprived
+                )
             except NoSpace:
                 size //= 2
             else:
@@ -153,7 +198,9 @@ class DataRequests(HandleRequests):
 
     @handler
     async def flush(self, fh: int) -> None:
-        """A file is closed somewhere. Nothing follows from that, and after this answer the kernel no longer says it."""
+        """A file is closed somewhere. Nothing follows from that, and after this answer the kernel
+        no longer says it.
+        """
         raise pyfuse3.FUSEError(errno.ENOSYS)
 
     @handler
@@ -179,12 +226,15 @@ class DataRequests(HandleRequests):
     @handler
     async def readdir(self, fh: int, start_id: int, token: Rows | pyfuse3.ReaddirToken) -> None:
         """Fill one reply with entries. The kernel looks each of them up by it."""
-        # Not in every directory: whoever copies or removes one with all that is in it would go on into the snapshots.
+        # Not in every directory: whoever copies or removes one with all that is in it would go on
+        # into the snapshots.
         shows_snapdir = (self.options.snapshow and fh == KERNEL_ROOT) or bool(fh & CLIMBER_BIT)
         if await self._fill(fh & ~CLIMBER_BIT, start_id, token, shows_snapdir=shows_snapdir):
             await self._tell_hidden(fh & ~CLIMBER_BIT)
 
-    async def _fill(self, fh: int, after: int, token: Rows | pyfuse3.ReaddirToken, *, shows_snapdir: bool) -> bool:
+    async def _fill(
+        self, fh: int, after: int, token: Rows | pyfuse3.ReaddirToken, *, shows_snapdir: bool
+    ) -> bool:
         """The same; was an entry left out, because its name means the directory of snapshots?"""
         is_snapdir = self.numbers.is_snapdir(fh)
         hides = is_counted = False
@@ -194,13 +244,19 @@ class DataRequests(HandleRequests):
             is_counted = shows_snapdir
             after = listing.FIRST_COOKIE
         while True:
-            # Other requests may run meanwhile: cookies stay what they are, and inodes are counted before anything can free them.
+            # Other requests may run meanwhile: cookies stay what they are, and inodes are counted
+            # before anything can free them.
             try:
-                found = await (self.snapshot_rows(fh, after) if is_snapdir else self.at(self._entries, fh, after))
+                found = await (
+                    self.snapshot_rows(fh, after)
+                    if is_snapdir
+                    else self.at(self._entries, fh, after)
+                )
             except Exception:
                 if not is_counted:
                     raise
-                return hides  # the kernel must get what is counted; it goes on behind that, and fails then
+                # the kernel must get what is counted; it goes on behind that, and fails then
+                return hides
             for row in found:
                 if row.name == self.snapdir_name and not is_snapdir:
                     hides = True  # one name means one thing, whether it is looked up or listed
@@ -220,13 +276,18 @@ class DataRequests(HandleRequests):
         what = await self.trouble.words("readdir", (node,), Exists())
         if what is not None:
             log.warning(
-                "%s: an entry named %s is hidden: that is where snapshots are; '-o snapdir=NAME' shows it", what, self.options.snapdir
+                "%s: an entry named %s is hidden: that is where snapshots are; '-o "
+                "snapdir=NAME' shows it",
+                what,
+                self.options.snapdir,
             )
 
     def _entries(self, view: View, ino: int, after: int) -> list[Row]:
         return listing.rows(self.fs, self.numbers, view, ino, after)
 
-    async def _first_rows(self, fh: int, after: int, token: Rows | pyfuse3.ReaddirToken, *, shows_snapdir: bool) -> bool:
+    async def _first_rows(
+        self, fh: int, after: int, token: Rows | pyfuse3.ReaddirToken, *, shows_snapdir: bool
+    ) -> bool:
         """``.``, ``..`` and perhaps ``.snap``; False when the reply is full."""
         covered = self.numbers.covered(fh)
         inode = await self.at(self.fs.inode, covered)
@@ -237,17 +298,32 @@ class DataRequests(HandleRequests):
                 return False
         if fh == covered and shows_snapdir and after < listing.SNAPDIR_COOKIE:
             node = self.numbers.snapdir(covered)
-            if not _add(token, self.snapdir_name, self.attributes.snapdir(node, inode), listing.SNAPDIR_COOKIE):
+            if not _add(
+                token,
+                self.snapdir_name,
+                self.attributes.snapdir(node, inode),
+                listing.SNAPDIR_COOKIE,
+            ):
                 return False
             self.known.add(node)
         return True
 
-    def _reply(self, token: Rows | pyfuse3.ReaddirToken, parent: int, row: Row, *, in_snapdir: bool) -> bool:
+    def _reply(
+        self, token: Rows | pyfuse3.ReaddirToken, parent: int, row: Row, *, in_snapdir: bool
+    ) -> bool:
         node, inode = row.node, row.inode
         if isinstance(token, Rows):
-            added = token.add_packed(row.name, self.attributes.packed(node, inode, valid=row.valid), node, inode.mode, row.cookie)
+            added = token.add_packed(
+                row.name,
+                self.attributes.packed(node, inode, valid=row.valid),
+                node,
+                inode.mode,
+                row.cookie,
+            )
         else:
-            added = pyfuse3.readdir_reply(token, row.name, self.attributes.entry(node, inode, valid=row.valid), row.cookie)
+            added = pyfuse3.readdir_reply(
+                token, row.name, self.attributes.entry(node, inode, valid=row.valid), row.cookie
+            )
         if not added:
             return False
         self.known.add(node)
@@ -267,6 +343,12 @@ class DataRequests(HandleRequests):
         await self.edge.sync()
 
 
-def _add(rows: Rows | pyfuse3.ReaddirToken, name: bytes, entry: pyfuse3.EntryAttributes, cookie: int) -> bool:
+def _add(
+    rows: Rows | pyfuse3.ReaddirToken, name: bytes, entry: pyfuse3.EntryAttributes, cookie: int
+) -> bool:
     """One more entry; False when there is no room for it."""
-    return rows.add(name, entry, cookie) if isinstance(rows, Rows) else pyfuse3.readdir_reply(rows, name, entry, cookie)
+    return (
+        rows.add(name, entry, cookie)
+        if isinstance(rows, Rows)
+        else pyfuse3.readdir_reply(rows, name, entry, cookie)
+    )

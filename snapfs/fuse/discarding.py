@@ -1,6 +1,8 @@
-"""Discards what was freed, in the background: a worker thread tells the device, the loop gives the blocks out again afterwards.
+"""Discards what was freed, in the background: a worker thread tells the device, the loop gives the
+blocks out again afterwards.
 
-Knows the volume and nothing of files or of the kernel. What goes wrong is logged once, and ends discarding, nothing else.
+Knows the volume and nothing of files or of the kernel. What goes wrong is logged once, and ends
+discarding, nothing else.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ class Discarding:
         self._volume = volume
         self._discards = volume.allocator.discards
         self._discards.added = self._soon
-        self._discards.gave_up = lambda reason: log.warning("freed blocks are not discarded any more: %s", reason)
+        self._discards.gave_up = lambda reason: log.warning(
+            "freed blocks are not discarded any more: %s", reason
+        )
         self._wanted = trio.Event()
         self._piece = trio.Event()
         self._piece.set()
@@ -48,7 +52,9 @@ class Discarding:
                 self._piece.set()
 
     async def piece_done(self) -> bool:
-        """For whoever needs blocks: wait for what is being discarded, which is available then; False when nothing is."""
+        """For whoever needs blocks: wait for what is being discarded, which is available then;
+        False when nothing is.
+        """
         if self._piece.is_set():
             return False
         await self._piece.wait()

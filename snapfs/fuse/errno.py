@@ -1,7 +1,8 @@
 """The one place where an exception of ours becomes an errno.
 
-A request must end with an errno whatever happens in it: what has none here is a defect of ours or damage on the device, is
-logged, and becomes EIO. Nothing else may decide on errno values, apart from the few that are answers of the protocol (ENOSYS).
+A request must end with an errno whatever happens in it: what has none here is a defect of ours or
+damage on the device, is logged, and becomes EIO. Nothing else may decide on errno values, apart
+from the few that are answers of the protocol (ENOSYS).
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ def is_trouble(exc: Exception) -> bool:
 
 
 def errno_of(exc: Exception, what: str | None) -> int:
-    """The errno that tells a user about ``exc``; ``what`` names the request in the log, None for trouble that was logged already."""
+    """The errno that tells a user about ``exc``; ``what`` names the request in the log, None for
+    trouble that was logged already.
+    """
     for kind in type(exc).__mro__:
         if kind in ERRNO:
             if is_trouble(exc) and what is not None:

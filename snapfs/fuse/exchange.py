@@ -1,4 +1,5 @@
-"""From a request's bytes to the handler that it is for, and from what that returns to the bytes of the reply.
+"""From a request's bytes to the handler that it is for, and from what that returns to the bytes of
+the reply.
 
 The handlers are those that pyfuse3's own loop would call, with the same arguments.
 """
@@ -43,10 +44,14 @@ class Fields:
 
 
 class Exchange:
-    """``work`` has a coroutine function for every request that gets an answer: of the inode, what follows the header, and the caller."""
+    """``work`` has a coroutine function for every request that gets an answer: of the inode, what
+    follows the header, and the caller.
+    """
 
     def __init__(self, operations: Operations) -> None:
-        self._operations: Any = operations  # its arguments are typed as pyfuse3's, which nobody but pyfuse3 can make
+        self._operations: Any = (
+            operations  # its arguments are typed as pyfuse3's, which nobody but pyfuse3 can make
+        )
         self.work: dict[int, Work] = {
             Op.LOOKUP: self._lookup,
             Op.GETATTR: self._getattr,
@@ -99,7 +104,9 @@ class Exchange:
     async def _mkdir(self, node: int, body: memoryview, caller: Caller) -> Answer:
         mode, _ = wire.MKDIR_IN.unpack_from(body)
         (name,) = wire.names_in(body[wire.MKDIR_IN.size :])
-        return (wire.entry_out(await self._operations.mkdir(node, name, mode | stat.S_IFDIR, caller)),)
+        return (
+            wire.entry_out(await self._operations.mkdir(node, name, mode | stat.S_IFDIR, caller)),
+        )
 
     async def _create(self, node: int, body: memoryview, caller: Caller) -> Answer:
         flags, mode, _, _ = wire.CREATE_IN.unpack_from(body)
@@ -139,7 +146,9 @@ class Exchange:
     async def _batch_forget(self, _: int, body: memoryview, __: Caller) -> None:
         count, _unused = wire.BATCH_FORGET_IN.unpack_from(body)
         start, size = wire.BATCH_FORGET_IN.size, wire.FORGET_ONE.size
-        await self._operations.forget(list(wire.FORGET_ONE.iter_unpack(body[start : start + count * size])))
+        await self._operations.forget(
+            list(wire.FORGET_ONE.iter_unpack(body[start : start + count * size]))
+        )
 
     # --- attributes ---
 
@@ -155,7 +164,8 @@ class Exchange:
 
     async def _setattr(self, node: int, body: memoryview, caller: Caller) -> Answer:
         (
-            valid, handle, size, _, atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns, mode, uid, gid,
+            valid, handle, size, _, atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns, mode, uid,
+            gid,
         ) = wire.SETATTR_IN.unpack_from(body)  # fmt: skip
         wanted = pyfuse3.EntryAttributes()
         wanted.st_mode, wanted.st_uid, wanted.st_gid, wanted.st_size = mode, uid, gid, size
@@ -165,7 +175,9 @@ class Exchange:
         wanted.st_ctime_ns = ctime * 1_000_000_000 + ctime_ns
         caller = caller._replace(keeps_set_id=not valid & Set.KILL_SUIDGID)
         fields, handle = Fields(valid), handle if valid & Set.FH else None
-        return (wire.attr_out(await self._operations.setattr(node, wanted, fields, handle, caller)),)
+        return (
+            wire.attr_out(await self._operations.setattr(node, wanted, fields, handle, caller)),
+        )
 
     async def _readlink(self, node: int, _: memoryview, caller: Caller) -> Answer:
         return (await self._operations.readlink(node, caller),)
@@ -174,14 +186,24 @@ class Exchange:
         found = await self._operations.statfs(caller)
         return (
             wire.STATFS_OUT.pack(
-                found.f_blocks, found.f_bfree, found.f_bavail, found.f_files, found.f_ffree, found.f_bsize, found.f_namemax, found.f_frsize
+                found.f_blocks,
+                found.f_bfree,
+                found.f_bavail,
+                found.f_files,
+                found.f_ffree,
+                found.f_bsize,
+                found.f_namemax,
+                found.f_frsize,
             ),
         )
 
     async def _setxattr(self, node: int, body: memoryview, caller: Caller) -> Answer:
         size, flags = wire.SETXATTR_IN.unpack_from(body)
         start = bytes(body[wire.SETXATTR_IN.size :]).index(b"\0") + wire.SETXATTR_IN.size
-        name, value = bytes(body[wire.SETXATTR_IN.size : start]), bytes(body[start + 1 : start + 1 + size])
+        name, value = (
+            bytes(body[wire.SETXATTR_IN.size : start]),
+            bytes(body[start + 1 : start + 1 + size]),
+        )
         if flags & (os.XATTR_CREATE | os.XATTR_REPLACE):
             try:
                 await self._operations.getxattr(node, name, caller)
@@ -201,7 +223,9 @@ class Exchange:
 
     async def _listxattr(self, node: int, body: memoryview, caller: Caller) -> Answer:
         (size,) = wire.GETXATTR_IN.unpack_from(body)
-        return _sized(b"".join(name + b"\0" for name in await self._operations.listxattr(node, caller)), size)
+        return _sized(
+            b"".join(name + b"\0" for name in await self._operations.listxattr(node, caller)), size
+        )
 
     async def _removexattr(self, node: int, body: memoryview, caller: Caller) -> Answer:
         await self._operations.removexattr(node, bytes(body[:-1]), caller)
@@ -223,7 +247,13 @@ class Exchange:
         handle, offset, size, flags, _owner, _open_flags = wire.WRITE_IN.unpack_from(body)
         start = wire.WRITE_IN.size
         deprived = caller if flags & wire.WRITE_KILL_SUIDGID else None
-        return (wire.WRITE_OUT.pack(await self._operations.write(handle, offset, body[start : start + size], deprived=deprived)),)
+        return (
+            wire.WRITE_OUT.pack(
+                await self._operations.write(
+                    handle, offset, body[start : start + size], deprived=deprived
+                )
+            ),
+        )
 
     async def _release(self, _: int, body: memoryview, __: Caller) -> Answer:
         await self._operations.release(*wire.RELEASE_IN.unpack_from(body))
@@ -271,15 +301,33 @@ def init_out(body: memoryview, operations: Operations) -> bytes:
     _, minor, read_ahead, offered = wire.INIT_IN.unpack_from(body)
     operations.kernel.shortage.is_usable = operations.enable_writeback_cache and minor >= MIN_MINOR
     wanted = (
-        wire.Init.ASYNC_READ | wire.Init.ATOMIC_O_TRUNC | wire.Init.EXPORT_SUPPORT | wire.Init.BIG_WRITES | wire.Init.AUTO_INVAL_DATA
-        | wire.Init.DO_READDIRPLUS | wire.Init.ASYNC_DIO | wire.Init.PARALLEL_DIROPS | wire.Init.MAX_PAGES | wire.Init.HANDLE_KILLPRIV_V2
-    )  # fmt: skip
+        wire.Init.ASYNC_READ
+        | wire.Init.ATOMIC_O_TRUNC
+        | wire.Init.EXPORT_SUPPORT
+        | wire.Init.BIG_WRITES
+        | wire.Init.AUTO_INVAL_DATA
+        | wire.Init.DO_READDIRPLUS
+        | wire.Init.ASYNC_DIO
+        | wire.Init.PARALLEL_DIROPS
+        | wire.Init.MAX_PAGES
+        | wire.Init.HANDLE_KILLPRIV_V2
+    )
     if operations.enable_writeback_cache:
         wanted |= wire.Init.WRITEBACK_CACHE
     if operations.enable_acl:
         wanted |= wire.Init.POSIX_ACL
     return wire.INIT_OUT.pack(
-        wire.MAJOR, min(minor, wire.MINOR), read_ahead, offered & wanted, 0, 0, wire.MAX_WRITE, 1, wire.MAX_PAGES, 0, 0
+        wire.MAJOR,
+        min(minor, wire.MINOR),
+        read_ahead,
+        offered & wanted,
+        0,
+        0,
+        wire.MAX_WRITE,
+        1,
+        wire.MAX_PAGES,
+        0,
+        0,
     )
 
 

@@ -1,4 +1,5 @@
-"""What directories in a snapshot answer about it: extended attributes that stand on no volume, and in no listing.
+"""What directories in a snapshot answer about it: extended attributes that stand on no volume, and
+in no listing.
 
 Listed, they would be copied with every directory that is copied out of a snapshot.
 """
@@ -15,13 +16,24 @@ CEPH_BTIME: Final = b"ceph.snap.btime"
 
 _PREFIX: Final = b"user.snapfs."
 
-#: The mode of a file in a snapshot as it is stored, with set-id bits that are not shown: four octal digits. Files have it, too.
+#: The mode of a file in a snapshot as it is stored, with set-id bits that are not shown: four octal
+#: digits. Files have it, too.
 MODE: Final = _PREFIX + b"mode"
 
 _TAG_PREFIX: Final = _PREFIX + b"tag."
 
 _NAMES: Final = tuple(
-    _PREFIX + name for name in (b"name", b"created", b"changed", b"owner", b"read-only", b"description", b"holds", b"tags")
+    _PREFIX + name
+    for name in (
+        b"name",
+        b"created",
+        b"changed",
+        b"owner",
+        b"read-only",
+        b"description",
+        b"holds",
+        b"tags",
+    )
 )
 
 
@@ -31,13 +43,20 @@ def is_answered(name: bytes) -> bool:
 
 
 def check_settable(name: bytes) -> None:
-    """Raises ``NotPermitted`` for a name that nobody can give an attribute of a file: in snapshots it means something else."""
+    """Raises ``NotPermitted`` for a name that nobody can give an attribute of a file: in snapshots
+    it means something else.
+    """
     if is_answered(name):
-        raise NotPermitted(f"{name.decode(errors='replace')} tells about snapshots: 'snapfs snapshot set' changes it")
+        raise NotPermitted(
+            f"{name.decode(errors='replace')} tells about snapshots: 'snapfs snapshot "
+            "set' changes it"
+        )
 
 
 def answer(instance: Instance, name: bytes) -> bytes | None:
-    """The value of such an attribute; None for what nobody has said. Several values stand on a line each."""
+    """The value of such an attribute; None for what nobody has said. Several values stand on a line
+    each.
+    """
     facts = instance.facts
     if name.startswith(_TAG_PREFIX):
         value = facts.tags.get(name.removeprefix(_TAG_PREFIX).decode(errors="replace"))

@@ -1,10 +1,13 @@
-"""The process that makes the kernel send what it holds back of a file: it opens and closes it, which waits for the writes.
+"""The process that makes the kernel send what it holds back of a file: it opens and closes it,
+which waits for the writes.
 
-Not a thread of the daemon: one that waits in the kernel for its own daemon cannot be killed, and keeps ``/dev/fuse`` open. A daemon that is
-killed just then would never end, nor would anybody who uses the mount. This process has nothing of the daemon's but two pipes; when the
-daemon ends, the kernel ends the mount, and with it whatever this waits for.
+Not a thread of the daemon: one that waits in the kernel for its own daemon cannot be killed, and
+keeps ``/dev/fuse`` open. A daemon that is killed just then would never end, nor would anybody who
+uses the mount. This process has nothing of the daemon's but two pipes; when the daemon ends, the
+kernel ends the mount, and with it whatever this waits for.
 
-The file is also the program that runs there, without the rest of snapfs: it imports next to nothing.
+The file is also the program that runs there, without the rest of snapfs: it imports next to
+nothing.
 """
 
 from __future__ import annotations
@@ -23,12 +26,13 @@ if TYPE_CHECKING:
 #: Seconds that the process gets to end by itself, when it has nothing to wait for any more.
 END_SECONDS = 2.0
 
-#: FILEID_INO64_GEN of linux/exportfs.h: what a file handle of FUSE is (``fuse_encode_fh``), as two halves of the inode's number, the high
-#: one first, and its generation.
+#: FILEID_INO64_GEN of linux/exportfs.h: what a file handle of FUSE is (``fuse_encode_fh``), as two
+#: halves of the inode's number, the high one first, and its generation.
 _HANDLE_TYPE = 0x81
 _HANDLE = struct.Struct("=IiIII")
 
-#: Seconds after which a change of size is given up that waits for somebody's lease (F_SETLEASE of fcntl(2)): he has 45 for each file.
+#: Seconds after which a change of size is given up that waits for somebody's lease (F_SETLEASE of
+#: fcntl(2)): he has 45 for each file.
 LEASE_SECONDS = 0.5
 
 #: As the time of change of a file: whatever it is.
@@ -44,9 +48,11 @@ class Wanted(NamedTuple):
     node: int
     #: With the number, the kernel's handle of it.
     generation: int = 0
-    #: A name in the mount's root; empty: it is opened by its handle, which takes CAP_DAC_READ_SEARCH.
+    #: A name in the mount's root; empty: it is opened by its handle, which takes
+    #: CAP_DAC_READ_SEARCH.
     name: bytes = b""
-    #: For ``Flusher.renew``: its size (-1: as the kernel thinks), and its time of change in nanoseconds.
+    #: For ``Flusher.renew``: its size (-1: as the kernel thinks), and its time of change in
+    #: nanoseconds.
     size: int = -1
     mtime: int = 0
 
@@ -78,16 +84,22 @@ class Flusher:
         return self._ask(b"flush", mountpoint, device, wanted)
 
     def renew(self, mountpoint: bytes, device: int, wanted: Sequence[Wanted]) -> list[Result]:
-        """Look these up by their names, and have the kernel believe size and time of those that have a size. Raises as ``flush``."""
+        """Look these up by their names, and have the kernel believe size and time of those that
+        have a size. Raises as ``flush``.
+        """
         return self._ask(b"renew", mountpoint, device, wanted)
 
-    def _ask(self, what: bytes, mountpoint: bytes, device: int, wanted: Sequence[Wanted]) -> list[Result]:
+    def _ask(
+        self, what: bytes, mountpoint: bytes, device: int, wanted: Sequence[Wanted]
+    ) -> list[Result]:
         process = self._start()
         assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018 - pipes, as asked for
         words = [b"%d,%d,%s,%d,%d" % one._replace(name=one.name.hex().encode()) for one in wanted]
         answer = b""
         with contextlib.suppress(BrokenPipeError):  # it has ended before, and there is no answer
-            process.stdin.write(b" ".join([what, b"%d" % device, mountpoint.hex().encode(), *words]) + b"\n")
+            process.stdin.write(
+                b" ".join([what, b"%d" % device, mountpoint.hex().encode(), *words]) + b"\n"
+            )
             process.stdin.flush()
             answer = process.stdout.readline()
         if not answer.endswith(b"\n"):
@@ -102,7 +114,13 @@ class Flusher:
             import subprocess
 
             command = [sys.executable, "-I", "-S", os.path.abspath(__file__)]
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/")
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+            )
         return self._process
 
     def close(self) -> None:
@@ -128,7 +146,11 @@ def serve() -> None:
     for line in sys.stdin.buffer:
         what, device, mountpoint, *words = line.split()
         function = flush_all if what == b"flush" else renew_all
-        results = function(bytes.fromhex(mountpoint.decode()), int(device), [_wanted(*word.decode().split(",")) for word in words])
+        results = function(
+            bytes.fromhex(mountpoint.decode()),
+            int(device),
+            [_wanted(*word.decode().split(",")) for word in words],
+        )
         sys.stdout.buffer.write(b" ".join(b"%d,%d" % result for result in results) + b"\n")
         sys.stdout.buffer.flush()
 
@@ -146,16 +168,24 @@ def flush_all(mountpoint: bytes, device: int, wanted: Sequence[Wanted]) -> list[
         return [_open_and_close(one, opener) for one in wanted]
 
     # Where names are used nobody need have leave to list the root, nor be told of it.
-    return _inside(mountpoint, device, os.O_RDONLY if by_handle else os.O_PATH, flush) or [Result(NO_WAY)] * len(wanted)
+    return _inside(mountpoint, device, os.O_RDONLY if by_handle else os.O_PATH, flush) or [
+        Result(NO_WAY)
+    ] * len(wanted)
 
 
 def renew_all(mountpoint: bytes, device: int, wanted: Sequence[Wanted]) -> list[Result]:
     """See ``Flusher.renew``."""
-    return _inside(mountpoint, device, os.O_PATH, lambda top: [_renew(top, one) for one in wanted]) or [Result(NO_WAY)] * len(wanted)
+    return _inside(
+        mountpoint, device, os.O_PATH, lambda top: [_renew(top, one) for one in wanted]
+    ) or [Result(NO_WAY)] * len(wanted)
 
 
-def _inside(mountpoint: bytes, device: int, flags: int, function: Callable[[int], list[Result]]) -> list[Result]:
-    """What a function gives that gets the root of the mount as a descriptor; nothing where there is no way into it."""
+def _inside(
+    mountpoint: bytes, device: int, flags: int, function: Callable[[int], list[Result]]
+) -> list[Result]:
+    """What a function gives that gets the root of the mount as a descriptor; nothing where there is
+    no way into it.
+    """
     try:
         top = os.open(mountpoint, flags | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
@@ -175,7 +205,9 @@ def _handle_opener(top: int) -> Callable[[Wanted, int], int]:
     function = ctypes.CDLL(None, use_errno=True).open_by_handle_at
 
     def open_handle(one: Wanted, flags: int) -> int:
-        handle = _HANDLE.pack(_HANDLE.size - 8, _HANDLE_TYPE, one.node >> 32, one.node & 0xFFFF_FFFF, one.generation)
+        handle = _HANDLE.pack(
+            _HANDLE.size - 8, _HANDLE_TYPE, one.node >> 32, one.node & 0xFFFF_FFFF, one.generation
+        )
         descriptor: int = function(top, handle, flags)
         if descriptor < 0:
             number = ctypes.get_errno()
@@ -193,7 +225,9 @@ def _name_opener(top: int) -> Callable[[Wanted, int], int]:
 def _open_and_close(one: Wanted, opener: Callable[[Wanted, int], int]) -> Result:
     try:
         # Whatever is found, it is not followed, waited for, or made this process's terminal.
-        descriptor = opener(one, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY)
+        descriptor = opener(
+            one, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY
+        )
     except OSError as exc:
         return Result(exc.errno or NO_WAY)
     try:
@@ -209,12 +243,14 @@ def _open_and_close(one: Wanted, opener: Callable[[Wanted, int], int]) -> Result
 
 
 def _renew(top: int, one: Wanted) -> Result:
-    """With its writeback cache the kernel keeps size and times of a file that it knows, whatever it is told: these are changes of its own.
+    """With its writeback cache the kernel keeps size and times of a file that it knows, whatever it
+    is told: these are changes of its own.
 
     The daemon answers them with what is so, and changes nothing.
     """
     try:
-        # Looked up once; what is not opened takes no error away from those who have the file open, when it is closed.
+        # Looked up once; what is not opened takes no error away from those who have the file open,
+        # when it is closed.
         file = os.open(one.name, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=top)
     except OSError as exc:
         return Result(exc.errno or NO_WAY)
@@ -225,8 +261,14 @@ def _renew(top: int, one: Wanted) -> Result:
         path = f"/proc/self/fd/{file}"
         if one.size >= 0 and status.st_size != one.size:
             _truncate(path, one.size)
-        if one.size >= 0 and one.mtime != KEEP_TIME and (status.st_size != one.size or status.st_mtime_ns != one.mtime):
-            with contextlib.suppress(PermissionError):  # a time that is wrong while somebody uses the file is better than no file
+        if (
+            one.size >= 0
+            and one.mtime != KEEP_TIME
+            and (status.st_size != one.size or status.st_mtime_ns != one.mtime)
+        ):
+            with contextlib.suppress(
+                PermissionError
+            ):  # a time that is wrong while somebody uses the file is better than no file
                 os.utime(path, ns=(status.st_atime_ns, one.mtime))
     except OSError as exc:
         return Result(exc.errno or NO_WAY)
@@ -236,7 +278,9 @@ def _renew(top: int, one: Wanted) -> Result:
 
 
 def _truncate(path: str, size: int) -> None:
-    """Raises ``InterruptedError`` where somebody has a lease of the file; what the kernel waits for otherwise is not interrupted."""
+    """Raises ``InterruptedError`` where somebody has a lease of the file; what the kernel waits for
+    otherwise is not interrupted.
+    """
     signal.setitimer(signal.ITIMER_REAL, LEASE_SECONDS, LEASE_SECONDS)
     try:
         os.truncate(path, size)

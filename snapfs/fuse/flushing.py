@@ -1,6 +1,8 @@
-"""What the kernel holds back of files that are written (its writeback cache), and how the daemon has it sent (A2).
+"""What the kernel holds back of files that are written (its writeback cache), and how the daemon
+has it sent (A2).
 
-Fetching blocks in the kernel until the writes that it brings have been served, so it happens in worker threads while the loop serves.
+Fetching blocks in the kernel until the writes that it brings have been served, so it happens in
+worker threads while the loop serves.
 """
 
 from __future__ import annotations
@@ -27,14 +29,15 @@ from snapfs.fuse.threads import Pool, in_thread
 
 log = logging.getLogger("snapfs.fuse")
 
-#: How often a pause fetches pages, at most: twice, and again when somebody had to be let go, or has opened another file.
+#: How often a pause fetches pages, at most: twice, and again when somebody had to be let go, or has
+#: opened another file.
 _FETCHES: Final = 10
 
 #: Inodes that are flushed by one message.
 _FLUSH_BATCH: Final = 256
 
-#: What a write ends with that nothing could have taken: to what was deleted, may not be changed, or is as large as can be. Whoever writes
-#: like that keeps nobody from making snapshots.
+#: What a write ends with that nothing could have taken: to what was deleted, may not be changed, or
+#: is as large as can be. Whoever writes like that keeps nobody from making snapshots.
 _REFUSED: Final = (errno.ESTALE, errno.EROFS, errno.EFBIG)
 
 #: What opening by a file handle ends with where that is not allowed, or not known.
@@ -52,15 +55,18 @@ class Flushing:
         #: The number of the mount's device; -1 before there is one.
         self.device = -1
         self.notices: Notices = StockNotices()
-        #: The generation that the kernel knows an inode by, if it knows it; set by whoever tells it.
+        #: The generation that the kernel knows an inode by, if it knows it; set by whoever tells
+        #: it.
         self.generation: Callable[[int, Inode], int] = lambda _, inode: inode.generation
-        #: Names in the root that stand for inodes while these are fetched, for one process only: where it may not use file handles.
+        #: Names in the root that stand for inodes while these are fetched, for one process only:
+        #: where it may not use file handles.
         self.aliases: dict[bytes, int] = {}
         self._flusher = Flusher()  # that process
         self._may_use_handles = True
         # What was lost of inodes that are being fetched page by page, where nobody else says so.
         self._lost: dict[int, SnapfsError | None] = {}
-        #: Files whose users are still to hear from closing them that writes were lost: to open and close them would take that away.
+        #: Files whose users are still to hear from closing them that writes were lost: to open and
+        #: close them would take that away.
         self.short: Container[int] = ()
         self._flushing = trio.Lock()
         #: Nothing more is fetched after this: whoever fetches may be left to wait alone.
@@ -70,7 +76,9 @@ class Flushing:
         self.renewed: set[int] = set()
 
     def node_of_alias(self, name: bytes, pid: int) -> int:
-        """The inode that one of the ``aliases`` stands for. Raises ``AccessDenied`` for everybody but the process that uses them."""
+        """The inode that one of the ``aliases`` stands for. Raises ``AccessDenied`` for everybody
+        but the process that uses them.
+        """
         if pid != self._flusher.pid:
             raise AccessDenied("this name is the daemon's own")
         return self.aliases[name]
@@ -96,7 +104,8 @@ class Flushing:
                     if step > 1 and fetched.issuperset(nodes):
                         break
                     await self._fetch(nodes, self._flush_forgotten)
-                    # Who had asked before the pause began may have written until the first time was over.
+                    # Who had asked before the pause began may have written until the first time was
+                    # over.
                     fetched = set(nodes) if self.pause.let_go == let_go else set()
             yield self.pause.end
         finally:
@@ -106,10 +115,16 @@ class Flushing:
         """Somebody is about to open a file to write: in a pause he may not begin."""
         if not self.pause.valid:
             # Only attributes, which takes no lock in the kernel: a request may wait for this.
-            await in_thread(Pool.KERNEL, lambda: forget_inodes(self.notices, [node], attributes_only=True))
+            await in_thread(
+                Pool.KERNEL, lambda: forget_inodes(self.notices, [node], attributes_only=True)
+            )
 
     def _written(self, view_ids: Collection[int] | None) -> list[int]:
-        return [node for node in self._known.written() if view_ids is None or self._numbers.split(node)[0] in view_ids]
+        return [
+            node
+            for node in self._known.written()
+            if view_ids is None or self._numbers.split(node)[0] in view_ids
+        ]
 
     async def _fetch(self, nodes: list[int], how: Callable[[dict[int, int | None]], None]) -> None:
         if nodes:
@@ -121,21 +136,28 @@ class Flushing:
     async def _generation_of(self, node: int) -> int | None:
         view_id, ino = self._numbers.split(node)
         try:
-            return await self._edge.call(lambda: self.generation(node, self._edge.fs.inode(self._edge.fs.view(view_id), ino)))
+            return await self._edge.call(
+                lambda: self.generation(node, self._edge.fs.inode(self._edge.fs.view(view_id), ino))
+            )
         except SnapfsError:  # gone with its view, or nobody can read what it is
             return None
 
     def _flush_forgotten(self, nodes: dict[int, int | None]) -> None:
-        """The same in a pause: each time, because the kernel may not have known yet what it was told to forget."""
+        """The same in a pause: each time, because the kernel may not have known yet what it was
+        told to forget.
+        """
         forget_inodes(self.notices, nodes, attributes_only=True)
         self._flush(nodes)
 
     def _flush(self, nodes: dict[int, int | None]) -> None:
-        """Make the kernel send its dirty pages of these inodes, by their generations, and wait until all of them have been served.
+        """Make the kernel send its dirty pages of these inodes, by their generations, and wait
+        until all of them have been served.
 
-        syncfs(2) will not do: on FUSE it starts that at most, and does not wait (and since Linux 6.18 not even that). What does, for one
-        inode, is closing it. So each is opened, by its file handle, and closed. Who may not use file handles opens it by a name: one that
-        is there for this once and for one process. What cannot be opened at all is fetched by having the kernel forget its pages.
+        syncfs(2) will not do: on FUSE it starts that at most, and does not wait (and since Linux
+        6.18 not even that). What does, for one inode, is closing it. So each is opened, by its file
+        handle, and closed. Who may not use file handles opens it by a name: one that is there for
+        this once and for one process. What cannot be opened at all is fetched by having the kernel
+        forget its pages.
         """
         every = list(nodes)
         for first in range(0, len(every), _FLUSH_BATCH):
@@ -150,10 +172,16 @@ class Flushing:
 
     def _by_handle(self, nodes: dict[int, int | None]) -> dict[int, Result]:
         found = dict.fromkeys(nodes, Result(NO_WAY))
-        wanted = [Wanted(node, generation) for node, generation in nodes.items() if generation is not None and node not in self.short]
+        wanted = [
+            Wanted(node, generation)
+            for node, generation in nodes.items()
+            if generation is not None and node not in self.short
+        ]
         if self._may_use_handles and wanted:
             opened = self._opened(wanted)
-            self._may_use_handles = not all(result.opening in _NO_HANDLES for result in opened.values())
+            self._may_use_handles = not all(
+                result.opening in _NO_HANDLES for result in opened.values()
+            )
             found |= opened
         return found
 
@@ -165,8 +193,9 @@ class Flushing:
     def _named(self, nodes: Iterable[int]) -> Iterator[dict[bytes, int]]:
         """Names for inodes, while this lasts.
 
-        Nobody can guess them; who watches the root sees them when they have been used, and they are not used again. Not in ``.snap``,
-        which the kernel keeps locked while it waits for the mkdir that makes a snapshot.
+        Nobody can guess them; who watches the root sees them when they have been used, and they are
+        not used again. Not in ``.snap``, which the kernel keeps locked while it waits for the mkdir
+        that makes a snapshot.
         """
         self.aliases = {b".snapfs-" + os.urandom(16).hex().encode(): node for node in nodes}
         try:
@@ -185,7 +214,9 @@ class Flushing:
         return {one.node: result for one, result in zip(wanted, results, strict=True)}
 
     def _by_page(self, nodes: list[int]) -> None:
-        """One write for each page, and nothing of these files stays in the kernel's memory. It does not say what was lost."""
+        """One write for each page, and nothing of these files stays in the kernel's memory. It does
+        not say what was lost.
+        """
         self._lost = dict.fromkeys(nodes)
         try:
             forget_inodes(self.notices, nodes, attributes_only=False)
@@ -212,22 +243,30 @@ class Flushing:
         return node in self.renewed and pid == self._flusher.pid
 
     async def renew(self, wanted: dict[int, tuple[int, int]]) -> list[int]:
-        """Have the kernel look at inodes again, and believe size and time of change (ns) of those that have a size that is not negative.
+        """Have the kernel look at inodes again, and believe size and time of change (ns) of those
+        that have a size that is not negative.
 
-        With its writeback cache it otherwise keeps both of every regular file that somebody uses. Where this does not work, because who
-        has mounted may not write to the file, or because it is being executed, the file is in the answer.
+        With its writeback cache it otherwise keeps both of every regular file that somebody uses.
+        Where this does not work, because who has mounted may not write to the file, or because it
+        is being executed, the file is in the answer.
         """
         failed: list[int] = []
         nodes = list(wanted)
         with self.pause.fetching():
             for first in range(0, len(nodes), _FLUSH_BATCH):
                 # What nobody uses the kernel has forgotten with its name, and says so meanwhile.
-                batch = {node: wanted[node] for node in nodes[first : first + _FLUSH_BATCH] if node in self._known}
+                batch = {
+                    node: wanted[node]
+                    for node in nodes[first : first + _FLUSH_BATCH]
+                    if node in self._known
+                }
                 async with self._flushing:
                     self.renewed.update(batch)
                     try:
                         # Requests are served meanwhile, among them what this asks for.
-                        failed += await in_thread(Pool.KERNEL, self._renew, batch, abandon_on_cancel=True)
+                        failed += await in_thread(
+                            Pool.KERNEL, self._renew, batch, abandon_on_cancel=True
+                        )
                     finally:
                         self.renewed.clear()
         return failed

@@ -1,7 +1,9 @@
-"""What the kernel is told to forget in the background, by those who must not wait for it or need not.
+"""What the kernel is told to forget in the background, by those who must not wait for it or need
+not.
 
-It is kept as sets, and the kernel is told of all that is in them at once. So there is never more of it than names and inodes that the
-kernel was told of, however many ask, and however long it takes: the kernel takes its locks for that, which others may hold.
+It is kept as sets, and the kernel is told of all that is in them at once. So there is never more of
+it than names and inodes that the kernel was told of, however many ask, and however long it takes:
+the kernel takes its locks for that, which others may hold.
 """
 
 from __future__ import annotations
@@ -32,8 +34,12 @@ class Forgetting:
         self._done = trio.Event()
         self._is_wanted = trio.Event()
 
-    def forget(self, places: Iterable[Place], nodes: Iterable[int], *, attributes_only: bool = False) -> trio.Event:
-        """Names, then inodes; set when it is done. Whoever waits for that must hold no lock of the kernel's."""
+    def forget(
+        self, places: Iterable[Place], nodes: Iterable[int], *, attributes_only: bool = False
+    ) -> trio.Event:
+        """Names, then inodes; set when it is done. Whoever waits for that must hold no lock of the
+        kernel's.
+        """
         self._names.update(places)
         for node in nodes:
             self._nodes[node] = self._nodes.get(node, False) or not attributes_only
@@ -54,10 +60,12 @@ class Forgetting:
             expired, names, nodes, done = self._expired, self._names, self._nodes, self._done
             self._expired, self._names, self._nodes, self._done = set(), set(), {}, trio.Event()
 
-            # Abandoned when the mount ends: the thread may be stuck in a kernel that nobody serves any more. Whoever asks meanwhile is
-            # of the next batch.
+            # Abandoned when the mount ends: the thread may be stuck in a kernel that nobody serves
+            # any more. Whoever asks meanwhile is of the next batch.
             try:
-                await in_thread(Pool.KERNEL, self._tell, expired, names, nodes, abandon_on_cancel=True)
+                await in_thread(
+                    Pool.KERNEL, self._tell, expired, names, nodes, abandon_on_cancel=True
+                )
             finally:
                 done.set()
 
@@ -65,5 +73,9 @@ class Forgetting:
         notices = self._notices()
         expire_names(notices, expired)
         forget_names(notices, names)
-        forget_inodes(notices, [node for node, pages in nodes.items() if not pages], attributes_only=True)
-        forget_inodes(notices, [node for node, pages in nodes.items() if pages], attributes_only=False)
+        forget_inodes(
+            notices, [node for node, pages in nodes.items() if not pages], attributes_only=True
+        )
+        forget_inodes(
+            notices, [node for node, pages in nodes.items() if pages], attributes_only=False
+        )

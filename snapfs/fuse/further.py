@@ -1,8 +1,10 @@
-"""Further mounts: single snapshots, each shown read-only by a mount of its own beside that of the volume, and served by its daemon.
+"""Further mounts: single snapshots, each shown read-only by a mount of its own beside that of the
+volume, and served by its daemon.
 
-As long as it is mounted nobody changes, purges or deletes such a snapshot (``Edge.fix``). So its kernel hears of nothing that happens
-elsewhere, and what it knows need not be held in the core. There is no ``.snap``: what that would show may change. The mount is ``nosuid``
-and ``nodev``, so that a backup of it finds all that is stored (see ``Rules``).
+As long as it is mounted nobody changes, purges or deletes such a snapshot (``Edge.fix``). So its
+kernel hears of nothing that happens elsewhere, and what it knows need not be held in the core.
+There is no ``.snap``: what that would show may change. The mount is ``nosuid`` and ``nodev``, so
+that a backup of it finds all that is stored (see ``Rules``).
 """
 
 from __future__ import annotations
@@ -48,10 +50,20 @@ _NO_NAME: Final = b"/"
 class SnapshotOperations(Operations):
     """Answers for one snapshot that nobody changes."""
 
-    def __init__(self, edge: Edge, known: Known, numbers: Numbers, kernel: MountedKernel, options: MountOptions, block_size: int) -> None:
+    def __init__(
+        self,
+        edge: Edge,
+        known: Known,
+        numbers: Numbers,
+        kernel: MountedKernel,
+        options: MountOptions,
+        block_size: int,
+    ) -> None:
         super().__init__(edge, known, numbers, kernel, options, block_size)
         self.snapdir_name = _NO_NAME
-        self.attributes = Attributes(options, block_size, kernel.pause, known.replaced, numbers.root_view, shows_all=True)
+        self.attributes = Attributes(
+            options, block_size, kernel.pause, known.replaced, numbers.root_view, shows_all=True
+        )
         self.passage = Passage(self.fs, self.attributes)
 
     async def enter_snapdir(self, parent: int) -> pyfuse3.EntryAttributes:  # noqa: ARG002 - whose
@@ -82,7 +94,9 @@ class _Further:
 
 
 class FurtherMounts:
-    """Those of one daemon. Their tasks run in ``nursery``, and end with it: then the mounts are taken away."""
+    """Those of one daemon. Their tasks run in ``nursery``, and end with it: then the mounts are
+    taken away.
+    """
 
     def __init__(self, edge: Edge, nursery: trio.Nursery, source: str) -> None:
         self._edge = edge
@@ -94,12 +108,16 @@ class FurtherMounts:
     async def show(self, name: str, mountpoint: str, options: MountOptions) -> None:
         """Mount a snapshot; returns when the mount is live.
 
-        Raises ``NoSuchSnapshot``, ``UsageError``, ``MountFailed`` with what fusermount3 says, and what ``Edge.fix`` does.
+        Raises ``NoSuchSnapshot``, ``UsageError``, ``MountFailed`` with what fusermount3 says, and
+        what ``Edge.fix`` does.
         """
         if not loop.usable():
             raise UsageError("a snapshot beside the mounted volume needs a newer kernel")
         if options.allow_root:
-            raise UsageError("option 'allow_root' is not for a snapshot beside the mounted volume: 'allow_other' is")
+            raise UsageError(
+                "option 'allow_root' is not for a snapshot beside the mounted volume: "
+                "'allow_other' is"
+            )
         if len(self._mounts) >= MOUNTS_MAX:
             raise UsageError(f"{MOUNTS_MAX} snapshots are mounted already: unmount some")
         options = replace(options, read_only=True, writeback=False, snapshow=False, atime=False)
@@ -114,8 +132,12 @@ class FurtherMounts:
         numbers = Numbers(instance.id)
         known = Known(numbers, lambda _view, _ino: None)
         kernel = MountedKernel(self._edge, known, numbers, mountpoint)
-        operations = SnapshotOperations(self._edge, known, numbers, kernel, options, self._edge.volume.geometry.block_size)
-        connection = Connection(descriptor, lambda: self._edge.in_progress > 0, polling=options.polling)
+        operations = SnapshotOperations(
+            self._edge, known, numbers, kernel, options, self._edge.volume.geometry.block_size
+        )
+        connection = Connection(
+            descriptor, lambda: self._edge.in_progress > 0, polling=options.polling
+        )
         kernel.notices = connection
         one = _Further(instance.id, descriptor, device, operations, connection)
         self._mounts.append(one)
@@ -135,7 +157,9 @@ class FurtherMounts:
         finally:
             with trio.CancelScope(shield=True):
                 if one.is_connected:  # or the device's number may be another one's by now
-                    await trio.to_thread.run_sync(lambda: unmounting.take_away(mountinfo.mounts_of(one.device)))
+                    await trio.to_thread.run_sync(
+                        lambda: unmounting.take_away(mountinfo.mounts_of(one.device))
+                    )
             one.connection.close()
             os.close(one.descriptor)
             self._mounts.remove(one)
@@ -158,12 +182,26 @@ class FurtherMounts:
 def _words(options: MountOptions, source: str) -> list[str]:
     """The options for fusermount3, which takes a character behind a backslash as it is."""
     escaped = source.replace("\\", "\\\\").replace(",", "\\,")
-    words = {"ro", "nosuid", "nodev", "noatime", "default_permissions", "subtype=snapfs", f"fsname={escaped}"}
-    return sorted(words | {word for word in options.kernel if word == "noexec"} | ({"allow_other"} if options.allow_other else set()))
+    words = {
+        "ro",
+        "nosuid",
+        "nodev",
+        "noatime",
+        "default_permissions",
+        "subtype=snapfs",
+        f"fsname={escaped}",
+    }
+    return sorted(
+        words
+        | {word for word in options.kernel if word == "noexec"}
+        | ({"allow_other"} if options.allow_other else set())
+    )
 
 
 def _mount(mountpoint: str, words: list[str]) -> tuple[int, int]:
-    """Have fusermount3 mount: the descriptor to serve, and the device number. Raises ``MountFailed``."""
+    """Have fusermount3 mount: the descriptor to serve, and the device number. Raises
+    ``MountFailed``.
+    """
     before = mountinfo.mounts()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with ours, theirs:
@@ -171,13 +209,17 @@ def _mount(mountpoint: str, words: list[str]) -> tuple[int, int]:
         environment = {**os.environ, "_FUSE_COMMFD": str(theirs.fileno()), "LC_ALL": "C"}
         try:
             result = subprocess.run(
-                command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+                command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                errors="replace",
                 env=environment, pass_fds=[theirs.fileno()],
             )  # fmt: skip
         except FileNotFoundError:
             raise MountFailed("fusermount3 is missing: install the package fuse3") from None
         if result.returncode:
-            reason = (result.stderr.strip().splitlines() or [f"fusermount3 ended with {result.returncode}"])[-1]
+            reason = (
+                result.stderr.strip().splitlines()
+                or [f"fusermount3 ended with {result.returncode}"]
+            )[-1]
             raise MountFailed(f"{mountpoint}: {reason.removeprefix('fusermount3: ')}")
         _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
     if not descriptors:
@@ -186,5 +228,8 @@ def _mount(mountpoint: str, words: list[str]) -> tuple[int, int]:
     device = mountinfo.fuse_device(descriptors[0], before, mountpoint)
     if device is None:
         os.close(descriptors[0])
-        raise MountFailed(f"{mountpoint}: the mount is not there: it was unmounted at once, or is covered by another one")
+        raise MountFailed(
+            f"{mountpoint}: the mount is not there: it was unmounted at once, or is "
+            "covered by another one"
+        )
     return descriptors[0], device

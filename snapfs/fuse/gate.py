@@ -1,6 +1,8 @@
-"""The write gate: while the base is exchanged for another state nothing may change, so whoever wants to change something waits here.
+"""The write gate: while the base is exchanged for another state nothing may change, so whoever
+wants to change something waits here.
 
-The gate is closed for core calls, reads from the device and commits only, none of which ever waits at it.
+The gate is closed for core calls, reads from the device and commits only, none of which ever waits
+at it.
 """
 
 from __future__ import annotations
@@ -23,9 +25,12 @@ class Gate:
         return self._opened is not None
 
     async def passed(self) -> None:
-        """Return when the gate is open: at once, without letting anything else run, when it is open now."""
+        """Return when the gate is open: at once, without letting anything else run, when it is open
+        now.
+        """
         while self._opened is not None:
-            # Everything may happen but changes; whoever comes back from here must look at everything anew.
+            # Everything may happen but changes; whoever comes back from here must look at
+            # everything anew.
             await self._opened.wait()
 
     @contextlib.asynccontextmanager

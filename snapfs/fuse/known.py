@@ -1,10 +1,11 @@
 """What the kernel knows: lookup counts, and under which names it met the regular files.
 
-An inode that the kernel knows is held in the core, so that a deleted file stays readable until its last user has gone, and a deleted
-snapshot's id is not given to another while old numbers are about. Counts change in synchronous stretches only; nothing here waits.
+An inode that the kernel knows is held in the core, so that a deleted file stays readable until its
+last user has gone, and a deleted snapshot's id is not given to another while old numbers are about.
+Counts change in synchronous stretches only; nothing here waits.
 
-The kernel may know millions of inodes. So what is kept for each lies in short arrays by number, where neighbours share what a dictionary
-would take for every one.
+The kernel may know millions of inodes. So what is kept for each lies in short arrays by number,
+where neighbours share what a dictionary would take for every one.
 """
 
 from __future__ import annotations
@@ -52,8 +53,17 @@ class _Counts:
     def beside(self, node: int) -> Iterator[int]:
         """The nodes of the view that this one is of."""
         shift = VIEW_SHIFT - _SHIFT
-        arrays = ((key, counts) for key, counts in self._arrays.items() if key >> shift == node >> VIEW_SHIFT)
-        return (key << _SHIFT | index for key, counts in arrays for index, count in enumerate(counts) if count)
+        arrays = (
+            (key, counts)
+            for key, counts in self._arrays.items()
+            if key >> shift == node >> VIEW_SHIFT
+        )
+        return (
+            key << _SHIFT | index
+            for key, counts in arrays
+            for index, count in enumerate(counts)
+            if count
+        )
 
     def get(self, node: int) -> int:
         counts = self._arrays.get(node >> _SHIFT)
@@ -72,11 +82,17 @@ class _Counts:
             del self._arrays[key]
 
     def some(self, keys: list[int], number: int) -> list[int]:
-        """About so many nodes, of the arrays with these keys, which are taken from the end of the list."""
+        """About so many nodes, of the arrays with these keys, which are taken from the end of the
+        list.
+        """
         found: list[int] = []
         while keys and len(found) < number:
             key = keys.pop()
-            found += [key << _SHIFT | index for index, count in enumerate(self._arrays.get(key, ())) if count]
+            found += [
+                key << _SHIFT | index
+                for index, count in enumerate(self._arrays.get(key, ()))
+                if count
+            ]
         return found
 
     def keys(self) -> list[int]:
@@ -131,11 +147,14 @@ class _Names:
 class Known:
     """The kernel's view of inodes, by its own numbers (``node``).
 
-    ``hold`` is called with view id and inode number when an inode becomes known. It must not fail, and must be called in the
-    synchronous stretch in which the inode was found, or somebody could free it in between: so ``add`` never waits.
+    ``hold`` is called with view id and inode number when an inode becomes known. It must not fail,
+    and must be called in the synchronous stretch in which the inode was found, or somebody could
+    free it in between: so ``add`` never waits.
     """
 
-    def __init__(self, numbers: Numbers, hold: Callable[[int, int], None], limit: int = 1 << 62) -> None:
+    def __init__(
+        self, numbers: Numbers, hold: Callable[[int, int], None], limit: int = 1 << 62
+    ) -> None:
         #: Set when the kernel knows more than it should, until ``thin_out``.
         self.crowded = trio.Event()
         self._limit = limit
@@ -145,8 +164,9 @@ class Known:
         self._numbers = numbers
         self._hold = hold
         self._counts = _Counts()
-        # Held are the nodes for which ``hold`` was called and that the core has not been told to forget: those that are counted, and
-        # these, of which it has not been told yet. They may be looked up again before it has.
+        # Held are the nodes for which ``hold`` was called and that the core has not been told to
+        # forget: those that are counted, and these, of which it has not been told yet. They may be
+        # looked up again before it has.
         self._leaving: set[int] = set()
         # Counted, and not held all the same: with their whole view.
         self._let_go: set[int] = set()
@@ -154,10 +174,12 @@ class Known:
         self._names = _Names()
         # How often each is open for writing.
         self._writers: dict[int, int] = {}
-        #: Held inodes without a name; and those of them whose directory the kernel itself has removed: to it they are dead for ever.
+        #: Held inodes without a name; and those of them whose directory the kernel itself has
+        #: removed: to it they are dead for ever.
         self.orphans: set[int] = set()
         self.dead: set[int] = set()
-        #: How often the kernel was made to take a node for another inode than before: part of the node's generation.
+        #: How often the kernel was made to take a node for another inode than before: part of the
+        #: node's generation.
         self.replaced: dict[int, int] = {}
         # Where the kernel was shown a snapshot: entries of ``.snap`` directories, by view.
         self._shown: dict[int, set[Place]] = {}
@@ -185,23 +207,35 @@ class Known:
             self.crowded.set()
 
     def oldest(self, number: int) -> list[int]:
-        """About so many nodes that may be of no use to anybody: all come by in turn, beginning with those that were known first."""
+        """About so many nodes that may be of no use to anybody: all come by in turn, beginning with
+        those that were known first.
+        """
         if not self._round:
             self._round = self._counts.keys()[::-1]
-        return [node for node in self._counts.some(self._round, number) if node not in self._writers and node != KERNEL_ROOT]
+        return [
+            node
+            for node in self._counts.some(self._round, number)
+            if node not in self._writers and node != KERNEL_ROOT
+        ]
 
     def thin_out(self) -> None:
-        """The kernel was asked to let go of some. What it keeps it uses: it is not asked again before it knows an eighth more."""
+        """The kernel was asked to let go of some. What it keeps it uses: it is not asked again
+        before it knows an eighth more.
+        """
         self.crowded = trio.Event()
         self._alarm = max(self._limit, len(self._counts) + self._limit // 8)
 
     def name(self, node: int, mode: int, parent: int, name: bytes) -> None:
-        """Remember a name of a regular file, to be able to make the kernel forget it. A name may outlive the truth."""
+        """Remember a name of a regular file, to be able to make the kernel forget it. A name may
+        outlive the truth.
+        """
         if stat.S_ISREG(mode):
             self._names.add(node, (parent, name))
 
     def unname(self, node: int, parent: int, name: bytes) -> None:
-        """A name of an inode is gone, or else whoever renames a file again and again would fill the memory."""
+        """A name of an inode is gone, or else whoever renames a file again and again would fill the
+        memory.
+        """
         self._names.remove(node, (parent, name))
 
     def names(self, node: int) -> set[Place]:
@@ -239,18 +273,24 @@ class Known:
                 self.dead.add(node)
 
     def named(self, node: int) -> None:
-        """An inode without a name has one again, by a restore. A directory that is dead to the kernel becomes another one."""
+        """An inode without a name has one again, by a restore. A directory that is dead to the
+        kernel becomes another one.
+        """
         self.orphans.discard(node)
         if node in self.dead:
             self.dead.discard(node)
             self.replace(node)
 
     def replace(self, node: int) -> None:
-        """What the kernel believes of an inode cannot be mended: let it take the inode for another when it looks again."""
+        """What the kernel believes of an inode cannot be mended: let it take the inode for another
+        when it looks again.
+        """
         self.replaced[node] = self.replaced.get(node, 0) + 1
 
     def drop(self, node: int, count: int) -> bool:
-        """The kernel took back ``count`` lookups; True when it knows the inode no longer: then ``released`` must follow."""
+        """The kernel took back ``count`` lookups; True when it knows the inode no longer: then
+        ``released`` must follow.
+        """
         before = self._counts.get(node)
         if before > count:
             self._counts.set(node, before - count)
@@ -281,7 +321,9 @@ class Known:
                 self._shown.pop(view_id, None)
 
     def show(self, view_id: int, snapdir: int, name: bytes) -> None:
-        """The kernel is about to be shown a snapshot in a ``.snap`` directory. To be called after ``add``."""
+        """The kernel is about to be shown a snapshot in a ``.snap`` directory. To be called after
+        ``add``.
+        """
         self._shown.setdefault(view_id, set()).add((snapdir, name))
 
     def shown(self, view_id: int) -> set[Place]:

@@ -1,7 +1,8 @@
-"""Listing directories: rows of names with attributes, in the order of cookies that stay valid while entries come and go.
+"""Listing directories: rows of names with attributes, in the order of cookies that stay valid while
+entries come and go.
 
-The kernel always wants attributes with the names (READDIRPLUS), which saves it a lookup for each; every entry that it accepts counts
-as one.
+The kernel always wants attributes with the names (READDIRPLUS), which saves it a lookup for each;
+every entry that it accepts counts as one.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ CHUNK: Final = 64
 
 
 class Row(NamedTuple):
-    """One entry: its name, the kernel's number and the inode of what it leads to, the cookie that stands after it, how long it lasts."""
+    """One entry: its name, the kernel's number and the inode of what it leads to, the cookie that
+    stands after it, how long it lasts.
+    """
 
     name: bytes
     node: int
@@ -36,13 +39,17 @@ class Row(NamedTuple):
 
 
 def first_rows(node: int, mode: int, parent: int, after: int) -> list[tuple[bytes, int, int, int]]:
-    """``.`` and ``..`` as (name, number, mode, cookie), as far as they come after the cookie ``after``."""
+    """``.`` and ``..`` as (name, number, mode, cookie), as far as they come after the cookie
+    ``after``.
+    """
     rows = ((b".", node, mode, DOT_COOKIE), (b"..", parent, stat.S_IFDIR, DOTDOT_COOKIE))
     return [row for row in rows if row[3] > after]
 
 
 def rows(fs: Filesystem, numbers: Numbers, view: View, ino: int, after: int) -> list[Row]:
-    """The next rows of a directory after a cookie, empty at the end. Raises ``NotCached`` for all that is missing at once."""
+    """The next rows of a directory after a cookie, empty at the end. Raises ``NotCached`` for all
+    that is missing at once.
+    """
     found: list[Row] = []
     wants: list[Want] = []
     for entry in fs.entries(view, ino, max(0, after - FIRST_COOKIE), CHUNK):
@@ -52,8 +59,12 @@ def rows(fs: Filesystem, numbers: Numbers, view: View, ino: int, after: int) -> 
             wants += exc.wants
             continue
         except StaleInode as exc:
-            raise CorruptBlock(f"directory {ino}: a name leads to inode {entry.ino}, which does not exist") from exc
-        found.append(Row(entry.name, numbers.node(view.id, entry.ino), inode, entry.cookie + FIRST_COOKIE))
+            raise CorruptBlock(
+                f"directory {ino}: a name leads to inode {entry.ino}, which does not exist"
+            ) from exc
+        found.append(
+            Row(entry.name, numbers.node(view.id, entry.ino), inode, entry.cookie + FIRST_COOKIE)
+        )
     if wants:
         raise NotCached(wants)
     return found

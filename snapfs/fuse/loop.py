@@ -1,7 +1,8 @@
 """The loop that serves requests: pyfuse3's, with fewer steps for each.
 
-pyfuse3 mounts, unmounts and names what handlers get and return. Its own loop makes every request change the task, and copies what is
-written twice; so this one reads the same descriptor. Where it cannot (``usable``), pyfuse3's serves, with all that handlers do.
+pyfuse3 mounts, unmounts and names what handlers get and return. Its own loop makes every request
+change the task, and copies what is written twice; so this one reads the same descriptor. Where it
+cannot (``usable``), pyfuse3's serves, with all that handlers do.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def usable() -> bool:
 
 
 def descriptors() -> set[int]:
-    """Open descriptors that lead to the kernel's FUSE device: with one more after ``pyfuse3.init``, that is the mount's."""
+    """Open descriptors that lead to the kernel's FUSE device: with one more after ``pyfuse3.init``,
+    that is the mount's.
+    """
     found = set()
     for name in os.listdir("/proc/self/fd"):
         try:
@@ -46,8 +49,9 @@ def descriptors() -> set[int]:
     return found
 
 
-#: Requests of so many bytes are copied before they may have to wait: with the buffer that they came in, two hundred that wait would keep
-#: 225 MB for 80 bytes each. Longer ones are writes, of which each keeps what it writes, and attributes.
+#: Requests of so many bytes are copied before they may have to wait: with the buffer that they came
+#: in, two hundred that wait would keep 225 MB for 80 bytes each. Longer ones are writes, of which
+#: each keeps what it writes, and attributes.
 _SMALL: Final = 16 << 10
 
 #: Workers that are kept for the next request that has to wait.
@@ -55,7 +59,8 @@ _IDLE: Final = 4
 
 
 class Loop:
-    """Serves one mount. One worker looks for the next request; one whose request has to wait leaves that to another.
+    """Serves one mount. One worker looks for the next request; one whose request has to wait leaves
+    that to another.
 
     At most ``limit`` requests are worked on at once.
     """
@@ -73,7 +78,9 @@ class Loop:
         self._idle = trio.lowlevel.ParkingLot()
 
     async def run(self) -> None:
-        """Serve until the mount has ended, or ``stop``, and what is being worked on then is done."""
+        """Serve until the mount has ended, or ``stop``, and what is being
+        worked on then is done.
+        """
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             self._operations.kernel.pause.answer = self._answer_late
@@ -100,13 +107,16 @@ class Loop:
             if self._has_reader:
                 if self._is_over or len(self._idle) >= _IDLE:
                     break
-                # Anything may happen; whoever wakes this one up has made it the reader, or there is nothing more to read.
+                # Anything may happen; whoever wakes this one up has made it the reader, or there is
+                # nothing more to read.
                 await self._idle.park()
             self._has_reader = True
         self._workers -= 1
 
     async def _read(self) -> bool:
-        """Read and answer until one request has had to wait, when somebody else reads already; False when there will be no more."""
+        """Read and answer until one request has had to wait, when somebody else reads already;
+        False when there will be no more.
+        """
         connection = self._connection
         while True:
             length = 0 if self._is_over else await connection.receive()
@@ -121,7 +131,9 @@ class Loop:
             try:
                 reply = at_once(unique, node, body, uid, gid) if at_once is not None else None
             except Exception as exc:  # noqa: BLE001 - the kernel is told of it, whatever it is
-                work: Awaitable[Answer | None] = self._operations.fail(Op(opcode).name.lower(), node, exc)
+                work: Awaitable[Answer | None] = self._operations.fail(
+                    Op(opcode).name.lower(), node, exc
+                )
             else:
                 if reply is not None:
                     if reply:
@@ -129,26 +141,34 @@ class Loop:
                     continue
                 handler = self._work.get(opcode)
                 if handler is None:
-                    if opcode != Op.INTERRUPT:  # which comes for a request that is answered when it is done
+                    if (
+                        opcode != Op.INTERRUPT
+                    ):  # which comes for a request that is answered when it is done
                         connection.refuse(unique, errno.ENOSYS)
                     continue
                 if length <= _SMALL:
                     body = memoryview(bytes(body))
                 work = handler(node, body, Caller(uid, gid, pid))
-            if await _attended(self._answer(unique, work), self._pass_on if length <= _SMALL else self._waits):
+            if await _attended(
+                self._answer(unique, work), self._pass_on if length <= _SMALL else self._waits
+            ):
                 if length > _SMALL:
                     connection.give_back(buffer)
                 return True
 
     def _waits(self) -> None:
-        """The request that was read last, and that is in the buffer, has to wait: for the device, for a commit, for others."""
+        """The request that was read last, and that is in the buffer, has to wait: for the device,
+        for a commit, for others.
+        """
         self._connection.keep_buffer()
         self._pass_on()
 
     def _answer_late(self, unique: int, node: int) -> None:
         """Answer a GETATTR that a pause kept back."""
         if self._nursery is not None and not self._is_over:
-            self._nursery.start_soon(self._answer, unique, self._work[Op.GETATTR](node, memoryview(b""), Caller(0, 0, 0)))
+            self._nursery.start_soon(
+                self._answer, unique, self._work[Op.GETATTR](node, memoryview(b""), Caller(0, 0, 0))
+            )
 
     async def _answer(self, unique: int, work: Awaitable[Answer | None]) -> None:
         try:
@@ -164,8 +184,12 @@ class Loop:
 
 
 @types.coroutine
-def _attended(coroutine: Coroutine[Any, Any, None], waits: Callable[[], None]) -> Generator[Any, Any, bool]:
-    """Run a coroutine; whether it had to wait. ``waits`` is called when it has to, the first time."""
+def _attended(
+    coroutine: Coroutine[Any, Any, None], waits: Callable[[], None]
+) -> Generator[Any, Any, bool]:
+    """Run a coroutine; whether it had to wait. ``waits`` is called when it
+    has to, the first time.
+    """
     try:
         message = coroutine.send(None)
     except StopIteration:

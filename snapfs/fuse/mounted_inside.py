@@ -1,6 +1,8 @@
-"""What is mounted inside a mount, on its directories and files: going back would take it away from its users without a word.
+"""What is mounted inside a mount, on its directories and files: going back would take it away from
+its users without a word.
 
-The kernel detaches what is mounted on a name, or below it, when the name leads elsewhere. rmdir(2) and rename(2) say EBUSY before.
+The kernel detaches what is mounted on a name, or below it, when the name leads elsewhere. rmdir(2)
+and rename(2) say EBUSY before.
 """
 
 from __future__ import annotations
@@ -13,14 +15,18 @@ from snapfs.device import mountinfo
 
 
 class Inside(NamedTuple):
-    """The names from the root of the filesystem to what something is mounted on; and the mount's path, for people."""
+    """The names from the root of the filesystem to what something is mounted on; and the mount's
+    path, for people.
+    """
 
     way: tuple[bytes, ...]
     path: str
 
 
 def mounted_inside(device: int) -> list[Inside]:
-    """All mounts inside the filesystem with this ``st_dev``, in every namespace of mounts that this user can see. Reads ``/proc`` alone."""
+    """All mounts inside the filesystem with this ``st_dev``, in every namespace of mounts that this
+    user can see. Reads ``/proc`` alone.
+    """
     found: dict[tuple[bytes, ...], Inside] = {}
     for process in _namespaces():
         with contextlib.suppress(OSError):  # it has ended
@@ -35,7 +41,9 @@ def mounted_inside(device: int) -> list[Inside]:
 
 
 def _way(root: str, at: str, path: str) -> tuple[bytes, ...]:
-    """The names that lead to ``path`` in a filesystem of which the directory ``root`` is mounted ``at``."""
+    """The names that lead to ``path`` in a filesystem of which the directory ``root`` is mounted
+    ``at``.
+    """
     below = os.fsencode(path)[len(os.fsencode(at)) :] if at != "/" else os.fsencode(path)
     return tuple(name for name in (os.fsencode(root) + b"/" + below).split(b"/") if name)
 

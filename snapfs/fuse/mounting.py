@@ -1,6 +1,7 @@
 """The life of a mount: from the system call that makes it to the last commit after it is gone.
 
-Puts the parts together and takes them apart in order. Opening the volume before and closing it after is the caller's.
+Puts the parts together and takes them apart in order. Opening the volume before and closing it
+after is the caller's.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ from snapfs.ids import BASE_VIEW, ROOT_INO
 
 log = logging.getLogger("snapfs.fuse")
 
-#: Requests that are worked on at once. More than snapshot operations may keep waiting (``edge.WAITING_LIMIT``).
+#: Requests that are worked on at once. More than snapshot operations may keep waiting
+#: (``edge.WAITING_LIMIT``).
 MAX_TASKS: Final = 200
 
 #: Characters that libfuse takes as they are in an option's value.
@@ -51,27 +53,37 @@ _CLOCK_REALTIME_COARSE: Final = 5
 #: What asks a daemon to end.
 _ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 
-#: Seconds in which a mount may end that was unmounted, and what is being worked on when it is taken away from its users.
+#: Seconds in which a mount may end that was unmounted, and what is being worked on when it is taken
+#: away from its users.
 _GRACE: Final = 2.0
 
-#: Seconds without a single write after which nothing more is waited for of what the kernel holds back.
+#: Seconds without a single write after which nothing more is waited for of what the kernel holds
+#: back.
 _SILENCE: Final = 20.0
 
 #: Starts what lives as long as the mount, which has that device number.
 Attach = Callable[[Edge, trio.Nursery, int, FurtherMounts], Awaitable[None]]
 
 
-async def serve(fs: Filesystem, mountpoint: str, options: MountOptions, ready: Callable[[], None], attach: Attach | None = None) -> None:
+async def serve(
+    fs: Filesystem,
+    mountpoint: str,
+    options: MountOptions,
+    ready: Callable[[], None],
+    attach: Attach | None = None,
+) -> None:
     """Mount, serve until unmounted or until SIGTERM or SIGINT, and commit.
 
-    ``ready`` is called when the mount is usable; before it, ``attach`` may start tasks that live as long as the mount. Raises
-    ``NoSuchSnapshot`` for a view that is not there, what ``Attachment`` does, and ``DeviceError`` for a last commit that failed.
+    ``ready`` is called when the mount is usable; before it, ``attach`` may start tasks that live as
+    long as the mount. Raises ``NoSuchSnapshot`` for a view that is not there, what ``Attachment``
+    does, and ``DeviceError`` for a last commit that failed.
     """
     if options.read_only or not options.atime:
         fs.atime = "noatime"
     fs.now = kernel_clock
     fs.privileged = {0, os.geteuid()}
-    # Where the kernel honours nothing of the kind in the whole mount, nothing need be hidden. fusermount3 never lets users have it.
+    # Where the kernel honours nothing of the kind in the whole mount, nothing need be hidden.
+    # fusermount3 never lets users have it.
     ignored = options.kernel | (frozenset() if os.geteuid() == 0 else {"nosuid", "nodev"})
     fs.rules.read_only = options.snapro
     fs.rules.set_id = options.snapsuid or "nosuid" in ignored
@@ -89,14 +101,21 @@ async def serve(fs: Filesystem, mountpoint: str, options: MountOptions, ready: C
         root_view = BASE_VIEW
         if options.snapshot is not None:
             root_view = (await edge.call(snapshots.get, fs, options.snapshot)).id
-        await edge.call(lambda: fs.inode(fs.view(root_view), ROOT_INO))  # without a root there is nothing to mount
+        await edge.call(
+            lambda: fs.inode(fs.view(root_view), ROOT_INO)
+        )  # without a root there is nothing to mount
         numbers = Numbers(root_view)
-        known = Known(numbers, lambda view_id, ino: fs.hold(fs.view(view_id), ino), limit_for(options.cache))
+        known = Known(
+            numbers, lambda view_id, ino: fs.hold(fs.view(view_id), ino), limit_for(options.cache)
+        )
         fs.view_ids_in_use = lambda: known.views_in_use() | {root_view}
         kernel = MountedKernel(edge, known, numbers, mountpoint)
         fs.orphans.unnamed = kernel.lost_name
-        operations = Operations(edge, known, numbers, kernel, options, fs.volume.geometry.block_size)
-        # From before the mount is there, which a signal would leave behind dead, until all is committed.
+        operations = Operations(
+            edge, known, numbers, kernel, options, fs.volume.geometry.block_size
+        )
+        # From before the mount is there, which a signal would leave behind dead, until all is
+        # committed.
         with trio.open_signal_receiver(*_ENDING) as signals:
             asked = trio.Event()
             background.start_soon(_listen, signals, asked)
@@ -106,7 +125,9 @@ async def serve(fs: Filesystem, mountpoint: str, options: MountOptions, ready: C
                 connection = _connection(edge, options, mount.descriptor)
                 if connection is not None:
                     kernel.notices = connection
-                server: Server = StockLoop() if connection is None else Loop(connection, operations, MAX_TASKS)
+                server: Server = (
+                    StockLoop() if connection is None else Loop(connection, operations, MAX_TASKS)
+                )
                 ending = Ending(mount, kernel, server, asked, lambda: edge.requests["write"])
                 await _serve(operations, ending, ready, attach)
             finally:
@@ -126,7 +147,8 @@ async def serve(fs: Filesystem, mountpoint: str, options: MountOptions, ready: C
 def kernel_clock() -> int:
     """The time that the kernel stamps files with, in nanoseconds.
 
-    With its writeback cache it stamps what is written and we what is made: by a finer clock, what is made first could look newer.
+    With its writeback cache it stamps what is written and we what is made: by a finer clock, what
+    is made first could look newer.
     """
     return time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
 
@@ -154,16 +176,23 @@ class StockLoop:
 
 
 def _connection(edge: Edge, options: MountOptions, descriptor: int | None) -> Connection | None:
-    """The way to the kernel; None where pyfuse3's loop has to do, because it was asked for or because there is no other."""
+    """The way to the kernel; None where pyfuse3's loop has to do, because it was asked for or
+    because there is no other.
+    """
     if options.requests == "pyfuse3":
         return None
     if descriptor is None or not loop.usable():
-        log.warning("requests are read by pyfuse3, which is slower: this kernel, or this pyfuse3, is not known to snapfs")
+        log.warning(
+            "requests are read by pyfuse3, which is slower: this kernel, or this "
+            "pyfuse3, is not known to snapfs"
+        )
         return None
     return Connection(descriptor, lambda: edge.in_progress > 0, polling=options.polling)
 
 
-async def _serve(operations: Operations, ending: Ending, ready: Callable[[], None], attach: Attach | None) -> None:
+async def _serve(
+    operations: Operations, ending: Ending, ready: Callable[[], None], attach: Attach | None
+) -> None:
     """Answer requests until there will be no more."""
     edge, kernel = operations.edge, operations.kernel
     async with trio.open_nursery() as serving:
@@ -198,12 +227,20 @@ async def _listen(signals: AsyncIterator[int], asked: trio.Event) -> None:
 
 
 class Ending:
-    """How serving a mount ends because the daemon was told to: with everything saved, whoever uses the mount.
+    """How serving a mount ends because the daemon was told to: with everything saved, whoever uses
+    the mount.
 
     ``writes`` counts those that have come.
     """
 
-    def __init__(self, mount: Attachment, kernel: MountedKernel, server: Server, asked: trio.Event, writes: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        mount: Attachment,
+        kernel: MountedKernel,
+        server: Server,
+        asked: trio.Event,
+        writes: Callable[[], int],
+    ) -> None:
         self._writes = writes
         self.mount = mount
         self.server = server
@@ -228,14 +265,18 @@ class Ending:
         await self._fetch()
         self.server.stop()
         with trio.CancelScope(shield=True):
-            # What is being worked on may wait for the kernel, and that for a request that nobody reads any more.
+            # What is being worked on may wait for the kernel, and that for a request that nobody
+            # reads any more.
             with trio.move_on_after(_GRACE):
                 await self.over.wait()
-            # A thread of ours may wait in the kernel for a lock that one of the users holds: it would for ever, and so would they.
+            # A thread of ours may wait in the kernel for a lock that one of the users holds: it
+            # would for ever, and so would they.
             await in_thread(Pool.ENDING, self.mount.take_away)
 
     async def _fetch(self) -> None:
-        """Have the kernel send what it holds back, for as long as anything comes: whom it waits for may wait for ever."""
+        """Have the kernel send what it holds back, for as long as anything comes: whom it waits for
+        may wait for ever.
+        """
         done = trio.Event()
 
         async def fetch() -> None:
@@ -254,20 +295,36 @@ class Ending:
                 with trio.move_on_after(_SILENCE):
                     await done.wait()
             if not done.is_set():
-                log.critical("the kernel has sent nothing for %g s: what it holds back may be lost", _SILENCE)
+                log.critical(
+                    "the kernel has sent nothing for %g s: what it holds back may be lost", _SILENCE
+                )
             fetching.cancel_scope.cancel()
 
 
 def fuse_options(options: MountOptions, image: str) -> set[str]:
-    """What libfuse is given. ``default_permissions``: the kernel checks permissions, with ACLs; nothing here does."""
-    words = {"default_permissions", "subtype=snapfs", "fsname=" + _escaped(options.fsname or image), "ro" if options.read_only else "rw"}
+    """What libfuse is given. ``default_permissions``: the kernel checks permissions, with ACLs;
+    nothing here does.
+    """
+    words = {
+        "default_permissions",
+        "subtype=snapfs",
+        "fsname=" + _escaped(options.fsname or image),
+        "ro" if options.read_only else "rw",
+    }
     words |= options.kernel
     if os.geteuid() == 0:
         # libfuse turns both off unless told otherwise; mount(8) leaves out that it wants them.
         words |= {word for word in ("dev", "suid") if "no" + word not in options.kernel}
     if not options.atime:
         words.add("noatime")
-    words |= {word for word, wanted in (("allow_other", options.allow_other), ("allow_root", options.allow_root)) if wanted}
+    words |= {
+        word
+        for word, wanted in (
+            ("allow_other", options.allow_other),
+            ("allow_root", options.allow_root),
+        )
+        if wanted
+    }
     return words
 
 

@@ -1,6 +1,8 @@
-"""Requests about names: looking up, making, linking, renaming and removing, in directories and in ``.snap``.
+"""Requests about names: looking up, making, linking, renaming and removing, in directories and in
+``.snap``.
 
-Every reply that gives the kernel an inode counts as a lookup, and is counted in the synchronous stretch in which the core gave it.
+Every reply that gives the kernel an inode counts as a lookup, and is counted in the synchronous
+stretch in which the core gave it.
 """
 
 # ruff: noqa: ARG002 - the arguments of handlers are pyfuse3's
@@ -27,8 +29,12 @@ class NameRequests(HandleRequests):
     """See the module."""
 
     @handler
-    async def lookup(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        """Find a name. One that is missing may be believed to be so until something of that name is made."""
+    async def lookup(
+        self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """Find a name. One that is missing may be believed to be so until something of that name is
+        made.
+        """
         if name in (b".", b".."):
             return await self.relative(parent_inode, name, ctx)
         if self.numbers.is_snapdir(parent_inode):
@@ -56,26 +62,41 @@ class NameRequests(HandleRequests):
             raise Exists(f"{self.options.snapdir} is in every directory already")
 
     async def _make(
-        self, parent: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext, *, rdev: int = 0, target: bytes = b""
+        self,
+        parent: int,
+        name: bytes,
+        mode: int,
+        ctx: pyfuse3.RequestContext,
+        *,
+        rdev: int = 0,
+        target: bytes = b"",
     ) -> pyfuse3.EntryAttributes:
         self._makeable(name)
-        inode = await self.change_at(self.fs.make, parent, name, mode, ctx.uid, ctx.gid, rdev=rdev, target=target)
+        inode = await self.change_at(
+            self.fs.make, parent, name, mode, ctx.uid, ctx.gid, rdev=rdev, target=target
+        )
         return self.learned(parent, name, inode)
 
     @handler
-    async def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+    async def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
         """Make a file, a pipe, a socket or a device."""
         return await self._make(parent_inode, name, mode, ctx, rdev=rdev)
 
     @handler
-    async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+    async def mkdir(
+        self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
         """Make a directory; in ``.snap``, a snapshot."""
         if self.numbers.is_snapdir(parent_inode):
             return await self.snapshot_make(parent_inode, name, ctx)
         return await self._make(parent_inode, name, mode, ctx)
 
     @handler
-    async def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+    async def symlink(
+        self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
         """Make a symbolic link."""
         return await self._make(parent_inode, name, stat.S_IFLNK | 0o777, ctx, target=target)
 
@@ -88,7 +109,9 @@ class NameRequests(HandleRequests):
         return pyfuse3.FileInfo(fh=self.known.opened(entry.st_ino, flags), keep_cache=True), entry
 
     @handler
-    async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+    async def link(
+        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
         """Give an inode one more name, in its own view."""
         self._makeable(new_name)
         found = await self.edge.change(self._link, inode, new_parent_inode, new_name)
@@ -122,7 +145,13 @@ class NameRequests(HandleRequests):
 
     @handler
     async def rename(
-        self, parent_inode_old: int, name_old: bytes, parent_inode_new: int, name_new: bytes, flags: int, ctx: pyfuse3.RequestContext
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: pyfuse3.RequestContext,
     ) -> None:
         """Rename, exchange, or rename a snapshot."""
         if flags & ~RENAME_FLAGS:
@@ -134,11 +163,22 @@ class NameRequests(HandleRequests):
             return
         if self.snapdir_name in (name_old, name_new):
             raise NotPermitted(f"{self.options.snapdir} is in every directory")
-        await self.edge.change(self.rename_now, parent_inode_old, name_old, parent_inode_new, name_new, flags)
+        await self.edge.change(
+            self.rename_now, parent_inode_old, name_old, parent_inode_new, name_new, flags
+        )
         await self.kernel.passage_changed(parent_inode_new)
 
-    def rename_now(self, parent_inode_old: int, name_old: bytes, parent_inode_new: int, name_new: bytes, flags: int) -> None:
-        """Rename within one view, or exchange, and remember it. A core call: see ``Edge.change``."""
+    def rename_now(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+    ) -> None:
+        """Rename within one view, or exchange, and remember it. A core call:
+        see ``Edge.change``.
+        """
         moved, other = self._rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
         if other is None and moved.nlink > 1 and self._is_there(parent_inode_old, name_old):
             return  # both are names of the same file: nothing has happened
@@ -149,7 +189,9 @@ class NameRequests(HandleRequests):
         elif other is not None:
             self.unlinked(view_id, other, parent_inode_new, name_new)
 
-    def _rename(self, old: int, name_old: bytes, new: int, name_new: bytes, flags: int) -> tuple[Inode, Inode | None]:
+    def _rename(
+        self, old: int, name_old: bytes, new: int, name_new: bytes, flags: int
+    ) -> tuple[Inode, Inode | None]:
         view, parent_old = self.place(old)
         other, parent_new = self.place(new)
         if view.id != other.id:

@@ -1,4 +1,6 @@
-"""Whom the edge needs, and what of them: the kernel, and whoever finds space; and those who are there when nobody else is."""
+"""Whom the edge needs, and what of them: the kernel, and whoever finds space; and those who are
+there when nobody else is.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,21 @@ class Kernel(Protocol):
     """What the edge needs of the kernel (``kernel.MountedKernel``)."""
 
     async def flush(self, view_ids: Collection[int] | None = None) -> None:
-        """Have the kernel send the writes to these views (None: all) that it holds back, and wait until they are done."""
+        """Have the kernel send the writes to these views (None: all) that it holds back, and wait
+        until they are done.
+        """
 
-    def paused(self, view_ids: Collection[int] | None) -> AbstractAsyncContextManager[Callable[[], None]]:
-        """The same, and let nobody begin to write until the context ends, or what it gives is called."""
+    def paused(
+        self, view_ids: Collection[int] | None
+    ) -> AbstractAsyncContextManager[Callable[[], None]]:
+        """The same, and let nobody begin to write until the context ends, or what it gives is
+        called.
+        """
 
     async def view_ended(self, view_id: int, *, asked_by: int | None) -> None:
-        """A snapshot is gone: let go of everything in it. ``asked_by``: the ``.snap`` whose request caused it, if one did."""
+        """A snapshot is gone: let go of everything in it. ``asked_by``: the ``.snap`` whose request
+        caused it, if one did.
+        """
 
     async def view_renamed(self, view_id: int, *, asked_by: int | None) -> None:
         """A snapshot has another name: the one that the kernel was shown is wrong."""
@@ -33,10 +43,14 @@ class Kernel(Protocol):
         """The base has changed under the kernel, in this synchronous stretch."""
 
     async def outdated(self, result: RestoreResult) -> Outdated:
-        """What it believes that is wrong now; nothing changes the base meanwhile. Raises what reading the volume raises."""
+        """What it believes that is wrong now; nothing changes the base meanwhile. Raises what
+        reading the volume raises.
+        """
 
     async def restored(self, found: Outdated | None) -> None:
-        """Have it believe that no longer (None: all that it could believe), and wait until it does not. Requests are served meanwhile."""
+        """Have it believe that no longer (None: all that it could believe), and wait until it does
+        not. Requests are served meanwhile.
+        """
 
     async def purged(self, places: Collection[Place]) -> None:
         """These names are gone, with all that was below them."""
@@ -48,7 +62,10 @@ class NoKernel:
     async def flush(self, view_ids: Collection[int] | None = None) -> None:
         """Nobody holds writes back."""
 
-    def paused(self, view_ids: Collection[int] | None) -> AbstractAsyncContextManager[Callable[[], None]]:  # noqa: ARG002 - whichever
+    def paused(
+        self,
+        view_ids: Collection[int] | None,  # noqa: ARG002 - whichever
+    ) -> AbstractAsyncContextManager[Callable[[], None]]:
         """Nobody writes."""
         return nullcontext(lambda: None)
 

@@ -16,7 +16,9 @@ _HARMLESS: Final = (errno.ENOENT, errno.ENOTCONN, errno.ENODEV, errno.ENOTDIR, e
 
 
 class Notices(Protocol):
-    """Both may block until requests have been served, so they are for worker threads. They raise ``OSError``."""
+    """Both may block until requests have been served, so they are for worker threads. They raise
+    ``OSError``.
+    """
 
     def forget_inode(self, node: int, *, attributes_only: bool) -> None:
         """Forget attributes, and pages; what is dirty of these is written first."""
@@ -25,13 +27,17 @@ class Notices(Protocol):
         """Forget a name in a directory. What is mounted there, or below, is detached."""
 
     def expire_name(self, parent: int, name: bytes) -> None:
-        """Look a name up again. Only if it leads elsewhere, or nowhere, it is forgotten as by ``forget_name``."""
+        """Look a name up again. Only if it leads elsewhere, or nowhere, it is forgotten as by
+        ``forget_name``.
+        """
 
     def prune(self, nodes: list[int]) -> None:
         """Let go of inodes that nobody uses. EINVAL where that is unknown."""
 
     def expire_all(self) -> None:
-        """Look all names up again: those in use are forgotten on the way, with what is mounted below. EINVAL where that is unknown."""
+        """Look all names up again: those in use are forgotten on the way, with what is mounted
+        below. EINVAL where that is unknown.
+        """
 
 
 class StockNotices:

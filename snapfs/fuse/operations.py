@@ -26,7 +26,15 @@ log = logging.getLogger("snapfs.fuse")
 class Operations(NameRequests, AttributeRequests, DataRequests):
     """Answers the kernel."""
 
-    def __init__(self, edge: Edge, known: Known, numbers: Numbers, kernel: MountedKernel, options: MountOptions, block_size: int) -> None:
+    def __init__(
+        self,
+        edge: Edge,
+        known: Known,
+        numbers: Numbers,
+        kernel: MountedKernel,
+        options: MountOptions,
+        block_size: int,
+    ) -> None:
         super().__init__(edge, known, numbers, kernel, options, block_size)
         self.enable_writeback_cache = options.writeback
         self.enable_acl = options.xattr
@@ -46,13 +54,17 @@ class Operations(NameRequests, AttributeRequests, DataRequests):
                 await self.release_inode(node)
 
     async def release_inode(self, node: int) -> None:
-        """Let the core forget an inode, unless the kernel has learned of it again. Frees it if nothing else needs it."""
+        """Let the core forget an inode, unless the kernel has learned of it again. Frees it if
+        nothing else needs it.
+        """
         try:
             await self.edge.change(self.release_now, node)
         except StaleInode:
             self.known.released(node)  # with its whole view
         except SnapfsError as exc:
-            log.warning("inode %d of view %d is not released: %s", *reversed(self.numbers.split(node)), exc)
+            log.warning(
+                "inode %d of view %d is not released: %s", *reversed(self.numbers.split(node)), exc
+            )
             self.known.released(node)
         except Exception:
             log.exception("forget: internal error")

@@ -1,7 +1,9 @@
-"""What a restore has made wrong of what the kernel believes: found by comparing the base as it is with the state from before.
+"""What a restore has made wrong of what the kernel believes: found by comparing the base as it is
+with the state from before.
 
-The kernel believes the state from before, because it was told of every change. So what it must hear is the difference, of those inodes
-that it knows: nothing has to be remembered for it, and no place can be forgotten.
+The kernel believes the state from before, because it was told of every change. So what it must hear
+is the difference, of those inodes that it knows: nothing has to be remembered for it, and no place
+can be forgotten.
 """
 
 from __future__ import annotations
@@ -33,10 +35,12 @@ LOOK_AGAIN: Final = -1
 
 @dataclass(slots=True)
 class Outdated:
-    """``expired``: names that lead elsewhere, to nothing, or to something at last. ``forgotten``: names of regular files that differ.
+    """``expired``: names that lead elsewhere, to nothing, or to something at last. ``forgotten``:
+    names of regular files that differ.
 
-    ``nodes``: inodes of which attributes, pages and ACLs are to be forgotten. ``renewed``: inodes that the kernel must take for others,
-    or whose size and time of change (ns) it believes to know better, with what these are.
+    ``nodes``: inodes of which attributes, pages and ACLs are to be forgotten. ``renewed``: inodes
+    that the kernel must take for others, or whose size and time of change (ns) it believes to know
+    better, with what these are.
     """
 
     expired: set[Place] = field(default_factory=set)
@@ -60,13 +64,19 @@ class Finder:
         found, result = Outdated(), self._result
         found.expired = {(self._numbers.node(BASE_VIEW, ino), name) for ino, name in result.names}
         # What has no name any more is no difference between the two, and is in use nevertheless.
-        nameless = {self._numbers.split(node)[1] for node in self._known.orphans if not self._numbers.split(node)[0]}
+        nameless = {
+            self._numbers.split(node)[1]
+            for node in self._known.orphans
+            if not self._numbers.split(node)[0]
+        }
         for ino in result.inodes | {ino for ino, _ in result.names} | nameless:
             node = self._numbers.node(BASE_VIEW, ino)
             snapdir = self._numbers.snapdir(node)
             if snapdir in self._known:
                 found.nodes.append(snapdir)
-            if node in self._known or node == KERNEL_ROOT:  # the root the kernel knows without a look-up
+            if (
+                node in self._known or node == KERNEL_ROOT
+            ):  # the root the kernel knows without a look-up
                 found.nodes.append(node)
                 await self._look_at(found, ino, node)
         return found
@@ -79,7 +89,9 @@ class Finder:
         if after is None:
             return
         is_same = node == KERNEL_ROOT or (
-            before is not None and (before.generation, stat.S_IFMT(before.mode)) == (after.generation, stat.S_IFMT(after.mode))
+            before is not None
+            and (before.generation, stat.S_IFMT(before.mode))
+            == (after.generation, stat.S_IFMT(after.mode))
         )
         if stat.S_ISREG(after.mode):
             found.renewed[node] = after.size_shown, after.mtime

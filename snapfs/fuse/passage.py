@@ -1,8 +1,9 @@
 """Whether somebody could have come to a directory of a snapshot by its path there.
 
-The ``.snap`` of a directory leads into the middle of a snapshot, past the directories above. Where these were open to everybody that makes
-no difference. Where one was closed when the snapshot was made, it stays closed: only those whom it let in get through, and since
-the kernel does not ask who looks at a name that it remembers, it remembers none.
+The ``.snap`` of a directory leads into the middle of a snapshot, past the directories above. Where
+these were open to everybody that makes no difference. Where one was closed when the snapshot was
+made, it stays closed: only those whom it let in get through, and since the kernel does not ask who
+looks at a name that it remembers, it remembers none.
 """
 
 from __future__ import annotations
@@ -31,14 +32,22 @@ class Passage:
         self._shown = shown
 
     def valid(self, instance: Instance, directory: Inode) -> float:
-        """How many seconds the kernel may believe a name that leads to this directory of a snapshot. May raise ``NotCached``."""
-        return VALID if all(self._open_to_all(above) for above in self._above(instance, directory)) else 0
+        """How many seconds the kernel may believe a name that leads to this directory of a
+        snapshot. May raise ``NotCached``.
+        """
+        return (
+            VALID
+            if all(self._open_to_all(above) for above in self._above(instance, directory))
+            else 0
+        )
 
     def check(self, instance: Instance, directory: Inode, ctx: pyfuse3.RequestContext) -> None:
         """Raises ``AccessDenied`` for somebody whom a directory above kept out."""
         if ctx.uid == 0:
             return
-        closed = [above for above in self._above(instance, directory) if not self._open_to_all(above)]
+        closed = [
+            above for above in self._above(instance, directory) if not self._open_to_all(above)
+        ]
         if closed and not self._lets_in(closed, ctx.uid, lambda: groups_of(ctx)):
             raise AccessDenied("a directory above this one was closed when the snapshot was made")
 
@@ -50,7 +59,9 @@ class Passage:
         mode, _, _ = self._shown.permissions(directory)
         return mode & _SEARCH == _SEARCH and acl.ACCESS not in attributes.load(directory)
 
-    def _lets_in(self, directories: list[Inode], uid: int, groups: Callable[[], Collection[int]]) -> bool:
+    def _lets_in(
+        self, directories: list[Inode], uid: int, groups: Callable[[], Collection[int]]
+    ) -> bool:
         member_of = groups()
         for directory in directories:
             mode, owner, group = self._shown.permissions(directory)

@@ -1,8 +1,10 @@
-"""A bound on what the kernel knows: each inode that it was told of costs the daemon memory, which the kernel knows nothing of.
+"""A bound on what the kernel knows: each inode that it was told of costs the daemon memory, which
+the kernel knows nothing of.
 
-It lets go of inodes when it is short of memory itself, and not before. So beyond a number of them it is asked to let go of those that
-nobody uses (FUSE_NOTIFY_PRUNE, Linux 6.18); an older one is told to forget names of regular files, which most inodes are. What is in use
-stays, and has no bound but that of the users' open files.
+It lets go of inodes when it is short of memory itself, and not before. So beyond a number of them
+it is asked to let go of those that nobody uses (FUSE_NOTIFY_PRUNE, Linux 6.18); an older one is
+told to forget names of regular files, which most inodes are. What is in use stays, and has no bound
+but that of the users' open files.
 """
 
 from __future__ import annotations
@@ -47,16 +49,21 @@ class Pruning:
         self._can_prune = True
 
     async def run(self) -> None:
-        """Ask the kernel to let go of a quarter of what it knows whenever that is too much, until cancelled."""
+        """Ask the kernel to let go of a quarter of what it knows whenever that is too much, until
+        cancelled.
+        """
         while True:
             await self._known.crowded.wait()
             nodes = self._known.oldest(len(self._known) // 4 + 1)
-            # Abandoned when the mount ends: the thread may be stuck in a kernel that nobody serves any more.
+            # Abandoned when the mount ends: the thread may be stuck in a kernel that nobody serves
+            # any more.
             left = await in_thread(Pool.KERNEL, self._prune, nodes, abandon_on_cancel=True)
             # What the kernel knows may change while a thread runs: none may look at it.
             names = [place for node in left for place in self._known.names(node)]
             if names:
-                await in_thread(Pool.KERNEL, forget_names, self._notices(), names, abandon_on_cancel=True)
+                await in_thread(
+                    Pool.KERNEL, forget_names, self._notices(), names, abandon_on_cancel=True
+                )
             self._known.thin_out()
 
     def _prune(self, nodes: list[int]) -> list[int]:

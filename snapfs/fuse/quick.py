@@ -1,7 +1,9 @@
-"""Answers to the most frequent requests where nothing has to be waited for: without a coroutine, from the core to the bytes of the reply.
+"""Answers to the most frequent requests where nothing has to be waited for: without a coroutine,
+from the core to the bytes of the reply.
 
-What cannot be answered at once, or only with an errno, is left to the request's handler, which begins anew: a core call that ends with
-such an exception has changed nothing. Every other exception comes out, and what that means for the volume is said by ``store.guard``.
+What cannot be answered at once, or only with an errno, is left to the request's handler, which
+begins anew: a core call that ends with such an exception has changed nothing. Every other exception
+comes out, and what that means for the volume is said by ``store.guard``.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ _DOTS: Final = (b".", b"..")
 
 
 class Quick:
-    """``work`` has a function for every request that may be answered here: of its number, the inode, what follows the header, uid, gid."""
+    """``work`` has a function for every request that may be answered here: of its number, the
+    inode, what follows the header, uid, gid.
+    """
 
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
@@ -88,7 +92,12 @@ class Quick:
     def _lookup(self, unique: int, parent: int, body: memoryview, _: int, __: int) -> Reply:
         name = bytes(body[:-1])
         # Names that mean something else; in the root, those of the daemon.
-        if parent & SNAPDIR_BIT or name == self._snapdir or name in _DOTS or (parent == KERNEL_ROOT and name in self._kernel.aliases):
+        if (
+            parent & SNAPDIR_BIT
+            or name == self._snapdir
+            or name in _DOTS
+            or (parent == KERNEL_ROOT and name in self._kernel.aliases)
+        ):
             return None
         try:
             view, ino = self._place(parent)
@@ -96,7 +105,11 @@ class Quick:
         except NotFound:
             self._count["lookup"] += 1
             # No such name, and the kernel need not ask again: it will be the one to create it.
-            return [wire.ENTRY_REPLY.pack(wire.ENTRY_REPLY.size, 0, unique, 0, 0, VALID, 0, 0, 0, *(0,) * 16)]
+            return [
+                wire.ENTRY_REPLY.pack(
+                    wire.ENTRY_REPLY.size, 0, unique, 0, 0, VALID, 0, 0, 0, *(0,) * 16
+                )
+            ]
         except REPEATABLE:
             return None
         except CorruptBlock as exc:
@@ -107,7 +120,8 @@ class Quick:
         return [
             wire.ENTRY_REPLY.pack(
                 wire.ENTRY_REPLY.size, 0, unique,
-                node, self._attributes.generation(node, inode), VALID, self._pause.valid, 0, 0, *self._attributes.words(node, inode),
+                node, self._attributes.generation(node, inode), VALID, self._pause.valid, 0, 0,
+                *self._attributes.words(node, inode),
             )
         ]  # fmt: skip
 
@@ -135,7 +149,8 @@ class Quick:
         return [
             wire.CREATE_REPLY.pack(
                 wire.CREATE_REPLY.size, 0, unique,
-                node, self._attributes.generation(node, inode), VALID, self._pause.valid, 0, 0, *self._attributes.words(node, inode),
+                node, self._attributes.generation(node, inode), VALID, self._pause.valid, 0, 0,
+                *self._attributes.words(node, inode),
                 self._known.opened(node, flags), wire.FOPEN_KEEP_CACHE,
             )
         ]  # fmt: skip
@@ -166,9 +181,16 @@ class Quick:
 
     def _move(self, unique: int, parent: int, new: int, flags: int, names: memoryview) -> Reply:
         name, new_name = wire.names_in(names)
-        if flags & ~RENAME_FLAGS or (parent | new) & SNAPDIR_BIT or self._snapdir in (name, new_name) or not self._can_change():
+        if (
+            flags & ~RENAME_FLAGS
+            or (parent | new) & SNAPDIR_BIT
+            or self._snapdir in (name, new_name)
+            or not self._can_change()
+        ):
             return None
-        if self._split(parent)[0]:  # in a snapshot, where the kernel may have to hear more than the answer
+        if self._split(parent)[
+            0
+        ]:  # in a snapshot, where the kernel may have to hear more than the answer
             return None
         try:
             self._operations.rename_now(parent, name, new, new_name, flags)
@@ -183,7 +205,8 @@ class Quick:
     def _forget(self, _: int, node: int, body: memoryview, __: int, ___: int) -> Reply:
         (count,) = wire.FORGET_IN.unpack_from(body)
         if self._known.drop(node, count):
-            # Not done here, it is begun anew: what is dropped once more was not there any more, and is still to be released.
+            # Not done here, it is begun anew: what is dropped once more was not there any more, and
+            # is still to be released.
             if not self._can_change():
                 return None
             try:
@@ -214,11 +237,22 @@ class Quick:
             broke_off(self._volume, exc)
             raise
         self._count["getattr"] += 1
-        return [wire.ATTR_REPLY.pack(wire.ATTR_REPLY.size, 0, unique, self._pause.valid, 0, *self._attributes.words(node, inode))]
+        return [
+            wire.ATTR_REPLY.pack(
+                wire.ATTR_REPLY.size,
+                0,
+                unique,
+                self._pause.valid,
+                0,
+                *self._attributes.words(node, inode),
+            )
+        ]
 
     def _setattr(self, unique: int, node: int, body: memoryview, _: int, __: int) -> Reply:
         """Times alone: what the kernel, with its writeback cache, says after every change."""
-        valid, _, _, _, atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns, _, _, _ = wire.SETATTR_IN.unpack_from(body)
+        valid, _, _, _, atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns, _, _, _ = (
+            wire.SETATTR_IN.unpack_from(body)
+        )
         if (
             valid & wire.SET_MORE
             or not valid & wire.SET_TIMES
@@ -243,12 +277,26 @@ class Quick:
             broke_off(self._volume, exc)
             raise
         self._count["setattr"] += 1
-        return [wire.ATTR_REPLY.pack(wire.ATTR_REPLY.size, 0, unique, self._pause.valid, 0, *self._attributes.words(node, inode))]
+        return [
+            wire.ATTR_REPLY.pack(
+                wire.ATTR_REPLY.size,
+                0,
+                unique,
+                self._pause.valid,
+                0,
+                *self._attributes.words(node, inode),
+            )
+        ]
 
     def _getxattr(self, unique: int, node: int, body: memoryview, _: int, __: int) -> Reply:
         """That there is none: the kernel asks for capabilities before it writes to a file."""
         name = bytes(body[wire.GETXATTR_IN.size : -1])
-        if node & SNAPDIR_BIT or not self._has_xattrs or facts.is_answered(name) or name == designation.NAME:
+        if (
+            node & SNAPDIR_BIT
+            or not self._has_xattrs
+            or facts.is_answered(name)
+            or name == designation.NAME
+        ):
             return None
         try:
             view, ino = self._place(node)
@@ -268,7 +316,9 @@ class Quick:
     def _open(self, unique: int, node: int, body: memoryview, _: int, __: int) -> Reply:
         flags, _ = wire.OPEN_IN.unpack_from(body)
         writing = flags & os.O_ACCMODE != os.O_RDONLY
-        if flags & os.O_TRUNC or (writing and (self._volume.read_only_reason is not None or not self._pause.valid)):
+        if flags & os.O_TRUNC or (
+            writing and (self._volume.read_only_reason is not None or not self._pause.valid)
+        ):
             return None
         try:
             view, ino = self._place(node)
@@ -281,7 +331,15 @@ class Quick:
             broke_off(self._volume, exc)
             raise
         self._count["open"] += 1
-        return [wire.OPEN_REPLY.pack(wire.OPEN_REPLY.size, 0, unique, self._known.opened(node, flags), wire.FOPEN_KEEP_CACHE)]
+        return [
+            wire.OPEN_REPLY.pack(
+                wire.OPEN_REPLY.size,
+                0,
+                unique,
+                self._known.opened(node, flags),
+                wire.FOPEN_KEEP_CACHE,
+            )
+        ]
 
     def _release(self, unique: int, node: int, body: memoryview, __: int, ___: int) -> Reply:
         if node in self._short:

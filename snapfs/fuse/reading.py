@@ -1,7 +1,8 @@
 """Reading file data in the event loop, where that is quicker than a worker thread.
 
-What the host's memory has takes no time. A device that answers in less time than two changes of the thread take is waited for, too, as long
-as nobody else has a request in progress; one that is slow is not asked again by the loop for a while.
+What the host's memory has takes no time. A device that answers in less time than two changes of the
+thread take is waited for, too, as long as nobody else has a request in progress; one that is slow
+is not asked again by the loop for a while.
 """
 
 from __future__ import annotations
@@ -13,23 +14,26 @@ from typing import Final
 from snapfs.device.base import Buffer, Device
 from snapfs.filesystem import ReadPlan
 
-#: Seconds that the loop may wait for one read, on the average of the last ones, and for each MiB of it.
+#: Seconds that the loop may wait for one read, on the average of the last ones, and for each MiB of
+#: it.
 PROMPT: Final = 1e-3
 PROMPT_MIB: Final = 2e-3
 
-#: Weight of the last read in that average, and how many times what is allowed it counts at most: any device is slow once in a while.
+#: Weight of the last read in that average, and how many times what is allowed it counts at most:
+#: any device is slow once in a while.
 _WEIGHT: Final = 0.2
 _WORST: Final = 3.0
 
-#: Reads that are left to threads after the device has been found slow for the first time, and at most: each time twice as many. After
-#: so many reads in the loop without that, half as many.
+#: Reads that are left to threads after the device has been found slow for the first time, and at
+#: most: each time twice as many. After so many reads in the loop without that, half as many.
 _PAUSE: Final = 100
 _LONGEST_PAUSE: Final = 100 << 10
 
 #: Runs of a read beyond which a thread has more to do than the loop should.
 _RUNS: Final = 4
 
-#: Bytes that are asked for in advance where reads follow one another, and from what length of a read on.
+#: Bytes that are asked for in advance where reads follow one another, and from what length of a
+#: read on.
 AHEAD: Final = 2 << 20
 _AHEAD_FROM: Final = 64 << 10
 
@@ -37,14 +41,21 @@ _AHEAD_FROM: Final = 64 << 10
 class Reading:
     """Reads for one mount. ``is_alone`` tells whether no request waits for anything."""
 
-    def __init__(self, device: Callable[[], Device], is_alone: Callable[[], bool], clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        device: Callable[[], Device],
+        is_alone: Callable[[], bool],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._device = device
         self._is_alone = is_alone
         self._clock = clock
         self._mean = 0.0
         self._pause = 0
         self._next_pause = _PAUSE
-        self._since = 0  # reads in the loop since the last pause, or since the next one was made shorter
+        self._since = (
+            0  # reads in the loop since the last pause, or since the next one was made shorter
+        )
         self._next = -1  # where the last read ended
 
     def parts(self, plan: ReadPlan) -> list[Buffer] | None:

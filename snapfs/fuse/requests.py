@@ -1,6 +1,8 @@
-"""What all request handlers share: the way from the kernel's numbers to the core and back, and from exceptions to errno.
+"""What all request handlers share: the way from the kernel's numbers to the core and back, and from
+exceptions to errno.
 
-A handler is a coroutine that answers one request. Which requests there are and what they mean is in the modules that import this.
+A handler is a coroutine that answers one request. Which requests there are and what they mean is in
+the modules that import this.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ T = TypeVar("T")
 
 
 def handler(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Count the request, and let nothing but an errno out of it: anything else would end the mount."""
+    """Count the request, and let nothing but an errno out of it: anything
+    else would end the mount.
+    """
     name = function.__name__
 
     @functools.wraps(function)
@@ -69,7 +73,15 @@ class Requests(pyfuse3.Operations):
 
     supports_dot_lookup = True
 
-    def __init__(self, edge: Edge, known: Known, numbers: Numbers, kernel: MountedKernel, options: MountOptions, block_size: int) -> None:
+    def __init__(
+        self,
+        edge: Edge,
+        known: Known,
+        numbers: Numbers,
+        kernel: MountedKernel,
+        options: MountOptions,
+        block_size: int,
+    ) -> None:
         super().__init__()
         self.edge = edge
         self.fs: Filesystem = edge.fs
@@ -79,13 +91,19 @@ class Requests(pyfuse3.Operations):
         self.trouble = Trouble(edge, numbers)
         self.options = options
         self.stored_at_once = options.stored_at_once
-        self.attributes = Attributes(options, block_size, kernel.pause, known.replaced, numbers.root_view)
+        self.attributes = Attributes(
+            options, block_size, kernel.pause, known.replaced, numbers.root_view
+        )
         kernel.generation = self.attributes.generation
         self.passage = Passage(self.fs, self.attributes)
         self.snapdir_name = options.snapdir.encode(errors="surrogateescape")
 
-    async def refusal(self, name: str, arguments: tuple[object, ...], exc: Exception) -> pyfuse3.FUSEError:
-        """What a request is answered with that ended with an exception; what is worth it is logged."""
+    async def refusal(
+        self, name: str, arguments: tuple[object, ...], exc: Exception
+    ) -> pyfuse3.FUSEError:
+        """What a request is answered with that ended with an exception; what
+        is worth it is logged.
+        """
         what = await self.trouble.words(name, arguments, exc) if is_trouble(exc) else name
         return pyfuse3.FUSEError(errno_of(exc, what))
 
@@ -111,38 +129,72 @@ class Requests(pyfuse3.Operations):
             raise StaleInode(str(exc)) from exc
 
     def place(self, node: int) -> tuple[View, int]:
-        """View and inode number. Raises ``ReadOnly`` for a ``.snap`` directory: it has no inode that could take part in anything."""
+        """View and inode number. Raises ``ReadOnly`` for a ``.snap`` directory: it has no inode
+        that could take part in anything.
+        """
         if self.numbers.is_snapdir(node):
-            raise ReadOnly("in this directory snapshots are made, renamed and deleted, and nothing else")
+            raise ReadOnly(
+                "in this directory snapshots are made, renamed and deleted, and nothing else"
+            )
         view_id, ino = self.numbers.split(node)
         return self.view(view_id), ino
 
-    async def at(self, function: Callable[Concatenate[View, int, Q], T], node: int, /, *args: Q.args, **kwargs: Q.kwargs) -> T:
+    async def at(
+        self,
+        function: Callable[Concatenate[View, int, Q], T],
+        node: int,
+        /,
+        *args: Q.args,
+        **kwargs: Q.kwargs,
+    ) -> T:
         """Run a core function on the view and inode of ``node``; see ``Edge.call``."""
         return await self.edge.call(self._at, function, node, *args, **kwargs)
 
-    async def change_at(self, function: Callable[Concatenate[View, int, Q], T], node: int, /, *args: Q.args, **kwargs: Q.kwargs) -> T:
+    async def change_at(
+        self,
+        function: Callable[Concatenate[View, int, Q], T],
+        node: int,
+        /,
+        *args: Q.args,
+        **kwargs: Q.kwargs,
+    ) -> T:
         """The same for one that changes something; see ``Edge.change``."""
         return await self.edge.change(self._at, function, node, *args, **kwargs)
 
-    def _at(self, function: Callable[Concatenate[View, int, Q], T], node: int, /, *args: Q.args, **kwargs: Q.kwargs) -> T:
+    def _at(
+        self,
+        function: Callable[Concatenate[View, int, Q], T],
+        node: int,
+        /,
+        *args: Q.args,
+        **kwargs: Q.kwargs,
+    ) -> T:
         # In every attempt anew: while one waits the view may go away.
         view, ino = self.place(node)
         return function(view, ino, *args, **kwargs)
 
-    async def keeps_group(self, node: int, ctx: pyfuse3.RequestContext | Caller, *, told: bool | None = None) -> bool:
+    async def keeps_group(
+        self, node: int, ctx: pyfuse3.RequestContext | Caller, *, told: bool | None = None
+    ) -> bool:
         """See ``set_id.keeps_group``."""
         inode = await self.at(self.fs.inode, node)
         return keeps_group(ctx, inode, self.attributes.permissions(inode)[2], told=told)
 
     async def accessed(self, node: int) -> None:
-        """Renew an access time where that is due. Not worth failing for, nor waiting for a snapshot that is being made."""
-        if self.fs.atime == "relatime" and self.numbers.view_of(node) == BASE_VIEW and not self.edge.gate.is_closed:
+        """Renew an access time where that is due. Not worth failing for, nor waiting for a snapshot
+        that is being made.
+        """
+        if (
+            self.fs.atime == "relatime"
+            and self.numbers.view_of(node) == BASE_VIEW
+            and not self.edge.gate.is_closed
+        ):
             with contextlib.suppress(SnapfsError):
                 await self.change_at(self.fs.touch_atime, node)
 
     def learned(self, parent: int, name: bytes, inode: Inode) -> pyfuse3.EntryAttributes:
-        """What to reply with when the kernel learns of an inode of the same view as ``parent`` by its name.
+        """What to reply with when the kernel learns of an inode of the same view as ``parent`` by
+        its name.
 
         To be called in the synchronous stretch in which the core gave the inode.
         """

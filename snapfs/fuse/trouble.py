@@ -1,6 +1,7 @@
 """What the log says of a request that the device or damage made fail: which file, in which view.
 
-Users get EIO and no more; whoever reads the log must be able to find the file, and must not be drowned in lines about it.
+Users get EIO and no more; whoever reads the log must be able to find the file, and must not be
+drowned in lines about it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from snapfs.printable import printable
 from snapfs.snapshots.naming import ancestry, path_of
 
 #: Requests whose second argument is a name in the directory that is the first.
-_WITH_NAME: Final = frozenset({"lookup", "mknod", "mkdir", "symlink", "create", "unlink", "rmdir", "rename"})
+_WITH_NAME: Final = frozenset(
+    {"lookup", "mknod", "mkdir", "symlink", "create", "unlink", "rmdir", "rename"}
+)
 
 #: Seconds for which the same kind of trouble with the same inode is not told again.
 QUIET_SECONDS: Final = 60.0
@@ -30,13 +33,17 @@ _REMEMBERED: Final = 1000
 class Trouble:
     """Finds the words for one mount."""
 
-    def __init__(self, edge: Edge, numbers: Numbers, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, edge: Edge, numbers: Numbers, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._edge = edge
         self._numbers = numbers
         self._clock = clock
         self._told: dict[tuple[str, object, type], float] = {}
 
-    async def words(self, request: str, arguments: tuple[object, ...], exc: Exception) -> str | None:
+    async def words(
+        self, request: str, arguments: tuple[object, ...], exc: Exception
+    ) -> str | None:
         """The request, the file and its view; None when that was said a moment ago."""
         node = arguments[0] if arguments and isinstance(arguments[0], int) else None
         if not self._is_new((request, node, type(exc))):
@@ -48,7 +55,10 @@ class Trouble:
         path = await self._path(view_id, ino)
         if name:
             path = f"{path.rstrip('/')}/{name.decode(errors='replace')}"
-        return f"{request} of {printable(path)} (inode {ino}{', the directory' if name else ''}) in {self._view(view_id)}"
+        return (
+            f"{request} of {printable(path)} (inode "
+            f"{ino}{', the directory' if name else ''}) in {self._view(view_id)}"
+        )
 
     def _is_new(self, key: tuple[str, object, type]) -> bool:
         now = self._clock()

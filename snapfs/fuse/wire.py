@@ -1,4 +1,5 @@
-"""The kernel's FUSE protocol as bytes: requests taken apart, replies and notifications put together. Layouts as in ``linux/fuse.h``.
+"""The kernel's FUSE protocol as bytes: requests taken apart, replies and notifications put
+together. Layouts as in ``linux/fuse.h``.
 
 Nothing here knows a filesystem, and nothing waits.
 """
@@ -27,7 +28,9 @@ HEAD_ROOM: Final = 1 << 17
 
 
 class Op(enum.IntEnum):
-    """Requests that are understood. Others are answered with ENOSYS, and the kernel does without."""
+    """Requests that are understood. Others are answered with ENOSYS, and
+    the kernel does without.
+    """
 
     LOOKUP = 1
     FORGET = 2
@@ -82,7 +85,9 @@ class Init(enum.IntFlag):
 
 
 class Set:
-    """Which attributes a SETATTR sets: bits, and no ``IntFlag``, whose arithmetic would cost as much as all else of the request."""
+    """Which attributes a SETATTR sets: bits, and no ``IntFlag``, whose arithmetic would cost as
+    much as all else of the request.
+    """
 
     MODE: Final = 1 << 0
     UID: Final = 1 << 1
@@ -98,7 +103,8 @@ class Set:
 #: In a SETATTR: more than times.
 SET_MORE: Final = Set.MODE | Set.UID | Set.GID | Set.SIZE
 
-#: In a SETATTR: times that somebody sets; without these and the others it takes set-id bits away, and nothing else.
+#: In a SETATTR: times that somebody sets; without these and the others it takes set-id bits away,
+#: and nothing else.
 SET_TIMES: Final = Set.ATIME | Set.MTIME
 
 #: In the flags of GETATTR: there is a handle.
@@ -119,7 +125,8 @@ NOTIFY_INVAL_ENTRY: Final = 3
 NOTIFY_INC_EPOCH: Final = 8
 NOTIFY_PRUNE: Final = 9
 
-#: In the flags of INVAL_ENTRY: the kernel looks the name up again, and keeps what it has there if that is the same (Linux 6.2).
+#: In the flags of INVAL_ENTRY: the kernel looks the name up again, and keeps what it has there if
+#: that is the same (Linux 6.2).
 EXPIRE_ONLY: Final = 1 << 0
 
 #: len, opcode, unique, nodeid, uid, gid, pid, total_extlen, padding
@@ -129,7 +136,8 @@ OUT_HEADER: Final = struct.Struct("<IiQ")
 
 #: major, minor, max_readahead, flags
 INIT_IN: Final = struct.Struct("<IIII")
-#: The same, max_background, congestion_threshold, max_write, time_gran, max_pages, map_alignment, flags2, and what is unused
+#: The same, max_background, congestion_threshold, max_write, time_gran, max_pages, map_alignment,
+#: flags2, and what is unused
 INIT_OUT: Final = struct.Struct("<IIIIHHIIHHI28x")
 
 #: nlookup; and (nodeid, nlookup) after count, dummy
@@ -197,7 +205,8 @@ _SECOND: Final = 1_000_000_000
 class Caller(NamedTuple):
     """Who asks, as ``pyfuse3.RequestContext`` tells it.
 
-    ``keeps_set_id``: whether a change of the content leaves set-id bits alone; None where the kernel does not say.
+    ``keeps_set_id``: whether a change of the content leaves set-id bits alone; None where the
+    kernel does not say.
     """
 
     uid: int
@@ -212,8 +221,10 @@ def attributes(entry: pyfuse3.EntryAttributes) -> tuple[int, ...]:
     mtime, mtime_ns = divmod(entry.st_mtime_ns, _SECOND)
     ctime, ctime_ns = divmod(entry.st_ctime_ns, _SECOND)
     return (
-        entry.st_ino, entry.st_size, entry.st_blocks, atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns,
-        entry.st_mode, entry.st_nlink, entry.st_uid, entry.st_gid, entry.st_rdev & 0xFFFF_FFFF, entry.st_blksize, 0,
+        entry.st_ino, entry.st_size, entry.st_blocks, atime, mtime, ctime, atime_ns, mtime_ns,
+        ctime_ns,
+        entry.st_mode, entry.st_nlink, entry.st_uid, entry.st_gid, entry.st_rdev & 0xFFFF_FFFF,
+        entry.st_blksize, 0,
     )  # fmt: skip
 
 
@@ -230,7 +241,9 @@ def attr_out(entry: pyfuse3.EntryAttributes) -> bytes:
 def entry_out(entry: pyfuse3.EntryAttributes) -> bytes:
     """The reply to LOOKUP and to what makes an inode."""
     (name, name_ns), (attr, attr_ns) = _seconds(entry.entry_timeout), _seconds(entry.attr_timeout)
-    return ENTRY_OUT.pack(entry.st_ino, entry.generation, name, attr, name_ns, attr_ns, *attributes(entry))
+    return ENTRY_OUT.pack(
+        entry.st_ino, entry.generation, name, attr, name_ns, attr_ns, *attributes(entry)
+    )
 
 
 def open_out(info: pyfuse3.FileInfo) -> bytes:
@@ -256,7 +269,9 @@ class Rows:
         if length + padding > self._room:
             return False
         self._room -= length + padding
-        self.data += b"".join((entry, DIRENT.pack(node, cookie, len(name), mode >> 12), name, bytes(padding)))
+        self.data += b"".join(
+            (entry, DIRENT.pack(node, cookie, len(name), mode >> 12), name, bytes(padding))
+        )
         return True
 
 

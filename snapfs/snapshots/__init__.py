@@ -1,18 +1,54 @@
-"""Snapshots: creating, naming, finding, deleting and going back to them. The rules of who holds a block are in ``store.owners``."""
+"""Snapshots: creating, naming, finding, deleting and going back to them. The rules of who holds a
+block are in ``store.owners``.
+"""
 
 from snapfs.snapshots.deleting import SetDeletion, delete_set, plan_set
 from snapfs.snapshots.diff import Diff
 from snapfs.snapshots.differing import Difference, Shown
-from snapfs.snapshots.going_back import cancel, in_words, last_in_words, restore, restore_scheduled, schedule, scheduled_snapshot
-from snapfs.snapshots.lifecycle import abandon, change_facts, check_not_held, create, delete, facts_after, rename
-from snapfs.snapshots.naming import all, ancestry, check_name, default_name, find, free_name, get, is_cut_off, view_inode, visible  # noqa: A004 - reads as snapshots.all
+from snapfs.snapshots.going_back import (
+    cancel,
+    in_words,
+    last_in_words,
+    restore,
+    restore_scheduled,
+    schedule,
+    scheduled_snapshot,
+)
+from snapfs.snapshots.lifecycle import (
+    abandon,
+    change_facts,
+    check_not_held,
+    create,
+    delete,
+    facts_after,
+    rename,
+)
+from snapfs.snapshots.naming import (
+    all,  # noqa: A004 - reads as snapshots.all
+    ancestry,
+    check_name,
+    default_name,
+    find,
+    free_name,
+    get,
+    is_cut_off,
+    view_inode,
+    visible,
+)
 from snapfs.snapshots.purge import Found, Place, check_paths, find_places, portions, take_out
 from snapfs.snapshots.purge_space import Had, PurgeSpace
 from snapfs.snapshots.restore import RestoreResult
 from snapfs.snapshots.restore import give_up as give_up_restore
 from snapfs.snapshots.restore_plan import RestorePlan
 from snapfs.snapshots.restore_plan import check as check_restore
-from snapfs.snapshots.rights import Permit, anyone, check_permitted, covered, may_look, owner_or_root
+from snapfs.snapshots.rights import (
+    Permit,
+    anyone,
+    check_permitted,
+    covered,
+    may_look,
+    owner_or_root,
+)
 from snapfs.snapshots.shares import is_privileged
 from snapfs.snapshots.sides import State
 from snapfs.snapshots.space import frees

@@ -1,7 +1,9 @@
-"""Comparing two views top down (A10): equal pointers are skipped, so that the cost is that of what differs.
+"""Comparing two views top down (A10): equal pointers are skipped, so that the cost is that of what
+differs.
 
-A comparison can be interrupted by ``NotCached`` and goes on where it was. Trees of different depth are laid upon each other: the
-deeper one's first child stands where the other's root is. A block that has moved between two places is found on both sides.
+A comparison can be interrupted by ``NotCached`` and goes on where it was. Trees of different depth
+are laid upon each other: the deeper one's first child stands where the other's root is. A block
+that has moved between two places is found on both sides.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ BATCH = 128
 Pointer = tuple[int, int]
 HOLE: Pointer = (0, 0)
 
-#: Bytes of a slot that hold the access time, and those that say when and how often a number was given out.
+#: Bytes of a slot that hold the access time, and those that say when and how often a number was
+#: given out.
 _ATIME = slice(32, 44)
 GENERATION = slice(80, 84)
 
@@ -40,7 +43,9 @@ INODES, DATA, BLOB, NAMES = "inodes", "", "blob", "names"
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two pointers at one place; each with the level of what it points at. ``ino`` is the inode that the tree belongs to in the base."""
+    """Two pointers at one place; each with the level of what it points at. ``ino`` is the inode
+    that the tree belongs to in the base.
+    """
 
     kind: str
     base: Pointer
@@ -57,16 +62,18 @@ Found = tuple[Pair, Any, Any, bool, bool]
 
 
 class Comparison:
-    """The difference between some trees of two clean views: the blocks that only one of them reaches there, and the inodes that differ.
+    """The difference between some trees of two clean views: the blocks that only one of them
+    reaches there, and the inodes that differ.
 
-    ``changed`` leaves out inodes that differ in nothing but their access time or have no name. ``slots`` are the changed inodes
-    of the second view.
+    ``changed`` leaves out inodes that differ in nothing but their access time or have no name.
+    ``slots`` are the changed inodes of the second view.
     """
 
     def __init__(self, volume: Volume, pairs: Iterable[Pair]) -> None:
         self.volume = volume
         self.only_base: dict[int, int] = {}  # block -> epoch
-        #: The inode that a block of ``only_base`` belongs to (0: the inode table), and whether it is one of its extended attributes.
+        #: The inode that a block of ``only_base`` belongs to (0: the inode table), and whether it
+        #: is one of its extended attributes.
         self.whose: dict[int, tuple[int, bool]] = {}
         #: Inodes of the base that have what a file has lost.
         self.heirs: dict[int, Heir] = {}
@@ -80,7 +87,20 @@ class Comparison:
     @classmethod
     def of_views(cls, volume: Volume, base: ViewRoot, view: ViewRoot) -> Comparison:
         """All of both views: their inode tables, and what these lead to."""
-        return cls(volume, [Pair(INODES, (base.first, base.second), base.depth, (view.first, view.second), view.depth, 0, 0)])
+        return cls(
+            volume,
+            [
+                Pair(
+                    INODES,
+                    (base.first, base.second),
+                    base.depth,
+                    (view.first, view.second),
+                    view.depth,
+                    0,
+                    0,
+                )
+            ],
+        )
 
     def run(self) -> None:
         """Compare to the end. May raise ``NotCached``; then call again."""
@@ -108,7 +128,10 @@ class Comparison:
         take_view = (bool(view[0]) and pair.view_level >= pair.base_level) or not base[0]
         wants: list[Want] = []
         nodes: list[Any] = []
-        for pointer, level, take in ((base, pair.base_level, take_base), (view, pair.view_level, take_view)):
+        for pointer, level, take in (
+            (base, pair.base_level, take_base),
+            (view, pair.view_level, take_view),
+        ):
             node = None
             kind = self._kind(pair.kind, pointer, level)
             if take and pointer[0] and kind:
@@ -129,15 +152,23 @@ class Comparison:
             return "node"
         return "inodes" if kind == INODES else ""
 
-    def _differ(self, pair: Pair, base_node: Any, view_node: Any, take_base: bool, take_view: bool) -> Iterator[Pair]:
+    def _differ(
+        self, pair: Pair, base_node: Any, view_node: Any, take_base: bool, take_view: bool
+    ) -> Iterator[Pair]:
         if not take_base and not take_view:
             return iter(())
         if take_base and pair.base[0]:
             _only(self.only_base, pair.base)
-            self.whose[pair.base[0] & BLOCK_MASK] = pair.ino, pair.kind == BLOB and pair.is_attributes
+            self.whose[pair.base[0] & BLOCK_MASK] = (
+                pair.ino,
+                pair.kind == BLOB and pair.is_attributes,
+            )
         if take_view and pair.view[0]:
             _only(self.only_view, pair.view)
-            self.whose_then[pair.view[0] & BLOCK_MASK] = pair.ino, pair.kind == BLOB and pair.is_attributes
+            self.whose_then[pair.view[0] & BLOCK_MASK] = (
+                pair.ino,
+                pair.kind == BLOB and pair.is_attributes,
+            )
         if pair.kind == NAMES:
             return self._names(pair, base_node, view_node)
         level = max(pair.base_level if take_base else 0, pair.view_level if take_view else 0)
@@ -147,7 +178,15 @@ class Comparison:
             return self._inodes(pair, base_node, view_node)
         return iter(())
 
-    def _children(self, pair: Pair, base_node: Any, view_node: Any, level: int, take_base: bool, take_view: bool) -> Iterator[Pair]:
+    def _children(
+        self,
+        pair: Pair,
+        base_node: Any,
+        view_node: Any,
+        level: int,
+        take_base: bool,
+        take_view: bool,
+    ) -> Iterator[Pair]:
         fan_bits, fan_out = self.volume.geometry.fan_bits, self.volume.geometry.fan_out
         left, right = base_node, view_node
         for slot in range(fan_out):
@@ -156,11 +195,23 @@ class Comparison:
             view = (right[2 * slot], right[2 * slot + 1]) if right else HOLE
             base_level = view_level = level - 1
             if not take_base and slot == 0 and pair.number == 0:
-                base, base_level = pair.base, pair.base_level  # the shallower tree stands below the first child
+                base, base_level = (
+                    pair.base,
+                    pair.base_level,
+                )  # the shallower tree stands below the first child
             if not take_view and slot == 0 and pair.number == 0:
                 view, view_level = pair.view, pair.view_level
             if base[0] or view[0]:
-                yield Pair(pair.kind, base, base_level, view, view_level, number, pair.ino, pair.is_attributes)
+                yield Pair(
+                    pair.kind,
+                    base,
+                    base_level,
+                    view,
+                    view_level,
+                    number,
+                    pair.ino,
+                    pair.is_attributes,
+                )
 
     def _names(self, pair: Pair, base_node: Any, view_node: Any) -> Iterator[Pair]:
         left, right = base_node, view_node
@@ -189,14 +240,19 @@ class Comparison:
             yield from trees(ino, left, right)
 
     def _note(self, ino: int, left: bytes, right: bytes) -> None:
-        named = any(slot[:4] != b"\0\0\0\0" and int.from_bytes(slot[12:16], "little") for slot in (left, right))
+        named = any(
+            slot[:4] != b"\0\0\0\0" and int.from_bytes(slot[12:16], "little")
+            for slot in (left, right)
+        )
         if named and ino not in HIDDEN_INOS:
             self.changed.add(ino)
             self.slots[ino] = right
 
 
 def _only(found: dict[int, int], pointer: Pointer) -> None:
-    """Note a block of one view. Raises ``CorruptBlock`` for one that this view reaches twice: what is below it could be endless."""
+    """Note a block of one view. Raises ``CorruptBlock`` for one that this view reaches twice: what
+    is below it could be endless.
+    """
     block = pointer[0] & BLOCK_MASK
     if block in found:
         raise CorruptBlock(f"block {block} stands at two places of one view")
@@ -219,7 +275,16 @@ def trees(ino: int, left: bytes, right: bytes) -> Iterator[Pair]:
     else:
         yield Pair(kinds[0], *base, HOLE, 0, 0, ino)
         yield Pair(kinds[1], HOLE, 0, *view, 0, ino)
-    yield Pair(BLOB, (one[20], one[21]), one[24], (other[20], other[21]), other[24], 0, ino, is_attributes=True)
+    yield Pair(
+        BLOB,
+        (one[20], one[21]),
+        one[24],
+        (other[20], other[21]),
+        other[24],
+        0,
+        ino,
+        is_attributes=True,
+    )
 
 
 def _tree_kind(mode: int) -> str:

@@ -1,7 +1,9 @@
-"""Whether two states of a file, or two files, differ in their data, in their attributes, or in both.
+"""Whether two states of a file, or two files, differ in their data, in their attributes, or in
+both.
 
-Data are a file's bytes, a link's target, a device's number. Attributes are permissions, owner, group, extended attributes, access lists.
-The time of modification is one where the data are the same, and for directories never: there it changes with every name.
+Data are a file's bytes, a link's target, a device's number. Attributes are permissions, owner,
+group, extended attributes, access lists. The time of modification is one where the data are the
+same, and for directories never: there it changes with every name.
 """
 
 from __future__ import annotations
@@ -69,11 +71,17 @@ def _data_differ(one: Inode, other: Inode) -> Steps[bool]:
     if kind == stat.S_IFLNK:
         return (yield from ask(reading.target, one)) != (yield from ask(reading.target, other))
     volume = one.view.volume
-    walk = MapDifference(volume, (*one.map.root_words, one.map.depth), (*other.map.root_words, other.map.depth))
+    walk = MapDifference(
+        volume, (*one.map.root_words, one.map.depth), (*other.map.root_words, other.map.depth)
+    )
     zeros = crc32c(bytes(volume.geometry.block_size))
     while (places := (yield from ask(walk.next))) is not None:
-        # What has different checksums differs. What has equal ones may be the same bytes, written anew.
-        sums = [tuple(second >> CHECKSUM_SHIFT if first else zeros for first, second in pointers) for _, *pointers in places]
+        # What has different checksums differs. What has equal ones may be the same bytes, written
+        # anew.
+        sums = [
+            tuple(second >> CHECKSUM_SHIFT if first else zeros for first, second in pointers)
+            for _, *pointers in places
+        ]
         if any(left != right for left, right in sums):
             return True
         if (yield from _bytes_differ(volume, places)):
@@ -88,7 +96,13 @@ def _bytes_differ(volume: Volume, places: Sequence[Place]) -> Steps[bool]:
     for first in range(0, len(places), TOGETHER):
         pointers = [pointer for _, *pair in places[first : first + TOGETHER] for pointer in pair]
         try:
-            loaded = iter((yield from ask(volume.load_all, "data", [pointer for pointer in pointers if pointer[0]])))
+            loaded = iter(
+                (
+                    yield from ask(
+                        volume.load_all, "data", [pointer for pointer in pointers if pointer[0]]
+                    )
+                )
+            )
         except CorruptData:
             return True
         blocks = [next(loaded) if pointer[0] else hole for pointer in pointers]

@@ -1,4 +1,6 @@
-"""Deleting several snapshots at once: what that frees, and doing it with one commit. Of one alone see ``lifecycle.delete``."""
+"""Deleting several snapshots at once: what that frees, and doing it with one commit. Of one alone
+see ``lifecycle.delete``.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +22,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SetDeletion:
-    """What becomes of a set of snapshots: those that are deleted, by name why others are not, and the blocks that this frees."""
+    """What becomes of a set of snapshots: those that are deleted, by name why others are not, and
+    the blocks that this frees.
+    """
 
     deleted: tuple[Instance, ...]
     refused: Mapping[str, SnapfsError]
     blocks: int
 
 
-def plan_set(fs: Filesystem, names: Iterable[str | Instance], *, permit: Permit = anyone) -> SetDeletion:
-    """What ``delete_set`` would do now; nothing is changed. Each is given as to ``get``. May raise ``NotCached``, ``CommitNeeded``."""
+def plan_set(
+    fs: Filesystem, names: Iterable[str | Instance], *, permit: Permit = anyone
+) -> SetDeletion:
+    """What ``delete_set`` would do now; nothing is changed. Each is given as to ``get``. May raise
+    ``NotCached``, ``CommitNeeded``.
+    """
     chosen: dict[int, Instance] = {}
     refused: dict[str, SnapfsError] = {}
     wants: list[Want] = []
@@ -45,15 +53,22 @@ def plan_set(fs: Filesystem, names: Iterable[str | Instance], *, permit: Permit 
     return SetDeletion(tuple(chosen.values()), refused, frees(fs, list(chosen.values())))
 
 
-def delete_set(fs: Filesystem, names: Iterable[str | Instance], *, permit: Permit = anyone) -> SetDeletion:
-    """Delete all of these snapshots that can be deleted, as ``lifecycle.delete`` does each; the caller commits afterwards.
+def delete_set(
+    fs: Filesystem, names: Iterable[str | Instance], *, permit: Permit = anyone
+) -> SetDeletion:
+    """Delete all of these snapshots that can be deleted, as ``lifecycle.delete`` does each; the
+    caller commits afterwards.
 
     Raises ``NoSpace``, ``ReadOnly``.
     """
     volume = fs.volume
     volume.check_writable()
     planned = plan_set(fs, names, permit=permit)
-    volume.allocator.prepare(0, urgency=2, metadata=volume.dirtied + costs.of_instances(volume, len(planned.deleted), grow=False))
+    volume.allocator.prepare(
+        0,
+        urgency=2,
+        metadata=volume.dirtied + costs.of_instances(volume, len(planned.deleted), grow=False),
+    )
     for instance in planned.deleted:
         leave(fs, instance)
     return planned

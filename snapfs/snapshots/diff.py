@@ -1,12 +1,14 @@
-"""What differs between two states of a volume, by paths: added, removed, changed, of another type, renamed.
+"""What differs between two states of a volume, by paths: added, removed, changed, of another type,
+renamed.
 
-The two inode tables are compared top down, and then the names in directories that differ; what is equal is skipped by its pointer, so
-the cost is that of what differs. Paths are found upwards, by the parents of directories and the directory that a file was made in or
-moved to.
+The two inode tables are compared top down, and then the names in directories that differ; what is
+equal is skipped by its pointer, so the cost is that of what differs. Paths are found upwards, by
+the parents of directories and the directory that a file was made in or moved to.
 
-A directory that both states have is compared with itself, wherever it is; what moved with it is not reported. Of the rest, what stands
-under a name in a directory is compared with what stood there, as one would compare two trees. Names that are left over are added or
-removed, or, where one file is behind both, renamed.
+A directory that both states have is compared with itself, wherever it is; what moved with it is not
+reported. Of the rest, what stands under a name in a directory is compared with what stood there, as
+one would compare two trees. Names that are left over are added or removed, or, where one file is
+behind both, renamed.
 """
 
 from __future__ import annotations
@@ -32,10 +34,12 @@ if TYPE_CHECKING:
     from snapfs.filesystem import Filesystem
     from snapfs.store.buckets import BucketTree
 
-#: Changed inodes whose names are looked for together: each directory is searched once for all of them.
+#: Changed inodes whose names are looked for together: each directory is searched once for all of
+#: them.
 BATCH: Final = 8192
 
-#: Names that are remembered until their other half turns up; of more, files that moved are shown as removed and added.
+#: Names that are remembered until their other half turns up; of more, files that moved are shown as
+#: removed and added.
 MOVED_MAX: Final = 100_000
 
 NO_MAP: Final[MapRoot] = (0, 0, 0)
@@ -53,9 +57,13 @@ class _Job:
 
     @classmethod
     def of(cls, old: Inode | None, new: Inode | None, old_path: bytes, path: bytes) -> _Job:
-        """Compare these. Names of two directories that are not one are compared whole: each of them stands elsewhere now."""
+        """Compare these. Names of two directories that are not one are compared whole: each of them
+        stands elsewhere now.
+        """
         whole = old is not None and new is not None and not same_file(old, new)
-        return cls(old, new, old_path, path, BucketDifference(_names(old), _names(new), whole=whole))
+        return cls(
+            old, new, old_path, path, BucketDifference(_names(old), _names(new), whole=whole)
+        )
 
 
 def _names(directory: Inode | None) -> BucketTree | None:
@@ -72,7 +80,9 @@ class _Moved:
 
 @dataclass(slots=True)
 class _Changed:
-    """An inode in both states: how it has changed, once that is known, and how many names of it have not been found yet."""
+    """An inode in both states: how it has changed, once that is known, and how many names of it
+    have not been found yet.
+    """
 
     old: Inode
     new: Inode
@@ -86,7 +96,8 @@ class _Changed:
 
 
 class Diff:
-    """A comparison of two sealed states, which must stay readable meanwhile. ``compared`` counts inodes and names that were looked at.
+    """A comparison of two sealed states, which must stay readable meanwhile. ``compared`` counts
+    inodes and names that were looked at.
 
     With ``paths``, only what lies there in one of the states is reported.
     """
@@ -103,14 +114,21 @@ class Diff:
         self._tops: set[int] = set()  # directories that parts begin with
 
     def steps(self) -> Steps[None]:
-        """All of it: yields ``Difference``, lists of blocks to be fetched, and empty ones between steps.
+        """All of it: yields ``Difference``, lists of blocks to be fetched, and empty ones between
+        steps.
 
-        Raises ``UsageError`` for two states that have no part in common, ``NotFound`` for a path that neither has.
+        Raises ``UsageError`` for two states that have no part in common, ``NotFound`` for a path
+        that neither has.
         """
         pairs = yield from self._choose_pairs()
         for path in self._paths:
             yield from self._check_path(path)
-        self._tops = {one.ino for pair in pairs for one in (pair.old, pair.new) if one is not None and one.is_directory}
+        self._tops = {
+            one.ino
+            for pair in pairs
+            for one in (pair.old, pair.new)
+            if one is not None and one.is_directory
+        }
         for part in pairs:
             yield from self._compare_part(part)
         slots = SlotDifference(self.volume, _root(self.old), _root(self.new))
@@ -143,7 +161,9 @@ class Diff:
         """Compare what parts begin with: no directory that is compared has a name for it."""
         old, new = pair.old, pair.new
         if old is None or new is None:
-            yield from self._tell(Kind.REMOVED if old else Kind.ADDED, pair.old_path, pair.path, old, new)
+            yield from self._tell(
+                Kind.REMOVED if old else Kind.ADDED, pair.old_path, pair.path, old, new
+            )
         elif stat.S_IFMT(old.mode) != stat.S_IFMT(new.mode):
             yield from self._tell(Kind.RETYPED, pair.old_path, pair.path, old, new)
         else:
@@ -158,15 +178,38 @@ class Diff:
 
     # Inodes that differ
 
-    def _sort(self, ino: int, pair: Sequence[bytes], directories: list[tuple[Inode, Inode]], changed: list[_Changed]) -> None:
+    def _sort(
+        self,
+        ino: int,
+        pair: Sequence[bytes],
+        directories: list[tuple[Inode, Inode]],
+        changed: list[_Changed],
+    ) -> None:
         """Note an inode that both states have, and that differs in what counts."""
         self.compared += 1
-        if ino in HIDDEN_INOS or not 0 < ino < INO_LIMIT or _comparable(pair[0]) == _comparable(pair[1]):
+        if (
+            ino in HIDDEN_INOS
+            or not 0 < ino < INO_LIMIT
+            or _comparable(pair[0]) == _comparable(pair[1])
+        ):
             return
-        old, new = Inode.decode(self.old.view, ino, pair[0]), Inode.decode(self.new.view, ino, pair[1])
-        if old is None or new is None or not old.nlink or not new.nlink or stat.S_IFMT(old.mode) != stat.S_IFMT(new.mode):
+        old, new = (
+            Inode.decode(self.old.view, ino, pair[0]),
+            Inode.decode(self.new.view, ino, pair[1]),
+        )
+        if (
+            old is None
+            or new is None
+            or not old.nlink
+            or not new.nlink
+            or stat.S_IFMT(old.mode) != stat.S_IFMT(new.mode)
+        ):
             return
-        if new.is_directory and same_file(old, new) and old.names.root_words != new.names.root_words:
+        if (
+            new.is_directory
+            and same_file(old, new)
+            and old.names.root_words != new.names.root_words
+        ):
             directories.append((old, new))
         if ino not in self._tops:
             changed.append(_Changed(old, new, new.nlink))
@@ -191,7 +234,8 @@ class Diff:
         """Report changed inodes under each name that both states have for them."""
         within: dict[int, dict[int, _Changed]] = {}
         for one in changed:
-            # What lies outside of the parts may be compared no further: a snapshot of parts does not preserve it.
+            # What lies outside of the parts may be compared no further: a snapshot of parts does
+            # not preserve it.
             if self.old.is_whole and self.new.is_whole and not (yield from self._differs(one)):
                 continue
             within.setdefault(one.new.parent, {})[one.new.ino] = one
@@ -209,7 +253,9 @@ class Diff:
             yield from self._find_paths([parent])
             yield from self._report_changed(old, new, within[parent])
         for wanted in within.values():
-            self._linked.update((ino, one) for ino, one in wanted.items() if one.missing > 0 and one.is_linked)
+            self._linked.update(
+                (ino, one) for ino, one in wanted.items() if one.missing > 0 and one.is_linked
+            )
         if len(self._linked) >= BATCH:
             yield from self._search_links()
 
@@ -221,7 +267,8 @@ class Diff:
         return one.change != NOTHING or (one.new.is_directory and not same_file(one.old, one.new))
 
     def _report_changed(self, old: Inode, new: Inode, wanted: dict[int, _Changed]) -> Steps[None]:
-        """Report those of the changed inodes that a directory has under the same name in both states.
+        """Report those of the changed inodes that a directory has under the same name in both
+        states.
 
         What has another name in it is new there, and is found when the names are compared.
         """
@@ -240,15 +287,26 @@ class Diff:
                 yield from self._run(_Job.of(one.old, one.new, old_path, path))
 
     def _search_links(self) -> Steps[None]:
-        """Find the other names of changed files that have several. They may be anywhere: all directories are searched, once for all."""
+        """Find the other names of changed files that have several. They may be anywhere: all
+        directories are searched, once for all.
+        """
         linked, self._linked = self._linked, {}
         slots = SlotDifference(self.volume, NO_MAP, _root(self.new))
         while linked and (found := (yield from ask(slots.next))) is not None:
             for ino, _, slot in found:
-                directory = Inode.decode(self.new.view, ino, slot) if ino not in HIDDEN_INOS else None
-                if directory is None or not directory.is_directory or not directory.nlink or not (yield from self.new.shows(ino)):
+                directory = (
+                    Inode.decode(self.new.view, ino, slot) if ino not in HIDDEN_INOS else None
+                )
+                if (
+                    directory is None
+                    or not directory.is_directory
+                    or not directory.nlink
+                    or not (yield from self.new.shows(ino))
+                ):
                     continue
-                wanted = {number: one for number, one in linked.items() if one.new.parent != ino}  # which has been searched
+                wanted = {
+                    number: one for number, one in linked.items() if one.new.parent != ino
+                }  # which has been searched
                 twin = yield from self.old.twin(directory)
                 if twin is not None and wanted:
                     yield from self._find_paths([ino])
@@ -268,13 +326,17 @@ class Diff:
                 stack.pop()
                 continue
             for side, at in ((self.old, 1), (self.new, 2)):
-                yield from side.fetch({item[at] >> TYPE_BITS for item in items if item[at] is not None})
+                yield from side.fetch(
+                    {item[at] >> TYPE_BITS for item in items if item[at] is not None}
+                )
             for name, left, right in items:
                 self.compared += 1
                 stack += yield from self._compare_name(job, name, left, right)
             yield PAUSE
 
-    def _compare_name(self, job: _Job, name: bytes, left: int | None, right: int | None) -> Steps[list[_Job]]:
+    def _compare_name(
+        self, job: _Job, name: bytes, left: int | None, right: int | None
+    ) -> Steps[list[_Job]]:
         """What has become of one name; the directories below that are to be compared for it."""
         old = yield from self._named(self.old, job.old, name, left)
         new = yield from self._named(self.new, job.new, name, right)
@@ -297,28 +359,49 @@ class Diff:
         change = yield from changes(old, new)
         if change != NOTHING:
             yield from self._tell(Kind.CHANGED, old_path, path, old, new, change)
-        return [_Job.of(old, new, old_path, path)] if old.is_directory and not same_file(old, new) else []
+        return (
+            [_Job.of(old, new, old_path, path)]
+            if old.is_directory and not same_file(old, new)
+            else []
+        )
 
     @staticmethod
-    def _named(side: Side, directory: Inode | None, name: bytes, value: int | None) -> Steps[Inode | None]:
+    def _named(
+        side: Side, directory: Inode | None, name: bytes, value: int | None
+    ) -> Steps[Inode | None]:
         """The inode that a name leads to. Raises ``CorruptBlock``."""
         if value is None or directory is None:
             return None
         names.check_entry(directory.ino, name, value)
         inode = yield from side.inode(value >> TYPE_BITS)
         if inode is None:
-            raise CorruptBlock(f"directory {directory.ino}: a name leads to inode {value >> TYPE_BITS}, which does not exist")
+            raise CorruptBlock(
+                f"directory {directory.ino}: a name leads to inode "
+                f"{value >> TYPE_BITS}, which does not exist"
+            )
         return inode
 
-    def _one_sided(self, old: Inode | None, new: Inode | None, old_path: bytes, path: bytes) -> Steps[list[_Job]]:
-        """A name that only one state has: of a file that the other one has elsewhere, it may be one half of a move."""
+    def _one_sided(
+        self, old: Inode | None, new: Inode | None, old_path: bytes, path: bytes
+    ) -> Steps[list[_Job]]:
+        """A name that only one state has: of a file that the other one has elsewhere, it may be one
+        half of a move.
+        """
         if old is not None:
-            if not old.is_directory and (yield from self.new.twin(old)) is not None and self._note_move(old, old_path, None):
+            if (
+                not old.is_directory
+                and (yield from self.new.twin(old)) is not None
+                and self._note_move(old, old_path, None)
+            ):
                 return []
             yield from self._tell(Kind.REMOVED, old_path, None, old, None)
             return [_Job.of(old, None, old_path, b"")] if old.is_directory else []
         if new is not None:
-            if not new.is_directory and (yield from self.old.twin(new)) is not None and self._note_move(new, None, path):
+            if (
+                not new.is_directory
+                and (yield from self.old.twin(new)) is not None
+                and self._note_move(new, None, path)
+            ):
                 return []
             yield from self._tell(Kind.ADDED, None, path, None, new)
             return [_Job.of(None, new, b"", path)] if new.is_directory else []
@@ -339,14 +422,18 @@ class Diff:
         return True
 
     def _pair_moves(self) -> Steps[None]:
-        """Names of one file that are gone, and others of it that have come, are renamed; what is left over is not."""
+        """Names of one file that are gone, and others of it that have come, are renamed; what is
+        left over is not.
+        """
         for ino, moved in self._moved.items():
             old, new = (yield from self.old.inode(ino)), (yield from self.new.inode(ino))
             if old is None or new is None:
                 raise CorruptBlock(f"inode {ino} does not exist, and has names")
             gone, come = sorted(moved.old), sorted(moved.new)
             for old_path, path in zip(gone, come, strict=False):
-                yield from self._tell(Kind.RENAMED, old_path, path, old, new, (yield from changes(old, new)))
+                yield from self._tell(
+                    Kind.RENAMED, old_path, path, old, new, (yield from changes(old, new))
+                )
             for old_path in gone[len(come) :]:
                 if not old.is_directory:
                     yield from self._tell(Kind.REMOVED, old_path, None, old, None)
@@ -362,14 +449,24 @@ class Diff:
         old = yield from self.old.directory(new.ino)
         if old is not None:
             yield from self.old.find_paths([new.ino])
-            yield from self._tell(Kind.RENAMED, self.old.path(new.ino), path, old, new, (yield from changes(old, new)))
+            yield from self._tell(
+                Kind.RENAMED, self.old.path(new.ino), path, old, new, (yield from changes(old, new))
+            )
 
     # What is reported
 
     def _tell(
-        self, kind: Kind, old_path: bytes | None, path: bytes | None, old: Inode | None, new: Inode | None, change: Change = NOTHING
+        self,
+        kind: Kind,
+        old_path: bytes | None,
+        path: bytes | None,
+        old: Inode | None,
+        new: Inode | None,
+        change: Change = NOTHING,
     ) -> Steps[None]:
-        if self._paths and not any(lies_in(one, self._paths) for one in (old_path, path) if one is not None):
+        if self._paths and not any(
+            lies_in(one, self._paths) for one in (old_path, path) if one is not None
+        ):
             return
         old_shown, shown = (None if where is None else where or b"." for where in (old_path, path))
         yield Difference(kind, old_shown, shown, _shown(old), _shown(new), change)
@@ -385,9 +482,14 @@ def _root(side: Side) -> MapRoot:
 
 
 def _comparable(slot: bytes) -> tuple[object, ...]:
-    """What of a slot counts as a difference: of a directory's, neither size nor times, but whether it is another directory."""
+    """What of a slot counts as a difference: of a directory's, neither size nor times, but whether
+    it is another directory.
+    """
     fields = LAYOUT.unpack_from(slot)
     mode, uid, gid, _, size = fields[:5]
-    data, attributes = (fields[18] & BLOCK_MASK, fields[19], fields[23]), (fields[20] & BLOCK_MASK, fields[21], fields[22])
+    data, attributes = (
+        (fields[18] & BLOCK_MASK, fields[19], fields[23]),
+        (fields[20] & BLOCK_MASK, fields[21], fields[22]),
+    )
     own = fields[12:15] if stat.S_ISDIR(mode) else (size, *fields[8:10], fields[16])
     return mode, uid, gid, data, attributes, slot[INLINE_OFFSET:], own

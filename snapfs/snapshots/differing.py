@@ -37,14 +37,18 @@ class Shown:
     @classmethod
     def of(cls, inode: Inode) -> Shown:
         """What an inode shows."""
-        return cls(inode.ino, inode.mode, inode.uid, inode.gid, inode.size_shown, inode.mtime, inode.nlink)
+        return cls(
+            inode.ino, inode.mode, inode.uid, inode.gid, inode.size_shown, inode.mtime, inode.nlink
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One path that differs. ``path`` is the one in the second state, ``old_path`` in the first; of one that is not there, None.
+    """One path that differs. ``path`` is the one in the second state, ``old_path`` in the first; of
+    one that is not there, None.
 
-    Paths are bytes without a leading slash; the root is ``.``. ``change`` says what differs of what both states show.
+    Paths are bytes without a leading slash; the root is ``.``. ``change`` says what differs of what
+    both states show.
     """
 
     kind: Kind

@@ -1,11 +1,14 @@
-"""Bringing back a part of the base (C7): trees change hands, slots are put in place, and nothing outside is touched.
+"""Bringing back a part of the base (C7): trees change hands, slots are put in place, and nothing
+outside is touched.
 
-What the part reached goes to the undo snapshot and to whoever else holds it; what only the snapshot reached is held by the base from now
-on. Where a file has moved out of the part and is still there, and where a file with a name outside has changed since, its data is copied
-first. All else is shared.
+What the part reached goes to the undo snapshot and to whoever else holds it; what only the snapshot
+reached is held by the base from now on. Where a file has moved out of the part and is still there,
+and where a file with a name outside has changed since, its data is copied first. All else is
+shared.
 
-Before the one synchronous stretch in which all of it happens, the undo snapshot included, there are nothing but such copies, and they are
-orphans: a crash leaves the state from before or the one after.
+Before the one synchronous stretch in which all of it happens, the undo snapshot included, there are
+nothing but such copies, and they are orphans: a crash leaves the state from before or the one
+after.
 """
 
 from __future__ import annotations
@@ -48,7 +51,9 @@ CHUNK: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Grafted:
-    """What came of it: the undo snapshot (None: nothing differed), the inodes that changed, and names outside of them that did."""
+    """What came of it: the undo snapshot (None: nothing differed), the inodes that changed, and
+    names outside of them that did.
+    """
 
     undo: Instance | None = None
     inodes: frozenset[int] = frozenset()
@@ -56,10 +61,12 @@ class Grafted:
 
 
 class Graft:
-    """Makes some paths of the base what they are in a snapshot. ``run`` it until it is through; nobody else changes anything meanwhile.
+    """Makes some paths of the base what they are in a snapshot. ``run`` it until it is through;
+    nobody else changes anything meanwhile.
 
-    ``compare`` finds what differs as users see it; if nothing does, nothing happens. ``make_undo`` gives the snapshot of these paths as
-    they are, for the graft to publish. It is asked once no more can go wrong.
+    ``compare`` finds what differs as users see it; if nothing does, nothing happens. ``make_undo``
+    gives the snapshot of these paths as they are, for the graft to publish. It is asked once no
+    more can go wrong.
     """
 
     def __init__(
@@ -77,14 +84,22 @@ class Graft:
         self._compare = compare
         self._make_undo = make_undo
         self._permit = permit
-        self._copies: dict[int, int] = {}  # inode of the snapshot -> the orphan of the base that has its data
-        #: The roots of both views while they are being read; what they led to may be overwritten when they are others.
+        self._copies: dict[
+            int, int
+        ] = {}  # inode of the snapshot -> the orphan of the base that has its data
+        #: The roots of both views while they are being read; what they led to may be overwritten
+        #: when they are others.
         self._reading: tuple[ViewRoot, ViewRoot] | None = None
         self._steps = self._restore()
 
     def run(self) -> Grafted:
-        """Go on. Raises ``NotCached`` and ``CommitNeeded``, and is called again; ``NotFound``, ``NoSpace``, ``TooManySnapshots``."""
-        if self._reading not in (None, self._roots):  # nobody had gone on after an error, and now all is different
+        """Go on. Raises ``NotCached`` and ``CommitNeeded``, and is called again; ``NotFound``,
+        ``NoSpace``, ``TooManySnapshots``.
+        """
+        if self._reading not in (
+            None,
+            self._roots,
+        ):  # nobody had gone on after an error, and now all is different
             self.close()
             self._steps = self._restore()
         try:
@@ -106,7 +121,9 @@ class Graft:
         return self.fs.volume.base_root, self.instance.root
 
     @staticmethod
-    def _insist(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Generator[Any, None, T]:
+    def _insist(
+        function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Generator[Any, None, T]:
         """The result of a function of the core, whatever it needs."""
         while True:
             try:
@@ -125,7 +142,9 @@ class Graft:
                 if not self._copies and not (yield from self._differs()):
                     return Grafted()
                 roots = self._roots
-                plan = yield from Planner(self.fs, self.instance, self.ways, self._permit, self._copies).steps()
+                plan = yield from Planner(
+                    self.fs, self.instance, self.ways, self._permit, self._copies
+                ).steps()
                 if plan.is_empty:
                     return Grafted()
                 if plan.to_copy:
@@ -140,13 +159,17 @@ class Graft:
                 self._reading = None
                 undo = yield from self._insist(self._apply, plan, comparison, copied, roots)
                 if undo is not None:
-                    names = frozenset((key, name) for key, name, _ in plan.entries if isinstance(key, int))
+                    names = frozenset(
+                        (key, name) for key, name, _ in plan.entries if isinstance(key, int)
+                    )
                     return Grafted(undo, frozenset(plan.slots), names)
         finally:
             self._discard_copies()
 
     def _differs(self) -> Steps[bool]:
-        """Would anybody see a difference? Files that have got other numbers, by going back before, are no difference."""
+        """Would anybody see a difference? Files that have got other numbers, by going back before,
+        are no difference.
+        """
         steps = self._compare()
         for step in steps:
             if isinstance(step, Difference):
@@ -156,15 +179,16 @@ class Graft:
         return False
 
     def _settle(self) -> Steps[None]:
-        """Have two views whose states are sealed, and in which nothing waits to be freed: that would change them, and may share blocks."""
+        """Have two views whose states are sealed, and in which nothing waits to be freed: that
+        would change them, and may share blocks.
+        """
         fs = self.fs
         view = fs.view(self.instance.id)
         while True:
             while fs.orphans.is_reading or fs.orphans.is_busy((BASE_VIEW, view.id)):
                 yield from self._insist(fs.orphans.work)
-            if not (
-                fs.base.is_dirty or view.is_dirty or fs.volume.instances.pending or fs.base.orphans - fs.base.listed_orphans
-            ):  # fmt: skip
+            unlisted = fs.base.orphans - fs.base.listed_orphans
+            if not (fs.base.is_dirty or view.is_dirty or fs.volume.instances.pending or unlisted):
                 return
             yield COMMIT
 
@@ -183,15 +207,29 @@ class Graft:
                 count = 1
                 while count < min(CHUNK, len(places)) and places[count][0] == places[0][0] + count:
                     count += 1
-                content = b"".join((yield from ask(volume.load_all, "data", [pointer for _, pointer in places[:count]])))
-                yield from self._insist(self._write, number, places[0][0] * volume.geometry.block_size, content)
+                content = b"".join(
+                    (
+                        yield from ask(
+                            volume.load_all, "data", [pointer for _, pointer in places[:count]]
+                        )
+                    )
+                )
+                yield from self._insist(
+                    self._write, number, places[0][0] * volume.geometry.block_size, content
+                )
                 del places[:count]
 
     def _new_orphan(self, size: int) -> int:
         view, volume = self.fs.base, self.fs.volume
         ino = view.plan_new()
         volume.allocator.prepare(0, metadata=volume.dirtied + costs.INODE)
-        inode = Inode(view, ino, stat.S_IFREG, generation=volume.next_inode_generation & 0xFFFF_FFFF, now=self.fs.now())
+        inode = Inode(
+            view,
+            ino,
+            stat.S_IFREG,
+            generation=volume.next_inode_generation & 0xFFFF_FFFF,
+            now=self.fs.now(),
+        )
         volume.next_inode_generation += 1
         inode.size = size
         view.add(inode)
@@ -209,27 +247,50 @@ class Graft:
 
     # Doing it
 
-    def _apply(self, plan: Plan, comparison: Comparison, copied: Comparison, roots: tuple[ViewRoot, ViewRoot]) -> Instance | None:
-        """Do it, whole; the undo snapshot. None when the views are not what they were at the roots that were planned with: plan anew.
+    def _apply(
+        self,
+        plan: Plan,
+        comparison: Comparison,
+        copied: Comparison,
+        roots: tuple[ViewRoot, ViewRoot],
+    ) -> Instance | None:
+        """Do it, whole; the undo snapshot. None when the views are not what they were at the roots
+        that were planned with: plan anew.
 
-        Raises ``NotCached`` and ``CommitNeeded`` before it has changed anything that anyone could see.
+        Raises ``NotCached`` and ``CommitNeeded`` before it has changed anything that anyone could
+        see.
         """
         fs, base, volume = self.fs, self.fs.base, self.fs.volume
         directories = {key: base.inode(key) for key, _, _ in plan.entries if isinstance(key, int)}
-        if self._roots != roots or base.replaced or base.table.dirty or base.dirty.keys() - directories.keys():
+        if (
+            self._roots != roots
+            or base.replaced
+            or base.table.dirty
+            or base.dirty.keys() - directories.keys()
+        ):
             return None
         masks = uncovered(fs, comparison)
         left_out = outside(fs, comparison, plan.tops)
-        volume.allocator.need((block, 1) for block in (*comparison.only_base, *comparison.only_view, *copied.only_view))
-        cost = sum(one.blocks + costs.INODE for one in plan.rebuilt.values()) + (costs.INODE + costs.PUT) * len(plan.entries)
-        cost += sum(2 * costs.INODE + attributes.blocks_for(base, one.attributes) for one in plan.parents.values())
+        volume.allocator.need(
+            (block, 1)
+            for block in (*comparison.only_base, *comparison.only_view, *copied.only_view)
+        )
+        cost = sum(one.blocks + costs.INODE for one in plan.rebuilt.values()) + (
+            costs.INODE + costs.PUT
+        ) * len(plan.entries)
+        cost += sum(
+            2 * costs.INODE + attributes.blocks_for(base, one.attributes)
+            for one in plan.parents.values()
+        )
         leaves = len({ino // base.per_leaf for ino in plan.slots})
         cost += costs.INODE * leaves + costs.of_instances(volume)
         volume.allocator.prepare(0, urgency=2, metadata=volume.dirtied + cost)
         for key, name, _ in plan.entries:
             if isinstance(key, int):
                 base.change(directories[key])
-                directories[key].names.touch(name, beside=True)  # the undo snapshot does not show this directory
+                directories[key].names.touch(
+                    name, beside=True
+                )  # the undo snapshot does not show this directory
         undo = self._make_undo()
         # Nothing can be missing from here on.
         publish_undo(volume, undo)
@@ -237,7 +298,11 @@ class Graft:
             masks[whose] = masks.get(whose, 0) | 1 << undo.id
         exchange(fs, comparison, masks)
         keep_from_older(fs, copied.only_view)
-        base.replace({ino: self._renewed(ino, slot, plan) for ino, slot in plan.slots.items()}, inodes=plan.inodes, next_ino=plan.next_ino)
+        base.replace(
+            {ino: self._renewed(ino, slot, plan) for ino, slot in plan.slots.items()},
+            inodes=plan.inodes,
+            next_ino=plan.next_ino,
+        )
         for ino, rebuilt in plan.rebuilt.items():
             self._rebuild(ino, rebuilt)
         made = {}
@@ -257,7 +322,9 @@ class Graft:
         base.orphans -= plan.adopted
         base.listed_orphans -= plan.adopted
         base.orphans |= plan.orphaned
-        for ino in [ino for ino in plan.orphaned if ino not in base.known]:  # the kernel has forgotten them meanwhile
+        for ino in [
+            ino for ino in plan.orphaned if ino not in base.known
+        ]:  # the kernel has forgotten them meanwhile
             fs.orphans.forgotten(base, ino)
         self._copies.clear()
         return undo
@@ -301,7 +368,9 @@ def _is_directory(value: int | None) -> int:
 
 
 def publish_undo(volume: Volume, undo: Instance) -> None:
-    """The sealed state of the base becomes a snapshot, of which nothing that follows takes anything away. Cannot fail."""
+    """The sealed state of the base becomes a snapshot, of which nothing that follows takes anything
+    away. Cannot fail.
+    """
     undo.undo = True
     undo.root, undo.epoch = volume.base_root, volume.epoch
     volume.instances.add(undo)

@@ -1,7 +1,8 @@
-"""Bringing back a part of the base (C7): what there is to be done, in slots of the inode table and trees that change hands.
+"""Bringing back a part of the base (C7): what there is to be done, in slots of the inode table and
+trees that change hands.
 
-A block that the base reaches outside of the part cannot be reached twice: what would have to share one is made anew, a file by copying its
-data first.
+A block that the base reaches outside of the part cannot be reached twice: what would have to share
+one is made anew, a file by copying its data first.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Rebuilt:
-    """An inode with something that cannot be shared: names that lead elsewhere, a target or attributes whose blocks others have."""
+    """An inode with something that cannot be shared: names that lead elsewhere, a target or
+    attributes whose blocks others have.
+    """
 
     entries: list[tuple[bytes, int]] | None = None
     target: bytes | None = None
@@ -42,7 +45,9 @@ class Rebuilt:
 
 @dataclass(slots=True)
 class Parent:
-    """A directory on the way that the base has no more: it is made again, with the one name that is needed."""
+    """A directory on the way that the base has no more: it is made again, with the one name that is
+    needed.
+    """
 
     ino: int
     way: tuple[bytes, ...]
@@ -52,7 +57,9 @@ class Parent:
 
 @dataclass(slots=True)
 class Plan:
-    """What is going to be done. ``slots`` by their numbers in the base, ``pairs`` the trees that change hands."""
+    """What is going to be done. ``slots`` by their numbers in the base, ``pairs`` the trees that
+    change hands.
+    """
 
     slots: dict[int, bytes] = field(default_factory=dict)
     pairs: list[Pair] = field(default_factory=list)
@@ -79,9 +86,18 @@ class Plan:
 
 
 class Planner:
-    """Plans for some paths of a snapshot. ``copies``: inodes of the snapshot whose data was copied, and the orphans that have it."""
+    """Plans for some paths of a snapshot. ``copies``: inodes of the snapshot whose data was copied,
+    and the orphans that have it.
+    """
 
-    def __init__(self, fs: Filesystem, instance: Instance, ways: Sequence[Way], permit: Permit, copies: dict[int, int]) -> None:
+    def __init__(
+        self,
+        fs: Filesystem,
+        instance: Instance,
+        ways: Sequence[Way],
+        permit: Permit,
+        copies: dict[int, int],
+    ) -> None:
         self.fs = fs
         self.instance = instance
         self.ways = ways
@@ -89,15 +105,22 @@ class Planner:
         self._copies = copies
 
     def steps(self) -> Steps[Plan]:
-        """Find what to do; what cannot be shared with the snapshot is found by comparing the trees, and planned anew."""
+        """Find what to do; what cannot be shared with the snapshot is found by comparing the trees,
+        and planned anew.
+        """
         fs = self.fs
-        base, past = Side(fs.volume, State(fs.volume.base_root)), Side(fs.volume, State(self.instance.root, self.instance))
+        base, past = (
+            Side(fs.volume, State(fs.volume.base_root)),
+            Side(fs.volume, State(self.instance.root, self.instance)),
+        )
         targets = yield from find_targets(self.instance, self.ways, base, past, self._permit)
         placing = Placing(fs.base, base, past, targets)
         yield from placing.steps()
         refused: set[tuple[int, bool]] = set()
         while True:
-            plan = Plan(tops=frozenset(one.base for one in targets) - {0}, next_ino=placing.next_ino)
+            plan = Plan(
+                tops=frozenset(one.base for one in targets) - {0}, next_ino=placing.next_ino
+            )
             yield from self._fill(plan, placing, targets, refused)
             comparison = Comparison(fs.volume, plan.pairs)
             yield from ask(comparison.run)
@@ -106,7 +129,9 @@ class Planner:
                 return plan
             refused |= found
 
-    def _fill(self, plan: Plan, placing: Placing, targets: list[Target], refused: set[tuple[int, bool]]) -> Steps[None]:
+    def _fill(
+        self, plan: Plan, placing: Placing, targets: list[Target], refused: set[tuple[int, bool]]
+    ) -> Steps[None]:
         numbers = dict(placing.where)
         numbers.update((ino, ino) for ino in placing.rewritten if ino not in numbers)
         parents = {one.past: one.parent for one in targets if one.past}
@@ -131,25 +156,39 @@ class Planner:
             plan.inodes -= 1
         if plan.adopted:
             yield from self._relist(plan, placing)
-        yield from self._list_designated(plan, placing, {number: ino for ino, number in numbers.items() if number in plan.slots})
+        yield from self._list_designated(
+            plan, placing, {number: ino for ino, number in numbers.items() if number in plan.slots}
+        )
 
     def _relist(self, plan: Plan, placing: Placing) -> Steps[None]:
         """Plan for the list of orphans, from which some are taken."""
         slot = yield from placing.slot(placing.base, ORPHANS_INO)
         inode = self._decode(placing.base, ORPHANS_INO, slot)
         gone = {listed_name(ino) for ino in plan.adopted}
-        kept = [(name, value) for name, value in (yield from self._items(inode)) if name not in gone]
+        kept = [
+            (name, value) for name, value in (yield from self._items(inode)) if name not in gone
+        ]
         plan.rebuilt[ORPHANS_INO] = Rebuilt(entries=kept, blocks=2 * inode.data.blocks + 4)
         self._empty(inode, names=True)
         plan.slots[ORPHANS_INO] = inode.encode()
         plan.pairs += trees(ORPHANS_INO, slot, plan.slots[ORPHANS_INO])
 
-    def _list_designated(self, plan: Plan, placing: Placing, brought: dict[int, int]) -> Steps[None]:
-        """Plan for the list of designated directories; ``brought`` are inodes of the snapshot, by their numbers in the base."""
-        new = {parent.ino for parent in plan.parents.values() if designation.NAME in parent.attributes}
+    def _list_designated(
+        self, plan: Plan, placing: Placing, brought: dict[int, int]
+    ) -> Steps[None]:
+        """Plan for the list of designated directories; ``brought`` are inodes of the snapshot, by
+        their numbers in the base.
+        """
+        new = {
+            parent.ino for parent in plan.parents.values() if designation.NAME in parent.attributes
+        }
         for number, ino in brought.items():
             inode = yield from placing.inode(placing.past, ino)
-            if inode is not None and inode.is_directory and designation.NAME in (yield from ask(attributes.load, inode)):
+            if (
+                inode is not None
+                and inode.is_directory
+                and designation.NAME in (yield from ask(attributes.load, inode))
+            ):
                 new.add(number)
         slot = yield from placing.slot(placing.base, DESIGNATED_INO)
         if slot == EMPTY_SLOT and not new:
@@ -166,12 +205,16 @@ class Planner:
         after.update((designation.label(ino), ino << TYPE_BITS | stat.S_IFDIR >> 12) for ino in new)
         if after == before:
             return
-        plan.rebuilt[DESIGNATED_INO] = Rebuilt(entries=list(after.items()), blocks=2 * place.data.blocks + 2 * len(new) + 4)
+        plan.rebuilt[DESIGNATED_INO] = Rebuilt(
+            entries=list(after.items()), blocks=2 * place.data.blocks + 2 * len(new) + 4
+        )
         self._empty(place, names=True)
         plan.slots[DESIGNATED_INO] = place.encode()
         plan.pairs += trees(DESIGNATED_INO, slot, plan.slots[DESIGNATED_INO])
 
-    def _enter(self, plan: Plan, placing: Placing, target: Target, parents: dict[int, int]) -> Steps[None]:
+    def _enter(
+        self, plan: Plan, placing: Placing, target: Target, parents: dict[int, int]
+    ) -> Steps[None]:
         """What stands at a path, and the directories on the way to it that are missing."""
         number = placing.where[target.past] if target.past else None
         directory: int | tuple[bytes, ...] = target.parent
@@ -185,7 +228,11 @@ class Planner:
             then = yield from placing.inode(placing.past, target.past)
         if target.base:
             now = yield from placing.inode(placing.base, target.base)
-        value = number << TYPE_BITS | stat.S_IFMT(then.mode) >> 12 if then is not None and number is not None else None
+        value = (
+            number << TYPE_BITS | stat.S_IFMT(then.mode) >> 12
+            if then is not None and number is not None
+            else None
+        )
         present = now.ino << TYPE_BITS | stat.S_IFMT(now.mode) >> 12 if now is not None else None
         if value != present:
             plan.entries.append((directory, target.way[-1], value))
@@ -226,7 +273,15 @@ class Planner:
             inode.attribute_map = BlockMap(inode.view.volume, inode.view.owner, leaf_kind="blob")
             inode.attribute_bytes = 0
 
-    def _bring(self, plan: Plan, placing: Placing, ino: int, number: int, top: int, refused: set[tuple[int, bool]]) -> Steps[None]:
+    def _bring(
+        self,
+        plan: Plan,
+        placing: Placing,
+        ino: int,
+        number: int,
+        top: int,
+        refused: set[tuple[int, bool]],
+    ) -> Steps[None]:
         """Plan for one inode of the snapshot, which goes to a number of the base."""
         slot = yield from placing.slot(placing.past, ino)
         before = yield from placing.slot(placing.base, number)
@@ -234,7 +289,12 @@ class Planner:
         parent = placing.parent(inode, top)
         is_rewritten = ino in placing.rewritten
         is_there = ino not in placing.changed and number == ino
-        if is_there and parent == inode.parent and placing.links_of(inode) == inode.nlink and not is_rewritten:
+        if (
+            is_there
+            and parent == inode.parent
+            and placing.links_of(inode) == inode.nlink
+            and not is_rewritten
+        ):
             return
         rebuilt = Rebuilt()
         if is_rewritten or (inode.is_directory and (number, False) in refused):
@@ -253,13 +313,19 @@ class Planner:
             else:
                 plan.to_copy.append(ino)
         inode.parent, inode.nlink = parent, placing.links_of(inode)
-        self._empty(inode, names=rebuilt.entries is not None or rebuilt.target is not None, attribute_map=rebuilt.attributes is not None)
+        self._empty(
+            inode,
+            names=rebuilt.entries is not None or rebuilt.target is not None,
+            attribute_map=rebuilt.attributes is not None,
+        )
         after = inode.encode()
         plan.slots[number] = after
         if rebuilt.blocks:
             plan.rebuilt[number] = rebuilt
         # Data that was copied is the base's already: it does not change hands.
-        plan.pairs += trees(number, before, self._without_data(inode) if (number, False) in refused else after)
+        plan.pairs += trees(
+            number, before, self._without_data(inode) if (number, False) in refused else after
+        )
         plan.inodes += before == EMPTY_SLOT
         if number in self.fs.base.orphans:
             plan.adopted.add(number)
@@ -281,7 +347,11 @@ class Planner:
         """What stands in a directory of the snapshot, with the numbers of the base."""
         kind = (1 << TYPE_BITS) - 1
         return [
-            (name, placing.where.get(value >> TYPE_BITS, value >> TYPE_BITS) << TYPE_BITS | value & kind)
+            (
+                name,
+                placing.where.get(value >> TYPE_BITS, value >> TYPE_BITS) << TYPE_BITS
+                | value & kind,
+            )
             for name, value in (yield from self._items(directory))
         ]
 
@@ -296,7 +366,9 @@ class Planner:
         return found
 
     def _take_away(self, plan: Plan, placing: Placing, ino: int) -> Steps[None]:
-        """Plan for one inode of the base that loses its last name. What the kernel knows lives on without one."""
+        """Plan for one inode of the base that loses its last name. What the kernel knows lives on
+        without one.
+        """
         before = yield from placing.slot(placing.base, ino)
         after = EMPTY_SLOT
         if ino in self.fs.base.known:

@@ -1,8 +1,9 @@
 """Which files and blocks of the present were written most since a snapshot (A3).
 
-Every pointer counts the writes to its place within one epoch, up to 255. So the counts begin anew with each snapshot of the base,
-whichever it is: of a place that was written in several epochs since, only the writes of the last one are known, and a count is a lower
-bound. The cost is that of what differs from the snapshot.
+Every pointer counts the writes to its place within one epoch, up to 255. So the counts begin anew
+with each snapshot of the base, whichever it is: of a place that was written in several epochs
+since, only the writes of the last one are known, and a count is a lower bound. The cost is that of
+what differs from the snapshot.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ NO_MAP: Final[MapRoot] = (0, 0, 0)
 
 @dataclass(frozen=True, slots=True, order=True)
 class HotFile:
-    """A file: the writes to its blocks, how many blocks that are, how many of them count no further. The path is None if it is unknown."""
+    """A file: the writes to its blocks, how many blocks that are, how many of them count no
+    further. The path is None if it is unknown.
+    """
 
     writes: int
     blocks: int
@@ -60,7 +63,8 @@ One = TypeVar("One", HotFile, HotBlock)
 
 
 class Heat:
-    """The hottest of what a sealed base has in the parts that a snapshot covers; hottest first, when all ``steps`` are taken.
+    """The hottest of what a sealed base has in the parts that a snapshot covers; hottest first,
+    when all ``steps`` are taken.
 
     ``compared`` counts inodes that were looked at.
     """
@@ -76,9 +80,17 @@ class Heat:
         self._new = Side(volume, State(volume.base_root))
 
     def steps(self) -> Steps[None]:
-        """Find them: yields lists of blocks to be fetched, and empty ones between steps. May raise ``CorruptBlock``."""
+        """Find them: yields lists of blocks to be fetched, and empty ones between steps. May raise
+        ``CorruptBlock``.
+        """
         yield from self._choose_parts()
-        slots = SlotDifference(self._volume, *((one.first, one.second, one.depth) for one in (self._old.state.root, self._new.state.root)))
+        slots = SlotDifference(
+            self._volume,
+            *(
+                (one.first, one.second, one.depth)
+                for one in (self._old.state.root, self._new.state.root)
+            ),
+        )
         while (found := (yield from ask(slots.next))) is not None:
             self.compared += len(found)
             for ino, before, now in found:
@@ -88,7 +100,9 @@ class Heat:
         for ino in sorted({file.ino for file in self.files} | {block.ino for block in self.blocks}):
             paths[ino] = yield from self._path(ino)
         self.files = [replace(one, path=paths[one.ino]) for one in sorted(self.files, reverse=True)]
-        self.blocks = [replace(one, path=paths[one.ino]) for one in sorted(self.blocks, reverse=True)]
+        self.blocks = [
+            replace(one, path=paths[one.ino]) for one in sorted(self.blocks, reverse=True)
+        ]
 
     def _choose_parts(self) -> Steps[None]:
         """Of the present, the parts that are still there count, wherever they are now."""
@@ -104,23 +118,37 @@ class Heat:
         if not stat.S_ISREG(LAYOUT.unpack_from(now)[0]) or ino in HIDDEN_INOS:
             return
         new, old = Inode.decode(self._new.view, ino, now), Inode.decode(self._old.view, ino, before)
-        if new is None or not new.nlink or not (ino in self._new.tops or (yield from self._new.shows(new.parent))):
+        if (
+            new is None
+            or not new.nlink
+            or not (ino in self._new.tops or (yield from self._new.shows(new.parent)))
+        ):
             return
-        is_known = old is not None and old.nlink and stat.S_ISREG(old.mode)  # not what was purged from the snapshot and waits to be freed
-        walk = MapDifference(self._volume, _map(old) if old is not None and is_known else NO_MAP, _map(new))
+        is_known = (
+            old is not None and old.nlink and stat.S_ISREG(old.mode)
+        )  # not what was purged from the snapshot and waits to be freed
+        walk = MapDifference(
+            self._volume, _map(old) if old is not None and is_known else NO_MAP, _map(new)
+        )
         writes = blocks = saturated = 0
         while (places := (yield from ask(walk.next))) is not None:
             for index, _, (first, second) in places:
                 if first and second & EPOCH_MASK > self._since:
                     count = first >> WRITES_SHIFT & WRITES_MAX
-                    writes, blocks, saturated = writes + count, blocks + 1, saturated + (count == WRITES_MAX)
+                    writes, blocks, saturated = (
+                        writes + count,
+                        blocks + 1,
+                        saturated + (count == WRITES_MAX),
+                    )
                     _keep(self.blocks, HotBlock(count, ino, index), self._limit)
             yield PAUSE
         if blocks:
             _keep(self.files, HotFile(writes, blocks, saturated, ino), self._limit)
 
     def _path(self, ino: int) -> Steps[bytes | None]:
-        """A path of a file; None if the directory that it was made in has no name for it any more."""
+        """A path of a file; None if the directory that it was made in has no
+        name for it any more.
+        """
         inode = yield from self._new.inode(ino)
         directory = (yield from self._new.directory(inode.parent)) if inode is not None else None
         if directory is None:

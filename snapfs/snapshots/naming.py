@@ -31,7 +31,9 @@ def default_name(now_ns: int) -> str:
 
 
 def free_name(fs: Filesystem, wanted: str) -> str:
-    """``wanted``, or the first of ``wanted-2``, ``wanted-3`` ... that no snapshot has; a very long one is cut before the number."""
+    """``wanted``, or the first of ``wanted-2``, ``wanted-3`` ... that no snapshot has; a very long
+    one is cut before the number.
+    """
     instances = fs.volume.instances
     taken = {one.name for one in instances.pending}
     number, name = 1, wanted
@@ -43,32 +45,43 @@ def free_name(fs: Filesystem, wanted: str) -> str:
 
 
 def check_name(name: str) -> None:
-    """Raises ``BadName``, saying why. Snapshots that were made before some of these rules keep their names."""
+    """Raises ``BadName``, saying why. Snapshots that were made before some of these rules keep
+    their names.
+    """
     if fault := name_fault(name) or misleading(name):
         raise BadName(fault)
 
 
 def misleading(name: str, what: str = "a snapshot's name") -> str | None:
-    """Why a name would be taken for something else by commands or by people; None when it would not."""
+    """Why a name would be taken for something else by commands or by people; None when it would
+    not.
+    """
     if name.startswith("-"):
         return f"{name!r}: {what} cannot begin with '-', which commands take for an option"
     if name != name.strip():
         return f"{name!r}: {what} cannot begin or end with a blank, which nobody sees"
     for sign in name:
         if sign in _ORDERING or unicodedata.category(sign) in ("Zl", "Zp"):
-            return f"{name!a}: {what} cannot contain U+{ord(sign):04X}, which changes how what follows it is shown"
+            return (
+                f"{name!a}: {what} cannot contain U+{ord(sign):04X}, which changes how what "
+                "follows it is shown"
+            )
     return None
 
 
 def get(fs: Filesystem, which: str | Instance) -> Instance:
-    """The live instance of that name; or the one that was found before a wait, if it is still there. Raises ``NoSuchSnapshot``.
+    """The live instance of that name; or the one that was found before a wait, if it is still
+    there. Raises ``NoSuchSnapshot``.
 
-    Whoever waits between looking and acting keeps the instance: its name, and its bit, may be another one's by then.
+    Whoever waits between looking and acting keeps the instance: its name, and its bit, may be
+    another one's by then.
     """
     if isinstance(which, str):
         found = fs.volume.instances.by_name(which)
         if found is None:
-            raise NoSuchSnapshot(f"no snapshot is named {which!r}; 'snapfs snapshot list' shows those that there are")
+            raise NoSuchSnapshot(
+                f"no snapshot is named {which!r}; 'snapfs snapshot list' shows those that there are"
+            )
         return found
     if fs.volume.instances.table.get(which.id) is not which or which.going:
         raise NoSuchSnapshot(f"the snapshot {which.name!r} has been deleted")
@@ -112,7 +125,9 @@ def view_inode(fs: Filesystem, instance: Instance, directory: int) -> Inode:
 
 
 def shows(fs: Filesystem, view: View, directory: int, instance: Instance) -> bool:
-    """Is the instance made of this view, was this directory there then, and does the instance cover it?"""
+    """Is the instance made of this view, was this directory there then, and does the instance cover
+    it?
+    """
     if instance.origin != view.id:
         return False
     if directory == ROOT_INO:
@@ -122,15 +137,23 @@ def shows(fs: Filesystem, view: View, directory: int, instance: Instance) -> boo
         then = past.inode(directory)
     except StaleInode:
         return False
-    if then.generation != view.inode(directory).generation or not then.is_directory or not then.nlink:
+    if (
+        then.generation != view.inode(directory).generation
+        or not then.is_directory
+        or not then.nlink
+    ):
         return False
     if fs.orphans.is_emptying(instance.id) and is_cut_off(past, directory):
         return False
-    return not instance.parts or not {part.ino for part in instance.parts}.isdisjoint(ancestry(past, then))
+    return not instance.parts or not {part.ino for part in instance.parts}.isdisjoint(
+        ancestry(past, then)
+    )
 
 
 def is_cut_off(view: View, directory: int) -> bool:
-    """Does a directory lie in one that was purged? The numbers above it may be stale: then it does."""
+    """Does a directory lie in one that was purged? The numbers above it may
+    be stale: then it does.
+    """
     try:
         return any(not view.inode(ino).nlink for ino in ancestry(view, view.inode(directory)))
     except StaleInode:
@@ -138,7 +161,9 @@ def is_cut_off(view: View, directory: int) -> bool:
 
 
 def ancestry(view: View, directory: Inode) -> list[int]:
-    """The numbers from a directory up to the root, both included. Raises ``CorruptBlock`` for a cycle."""
+    """The numbers from a directory up to the root, both included. Raises ``CorruptBlock`` for a
+    cycle.
+    """
     out = {directory.ino: None}
     while directory.ino != ROOT_INO:
         directory = view.inode(directory.parent)

@@ -1,4 +1,6 @@
-"""Which parts of two states are compared with each other: those that a snapshot covers need not be what another one does."""
+"""Which parts of two states are compared with each other: those that a snapshot covers need not be
+what another one does.
+"""
 
 from __future__ import annotations
 
@@ -28,25 +30,36 @@ class Pair:
 def choose_pairs(old: Side, new: Side) -> Steps[list[Pair]]:
     """Of two parts that lie within one another the smaller; of a part and everything, the part.
 
-    A directory is compared with itself, wherever it is in the other state, or else with what has its path; a file, and a place where
-    nothing stood, with what has its path.
+    A directory is compared with itself, wherever it is in the other state, or else with what has
+    its path; a file, and a place where nothing stood, with what has its path.
     """
     if old.is_whole and new.is_whole:
-        return [Pair((yield from old.directory(ROOT_INO)), (yield from new.directory(ROOT_INO)), b"", b"")]
+        return [
+            Pair(
+                (yield from old.directory(ROOT_INO)), (yield from new.directory(ROOT_INO)), b"", b""
+            )
+        ]
     pairs: list[Pair] = []
     comparable = False
     for side, other in ((new, old), (old, new)):
         for part in side.state.parts:
-            if side is old and any(_overlap(b"/".join(part.way), pair.old_path) for pair in pairs if pair.old_path is not None):
+            if side is old and any(
+                _overlap(b"/".join(part.way), pair.old_path)
+                for pair in pairs
+                if pair.old_path is not None
+            ):
                 continue
             found = yield from _pair_of(side, other, part)
             if found is not None:
                 comparable = True
-                pair = found if side is old else Pair(found.new, found.old, found.path, found.old_path)
+                pair = (
+                    found if side is old else Pair(found.new, found.old, found.path, found.old_path)
+                )
                 pairs += [pair] if pair.old is not None or pair.new is not None else []
     if not comparable:
         raise UsageError(
-            "the two snapshots cover different directories or files, of which none lies within another: there is nothing to compare"
+            "the two snapshots cover different directories or files, of which none lies "
+            "within another: there is nothing to compare"
         )
     old.show(pair.old.ino for pair in pairs if pair.old is not None)
     new.show(pair.new.ino for pair in pairs if pair.new is not None)
@@ -54,7 +67,9 @@ def choose_pairs(old: Side, new: Side) -> Steps[list[Pair]]:
 
 
 def _pair_of(side: Side, other: Side, part: Part) -> Steps[Pair | None]:
-    """A part of one state, as the old one, and what it is compared with in the other; None when that does not cover it."""
+    """A part of one state, as the old one, and what it is compared with in the other; None when
+    that does not cover it.
+    """
     inode = (yield from side.inode(part.ino)) if part.ino else None
     if inode is None and part.ino:
         raise CorruptBlock(f"inode {part.ino}, which a snapshot covers, does not exist")
@@ -75,8 +90,12 @@ def _pair_of(side: Side, other: Side, part: Part) -> Steps[Pair | None]:
             found_path = other.path(found.ino)
     else:
         way = yield from _way_along(other, part)
-        covered = other.is_whole or any(one.ino in other.tops for one in (yield from other.at_path(path)))
-        if not covered and not any(not one.ino and one.way == part.way[: len(one.way)] for one in other.state.parts):
+        covered = other.is_whole or any(
+            one.ino in other.tops for one in (yield from other.at_path(path))
+        )
+        if not covered and not any(
+            not one.ino and one.way == part.way[: len(one.way)] for one in other.state.parts
+        ):
             return None
         found, found_path = (way[-1], path) if way else (None, None)
         if found is not None and found.is_directory and (yield from side.twin(found)) is not None:

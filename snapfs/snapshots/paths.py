@@ -1,4 +1,6 @@
-"""Paths in the volume as commands give them: text, with lone surrogates for bytes that are not UTF-8. Inside they are bytes."""
+"""Paths in the volume as commands give them: text, with lone surrogates for bytes that are not
+UTF-8. Inside they are bytes.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ CODING: Final = ("utf-8", "surrogateescape")
 
 
 def path_bytes(path: str) -> bytes:
-    """A path in the volume, without slashes at its ends; empty for the root. Raises ``UsageError``."""
+    """A path in the volume, without slashes at its ends; empty for the
+    root. Raises ``UsageError``.
+    """
     try:
         names = [name for name in path.encode(*CODING).split(b"/") if name not in (b"", b".")]
     except UnicodeEncodeError:

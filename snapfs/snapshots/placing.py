@@ -1,11 +1,14 @@
-"""Bringing back a part of the base (C7): which inode of the snapshot stands where afterwards, and what has to go.
+"""Bringing back a part of the base (C7): which inode of the snapshot stands where afterwards, and
+what has to go.
 
-The two inode tables are compared, so the cost is that of what differs. An inode of the snapshot goes back to its own number where that is
-free, or where what has it lies in the part as well and so is replaced. Where something outside has it, the inode gets a new number: a file
-that has moved away, or has another name outside, stays there as it is, and so does a file that was given the number later.
+The two inode tables are compared, so the cost is that of what differs. An inode of the snapshot
+goes back to its own number where that is free, or where what has it lies in the part as well and so
+is replaced. Where something outside has it, the inode gets a new number: a file that has moved
+away, or has another name outside, stays there as it is, and so does a file that was given the
+number later.
 
-What has several names cannot be found by its parent. Only if such inodes are among those that differ, the names in the part are
-searched for them.
+What has several names cannot be found by its parent. Only if such inodes are among those that
+differ, the names in the part are searched for them.
 """
 
 from __future__ import annotations
@@ -37,10 +40,12 @@ TOP: Final = 0
 
 
 class Placing:
-    """Where the inodes of some paths of a snapshot go in the base. ``steps`` finds it, from views that stay what they are meanwhile.
+    """Where the inodes of some paths of a snapshot go in the base. ``steps`` finds it, from views
+    that stay what they are meanwhile.
 
-    ``where`` has the number in the base for every inode of the snapshot that was looked at; most of those stand there already.
-    ``removed`` are the inodes of the base that lose their last name, ``links`` the link counts of those that lose or get some.
+    ``where`` has the number in the base for every inode of the snapshot that was looked at; most of
+    those stand there already. ``removed`` are the inodes of the base that lose their last name,
+    ``links`` the link counts of those that lose or get some.
     """
 
     def __init__(self, view: View, base: Side, past: Side, targets: Collection[Target]) -> None:
@@ -55,7 +60,10 @@ class Placing:
         self.rewritten: set[int] = set()
         #: Inodes that lie outside as well, and are what the snapshot has already.
         self.as_they_are: set[int] = set()
-        self._tops = {BASE: {one.base for one in targets} - {0}, PAST: {one.past for one in targets} - {0}}
+        self._tops = {
+            BASE: {one.base for one in targets} - {0},
+            PAST: {one.past for one in targets} - {0},
+        }
         self._inside: dict[str, dict[int, bool]] = {BASE: {}, PAST: {}}
         self._several: set[int] = set()
         self._names: dict[str, dict[int, list[int]]] = {BASE: {}, PAST: {}}
@@ -91,7 +99,10 @@ class Placing:
         tops = self._tops[which]
         if inode.ino in tops:
             return 1
-        return int(inode.ino != ROOT_INO and (yield from self._side(which).is_below(inode.parent, tops, self._inside[which])))
+        return int(
+            inode.ino != ROOT_INO
+            and (yield from self._side(which).is_below(inode.parent, tops, self._inside[which]))
+        )
 
     # The plan
 
@@ -116,11 +127,16 @@ class Placing:
         self.next_ino = self._next
 
     def _compare(self) -> Steps[None]:
-        roots = [(root.first, root.second, root.depth) for root in (self.base.state.root, self.past.state.root)]
+        roots = [
+            (root.first, root.second, root.depth)
+            for root in (self.base.state.root, self.past.state.root)
+        ]
         walk = SlotDifference(self.base.view.volume, *roots)
         while (found := (yield from ask(walk.next))) is not None:
             self.changed.update(
-                ino for ino, base, past in found if comparable(base) != comparable(past) and ino not in (ROOT_INO, *HIDDEN_INOS)
+                ino
+                for ino, base, past in found
+                if comparable(base) != comparable(past) and ino not in (ROOT_INO, *HIDDEN_INOS)
             )
             yield PAUSE
 
@@ -168,7 +184,8 @@ class Placing:
 
     def _place(self) -> Steps[None]:
         """Give every inode of the part in the snapshot that needs it a number in the base."""
-        # Names of a file may have come and gone with a directory above them: that changes nothing about it but their count.
+        # Names of a file may have come and gone with a directory above them: that changes nothing
+        # about it but their count.
         todo = sorted(self.changed | self._names[PAST].keys(), reverse=True)
         inside = [one.past for one in self.targets if one.past]  # what is known to lie inside
         while todo or inside:
@@ -195,7 +212,9 @@ class Placing:
             is_same = base is not None and same_file(base, past)
             if number != ino:
                 if _has_several(past):
-                    self.rewritten.update(one for one in self._names[PAST].get(ino, ()) if one != TOP)
+                    self.rewritten.update(
+                        one for one in self._names[PAST].get(ino, ()) if one != TOP
+                    )
                 elif ino not in self._tops[PAST]:
                     self.rewritten.add(past.parent)
             if past.is_directory and (number != ino or not is_same):
@@ -212,7 +231,8 @@ class Placing:
             return ino if is_alone and ino not in self._known else self._new_number()
         if is_alone or not base.nlink:
             return ino
-        # A name outside and one inside are of one file where they are now or were then; nothing else is linked to what is outside.
+        # A name outside and one inside are of one file where they are now or were then; nothing
+        # else is linked to what is outside.
         was_linked = past.nlink > len(self._names[PAST].get(ino, ()))
         if _has_several(base) and (here or was_linked) and _same_content(base, past):
             self.as_they_are.add(ino)
@@ -259,12 +279,20 @@ class Placing:
             if ino == number:
                 base = yield from self.inode(self.base, ino)
                 past = yield from self.inode(self.past, ino)
-                if base is not None and past is not None and base.is_directory and base.nlink and not same_file(base, past):
+                if (
+                    base is not None
+                    and past is not None
+                    and base.is_directory
+                    and base.nlink
+                    and not same_file(base, past)
+                ):
                     found += [child for child, _ in (yield from self._entries(base))]
         return found
 
     def parent(self, past: Inode, default: int) -> int:
-        """The directory of the base in which an inode of the snapshot stands; ``default`` for one that a path leads to."""
+        """The directory of the base in which an inode of the snapshot stands; ``default`` for one
+        that a path leads to.
+        """
         if past.ino in self._tops[PAST]:
             return default
         if _has_several(past):
@@ -292,7 +320,8 @@ def _same_content(one: Inode, other: Inode) -> bool:
 
     def facts(inode: Inode) -> tuple[object, ...]:
         return (
-            inode.mode, inode.uid, inode.gid, inode.size, inode.mtime, inode.btime, inode.rdev, inode.data.root_words,
+            inode.mode, inode.uid, inode.gid, inode.size, inode.mtime, inode.btime, inode.rdev,
+            inode.data.root_words,
             inode.attribute_map.root_words, inode.attribute_bytes, inode.inline_kind, inode.inline,
         )  # fmt: skip
 

@@ -1,8 +1,10 @@
-"""What purging frees: the blocks of files and directories that nothing else needs. Exact, as of the last commit.
+"""What purging frees: the blocks of files and directories that nothing else needs. Exact, as of the
+last commit.
 
-First the inodes are found that each snapshot loses, then their blocks are looked at. A block's record tells whether the present or a
-snapshot that keeps it reaches it, and then what lies below it as well: the cost is that of what is freed. Not counted are the tables of
-the snapshots: the directory that loses a name, and the inodes, are written anew in each of them.
+First the inodes are found that each snapshot loses, then their blocks are looked at. A block's
+record tells whether the present or a snapshot that keeps it reaches it, and then what lies below it
+as well: the cost is that of what is freed. Not counted are the tables of the snapshots: the
+directory that loses a name, and the inodes, are written anew in each of them.
 """
 
 from __future__ import annotations
@@ -44,20 +46,28 @@ class _TooMuch(Exception):
 
 
 class PurgeSpace:
-    """Tells what snapshots have, and ``blocks``: how many purging that frees, at most so many unless ``exact``."""
+    """Tells what snapshots have, and ``blocks``: how many purging that frees, at most so many
+    unless ``exact``.
+    """
 
     def __init__(self, fs: Filesystem, found: Sequence[Found]) -> None:
         self._volume = fs.volume
-        self._found = [(one, Side(fs.volume, State(one.instance.root, one.instance.copy()))) for one in found]
+        self._found = [
+            (one, Side(fs.volume, State(one.instance.root, one.instance.copy()))) for one in found
+        ]
         self._chosen = sum(1 << one.instance.id for one in found)
         self._lost: dict[int, int] = {}  # inode -> the snapshots that lose it, as a mask
-        self._partly: dict[int, tuple[int, int]] = {}  # block -> holders, and those among them that are known to lose it
+        self._partly: dict[
+            int, tuple[int, int]
+        ] = {}  # block -> holders, and those among them that are known to lose it
         self.visited = 0
         self.blocks = 0
         self.exact = True
 
     def steps(self) -> Steps[None]:
-        """Yields ``Had``, lists of blocks to be fetched, and empty ones between steps. The states must stay readable meanwhile."""
+        """Yields ``Had``, lists of blocks to be fetched, and empty ones between steps. The states
+        must stay readable meanwhile.
+        """
         tops: list[tuple[Side, int, list[Inode]]] = []
         for one, side in self._found:
             here: list[Inode] = []
@@ -65,7 +75,9 @@ class PurgeSpace:
                 inode = yield from side.inode(place.ino)
                 if inode is not None:
                     here.append(inode)
-                    yield Had(one.instance.name, one.instance.created_ns, place.path, Shown.of(inode))
+                    yield Had(
+                        one.instance.name, one.instance.created_ns, place.path, Shown.of(inode)
+                    )
             tops.append((side, 1 << one.instance.id, here))
         try:
             for side, bit, here in tops:
@@ -110,7 +122,9 @@ class PurgeSpace:
                 self._unname(found, bit, links, directories)
                 yield PAUSE
 
-    def _unname(self, inodes: Iterable[Inode], bit: int, links: Counter[int], directories: list[Inode]) -> None:
+    def _unname(
+        self, inodes: Iterable[Inode], bit: int, links: Counter[int], directories: list[Inode]
+    ) -> None:
         for inode in inodes:
             if self._lost.get(inode.ino, 0) & bit:
                 continue
@@ -132,23 +146,39 @@ class PurgeSpace:
                 yield PAUSE
 
     def _walk(self, tree: BlockMap | BucketTree, bit: int, losing: int) -> Steps[None]:
-        stack = [(*tree.root_words, tree.depth if isinstance(tree, BlockMap) else -1)] if tree.root_words[0] else []
+        stack = (
+            [(*tree.root_words, tree.depth if isinstance(tree, BlockMap) else -1)]
+            if tree.root_words[0]
+            else []
+        )
         while stack:
             first, second, level = stack.pop()
-            if not (yield from self._frees(first & BLOCK_MASK, 1, bit, losing)) or level == 0 or (level < 0 and first & FLAG_BUCKET):
+            if (
+                not (yield from self._frees(first & BLOCK_MASK, 1, bit, losing))
+                or level == 0
+                or (level < 0 and first & FLAG_BUCKET)
+            ):
                 continue
             self._visit(1)
             node = yield from ask(self._volume.load, "node", first, second)
             if level == 1:
-                for block, length, _ in pointer_runs(node, 0, self._volume.geometry.fan_out, BLOCK_MASK):
+                for block, length, _ in pointer_runs(
+                    node, 0, self._volume.geometry.fan_out, BLOCK_MASK
+                ):
                     yield from self._frees(block, length, bit, losing)
             else:
-                stack += [(node[slot], node[slot + 1], level - 1) for slot in range(0, len(node), 2) if node[slot]]
+                stack += [
+                    (node[slot], node[slot + 1], level - 1)
+                    for slot in range(0, len(node), 2)
+                    if node[slot]
+                ]
 
     def _frees(self, start: int, length: int, bit: int, losing: int) -> Steps[bool]:
-        """Count what is freed of a run that the snapshot ``bit`` reaches in an inode that ``losing`` lose; whether to look below it.
+        """Count what is freed of a run that the snapshot ``bit`` reaches in an inode that
+        ``losing`` lose; whether to look below it.
 
-        Of several snapshots that share a block, and with it all that is below, the first one counts.
+        Of several snapshots that share a block, and with it all that is below, the first one
+        counts.
         """
         allocator, sets = self._volume.allocator, self._volume.holders
         yield from ask(allocator.need, [(start, length)])

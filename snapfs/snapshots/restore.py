@@ -1,7 +1,9 @@
-"""Going back to a snapshot (A10): blocks that differ change hands, roots are exchanged, nothing is copied.
+"""Going back to a snapshot (A10): blocks that differ change hands, roots are exchanged, nothing is
+copied.
 
-What only the base reached goes to the undo instance and to whoever else holds it; what only the snapshot reached is held by the base
-from now on. The state from before becomes a snapshot of its own.
+What only the base reached goes to the undo instance and to whoever else holds it; what only the
+snapshot reached is held by the base from now on. The state from before becomes a snapshot of its
+own.
 """
 
 from __future__ import annotations
@@ -32,9 +34,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RestoreResult:
-    """Whether anything differed; the snapshot of the state from before; the numbers of the inodes that differ.
+    """Whether anything differed; the snapshot of the state from before; the numbers of the inodes
+    that differ.
 
-    ``names`` are those that changed in directories that only a part was restored in: directory, name.
+    ``names`` are those that changed in directories that only a part was restored in: directory,
+    name.
     """
 
     changed: bool
@@ -43,17 +47,27 @@ class RestoreResult:
     names: frozenset[tuple[int, bytes]] = frozenset()
 
 
-#: What was interrupted, one for each filesystem at most: a comparison of the roots of two views, or the restoring of some paths.
-_running: weakref.WeakKeyDictionary[Filesystem, tuple[object, Comparison | Graft]] = weakref.WeakKeyDictionary()
+#: What was interrupted, one for each filesystem at most: a comparison of the roots of two views, or
+#: the restoring of some paths.
+_running: weakref.WeakKeyDictionary[Filesystem, tuple[object, Comparison | Graft]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def restore(
-    fs: Filesystem, name: str, *, paths: Sequence[str] = (), now_ns: int | None = None, owner: int = 0, permit: Permit = anyone
+    fs: Filesystem,
+    name: str,
+    *,
+    paths: Sequence[str] = (),
+    now_ns: int | None = None,
+    owner: int = 0,
+    permit: Permit = anyone,
 ) -> RestoreResult:
     """Make the base what the snapshot is, as far as that covers it, or some ``paths`` of it.
 
-    The caller commits afterwards, and has nobody else change anything meanwhile. What was interrupted goes on where it was.
-    Raises ``NoSuchSnapshot``, ``NotFound``, ``NotDirectory``, ``NoSpace``, ``ReadOnly``, and what ``permit`` raises.
+    The caller commits afterwards, and has nobody else change anything meanwhile. What was
+    interrupted goes on where it was. Raises ``NoSuchSnapshot``, ``NotFound``, ``NotDirectory``,
+    ``NoSpace``, ``ReadOnly``, and what ``permit`` raises.
     """
     fs.volume.check_writable()
     instance = get(fs, name)
@@ -61,7 +75,9 @@ def restore(
     if not paths:
         check_permitted(fs, instance, permit)
     if ways:
-        return _restore_paths(fs, instance, ways, now_ns, owner, permit)  # others may have what stands at a path by now
+        return _restore_paths(
+            fs, instance, ways, now_ns, owner, permit
+        )  # others may have what stands at a path by now
     if paths:
         permit(fs.base.inode(ROOT_INO))
     return _restore_all(fs, instance, now_ns, owner)
@@ -74,7 +90,14 @@ def give_up(fs: Filesystem) -> None:
         running.close()
 
 
-def _restore_paths(fs: Filesystem, instance: Instance, ways: list[Way], now_ns: int | None, owner: int, permit: Permit) -> RestoreResult:
+def _restore_paths(
+    fs: Filesystem,
+    instance: Instance,
+    ways: list[Way],
+    now_ns: int | None,
+    owner: int,
+    permit: Permit,
+) -> RestoreResult:
     key = instance.id, tuple(ways)
     running = _running.get(fs)
     graft = running[1] if running is not None and running[0] == key else None
@@ -83,9 +106,19 @@ def _restore_paths(fs: Filesystem, instance: Instance, ways: list[Way], now_ns: 
         def make_undo() -> Instance:
             now = fs.now() if now_ns is None else now_ns
             parts = [part_at(fs, fs.base, way) for way in ways]
-            return new_instance(fs, undo_name(fs, now), origin=BASE_VIEW, parts=parts, owner=owner, now_ns=now, urgency=2)
+            return new_instance(
+                fs,
+                undo_name(fs, now),
+                origin=BASE_VIEW,
+                parts=parts,
+                owner=owner,
+                now_ns=now,
+                urgency=2,
+            )
 
-        graft = Graft(fs, instance, ways, lambda: RestorePlan(fs, instance, ways).steps(), make_undo, permit)
+        graft = Graft(
+            fs, instance, ways, lambda: RestorePlan(fs, instance, ways).steps(), make_undo, permit
+        )
         _running[fs] = key, graft
     try:
         found = graft.run()
@@ -98,10 +131,17 @@ def _restore_paths(fs: Filesystem, instance: Instance, ways: list[Way], now_ns: 
     return RestoreResult(found.undo is not None, found.undo, found.inodes, found.names)
 
 
-def _restore_all(fs: Filesystem, instance: Instance, now_ns: int | None, owner: int) -> RestoreResult:
+def _restore_all(
+    fs: Filesystem, instance: Instance, now_ns: int | None, owner: int
+) -> RestoreResult:
     volume = fs.volume
     view = fs.view(instance.id)
-    if fs.base.is_dirty or view.is_dirty or volume.instances.pending or fs.base.orphans - fs.base.listed_orphans:
+    if (
+        fs.base.is_dirty
+        or view.is_dirty
+        or volume.instances.pending
+        or fs.base.orphans - fs.base.listed_orphans
+    ):
         raise CommitNeeded
     if fs.orphans.is_emptying(instance.id):  # the base would have to go on with a purge
         raise CommitNeeded
@@ -120,11 +160,15 @@ def _restore_all(fs: Filesystem, instance: Instance, now_ns: int | None, owner: 
         del _running[fs]
         return RestoreResult(False, None, frozenset())
     allocator = volume.allocator
-    allocator.prepare(0, urgency=2, metadata=volume.dirtied + costs.of_instances(volume) + costs.EXCHANGE)
+    allocator.prepare(
+        0, urgency=2, metadata=volume.dirtied + costs.of_instances(volume) + costs.EXCHANGE
+    )
     allocator.need((block, 1) for block in (*comparison.only_base, *comparison.only_view))
     masks = uncovered(fs, comparison)
     now = fs.now() if now_ns is None else now_ns
-    undo = new_instance(fs, undo_name(fs, now), origin=BASE_VIEW, owner=owner, now_ns=now, urgency=2)
+    undo = new_instance(
+        fs, undo_name(fs, now), origin=BASE_VIEW, owner=owner, now_ns=now, urgency=2
+    )
     undo.undo = True
     # Nothing can be missing from here on.
     del _running[fs]

@@ -1,7 +1,9 @@
-"""What a restore would change, without doing it: the comparison from the present to the snapshot, of just what would be restored.
+"""What a restore would change, without doing it: the comparison from the present to the snapshot,
+of just what would be restored.
 
-Of the whole volume that is what ``diff`` says. A path is restored where it is: what has moved out of it since comes back and stays where it
-is now, so paths are compared with themselves, and whatever lies elsewhere is not looked at.
+Of the whole volume that is what ``diff`` says. A path is restored where it is: what has moved out
+of it since comes back and stays where it is now, so paths are compared with themselves, and
+whatever lies elsewhere is not looked at.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ class _PathDiff(Diff):
 
 
 def check(fs: Filesystem, name: str, paths: Sequence[str], permit: Permit) -> Instance:
-    """The snapshot of that name. Raises what a restore would raise before it begins, and ``NotCached``."""
+    """The snapshot of that name. Raises what a restore would raise before it begins, and
+    ``NotCached``.
+    """
     instance = get(fs, name)
     for step in RestorePlan(fs, instance, covered_ways(instance, paths)).check(permit):
         if step:
@@ -49,13 +53,18 @@ def check(fs: Filesystem, name: str, paths: Sequence[str], permit: Permit) -> In
 
 
 class RestorePlan:
-    """A restore of some paths (none: of the whole volume), of a volume that is sealed. ``compared`` is as of ``Diff``."""
+    """A restore of some paths (none: of the whole volume), of a volume that is sealed. ``compared``
+    is as of ``Diff``.
+    """
 
     def __init__(self, fs: Filesystem, instance: Instance, ways: Sequence[Way]) -> None:
         self._fs = fs
         self._instance = instance
         self._ways = ways
-        self._present, self._past = State(fs.volume.base_root), State(instance.root, instance.copy())
+        self._present, self._past = (
+            State(fs.volume.base_root),
+            State(instance.root, instance.copy()),
+        )
         self._done = 0
         self._diff: Diff | None = None
 
@@ -65,7 +74,9 @@ class RestorePlan:
         return self._done + (self._diff.compared if self._diff else 0)
 
     def check(self, permit: Permit) -> Steps[None]:
-        """Raises ``NotFound`` and ``NotDirectory`` as the restore would, and what ``permit`` raises."""
+        """Raises ``NotFound`` and ``NotDirectory`` as the restore would, and what ``permit``
+        raises.
+        """
         if self._ways:
             yield from self._targets(permit)
         else:
@@ -95,8 +106,12 @@ class RestorePlan:
         self._diff = None
 
     @staticmethod
-    def _tell_parents(base: Side, past: Side, way: tuple[bytes, ...], made: set[bytes]) -> Steps[None]:
-        """The directories on the way to a path that the present has no more, which come back without what else was in them."""
+    def _tell_parents(
+        base: Side, past: Side, way: tuple[bytes, ...], made: set[bytes]
+    ) -> Steps[None]:
+        """The directories on the way to a path that the present has no more, which come back
+        without what else was in them.
+        """
         above = b"/".join(way[:-1])
         now = yield from base.at_path(above)
         then = yield from past.at_path(above)

@@ -1,4 +1,6 @@
-"""Who may make, rename, delete, restore and compare snapshots: who owns all that they cover, and root."""
+"""Who may make, rename, delete, restore and compare snapshots: who owns all that they cover, and
+root.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ if TYPE_CHECKING:
     from snapfs.filesystem import Filesystem, Inode, View
     from snapfs.store.instances import Instance
 
-#: Called with each directory or file that a snapshot covers, in the synchronous stretch of the change. Raises ``NotPermitted``.
+#: Called with each directory or file that a snapshot covers, in the synchronous stretch of the
+#: change. Raises ``NotPermitted``.
 Permit = Callable[["Inode"], None]
 
 
@@ -21,12 +24,17 @@ def anyone(_directory: Inode) -> None:
 
 
 def owner_or_root(uid: int, shown_owner: int | None = None) -> Permit:
-    """Lets the user ``uid`` change snapshots of what belongs to that user; ``shown_owner`` is a mount's ``uid=``, which replaces owners."""
+    """Lets the user ``uid`` change snapshots of what belongs to that user; ``shown_owner`` is a
+    mount's ``uid=``, which replaces owners.
+    """
 
     def permit(directory: Inode) -> None:
         owner = directory.uid if shown_owner is None else shown_owner
         if uid not in (0, owner):
-            raise NotPermitted(f"only root and the owner of what a snapshot covers (user {owner}) may make or change it")
+            raise NotPermitted(
+                f"only root and the owner of what a snapshot covers (user {owner}) may "
+                "make or change it"
+            )
 
     return permit
 
@@ -37,19 +45,24 @@ def may_look(uid: int, shown_owner: int | None = None) -> Permit:
     def permit(directory: Inode) -> None:
         owner = directory.uid if shown_owner is None else shown_owner
         if uid not in (0, owner):
-            raise NotPermitted(f"only root and the owner of the directory (user {owner}) may compare its states")
+            raise NotPermitted(
+                f"only root and the owner of the directory (user {owner}) may compare its states"
+            )
 
     return permit
 
 
 def check_permitted(fs: Filesystem, instance: Instance, permit: Permit) -> None:
-    """Raises ``NotPermitted`` unless all that a snapshot covers may be changed by whoever asks. May raise ``NotCached``."""
+    """Raises ``NotPermitted`` unless all that a snapshot covers may be changed by whoever asks. May
+    raise ``NotCached``.
+    """
     for inode in covered(fs, instance):
         permit(inode)
 
 
 def covered(fs: Filesystem, instance: Instance) -> list[Inode]:
-    """What a snapshot is of, as it is now; as it was then, if it is no more. May raise ``NotCached``.
+    """What a snapshot is of, as it is now; as it was then, if it is no more. May raise
+    ``NotCached``.
 
     Where nothing stood, the directory that it would have been in.
     """

@@ -1,7 +1,9 @@
-"""What users of one volume share that there is only so much of: ids of snapshots, and places in the snapshots of a policy.
+"""What users of one volume share that there is only so much of: ids of snapshots, and places in the
+snapshots of a policy.
 
-Whoever may write to a directory may make snapshots of it and designate it. That must not keep anybody else from making theirs: root and who
-has mounted come first, and among the others nobody gets more than what stays for all.
+Whoever may write to a directory may make snapshots of it and designate it. That must not keep
+anybody else from making theirs: root and who has mounted come first, and among the others nobody
+gets more than what stays for all.
 """
 
 from __future__ import annotations
@@ -23,14 +25,18 @@ RESERVE: Final = 1000
 
 
 def is_privileged(fs: Filesystem, owner: int) -> bool:
-    """Is this root, or who has mounted? Whoever has opened an image without a mount may do anything with it."""
+    """Is this root, or who has mounted? Whoever has opened an image without a mount may do anything
+    with it.
+    """
     return fs.privileged is None or owner in fs.privileged
 
 
 def check_share(fs: Filesystem, owner: int) -> None:
-    """Raises ``TooManySnapshots`` for an owner who has as many snapshots as are left for all users, or more.
+    """Raises ``TooManySnapshots`` for an owner who has as many snapshots as are left for all users,
+    or more.
 
-    So the first user can have half of all, whoever comes then half of what is left, and nobody can take the last.
+    So the first user can have half of all, whoever comes then half of what is left, and nobody can
+    take the last.
     """
     if is_privileged(fs, owner):
         return
@@ -38,11 +44,18 @@ def check_share(fs: Filesystem, owner: int) -> None:
     own = sum(one.owner == owner for one in chain(instances.table.values(), instances.pending))
     left = MAX_INSTANCES - RESERVE - len(instances.table) - len(instances.pending)
     if own >= left:
-        raise TooManySnapshots(f"user {owner} has {own} snapshots, and {max(left, 0)} are left for all users: delete some")
+        raise TooManySnapshots(
+            f"user {owner} has {own} snapshots, and {max(left, 0)} are left for all "
+            "users: delete some"
+        )
 
 
-def fair_choice(groups: Iterable[list[T]], fits: Callable[[list[T]], bool]) -> tuple[list[T], list[T]]:
-    """Choose of what several users want as much as ``fits`` together, from each in turn; what was chosen, and what was left out."""
+def fair_choice(
+    groups: Iterable[list[T]], fits: Callable[[list[T]], bool]
+) -> tuple[list[T], list[T]]:
+    """Choose of what several users want as much as ``fits`` together, from each in turn; what was
+    chosen, and what was left out.
+    """
     rounds = [[one for one in turn if one is not None] for turn in zip_longest(*groups)]
     everything = list(chain.from_iterable(rounds))
     if fits(everything):

@@ -1,7 +1,9 @@
-"""One of two states that are compared: a view as it was sealed, and what a comparison asks of it: inodes, the names that lead to them.
+"""One of two states that are compared: a view as it was sealed, and what a comparison asks of it:
+inodes, the names that lead to them.
 
-Everything that may need a block is a generator: it yields what to fetch (``Steps``) and goes on when that is in memory, or nowhere: whoever
-drives it fetches, and looks at other things in between. A view that is read like this must stay what it is (``store.readers``).
+Everything that may need a block is a generator: it yields what to fetch (``Steps``) and goes on
+when that is in memory, or nowhere: whoever drives it fetches, and looks at other things in between.
+A view that is read like this must stay what it is (``store.readers``).
 """
 
 from __future__ import annotations
@@ -56,7 +58,9 @@ def ask(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Steps
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A view as it was sealed. ``instance`` is None for the base; ``parts`` are those that it shows, none for everything."""
+    """A view as it was sealed. ``instance`` is None for the base; ``parts`` are those that it
+    shows, none for everything.
+    """
 
     root: ViewRoot
     instance: Instance | None = None
@@ -68,9 +72,11 @@ class State:
 
 
 def same_file(one: Inode, other: Inode) -> bool:
-    """Are these, in two views, one file in two states? A number that was given out again is another file.
+    """Are these, in two views, one file in two states? A number that was given out again is another
+    file.
 
-    A restore of an earlier release gave files that the kernel knew another generation; the time of birth stays.
+    A restore of an earlier release gave files that the kernel knew another generation; the time of
+    birth stays.
     """
     if one.ino != other.ino or stat.S_IFMT(one.mode) != stat.S_IFMT(other.mode):
         return False
@@ -82,7 +88,8 @@ def _nothing(_inode: Inode) -> None:
 
 
 class Side:
-    """One state. ``tops`` are the directories and files that are compared, and shown: the root for everything.
+    """One state. ``tops`` are the directories and files that are compared, and shown: the root for
+    everything.
 
     Paths are bytes, relative to the root of the volume, which is empty.
     """
@@ -90,14 +97,22 @@ class Side:
     def __init__(self, volume: Volume, state: State) -> None:
         self.state = state
         self.view = View(volume, InodeCache(INODES_KEPT), state.root, _nothing, state.instance)
-        self.tops: frozenset[int] = frozenset({part.ino for part in state.parts} - {0}) if state.parts else EVERYTHING
+        self.tops: frozenset[int] = (
+            frozenset({part.ino for part in state.parts} - {0}) if state.parts else EVERYTHING
+        )
         self._paths: dict[int, bytes] = self._known_paths()
         self._names: dict[int, bytes] = {}
         self._inside: dict[int, bool] = {}
 
     def _known_paths(self) -> dict[int, bytes]:
-        """The parts that are shown, and the directories above them: what names they have nobody preserves."""
-        ways = ((ino, part.way[: depth + 1]) for part in self.state.parts for depth, ino in enumerate(part.chain))
+        """The parts that are shown, and the directories above them: what names they have nobody
+        preserves.
+        """
+        ways = (
+            (ino, part.way[: depth + 1])
+            for part in self.state.parts
+            for depth, ino in enumerate(part.chain)
+        )
         return {ino: b"/".join(way) for ino, way in ways}
 
     # Inodes
@@ -157,7 +172,9 @@ class Side:
         self.tops = frozenset(tops)
         self._inside.clear()
 
-    def is_below(self, directory: int, tops: Collection[int], known: dict[int, bool]) -> Steps[bool]:
+    def is_below(
+        self, directory: int, tops: Collection[int], known: dict[int, bool]
+    ) -> Steps[bool]:
         """Is a directory one of ``tops`` or below one of them? ``known`` remembers."""
         way: dict[int, None] = {}
         at, answer = directory, False
@@ -183,7 +200,8 @@ class Side:
         return b"" if directory == ROOT_INO else self._paths[directory]
 
     def find_paths(self, directories: Iterable[int], like: Side | None = None) -> Steps[None]:
-        """Find the paths of directories; names that they have in the state ``like`` are tried first.
+        """Find the paths of directories; names that they have in the state ``like`` are tried
+        first.
 
         A directory that many of them lie in is searched once. Raises ``CorruptBlock``.
         """
@@ -206,7 +224,11 @@ class Side:
                     self._names[ino] = name
                 if missing := wanted - links.keys():
                     raise CorruptBlock(f"directory {min(missing)} has no name in its parent")
-            need = {parent for parent in within if parent != ROOT_INO and parent not in self._paths and parent not in links}
+            need = {
+                parent
+                for parent in within
+                if parent != ROOT_INO and parent not in self._paths and parent not in links
+            }
         for ino in links:
             self._assemble(ino, links)
 
@@ -221,7 +243,9 @@ class Side:
             parent, name = links[below]
             self._paths[below] = join(self.path(parent), name)
 
-    def _names_in(self, parent: int, wanted: set[int], like: Side | None) -> Steps[list[tuple[bytes, int]]]:
+    def _names_in(
+        self, parent: int, wanted: set[int], like: Side | None
+    ) -> Steps[list[tuple[bytes, int]]]:
         directory = yield from self.directory(parent)
         if directory is None:
             raise CorruptBlock(f"directory {parent} does not exist, and has entries")
@@ -230,15 +254,22 @@ class Side:
         if like is not None:
             for ino in wanted:
                 name = like._names.get(ino)
-                if name is not None and ((yield from ask(directory.names.get, name)) or 0) >> TYPE_BITS == ino:
+                if (
+                    name is not None
+                    and ((yield from ask(directory.names.get, name)) or 0) >> TYPE_BITS == ino
+                ):
                     found.append((name, ino))
                     left.discard(ino)
         return found + (yield from self.names_of(directory, left, once=True)) if left else found
 
     # Directories, down
 
-    def names_of(self, directory: Inode, wanted: Collection[int], *, once: bool) -> Steps[list[tuple[bytes, int]]]:
-        """The names that a directory has for inodes, each with its number. ``once``: none of them has more than one there."""
+    def names_of(
+        self, directory: Inode, wanted: Collection[int], *, once: bool
+    ) -> Steps[list[tuple[bytes, int]]]:
+        """The names that a directory has for inodes, each with its number. ``once``: none of them
+        has more than one there.
+        """
         walk = BucketDifference(None, directory.names)
         found: list[tuple[bytes, int]] = []
         while (items := (yield from ask(walk.next))) is not None:

@@ -1,12 +1,15 @@
-"""Space figures: where the blocks of a volume are, and what deleting snapshots would free. Exact, and O(holder sets).
+"""Space figures: where the blocks of a volume are, and what deleting snapshots would free. Exact,
+and O(holder sets).
 
-All of it comes from counters that are in memory: nothing is walked, nothing read, so nothing here raises ``NotCached``. The figures are of
-this moment; what is dirty has no block yet, so whoever wants to know what is on the volume commits first.
+All of it comes from counters that are in memory: nothing is walked, nothing read, so nothing here
+raises ``NotCached``. The figures are of this moment; what is dirty has no block yet, so whoever
+wants to know what is on the volume commits first.
 
-A block of files (data, names, attributes, inode tables and pointer blocks) counts once, wherever it is shared. It is freed by deleting
-a set of snapshots if and only if the base does not reach it, some of them do, and no other live snapshot does: what its record says.
-The volume's own tables, the storage of records and what a running copy has among them, are counted apart; deleting usually makes them
-smaller, too.
+A block of files (data, names, attributes, inode tables and pointer blocks) counts once, wherever it
+is shared. It is freed by deleting a set of snapshots if and only if the base does not reach it,
+some of them do, and no other live snapshot does: what its record says. The volume's own tables, the
+storage of records and what a running copy has among them, are counted apart; deleting usually makes
+them smaller, too.
 """
 
 from __future__ import annotations
@@ -23,14 +26,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Where the blocks of a volume are. ``size`` is the sum of all others, and what statfs(2) says: without fixed metadata.
+    """Where the blocks of a volume are. ``size`` is the sum of all others, and what statfs(2) says:
+    without fixed metadata.
 
     - ``present``: what the live tree reaches, whatever else does;
     - ``snapshots``: what live snapshots reach and the live tree does not;
     - ``leaving``: what only deleted snapshots reached, until the background deletion frees it;
     - ``tables``: the volume's own tables, the storage of records, and what a running copy has;
     - ``due``: what the next commit takes for what is dirty, about; nothing just after a commit;
-    - ``reserved``: free, and kept for commits, for deleting, and for the pointers of what can still be written;
+    - ``reserved``: free, and kept for commits, for deleting, and for the pointers of what can still
+      be written;
     - ``available``: what files can take.
     """
 
@@ -64,9 +69,16 @@ def usage(fs: Filesystem) -> Usage:
 
 
 def table_blocks(volume: Volume) -> int:
-    """Blocks of the root record, the group table, the instance table, record storage and a running copy; what is dirty of them has none."""
+    """Blocks of the root record, the group table, the instance table, record storage and a running
+    copy; what is dirty of them has none.
+    """
     trees = volume.group_tree, volume.instances_tree
-    return 1 + volume.record_blocks + volume.copies.blocks + sum(tree.blocks - len(tree.dirty) for tree in trees)
+    return (
+        1
+        + volume.record_blocks
+        + volume.copies.blocks
+        + sum(tree.blocks - len(tree.dirty) for tree in trees)
+    )
 
 
 def frees(fs: Filesystem, instances: Iterable[Instance]) -> int:
@@ -82,6 +94,7 @@ def only_here(fs: Filesystem) -> dict[int, int]:
 def refers(instance: Instance) -> int | None:
     """Blocks that the instance's view reached at the last commit, shared or not.
 
-    None for a snapshot of parts: its view has one inode table with all the others, and what lies below a directory is not counted.
+    None for a snapshot of parts: its view has one inode table with all the others, and what lies
+    below a directory is not counted.
     """
     return instance.root.blocks + instance.root.content if not instance.parts else None

@@ -1,4 +1,6 @@
-"""What stays in its place when a snapshot is gone back to: mounts can be on it (see ``fuse.mounted_inside``)."""
+"""What stays in its place when a snapshot is gone back to: mounts can be on it (see
+``fuse.mounted_inside``).
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,11 @@ if TYPE_CHECKING:
 
 
 def stays(fs: Filesystem, instance: Instance, paths: Sequence[str], way: Way) -> bool:
-    """Does what stands at a path of the base stay there, the same inode, when these paths of a snapshot are restored (none: all it covers)?
+    """Does what stands at a path of the base stay there, the same inode, when these paths of a
+    snapshot are restored (none: all it covers)?
 
-    A regular file has to be what it is as well. Of what is not there any more nobody asks. May raise ``NotCached``; ``UsageError`` for
-    paths that the snapshot does not cover.
+    A regular file has to be what it is as well. Of what is not there any more nobody asks. May
+    raise ``NotCached``; ``UsageError`` for paths that the snapshot does not cover.
     """
     ways = covered_ways(instance, paths)
     if ways and not any(way[: len(one)] == one for one in ways):

@@ -1,4 +1,6 @@
-"""What a snapshot is to be of: inodes and paths, and the parts that they are in a view (C1). Nothing below them is looked at (C3)."""
+"""What a snapshot is to be of: inodes and paths, and the parts that they are in a view (C1).
+Nothing below them is looked at (C3).
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
 class Designated:
     """All directories that are designated with a policy (C8); with ``owner``, those of that user.
 
-    ``left_out`` are the paths of those for which the snapshot has no room, as told when it was made. Directories of root, of who has
-    mounted and of ``owner`` are never left out.
+    ``left_out`` are the paths of those for which the snapshot has no room, as told when it was
+    made. Directories of root, of who has mounted and of ``owner`` are never left out.
     """
 
     policy: str
@@ -37,7 +39,8 @@ Target = int | Sequence[bytes] | Designated
 
 
 def part_at(fs: Filesystem, view: View, way: Sequence[bytes]) -> Part:
-    """What stands at a path in a view; a part without an inode when nothing does. May raise ``NotCached``.
+    """What stands at a path in a view; a part without an inode when nothing does. May raise
+    ``NotCached``.
 
     Symbolic links are not followed. The path must not be the root's.
     """
@@ -56,17 +59,24 @@ def part_at(fs: Filesystem, view: View, way: Sequence[bytes]) -> Part:
 
 
 def part_of(fs: Filesystem, view: View, directory: int) -> Part:
-    """A directory that is not the root, by its number. May raise ``NotCached``; ``NotDirectory``, ``NotFound`` when it is removed."""
+    """A directory that is not the root, by its number. May raise ``NotCached``; ``NotDirectory``,
+    ``NotFound`` when it is removed.
+    """
     inode = view.inode(directory)
     if not inode.is_directory:
         raise NotDirectory("only a directory has snapshots of its own")
     if not inode.nlink:
         raise NotFound("the directory has been removed")
-    return Part(directory, tuple(reversed(ancestry(view, inode)[:-1])), tuple(way_to(fs, view, inode)))
+    return Part(
+        directory, tuple(reversed(ancestry(view, inode)[:-1])), tuple(way_to(fs, view, inode))
+    )
 
 
-def parts_of(fs: Filesystem, view: View, targets: Sequence[Target]) -> tuple[tuple[Part, ...], Kept]:
-    """The parts of a snapshot of ``targets`` (none: of all that the view shows), and what it preserves. May raise ``NotCached``.
+def parts_of(
+    fs: Filesystem, view: View, targets: Sequence[Target]
+) -> tuple[tuple[Part, ...], Kept]:
+    """The parts of a snapshot of ``targets`` (none: of all that the view shows), and what it
+    preserves. May raise ``NotCached``.
 
     Raises ``NotFound`` when one is not there, ``UsageError`` when they are too many.
     """
@@ -75,7 +85,9 @@ def parts_of(fs: Filesystem, view: View, targets: Sequence[Target]) -> tuple[tup
     parts: list[Part] = []
     if not targets:
         targets = [ROOT_INO]
-    single: list[int | Sequence[bytes]] = [target for target in targets if not isinstance(target, Designated)]
+    single: list[int | Sequence[bytes]] = [
+        target for target in targets if not isinstance(target, Designated)
+    ]
     wished: list[tuple[Designated, dict[int, list[int]]]] = []
     for policy in [target for target in targets if isinstance(target, Designated)]:
         owners = _designated(fs, view, policy)
@@ -90,7 +102,9 @@ def parts_of(fs: Filesystem, view: View, targets: Sequence[Target]) -> tuple[tup
         parts += _shown_parts(view, part)
     kept = origin.kept if origin else None
     for policy, owners in wished:
-        groups = [[_shown_parts(view, part_of(fs, view, ino)) for ino in inos] for inos in owners.values()]
+        groups = [
+            [_shown_parts(view, part_of(fs, view, ino)) for ino in inos] for inos in owners.values()
+        ]
         chosen, left_out = fair_choice(groups, functools.partial(_fits, tuple(parts), kept))
         parts += chain.from_iterable(chosen)
         policy.left_out[:] = [part.path for some in left_out for part in some]
@@ -98,7 +112,9 @@ def parts_of(fs: Filesystem, view: View, targets: Sequence[Target]) -> tuple[tup
 
 
 def _shown_parts(view: View, part: Part | None) -> list[Part]:
-    """What of a part (None: of everything) a view shows. Raises ``NotFound`` for one that is not there."""
+    """What of a part (None: of everything) a view shows. Raises ``NotFound`` for one that is not
+    there.
+    """
     shown = view.instance.parts if view.instance else ()
     if part is None:
         return list(shown)
@@ -119,17 +135,27 @@ def _fits(parts: tuple[Part, ...], kept: Kept | None, more: Sequence[Sequence[Pa
 
 
 def _designated(fs: Filesystem, view: View, target: Designated) -> dict[int, list[int]]:
-    """The directories that are designated with a policy, by their owners. Raises ``NotFound`` when there is none."""
+    """The directories that are designated with a policy, by their owners. Raises ``NotFound`` when
+    there is none.
+    """
     shown = {part.ino for part in view.instance.parts} if view.instance else set()
     found: dict[int, list[int]] = {}
-    for inode in sorted(fs.designations.of(view, target.policy.encode(errors="surrogateescape")), key=lambda each: each.ino):
-        if target.owner not in (None, inode.uid) or (fs.orphans.is_emptying(view.id) and is_cut_off(view, inode.ino)):
+    for inode in sorted(
+        fs.designations.of(view, target.policy.encode(errors="surrogateescape")),
+        key=lambda each: each.ino,
+    ):
+        if target.owner not in (None, inode.uid) or (
+            fs.orphans.is_emptying(view.id) and is_cut_off(view, inode.ino)
+        ):
             continue
         if not shown or inode.ino in view.above or not shown.isdisjoint(ancestry(view, inode)):
             found.setdefault(inode.uid, []).append(inode.ino)
     if not found:
         whose = "" if target.owner is None else f" of user {target.owner}"
-        raise NotFound(f"no directory{whose} is designated {target.policy!r}: set the extended attribute {NAME.decode()} of one to that")
+        raise NotFound(
+            f"no directory{whose} is designated {target.policy!r}: set the extended "
+            f"attribute {NAME.decode()} of one to that"
+        )
     return found
 
 
@@ -141,7 +167,9 @@ def _part(fs: Filesystem, view: View, target: int | Sequence[bytes]) -> Part | N
 
 
 def sized(parts: Sequence[Part], kept: Kept | None) -> tuple[tuple[Part, ...], Kept]:
-    """The parts that a snapshot has of these, and what it preserves: ``kept``, or just them. Raises ``UsageError``."""
+    """The parts that a snapshot has of these, and what it preserves: ``kept``, or just them. Raises
+    ``UsageError``.
+    """
     chosen = distinct(parts)
     found = kept_by(chosen) if kept is None else kept
     check_bounds(chosen, found)
@@ -149,5 +177,7 @@ def sized(parts: Sequence[Part], kept: Kept | None) -> tuple[tuple[Part, ...], K
 
 
 def subjects(parts: Sequence[Part]) -> list[int]:
-    """Whose owners decide about a snapshot of these parts: the parts; where nothing stood, the directory that it would have been in."""
+    """Whose owners decide about a snapshot of these parts: the parts; where nothing stood, the
+    directory that it would have been in.
+    """
     return list(dict.fromkeys(part.ino or part.above[-1] for part in parts)) or [ROOT_INO]

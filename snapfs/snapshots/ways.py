@@ -34,14 +34,18 @@ class Target:
 
 
 def covered_ways(instance: Instance, paths: Sequence[str]) -> list[Way]:
-    """The paths that are restored, without those below others; none for the whole volume. Raises ``UsageError``."""
+    """The paths that are restored, without those below others; none for the whole volume. Raises
+    ``UsageError``.
+    """
     own = [part.way for part in instance.parts]
     if not paths:
         return own
     ways = distinct(parse_way(path) for path in paths)
     for way in ways:
         if own and not any(way[: len(one)] == one for one in own):
-            raise UsageError(f"{as_path(way)}: snapshot {instance.name!r} covers only {instance.path}")
+            raise UsageError(
+                f"{as_path(way)}: snapshot {instance.name!r} covers only {instance.path}"
+            )
     return [] if ways[0] == () else ways
 
 
@@ -60,8 +64,12 @@ def distinct(ways: Iterable[Way]) -> list[Way]:
     return out
 
 
-def find_targets(instance: Instance, ways: Sequence[Way], base: Side, past: Side, permit: Permit) -> Steps[list[Target]]:
-    """What stands at some paths, now and in a snapshot. Raises ``NotFound``, ``NotDirectory``, and what ``permit`` raises."""
+def find_targets(
+    instance: Instance, ways: Sequence[Way], base: Side, past: Side, permit: Permit
+) -> Steps[list[Target]]:
+    """What stands at some paths, now and in a snapshot. Raises ``NotFound``, ``NotDirectory``, and
+    what ``permit`` raises.
+    """
     out = []
     for way in ways:
         path = b"/".join(way)
@@ -76,7 +84,9 @@ def find_targets(instance: Instance, ways: Sequence[Way], base: Side, past: Side
         wanted = then[-1].ino if len(then) == len(way) else 0
         present = now[-1].ino if len(now) == len(way) else 0
         above = [ROOT_INO, *(one.ino for one in now)]
-        out.append(Target(way, wanted, present, above[len(way) - 1] if len(above) >= len(way) else 0))
+        out.append(
+            Target(way, wanted, present, above[len(way) - 1] if len(above) >= len(way) else 0)
+        )
     for one in out:
         yield from _check_permitted(base, past, one, permit)
     return out
@@ -88,7 +98,9 @@ def _was_absent(instance: Instance, way: Way) -> bool:
 
 
 def _check_permitted(base: Side, past: Side, target: Target, permit: Permit) -> Steps[None]:
-    """What stands there counts; where nothing does, what stood there, and the directory that is going to have it."""
+    """What stands there counts; where nothing does, what stood there, and the directory that is
+    going to have it.
+    """
     if target.base:
         permit((yield from ask(base.view.raw_inode, target.base)))
         return

@@ -1,15 +1,18 @@
 """Which changes of the open generation a log record can tell, and whether that is all of them.
 
-Whatever changes a view or the allocation of blocks counts itself here (``changes``), in the few functions that everything goes through. An
-operation that a log record can repeat says so when it is done (``tell``). Only while the two counts are equal may the log be used: an
-operation that nobody has thought of is then one that needs a commit, not one that is forgotten.
+Whatever changes a view or the allocation of blocks counts itself here (``changes``), in the few
+functions that everything goes through. An operation that a log record can repeat says so when it is
+done (``tell``). Only while the two counts are equal may the log be used: an operation that nobody
+has thought of is then one that needs a commit, not one that is forgotten.
 """
 
 from __future__ import annotations
 
 
 class Account:
-    """The counts of the open generation. ``files``: inode numbers in the base, and the (index, count) of blocks written, not logged yet."""
+    """The counts of the open generation. ``files``: inode numbers in the base, and the (index,
+    count) of blocks written, not logged yet.
+    """
 
     __slots__ = ("changes", "files", "told")
 
@@ -19,7 +22,9 @@ class Account:
         self.files: dict[int, list[tuple[int, int]]] = {}
 
     def tell(self, before: int, ino: int, index: int = 0, count: int = 0) -> None:
-        """All that has changed since ``changes`` was ``before`` are times and size of an inode of the base, and ``count`` of its blocks."""
+        """All that has changed since ``changes`` was ``before`` are times and size of an inode of
+        the base, and ``count`` of its blocks.
+        """
         if self.told == before:
             self.told = self.changes
             blocks = self.files.setdefault(ino, [])
@@ -27,7 +32,9 @@ class Account:
                 blocks.append((index, count))
 
     def interrupted(self, before: int) -> None:
-        """What has counted itself since then was interrupted before anything had changed, and may be called again."""
+        """What has counted itself since then was interrupted before anything had changed, and may
+        be called again.
+        """
         if self.told == before:
             self.told = self.changes
 

@@ -1,7 +1,8 @@
 """Allocation: which blocks are free, which are held, and by whom (A4, A6, A8; I1, I2, I3, I5).
 
-Planning (``need``, ``prepare``) may raise ``NotCached``, ``CommitNeeded`` or ``NoSpace`` and changes nothing that matters; what
-follows (``allocate``, ``free``, ``record``) cannot fail, unless the volume contradicts itself: ``CorruptBlock`` then ends all writing.
+Planning (``need``, ``prepare``) may raise ``NotCached``, ``CommitNeeded`` or ``NoSpace`` and
+changes nothing that matters; what follows (``allocate``, ``free``, ``record``) cannot fail, unless
+the volume contradicts itself: ``CorruptBlock`` then ends all writing.
 """
 
 from __future__ import annotations
@@ -29,9 +30,13 @@ Waiting = tuple[int, int, int]  # group, offset, length
 
 
 class Allocator(Groups):
-    """Gives out blocks and takes them back. They are numbered over the whole volume; runs never cross a group."""
+    """Gives out blocks and takes them back. They are numbered over the whole volume; runs never
+    cross a group.
+    """
 
-    def __init__(self, geometry: Geometry, holders: HolderSets, cache: BlockCache, entries: list[GroupEntry]) -> None:
+    def __init__(
+        self, geometry: Geometry, holders: HolderSets, cache: BlockCache, entries: list[GroupEntry]
+    ) -> None:
         super().__init__(geometry, entries)
         self.holders = holders
         self.cache = cache
@@ -45,9 +50,11 @@ class Allocator(Groups):
         # Whether background work will free blocks, and one step of it.
         self.more_to_come: Callable[[], bool] = lambda: False
         self.reclaim: Callable[[], bool] = lambda: False
-        # Space is short: what is kept for speed only shall be free with the next commit. Will anything?
+        # Space is short: what is kept for speed only shall be free with the next commit. Will
+        # anything?
         self.spare: Callable[[], bool] = lambda: False
-        #: Told of runs that are given out: whoever remembers something about blocks by their numbers must forget it.
+        #: Told of runs that are given out: whoever remembers something about blocks by their
+        #: numbers must forget it.
         self.watchers: list[Callable[[list[tuple[int, int]]], None]] = []
         self.reserve = min(16384, max(32, geometry.blocks // 64))
 
@@ -59,10 +66,12 @@ class Allocator(Groups):
     # Planning
 
     def prepare(self, count: int, *, urgency: int = 0, metadata: int = 0) -> None:
-        """Make sure that ``count`` blocks can be allocated now, and that this leaves what the next commit needs.
+        """Make sure that ``count`` blocks can be allocated now, and that this leaves what the next
+        commit needs.
 
-        ``metadata`` is what the commit needs besides. Of the reserve, urgency 0 may use nothing, 1 (what frees space) a half, 2 (commits,
-        and the deletion of snapshots) all. Raises ``CommitNeeded`` when that may help, else ``NoSpace``.
+        ``metadata`` is what the commit needs besides. Of the reserve, urgency 0 may use nothing, 1
+        (what frees space) a half, 2 (commits, and the deletion of snapshots) all. Raises
+        ``CommitNeeded`` when that may help, else ``NoSpace``.
         """
         least = count + metadata + (self.reserve, self.reserve // 2, 0)[urgency]
         if self.available < least:
@@ -71,8 +80,8 @@ class Allocator(Groups):
         if self.available < least:
             raise self._exhausted()
         if len(self._window) == 1 and len(self.entries) > 1:
-            # Stay with a group until it is nearly full, then let the search find a better one. Not between allocations: one call of this
-            # may precede several of them.
+            # Stay with a group until it is nearly full, then let the search find a better one. Not
+            # between allocations: one call of this may precede several of them.
             group = self.groups.get(self._window[0])
             if group is None or group.available * ROOMY < self.geometry.group_span:
                 self._window.clear()
@@ -124,7 +133,9 @@ class Allocator(Groups):
         self.free -= count
         while count:
             if not self._window:
-                raise CorruptBlock("the free counts of the groups promise more blocks than their bitmaps have")
+                raise CorruptBlock(
+                    "the free counts of the groups promise more blocks than their bitmaps have"
+                )
             group = self.groups[self._window[0]]
             if not group.available:
                 self._window.pop(0)
@@ -150,17 +161,26 @@ class Allocator(Groups):
             watcher(runs)
 
     def keep(self, runs: Iterable[tuple[int, int]]) -> None:
-        """These blocks, which were allocated in the open generation, must not be overwritten in place or given out again in it."""
+        """These blocks, which were allocated in the open generation, must not be overwritten in
+        place or given out again in it.
+        """
         for start, length in runs:
             for group, low, high in self._split(start, length):
                 group.keep(low, high)
 
     def check_system(self, start: int, length: int) -> None:
-        """Raises ``CorruptBlock`` for blocks of loaded groups that are free, fixed metadata, or held by snapshots."""
+        """Raises ``CorruptBlock`` for blocks of loaded groups that are free, fixed metadata, or
+        held by snapshots.
+        """
         for group, low, high in self._split(start, length):
             group.check_in_use(low, high)
-            if group.snapshot.count(1, low, high) or group.records.pieces(low, high) != [(low, high, None)]:
-                raise CorruptBlock(f"blocks {start} to {start + length - 1} are named by the volume, and snapshots hold some of them")
+            if group.snapshot.count(1, low, high) or group.records.pieces(low, high) != [
+                (low, high, None)
+            ]:
+                raise CorruptBlock(
+                    f"blocks {start} to {start + length - 1} are named by the volume, "
+                    "and snapshots hold some of them"
+                )
 
     def is_fresh(self, block: int, length: int = 1) -> bool:
         """Was the run allocated in the open generation? Its group must be loaded."""
@@ -171,7 +191,11 @@ class Allocator(Groups):
     def fresh_among(self, blocks: Iterable[int]) -> set[int]:
         """Those of single blocks that were allocated in the open generation."""
         groups, shift, mask = self.groups, self._shift, self._mask
-        return {block for block in blocks if groups[block >> shift].fresh_count and groups[block >> shift].fresh[block & mask]}
+        return {
+            block
+            for block in blocks
+            if groups[block >> shift].fresh_count and groups[block >> shift].fresh[block & mask]
+        }
 
     def free_run(self, start: int, length: int, *, unused: bool = False) -> None:
         """Free blocks of loaded groups, and whatever records and snapshot bits they have (A8).
@@ -196,17 +220,21 @@ class Allocator(Groups):
             self.free += high - low
 
     def give_back(self, runs: list[tuple[int, int]]) -> None:
-        """Undo ``allocate``, for a change that failed: nothing else is being planned. The next one finds the same blocks."""
+        """Undo ``allocate``, for a change that failed: nothing else is being planned. The next one
+        finds the same blocks.
+        """
         for start, length in runs:
             self.free_run(start, length, unused=True)
         for start, _ in reversed(runs):
             self.groups[start >> self._shift].cursor = start & self._mask
 
     def prefer_used(self) -> None:
-        """The host has no space for more of a sparse image: take free blocks from the front from now on.
+        """The host has no space for more of a sparse image: take free blocks from the front from
+        now on.
 
-        They have most likely been used before, so they have their space already: what users delete can be written again. For the same
-        reason a commit finds the blocks that a failed write has got and given back.
+        They have most likely been used before, so they have their space already: what users delete
+        can be written again. For the same reason a commit finds the blocks that a failed write has
+        got and given back.
         """
         self.from_front = True
         self.readers.lose()
@@ -214,7 +242,9 @@ class Allocator(Groups):
         self._window.clear()
 
     def record(self, start: int, length: int, holders: int | None, *, held: bool) -> None:
-        """Give blocks a record that names a holder set (None: no record), and set or clear their snapshot bits."""
+        """Give blocks a record that names a holder set (None: no record), and set or clear their
+        snapshot bits.
+        """
         self.account.changes += 1
         for group, low, high in self._split(start, length):
             group.check_in_use(low, high)
@@ -224,9 +254,13 @@ class Allocator(Groups):
             self.held += group.snapshot_count - before
 
     def rebind(self, start: int, length: int, old: int | None, holders: int, *, held: bool) -> None:
-        """``record`` for blocks of which it is known that all have the record ``old``, as ``pieces`` says, or none."""
+        """``record`` for blocks of which it is known that all have the record ``old``, as
+        ``pieces`` says, or none.
+        """
         self.account.changes += 1
-        self.holders.adjust(holders, length)  # before the old ones, so that a set that stays is not forgotten
+        self.holders.adjust(
+            holders, length
+        )  # before the old ones, so that a set that stays is not forgotten
         for group, low, high in self._split(start, length):
             group.check_in_use(low, high)
             if old is not None:
@@ -242,15 +276,24 @@ class Allocator(Groups):
         out: list[tuple[int, int, int | None]] = []
         for group, low, high in self._split(start, length):
             if group.records:
-                out += [(group.start + a, b - a, value) for a, b, value in group.records.pieces(low, high)]
+                out += [
+                    (group.start + a, b - a, value)
+                    for a, b, value in group.records.pieces(low, high)
+                ]
             else:
                 out.append((group.start + low, high - low, None))
         return out
 
     def _record(self, group: Group, low: int, high: int, holders: int | None) -> None:
         if holders is not None:
-            self.holders.adjust(holders, high - low)  # before the old ones, so that a set that stays is not forgotten
-        old_pieces = [(start, end, old) for start, end, old in group.records.pieces(low, high) if old is not None]
+            self.holders.adjust(
+                holders, high - low
+            )  # before the old ones, so that a set that stays is not forgotten
+        old_pieces = [
+            (start, end, old)
+            for start, end, old in group.records.pieces(low, high)
+            if old is not None
+        ]
         if holders is None and not old_pieces:
             return
         for start, end, old in old_pieces:
@@ -285,7 +328,9 @@ class Allocator(Groups):
         return waiting
 
     def released(self, waiting: list[Waiting]) -> None:
-        """The generation is durable: what was freed in it may be allocated again (I5): unread, and discarded if that is wanted."""
+        """The generation is durable: what was freed in it may be allocated again (I5): unread, and
+        discarded if that is wanted.
+        """
         if self.readers:
             self.readers.keep(waiting)
             return

@@ -1,9 +1,11 @@
-"""Bucket trees: maps from keys to small values, in hash order: directories, the instance table, the holder sets. ``FORMAT.md`` section 7.
+"""Bucket trees: maps from keys to small values, in hash order: directories, the instance table, the
+holder sets. ``FORMAT.md`` section 7.
 
-A bucket is one block with a msgpack map. A small map is one bucket; a larger one has pointer blocks above, each of which
-consumes as many bits of the hash, from the top, as it has slots. Within a pointer block, a bucket at slot ``s`` holds the hashes
-of ``s`` and of the empty slots after it; a pointer block holds those of its own slot. A full bucket gives half of its slots to
-a new one; one that has a single slot becomes a pointer block. An empty map has no block at all.
+A bucket is one block with a msgpack map. A small map is one bucket; a larger one has pointer blocks
+above, each of which consumes as many bits of the hash, from the top, as it has slots. Within a
+pointer block, a bucket at slot ``s`` holds the hashes of ``s`` and of the empty slots after it; a
+pointer block holds those of its own slot. A full bucket gives half of its slots to a new one; one
+that has a single slot becomes a pointer block. An empty map has no block at all.
 
 As in block maps, making something dirty changes nothing that anyone can see.
 """
@@ -15,7 +17,14 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from snapfs.blocks.checksum import crc32c
-from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, EPOCH_MASK, FLAG_BUCKET, FLAG_DIRTY, encode_pointers
+from snapfs.blocks.pointer import (
+    BLOCK_MASK,
+    CHECKSUM_SHIFT,
+    EPOCH_MASK,
+    FLAG_BUCKET,
+    FLAG_DIRTY,
+    encode_pointers,
+)
 from snapfs.blocks.schema import pack, unpack
 from snapfs.errors import CorruptBlock, NoSpace
 
@@ -57,13 +66,17 @@ class Bucket:
     def decode_names(cls, data: bytes) -> Bucket:
         """Decode a verified block of a directory: names and numbers. Raises ``CorruptBlock``."""
         bucket = cls._decode(data)
-        if not all(type(key) is bytes and type(value) is int for key, value in bucket.items.items()):
+        if not all(
+            type(key) is bytes and type(value) is int for key, value in bucket.items.items()
+        ):
             raise CorruptBlock("a bucket of names has something else in it")
         return bucket
 
     @classmethod
     def decode_table(cls, data: bytes) -> Bucket:
-        """Decode a verified block of a table: numbers, each with a value of any kind. Raises ``CorruptBlock``."""
+        """Decode a verified block of a table: numbers, each with a value of any kind. Raises
+        ``CorruptBlock``.
+        """
         bucket = cls._decode(data)
         if not all(type(key) is int and 0 <= key < 1 << HASH_BITS for key in bucket.items):
             raise CorruptBlock("a bucket of a table has a key that is no number")
@@ -98,9 +111,11 @@ def _slot_before(words: array[int], digit: int) -> int:
 
 
 class BucketTree:
-    """A map whose ``hash_of(key)`` gives 64 bits. ``blocks`` counts all its blocks, ``dirty`` holds what the next seal writes.
+    """A map whose ``hash_of(key)`` gives 64 bits. ``blocks`` counts all its blocks, ``dirty`` holds
+    what the next seal writes.
 
-    ``kind`` says what its buckets hold: "names" and their numbers, or numbers and what a "table" says about them.
+    ``kind`` says what its buckets hold: "names" and their numbers, or numbers and what a "table"
+    says about them.
     """
 
     __slots__ = ("blocks", "dirty", "hash_of", "kind", "owner", "root", "volume")
@@ -131,7 +146,9 @@ class BucketTree:
         first = words[2 * slot]
         if first & FLAG_DIRTY:
             return self.dirty[key]
-        return self.volume.load(self.kind if first & FLAG_BUCKET else "node", first, words[2 * slot + 1])
+        return self.volume.load(
+            self.kind if first & FLAG_BUCKET else "node", first, words[2 * slot + 1]
+        )
 
     def _digit(self, value: int, depth: int) -> int:
         bits = self.volume.geometry.fan_bits
@@ -141,7 +158,9 @@ class BucketTree:
         return value >> shift & (1 << bits) - 1
 
     def _find(self, value: int) -> tuple[array[int], int, int, int, Bucket | None, bool]:
-        """Where a hash belongs: words, slot, prefix, depth, the bucket there (None: none yet), and whether all on the way is dirty."""
+        """Where a hash belongs: words, slot, prefix, depth, the bucket there (None: none yet), and
+        whether all on the way is dirty.
+        """
         # Every change and every look-up comes here several times, so it calls as little as it can.
         words, slot, prefix, depth, is_dirty = self.root, 0, 0, 0, True
         dirty = self.dirty
@@ -151,7 +170,9 @@ class BucketTree:
                 found = dirty[prefix << DEPTH_BITS | depth]
             else:
                 is_dirty = False
-                found = self.volume.load(self.kind if first & FLAG_BUCKET else "node", first, words[2 * slot + 1])
+                found = self.volume.load(
+                    self.kind if first & FLAG_BUCKET else "node", first, words[2 * slot + 1]
+                )
             if type(found) is Bucket:
                 return words, slot, prefix, depth, found, is_dirty
             shift -= bits
@@ -166,11 +187,19 @@ class BucketTree:
         return words, slot, prefix, depth, None, is_dirty
 
     def _end(self, words: array[int], prefix: int, depth: int, value: int) -> int:
-        """The first hash after the range of a place that ``_find`` gave. Raises ``CorruptBlock`` for a pointer block without pointers."""
-        return self.slot_of(words, prefix >> self.volume.geometry.fan_bits, depth - 1, value)[1] if depth else 1 << HASH_BITS
+        """The first hash after the range of a place that ``_find`` gave. Raises ``CorruptBlock``
+        for a pointer block without pointers.
+        """
+        return (
+            self.slot_of(words, prefix >> self.volume.geometry.fan_bits, depth - 1, value)[1]
+            if depth
+            else 1 << HASH_BITS
+        )
 
     def slot_of(self, words: array[int], prefix: int, depth: int, value: int) -> tuple[int, int]:
-        """In a pointer block: the slot in which a hash is, or would be, and the first hash after the range of that slot."""
+        """In a pointer block: the slot in which a hash is, or would be, and the first hash after
+        the range of that slot.
+        """
         bits, fan_out = self.volume.geometry.fan_bits, self.volume.geometry.fan_out
         digit = self._digit(value, depth)
         slot = digit if words[2 * digit] else _slot_before(words, digit)
@@ -192,10 +221,12 @@ class BucketTree:
         return bucket.items.get(key) if bucket is not None else None
 
     def scan(self, start: int, limit: int) -> list[tuple[int, Any, Any]]:
-        """Items (hash, key, value) in hash order from hash ``start`` on: at least ``limit`` while there are more, whole buckets.
+        """Items (hash, key, value) in hash order from hash ``start`` on: at least ``limit`` while
+        there are more, whole buckets.
 
-        Raises ``NotCached``, and ``CorruptBlock`` for a bucket that none of its range's hashes are in: pointer blocks of a hostile image
-        may name one bucket from so many places that walking them would never end.
+        Raises ``NotCached``, and ``CorruptBlock`` for a bucket that none of its range's hashes are
+        in: pointer blocks of a hostile image may name one bucket from so many places that walking
+        them would never end.
         """
         out: list[tuple[int, Any, Any]] = []
         hash_of = self.hash_of
@@ -205,7 +236,9 @@ class BucketTree:
             end = self._end(words, prefix, depth, start)
             if bucket:
                 some = [(hash_of(key), key, value) for key, value in bucket.items.items()]
-                some = sorted((item for item in some if start <= item[0] < end), key=lambda item: item[:2])
+                some = sorted(
+                    (item for item in some if start <= item[0] < end), key=lambda item: item[:2]
+                )
                 if not some and start != first:
                     raise CorruptBlock("a bucket holds no item of its range")
                 out += some
@@ -219,10 +252,11 @@ class BucketTree:
     # Changing
 
     def touch(self, key: Any, *, beside: bool = False) -> None:
-        """Make everything writable that ``put`` or ``pop`` of this key may change. Raises ``NotCached``.
+        """Make everything writable that ``put`` or ``pop`` of this key may change. Raises
+        ``NotCached``.
 
-        Before several keys are put in a row, ``beside`` must be given: a bucket that splits may leave a part of its range to the bucket
-        before it, and with it keys that are still to come.
+        Before several keys are put in a row, ``beside`` must be given: a bucket that splits may
+        leave a part of its range to the bucket before it, and with it keys that are still to come.
         """
         _, slot, prefix, depth, _ = self._writable(self.hash_of(key))
         if beside and depth and slot:
@@ -263,7 +297,9 @@ class BucketTree:
         self.volume.dirtied += 1
 
     def put(self, key: Any, value: Any) -> None:
-        """Give a key a value. Raises ``NotCached`` unless it was touched, ``NoSpace`` when too many hashes collide."""
+        """Give a key a value. Raises ``NotCached`` unless it was touched, ``NoSpace`` when too many
+        hashes collide.
+        """
         hashed = self.hash_of(key)
         words, slot, prefix, depth, bucket = self._writable(hashed)
         size = item_size(key, value)
@@ -293,8 +329,11 @@ class BucketTree:
         self._adopt(prefix << DEPTH_BITS | depth, bucket)
         self.blocks += 1
 
-    def _split(self, words: array[int], slot: int, prefix: int, depth: int, bucket: Bucket, hashed: int) -> None:
-        """Make room for a key with this hash: the upper half of a bucket goes to a new one, or all of it below a pointer block.
+    def _split(
+        self, words: array[int], slot: int, prefix: int, depth: int, bucket: Bucket, hashed: int
+    ) -> None:
+        """Make room for a key with this hash: the upper half of a bucket goes to a new one, or all
+        of it below a pointer block.
 
         One half may be empty afterwards: the key belongs there then.
         """
@@ -302,7 +341,9 @@ class BucketTree:
         digits = [0]
         if depth:
             self._check_range(words, slot, prefix, depth, bucket)
-            digits = sorted({self._digit(one, depth - 1) for one in (hashed, *map(self.hash_of, bucket.items))})
+            digits = sorted(
+                {self._digit(one, depth - 1) for one in (hashed, *map(self.hash_of, bucket.items))}
+            )
         if len(digits) == 1:
             if bits * (depth + 1) > HASH_BITS:
                 raise NoSpace("too many names with one hash")
@@ -316,18 +357,29 @@ class BucketTree:
             return
         middle = digits[len(digits) // 2]
         upper = Bucket({}, 0)
-        for key in [key for key in bucket.items if self._digit(self.hash_of(key), depth - 1) >= middle]:
+        for key in [
+            key for key in bucket.items if self._digit(self.hash_of(key), depth - 1) >= middle
+        ]:
             value = upper.items[key] = bucket.items.pop(key)
             size = item_size(key, value)
             upper.size += size
             bucket.size -= size
         self._place(words, middle, prefix - slot + middle, depth, upper)
 
-    def _check_range(self, words: array[int], slot: int, prefix: int, depth: int, bucket: Bucket) -> None:
-        """Raises ``CorruptBlock`` for a bucket with items that are not of its range: split, they would take places that others have."""
-        fan_out, shift = self.volume.geometry.fan_out, HASH_BITS - self.volume.geometry.fan_bits * depth
+    def _check_range(
+        self, words: array[int], slot: int, prefix: int, depth: int, bucket: Bucket
+    ) -> None:
+        """Raises ``CorruptBlock`` for a bucket with items that are not of its range: split, they
+        would take places that others have.
+        """
+        fan_out, shift = (
+            self.volume.geometry.fan_out,
+            HASH_BITS - self.volume.geometry.fan_bits * depth,
+        )
         after = next((place for place in range(slot + 1, fan_out) if words[2 * place]), fan_out)
-        if not all(prefix <= self.hash_of(key) >> shift < prefix - slot + after for key in bucket.items):
+        if not all(
+            prefix <= self.hash_of(key) >> shift < prefix - slot + after for key in bucket.items
+        ):
             raise CorruptBlock("a bucket has items that are not of its range")
 
     def _unplace(self, words: array[int], slot: int, prefix: int, depth: int) -> None:
@@ -336,7 +388,9 @@ class BucketTree:
         self.blocks -= 1
 
     def pop(self, key: Any) -> Any:
-        """Remove a key and return its value, None without one. Raises ``NotCached`` unless it was touched."""
+        """Remove a key and return its value, None without one. Raises ``NotCached`` unless it was
+        touched.
+        """
         if not self.root[0]:
             return None
         words, slot, prefix, depth, bucket = self._writable(self.hash_of(key))
@@ -353,7 +407,8 @@ class BucketTree:
     def pop_all(self, keys: Iterable[Any]) -> None:
         """Remove those of some touched keys that are there. Cannot fail.
 
-        Which ones are there is asked first: once a pop has removed a bucket, its hashes belong to a neighbour that nobody has touched.
+        Which ones are there is asked first: once a pop has removed a bucket, its hashes belong to a
+        neighbour that nobody has touched.
         """
         for key in [key for key in keys if self.get(key) is not None]:
             self.pop(key)
@@ -382,14 +437,19 @@ class BucketTree:
         depth_mask = (1 << DEPTH_BITS) - 1
         epoch = self.volume.epoch
         places = sealing.allocate(len(dirty), self.owner)
-        for key, block in zip(sorted(dirty, key=lambda key: -(key & depth_mask)), places, strict=True):
+        for key, block in zip(
+            sorted(dirty, key=lambda key: -(key & depth_mask)), places, strict=True
+        ):
             prefix, depth = key >> DEPTH_BITS, key & depth_mask
             found = dirty[key]
             kind, flag = (self.kind, FLAG_BUCKET) if type(found) is Bucket else ("node", 0)
             data = found.encode(block_size) if flag else encode_pointers(found)
             checksum = crc32c(data)
             if depth:
-                words, slot = dirty[prefix >> bits << DEPTH_BITS | depth - 1], prefix & (1 << bits) - 1
+                words, slot = (
+                    dirty[prefix >> bits << DEPTH_BITS | depth - 1],
+                    prefix & (1 << bits) - 1,
+                )
             else:
                 words, slot = self.root, 0
             words[2 * slot] = block | flag

@@ -1,9 +1,10 @@
 """The block cache: decoded metadata blocks by block number, clean ones only.
 
-A clean block never changes: dirty copies live in the trees that changed them and come here when a generation is sealed. What a
-block number stands for changes only when the block is freed, and freeing forgets it here; an entry that a slow fetch brings
-after that is recognised by its checksum. The two generations of the cache cost one dictionary look-up for a hit and keep what
-was used recently.
+A clean block never changes: dirty copies live in the trees that changed them and come here when a
+generation is sealed. What a block number stands for changes only when the block is freed, and
+freeing forgets it here; an entry that a slow fetch brings after that is recognised by its checksum.
+The two generations of the cache cost one dictionary look-up for a hit and keep what was used
+recently.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from snapfs.errors import CorruptBlock
 
 
 class Want(NamedTuple):
-    """A block that is needed in memory; ``kind`` says how to decode it. For a group, ``block`` is its number."""
+    """A block that is needed in memory; ``kind`` says how to decode it. For a group, ``block`` is
+    its number.
+    """
 
     kind: str
     block: int
@@ -38,9 +41,11 @@ class BlockCache:
         return len(self._young) + len(self._old)
 
     def get(self, kind: str, block: int, checksum: int) -> Any:
-        """The decoded block, None when it is not here. Raises ``CorruptBlock`` for one that is here as something else.
+        """The decoded block, None when it is not here. Raises ``CorruptBlock`` for one that is here
+        as something else.
 
-        Whoever needed both would otherwise fetch each again and again, because the other had taken its place.
+        Whoever needed both would otherwise fetch each again and again, because the other had taken
+        its place.
         """
         found = self._young.get(block)
         if found is None:
@@ -50,7 +55,10 @@ class BlockCache:
         if found is None or found[0] != checksum or found[1] != kind:
             self.misses += 1
             if found is not None and found[0] == checksum:
-                raise CorruptBlock(f"block {block} is in use for two things: {found[1] or 'data'} and {kind or 'data'}")
+                raise CorruptBlock(
+                    f"block {block} is in use for two things: {found[1] or 'data'} and "
+                    f"{kind or 'data'}"
+                )
             return None
         self.hits += 1
         return found[2]

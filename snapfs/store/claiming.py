@@ -1,12 +1,15 @@
-"""Multi-mount protection (I11): one host at a time has a volume open to write it, as its claim says (``blocks.claim``).
+"""Multi-mount protection (I11): one host at a time has a volume open to write it, as its claim says
+(``blocks.claim``).
 
-Processes of one kernel are kept apart by locks (``device.locking``), which end with whoever has them. Hosts see nothing of each other but
-what is on the volume. So whoever opens a volume to write puts a claim there, and renews it at least every ``interval`` seconds; who finds
-one that is not given back watches it for that long and a margin. If it moves its holder is alive, and has the volume; if not, it is taken.
+Processes of one kernel are kept apart by locks (``device.locking``), which end with whoever has
+them. Hosts see nothing of each other but what is on the volume. So whoever opens a volume to write
+puts a claim there, and renews it at least every ``interval`` seconds; who finds one that is not
+given back watches it for that long and a margin. If it moves its holder is alive, and has the
+volume; if not, it is taken.
 
-The holder may have been stopped, or cut off from the medium. So it may write only until ``interval`` seconds after its last renewal.
-After that it reads the claim first, before every write. What is on its way to the device when the time is over is beyond that: see
-``DESIGN.md``.
+The holder may have been stopped, or cut off from the medium. So it may write only until
+``interval`` seconds after its last renewal. After that it reads the claim first, before every
+write. What is on its way to the device when the time is over is beyond that: see ``DESIGN.md``.
 """
 
 from __future__ import annotations
@@ -32,16 +35,19 @@ from snapfs.store.recovery import newest_superblock
 
 log = logging.getLogger("snapfs.store")
 
-#: Whoever has looked at a claim and wants to take it does so within this many seconds, or looks again.
+#: Whoever has looked at a claim and wants to take it does so within this many seconds, or looks
+#: again.
 PROMPT: Final = 1.0
 
-#: So long after a claim was put there, or was renewed too late, somebody who had looked before may still put his own over it.
+#: So long after a claim was put there, or was renewed too late, somebody who had looked before may
+#: still put his own over it.
 UNSETTLED: Final = 2 * PROMPT
 
 #: Meanwhile it is looked at again before a write, when so many seconds are over.
 RECHECK: Final = 0.1
 
-#: A claim that somebody else may be writing at this moment is read so many times before it is taken for damaged.
+#: A claim that somebody else may be writing at this moment is read so many times before it is taken
+#: for damaged.
 TRIES: Final = 3
 
 _UNKNOWN: Final = bytes(16)
@@ -53,15 +59,19 @@ def boot_clock() -> float:
 
 
 def margin(interval: float) -> float:
-    """Seconds that a claim is watched beyond its interval: for what its holder has on the way to the device."""
+    """Seconds that a claim is watched beyond its interval: for what its holder has on the way to
+    the device.
+    """
     return max(1.0, interval / 4)
 
 
 def claim(device: ImageDevice, interval: float | None = INTERVAL) -> None:
-    """Have a volume's device for this host, from now until it is closed; it must be locked. Without ``interval`` nothing is claimed.
+    """Have a volume's device for this host, from now until it is closed; it must be locked. Without
+    ``interval`` nothing is claimed.
 
-    May wait, for as long as a claim of somebody else must be watched. Raises ``VolumeBusy`` when he is alive, ``DeviceError``. What is not
-    a volume, or not to be written by this snapfs, is left as it is: whoever opens it says so.
+    May wait, for as long as a claim of somebody else must be watched. Raises ``VolumeBusy`` when he
+    is alive, ``DeviceError``. What is not a volume, or not to be written by this snapfs, is left as
+    it is: whoever opens it says so.
     """
     if interval is None:
         return
@@ -102,7 +112,9 @@ def claim_storage(device: ImageDevice) -> None:
 
 
 def refuse_claimed(device: ImageDevice) -> None:
-    """Raises ``VolumeBusy`` when another host has the device open, whatever is on it; may wait to see that. Writes nothing."""
+    """Raises ``VolumeBusy`` when another host has the device open, whatever is on it; may wait to
+    see that. Writes nothing.
+    """
     claiming = Claiming(device, Identity.of_this_process(), device.storage, INTERVAL)
     try:
         claiming.look()
@@ -111,11 +123,16 @@ def refuse_claimed(device: ImageDevice) -> None:
 
 
 def _can_be_written(device: Device, superblock: Superblock) -> bool:
-    return not superblock.read_only_compatible & ~KNOWN_READ_ONLY_COMPATIBLE and superblock.geometry.size <= device.size
+    return (
+        not superblock.read_only_compatible & ~KNOWN_READ_ONLY_COMPATIBLE
+        and superblock.geometry.size <= device.size
+    )
 
 
 def give_way(device: Device, superblock: Superblock) -> None:
-    """Have the newest superblock elsewhere, if a snapfs without claims has put it where claims are. Raises ``DeviceError``."""
+    """Have the newest superblock elsewhere, if a snapfs without claims has put it where claims are.
+    Raises ``DeviceError``.
+    """
     if superblock.slot == SUPERBLOCK_SLOTS:
         # To the place of the oldest, as a commit. It is in the ring at the end as well, perhaps.
         device.write(0, superblock.encode())
@@ -123,7 +140,9 @@ def give_way(device: Device, superblock: Superblock) -> None:
 
 
 class Claiming:
-    """The claim of one process on one device: the device's ``Guard``. ``clock`` gives seconds, ``wait`` lets them pass."""
+    """The claim of one process on one device: the device's ``Guard``. ``clock`` gives seconds,
+    ``wait`` lets them pass.
+    """
 
     def __init__(
         self,
@@ -154,7 +173,9 @@ class Claiming:
     # Taking
 
     def look(self) -> float:
-        """Return when nobody has the volume, as far as the claim says: when that was seen. Raises ``VolumeBusy``, ``DeviceError``."""
+        """Return when nobody has the volume, as far as the claim says: when that was seen. Raises
+        ``VolumeBusy``, ``DeviceError``.
+        """
         seen, data = self._clock(), self._page.read()
         found = self._whole(data)
         self._before = bytes(PAGE_BYTES) if found is not None else data
@@ -163,7 +184,9 @@ class Claiming:
         return seen
 
     def _whole(self, data: bytes) -> Claim | None:
-        """What the claim says, None when nobody has the volume; one of nobody, with the usual interval, when it cannot be read."""
+        """What the claim says, None when nobody has the volume; one of nobody, with the usual
+        interval, when it cannot be read.
+        """
         for tries in range(TRIES):
             try:
                 found = Claim.decode(data if tries == 0 else self._page.read())
@@ -183,9 +206,16 @@ class Claiming:
         return found.namespace != here.namespace or start_of(found.pid) == found.started
 
     def _watch(self, data: bytes, found: Claim) -> float:
-        """Return when the claim has not moved for as long as it would have if its holder were alive, or is given back."""
+        """Return when the claim has not moved for as long as it would have if its holder were
+        alive, or is given back.
+        """
         limit = found.interval + margin(found.interval)
-        log.warning("%s: %s: waiting %.0f seconds to see whether that is so", self.path, self._who(found), limit)
+        log.warning(
+            "%s: %s: waiting %.0f seconds to see whether that is so",
+            self.path,
+            self._who(found),
+            limit,
+        )
         began = self._clock()
         while True:
             self._wait(min(0.25, found.interval / 10))
@@ -204,9 +234,16 @@ class Claiming:
         if found.nonce == _UNKNOWN:
             return "its claim is damaged, so that somebody else may be about to open it"
         here = self._identity
-        place = "this host by another way" if found.boot == here.boot != _UNKNOWN else f"host {found.host or 'unknown'}"
+        place = (
+            "this host by another way"
+            if found.boot == here.boot != _UNKNOWN
+            else f"host {found.host or 'unknown'}"
+        )
         command = f" ({found.command})" if found.command else ""
-        return f"{'in use' if found.is_open else 'was opened'} on {place} by process {found.pid}{command} since {_time(found.since_ns)}"
+        return (
+            f"{'in use' if found.is_open else 'was opened'} on {place} by process "
+            f"{found.pid}{command} since {_time(found.since_ns)}"
+        )
 
     def take(self, seen: float) -> None:
         """Put a claim where nobody's was, as was seen at ``seen``.
@@ -215,7 +252,8 @@ class Claiming:
         """
         here, now_ns = self._identity, time.time_ns()
         self._own = Claim(
-            os.urandom(16), self.interval, here.boot, here.machine, now_ns, here.pid, here.started, here.namespace,
+            os.urandom(16), self.interval, here.boot, here.machine, now_ns, here.pid, here.started,
+            here.namespace,
             (self._storage.device, self._storage.inode), here.host, here.command,
         ).renewed(now_ns)  # fmt: skip
         if self._clock() - seen >= PROMPT / 2:
@@ -224,13 +262,18 @@ class Claiming:
         self._page.write(self._own.encode())
         is_late = self._clock() - seen >= PROMPT
         if is_late:
-            # Somebody may have put his own there meanwhile, and be sure of it. He must have seen ours before we write anything.
+            # Somebody may have put his own there meanwhile, and be sure of it. He must have seen
+            # ours before we write anything.
             self._wait(self.interval + margin(self.interval))
         data = self._page.read()
         if not self._is_own(data):
             self._own = None
             found = self._whole(data)
-            who = self._who(found) if found is not None else "somebody else opens it at this moment: try again"
+            who = (
+                self._who(found)
+                if found is not None
+                else "somebody else opens it at this moment: try again"
+            )
             raise VolumeBusy(f"{self.path}: {who}")
         self._renewed, self._unsettled_until = began, began + UNSETTLED
         if is_late:
@@ -243,13 +286,20 @@ class Claiming:
             found = Claim.decode(data)
         except CorruptBlock:
             return False
-        return found is not None and self._own is not None and found.nonce == self._own.nonce and found.is_open
+        return (
+            found is not None
+            and self._own is not None
+            and found.nonce == self._own.nonce
+            and found.is_open
+        )
 
     # Keeping
 
     def start(self) -> None:
         """Renew it from now on, in a thread."""
-        self._thread = threading.Thread(target=self._renew_regularly, name="snapfs-claim", daemon=True)
+        self._thread = threading.Thread(
+            target=self._renew_regularly, name="snapfs-claim", daemon=True
+        )
         self._thread.start()
 
     def _renew_regularly(self) -> None:
@@ -300,7 +350,9 @@ class Claiming:
 
     def _seen(self, now: float) -> None:
         """It was ours at that moment: how long that is enough to write."""
-        self._sure_until = now + RECHECK if now < self._unsettled_until else self._renewed + self.interval
+        self._sure_until = (
+            now + RECHECK if now < self._unsettled_until else self._renewed + self.interval
+        )
 
     def _tell(self, exc: DeviceError) -> None:
         if not self._is_told:
@@ -314,7 +366,10 @@ class Claiming:
             found = None
         who = self._who(found) if found is not None else "its claim is gone"
         self._sure_until = 0.0
-        self.lost = f"{self.path}: taken over while this host was stopped, or cut off from it: {who}: nothing is written to it any more"
+        self.lost = (
+            f"{self.path}: taken over while this host was stopped, or cut off from it: "
+            f"{who}: nothing is written to it any more"
+        )
         log.critical("%s", self.lost)
 
     # Ending
@@ -322,7 +377,8 @@ class Claiming:
     def release(self) -> None:
         """Give it back, if it is still there: who opens the volume next need not wait.
 
-        Where nothing was written there is what was there before: an image that was only opened is what it was, to the byte.
+        Where nothing was written there is what was there before: an image that was only opened is
+        what it was, to the byte.
         """
         self._ended.set()
         if self._thread is not None:
@@ -331,7 +387,9 @@ class Claiming:
                 return  # it waits for the device, which may be gone for good
         with self._lock, suppress(DeviceError):
             if self._own is not None and self.lost is None and self._is_own(self._page.read()):
-                self._page.write(self._own.given_back(time.time_ns()).encode() if self._is_used else self._before)
+                self._page.write(
+                    self._own.given_back(time.time_ns()).encode() if self._is_used else self._before
+                )
         self.close()
 
     def close(self) -> None:

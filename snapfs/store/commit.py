@@ -1,9 +1,10 @@
-"""Sealing a generation (I4, I5, I8): the one synchronous stretch in which everything dirty gets its place and its bytes.
+"""Sealing a generation (I4, I5, I8): the one synchronous stretch in which everything dirty gets its
+place and its bytes.
 
-``plan`` may be interrupted and repeated; it loads and makes writable whatever the rest changes, and finds the room. From then on
-nothing can fail. The order of the rest follows from what depends on what: views change holder sets, sets change their table,
-tables allocate, allocation changes groups, group headers go into the group table, its root into the root record, and that into the
-superblock.
+``plan`` may be interrupted and repeated; it loads and makes writable whatever the rest changes, and
+finds the room. From then on nothing can fail. The order of the rest follows from what depends on
+what: views change holder sets, sets change their table, tables allocate, allocation changes groups,
+group headers go into the group table, its root into the root record, and that into the superblock.
 """
 
 from __future__ import annotations
@@ -12,7 +13,14 @@ import time
 from typing import TYPE_CHECKING
 
 from snapfs.blocks.checksum import crc32c
-from snapfs.blocks.group_header import ENTRY, ENTRY_WRITTEN, PAYLOAD_OFFSET, GroupEntry, GroupHeader, encode_records
+from snapfs.blocks.group_header import (
+    ENTRY,
+    ENTRY_WRITTEN,
+    PAYLOAD_OFFSET,
+    GroupEntry,
+    GroupHeader,
+    encode_records,
+)
 from snapfs.blocks.schema import pack
 from snapfs.errors import CommitNeeded, NoSpace
 from snapfs.store import recovery
@@ -27,7 +35,9 @@ if TYPE_CHECKING:
 
 
 def seal(volume: Volume) -> Sealed:
-    """Seal the open generation, which was planned in the same synchronous stretch, and start the next. Cannot fail."""
+    """Seal the open generation, which was planned in the same synchronous stretch, and start the
+    next. Cannot fail.
+    """
     sealing = Sealing(volume)
     volume.contents.seal(sealing)
     publish_pending(volume)
@@ -51,7 +61,9 @@ def plan(volume: Volume) -> None:
 
 
 def plan_tables(volume: Volume) -> int:
-    """Make writable what the tables of holder sets and instances change; the blocks that their seals take, at most."""
+    """Make writable what the tables of holder sets and instances change; the blocks that their
+    seals take, at most.
+    """
     holders, instances = volume.holders, volume.instances
     views = volume.contents.dirty_views()
     sets = {holders.intern(False, 0, 1 << view) for view in views}
@@ -66,12 +78,20 @@ def plan_tables(volume: Volume) -> int:
     for key in items:
         volume.instances_tree.touch(key, beside=True)
     instance_bytes = sum(64 + len(pack(value)) for value in items.values() if value is not None)
-    set_bytes = sum(40 + holders.sets[number].mask.bit_length() // 8 for number in sets if number in holders.sets)
-    return tree_growth(volume.sets_tree, set_bytes) + tree_growth(volume.instances_tree, instance_bytes)
+    set_bytes = sum(
+        40 + holders.sets[number].mask.bit_length() // 8
+        for number in sets
+        if number in holders.sets
+    )
+    return tree_growth(volume.sets_tree, set_bytes) + tree_growth(
+        volume.instances_tree, instance_bytes
+    )
 
 
 def plan_groups(volume: Volume, needed: int) -> None:
-    """Make the leaves of the group table writable for all groups that sealing changes, and find ``needed`` blocks, and theirs."""
+    """Make the leaves of the group table writable for all groups that sealing changes, and find
+    ``needed`` blocks, and theirs.
+    """
     allocator, table = volume.allocator, volume.group_tree
     per_leaf = volume.geometry.block_size // ENTRY.size
     table.grow(-(-volume.geometry.groups // per_leaf))
@@ -89,7 +109,13 @@ def plan_groups(volume: Volume, needed: int) -> None:
                 touched |= {block // volume.geometry.group_span for block, _ in spill}
         for leaf in {number // per_leaf for number in touched}:
             table.writable(0, leaf)
-        spills = sum([spill_blocks(volume, allocator.groups[number]) for number in touched if number in allocator.groups])
+        spills = sum(
+            [
+                spill_blocks(volume, allocator.groups[number])
+                for number in touched
+                if number in allocator.groups
+            ]
+        )
         try:
             allocator.prepare(needed + len(table.dirty) + spills, urgency=2)
         except CommitNeeded:
@@ -101,7 +127,9 @@ def plan_groups(volume: Volume, needed: int) -> None:
 
 
 def replaced_blocks(volume: Volume) -> list[int]:
-    """The blocks of the root record, and of what it says of a running copy if that has changed: the next seal drops them."""
+    """The blocks of the root record, and of what it says of a running copy if that has changed: the
+    next seal drops them.
+    """
     copies = volume.copies
     return [volume.root_block, *([copies.place.block] if copies.dirty and copies.place else [])]
 
@@ -109,7 +137,11 @@ def replaced_blocks(volume: Volume) -> list[int]:
 def tree_growth(tree: BucketTree, changed_bytes: int) -> int:
     """Blocks that a bucket tree's seal takes, at most, after ``changed_bytes`` were put into it."""
     block_size = tree.volume.geometry.block_size
-    return 2 * len(tree.dirty) + 4 * changed_bytes // block_size + 4 if tree.dirty or changed_bytes else 0
+    return (
+        2 * len(tree.dirty) + 4 * changed_bytes // block_size + 4
+        if tree.dirty or changed_bytes
+        else 0
+    )
 
 
 def spill_blocks(volume: Volume, group: Group) -> int:
@@ -122,7 +154,9 @@ def spill_blocks(volume: Volume, group: Group) -> int:
 
 
 def publish_pending(volume: Volume) -> None:
-    """Give the snapshots that are being made the state that was just sealed (A2), and move the epoch on."""
+    """Give the snapshots that are being made the state that was just sealed (A2), and move the
+    epoch on.
+    """
     instances = volume.instances
     if not instances.pending:
         return
@@ -144,11 +178,15 @@ def publish_pending(volume: Volume) -> None:
 
 def name_live(volume: Volume) -> None:
     """Tell the holder sets which instances are live."""
-    volume.holders.set_instances({one.id: one.epoch for one in volume.instances.table.values() if not one.going})
+    volume.holders.set_instances(
+        {one.id: one.epoch for one in volume.instances.table.values() if not one.going}
+    )
 
 
 def flush_sets(volume: Volume) -> None:
-    """Write the changed holder sets into their table. What is put comes first, so that every bucket that was touched stays until then."""
+    """Write the changed holder sets into their table. What is put comes first, so that every bucket
+    that was touched stays until then.
+    """
     holders = volume.holders
     gone = []
     for number in sorted(holders.dirty):
@@ -179,7 +217,9 @@ def flush_instances(volume: Volume) -> None:
 
 
 def store_records(volume: Volume, sealing: Sealing) -> None:
-    """Find room for the records of the groups where they changed: in the header, or in blocks of record storage (A6 to A8)."""
+    """Find room for the records of the groups where they changed: in the header, or in blocks of
+    record storage (A6 to A8).
+    """
     block_size = volume.geometry.block_size
     # Allocating for one group may make others dirty, but changes no records.
     for group in volume.allocator.dirty_groups():
@@ -191,7 +231,9 @@ def store_records(volume: Volume, sealing: Sealing) -> None:
         if len(data) > block_size - PAYLOAD_OFFSET:
             count = -(-len(data) // block_size)
             for position, block in enumerate(sealing.allocate(count, volume.record_owner)):
-                chunk = data[position * block_size : (position + 1) * block_size].ljust(block_size, b"\0")
+                chunk = data[position * block_size : (position + 1) * block_size].ljust(
+                    block_size, b"\0"
+                )
                 checksum = crc32c(chunk)
                 sealing.blocks[block] = chunk
                 spill.append((block, checksum))
@@ -223,17 +265,24 @@ def write_roots(volume: Volume, sealing: Sealing) -> Sealed:
     volume.group_tree.seal(sealing, places)
     counting = volume.instances.counted()
     root = recovery.RootRecord(
-        volume.epoch, volume.hash_seed, volume.next_inode_generation, volume.record_blocks, counting, volume.base_root,
+        volume.epoch, volume.hash_seed, volume.next_inode_generation, volume.record_blocks,
+        counting, volume.base_root,
         (volume.group_tree.root_words, volume.group_tree.depth, volume.group_tree.blocks),
-        (volume.sets_tree.root_words, volume.sets_tree.blocks), (volume.instances_tree.root_words, volume.instances_tree.blocks),
-        volume.restores.scheduled, volume.restores.fitting(geometry.block_size - recovery.ROOT_FIXED - len(counting)),
+        (volume.sets_tree.root_words, volume.sets_tree.blocks), (volume.instances_tree.root_words,
+        volume.instances_tree.blocks),
+        volume.restores.scheduled,
+        volume.restores.fitting(geometry.block_size - recovery.ROOT_FIXED - len(counting)),
         copy,
     ).encode()  # fmt: skip
     sealing.blocks[root_block] = root.ljust(geometry.block_size, b"\0")
     volume.restores.dirty = False
     volume.root_block = root_block
     volume.superblock = volume.superblock.following(
-        generation, time.time_ns(), (root_block, len(root), crc32c(root)), region, is_copied=copy is not None
+        generation,
+        time.time_ns(),
+        (root_block, len(root), crc32c(root)),
+        region,
+        is_copied=copy is not None,
     )
     volume.generation = generation
     volume.dirtied = volume.written_bytes = 0
@@ -270,9 +319,21 @@ def write_header(volume: Volume, sealing: Sealing, group: Group, generation: int
     group.slot ^= 1
     bitmap, snapshot = group.blocks.tobytes(), group.snapshot.tobytes()
     header = GroupHeader(
-        group.number, generation, group.free, group.snapshot_count, len(group.records), group.encoded_bytes,
+        group.number, generation, group.free, group.snapshot_count, len(group.records),
+        group.encoded_bytes,
         crc32c(bitmap), crc32c(snapshot), group.encoded, group.spill,
     ).encode(volume.geometry.block_size)  # fmt: skip
     block = volume.geometry.header_block(group.number, group.slot)
-    sealing.blocks[block], sealing.blocks[block + 1], sealing.blocks[block + 2] = header, bitmap, snapshot
-    return GroupEntry(generation, crc32c(header), group.free, group.snapshot_count, len(group.records), ENTRY_WRITTEN | group.slot)
+    sealing.blocks[block], sealing.blocks[block + 1], sealing.blocks[block + 2] = (
+        header,
+        bitmap,
+        snapshot,
+    )
+    return GroupEntry(
+        generation,
+        crc32c(header),
+        group.free,
+        group.snapshot_count,
+        len(group.records),
+        ENTRY_WRITTEN | group.slot,
+    )

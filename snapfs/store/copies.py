@@ -1,7 +1,9 @@
-"""How a volume remembers a copy of itself that is running: a block that the root record names. ``FORMAT.md`` section 11.
+"""How a volume remembers a copy of itself that is running: a block that the root record names.
+``FORMAT.md`` section 11.
 
-Whoever opens such a volume to write must first see to it that what the copy still needs is copied before it is overwritten. So what is
-said of it is read when the volume is opened, and if it cannot be, the volume is not written. What makes a copy is not here.
+Whoever opens such a volume to write must first see to it that what the copy still needs is copied
+before it is overwritten. So what is said of it is read when the volume is opened, and if it cannot
+be, the volume is not written. What makes a copy is not here.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from snapfs.store import costs
 if TYPE_CHECKING:
     from snapfs.store.volume import Volume
 
-#: Bytes of a path, at most. With all runs there may be, what is said of a copy fits the smallest block.
+#: Bytes of a path, at most. With all runs there may be, what is said of a copy fits the smallest
+#: block.
 PATH_MAX: Final = 1000
 
 #: Runs of blocks that a copy map on the volume may take.
@@ -29,7 +32,8 @@ RUNS_MAX: Final = 128
 #: Bytes of a copy's id.
 ID_BYTES: Final = 16
 
-#: So many groups are looked at for a place for a copy map: those with most room. That is more than the largest map takes.
+#: So many groups are looked at for a place for a copy map: those with most room. That is more than
+#: the largest map takes.
 GROUPS_TRIED: Final = 64
 
 _ON_ERROR: Final = ("copy", "write")
@@ -42,7 +46,9 @@ Runs = tuple[tuple[int, int], ...]  # block, length
 
 @dataclass(frozen=True, slots=True)
 class CopyBlock:
-    """Where the root record says that the running copy is described: a block, the bytes of it that count, the CRC of all of it."""
+    """Where the root record says that the running copy is described: a block, the bytes of it that
+    count, the CRC of all of it.
+    """
 
     block: int
     length: int
@@ -61,17 +67,23 @@ class CopyBlock:
         block = check_range(value[0], 1, geometry.blocks - 1, what)
         if _misplaced(block, 1, geometry):
             raise CorruptBlock(f"{what}: block {block} is fixed metadata")
-        return cls(block, check_range(value[1], 1, geometry.block_size, what), check_range(value[2], 0, 0xFFFF_FFFF, what))
+        return cls(
+            block,
+            check_range(value[1], 1, geometry.block_size, what),
+            check_range(value[2], 0, 0xFFFF_FFFF, what),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class RunningCopy:
-    """A copy that is not complete. ``id`` is random, ``generation`` what is copied, ``destination`` where to.
+    """A copy that is not complete. ``id`` is random, ``generation`` what is copied, ``destination``
+    where to.
 
-    The copy map is outside at ``map_path``, or else in the blocks ``map_runs`` of this volume; the first of these
-    says in any case whether it has failed, and is the only one where the map is outside.
-    ``on_error`` says what fails when the destination does: the "copy", or the "write" that had to wait for it. ``rate``: bytes a second
-    that are copied behind; None: no limit. ``owner`` is the user who started it.
+    The copy map is outside at ``map_path``, or else in the blocks ``map_runs`` of this volume; the
+    first of these says in any case whether it has failed, and is the only one where the map is
+    outside. ``on_error`` says what fails when the destination does: the "copy", or the "write" that
+    had to wait for it. ``rate``: bytes a second that are copied behind; None: no limit. ``owner``
+    is the user who started it.
     """
 
     id: bytes
@@ -89,15 +101,19 @@ class RunningCopy:
         """As it stands in its block."""
         return pack({
             "id": self.id, "generation": self.generation, "destination": self.destination,
-            "runs": [number for run in self.map_runs for number in run], "map": self.map_path, "on_error": self.on_error,
+            "runs": [number for run in self.map_runs for number in run], "map": self.map_path,
+            "on_error": self.on_error,
             "rate": self.rate, "paused": self.paused, "since": self.since_ns, "owner": self.owner,
         })  # fmt: skip
 
     @classmethod
     def decode(cls, data: bytes) -> RunningCopy:
-        """Validate. Raises ``CorruptBlock``. Whether the map's runs can be is for ``map_problem``."""
+        """Validate. Raises ``CorruptBlock``. Whether the map's runs can be
+        is for ``map_problem``.
+        """
         fields: dict[str, type | tuple[type, ...]] = {
-            "id": bytes, "generation": int, "destination": bytes, "runs": list, "map": bytes, "on_error": str,
+            "id": bytes, "generation": int, "destination": bytes, "runs": list, "map": bytes,
+            "on_error": str,
             "rate": (int, type(None)), "paused": bool, "since": int, "owner": int,
         }  # fmt: skip
         found = unpack_map(data, _WHAT, fields)
@@ -148,7 +164,9 @@ class RunningCopy:
 
 
 def map_problem(copy: RunningCopy, place: CopyBlock, geometry: Geometry) -> str | None:
-    """Why a map cannot be where a copy described at ``place`` has it: it is written in place, and nothing else may be there (I4)."""
+    """Why a map cannot be where a copy described at ``place`` has it: it is written in place, and
+    nothing else may be there (I4).
+    """
     end = 0
     for start, length in sorted(copy.map_runs):
         where = f"its map is said to be in blocks {start} to {start + length - 1}"
@@ -165,7 +183,9 @@ def map_problem(copy: RunningCopy, place: CopyBlock, geometry: Geometry) -> str 
 
 
 def _misplaced(start: int, length: int, geometry: Geometry) -> bool:
-    """Does a run within the volume touch fixed metadata? Between two groups there always is some."""
+    """Does a run within the volume touch fixed metadata? Between two groups
+    there always is some.
+    """
     group, offset = divmod(start, geometry.group_span)
     low, high = geometry.usable_range(group)
     return offset < low or offset + length > high
@@ -179,7 +199,8 @@ class Copies:
         self.dirty = False
         #: The block that the newest sealed root record names.
         self.place = place
-        #: Why what it says cannot be used. Then nobody knows what the copy needs, and the volume must not be written.
+        #: Why what it says cannot be used. Then nobody knows what the copy needs, and the volume
+        #: must not be written.
         self.trouble: str | None = None
 
     def put(self, copy: RunningCopy | None) -> None:
@@ -194,9 +215,11 @@ class Copies:
 
 
 def allocate_map(volume: Volume, blocks: int, *, urgency: int = 0) -> Runs:
-    """Take ``blocks`` blocks for a copy map, in as few runs as possible, for whoever calls to write in place.
+    """Take ``blocks`` blocks for a copy map, in as few runs as possible, for whoever calls to write
+    in place.
 
-    ``urgency``: see ``Allocator.prepare``. Raises ``NotCached``, ``CommitNeeded`` and ``NoSpace`` before anything has changed.
+    ``urgency``: see ``Allocator.prepare``. Raises ``NotCached``, ``CommitNeeded`` and ``NoSpace``
+    before anything has changed.
     """
     allocator = volume.allocator
     volume.check_writable()
@@ -213,7 +236,10 @@ def allocate_map(volume: Volume, blocks: int, *, urgency: int = 0) -> Runs:
         if not missing:
             break
     if missing:
-        raise NoSpace("free space is in too many pieces for a copy map on the volume: keep it outside (--map outside)")
+        raise NoSpace(
+            "free space is in too many pieces for a copy map on the volume: keep it "
+            "outside (--map outside)"
+        )
     chosen.sort()
     allocator.take(chosen)
     for start, length in chosen:
@@ -222,7 +248,9 @@ def allocate_map(volume: Volume, blocks: int, *, urgency: int = 0) -> Runs:
 
 
 def plan_map(volume: Volume, runs: Iterable[tuple[int, int]]) -> None:
-    """Load the groups of a map's blocks. Raises ``NotCached``; ``CorruptBlock`` for blocks that the bitmaps do not give to a map."""
+    """Load the groups of a map's blocks. Raises ``NotCached``; ``CorruptBlock`` for blocks that the
+    bitmaps do not give to a map.
+    """
     allocator = volume.allocator
     runs = list(runs)
     allocator.need(runs)
@@ -231,7 +259,9 @@ def plan_map(volume: Volume, runs: Iterable[tuple[int, int]]) -> None:
 
 
 def free_map(volume: Volume, runs: Iterable[tuple[int, int]]) -> None:
-    """Give the blocks of a map back; nobody writes them any more. Raises as ``plan_map``, before anything has changed."""
+    """Give the blocks of a map back; nobody writes them any more. Raises as ``plan_map``, before
+    anything has changed.
+    """
     runs = list(runs)
     volume.check_writable()
     plan_map(volume, runs)

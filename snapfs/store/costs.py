@@ -1,9 +1,11 @@
-"""What changes cost the commit that follows them: blocks of metadata that it has to write anew, at most.
+"""What changes cost the commit that follows them: blocks of metadata that it has to write anew, at
+most.
 
-Whoever changes something has these blocks set aside before (``Allocator.prepare`` with ``metadata=volume.dirtied + COST``), so that
-no commit lacks space after success was told. ``Volume.dirtied`` counts what is dirty already; a cost is what an operation adds to
-that. The first costs follow from the structures of the volume, those of operations from what these do. The tests hold every operation
-and every commit against them (``tests/tally.py``).
+Whoever changes something has these blocks set aside before (``Allocator.prepare`` with
+``metadata=volume.dirtied + COST``), so that no commit lacks space after success was told.
+``Volume.dirtied`` counts what is dirty already; a cost is what an operation adds to that. The first
+costs follow from the structures of the volume, those of operations from what these do. The tests
+hold every operation and every commit against them (``tests/tally.py``).
 """
 
 from __future__ import annotations
@@ -20,13 +22,16 @@ RUN_BYTES: Final = 11
 
 # Structures
 
-#: An inode that is made or changed: its block of the inode table, and the pointer block above. ``View.change`` counts as many.
+#: An inode that is made or changed: its block of the inode table, and the pointer block above.
+#: ``View.change`` counts as many.
 INODE: Final = 2
 #: An inode that is freed, once more.
 FREED: Final = 1
-#: A bucket that is written anew, with the pointer blocks above it. 2**24 buckets have three of these on their way, of the smallest size.
+#: A bucket that is written anew, with the pointer blocks above it. 2**24 buckets have three of
+#: these on their way, of the smallest size.
 BUCKET: Final = 4
-#: The same when something is put into it: where it splits there is another bucket, and perhaps a pointer block for the two.
+#: The same when something is put into it: where it splits there is another bucket, and perhaps a
+#: pointer block for the two.
 PUT: Final = BUCKET + 2
 #: The block of a symbolic link's target.
 TARGET: Final = 1
@@ -46,13 +51,15 @@ HAND_OVER: Final = 2 * INODE
 LISTED: Final = INODE + PUT
 #: A step of freeing an orphan that is listed; what of its maps is cut comes to it.
 FREE: Final = 2 * INODE + FREED + BUCKET
-#: Taking names out of a directory that is an orphan: the directory; and each name with its inode, neighbours of one bucket mostly.
+#: Taking names out of a directory that is an orphan: the directory; and each name with its inode,
+#: neighbours of one bucket mostly.
 EMPTY: Final = INODE + BUCKET + 2
 EMPTY_NAME: Final = INODE + FREED
 #: Taking a name out of a snapshot, whose blocks no other name shares.
 TAKE_OUT: Final = 2 * INODE + BUCKET
 
-#: What a step of the background deletion leaves behind that is not counted where it is made dirty: records, and holder sets.
+#: What a step of the background deletion leaves behind that is not counted where it is made dirty:
+#: records, and holder sets.
 RECORDS: Final = 2
 #: Blocks that change hands in a restore: records that do not fit a header, and their holder sets.
 EXCHANGE: Final = 8
@@ -61,7 +68,9 @@ MEND: Final = 16
 
 
 def of_write(tree: BlockMap, first: int, last: int) -> int:
-    """Writing the blocks from ``first`` to ``last`` of a file: its inode, and the pointer blocks on their ways, new levels among them."""
+    """Writing the blocks from ``first`` to ``last`` of a file: its inode, and the pointer blocks on
+    their ways, new levels among them.
+    """
     bits, depth = tree.volume.geometry.fan_bits, tree.depth
     cost = INODE
     if last >> bits * depth:
@@ -78,25 +87,39 @@ def of_cut(tree: BlockMap) -> int:
 
 
 def of_attributes(data: bytes, geometry: Geometry) -> int:
-    """Storing so many bytes of extended attributes in blocks of their own: these, and the pointer block above them."""
+    """Storing so many bytes of extended attributes in blocks of their own: these, and the pointer
+    block above them.
+    """
     return -(-len(data) // geometry.block_size) + 1 if data else 0
 
 
 def of_commit(volume: Volume) -> int:
-    """What a commit writes whatever has changed: the root record, and of the tables of groups and holder sets a path, or all there is.
+    """What a commit writes whatever has changed: the root record, and of the tables of groups and
+    holder sets a path, or all there is.
 
-    Operations that may use all of the reserve leave their commit nothing else, and set this aside with the rest.
+    Operations that may use all of the reserve leave their commit nothing else, and set this aside
+    with the rest.
     """
-    return 1 + min(3, volume.group_tree.blocks) + min(BUCKET, volume.sets_tree.blocks) + PUT - BUCKET
+    return (
+        1 + min(3, volume.group_tree.blocks) + min(BUCKET, volume.sets_tree.blocks) + PUT - BUCKET
+    )
 
 
 def of_instances(volume: Volume, count: int = 1, *, grow: bool = True) -> int:
-    """Changing ``count`` snapshots, with that commit: an item of the table for each, and one for its facts, which may ``grow``."""
-    return of_commit(volume) + min(2 * BUCKET * count, volume.instances_tree.blocks) + (2 * (PUT - BUCKET) * count if grow else 0)
+    """Changing ``count`` snapshots, with that commit: an item of the table for each, and one for
+    its facts, which may ``grow``.
+    """
+    return (
+        of_commit(volume)
+        + min(2 * BUCKET * count, volume.instances_tree.blocks)
+        + (2 * (PUT - BUCKET) * count if grow else 0)
+    )
 
 
 def of_deletion(volume: Volume) -> int:
-    """A step of the background deletion: records show in the groups, and in the table of holder sets."""
+    """A step of the background deletion: records show in the groups, and in the table of holder
+    sets.
+    """
     return of_commit(volume) + BUCKET + RECORDS
 
 
@@ -106,15 +129,35 @@ def of_copy(volume: Volume) -> int:
 
 
 def of_tables(volume: Volume) -> int:
-    """What the next commit takes besides what is counted in ``Volume.dirtied``: the tables, and the lists that it brings up to date.
+    """What the next commit takes besides what is counted in ``Volume.dirtied``: the tables, and the
+    lists that it brings up to date.
 
-    Of what may change without an operation, such as records that no longer fit a header, the reserve is for.
+    Of what may change without an operation, such as records that no longer fit a header, the
+    reserve is for.
     """
     instances, holders, allocator = volume.instances, volume.holders, volume.allocator
     block_size = volume.geometry.block_size
     views = set(volume.contents.dirty_views())
     changed = instances.dirty | {one.id for one in instances.pending} | views
-    sets = len(holders.dirty | {number for one in instances.pending if one.origin for number in holders.naming(1 << one.origin)})
+    sets = len(
+        holders.dirty
+        | {
+            number
+            for one in instances.pending
+            if one.origin
+            for number in holders.naming(1 << one.origin)
+        }
+    )
     groups = min(len(allocator.changed | set(allocator.window)) + 1, volume.group_tree.blocks)
-    records = sum(-(-(len(group.records) + 64) * RUN_BYTES // block_size) for group in allocator.groups.values() if group.records_dirty)
-    return of_instances(volume, len(changed)) + PUT * (sets + len(views)) + groups + records + (volume.copies.dirty)
+    records = sum(
+        -(-(len(group.records) + 64) * RUN_BYTES // block_size)
+        for group in allocator.groups.values()
+        if group.records_dirty
+    )
+    return (
+        of_instances(volume, len(changed))
+        + PUT * (sets + len(views))
+        + groups
+        + records
+        + (volume.copies.dirty)
+    )

@@ -1,7 +1,9 @@
-"""The background part of deleting snapshots (A9): their bits leave the records, and what nobody else holds is freed.
+"""The background part of deleting snapshots (A9): their bits leave the records, and what nobody
+else holds is freed.
 
-It works on the groups that have records, one after the other, for all instances that are going at the start of a pass. Nothing is
-remembered on the volume but that they are going: after a crash the pass begins anew, and finds nothing to do where it has been.
+It works on the groups that have records, one after the other, for all instances that are going at
+the start of a pass. Nothing is remembered on the volume but that they are going: after a crash the
+pass begins anew, and finds nothing to do where it has been.
 """
 
 from __future__ import annotations
@@ -71,7 +73,9 @@ class Deletion:
                     # Every instance holds it: that is the default, and needs no record.
                     allocator.record(start, length, None, held=False)
                 elif mask != entry.mask:
-                    allocator.record(start, length, sets.intern(True, entry.since, mask), held=False)
+                    allocator.record(
+                        start, length, sets.intern(True, entry.since, mask), held=False
+                    )
             elif not mask:
                 allocator.free_run(start, length)
             elif mask != entry.mask:
@@ -84,7 +88,9 @@ class Deletion:
             self._offset = runs[-1][0] + runs[-1][1]
 
     def _finish(self) -> None:
-        """All records are through: the bits are free (A4), unless the kernel still knows inodes of a view."""
+        """All records are through: the bits are free (A4), unless the kernel still knows inodes of
+        a view.
+        """
         volume = self._volume
         mask = sum(1 << number for number in self._leaving)
         volume.holders.leave(mask)

@@ -1,7 +1,9 @@
-"""What differs between two clean trees of one kind, found top down: equal pointers are skipped, so the cost is that of what differs.
+"""What differs between two clean trees of one kind, found top down: equal pointers are skipped, so
+the cost is that of what differs.
 
-All kinds of difference are taken in steps of bounded work: ``next`` gives what one step found, None at the end. It may raise ``NotCached``
-and is then called again. Blocks of both trees must stay what they are meanwhile (``store.readers``).
+All kinds of difference are taken in steps of bounded work: ``next`` gives what one step found, None
+at the end. It may raise ``NotCached`` and is then called again. Blocks of both trees must stay what
+they are meanwhile (``store.readers``).
 """
 
 from __future__ import annotations
@@ -59,8 +61,9 @@ class _Pair:
 
 
 class MapDifference:
-    """The blocks of level 0 at which two block maps differ. Trees of different depth are laid upon each other: the deeper one's first
-    child stands where the other's root is, for a map that grew keeps its old root there.
+    """The blocks of level 0 at which two block maps differ. Trees of different depth are laid upon
+    each other: the deeper one's first child stands where the other's root is, for a map that grew
+    keeps its old root there.
     """
 
     def __init__(self, volume: Volume, left: MapRoot, right: MapRoot) -> None:
@@ -94,9 +97,13 @@ class MapDifference:
         return out
 
     def _look(self, pair: _Pair) -> tuple[_Pair, Any, Any, int]:
-        """The pointer blocks of a pair to descend into, and their level; 0 for two different blocks, -1 where nothing differs."""
+        """The pointer blocks of a pair to descend into, and their level; 0 for two different
+        blocks, -1 where nothing differs.
+        """
         left, right = pair.left, pair.right
-        if left[0] & BLOCK_MASK == right[0] & BLOCK_MASK and (pair.left_level == pair.right_level or not left[0]):
+        if left[0] & BLOCK_MASK == right[0] & BLOCK_MASK and (
+            pair.left_level == pair.right_level or not left[0]
+        ):
             return pair, None, None, -1
         level = max(pair.left_level if left[0] else 0, pair.right_level if right[0] else 0)
         if not level:
@@ -131,12 +138,22 @@ class MapDifference:
                 if right is None and pair.right[0]:
                     other, other_level = pair.right, pair.right_level
             if one[0] & BLOCK_MASK != other[0] & BLOCK_MASK or one_level != other_level:
-                out.append(_Pair(one, one_level, other, other_level, (pair.number << geometry.fan_bits) + slot))
+                out.append(
+                    _Pair(
+                        one,
+                        one_level,
+                        other,
+                        other_level,
+                        (pair.number << geometry.fan_bits) + slot,
+                    )
+                )
         return out
 
 
 class SlotDifference:
-    """The slots that differ between two inode tables: number, bytes in one and in the other; a slot that is not there is all zeros."""
+    """The slots that differ between two inode tables: number, bytes in one and in the other; a slot
+    that is not there is all zeros.
+    """
 
     def __init__(self, volume: Volume, left: MapRoot, right: MapRoot) -> None:
         self._volume = volume
@@ -166,7 +183,9 @@ class SlotDifference:
                 one = bytes(left[at : at + INODE_BYTES]) if left else _NO_SLOT
                 other = bytes(right[at : at + INODE_BYTES]) if right else _NO_SLOT
                 if one != other:
-                    out.append(((index * self._volume.geometry.block_size + at) // INODE_BYTES, one, other))
+                    out.append(
+                        ((index * self._volume.geometry.block_size + at) // INODE_BYTES, one, other)
+                    )
         self._found = []
         return out
 
@@ -188,7 +207,11 @@ class _Spot:
 
     @property
     def start(self) -> int:
-        return self.prefix << HASH_BITS - self.tree.volume.geometry.fan_bits * self.depth if self.tree else 0
+        return (
+            self.prefix << HASH_BITS - self.tree.volume.geometry.fan_bits * self.depth
+            if self.tree
+            else 0
+        )
 
     def load(self) -> Any:
         if self.tree is None or self.words is None or not self.first:
@@ -207,9 +230,13 @@ class _Spot:
 
 
 class BucketDifference:
-    """The items at which two bucket trees with one hash differ, by ranges of hashes; a tree may be None. ``whole``: equal ones as well."""
+    """The items at which two bucket trees with one hash differ, by ranges of hashes; a tree may be
+    None. ``whole``: equal ones as well.
+    """
 
-    def __init__(self, left: BucketTree | None, right: BucketTree | None, *, whole: bool = False) -> None:
+    def __init__(
+        self, left: BucketTree | None, right: BucketTree | None, *, whole: bool = False
+    ) -> None:
         self._trees = left, right
         self._whole = whole
         self._at = 0
@@ -233,9 +260,15 @@ class BucketDifference:
 
     def _range(self, at: int) -> tuple[list[Item], int]:
         """What differs from a hash on, up to the end of a range that is returned too."""
-        left, right = (_Spot(tree, tree.root if tree else None, 0, 0, 0, _HASH_END) for tree in self._trees)
+        left, right = (
+            _Spot(tree, tree.root if tree else None, 0, 0, 0, _HASH_END) for tree in self._trees
+        )
         while True:
-            if left.first and left.first & BLOCK_MASK == right.first & BLOCK_MASK and not self._whole:
+            if (
+                left.first
+                and left.first & BLOCK_MASK == right.first & BLOCK_MASK
+                and not self._whole
+            ):
                 return [], min(left.end, right.end)
             wants: list[Want] = []
             nodes: list[Any] = []
@@ -258,11 +291,18 @@ class BucketDifference:
         wants: list[Want] = []
         words, beside = spot.words, other.words
         assert words is not None  # noqa: S101 - something is missing
-        is_beside = beside is not None and (spot.depth, spot.prefix - spot.slot) == (other.depth, other.prefix - other.slot)
+        is_beside = beside is not None and (spot.depth, spot.prefix - spot.slot) == (
+            other.depth,
+            other.prefix - other.slot,
+        )
         for slot in range(spot.slot, len(words) // 2):
             if len(wants) >= AHEAD:
                 break
-            same = is_beside and beside is not None and words[2 * slot] & BLOCK_MASK == beside[2 * slot] & BLOCK_MASK
+            same = (
+                is_beside
+                and beside is not None
+                and words[2 * slot] & BLOCK_MASK == beside[2 * slot] & BLOCK_MASK
+            )
             if words[2 * slot] and (self._whole or not same):
                 try:
                     _Spot(spot.tree, words, slot, 0, 0, 0).load()
@@ -270,7 +310,13 @@ class BucketDifference:
                     wants += exc.wants
         return wants
 
-    def _items(self, left: tuple[_Spot, Bucket | None], right: tuple[_Spot, Bucket | None], at: int, end: int) -> list[Item]:
+    def _items(
+        self,
+        left: tuple[_Spot, Bucket | None],
+        right: tuple[_Spot, Bucket | None],
+        at: int,
+        end: int,
+    ) -> list[Item]:
         """The items of two buckets that differ, as far as they have hashes of a range."""
         _check(*left)
         _check(*right)
@@ -279,14 +325,20 @@ class BucketDifference:
             return []
         one: dict[Any, Any] = left[1].items if left[1] else {}
         other: dict[Any, Any] = right[1].items if right[1] else {}
-        found = [(key, value, other.get(key)) for key, value in one.items() if self._whole or other.get(key) != value]
+        found = [
+            (key, value, other.get(key))
+            for key, value in one.items()
+            if self._whole or other.get(key) != value
+        ]
         found += [(key, None, value) for key, value in other.items() if key not in one]
         hash_of = tree.hash_of
         return [item for item in found if at <= hash_of(item[0]) < end]
 
 
 def _check(spot: _Spot, bucket: Bucket | None) -> None:
-    """Raises ``CorruptBlock`` for a bucket without an item of its range: pointers to one from many places could be endless."""
+    """Raises ``CorruptBlock`` for a bucket without an item of its range: pointers to one from many
+    places could be endless.
+    """
     if bucket is None or spot.tree is None:
         return
     start, end, hash_of = spot.start, spot.end, spot.tree.hash_of

@@ -1,12 +1,15 @@
 """Blocks that were freed, and that the device is told so before they are given out again.
 
-They come here when the generation that freed them is durable and nobody reads them any more: no block that a durable generation reaches is
-ever discarded (I4). Until the device has been told they stay busy, so nothing can be written there meanwhile. Who drives the volume takes
-them from here, group by group, discards them, in a worker thread if need be, and says when it is done. Nothing depends on it: when blocks
-are needed at once, or the device knows no discards, they are given out as they are.
+They come here when the generation that freed them is durable and nobody reads them any more: no
+block that a durable generation reaches is ever discarded (I4). Until the device has been told they
+stay busy, so nothing can be written there meanwhile. Who drives the volume takes them from here,
+group by group, discards them, in a worker thread if need be, and says when it is done. Nothing
+depends on it: when blocks are needed at once, or the device knows no discards, they are given out
+as they are.
 
-What the newest commit has replaced one by one, mostly blocks of trees, waits for the next commit before it is discarded: should the newest
-generation turn out to be unreadable, ``check.repair`` goes back to the one before.
+What the newest commit has replaced one by one, mostly blocks of trees, waits for the next commit
+before it is discarded: should the newest generation turn out to be unreadable, ``check.repair``
+goes back to the one before.
 """
 
 from __future__ import annotations
@@ -66,7 +69,9 @@ class Discards:
         self.added()
 
     def begin(self) -> list[tuple[int, int]]:
-        """Some of the blocks that are to be discarded now, as (block, length); none when there are no more. One piece at a time."""
+        """Some of the blocks that are to be discarded now, as (block, length); none when there are
+        no more. One piece at a time.
+        """
         if self._due and not self._under_way:
             self._due.move_one_to(self._under_way)
             return self._under_way.runs()

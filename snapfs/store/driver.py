@@ -1,4 +1,6 @@
-"""Runs the core where nothing else happens meanwhile: offline commands and tests. ``fuse.calls`` does the same for a mount."""
+"""Runs the core where nothing else happens meanwhile: offline commands and tests. ``fuse.calls``
+does the same for a mount.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: How often one call is given blocks by a commit that are not enough. Background work may take many commits to give anything back.
+#: How often one call is given blocks by a commit that are not enough. Background work may take many
+#: commits to give anything back.
 COMMIT_TRIES = 1000
 
 
 def drive(volume: Volume, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
-    """Call ``function`` until it is through: fetch what it misses, commit when it needs that. What broke off ends writing (``guard``)."""
+    """Call ``function`` until it is through: fetch what it misses, commit when it needs that. What
+    broke off ends writing (``guard``).
+    """
     commits = 0
     try:
         while True:
@@ -32,7 +37,9 @@ def drive(volume: Volume, function: Callable[..., T], /, *args: Any, **kwargs: A
             except CommitNeeded:
                 commits += 1
                 if commits > COMMIT_TRIES:
-                    raise NoSpace("no space left on the volume: what commits give back is not enough") from None
+                    raise NoSpace(
+                        "no space left on the volume: what commits give back is not enough"
+                    ) from None
                 _make_room(volume)
     except BaseException as exc:
         broke_off(volume, exc)
@@ -40,7 +47,9 @@ def drive(volume: Volume, function: Callable[..., T], /, *args: Any, **kwargs: A
 
 
 def _make_room(volume: Volume) -> None:
-    """Blocks wait for a commit, or for background work that comes before it. Raises ``NoSpace`` when there is nothing to be done."""
+    """Blocks wait for a commit, or for background work that comes before it. Raises ``NoSpace``
+    when there is nothing to be done.
+    """
     generation = volume.generation
     has_worked = False
     while volume.allocator.more_to_come():
@@ -63,7 +72,9 @@ def _make_room(volume: Volume) -> None:
 
 
 def commit(volume: Volume) -> None:
-    """Make everything durable. Does nothing when all of it is. Raises ``DeviceError``, ``ReadOnly``."""
+    """Make everything durable. Does nothing when all of it is. Raises ``DeviceError``,
+    ``ReadOnly``.
+    """
     try:
         if volume.in_flight is not None:
             volume.check_writable()
@@ -96,7 +107,9 @@ def _write(volume: Volume, sealed: Sealed) -> None:
 
 
 def sync(volume: Volume) -> bool:
-    """Make everything durable: in the log if that can tell it, else by a commit. Was the log enough? Raises as ``commit``."""
+    """Make everything durable: in the log if that can tell it, else by a commit. Was the log
+    enough? Raises as ``commit``.
+    """
     try:
         if (volume.is_synced and volume.in_flight is None) or _log(volume):
             return True

@@ -1,8 +1,9 @@
-"""What people say about an instance: whether it may be written, holds, a description, tags. ``FORMAT.md`` section 8.
+"""What people say about an instance: whether it may be written, holds, a description, tags.
+``FORMAT.md`` section 8.
 
-They are an item of the instance table of their own, next to the instance, so that each of the two fits the smallest block however much
-there is to say. Facts are never changed, only replaced: each function here gives others, or raises ``UsageError``, ``NameTaken``,
-``NoSuchFact``.
+They are an item of the instance table of their own, next to the instance, so that each of the two
+fits the smallest block however much there is to say. Facts are never changed, only replaced: each
+function here gives others, or raises ``UsageError``, ``NameTaken``, ``NoSuchFact``.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ class Hold:
         """Why it cannot be."""
         if not self.name:
             return "a hold's name cannot be empty"
-        return text_fault(self.name, "a hold's name", HOLD_NAME_MAX) or text_fault(self.reason, "a hold's reason", REASON_MAX)
+        return text_fault(self.name, "a hold's name", HOLD_NAME_MAX) or text_fault(
+            self.reason, "a hold's reason", REASON_MAX
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +82,18 @@ class Facts:
         for key, value in self.tags.items():
             if not key or "=" in key:
                 return f"{key!r}: a tag's key cannot be empty or contain '='"
-            if fault := text_fault(key, "a tag's key", TAGS_BYTES_MAX) or text_fault(value, "a tag's value", TAGS_BYTES_MAX):
+            if fault := text_fault(key, "a tag's key", TAGS_BYTES_MAX) or text_fault(
+                value, "a tag's value", TAGS_BYTES_MAX
+            ):
                 return fault
         if len(self.tags) > TAGS_MAX:
             return f"a snapshot has at most {TAGS_MAX} tags, these are {len(self.tags)}"
         size = sum(len(key.encode()) + len(value.encode()) for key, value in self.tags.items())
         if size > TAGS_BYTES_MAX:
-            return f"the tags of a snapshot have at most {TAGS_BYTES_MAX} bytes together, these have {size}"
+            return (
+                f"the tags of a snapshot have at most {TAGS_BYTES_MAX} bytes together, "
+                f"these have {size}"
+            )
         if len(self.holds) > HOLDS_MAX:
             return f"a snapshot has at most {HOLDS_MAX} holds"
         return next((hold.fault for hold in self.holds if hold.fault), None)
@@ -108,7 +116,10 @@ class Facts:
         """Without a hold."""
         if all(one.name != name for one in self.holds):
             there = ", ".join(repr(one.name) for one in self.holds)
-            raise NoSuchFact(f"it has no hold named {name!r}" + (f"; it is held as {there}" if there else ": nobody holds it"))
+            raise NoSuchFact(
+                f"it has no hold named {name!r}"
+                + (f"; it is held as {there}" if there else ": nobody holds it")
+            )
         return replace(self, holds=tuple(one for one in self.holds if one.name != name))
 
     def changed(
@@ -149,7 +160,12 @@ class Facts:
             raise CorruptBlock(f"{what}: a map was expected")
         read_only, description = value.get("read_only", False), value.get("description", "")
         tags, holds = value.get("tags", {}), value.get("holds", [])
-        if type(read_only) is not bool or type(description) is not str or type(tags) is not dict or type(holds) is not list:
+        if (
+            type(read_only) is not bool
+            or type(description) is not str
+            or type(tags) is not dict
+            or type(holds) is not list
+        ):
             raise CorruptBlock(f"{what}: a field is of the wrong type")
         if any(type(key) is not str or type(tag) is not str for key, tag in tags.items()):
             raise CorruptBlock(f"{what}: a tag is not text")
@@ -162,9 +178,19 @@ class Facts:
 
 
 def _decode_hold(value: object, what: str) -> Hold:
-    if type(value) is not list or len(value) != 4 or type(value[0]) is not str or type(value[1]) is not str:
+    if (
+        type(value) is not list
+        or len(value) != 4
+        or type(value[0]) is not str
+        or type(value[1]) is not str
+    ):
         raise CorruptBlock(f"{what}: not a hold")
-    return Hold(value[0], value[1], check_range(value[2], -_TIME, _TIME, what), check_range(value[3], 0, 0xFFFF_FFFF, what))
+    return Hold(
+        value[0],
+        value[1],
+        check_range(value[2], -_TIME, _TIME, what),
+        check_range(value[3], 0, 0xFFFF_FFFF, what),
+    )
 
 
 #: Of an instance about which nothing is said: it has no item.

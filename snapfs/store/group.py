@@ -1,8 +1,9 @@
 """A group in memory: both bitmaps, the records of its blocks, and what must not be allocated yet.
 
-``blocks`` is the block bitmap as the next commit writes it. ``busy`` is what allocation goes by: the same, and also blocks that
-were freed in a generation that is not durable yet (I5). ``fresh`` marks blocks allocated in the open generation: no durable
-generation reaches them, so they may be overwritten in place and used again at once. Offsets are relative to the group.
+``blocks`` is the block bitmap as the next commit writes it. ``busy`` is what allocation goes by:
+the same, and also blocks that were freed in a generation that is not durable yet (I5). ``fresh``
+marks blocks allocated in the open generation: no durable generation reaches them, so they may be
+overwritten in place and used again at once. Offsets are relative to the group.
 """
 
 from __future__ import annotations
@@ -67,11 +68,14 @@ class Group:
         self.available = self.free
         self.snapshot_count = snapshot.count(1)
         self.slot = slot  # the slot that holds the newest sealed state
-        self.spill = spill  # where the newest sealed state keeps its records, when they do not fit the header
+        # where the newest sealed state keeps its records, when they do not fit the header
+        self.spill = spill
         self.encoded = b""  # or what stands in the header
         self.encoded_bytes = 0
         self.cursor = 0
-        self.changed: set[int] = set()  # the numbers of dirty groups: the allocator's set, once it has the group
+        self.changed: set[int] = (
+            set()
+        )  # the numbers of dirty groups: the allocator's set, once it has the group
         self.records_dirty = False
         self.pinned = 0  # generations in flight that hold blocks of this group back
 
@@ -100,18 +104,29 @@ class Group:
 
     @property
     def guards_fixed(self) -> bool:
-        """Is what is fixed metadata, or behind the end of the volume, marked as in use? Else it would be given out and overwritten."""
+        """Is what is fixed metadata, or behind the end of the volume, marked as in use? Else it
+        would be given out and overwritten.
+        """
         fixed = self.first + len(self.blocks) - self.last
-        return self.blocks.count(1, 0, self.first) + self.blocks.count(1, self.last, len(self.blocks)) == fixed
+        return (
+            self.blocks.count(1, 0, self.first) + self.blocks.count(1, self.last, len(self.blocks))
+            == fixed
+        )
 
     def check_in_use(self, start: int, end: int) -> None:
-        """Raises ``CorruptBlock`` for blocks that nobody can have: free ones, and fixed metadata."""
+        """Raises ``CorruptBlock`` for blocks that nobody can have: free
+        ones, and fixed metadata.
+        """
         if start < self.first or end > self.last or self.blocks.count(1, start, end) != end - start:
             first, last = self.start + start, self.start + end - 1
-            raise CorruptBlock(f"blocks {first} to {last} are named by something, and are free or fixed metadata")
+            raise CorruptBlock(
+                f"blocks {first} to {last} are named by something, and are free or fixed metadata"
+            )
 
     def take(self, limit: int) -> tuple[int, int]:
-        """Allocate the next free run of at most ``limit`` blocks after the cursor; (offset, length). ``available`` must not be 0."""
+        """Allocate the next free run of at most ``limit`` blocks after the cursor; (offset,
+        length). ``available`` must not be 0.
+        """
         busy = self.busy
         start = busy.find(0, self.cursor)
         if start < 0:
@@ -139,8 +154,12 @@ class Group:
         self.changed.add(self.number)
 
     def free_runs(self, limit: int) -> list[tuple[int, int]]:
-        """The longest runs of blocks that can be allocated, ``limit`` of them at most: (block, length), the longest first."""
-        runs = ((self.start + low, high - low) for value, low, high in intervals(self.busy) if not value)
+        """The longest runs of blocks that can be allocated, ``limit`` of them at most: (block,
+        length), the longest first.
+        """
+        runs = (
+            (self.start + low, high - low) for value, low, high in intervals(self.busy) if not value
+        )
         return heapq.nlargest(limit, runs, key=lambda run: run[1])
 
     def is_fresh(self, start: int, end: int) -> bool:
@@ -148,13 +167,16 @@ class Group:
         return bool(self.fresh_count) and self.fresh.count(1, start, end) == end - start
 
     def keep(self, start: int, end: int) -> None:
-        """These blocks are to stay as they are until the next commit, although that has not reached them yet."""
+        """These blocks are to stay as they are until the next commit, although that has not reached
+        them yet.
+        """
         if self.fresh_count:
             self.fresh_count -= self.fresh.count(1, start, end)
             self.fresh[start:end] = 0
 
     def release(self, start: int, end: int, *, reuse: bool = True) -> list[tuple[int, int]]:
-        """Clear blocks in the block bitmap; returns the runs (offset, length) that must wait for the commit.
+        """Clear blocks in the block bitmap; returns the runs (offset, length) that must wait for
+        the commit.
 
         Fresh ones need not, and are available at once, unless not to ``reuse`` them.
         """

@@ -1,7 +1,7 @@
 """Which groups of a volume are in memory, and how they come there.
 
-Whoever is going to change something about blocks first says which (``need``). What is missing is asked for with ``NotCached``; what came
-stays until whoever asked has been able to use it.
+Whoever is going to change something about blocks first says which (``need``). What is missing is
+asked for with ``NotCached``; what came stays until whoever asked has been able to use it.
 """
 
 from __future__ import annotations
@@ -26,13 +26,16 @@ RECENT_NEEDS = 64
 
 
 class Groups:
-    """``entries`` says of every group what the group table has of it; ``groups`` are those in memory, by number."""
+    """``entries`` says of every group what the group table has of it; ``groups`` are those in
+    memory, by number.
+    """
 
     def __init__(self, geometry: Geometry, entries: list[GroupEntry]) -> None:
         self.geometry = geometry
         self.entries = entries
         self.groups: dict[int, Group] = {}
-        #: The numbers of those that the next commit must write: what is fresh, freed or recorded in the open generation is in them.
+        #: The numbers of those that the next commit must write: what is fresh, freed or recorded in
+        #: the open generation is in them.
         self.changed: set[int] = set()
         self._window: list[int] = []
         self._needed: deque[Collection[int]] = deque(maxlen=RECENT_NEEDS)
@@ -86,15 +89,21 @@ class Groups:
             self._load(missing)
 
     def _load_named(self, missing: set[int]) -> None:
-        """Load groups that pointers name blocks of. A group that was never written and is not in memory has none.
+        """Load groups that pointers name blocks of. A group that was never written and is not in
+        memory has none.
 
-        A pointer costs 16 bytes of an image; what it makes us load must have cost as much as it takes.
+        A pointer costs 16 bytes of an image; what it makes us load must have cost as much as it
+        takes.
         """
         for number in missing:
             if not 0 <= number < len(self.entries):
-                raise CorruptBlock(f"a pointer names block {number << self._shift}, which is outside the volume")
+                raise CorruptBlock(
+                    f"a pointer names block {number << self._shift}, which is outside the volume"
+                )
             if not self.entries[number].flags & ENTRY_WRITTEN:
-                raise CorruptBlock(f"a pointer names a block in group {number}, of which no block is in use")
+                raise CorruptBlock(
+                    f"a pointer names a block in group {number}, of which no block is in use"
+                )
         self._load(missing)
 
     def _load(self, missing: set[int]) -> None:
@@ -109,12 +118,18 @@ class Groups:
             raise NotCached(wants)
 
     def _make_room(self, count: int) -> None:
-        """Forget clean groups, those first that were loaded first; what the last few calls needed stays, however much it is."""
+        """Forget clean groups, those first that were loaded first; what the last few calls needed
+        stays, however much it is.
+        """
         surplus = len(self.groups) + count - GROUPS_KEPT
         if surplus <= 0:
             return
         needed = set(self._window).union(*self._needed)
-        idle = [n for n, group in self.groups.items() if not (n in self.changed or group.pinned or n in needed)]
+        idle = [
+            n
+            for n, group in self.groups.items()
+            if not (n in self.changed or group.pinned or n in needed)
+        ]
         for number in idle[:surplus]:
             del self.groups[number]
 

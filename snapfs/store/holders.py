@@ -1,11 +1,13 @@
-"""Which instances need a block: holder sets as bit masks, interned, so that a record names a set by its number.
+"""Which instances need a block: holder sets as bit masks, interned, so that a record names a set by
+its number.
 
-A set is one of two kinds. Without ``base_held``: the base does not reach the block, and exactly the instances of ``mask`` do.
-With it: the base reaches the block, and so do the instances of ``mask`` and every live instance whose epoch is at or after
-``since``. A block without a record has the default holders: the live instances whose epoch is at or after the block's own.
+A set is one of two kinds. Without ``base_held``: the base does not reach the block, and exactly the
+instances of ``mask`` do. With it: the base reaches the block, and so do the instances of ``mask``
+and every live instance whose epoch is at or after ``since``. A block without a record has the
+default holders: the live instances whose epoch is at or after the block's own.
 
-Masks on the volume may still name instances that are going; ``holders`` leaves them out, and the background deletion
-rewrites the sets before it gives such a bit back.
+Masks on the volume may still name instances that are going; ``holders`` leaves them out, and the
+background deletion rewrites the sets before it gives such a bit back.
 """
 
 from __future__ import annotations
@@ -72,18 +74,28 @@ class HolderSets:
         try:
             return self.sets[number]
         except KeyError:
-            raise CorruptBlock(f"a record names holder set {number}, which does not exist") from None
+            raise CorruptBlock(
+                f"a record names holder set {number}, which does not exist"
+            ) from None
 
     def holders(self, number: int, uncovered: int = 0) -> int:
-        """The mask of live instances that a record's set stands for now; by default not those that are ``uncovered``."""
+        """The mask of live instances that a record's set stands for now; by default not those that
+        are ``uncovered``.
+        """
         entry = self.get(number)
         mask = entry.mask & self.live
         return mask | self.default(entry.since) & ~uncovered if entry.base_held else mask
 
     def only(self, mask: int) -> int:
-        """Blocks that instances of ``mask`` reach and nothing else does: what leaves with all of them."""
+        """Blocks that instances of ``mask`` reach and nothing else does: what leaves with all of
+        them.
+        """
         others = self.live & ~mask
-        return sum(one.count for one in self.sets.values() if not one.base_held and one.mask & mask & self.live and not one.mask & others)
+        return sum(
+            one.count
+            for one in self.sets.values()
+            if not one.base_held and one.mask & mask & self.live and not one.mask & others
+        )
 
     def alone(self) -> dict[int, int]:
         """The same for each live instance by itself, by its bit."""
@@ -96,7 +108,11 @@ class HolderSets:
 
     def leaving(self) -> int:
         """Blocks that nothing live reaches any more: they wait for the background deletion."""
-        return sum(one.count for one in self.sets.values() if not one.base_held and not one.mask & self.live)
+        return sum(
+            one.count
+            for one in self.sets.values()
+            if not one.base_held and not one.mask & self.live
+        )
 
     def intern(self, base_held: bool, since: int, mask: int) -> int:
         """The number of a set, new if need be."""
@@ -104,8 +120,13 @@ class HolderSets:
         number = self._numbers.get(key)
         if number is None:
             if not self._spare:
-                # Half of these at least are unused, so numbers stay small whatever a volume comes with.
-                self._spare = [number for number in range(2 * len(self.sets) + 2, 0, -1) if number not in self.sets]
+                # Half of these at least are unused, so numbers stay small whatever a volume comes
+                # with.
+                self._spare = [
+                    number
+                    for number in range(2 * len(self.sets) + 2, 0, -1)
+                    if number not in self.sets
+                ]
             number = self._spare.pop()
             self.sets[number] = HolderSet(*key)
             self._numbers[key] = number
@@ -131,14 +152,18 @@ class HolderSets:
         self._spare.append(number)
 
     def join(self, source: int, new: int) -> None:
-        """Instance ``new`` becomes a holder wherever ``source`` is one (a snapshot of a snapshot)."""
+        """Instance ``new`` becomes a holder wherever ``source`` is one (a
+        snapshot of a snapshot).
+        """
         bit, added = 1 << source, 1 << new
         for number, entry in self.sets.items():
             if entry.mask & bit:
                 self._rekey(number, entry, entry.mask | added)
 
     def leave(self, mask: int) -> list[int]:
-        """Take the bits of ``mask`` out of every set; the numbers of sets that this leaves without any holder."""
+        """Take the bits of ``mask`` out of every set; the numbers of sets that this leaves without
+        any holder.
+        """
         empty = []
         for number, entry in self.sets.items():
             if entry.mask & mask:

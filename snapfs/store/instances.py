@@ -1,7 +1,7 @@
 """Instances: one snapshot each, with its bit of the counting bitmap (A4). ``FORMAT.md`` section 8.
 
-The table's values are msgpack maps; all of them are in memory while a volume is open. An instance's key is its id; what people say about
-it (``facts``) has a key of its own.
+The table's values are msgpack maps; all of them are in memory while a volume is open. An instance's
+key is its id; what people say about it (``facts``) has a key of its own.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def name_fault(name: str) -> str | None:
 class ViewRoot:
     """Where a view begins: the root of its inode table, and its counters.
 
-    ``blocks`` are those of the inode table, ``content`` those of all its inodes: their data, names and extended attributes.
+    ``blocks`` are those of the inode table, ``content`` those of all its inodes: their data, names
+    and extended attributes.
     """
 
     first: int = 0
@@ -85,14 +86,17 @@ class ViewRoot:
 
 @dataclass(slots=True)
 class Instance:
-    """One snapshot. ``parts`` are what it shows, and preserves; empty: the whole of the view that it was made of.
+    """One snapshot. ``parts`` are what it shows, and preserves; empty: the whole of the view that
+    it was made of.
 
-    ``covered`` are the inodes at or below which it preserves what is changed (empty: everything), ``passed`` the directories above them,
-    of which it preserves extended attributes: those of its parts, or, of a snapshot of a snapshot, those of its origin.
-    ``origin`` is the view that it was made of: 0, or an instance's id. ``undo`` marks the state that a restore left behind.
-    ``orphans``: the list of orphans of its view has some that are to be freed, as it was sealed last.
-    ``serial`` grows with each snapshot that is made, whatever the clock says, and no two of a volume ever have the same; 0: an older
-    version made it. ``listed_ns`` is the time that ``.snap`` shows for it: later than those of all snapshots that were there before.
+    ``covered`` are the inodes at or below which it preserves what is changed (empty: everything),
+    ``passed`` the directories above them, of which it preserves extended attributes: those of its
+    parts, or, of a snapshot of a snapshot, those of its origin. ``origin`` is the view that it was
+    made of: 0, or an instance's id. ``undo`` marks the state that a restore left behind.
+    ``orphans``: the list of orphans of its view has some that are to be freed, as it was sealed
+    last. ``serial`` grows with each snapshot that is made, whatever the clock says, and no two of a
+    volume ever have the same; 0: an older version made it. ``listed_ns`` is the time that ``.snap``
+    shows for it: later than those of all snapshots that were there before.
     """
 
     id: int
@@ -115,7 +119,9 @@ class Instance:
 
     @property
     def making(self) -> tuple[int, int, int, int]:
-        """Its place in the order of making. Among those without a serial number the epoch decides, then the clock."""
+        """Its place in the order of making. Among those without a serial number the epoch decides,
+        then the clock.
+        """
         return self.serial, self.epoch, self.created_ns, self.id
 
     @property
@@ -139,7 +145,9 @@ class Instance:
 
     @property
     def tops(self) -> tuple[int, ...]:
-        """The inodes of its parts; of the whole, that of the root. In the ``.snap`` of these directories it was made."""
+        """The inodes of its parts; of the whole, that of the root. In the ``.snap`` of these
+        directories it was made.
+        """
         return tuple(part.ino for part in self.parts) or (ROOT_INO,)
 
     @property
@@ -156,9 +164,11 @@ class Instance:
         """The value in the instance table, without the facts."""
         kept = None if self.kept == kept_by(self.parts) else [list(self.covered), list(self.passed)]
         return {
-            "name": self.name, "epoch": self.epoch, "created": self.created_ns, "changed": self.changed_ns, "origin": self.origin,
+            "name": self.name, "epoch": self.epoch, "created": self.created_ns,
+            "changed": self.changed_ns, "origin": self.origin,
             "owner": self.owner, "parts": [part.encode() for part in self.parts], "kept": kept,
-            "undo": self.undo, "going": self.going, "orphans": self.orphans, "root": self.root.encode(),
+            "undo": self.undo, "going": self.going, "orphans": self.orphans,
+            "root": self.root.encode(),
             "serial": self.serial, "listed": self.listed_ns,
         }  # fmt: skip
 
@@ -193,7 +203,9 @@ class Instance:
             ViewRoot.decode(get("root"), what, geometry),
             orphans=orphans,
             serial=check_range(get("serial", 0), 0, COUNT_MAX, what),
-            listed_ns=None if get("listed") is None else check_range(get("listed"), -_TIME, _TIME, what),
+            listed_ns=None
+            if get("listed") is None
+            else check_range(get("listed"), -_TIME, _TIME, what),
         )
 
     def copy(self) -> Instance:
@@ -202,7 +214,9 @@ class Instance:
 
 
 class Instances:
-    """The instance table in memory, with the counting bitmap. ``pending`` ones get their root when the generation is sealed."""
+    """The instance table in memory, with the counting bitmap. ``pending`` ones get their root when
+    the generation is sealed.
+    """
 
     def __init__(self) -> None:
         self.table: dict[int, Instance] = {}
@@ -213,19 +227,31 @@ class Instances:
         self.counting[BASE_VIEW] = 1  # not an instance: its bit is never given out
         self._names: dict[str, Instance] = {}
         self._going: set[int] = set()
-        #: Live instances, by their ids, whose views have orphans to be freed that are in their lists only, and not in memory.
+        #: Live instances, by their ids, whose views have orphans to be freed that are in their
+        #: lists only, and not in memory.
         self.unread_orphans: set[int] = set()
         #: Moves whenever the live instances change.
         self.version = 0
-        self._described: set[int] = set()  # whose facts have had an item of the table, and may have to lose it
+        self._described: set[int] = (
+            set()
+        )  # whose facts have had an item of the table, and may have to lose it
 
     def live(self) -> list[Instance]:
-        """Instances that can be seen, in the order in which they were made; the ones that are being made are not among them."""
-        return sorted((one for one in self.table.values() if not one.going), key=lambda one: one.making)
+        """Instances that can be seen, in the order in which they were made; the ones that are being
+        made are not among them.
+        """
+        return sorted(
+            (one for one in self.table.values() if not one.going), key=lambda one: one.making
+        )
 
     def listed_after(self, now_ns: int) -> int | None:
-        """What ``.snap`` shall show as the time of a snapshot made now, if it is not the time itself."""
-        shown = max((one.listed for one in (*self.table.values(), *self.pending) if not one.going), default=now_ns - 1)
+        """What ``.snap`` shall show as the time of a snapshot made now, if it is not the time
+        itself.
+        """
+        shown = max(
+            (one.listed for one in (*self.table.values(), *self.pending) if not one.going),
+            default=now_ns - 1,
+        )
         return shown + 1 if shown >= now_ns else None
 
     def by_name(self, name: str) -> Instance | None:
@@ -246,7 +272,9 @@ class Instances:
         return self.counting[: self.counting.find(1, right=True) + 1].tobytes()
 
     def take_bit(self, in_use: set[int]) -> int:
-        """An unused bit of the counting bitmap; not one of ``in_use``. Raises ``TooManySnapshots``."""
+        """An unused bit of the counting bitmap; not one of ``in_use``.
+        Raises ``TooManySnapshots``.
+        """
         bit = self.counting.find(0)
         while bit in in_use:
             bit = self.counting.find(0, bit + 1)
@@ -256,7 +284,9 @@ class Instances:
         return bit
 
     def load(self, instance: Instance) -> None:
-        """Take an instance from the volume. Raises ``CorruptBlock`` for a second one of its name."""
+        """Take an instance from the volume. Raises ``CorruptBlock`` for a
+        second one of its name.
+        """
         self.table[instance.id] = instance
         self.counting[instance.id] = 1
         self.version += 1
@@ -271,7 +301,9 @@ class Instances:
         """Take facts from the volume, after all instances. Raises ``CorruptBlock``."""
         instance = self.table.get(key - FACTS_KEY)
         if instance is None:
-            raise CorruptBlock(f"instance table: key {key} is no instance, nor are there facts about one")
+            raise CorruptBlock(
+                f"instance table: key {key} is no instance, nor are there facts about one"
+            )
         instance.facts = Facts.decode(value, f"facts of instance {instance.id}")
         self._described.add(instance.id)
 
@@ -289,8 +321,12 @@ class Instances:
         self.dirty.add(instance.id)
 
     def items(self, number: int) -> dict[int, dict[str, Any] | None]:
-        """What the table shall have under the keys of an instance, pending or not; None for nothing."""
-        instance = self.table.get(number) or next((one for one in self.pending if one.id == number), None)
+        """What the table shall have under the keys of an instance, pending or not; None for
+        nothing.
+        """
+        instance = self.table.get(number) or next(
+            (one for one in self.pending if one.id == number), None
+        )
         items = {number: instance.encode() if instance else None}
         facts = instance.facts if instance else NO_FACTS
         if facts != NO_FACTS or number in self._described:

@@ -1,6 +1,8 @@
-"""Blocks that are free for the volume, and kept from being given out for a while: a set of them, by groups.
+"""Blocks that are free for the volume, and kept from being given out for a while: a set of them, by
+groups.
 
-That is in memory alone: after a crash they are free. Each group that blocks are kept of is pinned once, so that it stays loaded.
+That is in memory alone: after a crash they are free. Each group that blocks are kept of is pinned
+once, so that it stays loaded.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
 
 
 class KeptBlocks:
-    """Blocks of freed runs, which count as in flight. They are marked as busy in their groups and as free for the next commit."""
+    """Blocks of freed runs, which count as in flight. They are marked as busy in their groups and
+    as free for the next commit.
+    """
 
     def __init__(self, allocator: Allocator) -> None:
         self._allocator = allocator

@@ -1,4 +1,5 @@
-"""What happens to blocks that a tree takes or lets go: it depends on whose tree it is. The rules of ``holders_model.py``.
+"""What happens to blocks that a tree takes or lets go: it depends on whose tree it is. The rules of
+``holders_model.py``.
 
 Every rule here works on loaded groups and cannot fail; ``Allocator.need`` comes before.
 """
@@ -20,7 +21,9 @@ class Owner(Protocol):
         """The tree now reaches these newly allocated blocks."""
 
     def drop(self, start: int, length: int, epoch: int, uncovered: int = 0) -> None:
-        """The tree no longer reaches these blocks, which were born in ``epoch``; the instances ``uncovered`` do not need them."""
+        """The tree no longer reaches these blocks, which were born in ``epoch``; the instances
+        ``uncovered`` do not need them.
+        """
 
 
 class BaseOwner:
@@ -60,7 +63,9 @@ class ViewOwner:
 
     def taken(self, start: int, length: int) -> None:
         """New blocks are held by this instance alone."""
-        self._volume.allocator.rebind(start, length, None, self._volume.holders.intern(False, 0, self._bit), held=True)
+        self._volume.allocator.rebind(
+            start, length, None, self._volume.holders.intern(False, 0, self._bit), held=True
+        )
 
     def drop(self, start: int, length: int, epoch: int, uncovered: int = 0) -> None:
         """Leave the blocks to their other holders; free those without any."""
@@ -70,12 +75,25 @@ class ViewOwner:
             entry = None if number is None else sets.get(number)
             base_held = entry is None or entry.base_held
             if entry is not None and entry.base_held and not sets.default(entry.since) & self._bit:
-                # The base has got the block back, perhaps in a file of another number: what newer instances cover is asked of that one.
-                allocator.rebind(low, size, number, sets.intern(True, entry.since, entry.mask & sets.live & ~self._bit), held=False)
+                # The base has got the block back, perhaps in a file of another number: what newer
+                # instances cover is asked of that one.
+                allocator.rebind(
+                    low,
+                    size,
+                    number,
+                    sets.intern(True, entry.since, entry.mask & sets.live & ~self._bit),
+                    held=False,
+                )
                 continue
-            mask = (sets.default(epoch) & ~uncovered if number is None else sets.holders(number, uncovered)) & ~self._bit
+            mask = (
+                sets.default(epoch) & ~uncovered
+                if number is None
+                else sets.holders(number, uncovered)
+            ) & ~self._bit
             if base_held:
-                allocator.rebind(low, size, number, sets.intern(True, volume.epoch, mask), held=False)
+                allocator.rebind(
+                    low, size, number, sets.intern(True, volume.epoch, mask), held=False
+                )
             elif mask:
                 allocator.rebind(low, size, number, sets.intern(False, 0, mask), held=True)
             else:
@@ -83,7 +101,9 @@ class ViewOwner:
 
 
 class TreeOwner:
-    """The owner of a view for one of its trees: some instances cover only a part of the volume, which the tree is not in (C2)."""
+    """The owner of a view for one of its trees: some instances cover only a part of the volume,
+    which the tree is not in (C2).
+    """
 
     __slots__ = ("_owner", "uncovered")
 
@@ -115,7 +135,9 @@ class SystemOwner:
 
 
 class RecordOwner(SystemOwner):
-    """Record storage: the holder sets and what does not fit a group's header. Marked in both bitmaps (A6, A7)."""
+    """Record storage: the holder sets and what does not fit a group's header. Marked in both
+    bitmaps (A6, A7).
+    """
 
     def taken(self, start: int, length: int) -> None:
         """Mark the snapshot bitmap too."""

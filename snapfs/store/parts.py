@@ -1,7 +1,9 @@
-"""Parts: what a snapshot shows and preserves when it is not of everything (C1). ``FORMAT.md`` section 8.
+"""Parts: what a snapshot shows and preserves when it is not of everything (C1). ``FORMAT.md``
+section 8.
 
-A part is a file or a directory with all below it, named by the way that led to it when the snapshot was made: the directories above may
-be renamed later, and the snapshot shows nothing else of them. So the parts of a snapshot, with what is above them, are a small tree.
+A part is a file or a directory with all below it, named by the way that led to it when the snapshot
+was made: the directories above may be renamed later, and the snapshot shows nothing else of them.
+So the parts of a snapshot, with what is above them, are a small tree.
 """
 
 from __future__ import annotations
@@ -14,14 +16,16 @@ from snapfs.blocks.schema import check_range
 from snapfs.errors import CorruptBlock, UsageError
 from snapfs.ids import FIRST_INO, INO_LIMIT, NAME_MAX, ROOT_INO
 
-#: Parts of a snapshot at most; names on their ways; inodes on them, with those that it preserves if that is something else; bytes of the
-#: names. An instance is one item of a bucket, so all of it must fit the smallest block, with the longest name.
+#: Parts of a snapshot at most; names on their ways; inodes on them, with those that it preserves if
+#: that is something else; bytes of the names. An instance is one item of a bucket, so all of it
+#: must fit the smallest block, with the longest name.
 PARTS_MAX: Final = 128
 NAMES_MAX: Final = 192
 INODES_MAX: Final = 192
 WAY_MAX: Final = 1000
 
-#: What a snapshot preserves: inodes, at or below which it preserves everything, and the directories above them. Nothing: everything.
+#: What a snapshot preserves: inodes, at or below which it preserves everything, and the directories
+#: above them. Nothing: everything.
 Kept = tuple[tuple[int, ...], tuple[int, ...]]
 
 EVERYTHING: Final[Kept] = (), ()
@@ -29,9 +33,11 @@ EVERYTHING: Final[Kept] = (), ()
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What stood at a path. ``way`` are the names of the path, ``chain`` the inodes from the root's child on, down to it.
+    """What stood at a path. ``way`` are the names of the path, ``chain`` the inodes from the root's
+    child on, down to it.
 
-    ``ino`` is a directory or any other file; 0: nothing stood there. Then the chain ends with the last directory that was there.
+    ``ino`` is a directory or any other file; 0: nothing stood there. Then the chain ends with the
+    last directory that was there.
     """
 
     ino: int
@@ -54,7 +60,9 @@ class Part:
 
 
 def kept_by(parts: Iterable[Part]) -> Kept:
-    """What a snapshot of these parts of the base preserves. A part where nothing stood is 0 in it, which is no inode."""
+    """What a snapshot of these parts of the base preserves. A part where nothing stood is 0 in it,
+    which is no inode.
+    """
     covered, passed = dict[int, None](), dict[int, None]()
     for part in parts:
         covered[part.ino] = None
@@ -63,12 +71,17 @@ def kept_by(parts: Iterable[Part]) -> Kept:
 
 
 def distinct(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """The parts without those that lie in another one, each once, in the order in which they were given."""
+    """The parts without those that lie in another one, each once, in the order in which they were
+    given.
+    """
     whole = {part.ino for part in parts} - {0}
     out: dict[tuple[bytes, ...], Part] = {}
     for part in parts:
         higher = whole.intersection(part.chain[:-1] if part.ino else part.chain)
-        absent = any(not other.ino and other.way == part.way[: len(other.way)] and other.way != part.way for other in parts)
+        absent = any(
+            not other.ino and other.way == part.way[: len(other.way)] and other.way != part.way
+            for other in parts
+        )
         if not higher and not absent:
             out.setdefault(part.way, part)
     return tuple(out.values())
@@ -81,19 +94,28 @@ def check_bounds(parts: Sequence[Part], kept: Kept) -> None:
     names = sum(len(part.way) for part in parts)
     size = sum(len(name) for part in parts for name in part.way)
     if len(parts) > PARTS_MAX:
-        raise UsageError(f"a snapshot has {PARTS_MAX} paths at most, these are {len(parts)}: name a directory above some of them")
+        raise UsageError(
+            f"a snapshot has {PARTS_MAX} paths at most, these are {len(parts)}: name a "
+            "directory above some of them"
+        )
     if inodes > INODES_MAX or names > NAMES_MAX:
         raise UsageError(
-            f"the paths of a snapshot lead through {NAMES_MAX} levels at most, counted together: make the snapshot further up, or several"
+            f"the paths of a snapshot lead through {NAMES_MAX} levels at most, counted "
+            "together: make the snapshot further up, or several"
         )
     if size > WAY_MAX:
-        raise UsageError(f"the names on the way have more than {WAY_MAX} bytes together: make the snapshot further up, or several")
+        raise UsageError(
+            f"the names on the way have more than {WAY_MAX} bytes together: make the "
+            "snapshot further up, or several"
+        )
 
 
 def above(parts: Sequence[Part]) -> dict[int, dict[bytes, int]]:
-    """What each directory above parts shows: names, and the inodes that they lead to. One file may be a part by several names.
+    """What each directory above parts shows: names, and the inodes that they lead to. One file may
+    be a part by several names.
 
-    Raises ``CorruptBlock`` for parts that are no tree: where one name leads to two inodes, or two names to a directory above parts.
+    Raises ``CorruptBlock`` for parts that are no tree: where one name leads to two inodes, or two
+    names to a directory above parts.
     """
     out: dict[int, dict[bytes, int]] = {}
     places: dict[int, tuple[int, bytes]] = {}
@@ -144,4 +166,10 @@ def decode_kept(value: object, parts: Sequence[Part], what: str) -> Kept:
 
 
 def _is_name(name: object) -> bool:
-    return type(name) is bytes and 0 < len(name) <= NAME_MAX and b"/" not in name and b"\0" not in name and name not in (b".", b"..")
+    return (
+        type(name) is bytes
+        and 0 < len(name) <= NAME_MAX
+        and b"/" not in name
+        and b"\0" not in name
+        and name not in (b".", b"..")
+    )

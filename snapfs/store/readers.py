@@ -1,8 +1,9 @@
 """Readers of a sealed generation, for work that takes longer than a generation lasts.
 
-While a reader is open, blocks that are freed are not given out again: what any view reached when it was opened stays readable, whatever is
-changed or deleted meanwhile. That is in memory alone: for the volume those blocks are free, and after a crash they are. Writers come first:
-when they need the blocks, the readers lose them.
+While a reader is open, blocks that are freed are not given out again: what any view reached when it
+was opened stays readable, whatever is changed or deleted meanwhile. That is in memory alone: for
+the volume those blocks are free, and after a crash they are. Writers come first: when they need the
+blocks, the readers lose them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ GROUPS_MAX: Final = 512
 
 
 class Reader:
-    """Keeps what the newest sealed generation reaches from being overwritten until ``close``, or until it is ``lost``."""
+    """Keeps what the newest sealed generation reaches from being overwritten until ``close``, or
+    until it is ``lost``.
+    """
 
     def __init__(self, readers: Readers) -> None:
         self.lost = False
@@ -56,7 +59,9 @@ class Readers:
         return len(self._open)
 
     def keep(self, waiting: Iterable[Waiting]) -> None:
-        """These blocks, which were freed and are not available yet, stay so. Each of their groups is pinned once for them."""
+        """These blocks, which were freed and are not available yet, stay so. Each of their groups
+        is pinned once for them.
+        """
         self._kept.add(waiting)
         if len(self._kept) > GROUPS_MAX:
             self.lose()

@@ -1,9 +1,12 @@
-"""Opening a volume: find the last durable generation and read its tables. ``FORMAT.md`` sections 2, 4 and 9."""
+"""Opening a volume: find the last durable generation and read its tables. ``FORMAT.md`` sections 2,
+4 and 9.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bitarray import bitarray
@@ -24,7 +27,16 @@ from snapfs.blocks.group_header import (
 from snapfs.blocks.pointer import BLOCK_MASK, FLAG_DIRTY
 from snapfs.blocks.schema import COUNT_MAX, as_count, check_range, pack, unpack_map
 from snapfs.blocks.superblock import Superblock
-from snapfs.errors import CorruptBlock, DeviceError, NotAVolume, NotCached, SnapfsError, Truncated, UnsupportedVersion, UsageError
+from snapfs.errors import (
+    CorruptBlock,
+    DeviceError,
+    NotAVolume,
+    NotCached,
+    SnapfsError,
+    Truncated,
+    UnsupportedVersion,
+    UsageError,
+)
 from snapfs.ids import MAX_INSTANCES
 from snapfs.store.copies import CopyBlock, RunningCopy, map_problem
 from snapfs.store.group import Group
@@ -70,11 +82,15 @@ class RootRecord:
     def encode(self) -> bytes:
         """The root record's bytes."""
         return pack({
-            "epoch": self.epoch, "seed": self.hash_seed, "inode_generation": self.next_inode_generation,
-            "records": as_count(self.record_blocks), "counting": self.counting, "base": self.base.encode(),
+            "epoch": self.epoch, "seed": self.hash_seed,
+            "inode_generation": self.next_inode_generation,
+            "records": as_count(self.record_blocks), "counting": self.counting,
+            "base": self.base.encode(),
             "groups": [*self.groups[0], *self.groups[1:]],
-            "sets": [*self.sets[0], self.sets[1]], "instances": [*self.instances[0], self.instances[1]],
-            "scheduled": self.scheduled and self.scheduled.encode(), "restored": [one.encode() for one in self.restored],
+            "sets": [*self.sets[0], self.sets[1]], "instances": [*self.instances[0],
+            self.instances[1]],
+            "scheduled": self.scheduled and self.scheduled.encode(),
+            "restored": [one.encode() for one in self.restored],
             "copy": self.copy and self.copy.encode(),
         })  # fmt: skip
 
@@ -84,7 +100,8 @@ class RootRecord:
         what = "root record"
         blocks = geometry.blocks
         fields: dict[str, type | tuple[type, ...]] = {
-            "epoch": int, "seed": int, "inode_generation": int, "records": int, "counting": bytes, "base": list, "groups": list,
+            "epoch": int, "seed": int, "inode_generation": int, "records": int, "counting": bytes,
+            "base": list, "groups": list,
             "sets": list, "instances": list,
         }  # fmt: skip
         found = unpack_map(data, what, fields)
@@ -99,7 +116,11 @@ class RootRecord:
             check_range(found["records"], 0, COUNT_MAX, what),
             found["counting"],
             ViewRoot.decode(found["base"], what, geometry),
-            ((groups[0], groups[1]), check_range(groups[2], 0, geometry.table_depth, what), groups[3]),
+            (
+                (groups[0], groups[1]),
+                check_range(groups[2], 0, geometry.table_depth, what),
+                groups[3],
+            ),
             ((sets[0], sets[1]), sets[2]),
             ((instances[0], instances[1]), instances[2]),
             decode_scheduled(found.get("scheduled")),
@@ -118,12 +139,17 @@ def _root(value: list[Any], length: int, blocks: int) -> list[int]:
 
 
 def open_volume(kind: type[V], device: Device) -> V:
-    """Build a volume from the newest generation that its device holds whole. See ``Volume.open``."""
+    """Build a volume from the newest generation that its device holds
+    whole. See ``Volume.open``.
+    """
     superblock = newest_superblock(device)
     check_size(device, superblock)
     data = device.read(superblock.root_block * superblock.block_size, superblock.root_length)
     if crc32c(data) != superblock.root_checksum:
-        raise CorruptBlock(f"{device.path}: the root record of generation {superblock.generation} fails its checksum")
+        raise CorruptBlock(
+            f"{device.path}: the root record of generation {superblock.generation} "
+            "fails its checksum"
+        )
     root = RootRecord.decode(data, superblock.geometry)
     volume = kind(device, superblock, root, fresh_entries(superblock.geometry))
     load_group_table(volume)
@@ -135,7 +161,9 @@ def open_volume(kind: type[V], device: Device) -> V:
 
 
 def fetched(volume: Volume, function: Callable[[], T]) -> T:
-    """What a function of the core gives, with all that it needs read now. Raises ``CorruptBlock``, ``DeviceError``."""
+    """What a function of the core gives, with all that it needs read now. Raises ``CorruptBlock``,
+    ``DeviceError``.
+    """
     while True:
         try:
             return function()
@@ -147,16 +175,19 @@ def check_size(device: Device, superblock: Superblock) -> None:
     """Raises ``Truncated`` when the device is shorter than the volume."""
     if superblock.geometry.size > device.size:
         raise Truncated(
-            f"{device.path}: truncated: the volume has {superblock.geometry.size} bytes, the image only {device.size}; "
+            f"{device.path}: truncated: the volume has {superblock.geometry.size} "
+            f"bytes, the image only {device.size}; "
             "if the rest was lost, it cannot be mounted: restore the image from a backup"
         )
 
 
 def newest_superblock(device: Device) -> Superblock:
-    """The valid superblock of the highest generation, from the ring at the front and its copy at the end.
+    """The valid superblock of the highest generation, from the ring at the front and its copy at
+    the end.
 
-    Where the copy is follows from the ring at the front. Only when that is lost altogether are the possible places looked at, and then no
-    two volumes may be found: what files contain can look like a superblock.
+    Where the copy is follows from the ring at the front. Only when that is lost altogether are the
+    possible places looked at, and then no two volumes may be found: what files contain can look
+    like a superblock.
     """
     failures: list[SnapfsError] = []
     front, _ = Geometry(BLOCK_SIZES[0], 1 << 20).slot_offsets()
@@ -167,16 +198,25 @@ def newest_superblock(device: Device) -> Superblock:
     if found:
         newest = max(found, key=lambda one: one.generation)
         copies = intact(device, newest.geometry.slot_offsets()[1], failures)
-        found += [one for one in copies if (one.uuid, one.geometry) == (newest.uuid, newest.geometry)]
+        found += [
+            one for one in copies if (one.uuid, one.geometry) == (newest.uuid, newest.geometry)
+        ]
     else:
         for size in BLOCK_SIZES:
             try:
                 shape = Geometry.for_size(size, device.size)
             except UsageError:
                 continue
-            found += [one for one in intact(device, shape.slot_offsets()[1], failures) if one.geometry == shape]
+            found += [
+                one
+                for one in intact(device, shape.slot_offsets()[1], failures)
+                if one.geometry == shape
+            ]
         if len({(one.uuid, one.block_size) for one in found}) > 1:
-            raise CorruptBlock(f"{device.path}: the superblocks at the front are lost, and at the end there is more than one volume")
+            raise CorruptBlock(
+                f"{device.path}: the superblocks at the front are lost, and at the end "
+                "there is more than one volume"
+            )
     if found:
         return max(found, key=lambda one: one.generation)
     for failure in failures:
@@ -198,22 +238,33 @@ def intact(device: Device, offsets: list[int], failures: list[SnapfsError]) -> l
 
 
 def load_group_table(volume: Volume) -> None:
-    """Read the entries of all groups that were ever written, a part at a time: the table may be larger than the cache."""
+    """Read the entries of all groups that were ever written, a part at a time: the table may be
+    larger than the cache.
+    """
     per_leaf = volume.geometry.block_size // ENTRY.size
     entries = volume.allocator.entries
     leaves = -(-volume.geometry.groups // per_leaf)
     fan_out = volume.geometry.fan_out
     for start in range(0, leaves, fan_out):
-        ((index, words, slot, count), *_) = fetched(volume, lambda: volume.group_tree.spans(start, min(fan_out, leaves - start)))  # noqa: B023
+        among = min(fan_out, leaves - start)
+        ((index, words, slot, count), *_) = fetched(
+            volume, partial(volume.group_tree.spans, start, among)
+        )
         if words is None:
             continue
-        pointers = [(index + n, words[2 * (slot + n)], words[2 * (slot + n) + 1]) for n in range(count) if words[2 * (slot + n)]]
+        pointers = [
+            (index + n, words[2 * (slot + n)], words[2 * (slot + n) + 1])
+            for n in range(count)
+            if words[2 * (slot + n)]
+        ]
         for leaf, first, second in pointers:
             data = fetched(volume, lambda: volume.load("groups", first, second))  # noqa: B023 - called at once, as above
             for number, fields in enumerate(ENTRY.iter_unpack(data), leaf * per_leaf):
                 if number < len(entries) and fields[5] & ENTRY_WRITTEN:
                     entries[number] = GroupEntry(*fields)
-                    if fields[2] > volume.geometry.group_length(number) or fields[3] > volume.geometry.group_length(number):
+                    if fields[2] > volume.geometry.group_length(number) or fields[
+                        3
+                    ] > volume.geometry.group_length(number):
                         raise CorruptBlock(f"group table: impossible counts for group {number}")
     volume.allocator.recount()
 
@@ -234,7 +285,9 @@ def load_tables(volume: Volume) -> None:
 
 
 def load_copy(volume: Volume) -> None:
-    """Read what the root record says of a running copy. If that is damaged, the volume can be read, and says why it cannot be written."""
+    """Read what the root record says of a running copy. If that is damaged, the volume can be read,
+    and says why it cannot be written.
+    """
     copies = volume.copies
     try:
         if copies.place is not None:
@@ -246,7 +299,9 @@ def load_copy(volume: Volume) -> None:
 
 
 def read_copy(volume: Volume, place: CopyBlock) -> RunningCopy:
-    """What the newest generation on the device says of a running copy. Raises ``CorruptBlock``, ``DeviceError``."""
+    """What the newest generation on the device says of a running copy. Raises ``CorruptBlock``,
+    ``DeviceError``.
+    """
     data = volume.device.read(place.block * volume.geometry.block_size, volume.geometry.block_size)
     if crc32c(data) != place.checksum:
         raise CorruptBlock(f"running copy: block {place.block} fails its checksum")
@@ -264,7 +319,12 @@ def _items(volume: Volume, tree: BucketTree) -> Iterator[tuple[Any, Any]]:
 
 def encode_set(entry: HolderSet) -> list[Any]:
     """A holder set as it stands in its table."""
-    return [entry.base_held, entry.since, entry.mask.to_bytes((entry.mask.bit_length() + 7) // 8, "little"), entry.count]
+    return [
+        entry.base_held,
+        entry.since,
+        entry.mask.to_bytes((entry.mask.bit_length() + 7) // 8, "little"),
+        entry.count,
+    ]
 
 
 def decode_set(value: object) -> HolderSet:
@@ -285,8 +345,12 @@ def decode_set(value: object) -> HolderSet:
     )
 
 
-def read_group(geometry: Geometry, entry: GroupEntry, number: int, read: Callable[[int, int], bytes]) -> Group:
-    """Read a group's header slot, bitmaps and records through ``read(block, checksum)``. Raises ``CorruptBlock``."""
+def read_group(
+    geometry: Geometry, entry: GroupEntry, number: int, read: Callable[[int, int], bytes]
+) -> Group:
+    """Read a group's header slot, bitmaps and records through ``read(block, checksum)``. Raises
+    ``CorruptBlock``.
+    """
     block = geometry.header_block(number, entry.flags & ENTRY_SLOT)
     data = read(block, entry.checksum)
     if header_checksum(data) != entry.checksum:
@@ -297,12 +361,24 @@ def read_group(geometry: Geometry, entry: GroupEntry, number: int, read: Callabl
         bits = bitarray(endian="little")
         bits.frombytes(read(block + position, checksum))
         bitmaps.append(bits)
-    stored = b"".join(read(where, checksum) for where, checksum in header.spill)[: header.record_bytes] if header.spill else header.inline
+    stored = (
+        b"".join(read(where, checksum) for where, checksum in header.spill)[: header.record_bytes]
+        if header.spill
+        else header.inline
+    )
     records = RunMap(decode_records(stored, number, geometry.group_span))
-    group = Group(geometry, number, bitmaps[0], bitmaps[1], records, entry.flags & ENTRY_SLOT, header.spill)
+    group = Group(
+        geometry, number, bitmaps[0], bitmaps[1], records, entry.flags & ENTRY_SLOT, header.spill
+    )
     group.encoded, group.encoded_bytes = header.inline, header.record_bytes
-    if group.free != header.free or group.snapshot_count != header.snapshot or len(records) != header.runs:
-        raise CorruptBlock(f"group {number}: its header's counts do not fit its bitmaps and records")
+    if (
+        group.free != header.free
+        or group.snapshot_count != header.snapshot
+        or len(records) != header.runs
+    ):
+        raise CorruptBlock(
+            f"group {number}: its header's counts do not fit its bitmaps and records"
+        )
     if not group.guards_fixed:
         raise CorruptBlock(f"group {number}: its block bitmap gives fixed metadata away")
     return group

@@ -1,6 +1,8 @@
-"""The restore that is arranged for the next mount, and the last ones that were done: fields of the root record. ``FORMAT.md`` section 10.
+"""The restore that is arranged for the next mount, and the last ones that were done: fields of the
+root record. ``FORMAT.md`` section 10.
 
-They are written with the generation that the restore itself is in, so that a crash leaves both or neither.
+They are written with the generation that the restore itself is in, so that a crash leaves both or
+neither.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ HISTORY_MAX: Final = 16
 PATHS_MAX: Final = 64
 PATHS_BYTES_MAX: Final = 1000
 
-#: Bytes of paths that are remembered of a restore that was done; what is longer is cut, of more is known how many they were.
+#: Bytes of paths that are remembered of a restore that was done; what is longer is cut, of more is
+#: known how many they were.
 SHOWN_BYTES: Final = 128
 
 _TIME: Final = 1 << 63
@@ -29,7 +32,8 @@ _WHAT: Final = "root record: restores"
 
 @dataclass(frozen=True, slots=True)
 class Scheduled:
-    """To be done when the volume is mounted next: ``instance`` is a snapshot's id, ``owner`` the user who asked, ``since_ns`` when.
+    """To be done when the volume is mounted next: ``instance`` is a snapshot's id, ``owner`` the
+    user who asked, ``since_ns`` when.
 
     No ``paths`` are all that the snapshot covers.
     """
@@ -58,9 +62,11 @@ class Scheduled:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """A restore that was done: ``name`` and ``undo`` are those that the snapshots had then, ``inodes`` is how many of them were changed.
+    """A restore that was done: ``name`` and ``undo`` are those that the snapshots had then,
+    ``inodes`` is how many of them were changed.
 
-    No ``paths`` are all that the snapshot covers; ``more`` is how many there were beside those that are named.
+    No ``paths`` are all that the snapshot covers; ``more`` is how many there were beside those that
+    are named.
     """
 
     when_ns: int
@@ -72,9 +78,13 @@ class Restored:
     inodes: int = 0
 
     @classmethod
-    def of(cls, when_ns: int, name: str, paths: Iterable[bytes], owner: int, undo: str, inodes: int) -> Restored:
+    def of(
+        cls, when_ns: int, name: str, paths: Iterable[bytes], owner: int, undo: str, inodes: int
+    ) -> Restored:
         """With as much of the paths as is remembered."""
-        wanted = [path if len(path) <= SHOWN_BYTES else b"..." + path[3 - SHOWN_BYTES :] for path in paths]
+        wanted = [
+            path if len(path) <= SHOWN_BYTES else b"..." + path[3 - SHOWN_BYTES :] for path in paths
+        ]
         shown: list[bytes] = []
         for path in wanted:
             if sum(map(len, shown)) + len(path) > SHOWN_BYTES or len(shown) >= PATHS_MAX:
@@ -84,12 +94,25 @@ class Restored:
 
     def encode(self) -> list[Any]:
         """As it stands in the root record."""
-        return [self.when_ns, self.name, list(self.paths), self.more, self.owner, self.undo, self.inodes]
+        return [
+            self.when_ns,
+            self.name,
+            list(self.paths),
+            self.more,
+            self.owner,
+            self.undo,
+            self.inodes,
+        ]
 
     @classmethod
     def decode(cls, value: object) -> Restored:
         """Validate. Raises ``CorruptBlock``."""
-        if type(value) is not list or len(value) != 7 or type(value[1]) is not str or type(value[5]) is not str:
+        if (
+            type(value) is not list
+            or len(value) != 7
+            or type(value[1]) is not str
+            or type(value[5]) is not str
+        ):
             raise CorruptBlock(f"{_WHAT}: not one that was done")
         if max(len(value[1].encode()), len(value[5].encode())) > NAME_MAX:
             raise CorruptBlock(f"{_WHAT}: a snapshot's name is too long")
@@ -105,7 +128,11 @@ class Restored:
 
 
 def _paths(value: object, count: int, size: int) -> tuple[bytes, ...]:
-    if type(value) is not list or len(value) > count or any(type(path) is not bytes or b"\0" in path for path in value):
+    if (
+        type(value) is not list
+        or len(value) > count
+        or any(type(path) is not bytes or b"\0" in path for path in value)
+    ):
         raise CorruptBlock(f"{_WHAT}: not a list of paths")
     if sum(map(len, value)) > size:
         raise CorruptBlock(f"{_WHAT}: its paths are too long")
@@ -130,7 +157,9 @@ class Restores:
         self.dirty = True
 
     def fitting(self, room: int) -> tuple[Restored, ...]:
-        """The newest restores that take ``room`` bytes of the root record at most, together with the one that is scheduled."""
+        """The newest restores that take ``room`` bytes of the root record at most, together with
+        the one that is scheduled.
+        """
         room -= len(pack(self.scheduled.encode())) if self.scheduled else 0
         for start, one in reversed(list(enumerate(self.done))):
             room -= len(pack(one.encode()))

@@ -1,4 +1,5 @@
-"""A map from ranges to values that keeps maximal runs: the pairs of pointers that describe unchanged spans (B5, B6).
+"""A map from ranges to values that keeps maximal runs: the pairs of pointers that describe
+unchanged spans (B5, B6).
 
 It knows nothing of blocks or holders; a property test compares it with a plain dict.
 """
@@ -12,7 +13,9 @@ Run = tuple[int, int, int]  # start, length, value
 
 
 class RunMap:
-    """Disjoint runs ``(start, length, value)``, ordered; neighbours with one value are one run. Values are never None."""
+    """Disjoint runs ``(start, length, value)``, ordered; neighbours with one value are one run.
+    Values are never None.
+    """
 
     __slots__ = ("_ends", "_starts", "_values")
 
@@ -53,7 +56,12 @@ class RunMap:
         last = first + limit
         return [
             (start, end - start, value)
-            for start, end, value in zip(self._starts[first:last], self._ends[first:last], self._values[first:last], strict=True)
+            for start, end, value in zip(
+                self._starts[first:last],
+                self._ends[first:last],
+                self._values[first:last],
+                strict=True,
+            )
         ]
 
     def pieces(self, start: int, end: int) -> list[tuple[int, int, int | None]]:
@@ -81,7 +89,9 @@ class RunMap:
         return out
 
     def assign(self, start: int, end: int, value: int | None) -> None:
-        """Give ``start`` to ``end`` one value; None removes what is there. Runs at the borders are split or joined."""
+        """Give ``start`` to ``end`` one value; None removes what is there. Runs at the borders are
+        split or joined.
+        """
         starts, ends, values = self._starts, self._ends, self._values
         behind = bisect_left(starts, start)
         first = behind - 1
@@ -112,7 +122,9 @@ class RunMap:
         values[first:last] = [run[2] for run in joined]
 
     def _fill(self, behind: int, start: int, end: int, value: int) -> None:
-        """``assign`` where there is no run yet, before the run with the index ``behind``: what happens most, by far."""
+        """``assign`` where there is no run yet, before the run with the index ``behind``: what
+        happens most, by far.
+        """
         starts, ends, values = self._starts, self._ends, self._values
         joins_before = behind > 0 and ends[behind - 1] == start and values[behind - 1] == value
         if behind < len(starts) and starts[behind] == end and values[behind] == value:

@@ -1,6 +1,7 @@
 """A generation on its way to the device: the bytes of its blocks, in the order that makes it safe.
 
-``Sealing`` collects while the generation is sealed; ``Sealed`` writes, away from the event loop, and touches nothing else.
+``Sealing`` collects while the generation is sealed; ``Sealed`` writes, away from the event loop,
+and touches nothing else.
 """
 
 from __future__ import annotations
@@ -59,14 +60,17 @@ class Sealed:
         self.blocks = blocks
         self.superblock = superblock
         self.waiting = waiting
-        #: A flush has failed: nobody knows which writes are on the device, those of file data among them.
+        #: A flush has failed: nobody knows which writes are on the device, those of file data among
+        #: them.
         self.is_unsure = False
         self.reserve: HostReserve | None = None
 
     def write(self) -> None:
-        """Write everything, flush, write the superblock and its copy, flush (I8). Blocks; raises ``DeviceError``.
+        """Write everything, flush, write the superblock and its copy, flush (I8). Blocks; raises
+        ``DeviceError``.
 
-        After ``DeviceFull`` it may be called again, unless ``is_unsure``: the same bytes go to the same places.
+        After ``DeviceFull`` it may be called again, unless ``is_unsure``: the same bytes go to the
+        same places.
         """
         run: list[bytes] = []
         start = previous = -2

@@ -1,9 +1,11 @@
-"""The log: a few blocks in which fsync is told in one write, instead of a commit (I8). ``FORMAT.md`` section 13.
+"""The log: a few blocks in which fsync is told in one write, instead of a commit (I8).
+``FORMAT.md`` section 13.
 
-A superblock names the region; its records belong to that generation, and say what has happened since. For the bitmaps of every generation
-these blocks are free; who writes the volume keeps them out of allocation, in memory. What a durable superblock names may hold what users
-were promised: the region is given back only when a generation that names none is durable. What a record means is the business of the
-layer above.
+A superblock names the region; its records belong to that generation, and say what has happened
+since. For the bitmaps of every generation these blocks are free; who writes the volume keeps them
+out of allocation, in memory. What a durable superblock names may hold what users were promised: the
+region is given back only when a generation that names none is durable. What a record means is the
+business of the layer above.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ LOG_SHARE: Final = 64
 #: A record has so many blocks at most: after larger changes a commit costs little more.
 RECORD_BLOCKS: Final = 8
 
-#: There must be so many times its blocks available, with the reserve, to have a log, and to keep one.
+#: There must be so many times its blocks available, with the reserve, to have a log, and to keep
+#: one.
 ROOM_TO_HAVE: Final = 16
 ROOM_TO_KEEP: Final = 2
 
@@ -42,11 +45,14 @@ class LogWrite:
         self.device = device
         self.offset = offset
         self.data = data
-        #: A flush has failed: nobody knows which writes are on the device, those of file data among them.
+        #: A flush has failed: nobody knows which writes are on the device, those of file data among
+        #: them.
         self.is_unsure = False
 
     def write(self) -> None:
-        """Write it, flush: the record and the blocks that it names are durable. Blocks; raises ``DeviceError``."""
+        """Write it, flush: the record and the blocks that it names are durable. Blocks; raises
+        ``DeviceError``.
+        """
         self.device.write(self.offset, self.data)
         self.is_unsure = True
         self.device.flush()
@@ -61,7 +67,8 @@ class SyncLog:
         self.wanted = False
         #: (block, length), as the newest sealed superblock names it, kept out of allocation.
         self.region: tuple[int, int] | None = None
-        #: What the log of the generation that was opened tells, for the layer above to repeat, and how many of them that has done.
+        #: What the log of the generation that was opened tells, for the layer above to repeat, and
+        #: how many of them that has done.
         self.pending: list[LogRecord] = []
         self.repeated = 0
         self.records = 0  # written since the volume was opened
@@ -77,9 +84,11 @@ class SyncLog:
     # Opening
 
     def open(self) -> None:
-        """Read what the log tells that the superblock names. Raises ``DeviceError``, ``CorruptBlock``.
+        """Read what the log tells that the superblock names. Raises ``DeviceError``,
+        ``CorruptBlock``.
 
-        Of a volume that is only read neither: then what was synced is shown as far as it can be had.
+        Of a volume that is only read neither: then what was synced is shown as far as it can be
+        had.
         """
         volume = self._volume
         if not volume.superblock.log_blocks:
@@ -89,7 +98,11 @@ class SyncLog:
         except (CorruptBlock, DeviceError) as exc:
             if not volume.read_only:
                 raise
-            log.warning("%s: what was synced since the last commit cannot be read: %s", volume.device.path, exc)
+            log.warning(
+                "%s: what was synced since the last commit cannot be read: %s",
+                volume.device.path,
+                exc,
+            )
 
     def _read(self, region: tuple[int, int]) -> None:
         volume, (start, length) = self._volume, region
@@ -101,13 +114,20 @@ class SyncLog:
                 volume.admit(volume.read_wants(exc.wants))
         if volume.allocator.groups[number].busy.count(1, low, low + length):
             # Nobody has ever written a record there.
-            log.warning("%s: the log is said to be in blocks %d to %d, which are in use", volume.device.path, start, start + length - 1)
+            log.warning(
+                "%s: the log is said to be in blocks %d to %d, which are in use",
+                volume.device.path,
+                start,
+                start + length - 1,
+            )
             return
         block_size = volume.geometry.block_size
         data = volume.device.read(start * block_size, length * block_size)
         self.pending, end = decode_log(data, block_size, volume.superblock.uuid, volume.generation)
         if end is not None:
-            log.warning("%s: the log ends after %d records: %s", volume.device.path, len(self.pending), end)
+            log.warning(
+                "%s: the log ends after %d records: %s", volume.device.path, len(self.pending), end
+            )
         if not volume.read_only:
             self._hold(region)
 
@@ -134,7 +154,9 @@ class SyncLog:
         self.region = None
 
     def _choose(self) -> tuple[int, int] | None:
-        """The end of the longest run of free blocks where blocks are being taken from; None where space is short."""
+        """The end of the longest run of free blocks where blocks are being taken from; None where
+        space is short.
+        """
         allocator, blocks = self._volume.allocator, self._volume.geometry.blocks
         length = min(LOG_BLOCKS, blocks // LOG_SHARE)
         if self._has_room(2, ROOM_TO_HAVE * length):
@@ -146,17 +168,25 @@ class SyncLog:
         return None
 
     def _has_room(self, reserves: int, blocks: int) -> bool:
-        return self._volume.allocator.available >= reserves * self._volume.allocator.reserve + blocks
+        return (
+            self._volume.allocator.available >= reserves * self._volume.allocator.reserve + blocks
+        )
 
     def give_up(self) -> bool:
-        """Have none with the next commit: somebody needs its space, or wants the volume as it is without. Was there one?"""
+        """Have none with the next commit: somebody needs its space, or wants the volume as it is
+        without. Was there one?
+        """
         self.wanted = False
         return self.region is not None
 
     def seal(self, sealing: Sealing) -> tuple[int, int] | None:
-        """The region that the generation names which is being sealed; nothing is allocated in it any more."""
+        """The region that the generation names which is being sealed; nothing is allocated in it
+        any more.
+        """
         wanted = self.wanted and self._volume.copies.current is None
-        if self.region is not None and not (wanted and self._has_room(1, ROOM_TO_KEEP * self.region[1])):
+        if self.region is not None and not (
+            wanted and self._has_room(1, ROOM_TO_KEEP * self.region[1])
+        ):
             self._let_go()
             self.wanted = False
         elif self.region is None and wanted and (region := self._choose()) is not None:
@@ -177,13 +207,19 @@ class SyncLog:
         return self._is_ours and volume.account.is_told and not volume.has_dirty_tables
 
     def begin(self) -> LogWrite | None:
-        """A record of all that happened since the last one; None where only a commit makes that durable. One at a time.
+        """A record of all that happened since the last one; None where only a commit makes that
+        durable. One at a time.
 
         From now on the blocks that it names are not overwritten in place (I4).
         """
         volume = self._volume
         account = volume.account
-        if volume.read_only or volume.in_flight is not None or not account.is_told or volume.has_dirty_tables:
+        if (
+            volume.read_only
+            or volume.in_flight is not None
+            or not account.is_told
+            or volume.has_dirty_tables
+        ):
             return None
         if not self._is_ours:
             self.wanted = True
@@ -194,12 +230,18 @@ class SyncLog:
         return self._write(changes) if changes is not None else None
 
     def _changes(self) -> list[FileChange] | None:
-        """What the record says. None also where the medium would have to be waited for: a commit can do that."""
+        """What the record says. None also where the medium would have to be waited for: a commit
+        can do that.
+        """
         volume = self._volume
-        with contextlib.suppress(CorruptBlock, DeviceError):  # what is wrong is said by the commit that meets it
+        with contextlib.suppress(
+            CorruptBlock, DeviceError
+        ):  # what is wrong is said by the commit that meets it
             while True:
                 try:
-                    return volume.contents.logged_changes(RECORD_BLOCKS * volume.geometry.block_size // 16)
+                    return volume.contents.logged_changes(
+                        RECORD_BLOCKS * volume.geometry.block_size // 16
+                    )
                 except NotCached as exc:
                     loaded = volume.read_wants_nowait(exc.wants)
                 if loaded is None:
@@ -210,11 +252,18 @@ class SyncLog:
     def _write(self, changes: list[FileChange]) -> LogWrite | None:
         volume = self._volume
         block_size = volume.geometry.block_size
-        data, checksum = encode_record(volume.superblock.uuid, volume.generation, self.number, self._previous, changes)
+        data, checksum = encode_record(
+            volume.superblock.uuid, volume.generation, self.number, self._previous, changes
+        )
         blocks = -(-len(data) // block_size)
         assert self.region is not None  # noqa: S101 - as long as it is ours there is one
         start, length = self.region
-        runs = [run for change in changes for _, words in change.runs for run in pointer_runs(words, 0, len(words) // 2, BLOCK_MASK)]
+        runs = [
+            run
+            for change in changes
+            for _, words in change.runs
+            for run in pointer_runs(words, 0, len(words) // 2, BLOCK_MASK)
+        ]
         fresh = all(volume.allocator.is_fresh(first, count) for first, count, _ in runs)
         if blocks > RECORD_BLOCKS or self._position + blocks > length or not fresh:
             return None

@@ -1,11 +1,12 @@
 """Block maps: the pointer tree of one file, sparse, copied on write. ``FORMAT.md`` section 5.
 
-A map of depth 0 is one pointer to one block; a map of depth d has pointer blocks at the levels d to 1. The pointer block
-``(level, number)`` covers the file's blocks from ``number * fan_out**level`` on. What was changed since the last seal is in
-``dirty``; everything else is on the device and comes through the volume's cache. A pointer to a dirty block has only
-``FLAG_DIRTY`` set.
+A map of depth 0 is one pointer to one block; a map of depth d has pointer blocks at the levels d to
+1. The pointer block ``(level, number)`` covers the file's blocks from ``number * fan_out**level``
+on. What was changed since the last seal is in ``dirty``; everything else is on the device and comes
+through the volume's cache. A pointer to a dirty block has only ``FLAG_DIRTY`` set.
 
-Making a block dirty changes nothing that anyone can see, so a call that is interrupted after it can simply be repeated.
+Making a block dirty changes nothing that anyone can see, so a call that is interrupted after it can
+simply be repeated.
 """
 
 from __future__ import annotations
@@ -14,7 +15,14 @@ from array import array
 from typing import TYPE_CHECKING, Any
 
 from snapfs.blocks.checksum import crc32c
-from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, EPOCH_MASK, FLAG_DIRTY, encode_pointers, pointer_runs
+from snapfs.blocks.pointer import (
+    BLOCK_MASK,
+    CHECKSUM_SHIFT,
+    EPOCH_MASK,
+    FLAG_DIRTY,
+    encode_pointers,
+    pointer_runs,
+)
 from snapfs.errors import CorruptBlock, NotCached
 from snapfs.store.cache import Want
 
@@ -28,16 +36,23 @@ LEVEL_SHIFT = 56
 
 
 class BlockMap:
-    """The map of a file. ``blocks`` counts every block that it reaches, its own pointer blocks among them.
+    """The map of a file. ``blocks`` counts every block that it reaches, its own pointer blocks
+    among them.
 
-    With a ``leaf_kind`` the blocks of level 0 are decoded by the cache and may be dirty as well (tables); without, they are
-    data that the caller reads and writes itself (files).
+    With a ``leaf_kind`` the blocks of level 0 are decoded by the cache and may be dirty as well
+    (tables); without, they are data that the caller reads and writes itself (files).
     """
 
     __slots__ = ("blocks", "depth", "dirty", "leaf_kind", "owner", "root", "volume")
 
     def __init__(
-        self, volume: Volume, owner: Owner, root: tuple[int, int] = (0, 0), depth: int = 0, blocks: int = 0, leaf_kind: str = ""
+        self,
+        volume: Volume,
+        owner: Owner,
+        root: tuple[int, int] = (0, 0),
+        depth: int = 0,
+        blocks: int = 0,
+        leaf_kind: str = "",
     ) -> None:
         self.volume = volume
         self.owner = owner
@@ -79,11 +94,14 @@ class BlockMap:
         return self.volume.load(self._kind(level), words[2 * slot], words[2 * slot + 1])
 
     def pointers(self, index: int) -> tuple[array[int] | None, int]:
-        """The words that hold the pointer to block ``index``, and its slot there; None within a hole."""
+        """The words that hold the pointer to block ``index``, and its slot there; None within a
+        hole.
+        """
         return self._slot(0, index)
 
     def spans(self, index: int, count: int) -> list[tuple[int, array[int] | None, int, int]]:
-        """Cut ``count`` blocks from ``index`` by pointer blocks: (index, words or None, first slot, blocks).
+        """Cut ``count`` blocks from ``index`` by pointer blocks: (index, words or None, first slot,
+        blocks).
 
         Raises ``NotCached`` for all that it misses.
         """
@@ -127,7 +145,9 @@ class BlockMap:
         self.volume.dirtied += 1
 
     def writable(self, level: int, number: int) -> Any:
-        """The pointer block (or leaf) at a place, dirty from now on; made if there is none. The map must be deep enough."""
+        """The pointer block (or leaf) at a place, dirty from now on; made if there is none. The map
+        must be deep enough.
+        """
         found = self.dirty.get(level << LEVEL_SHIFT | number)
         if found is not None:
             return found
@@ -145,7 +165,11 @@ class BlockMap:
             self.owner.drop(block, 1, second & EPOCH_MASK)
             node = clean[:] if level else bytearray(clean)
         else:
-            node = array("Q", bytes(16 * self.volume.geometry.fan_out)) if level else bytearray(self.volume.geometry.block_size)
+            node = (
+                array("Q", bytes(16 * self.volume.geometry.fan_out))
+                if level
+                else bytearray(self.volume.geometry.block_size)
+            )
             self.blocks += 1
         words[2 * slot], words[2 * slot + 1] = FLAG_DIRTY, 0
         self._adopt(level, number, node)
@@ -161,7 +185,9 @@ class BlockMap:
     # Removing
 
     def remove(self, index: int) -> None:
-        """Drop one block, and the pointer blocks that this leaves empty. Does nothing for a hole."""
+        """Drop one block, and the pointer blocks that this leaves empty.
+        Does nothing for a hole.
+        """
         words, slot = self._slot(0, index)
         if words is None or not words[2 * slot]:
             return
@@ -182,13 +208,18 @@ class BlockMap:
             if level == self.depth:
                 words, slot = self.root, 0
             else:
-                words, slot = self.dirty[level + 1 << LEVEL_SHIFT | number >> bits], number & (1 << bits) - 1
+                words, slot = (
+                    self.dirty[level + 1 << LEVEL_SHIFT | number >> bits],
+                    number & (1 << bits) - 1,
+                )
             self._drop_child(words, slot, level, number)
         if not self.root[0]:
             self.depth = 0
 
     def shrink(self) -> None:
-        """Give up levels that hold nothing but their first child. Only what is dirty is looked at."""
+        """Give up levels that hold nothing but their first child. Only what
+        is dirty is looked at.
+        """
         self._collapse(1)
 
     def _drop_child(self, words: array[int], slot: int, level: int, number: int) -> None:
@@ -201,9 +232,11 @@ class BlockMap:
         self.blocks -= 1
 
     def cut(self, keep: int, budget: int) -> int:
-        """Drop the blocks from ``keep`` on, beginning at the end, within at most ``budget`` pointer blocks of level 1.
+        """Drop the blocks from ``keep`` on, beginning at the end, within at most ``budget`` pointer
+        blocks of level 1.
 
-        Returns the index from which nothing is left: ``keep`` when all is done. The whole of one call happens or nothing.
+        Returns the index from which nothing is left: ``keep`` when all is done. The whole of one
+        call happens or nothing.
         """
         if not self.root[0]:
             self.depth = 0
@@ -215,11 +248,15 @@ class BlockMap:
         return low
 
     def plan_cut(self, keep: int, budget: int) -> int:
-        """Make sure that ``cut`` cannot be interrupted, and say what it will return. Raises ``NotCached``."""
+        """Make sure that ``cut`` cannot be interrupted, and say what it will return. Raises
+        ``NotCached``.
+        """
         return self._cut_plan(keep, budget)[0] if self.root[0] else keep
 
     def _cut_plan(self, keep: int, budget: int) -> tuple[int, dict[int, Any]]:
-        """Bring everything that a cut touches into memory: the index to cut at, and the clean pointer blocks by their keys."""
+        """Bring everything that a cut touches into memory: the index to cut at, and the clean
+        pointer blocks by their keys.
+        """
         nodes: dict[int, Any] = {}
         bits, fan_out = self.volume.geometry.fan_bits, self.volume.geometry.fan_out
         wants: list[Want] = []
@@ -242,7 +279,11 @@ class BlockMap:
                 continue
             key = level << LEVEL_SHIFT | number
             try:
-                node = nodes[key] = self.dirty[key] if first & FLAG_DIRTY else self.volume.load("node", first, second)
+                node = nodes[key] = (
+                    self.dirty[key]
+                    if first & FLAG_DIRTY
+                    else self.volume.load("node", first, second)
+                )
             except NotCached as exc:
                 wants += exc.wants
                 left -= 1
@@ -250,7 +291,12 @@ class BlockMap:
                     break  # what is below is not known yet
                 continue
             if level == 1:
-                runs += [(block, length) for block, length, _ in pointer_runs(node, max(0, keep - start), fan_out, BLOCK_MASK)]
+                runs += [
+                    (block, length)
+                    for block, length, _ in pointer_runs(
+                        node, max(0, keep - start), fan_out, BLOCK_MASK
+                    )
+                ]
                 low = max(start, keep)
                 left -= 1
                 if left <= 0:
@@ -258,7 +304,9 @@ class BlockMap:
             else:
                 for slot in range(max(0, keep - start) >> bits * (level - 1), fan_out):
                     if node[2 * slot]:
-                        stack.append((node[2 * slot], node[2 * slot + 1], level - 1, (number << bits) + slot))
+                        stack.append(
+                            (node[2 * slot], node[2 * slot + 1], level - 1, (number << bits) + slot)
+                        )
         else:
             low = keep
         if wants:
@@ -266,10 +314,13 @@ class BlockMap:
         self.volume.allocator.need(runs)
         return max(low, keep), nodes
 
-    def _prune(self, words: array[int], slot: int, level: int, number: int, low: int, nodes: dict[int, Any]) -> None:
+    def _prune(
+        self, words: array[int], slot: int, level: int, number: int, low: int, nodes: dict[int, Any]
+    ) -> None:
         """Drop all below a pointer from index ``low`` on.
 
-        The pointer blocks that ``low`` divides become writable first, from the root down; from then on nothing can be missing.
+        The pointer blocks that ``low`` divides become writable first, from the root down; from then
+        on nothing can be missing.
         """
         first = words[2 * slot]
         bits, fan_out = self.volume.geometry.fan_bits, self.volume.geometry.fan_out
@@ -328,7 +379,9 @@ class BlockMap:
     # Commit
 
     def seal(self, sealing: Sealing, places: list[int] | None = None) -> None:
-        """Give every dirty block a place (of ``places``, if given) and its bytes; nothing is dirty afterwards."""
+        """Give every dirty block a place (of ``places``, if given) and its bytes; nothing is dirty
+        afterwards.
+        """
         dirty = self.dirty
         if not dirty:
             return
@@ -354,7 +407,9 @@ class BlockMap:
 
 
 def check_pointer(first: int, blocks: int) -> int:
-    """The block of a pointer read from the device. Raises ``CorruptBlock`` when it lies outside the volume."""
+    """The block of a pointer read from the device. Raises ``CorruptBlock`` when it lies outside the
+    volume.
+    """
     block = first & BLOCK_MASK
     if not 0 < block < blocks:
         raise CorruptBlock(f"a pointer names block {block}, which is outside the volume")

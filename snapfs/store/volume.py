@@ -1,7 +1,7 @@
 """A volume in memory: everything that the layers above work with, from mount to the last commit.
 
-Nothing here waits. What is not in memory is asked for with ``NotCached``; the driver fetches it with ``read_wants`` (which may run
-in a worker thread) and hands it over with ``admit``.
+Nothing here waits. What is not in memory is asked for with ``NotCached``; the driver fetches it
+with ``read_wants`` (which may run in a worker thread) and hands it over with ``admit``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,16 @@ from snapfs.blocks.checksum import crc32c
 from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, decode_pointers
 from snapfs.blocks.superblock import KNOWN_READ_ONLY_COMPATIBLE
 from snapfs.device.reserve import HostReserve
-from snapfs.errors import CommitNeeded, CorruptBlock, CorruptData, DeviceError, DeviceFull, Interrupt, NotCached, ReadOnly
+from snapfs.errors import (
+    CommitNeeded,
+    CorruptBlock,
+    CorruptData,
+    DeviceError,
+    DeviceFull,
+    Interrupt,
+    NotCached,
+    ReadOnly,
+)
 from snapfs.store import commit, guard, recovery
 from snapfs.store.allocator import Allocator
 from snapfs.store.buckets import Bucket, BucketTree
@@ -34,7 +43,8 @@ if TYPE_CHECKING:
     from snapfs.device.base import Device
     from snapfs.store.sealing import Sealed, Sealing
 
-#: Bytes of metadata blocks that the cache keeps at least; decoded, and with the older half, they take several times as much.
+#: Bytes of metadata blocks that the cache keeps at least; decoded, and with the older half, they
+#: take several times as much.
 CACHE_BYTES = 10 << 20
 
 #: A commit is wanted when so many metadata blocks are dirty, or so many bytes of data were written.
@@ -43,7 +53,11 @@ DIRTY_BYTES = 64 << 20
 
 Loaded = list[tuple[Want, Any]]
 
-_DECODERS: dict[str, Callable[[bytes], Any]] = {"node": decode_pointers, "names": Bucket.decode_names, "table": Bucket.decode_table}
+_DECODERS: dict[str, Callable[[bytes], Any]] = {
+    "node": decode_pointers,
+    "names": Bucket.decode_names,
+    "table": Bucket.decode_table,
+}
 
 
 class Contents(Protocol):
@@ -54,7 +68,9 @@ class Contents(Protocol):
         """Is there anything to seal?"""
 
     def plan_seal(self) -> int:
-        """Make everything writable that ``seal`` changes; the blocks that it allocates, at most. May raise ``NotCached``."""
+        """Make everything writable that ``seal`` changes; the blocks that it allocates, at most.
+        May raise ``NotCached``.
+        """
 
     def dirty_views(self) -> list[int]:
         """Ids of the snapshot views that ``seal`` gives a new root."""
@@ -63,7 +79,9 @@ class Contents(Protocol):
         """Seal the views and publish their roots."""
 
     def logged_changes(self, limit: int) -> list[FileChange] | None:
-        """What the account's files come to, of ``limit`` blocks at most; None when a record cannot tell that. May raise ``NotCached``."""
+        """What the account's files come to, of ``limit`` blocks at most; None when a record cannot
+        tell that. May raise ``NotCached``.
+        """
 
 
 class Nothing:
@@ -95,7 +113,13 @@ def number_hash(key: int) -> int:
 class Volume:
     """An open volume. ``epoch`` moves when a snapshot is made, ``generation`` with every commit."""
 
-    def __init__(self, device: Device, superblock: Superblock, root: recovery.RootRecord, entries: list[GroupEntry] | None = None) -> None:
+    def __init__(
+        self,
+        device: Device,
+        superblock: Superblock,
+        root: recovery.RootRecord,
+        entries: list[GroupEntry] | None = None,
+    ) -> None:
         self.device = device
         self.superblock = superblock
         self.geometry = superblock.geometry
@@ -117,17 +141,23 @@ class Volume:
         self.copies = Copies(root.copy)
         self.system_owner = SystemOwner(self)
         self.record_owner = RecordOwner(self)
-        self.allocator = Allocator(self.geometry, self.holders, self.cache, entries if entries is not None else [])
+        self.allocator = Allocator(
+            self.geometry, self.holders, self.cache, entries if entries is not None else []
+        )
         self.account = self.allocator.account
         self.sync_log = SyncLog(self)
         self.allocator.spare = self.sync_log.give_up
         self.group_tree = BlockMap(self, self.system_owner, *root.groups, leaf_kind="groups")
         self.sets_tree = BucketTree(self, self.record_owner, "table", number_hash, *root.sets)
-        self.instances_tree = BucketTree(self, self.system_owner, "table", number_hash, *root.instances)
+        self.instances_tree = BucketTree(
+            self, self.system_owner, "table", number_hash, *root.instances
+        )
         self.contents: Contents = Nothing()
         self.reserve = HostReserve(device)
         self.in_flight: Sealed | None = None
-        self.dirtied = 0  # metadata blocks and inodes made dirty since the last seal: what a commit must allocate, about
+        # metadata blocks and inodes made dirty since the last seal: what a commit must allocate,
+        # about
+        self.dirtied = 0
         self.written_bytes = 0  # data written since the last seal
         self.blocks_written = 0
         self.blocks_read = 0
@@ -136,18 +166,23 @@ class Volume:
     def open(cls, device: Device, *, read_only: bool = False) -> Volume:
         """Recover the last durable generation.
 
-        Raises ``NotAVolume``, ``UnsupportedVersion``, ``Truncated``, ``CorruptBlock``, ``DeviceError``.
+        Raises ``NotAVolume``, ``UnsupportedVersion``, ``Truncated``, ``CorruptBlock``,
+        ``DeviceError``.
         """
         volume = recovery.open_volume(cls, device)
         volume.read_only = read_only or device.read_only
         unknown = volume.superblock.read_only_compatible & ~KNOWN_READ_ONLY_COMPATIBLE
         if unknown:
             volume.read_only = True
-            volume.read_only_reason = f"it has features {unknown:#x} that this snapfs can only read: use a newer one to change it"
+            volume.read_only_reason = (
+                f"it has features {unknown:#x} that this snapfs can only read: use a newer "
+                "one to change it"
+            )
         elif volume.copies.trouble is not None:
             volume.read_only = True
             volume.read_only_reason = (
-                f"its metadata is damaged: what it says of a copy that is running ({volume.copies.trouble}); "
+                "its metadata is damaged: what it says of a copy that is running "
+                f"({volume.copies.trouble}); "
                 "'snapfs check --repair' ends that copy, which has then to be started again"
             )
         volume.sync_log.open()
@@ -183,7 +218,13 @@ class Volume:
     @property
     def dirty(self) -> bool:
         """Is there anything that a commit would write?"""
-        return bool(self.contents.dirty or self.holders.dirty or self.has_dirty_tables or self.allocator.changed or self.sync_log.dirty)
+        return bool(
+            self.contents.dirty
+            or self.holders.dirty
+            or self.has_dirty_tables
+            or self.allocator.changed
+            or self.sync_log.dirty
+        )
 
     @property
     def is_synced(self) -> bool:
@@ -192,8 +233,15 @@ class Volume:
 
     @property
     def has_dirty_tables(self) -> bool:
-        """Is there anything to be written that is neither in a view nor follows from what blocks are taken and freed?"""
-        return bool(self.instances.dirty or self.instances.pending or self.restores.dirty or self.copies.dirty)
+        """Is there anything to be written that is neither in a view nor follows from what blocks
+        are taken and freed?
+        """
+        return bool(
+            self.instances.dirty
+            or self.instances.pending
+            or self.restores.dirty
+            or self.copies.dirty
+        )
 
     @property
     def unsaved(self) -> bool:
@@ -235,7 +283,9 @@ class Volume:
             raise ReadOnly(self.read_only_reason or "the volume is mounted read-only")
 
     def end_writing(self, reason: str) -> None:
-        """Be read-only from now on. What memory has that is not durable can be read, and is lost when the volume is closed."""
+        """Be read-only from now on. What memory has that is not durable can be read, and is lost
+        when the volume is closed.
+        """
         if self.read_only:
             return  # the first reason is the one to know
         self.read_only, self.read_only_reason = True, reason
@@ -267,7 +317,9 @@ class Volume:
         return out
 
     def read_wants(self, wants: Iterable[Want]) -> Loaded:
-        """Read, verify and decode. May block; safe in a worker thread. Raises ``CorruptBlock``, ``DeviceError``."""
+        """Read, verify and decode. May block; safe in a worker thread. Raises ``CorruptBlock``,
+        ``DeviceError``.
+        """
         return [(want, self._decode(want, self.device.read)) for want in wants]
 
     def read_wants_nowait(self, wants: Iterable[Want]) -> Loaded | None:
@@ -285,7 +337,9 @@ class Volume:
             return None
 
     def read_block(self, block: int, checksum: int, read: Callable[[int, int], bytes]) -> bytes:
-        """One verified block; from the generation in flight, if it is there. Raises ``CorruptBlock``."""
+        """One verified block; from the generation in flight, if it is there. Raises
+        ``CorruptBlock``.
+        """
         flying = self.in_flight
         data = flying.blocks.get(block) if flying else None
         if data is None:
@@ -300,7 +354,9 @@ class Volume:
             return self.read_block(number, checksum, read)
 
         if want.kind == "group":
-            return recovery.read_group(self.geometry, self.allocator.entries[want.block], want.block, block)
+            return recovery.read_group(
+                self.geometry, self.allocator.entries[want.block], want.block, block
+            )
         if want.kind == "data":
             try:
                 return block(want.block, want.checksum)
@@ -327,7 +383,8 @@ class Volume:
     def seal(self) -> Sealed:
         """Seal the open generation: see ``commit``. One generation may be in flight at a time.
 
-        Raises ``NotCached``, ``CommitNeeded``, ``NoSpace``, ``ReadOnly`` before anything has changed.
+        Raises ``NotCached``, ``CommitNeeded``, ``NoSpace``, ``ReadOnly`` before anything has
+        changed.
         """
         self.check_writable()
         if self.in_flight is not None:
@@ -341,10 +398,14 @@ class Volume:
             sealed = commit.seal(self)
         except Interrupt as exc:
             # The plan has seen to everything that a sound volume can need.
-            self.end_writing("a commit broke off: the metadata contradicts itself: unmount it, then run 'snapfs check'")
+            self.end_writing(
+                "a commit broke off: the metadata contradicts itself: unmount it, then "
+                "run 'snapfs check'"
+            )
             raise CorruptBlock("a commit broke off: the metadata contradicts itself") from exc
         except BaseException as exc:
-            # What is in memory is half of one generation and half of the next: it must not be written, whatever has come out.
+            # What is in memory is half of one generation and half of the next: it must not be
+            # written, whatever has come out.
             self.end_writing(f"a commit broke off: {type(exc).__name__}: {exc}")
             raise
         sealed.reserve = self.reserve
@@ -363,13 +424,19 @@ class Volume:
         self.blocks_written += len(record.data) // self.geometry.block_size
 
     def log_failed(self, record: LogWrite, exc: DeviceError) -> None:
-        """The record could not be written. A commit may be possible; after a failed flush nothing is, as in ``failed``."""
+        """The record could not be written. A commit may be possible; after a failed flush nothing
+        is, as in ``failed``.
+        """
         self.account.spoil()
         if record.is_unsure:
-            self.end_writing(f"what was written since generation {self.generation} could not be flushed: {exc}")
+            self.end_writing(
+                f"what was written since generation {self.generation} could not be flushed: {exc}"
+            )
 
     def discard(self, runs: Iterable[tuple[int, int]]) -> DeviceError | None:
-        """Discard runs that ``allocator.discards`` gave out; what went wrong. May block; safe in a worker thread."""
+        """Discard runs that ``allocator.discards`` gave out; what went wrong. May block; safe in a
+        worker thread.
+        """
         block_size = self.geometry.block_size
         try:
             for start, length in runs:
@@ -379,10 +446,12 @@ class Volume:
         return None
 
     def failed(self, sealed: Sealed, exc: DeviceError) -> None:
-        """The generation could not be made durable. It stays in flight: its blocks go on being read from memory.
+        """The generation could not be made durable. It stays in flight: its blocks go on being read
+        from memory.
 
-        When there was no space for it, nothing durable is touched and nothing lost, and it can be written again. After any other failure
-        nobody knows what reached the device: nothing may be written any more.
+        When there was no space for it, nothing durable is touched and nothing lost, and it can be
+        written again. After any other failure nobody knows what reached the device: nothing may be
+        written any more.
         """
         if isinstance(exc, DeviceFull):
             self.allocator.prefer_used()

@@ -1,12 +1,15 @@
-"""Measures snapfs against its peers in one run, on one disk, in turns, and prints one table: medians, and how many times as fast snapfs is.
+"""Measures snapfs against its peers in one run, on one disk, in turns, and prints one table:
+medians, and how many times as fast snapfs is.
 
-Targets: snapfs; an empty filesystem on stock pyfuse3 (see ``empty_filesystem.py``); bindfs; zfs-fuse; S3QL; btrfs on a loop device; and
-the filesystem that all their images lie on. Those that are not here are left out, with the reason. Then what snapshots cost, on a volume
-and on one that is 20 times as large; memory; and bytes written. ``*`` marks what is below its goal, ``~`` what is so by less than two
-measurements of the same thing differ; all of them are listed at the end.
+Targets: snapfs; an empty filesystem on stock pyfuse3 (see ``empty_filesystem.py``); bindfs;
+zfs-fuse; S3QL; btrfs on a loop device; and the filesystem that all their images lie on. Those that
+are not here are left out, with the reason. Then what snapshots cost, on a volume and on one that is
+20 times as large; memory; and bytes written. ``*`` marks what is below its goal, ``~`` what is so
+by less than two measurements of the same thing differ; all of them are listed at the end.
 
-Needs root, to empty the kernel's caches and to mount. Beside other work on the machine the numbers mean little: they become smaller, and
-those of whoever sleeps between requests may double, as a busy processor need not be woken up. The load before and after stands below.
+Needs root, to empty the kernel's caches and to mount. Beside other work on the machine the numbers
+mean little: they become smaller, and those of whoever sleeps between requests may double, as a busy
+processor need not be woken up. The load before and after stands below.
 """
 
 from __future__ import annotations
@@ -36,7 +39,9 @@ Results = dict[str, dict[str, list[Value]]]
 
 
 def measure(here: Present, scenes: list[Scene], counts: Counts, rounds: int) -> Results:
-    """Every scene on every target, in another order in every round: what one gets from the one before is not always the same."""
+    """Every scene on every target, in another order in every round: what one gets from the one
+    before is not always the same.
+    """
     results: Results = {}
     for number in range(rounds):
         for index, scene in enumerate(scenes):
@@ -50,11 +55,16 @@ def measure(here: Present, scenes: list[Scene], counts: Counts, rounds: int) -> 
                         raise
                     # A peer's trouble is no reason to lose all that was measured.
                     here.targets.remove(target)
-                    here.absent[target.name] = f"it failed in round {number + 1}, {scene.play.__name__}: {error}"
+                    here.absent[target.name] = (
+                        f"it failed in round {number + 1}, {scene.play.__name__}: {error}"
+                    )
                     continue
                 for row, value in values.items():
                     results.setdefault(row, {}).setdefault(target.name, []).append(value)
-    return {row: {name: values for name, values in by.items() if name not in here.absent} for row, by in results.items()}
+    return {
+        row: {name: values for name, values in by.items() if name not in here.absent}
+        for row, by in results.items()
+    }
 
 
 def progress(what: str) -> None:
@@ -64,7 +74,10 @@ def progress(what: str) -> None:
 
 
 def medians(results: Results) -> dict[str, dict[str, float]]:
-    return {row: {name: statistics.median(one.rate for one in values) for name, values in by.items()} for row, by in results.items()}
+    return {
+        row: {name: statistics.median(one.rate for one in values) for name, values in by.items()}
+        for row, by in results.items()
+    }
 
 
 def machine(place: str | None) -> dict[str, Any]:
@@ -85,7 +98,9 @@ def targets(text: str) -> list[str]:
     names = [name for name in TARGETS if name in text.split(",") or name == "snapfs"]
     unknown = set(text.split(",")) - set(TARGETS)
     if unknown:
-        raise argparse.ArgumentTypeError(f"there is no target {', '.join(sorted(unknown))}: there are {', '.join(TARGETS)}")
+        raise argparse.ArgumentTypeError(
+            f"there is no target {', '.join(sorted(unknown))}: there are {', '.join(TARGETS)}"
+        )
     return names
 
 
@@ -96,14 +111,41 @@ def positive(text: str) -> int:
 
 
 def arguments_of(words: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=positive, default=3, metavar="N", help="each row's value is the median of so many (default 3)")
-    parser.add_argument("--targets", type=targets, default=list(TARGETS), metavar="A,B,C", help=f"of {','.join(TARGETS)}")
-    parser.add_argument("--rows", default="*", metavar="PATTERN", help="only rows with this in their name, or of this form ('*cold')")
-    parser.add_argument("--quick", action="store_true", help="a fifth of everything: to try it, not to believe it")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every value of every round there")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="also draw the ratios there, as SVG")
-    parser.add_argument("--directory", help="where images are made (default: where temporary files are)")
+    parser = argparse.ArgumentParser(
+        prog="bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rounds",
+        type=positive,
+        default=3,
+        metavar="N",
+        help="each row's value is the median of so many (default 3)",
+    )
+    parser.add_argument(
+        "--targets",
+        type=targets,
+        default=list(TARGETS),
+        metavar="A,B,C",
+        help=f"of {','.join(TARGETS)}",
+    )
+    parser.add_argument(
+        "--rows",
+        default="*",
+        metavar="PATTERN",
+        help="only rows with this in their name, or of this form ('*cold')",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a fifth of everything: to try it, not to believe it"
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write every value of every round there"
+    )
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE", help="also draw the ratios there, as SVG"
+    )
+    parser.add_argument(
+        "--directory", help="where images are made (default: where temporary files are)"
+    )
     arguments = parser.parse_args(words)
     for file in (arguments.json, arguments.picture):
         if file is not None and not file.absolute().parent.is_dir():
@@ -130,10 +172,14 @@ def main(words: list[str]) -> int:
     results = {row: results[row] for scene in scenes for row in scene.rows if wanted(row, pattern)}
     snapshots = resource_values = {}
     if any(wanted(row, pattern) for row in snapshot_rows.ROWS):
-        snapshots = snapshot_rows.measure(arguments.directory, arguments.rounds, quick=arguments.quick, progress=progress)
+        snapshots = snapshot_rows.measure(
+            arguments.directory, arguments.rounds, quick=arguments.quick, progress=progress
+        )
         snapshots = {row: values for row, values in snapshots.items() if wanted(row, pattern)}
     if any(wanted(row, pattern) for row in resources.ROWS):
-        resource_values = resources.measure(arguments.directory, quick=arguments.quick, progress=progress)
+        resource_values = resources.measure(
+            arguments.directory, quick=arguments.quick, progress=progress
+        )
     progress("")
     load.append(os.getloadavg()[0])
     found = medians(results)
@@ -146,7 +192,10 @@ def main(words: list[str]) -> int:
             "machine": about,
             "load": load,
             "units": units,
-            "results": {row: {name: [asdict(one) for one in values] for name, values in by.items()} for row, by in results.items()},
+            "results": {
+                row: {name: [asdict(one) for one in values] for name, values in by.items()}
+                for row, by in results.items()
+            },
             "snapshots": snapshots,
             "resources": resource_values,
             "missed": [asdict(one) for one in below],

@@ -1,13 +1,17 @@
-"""What a full copy costs those who write meanwhile: nothing running, and a copy at several rates, in the same run, in turns.
+"""What a full copy costs those who write meanwhile: nothing running, and a copy at several rates,
+in the same run, in turns.
 
-Two volumes with the same data: one with three times as much free space, and one that is 90 % full. Of the full one the old files are
-deleted as soon as the copy has begun, and what was free is filled: everything that is written goes where the copy still needs what was,
-so that it is copied before. Every measurement has a volume and a copy of its own, on the same disk, and begins when the copy behind does.
+Two volumes with the same data: one with three times as much free space, and one that is 90 % full.
+Of the full one the old files are deleted as soon as the copy has begun, and what was free is
+filled: everything that is written goes where the copy still needs what was, so that it is copied
+before. Every measurement has a volume and a copy of its own, on the same disk, and begins when the
+copy behind does.
 
-Prints one table: each row is the median of its rounds, and ``ratio`` compares its speed with that of no copy. ``during`` is what was
-copied while it was measured: at rate 0 only what those who wrote were about to destroy. ``left`` is what was still to be copied at the
-end: where that is 0, the copy ran for a part of the measurement only. The load of the machine before and after stands below: measured
-beside other work, latencies are those of waiting for a processor.
+Prints one table: each row is the median of its rounds, and ``ratio`` compares its speed with that
+of no copy. ``during`` is what was copied while it was measured: at rate 0 only what those who wrote
+were about to destroy. ``left`` is what was still to be copied at the end: where that is 0, the copy
+ran for a part of the measurement only. The load of the machine before and after stands below:
+measured beside other work, latencies are those of waiting for a processor.
 """
 
 from __future__ import annotations
@@ -38,17 +42,21 @@ VOLUMES = {"roomy": 4.0, "90 % full": 1 / 0.9}
 OLD_FILE = 4 * MIB
 SHARE_OVERWRITTEN = 8
 
-#: How long writes and their fsyncs are measured: a copy of the default size without a limit takes about as long.
+#: How long writes and their fsyncs are measured: a copy of the default size without a limit takes
+#: about as long.
 SCATTERED_SECONDS = 3.0
 
 
-#: Writes to a mount whose volume has so much data; returns operations a second, and the seconds of each.
+#: Writes to a mount whose volume has so much data; returns operations a second, and the seconds of
+#: each.
 Workload = Callable[[Path, int], tuple[float, list[float]]]
 
 
 @dataclass(frozen=True)
 class Round:
-    """One measurement: MiB or writes in a second; latencies in milliseconds; what was copied in MiB."""
+    """One measurement: MiB or writes in a second; latencies in milliseconds; what was copied in
+    MiB.
+    """
 
     speed: float
     p50: float
@@ -59,7 +67,12 @@ class Round:
 
 
 def snapfs(*arguments: str | Path) -> str:
-    return subprocess.run([sys.executable, "-m", "snapfs.cli", *arguments], check=True, stdout=subprocess.PIPE, text=True).stdout
+    return subprocess.run(
+        [sys.executable, "-m", "snapfs.cli", *arguments],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
 
 
 def status(mount: Path) -> dict[str, Any]:
@@ -96,7 +109,7 @@ def fill(path: Path, length: int) -> None:
         os.fsync(file.fileno())
 
 
-# --- workloads ------------------------------------------------------------------------------------------
+# --- workloads ------------------------------------------------------------------------------------
 
 
 def sequential(mount: Path, data: int) -> tuple[float, list[float]]:
@@ -104,7 +117,10 @@ def sequential(mount: Path, data: int) -> tuple[float, list[float]]:
     chunk = random.Random(3).randbytes(MIB)
     count = data // 2 // MIB
     descriptor = os.open(mount / "new", os.O_CREAT | os.O_WRONLY, 0o644)
-    seconds = [timed(lambda offset=number * MIB: os.pwrite(descriptor, chunk, offset)) for number in range(count)]
+    seconds = [
+        timed(lambda offset=number * MIB: os.pwrite(descriptor, chunk, offset))
+        for number in range(count)
+    ]
     last = timed(lambda: os.fsync(descriptor))
     os.close(descriptor)
     return count / (sum(seconds) + last), seconds
@@ -145,7 +161,9 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def measure(prepared: Path, place: Path, copies: Path, rate: str | None, workload: Workload, data: int) -> Round:
+def measure(
+    prepared: Path, place: Path, copies: Path, rate: str | None, workload: Workload, data: int
+) -> Round:
     image, target, mount = place / "volume.img", copies / "copy.img", place / "mount"
     subprocess.run(["cp", "--sparse=always", prepared, image], check=True)
     fsync(image)
@@ -172,7 +190,9 @@ def measure(prepared: Path, place: Path, copies: Path, rate: str | None, workloa
     ranks = sorted(second * 1000 for second in seconds)
     p99 = ranks[int(len(ranks) * 0.99)]
     left = after["total"] - after["copied"]
-    return Round(done, statistics.median(ranks), p99, ranks[-1], (after["copied"] - before) / MIB, left / MIB)
+    return Round(
+        done, statistics.median(ranks), p99, ranks[-1], (after["copied"] - before) / MIB, left / MIB
+    )
 
 
 def table(results: dict[str, list[Round]], rounds: int) -> None:
@@ -183,8 +203,10 @@ def table(results: dict[str, list[Round]], rounds: int) -> None:
         found = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
         none = statistics.median(one.speed for one in results[key(volume, workload, None)])
         print(
-            f"{volume + ', ' + workload:<28}{rate or 'none':>10}{found['speed']:>10,.1f}{WORKLOADS[workload][0]:>10}"
-            f"{found['speed'] / none:>10.2f}{found['p50']:>10.2f}{found['p99']:>10.2f}{found['longest']:>10.1f}"
+            f"{volume + ', ' + workload:<28}{rate or 'none':>10}"
+            f"{found['speed']:>10,.1f}{WORKLOADS[workload][0]:>10}"
+            f"{found['speed'] / none:>10.2f}{found['p50']:>10.2f}"
+            f"{found['p99']:>10.2f}{found['longest']:>10.1f}"
             f"{found['during']:>10.1f}{found['left']:>10.1f}"
         )
 
@@ -194,12 +216,22 @@ def key(volume: str, workload: str, rate: str | None) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write every round there")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--size", type=int, default=1024, metavar="MIB", help="data in each volume (default 1024)")
-    parser.add_argument("--directory", help="where images are made (default: where temporary files are)")
-    parser.add_argument("--copies", metavar="DIRECTORY", help="where copies go (default: beside the images, on the same disk)")
+    parser.add_argument(
+        "--size", type=int, default=1024, metavar="MIB", help="data in each volume (default 1024)"
+    )
+    parser.add_argument(
+        "--directory", help="where images are made (default: where temporary files are)"
+    )
+    parser.add_argument(
+        "--copies",
+        metavar="DIRECTORY",
+        help="where copies go (default: beside the images, on the same disk)",
+    )
     arguments = parser.parse_args()
     data = arguments.size * MIB
     results: dict[str, list[Round]] = {}
@@ -211,17 +243,30 @@ def main() -> int:
         for name, image in prepared.items():
             make_volume(image, place / "mount", int(data * VOLUMES[name]), data)
         for number in range(arguments.rounds):
-            # Every round begins with another row: what a row gets from the one before is not always the same.
+            # Every round begins with another row: what a row gets from the one before is not always
+            # the same.
             turn = number * len(ROWS) // arguments.rounds
             for volume, workload, rate in ROWS[turn:] + ROWS[:turn]:
-                one = measure(prepared[volume], place, Path(arguments.copies or place), rate, WORKLOADS[workload][1], data)
+                one = measure(
+                    prepared[volume],
+                    place,
+                    Path(arguments.copies or place),
+                    rate,
+                    WORKLOADS[workload][1],
+                    data,
+                )
                 results.setdefault(key(volume, workload, rate), []).append(one)
     load.append(os.getloadavg()[0])
     table(results, arguments.rounds)
     print(f"load of the machine: {load[0]:.1f} before, {load[1]:.1f} after")
     if arguments.json:
         every = {name: [asdict(one) for one in found] for name, found in results.items()}
-        document = {"rounds": arguments.rounds, "data_mib": arguments.size, "load": load, "results": every}
+        document = {
+            "rounds": arguments.rounds,
+            "data_mib": arguments.size,
+            "load": load,
+            "results": every,
+        }
         arguments.json.write_text(json.dumps(document, indent=2) + "\n")
     return 0
 

@@ -1,9 +1,11 @@
-"""The yardstick: a filesystem on stock pyfuse3 that answers every request and stores nothing but names, types and sizes.
+"""The yardstick: a filesystem on stock pyfuse3 that answers every request and stores nothing but
+names, types and sizes.
 
-What it costs is what pyfuse3, its loop, trio and the kernel cost. It asks of the kernel what a filesystem may ask by options: names, also
-missing ones, and attributes are believed for a long time, pages stay in the cache, writes are held back, listings bring attributes along.
-Files read as zeros, except where their pages are still in the kernel's cache.
-Run as ``python empty_filesystem.py MOUNTPOINT``; prints ``ready`` when it is mounted.
+What it costs is what pyfuse3, its loop, trio and the kernel cost. It asks of the kernel what a
+filesystem may ask by options: names, also missing ones, and attributes are believed for a long
+time, pages stay in the cache, writes are held back, listings bring attributes along. Files read as
+zeros, except where their pages are still in the kernel's cache. Run as ``python empty_filesystem.py
+MOUNTPOINT``; prints ``ready`` when it is mounted.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ import trio
 
 TIMEOUT = 3600.0
 
-#: What every read is answered with, in one piece for each size: nothing is allocated or copied for it here.
+#: What every read is answered with, in one piece for each size: nothing is allocated or copied for
+#: it here.
 ZEROS = bytes(1 << 20)
 
 BLOCK = 4096
@@ -191,7 +194,9 @@ class EmptyFilesystem(pyfuse3.Operations):
         listing = self.listings[fh]
         for place in range(start_id, len(listing)):
             name, inode = listing[place]
-            if inode in self.attributes and not pyfuse3.readdir_reply(token, name, self.attributes[inode], place + 1):
+            if inode in self.attributes and not pyfuse3.readdir_reply(
+                token, name, self.attributes[inode], place + 1
+            ):
                 return
 
     async def releasedir(self, fh):

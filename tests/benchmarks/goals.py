@@ -18,8 +18,9 @@ _WORK = (
     "remove a tree, files",
 )
 
-#: Closing a file makes the kernel ask for its attributes again where it writes back (fuse_flush in fs/fuse/file.c); where it does not,
-#: only writing does. What was not written is then remembered, by those who have no writeback cache: not compared.
+#: Closing a file makes the kernel ask for its attributes again where it writes back (fuse_flush in
+#: fs/fuse/file.c); where it does not, only writing does. What was not written is then remembered,
+#: by those who have no writeback cache: not compared.
 _ANOTHER_MATTER = "stat, first after create, empty"
 
 _TWICE = ("sequential", "random", "fsync")
@@ -39,9 +40,17 @@ def goal(row: str, target: str) -> float | None:
         case "s3ql":
             return 2.5
         case "host":
-            return {"sequential write+fsync": 0.8, "sequential read cold": 0.6, "random read 4 KiB cold": 0.5}.get(row)
+            return {
+                "sequential write+fsync": 0.8,
+                "sequential read cold": 0.6,
+                "random read 4 KiB cold": 0.5,
+            }.get(row)
         case "btrfs":
-            return {"stat, second pass": 0.9, "sequential read warm": 0.9, "write 4 KiB + fsync each": 1.0}.get(row)
+            return {
+                "stat, second pass": 0.9,
+                "sequential read warm": 0.9,
+                "write 4 KiB + fsync each": 1.0,
+            }.get(row)
     return None
 
 

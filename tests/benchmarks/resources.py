@@ -1,4 +1,6 @@
-"""What snapfs takes: memory for files that were touched, and bytes written to the image for each byte that a user wrote."""
+"""What snapfs takes: memory for files that were touched, and bytes written to the image for each
+byte that a user wrote.
+"""
 
 from __future__ import annotations
 
@@ -33,13 +35,16 @@ ROWS = (MEMORY, *AMPLIFICATIONS)
 
 def resident(pid: int) -> float:
     """MiB."""
-    return next(int(line.split()[1]) / 1024 for line in status(pid, "status") if line.startswith("VmRSS:"))
+    return next(
+        int(line.split()[1]) / 1024 for line in status(pid, "status") if line.startswith("VmRSS:")
+    )
 
 
 def written(pid: int) -> int:
     """Bytes that a process has written: to the image, and some for each reply to the kernel.
 
-    ``write_bytes`` would be those to storage alone, but counts a whole folio of the page cache for each block that is written in it.
+    ``write_bytes`` would be those to storage alone, but counts a whole folio of the page cache for
+    each block that is written in it.
     """
     return next(int(line.split()[1]) for line in status(pid, "io") if line.startswith("wchar:"))
 
@@ -75,7 +80,10 @@ def amplification(mount: Path, pid: int, large: int, small: int) -> Iterator[flo
         os.fsync(descriptor)
         yield (written(pid) - before) / large
         for each in (False, True):
-            offsets = [place * BLOCK for place in dice.sample(range(large // BLOCK), small // (4 if each else 1))]
+            offsets = [
+                place * BLOCK
+                for place in dice.sample(range(large // BLOCK), small // (4 if each else 1))
+            ]
             before = written(pid)
             for offset in offsets:
                 os.pwrite(descriptor, chunk[:BLOCK], offset)
@@ -87,7 +95,9 @@ def amplification(mount: Path, pid: int, large: int, small: int) -> Iterator[flo
         os.close(descriptor)
 
 
-def measure(directory: str | None, *, quick: bool, progress: Callable[[str], None]) -> dict[str, float]:
+def measure(
+    directory: str | None, *, quick: bool, progress: Callable[[str], None]
+) -> dict[str, float]:
     files = FILES // 10 if quick else FILES
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="snapfs-bench-", dir=directory) as place:
@@ -96,10 +106,16 @@ def measure(directory: str | None, *, quick: bool, progress: Callable[[str], Non
         snapfs("mkfs", image, "--size", str(IMAGE_SIZE))
         with mounted(image, mount) as client:
             progress("bytes written")
-            found |= zip(AMPLIFICATIONS, amplification(mount, client.pid, LARGE // (4 if quick else 1), SMALL), strict=True)
+            found |= zip(
+                AMPLIFICATIONS,
+                amplification(mount, client.pid, LARGE // (4 if quick else 1), SMALL),
+                strict=True,
+            )
         with mounted(image, mount) as client:
             progress(f"memory: {files:,} files are made")
-            found["resident memory after mounting, MiB"], found[memory_row(files)] = memory(mount, client.pid, files)
+            found["resident memory after mounting, MiB"], found[memory_row(files)] = memory(
+                mount, client.pid, files
+            )
     return found
 
 

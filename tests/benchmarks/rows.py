@@ -1,7 +1,9 @@
-"""What is measured on every target, the same for all: names, contents, and whole trees. Each row is a rate: more is better.
+"""What is measured on every target, the same for all: names, contents, and whole trees. Each row is
+a rate: more is better.
 
-Rows that need the same files are one scene. A scene begins in a directory of its own and leaves nothing behind. *Cold* means that the
-kernel has forgotten names and pages, of the target and of the image below it; what a daemon remembers by itself it may use.
+Rows that need the same files are one scene. A scene begins in a directory of its own and leaves
+nothing behind. *Cold* means that the kernel has forgotten names and pages, of the target and of the
+image below it; what a daemon remembers by itself it may use.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ PER_SECOND, MIB_PER_SECOND = "/s", "MiB/s"
 #: What the kernel answers alone is over in no time: more of it gives a value that means something.
 WARM_PASSES = 10
 
-#: Seconds that a daemon is given, after the kernel has forgotten, for the requests that tell it so. They are nobody's row.
+#: Seconds that a daemon is given, after the kernel has forgotten, for the requests that tell it so.
+#: They are nobody's row.
 SETTLING = 0.2
 
 
@@ -68,7 +71,9 @@ class Recorder:
         took = time.perf_counter() - start
         after = self.target.requests()
         kinds = {kind: (number - before.get(kind, 0)) / count for kind, number in after.items()}
-        self.values[row] = Value(count / took, {kind: number for kind, number in kinds.items() if number})
+        self.values[row] = Value(
+            count / took, {kind: number for kind, number in kinds.items() if number}
+        )
 
 
 def make_cold() -> None:
@@ -148,7 +153,8 @@ def contents(place: Path, counts: Counts, recorder: Recorder) -> None:
     size = counts.sequential
     blocks = size // BLOCK
     reads, writes, fsyncs = (
-        [dice.randrange(blocks) * BLOCK for _ in range(number)] for number in (counts.reads, counts.writes, counts.fsyncs)
+        [dice.randrange(blocks) * BLOCK for _ in range(number)]
+        for number in (counts.reads, counts.writes, counts.fsyncs)
     )
     # Filled once: what fresh memory costs is not the filesystem's doing.
     large, small = bytearray(chunk), bytearray(chunk[:BLOCK])
@@ -179,7 +185,10 @@ def contents(place: Path, counts: Counts, recorder: Recorder) -> None:
             os.fsync(descriptor)
 
     def read_mapping() -> None:
-        with mmap.mmap(descriptor, size, prot=mmap.PROT_READ) as mapping, memoryview(mapping) as view:
+        with (
+            mmap.mmap(descriptor, size, prot=mmap.PROT_READ) as mapping,
+            memoryview(mapping) as view,
+        ):
             for offset in range(0, size, MIB):
                 large[:] = view[offset : offset + MIB]
 
@@ -269,7 +278,9 @@ SCENES = (
 
 
 def play(scene: Scene, target: Target, counts: Counts, number: int) -> dict[str, Value]:
-    """Measure a scene's rows on a target. ``number``: of the round, for a directory that nobody knows yet."""
+    """Measure a scene's rows on a target. ``number``: of the round, for a directory that nobody
+    knows yet.
+    """
     place = target.path / f"{scene.play.__name__}-{number}"
     place.mkdir()
     os.sync()

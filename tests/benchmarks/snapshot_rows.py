@@ -1,8 +1,11 @@
-"""What snapshots cost: against the same without a snapshot, on a volume and on one that is 20 times as large and as full.
+"""What snapshots cost: against the same without a snapshot, on a volume and on one that is 20 times
+as large and as full.
 
-``measure`` gives, for each row, all values by column. Columns ``small`` and ``large`` are rates on the two volumes. ``small, without``
-and ``large, without`` are the same work where there is no snapshot: in the base, or before one was made. What is compared was measured one
-after the other and has the same place in its column: ratios are medians of such pairs, which a slower minute of the machine does not spoil.
+``measure`` gives, for each row, all values by column. Columns ``small`` and ``large`` are rates on
+the two volumes. ``small, without`` and ``large, without`` are the same work where there is no
+snapshot: in the base, or before one was made. What is compared was measured one after the other and
+has the same place in its column: ratios are medians of such pairs, which a slower minute of the
+machine does not spoil.
 """
 
 from __future__ import annotations
@@ -40,7 +43,8 @@ SNAPSHOTS, DELETED = 100, 20
 #: Of the small volume: what is changed before each restore, in both volumes as much.
 CHANGED_FILES, CHANGED_BLOCKS = FILES // 100, DATA // BLOCK // 100
 
-#: Rows that are compared with the same work without a snapshot, and rows that are compared between the volumes.
+#: Rows that are compared with the same work without a snapshot, and rows that are compared between
+#: the volumes.
 COMPARED = (
     "overwrite 1 MiB after a snapshot, MiB",
     "overwrite 4 KiB after a snapshot",
@@ -101,7 +105,9 @@ def opened(path: Path) -> Iterator[int]:
 
 @dataclass
 class Work:
-    """Reads and writes in the first bytes of the large file, the same in every tree: MiB, or operations, in a second."""
+    """Reads and writes in the first bytes of the large file, the same in every tree: MiB, or
+    operations, in a second.
+    """
 
     chunk: bytes
     places: list[int]
@@ -130,13 +136,23 @@ class Work:
         make_cold()
         buffer = bytearray(self.chunk)
         with opened(tree / "large") as descriptor:
-            return PART / MIB / seconds(lambda: [os.preadv(descriptor, [buffer], offset) for offset in range(0, PART, MIB)])
+            return (
+                PART
+                / MIB
+                / seconds(
+                    lambda: [
+                        os.preadv(descriptor, [buffer], offset) for offset in range(0, PART, MIB)
+                    ]
+                )
+            )
 
     def read_small(self, tree: Path) -> float:
         make_cold()
         buffer = bytearray(self.chunk[:BLOCK])
         with opened(tree / "large") as descriptor:
-            return len(self.places) / seconds(lambda: [os.preadv(descriptor, [buffer], offset) for offset in self.places])
+            return len(self.places) / seconds(
+                lambda: [os.preadv(descriptor, [buffer], offset) for offset in self.places]
+            )
 
 
 @dataclass
@@ -170,7 +186,9 @@ class Round:
 
     @contextlib.contextmanager
     def one_snapshot(self, wanted: bool = True) -> Iterator[Path]:
-        """Where to work: in a new snapshot, or in the base without one. It is gone afterwards, with all that was only in it."""
+        """Where to work: in a new snapshot, or in the base without one. It is gone afterwards, with
+        all that was only in it.
+        """
         path = self.snapshots / "one"
         if wanted:
             path.mkdir()
@@ -183,7 +201,10 @@ class Round:
     def compared(self, turn: int) -> None:
         """The same work with a snapshot and without one; which of them comes first changes."""
         dice = random.Random(f"{self.number} {turn}")
-        work = Work(dice.randbytes(MIB), [block * BLOCK for block in dice.sample(range(PART // BLOCK), RANDOM)])
+        work = Work(
+            dice.randbytes(MIB),
+            [block * BLOCK for block in dice.sample(range(PART // BLOCK), RANDOM)],
+        )
         order = (True, False) if turn % 2 else (False, True)
         writes, reads = (work.write_large, work.write_small), (work.read_large, work.read_small)
         for has_snapshot in order:
@@ -205,21 +226,31 @@ class Round:
     def delete(self, turn: int) -> None:
         """Each is somewhere in the middle."""
         self.settle()
-        self.keep("delete 1 of 100", 1 / seconds((self.snapshots / f"s{10 + turn * SNAPSHOTS // DELETED * 4 // 5}").rmdir))
+        self.keep(
+            "delete 1 of 100",
+            1 / seconds((self.snapshots / f"s{10 + turn * SNAPSHOTS // DELETED * 4 // 5}").rmdir),
+        )
 
     def restore(self, turn: int) -> None:
         """After as much was changed in every volume, whatever its size."""
         dice = random.Random(f"{self.number} {turn}")
         for number in dice.sample(range(FILES), CHANGED_FILES):
-            (self.top / f"directory-{number // 100}" / f"file-{number}").write_bytes(dice.randbytes(BLOCK))
+            (self.top / f"directory-{number // 100}" / f"file-{number}").write_bytes(
+                dice.randbytes(BLOCK)
+            )
         with opened(self.top / "large") as descriptor:
             for block in dice.sample(range(DATA // BLOCK), CHANGED_BLOCKS):
                 os.pwrite(descriptor, dice.randbytes(BLOCK), block * BLOCK)
         self.settle()
-        self.keep("restore after 1 % changed", 1 / seconds(lambda: self.client.call("restore", name="back")))
+        self.keep(
+            "restore after 1 % changed",
+            1 / seconds(lambda: self.client.call("restore", name="back")),
+        )
 
     def mount_and_unmount(self) -> None:
-        self.keep("mount", 1 / seconds(lambda: snapfs("mount", self.volume.image, self.volume.mount)))
+        self.keep(
+            "mount", 1 / seconds(lambda: snapfs("mount", self.volume.image, self.volume.mount))
+        )
         snapfs("umount", self.volume.mount)
 
     def clear(self) -> None:
@@ -235,7 +266,9 @@ def in_turns(rounds: list[Round], times: int, work: Callable[[Round, int], None]
             work(one, turn)
 
 
-def measure(directory: str | None, number_of_rounds: int, *, quick: bool, progress: Callable[[str], None]) -> Values:
+def measure(
+    directory: str | None, number_of_rounds: int, *, quick: bool, progress: Callable[[str], None]
+) -> Values:
     values: Values = {}
     times = TIMES // 5 if quick else TIMES
     with tempfile.TemporaryDirectory(prefix="snapfs-bench-", dir=directory) as place:
@@ -244,7 +277,10 @@ def measure(directory: str | None, number_of_rounds: int, *, quick: bool, progre
         for number in range(number_of_rounds):
             progress(f"round {number + 1} of {number_of_rounds}, snapshots")
             with contextlib.ExitStack() as stack:
-                rounds = [Round(one, stack.enter_context(mounted(one.image, one.mount)), number, values) for one in volumes]
+                rounds = [
+                    Round(one, stack.enter_context(mounted(one.image, one.mount)), number, values)
+                    for one in volumes
+                ]
                 in_turns(rounds, REPEATED, Round.compared)
                 in_turns(rounds, SNAPSHOTS, Round.create)
                 in_turns(rounds, DELETED, Round.delete)
@@ -267,7 +303,10 @@ def ratios(values: dict[str, list[float]]) -> dict[str, tuple[float, float]]:
     """Of one row: what is compared -> ratio, and its goal."""
     if "small, without" not in values:
         return {"large to small": (ratio(values, "large", "small"), GROWTH_GOAL)}
-    return {f"{name}: with to without": (ratio(values, name, f"{name}, without"), VIEW_GOAL) for name in ("small", "large")}
+    return {
+        f"{name}: with to without": (ratio(values, name, f"{name}, without"), VIEW_GOAL)
+        for name in ("small", "large")
+    }
 
 
 def missed(values: Values) -> Iterator[Missed]:

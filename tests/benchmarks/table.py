@@ -44,7 +44,10 @@ def show(
         f"{about['processors']} processors, Linux {about['kernel']}, Python {about['python']}; "
         f"load {load[0]:.1f} before, {load[1]:.1f} after; host: {about['host']}"
     )
-    for sign, what in (("*", "Below their goals"), ("~", f"Below their goals by less than {NOISE:.0%}, which is noise")):
+    for sign, what in (
+        ("*", "Below their goals"),
+        ("~", f"Below their goals by less than {NOISE:.0%}, which is noise"),
+    ):
         marked = [one for one in below if one.mark == sign]
         if marked:
             console.print(f"\n{what} ({sign}):")
@@ -55,18 +58,28 @@ def show(
 
 
 def _new(title: str, first: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1)
+    )
     table.add_column(first, no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     return table
 
 
-def _targets(found: dict[str, dict[str, float]], units: dict[str, str], about: dict[str, Any]) -> Table:
+def _targets(
+    found: dict[str, dict[str, float]], units: dict[str, str], about: dict[str, Any]
+) -> Table:
     names = list(next(iter(found.values())))
     names.sort(key=list(TARGETS).index)
     heads = {"host": f"{about['host']} below"}
-    columns = [word for name in names for word in ([heads.get(name, name)] if name == "snapfs" else [heads.get(name, name), "ratio"])]
+    columns = [
+        word
+        for name in names
+        for word in (
+            [heads.get(name, name)] if name == "snapfs" else [heads.get(name, name), "ratio"]
+        )
+    ]
     table = _new("Medians; ratio: snapfs to the target on its left", "row", "unit", *columns)
     for row, rates in found.items():
         cells = []
@@ -83,21 +96,45 @@ def _requests(results: dict[str, dict[str, list[Value]]]) -> Table:
     table.add_column("by kind", no_wrap=True)
     for row, by in results.items():
         kinds = {kind for one in by["snapfs"] for kind in one.requests}
-        found = {kind: statistics.median(one.requests.get(kind, 0) for one in by["snapfs"]) for kind in kinds}
-        words = (f"{kind} {number:.2f}" for kind, number in sorted(found.items(), key=lambda one: -one[1]) if number >= 0.005)
+        found = {
+            kind: statistics.median(one.requests.get(kind, 0) for one in by["snapfs"])
+            for kind in kinds
+        }
+        words = (
+            f"{kind} {number:.2f}"
+            for kind, number in sorted(found.items(), key=lambda one: -one[1])
+            if number >= 0.005
+        )
         table.add_row(row, f"{sum(found.values()):.2f}", ", ".join(words))
     return table
 
 
 def _snapshots(snapshots: Values) -> Table:
-    table = _new("Snapshots; per second", "row", "small", "without", "ratio", "large", "without", "ratio", "large to small")
+    table = _new(
+        "Snapshots; per second",
+        "row",
+        "small",
+        "without",
+        "ratio",
+        "large",
+        "without",
+        "ratio",
+        "large to small",
+    )
     for row, values in snapshots.items():
         medians = {column: _number(statistics.median(rates)) for column, rates in values.items()}
         found = [_ratio(row, *one) for one in ratios(values).values()]
         if len(found) == 1:
             table.add_row(row, medians["small"], "", "", medians["large"], "", "", found[0])
         else:
-            cells = [medians["small"], medians["small, without"], found[0], medians["large"], medians["large, without"], found[1]]
+            cells = [
+                medians["small"],
+                medians["small, without"],
+                found[0],
+                medians["large"],
+                medians["large, without"],
+                found[1],
+            ]
             table.add_row(row, *cells, _ratio(row, ratio(values, "large", "small"), None))
     return table
 

@@ -1,7 +1,9 @@
-"""What is measured: snapfs, its peers, and the filesystem that all their images lie on. Each is mounted while its context lasts.
+"""What is measured: snapfs, its peers, and the filesystem that all their images lie on. Each is
+mounted while its context lasts.
 
-A target that is not there (not installed, no permission, no such driver in the kernel) raises ``Absent`` with the reason, and is left out.
-All of them keep what they store on the same disk, below one directory. The options are the defaults of each, as its package sets them.
+A target that is not there (not installed, no permission, no such driver in the kernel) raises
+``Absent`` with the reason, and is left out. All of them keep what they store on the same disk,
+below one directory. The options are the defaults of each, as its package sets them.
 """
 
 from __future__ import annotations
@@ -41,13 +43,19 @@ class Target:
     client: Client | None = None
 
     def requests(self) -> dict[str, int]:
-        """How many requests of each kind its daemon has answered since it was mounted; nothing for those that do not say."""
+        """How many requests of each kind its daemon has answered since it was mounted; nothing for
+        those that do not say.
+        """
         return dict(self.client.call("info")["requests"]) if self.client else {}
 
 
 def run(*command: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a command of a peer. What it says is shown only when it fails: ``Absent`` then names it."""
-    result = subprocess.run(command, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    """Run a command of a peer. What it says is shown only when it fails:
+    ``Absent`` then names it.
+    """
+    result = subprocess.run(
+        command, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
     if check and result.returncode:
         words = result.stderr.strip() or result.stdout.strip() or f"exit code {result.returncode}"
         raise Absent(f"{Path(command[0]).name}: {words.splitlines()[-1]}")
@@ -55,7 +63,12 @@ def run(*command: str | Path, check: bool = True) -> subprocess.CompletedProcess
 
 
 def snapfs(*arguments: str | Path) -> str:
-    return subprocess.run([sys.executable, "-m", "snapfs.cli", *arguments], check=True, stdout=subprocess.PIPE, text=True).stdout
+    return subprocess.run(
+        [sys.executable, "-m", "snapfs.cli", *arguments],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
 
 
 @contextlib.contextmanager
@@ -64,7 +77,9 @@ def daemon(*command: str | Path, **options: Any) -> Iterator[subprocess.Popen[st
 
     At the end it is waited for; ``Popen`` as a context does not do that for long after a Ctrl-C.
     """
-    process = subprocess.Popen(command, text=True, stdin=subprocess.DEVNULL, start_new_session=True, **options)
+    process = subprocess.Popen(
+        command, text=True, stdin=subprocess.DEVNULL, start_new_session=True, **options
+    )
     try:
         yield process
     finally:
@@ -150,7 +165,9 @@ def bindfs_target(place: Path) -> Iterator[Target]:
 
 @contextlib.contextmanager
 def zfs_target(place: Path) -> Iterator[Target]:
-    """A pool on an image. There can be one daemon only: its socket has a fixed place. One that runs already is used, and left running."""
+    """A pool on an image. There can be one daemon only: its socket has a fixed place. One that runs
+    already is used, and left running.
+    """
     needs("zfs-fuse", "zpool", root=True)
     command, zpool = str(found("zfs-fuse")), str(found("zpool"))
     image, mount, log = sparse(place / "zfs.img"), place / "zfs", place / "zfs.log"
@@ -158,14 +175,25 @@ def zfs_target(place: Path) -> Iterator[Target]:
     with contextlib.ExitStack() as stack:
         if run(zpool, "list", check=False).returncode:
             with log.open("wb") as file:
-                process = stack.enter_context(daemon(command, "--no-daemon", "--no-kstat-mount", stdout=file, stderr=file))
+                process = stack.enter_context(
+                    daemon(command, "--no-daemon", "--no-kstat-mount", stdout=file, stderr=file)
+                )
             stack.callback(process.send_signal, signal.SIGTERM)
-            until(lambda: process.poll() is not None or not run(zpool, "list", check=False).returncode, "zfs-fuse did not answer")
+            until(
+                lambda: (
+                    process.poll() is not None or not run(zpool, "list", check=False).returncode
+                ),
+                "zfs-fuse did not answer",
+            )
             if process.poll() is not None:
                 raise Absent(f"zfs-fuse ended: {log.read_text().strip()}")
         run(zpool, "create", "-f", "-m", mount, "-o", "cachefile=none", pool, image)
         # Busy for a moment, where files were open until now.
-        stack.callback(until, lambda: not run(zpool, "destroy", "-f", pool, check=False).returncode, f"the pool {pool} was not destroyed")
+        stack.callback(
+            until,
+            lambda: not run(zpool, "destroy", "-f", pool, check=False).returncode,
+            f"the pool {pool} was not destroyed",
+        )
         until(lambda: os.path.ismount(mount), "the pool was not mounted")
         yield Target("zfs-fuse", mount)
 
@@ -174,7 +202,11 @@ def zfs_target(place: Path) -> Iterator[Target]:
 def s3ql_target(place: Path) -> Iterator[Target]:
     """Its storage and its cache are directories of the host."""
     needs("mkfs.s3ql", "mount.s3ql", "umount.s3ql")
-    mount, below, own = place / "s3ql", place / "s3ql.below", ("--cachedir", place / "s3ql.cache", "--log", place / "s3ql.log")
+    mount, below, own = (
+        place / "s3ql",
+        place / "s3ql.below",
+        ("--cachedir", place / "s3ql.cache", "--log", place / "s3ql.log"),
+    )
     mount.mkdir()
     below.mkdir()
     run("mkfs.s3ql", "--plain", *own, f"local://{below}")
@@ -230,7 +262,10 @@ class Present:
 def present(names: list[str], directory: str | None) -> Iterator[Present]:
     """Mount these, or leave them out; what they store is removed at the end."""
     result = Present()
-    with tempfile.TemporaryDirectory(prefix="snapfs-bench-", dir=directory) as place, contextlib.ExitStack() as stack:
+    with (
+        tempfile.TemporaryDirectory(prefix="snapfs-bench-", dir=directory) as place,
+        contextlib.ExitStack() as stack,
+    ):
         for name in names:
             try:
                 result.targets.append(stack.enter_context(TARGETS[name](Path(place))))
@@ -241,4 +276,8 @@ def present(names: list[str], directory: str | None) -> Iterator[Present]:
 
 def host_type(path: Path) -> str:
     """The type of the filesystem that a path is on, such as ext4."""
-    return run("stat", "--file-system", "--format=%T", path, check=False).stdout.strip().replace("ext2/ext3", "ext4")
+    return (
+        run("stat", "--file-system", "--format=%T", path, check=False)
+        .stdout.strip()
+        .replace("ext2/ext3", "ext4")
+    )

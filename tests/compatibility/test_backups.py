@@ -1,7 +1,8 @@
-"""Backup programs on mounts of snapshots, as the README has it: what has not changed since the snapshot before is not read again.
+"""Backup programs on mounts of snapshots, as the README has it: what has not changed since the
+snapshot before is not read again.
 
-They know a file again by its path, size, times and inode number. So each snapshot is mounted in one place, and shows the live tree's
-numbers.
+They know a file again by its path, size, times and inode number. So each snapshot is mounted in one
+place, and shows the live tree's numbers.
 """
 
 from __future__ import annotations
@@ -20,21 +21,29 @@ import pytest
 #: Files that are backed up, and the one that changes between the snapshots.
 FILES, CHANGED = 30, "d/file7"
 
-#: One more, which is the newest in the first snapshot. Borg reads such again: it might have changed at the moment of the backup.
+#: One more, which is the newest in the first snapshot. Borg reads such again: it might have changed
+#: at the moment of the backup.
 LAST = "d/last-file"
 
 CLOCK_REALTIME_COARSE = 5  # linux/time.h: what files are stamped with
 
 
 @pytest.fixture
-def snapshots(mounted: Any, tmp_path: Path, wait_until: Callable[..., None]) -> Callable[[str], Any]:
-    """Two snapshots, of which a program is told one at a time: mounted, while users go on, in one place."""
+def snapshots(
+    mounted: Any, tmp_path: Path, wait_until: Callable[..., None]
+) -> Callable[[str], Any]:
+    """Two snapshots, of which a program is told one at a time: mounted, while users go on, in one
+    place.
+    """
     (mounted / "d").mkdir()
     for number in range(FILES):
         (mounted / f"d/file{number}").write_bytes(f"{number}".encode() * 5000)
         os.utime(mounted / f"d/file{number}", (10**9, 10**9))
     newest = (mounted / f"d/file{FILES - 1}").stat().st_ctime_ns
-    wait_until(lambda: time.clock_gettime_ns(CLOCK_REALTIME_COARSE) > newest, what="the next tick of the kernel's clock")
+    wait_until(
+        lambda: time.clock_gettime_ns(CLOCK_REALTIME_COARSE) > newest,
+        what="the next tick of the kernel's clock",
+    )
     (mounted / LAST).touch()
     mounted.run("snapshot", "create", mounted.path, "monday", "--read-only")
     (mounted / CHANGED).write_text("changed")
@@ -63,15 +72,27 @@ def needed(program: str, package: str) -> str:
 
 def output(*command: str | Path, **environment: str) -> str:
     result = subprocess.run(
-        command, check=False, capture_output=True, text=True, timeout=120, env={**os.environ, **environment}, stdin=subprocess.DEVNULL
+        command,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout + result.stderr
 
 
-def test_restic_reads_all_anew_for_each_snapshot(snapshots: Callable[..., Any], tmp_path: Path) -> None:
+def test_restic_reads_all_anew_for_each_snapshot(
+    snapshots: Callable[..., Any], tmp_path: Path
+) -> None:
     restic = needed("restic", "restic")
-    more = {"RESTIC_PASSWORD": "x", "RESTIC_REPOSITORY": str(tmp_path / "restic"), "RESTIC_CACHE_DIR": str(tmp_path / "cache")}
+    more = {
+        "RESTIC_PASSWORD": "x",
+        "RESTIC_REPOSITORY": str(tmp_path / "restic"),
+        "RESTIC_CACHE_DIR": str(tmp_path / "cache"),
+    }
     output(restic, "init", **more)
 
     def backup(place: Path) -> dict[str, Any]:
@@ -81,18 +102,36 @@ def test_restic_reads_all_anew_for_each_snapshot(snapshots: Callable[..., Any], 
 
     first, second = snapshots("monday", backup), snapshots("tuesday", backup)
     assert first["files_new"] == FILES + 1
-    assert (second["files_new"], second["files_changed"], second["files_unmodified"]) == (0, 1, FILES)
+    assert (second["files_new"], second["files_changed"], second["files_unmodified"]) == (
+        0,
+        1,
+        FILES,
+    )
     again = snapshots("monday", backup)
     assert again["files_changed"] == 1
 
 
-def test_borg_reads_all_anew_for_each_snapshot(snapshots: Callable[..., Any], tmp_path: Path) -> None:
+def test_borg_reads_all_anew_for_each_snapshot(
+    snapshots: Callable[..., Any], tmp_path: Path
+) -> None:
     borg = needed("borg", "borgbackup")
-    more = {"BORG_REPO": str(tmp_path / "borg"), "BORG_BASE_DIR": str(tmp_path), "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes"}
+    more = {
+        "BORG_REPO": str(tmp_path / "borg"),
+        "BORG_BASE_DIR": str(tmp_path),
+        "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes",
+    }
     output(borg, "init", "--encryption=none", **more)
 
     def backup(place: Path) -> dict[str, str]:
-        listed = output(borg, "create", "--list", "--files-cache=ctime,size,inode", f"::{place.name}-{len(made)}", place, **more)
+        listed = output(
+            borg,
+            "create",
+            "--list",
+            "--files-cache=ctime,size,inode",
+            f"::{place.name}-{len(made)}",
+            place,
+            **more,
+        )
         made.append(listed)
         found = (line.split(maxsplit=1) for line in listed.splitlines())
         return {Path(path).name: status for status, path in found if "file" in path}

@@ -1,7 +1,8 @@
-"""Programs that people use, at work on a real mount: in the live tree, and in a snapshot under ``.snap``.
+"""Programs that people use, at work on a real mount: in the live tree, and in a snapshot under
+``.snap``.
 
-Every test runs in both places. The one that it does not run in must be exactly as before when it ends, and the one that it runs in must
-be the same after another mount.
+Every test runs in both places. The one that it does not run in must be exactly as before when it
+ends, and the one that it runs in must be the same after another mount.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from typing import Any
 
 import pytest
 
-# In a snapshot, what programs store is shown whole, with set-id bits and devices, as in the live tree.
+# In a snapshot, what programs store is shown whole, with set-id bits and devices, as in the live
+# tree.
 pytestmark = pytest.mark.volume(size="512M", options="snapsuid")
 
 #: What git reads nothing else from: the tests do not depend on whose account they run in.
@@ -31,13 +33,22 @@ GIT = {
     "GIT_CONFIG_GLOBAL": os.devnull,
     "GIT_CONFIG_NOSYSTEM": "1",
     "GIT_TERMINAL_PROMPT": "0",
-    **{f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in (("NAME", "Test"), ("EMAIL", "test@localhost"))},
+    **{
+        f"GIT_{who}_{what}": value
+        for who in ("AUTHOR", "COMMITTER")
+        for what, value in (("NAME", "Test"), ("EMAIL", "test@localhost"))
+    },
 }
 
 Facts = dict[str, tuple[Any, ...]]
 
 
-def run(*command: str | os.PathLike[str], cwd: Path | None = None, env: dict[str, str] | None = None, code: int = 0) -> str:
+def run(
+    *command: str | os.PathLike[str],
+    cwd: Path | None = None,
+    env: dict[str, str] | None = None,
+    code: int = 0,
+) -> str:
     """Run a program; its output."""
     result = subprocess.run(
         [os.fspath(word) for word in command],
@@ -69,9 +80,16 @@ def facts(top: Path, *, times: bool = True) -> Facts:
             elif kind == stat.S_IFLNK:
                 content = os.readlink(path)
             here = str(path.relative_to(top))
-            xattrs = {key: os.getxattr(path, key, follow_symlinks=False) for key in os.listxattr(path, follow_symlinks=False)}
+            xattrs = {
+                key: os.getxattr(path, key, follow_symlinks=False)
+                for key in os.listxattr(path, follow_symlinks=False)
+            }
             # The first name of a hard-linked file stands for all of them.
-            first = numbers.setdefault((status.st_dev, status.st_ino), here) if kind != stat.S_IFDIR else here
+            first = (
+                numbers.setdefault((status.st_dev, status.st_ino), here)
+                if kind != stat.S_IFDIR
+                else here
+            )
             found[here] = (
                 status.st_mode,
                 status.st_uid,
@@ -156,7 +174,10 @@ def tree(tmp_path: Path) -> Path:
     os.chmod(top / "dir" / "sub", 0o3775)
     os.chmod(top / "dir" / "file13", 0o000)
     for number, seconds in enumerate((0, -1, 1, 2**31 + 5, 4_000_000_000)):
-        os.utime(top / "dir" / f"file{number}", ns=(seconds * 10**9 + 123_456_789, seconds * 10**9 + 987_654_321))
+        os.utime(
+            top / "dir" / f"file{number}",
+            ns=(seconds * 10**9 + 123_456_789, seconds * 10**9 + 987_654_321),
+        )
     os.utime(top / "symlink", ns=(5, 7), follow_symlinks=False)
     return top
 
@@ -167,15 +188,38 @@ def tree(tmp_path: Path) -> Path:
 def test_rsync_in_and_out_leaves_no_differences(place: Place, tree: Path, tmp_path: Path) -> None:
     goal = place.top / "tree"
     run("rsync", "-aHAX", "--modify-window=-1", f"{tree}/", f"{goal}/")
-    assert run("rsync", "-aHAX", "--modify-window=-1", "--itemize-changes", f"{tree}/", f"{goal}/") == ""
     assert (
-        run("rsync", "-aHAX", "--modify-window=-1", "--itemize-changes", "--checksum", "--delete", "--dry-run", f"{tree}/", f"{goal}/")
+        run("rsync", "-aHAX", "--modify-window=-1", "--itemize-changes", f"{tree}/", f"{goal}/")
+        == ""
+    )
+    assert (
+        run(
+            "rsync",
+            "-aHAX",
+            "--modify-window=-1",
+            "--itemize-changes",
+            "--checksum",
+            "--delete",
+            "--dry-run",
+            f"{tree}/",
+            f"{goal}/",
+        )
         == ""
     )
     assert facts(goal) == facts(tree)
     place.again()
     assert (
-        run("rsync", "-aHAX", "--modify-window=-1", "--itemize-changes", "--checksum", "--delete", "--dry-run", f"{tree}/", f"{goal}/")
+        run(
+            "rsync",
+            "-aHAX",
+            "--modify-window=-1",
+            "--itemize-changes",
+            "--checksum",
+            "--delete",
+            "--dry-run",
+            f"{tree}/",
+            f"{goal}/",
+        )
         == ""
     )
     run("rsync", "-aHAX", "--modify-window=-1", f"{goal}/", f"{tmp_path / 'out'}/")
@@ -206,7 +250,16 @@ def test_rsync_updates_what_has_changed(place: Place, tree: Path) -> None:
     os.rename(tree / "dir" / "file27", tree / "renamed")
     os.removexattr(tree / "dir" / "file9", "user.short")
     run("setfacl", "-b", tree / "dir" / "file10")
-    run("rsync", "-aHAX", "--modify-window=-1", "--delete", "--inplace", "--no-whole-file", f"{tree}/", f"{goal}/")
+    run(
+        "rsync",
+        "-aHAX",
+        "--modify-window=-1",
+        "--delete",
+        "--inplace",
+        "--no-whole-file",
+        f"{tree}/",
+        f"{goal}/",
+    )
     assert facts(goal) == facts(tree)
     run("rsync", "-a", "--delete", "--backup", "--suffix=.old", f"{tree}/dir/", f"{goal}/dir/")
     place.again()
@@ -275,7 +328,12 @@ def test_find_and_du(place: Place, tree: Path) -> None:
         )
     assert ".snap" not in run("find", place.top, "-name", ".snap")
     apparent = run("du", "-s", "--apparent-size", "-B1", "dir", cwd=top).split()[0]
-    size = sum({path.lstat().st_ino: path.lstat().st_size for path in [top / "dir", *(top / "dir").rglob("*")]}.values())
+    size = sum(
+        {
+            path.lstat().st_ino: path.lstat().st_size
+            for path in [top / "dir", *(top / "dir").rglob("*")]
+        }.values()
+    )
     assert int(apparent) == size
     data = [path for path in (top / "dir").rglob("*") if path.is_file()]
     assert int(run("du", "-s", "-B1", "dir", cwd=top).split()[0]) >= sum(
@@ -296,7 +354,16 @@ def test_dd_in_every_manner(place: Place, tmp_path: Path) -> None:
     goal = place.top / "goal"
     run("dd", f"if={source}", f"of={goal}", "bs=1M", "conv=fsync")
     assert goal.read_bytes() == data
-    run("dd", f"if={source}", f"of={goal}", "bs=1000", "count=7", "seek=123", "skip=55", "conv=notrunc,fdatasync")
+    run(
+        "dd",
+        f"if={source}",
+        f"of={goal}",
+        "bs=1000",
+        "count=7",
+        "seek=123",
+        "skip=55",
+        "conv=notrunc,fdatasync",
+    )
     expected = bytearray(data)
     expected[123_000:130_000] = data[55_000:62_000]
     assert goal.read_bytes() == expected
@@ -304,10 +371,21 @@ def test_dd_in_every_manner(place: Place, tmp_path: Path) -> None:
     assert goal.read_bytes() == expected + data[:4096]
     run("dd", f"if={source}", f"of={goal}", "bs=1", "count=1", "seek=10M", "oflag=sync")
     assert goal.stat().st_size == (10 << 20) + 1
-    assert goal.read_bytes() == (expected + data[:4096])[: 10 << 20].ljust(10 << 20, b"\0") + data[:1]
+    assert (
+        goal.read_bytes() == (expected + data[:4096])[: 10 << 20].ljust(10 << 20, b"\0") + data[:1]
+    )
     run("dd", f"if={goal}", f"of={tmp_path / 'back'}", "bs=64K", "iflag=direct", "count=16")
     assert (tmp_path / "back").read_bytes() == goal.read_bytes()[: 1 << 20]
-    run("dd", f"if={source}", f"of={goal}", "bs=64K", "oflag=direct", "count=16", "conv=notrunc", "seek=100")
+    run(
+        "dd",
+        f"if={source}",
+        f"of={goal}",
+        "bs=64K",
+        "oflag=direct",
+        "count=16",
+        "conv=notrunc",
+        "seek=100",
+    )
     assert goal.read_bytes()[100 * 65536 : 116 * 65536] == data[: 1 << 20]
     place.again()
 
@@ -321,7 +399,10 @@ def test_text_tools_that_replace_files(place: Place) -> None:
     numbers = sorted(number * 7919 % 10_007 for number in range(10_000))
     assert text.read_text().splitlines() == [f"row {number}" for number in numbers]
     run("split", "-l", "1000", "text", "part.", cwd=place.top)
-    assert b"".join(path.read_bytes() for path in sorted(place.top.glob("part.*"))) == text.read_bytes()
+    assert (
+        b"".join(path.read_bytes() for path in sorted(place.top.glob("part.*")))
+        == text.read_bytes()
+    )
     sums = run("sh", "-c", "md5sum part.* > sums && md5sum -c --quiet sums", cwd=place.top)
     assert sums == ""
     run("gzip", "-k", "text", cwd=place.top)
@@ -350,7 +431,9 @@ def test_programs_that_reserve_space_get_on_without(place: Place) -> None:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """A history of its own: branches, a merge, a tag, renames, a binary file, a symlink, an executable."""
+    """A history of its own: branches, a merge, a tag, renames, a binary file, a symlink, an
+    executable.
+    """
     top = tmp_path / "repository"
     run("git", "init", "-q", "-b", "main", top, env=GIT)
 
@@ -359,7 +442,9 @@ def repository(tmp_path: Path) -> Path:
 
     for number in range(40):
         (top / f"dir{number % 5}").mkdir(exist_ok=True)
-        (top / f"dir{number % 5}" / f"file{number}.txt").write_text(f"{number}\n" * (number * 20 + 1))
+        (top / f"dir{number % 5}" / f"file{number}.txt").write_text(
+            f"{number}\n" * (number * 20 + 1)
+        )
         (top / "binary").write_bytes(os.urandom(20_000))
         if number % 4 == 3:
             git("add", "-A")
@@ -389,7 +474,9 @@ def test_git_clone_fsck_commit_and_gc(place: Place, repository: Path, tmp_path: 
 
     assert git("fsck", "--full", "--strict") == ""
     assert git("status", "--porcelain") == ""
-    assert git("log", "--format=%H", "--all") == git("log", "--format=%H", "--all", where=repository)
+    assert git("log", "--format=%H", "--all") == git(
+        "log", "--format=%H", "--all", where=repository
+    )
     assert run(clone / "script") == "works\n"
     for number in range(10):
         (clone / "dir2" / f"new{number}").write_bytes(os.urandom(3000))
@@ -412,7 +499,9 @@ def test_git_clone_fsck_commit_and_gc(place: Place, repository: Path, tmp_path: 
     git("worktree", "add", "-q", "../tree", "side")
     assert (place.top / "tree" / "side").read_text() == "side\n"
     run("git", "clone", "-q", clone, tmp_path / "out", env=GIT)  # out again
-    run("git", "clone", "-q", clone, place.top / "by-links", env=GIT)  # by hard links within the volume
+    run(
+        "git", "clone", "-q", clone, place.top / "by-links", env=GIT
+    )  # by hard links within the volume
     assert git("fsck", "--full", where=place.top / "by-links") == ""
     assert git("rev-parse", "HEAD", where=tmp_path / "out") == head
 
@@ -422,13 +511,15 @@ def test_git_clone_fsck_commit_and_gc(place: Place, repository: Path, tmp_path: 
 ACCOUNTS = 50
 TRANSFERS = 300
 
-#: Reads in a process of its own until its standard input ends: money is neither made nor lost, whenever one looks.
+#: Reads in a process of its own until its standard input ends: money is neither made nor lost,
+#: whenever one looks.
 READER = """
 import os, select, sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], timeout=30)
 reads = last = 0
 while True:
-    total, steps = connection.execute("select (select sum(balance) from account), (select count(*) from log)").fetchone()
+    total, steps = connection.execute("select (select sum(balance) from account), "
+                                      "(select count(*) from log)").fetchone()
     assert total == int(sys.argv[2]), total
     assert steps >= last, (steps, last)
     last = steps
@@ -449,9 +540,13 @@ def test_sqlite_in_wal_mode_with_a_concurrent_reader(place: Place) -> None:
     connection.execute("pragma wal_autocheckpoint=50")
     connection.execute("create table account (id integer primary key, balance integer not null)")
     connection.execute("create table log (source, goal, amount, note)")
-    connection.executemany("insert into account values (?, 1000)", [(number,) for number in range(ACCOUNTS)])
+    connection.executemany(
+        "insert into account values (?, 1000)", [(number,) for number in range(ACCOUNTS)]
+    )
     command = [sys.executable, "-c", READER, os.fspath(path), str(1000 * ACCOUNTS)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as reader:
         try:
             assert reader.stdin is not None
             assert reader.stdout is not None
@@ -460,9 +555,16 @@ def test_sqlite_in_wal_mode_with_a_concurrent_reader(place: Place) -> None:
             for step in range(TRANSFERS):
                 source, goal = step * 7 % ACCOUNTS, step * 11 % ACCOUNTS
                 connection.execute("begin immediate")
-                connection.execute("update account set balance = balance - ? where id = ?", (step, source))
-                connection.execute("update account set balance = balance + ? where id = ?", (step, goal))
-                connection.execute("insert into log values (?, ?, ?, ?)", (source, goal, step, "x" * (step * 13 % 2000)))
+                connection.execute(
+                    "update account set balance = balance - ? where id = ?", (step, source)
+                )
+                connection.execute(
+                    "update account set balance = balance + ? where id = ?", (step, goal)
+                )
+                connection.execute(
+                    "insert into log values (?, ?, ?, ?)",
+                    (source, goal, step, "x" * (step * 13 % 2000)),
+                )
                 connection.execute("rollback" if step % 10 == 9 else "commit")
             (output, _) = reader.communicate("stop", timeout=60)
         except BaseException:
@@ -476,7 +578,9 @@ def test_sqlite_in_wal_mode_with_a_concurrent_reader(place: Place) -> None:
     assert connection.execute("select count(*) from log").fetchone() == (TRANSFERS * 9 // 10,)
     assert connection.execute("pragma integrity_check").fetchone() == ("ok",)
     connection.close()
-    assert run("sqlite3", path, "pragma integrity_check; vacuum; pragma integrity_check") == "ok\nok\n"
+    assert (
+        run("sqlite3", path, "pragma integrity_check; vacuum; pragma integrity_check") == "ok\nok\n"
+    )
     place.again()
     connection = sqlite3.connect(path)
     assert connection.execute("select * from account").fetchall() == expected
@@ -484,24 +588,34 @@ def test_sqlite_in_wal_mode_with_a_concurrent_reader(place: Place) -> None:
 
 
 def test_a_snapshot_of_a_database_at_work_is_one_that_recovers(mounted) -> None:
-    """A2: the state is one moment's, so that a database finds what it would find after a power failure."""
+    """A2: the state is one moment's, so that a database finds what it would find after a power
+    failure.
+    """
     path = mounted / "bank.db"
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("pragma journal_mode=wal")
     connection.execute("create table account (id integer primary key, balance integer not null)")
-    connection.executemany("insert into account values (?, 1000)", [(number,) for number in range(ACCOUNTS)])
+    connection.executemany(
+        "insert into account values (?, 1000)", [(number,) for number in range(ACCOUNTS)]
+    )
     connection.execute("create table log (step)")
     for step in range(60):
         connection.execute("begin")
-        connection.execute("update account set balance = balance - 1 where id = ?", (step % ACCOUNTS,))
+        connection.execute(
+            "update account set balance = balance - 1 where id = ?", (step % ACCOUNTS,)
+        )
         if step % 20 == 10:
             mounted.snapshot(f"s{step}")
-        connection.execute("update account set balance = balance + 1 where id = ?", ((step + 1) % ACCOUNTS,))
+        connection.execute(
+            "update account set balance = balance + 1 where id = ?", ((step + 1) % ACCOUNTS,)
+        )
         connection.execute("insert into log values (?)", (step,))
         connection.execute("commit")
     connection.close()
     for step in (10, 30, 50):
-        past = sqlite3.connect(mounted.view(f"s{step}") / "bank.db")  # recovers there: snapshots may be written
+        past = sqlite3.connect(
+            mounted.view(f"s{step}") / "bank.db"
+        )  # recovers there: snapshots may be written
         assert past.execute("pragma integrity_check").fetchone() == ("ok",)
         assert past.execute("select sum(balance) from account").fetchone() == (1000 * ACCOUNTS,)
         assert past.execute("select count(*) from log").fetchone() == (step,)
@@ -529,13 +643,18 @@ def test_a_c_program_is_built_by_make(place: Place) -> None:
     top.mkdir()
     parts = range(1, 7)
     (top / "Makefile").write_text(MAKEFILE)
-    (top / "parts.h").write_text("".join(f"int part{number}(void);\n" for number in parts) + "int extra(void);\n")
+    (top / "parts.h").write_text(
+        "".join(f"int part{number}(void);\n" for number in parts) + "int extra(void);\n"
+    )
     (top / "extra.c").write_text('#include "parts.h"\nint extra(void) { return 1000; }\n')
     for number in parts:
-        (top / f"part{number}.c").write_text(f'#include "parts.h"\nint part{number}(void) {{ return {number}; }}\n')
+        (top / f"part{number}.c").write_text(
+            f'#include "parts.h"\nint part{number}(void) {{ return {number}; }}\n'
+        )
     total = "+".join(f"part{number}()" for number in parts)
     (top / "main.c").write_text(
-        f'#include <stdio.h>\n#include "parts.h"\nint main(void) {{ printf("%d\\n", {total} + extra()); return 0; }}\n'
+        f'#include <stdio.h>\n#include "parts.h"\nint main(void) {{ printf("%d\\n", '
+        f"{total} + extra()); return 0; }}\n"
     )
     run("make", "-j4", "-C", top, "program")
     assert run(top / "program") == "1021\n"
@@ -555,8 +674,14 @@ def test_a_c_program_is_built_by_make(place: Place) -> None:
 
 def test_a_python_program_is_compiled_packed_and_run(place: Place) -> None:
     top = place.top / "project"
-    shutil.copytree(Path(__file__).parents[2] / "snapfs", top / "src" / "snapfs", ignore=shutil.ignore_patterns("__pycache__"))
-    (top / "src" / "__main__.py").write_text("from snapfs.cli.arguments import size\nprint(size('2TiB'))\n")
+    shutil.copytree(
+        Path(__file__).parents[2] / "snapfs",
+        top / "src" / "snapfs",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    (top / "src" / "__main__.py").write_text(
+        "from snapfs.cli.arguments import size\nprint(size('2TiB'))\n"
+    )
     sources = list((top / "src").rglob("*.py"))
     assert len(sources) > 40
     assert compileall.compile_dir(top / "src", quiet=2, workers=2, force=True)
@@ -568,6 +693,9 @@ def test_a_python_program_is_compiled_packed_and_run(place: Place) -> None:
     python = top / "venv" / "bin" / "python"
     assert run(python, top / "app.pyz", env=environment) == f"{2 << 40}\n"
     where = "import snapfs.errors; print(snapfs.errors.__file__)"
-    assert run(python, "-P", "-c", where, env={**environment, "PYTHONPATH": str(top / "src")}) == f"{top}/src/snapfs/errors.py\n"
+    assert (
+        run(python, "-P", "-c", where, env={**environment, "PYTHONPATH": str(top / "src")})
+        == f"{top}/src/snapfs/errors.py\n"
+    )
     place.again()
     assert run(python, top / "app.pyz", env=environment) == f"{2 << 40}\n"

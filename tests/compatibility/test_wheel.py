@@ -1,6 +1,8 @@
-"""snapfs as people install it: built from its source distribution, alone in an environment with what its wheel says that it needs.
+"""snapfs as people install it: built from its source distribution, alone in an environment with
+what its wheel says that it needs.
 
-Nothing here may reach the source tree: the wheel is built from a copy of it, and what runs has no ``PYTHONPATH`` and another directory.
+Nothing here may reach the source tree: the wheel is built from a copy of it, and what runs has no
+``PYTHONPATH`` and another directory.
 """
 
 from __future__ import annotations
@@ -33,15 +35,30 @@ MIB = 1 << 20
 
 
 def environment(binaries: Path | None = None) -> dict[str, str]:
-    """Ours, without what leads Python to a source tree or pip to other settings; with the commands of an installation first."""
-    found = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PIP_", "VIRTUAL_ENV"))}
-    return found if binaries is None else {**found, "PATH": f"{binaries}{os.pathsep}{found['PATH']}"}
+    """Ours, without what leads Python to a source tree or pip to other settings; with the commands
+    of an installation first.
+    """
+    found = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTHON", "PIP_", "VIRTUAL_ENV"))
+    }
+    return (
+        found if binaries is None else {**found, "PATH": f"{binaries}{os.pathsep}{found['PATH']}"}
+    )
 
 
 def run(*command: str | Path, cwd: Path, env: dict[str, str] | None = None, code: int = 0) -> str:
     """Run a program; its standard output."""
     result = subprocess.run(
-        command, check=False, capture_output=True, text=True, cwd=cwd, env=env or environment(), timeout=120, stdin=subprocess.DEVNULL
+        command,
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=env or environment(),
+        timeout=120,
+        stdin=subprocess.DEVNULL,
     )
     assert result.returncode == code, f"{command}\n{result.stdout}\n{result.stderr}"
     return result.stdout
@@ -62,34 +79,66 @@ class Installation:
 
     def run(self, *command: str | Path, code: int = 0) -> str:
         """Run one of its commands."""
-        return run(self.top / "bin" / command[0], *command[1:], cwd=self.elsewhere, env=environment(self.top / "bin"), code=code)
+        return run(
+            self.top / "bin" / command[0],
+            *command[1:],
+            cwd=self.elsewhere,
+            env=environment(self.top / "bin"),
+            code=code,
+        )
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """The source distribution, and the wheel that is built from that. The setuptools that builds is the one beside pytest."""
+    """The source distribution, and the wheel that is built from that. The setuptools that builds is
+    the one beside pytest.
+    """
     for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]:
         needed = Requirement(line)
         version = importlib.metadata.version(needed.name)
-        assert version in needed.specifier, f"{needed} is needed beside pytest, not {version}: pip install -e '.[dev]'"
+        assert version in needed.specifier, (
+            f"{needed} is needed beside pytest, not {version}: pip install -e '.[dev]'"
+        )
     top = tmp_path_factory.mktemp("built")
     source = top / "source"
-    # Neither what git ignores, nor an older build's list of files, which setuptools would take for its own.
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__"))
+    # Neither what git ignores, nor an older build's list of files, which setuptools would take for
+    # its own.
+    shutil.copytree(
+        ROOT,
+        source,
+        ignore=shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__"),
+    )
     script = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
     run(sys.executable, "-c", script, top, cwd=source)
     (sdist,) = top.glob("*.tar.gz")
     pip = (sys.executable, "-m", "pip", "--isolated", "--disable-pip-version-check")
-    run(*pip, "wheel", "--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--wheel-dir", top, sdist, cwd=top)
+    run(
+        *pip,
+        "wheel",
+        "--quiet",
+        "--no-index",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        top,
+        sdist,
+        cwd=top,
+    )
     (wheel,) = top.glob("*.whl")
     return Built(sdist, wheel)
 
 
 def link_requirements(wheel: Path, site: Path) -> None:
-    """Put what a wheel requires, and what that requires, into an environment: links to the packages beside pytest, not a package more."""
+    """Put what a wheel requires, and what that requires, into an environment: links to the packages
+    beside pytest, not a package more.
+    """
     with zipfile.ZipFile(wheel) as files:
         (name,) = [name for name in files.namelist() if name.endswith(".dist-info/METADATA")]
-        wanted = list(map(Requirement, email.message_from_bytes(files.read(name)).get_all("Requires-Dist", [])))
+        wanted = list(
+            map(
+                Requirement, email.message_from_bytes(files.read(name)).get_all("Requires-Dist", [])
+            )
+        )
     done = set()
     while wanted:
         one = wanted.pop()
@@ -110,20 +159,39 @@ def installation(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Inst
     run(sys.executable, "-m", "venv", "--without-pip", top, cwd=elsewhere)
     (site,) = top.glob("lib/python*/site-packages")
     link_requirements(built.wheel, site)
-    pip = (sys.executable, "-m", "pip", "--isolated", "--disable-pip-version-check", "--python", top / "bin" / "python")
+    pip = (
+        sys.executable,
+        "-m",
+        "pip",
+        "--isolated",
+        "--disable-pip-version-check",
+        "--python",
+        top / "bin" / "python",
+    )
     run(*pip, "install", "--quiet", "--no-index", built.wheel, cwd=elsewhere)
     run(*pip, "check", cwd=elsewhere)
     return Installation(top, elsewhere)
 
 
-# --- what is in it --------------------------------------------------------------------------------------
+# --- what is in it --------------------------------------------------------------------------------
 
 
 def test_a_file_is_missing_in_the_wheel_or_too_much(built: Built) -> None:
-    """D8: all modules, the documents beside them, the mark of types and the licence; no tests, no examples."""
+    """D8: all modules, the documents beside them, the mark of types and the licence; no tests, no
+    examples.
+    """
     source = ROOT / "snapfs"
-    wanted = {path.relative_to(ROOT).as_posix() for ending in ("*.py", "*.md", "py.typed") for path in source.rglob(ending)}
-    assert {"snapfs/py.typed", "snapfs/DESIGN.md", "snapfs/FORMAT.md", "snapfs/copying/job.py"} <= wanted
+    wanted = {
+        path.relative_to(ROOT).as_posix()
+        for ending in ("*.py", "*.md", "py.typed")
+        for path in source.rglob(ending)
+    }
+    assert {
+        "snapfs/py.typed",
+        "snapfs/DESIGN.md",
+        "snapfs/FORMAT.md",
+        "snapfs/copying/job.py",
+    } <= wanted
     with zipfile.ZipFile(built.wheel) as files:
         names = set(files.namelist())
         (directory,) = {name.split("/")[0] for name in names} - {"snapfs"}
@@ -137,9 +205,16 @@ def test_a_file_is_missing_in_the_wheel_or_too_much(built: Built) -> None:
     assert not [name for name in inside if name.startswith(("tests", "examples"))]
 
 
-def test_the_command_is_not_there_or_of_another_version(built: Built, installation: Installation) -> None:
-    """D8: the entry point is an installed script, and the links for mount(8) and the others lead to it."""
-    script = "import importlib.metadata, snapfs; print(snapfs.__file__); print(importlib.metadata.version('snapfs'))"
+def test_the_command_is_not_there_or_of_another_version(
+    built: Built, installation: Installation
+) -> None:
+    """D8: the entry point is an installed script, and the links for mount(8) and the others lead to
+    it.
+    """
+    script = (
+        "import importlib.metadata, snapfs; print(snapfs.__file__); "
+        "print(importlib.metadata.version('snapfs'))"
+    )
     place, version = installation.run("python", "-c", script).splitlines()
     assert Path(place).is_relative_to(installation.top)
     assert installation.run("snapfs", "--version") == f"snapfs {version}\n"
@@ -147,18 +222,30 @@ def test_the_command_is_not_there_or_of_another_version(built: Built, installati
     links = installation.elsewhere / "links"
     links.mkdir()
     installation.run("snapfs", "install-helpers", "--directory", links)
-    assert {os.readlink(links / name) for name in os.listdir(links)} == {str(installation.top / "bin" / "snapfs")}
-    run(links / "mkfs.snapfs", installation.elsewhere / "helper.img", "--size", "32M", cwd=installation.elsewhere)
-    assert "clean" in run(links / "fsck.snapfs", installation.elsewhere / "helper.img", cwd=installation.elsewhere)
+    assert {os.readlink(links / name) for name in os.listdir(links)} == {
+        str(installation.top / "bin" / "snapfs")
+    }
+    run(
+        links / "mkfs.snapfs",
+        installation.elsewhere / "helper.img",
+        "--size",
+        "32M",
+        cwd=installation.elsewhere,
+    )
+    assert "clean" in run(
+        links / "fsck.snapfs", installation.elsewhere / "helper.img", cwd=installation.elsewhere
+    )
 
 
-# --- a copy under load ----------------------------------------------------------------------------------
+# --- a copy under load ----------------------------------------------------------------------------
 
 
 def hashes(top: Path) -> dict[str, str]:
     """Of every file below, by its path."""
     paths = [Path(directory, name) for directory, _, names in os.walk(top) for name in names]
-    return {str(path.relative_to(top)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    return {
+        str(path.relative_to(top)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths
+    }
 
 
 @contextlib.contextmanager
@@ -167,8 +254,12 @@ def mounted(installation: Installation, image: Path, mount: Path) -> Iterator[Pa
     mount.mkdir(exist_ok=True)
     installation.run("snapfs", "mount", image, mount)
     try:
-        daemon = Path("/proc", str(json.loads(installation.run("snapfs", "info", mount, "--json"))["pid"]))
-        assert (daemon / "cmdline").read_bytes().split(b"\0")[1] == os.fsencode(installation.top / "bin" / "snapfs")
+        daemon = Path(
+            "/proc", str(json.loads(installation.run("snapfs", "info", mount, "--json"))["pid"])
+        )
+        assert (daemon / "cmdline").read_bytes().split(b"\0")[1] == os.fsencode(
+            installation.top / "bin" / "snapfs"
+        )
         assert b"PYTHONPATH" not in (daemon / "environ").read_bytes()
         yield mount
     finally:
@@ -177,7 +268,9 @@ def mounted(installation: Installation, image: Path, mount: Path) -> Iterator[Pa
 
 @contextlib.contextmanager
 def load(top: Path) -> Iterator[Callable[[], int]]:
-    """Somebody overwrites, makes and deletes files all the time. What is yielded tells how often."""
+    """Somebody overwrites, makes and deletes files all the time. What is
+    yielded tells how often.
+    """
     end = threading.Event()
     done = [0]
     failures: list[BaseException] = []
@@ -209,8 +302,13 @@ def load(top: Path) -> Iterator[Callable[[], int]]:
     assert not failures, failures
 
 
-@pytest.mark.skipif(not Path("/dev/fuse").exists(), reason="/dev/fuse is missing: load the fuse module, or give the container the device")
-def test_a_copy_by_the_installed_package_is_another_moment(installation: Installation, tmp_path: Path, wait_until) -> None:
+@pytest.mark.skipif(
+    not Path("/dev/fuse").exists(),
+    reason="/dev/fuse is missing: load the fuse module, or give the container the device",
+)
+def test_a_copy_by_the_installed_package_is_another_moment(
+    installation: Installation, tmp_path: Path, wait_until
+) -> None:
     """D8: D1 to D4 by what is in the wheel alone."""
     image, target = tmp_path / "volume.img", tmp_path / "copy.img"
     dice = random.Random(1)
@@ -227,8 +325,17 @@ def test_a_copy_by_the_installed_package_is_another_moment(installation: Install
             with mounted(installation, target, tmp_path / "then") as then:
                 wait_until(lambda: done() > 30, 30, "the load")
                 assert (hashes(then), hashes(then / ".snap" / "monday")) == before
-                assert json.loads(installation.run("snapfs", "copy", "status", target, "--json"))["state"] == "copying"
-            told = json.loads(installation.run("snapfs", "copy", "resume", now, "--rate", "max", "--wait", "--json"))
+                assert (
+                    json.loads(installation.run("snapfs", "copy", "status", target, "--json"))[
+                        "state"
+                    ]
+                    == "copying"
+                )
+            told = json.loads(
+                installation.run(
+                    "snapfs", "copy", "resume", now, "--rate", "max", "--wait", "--json"
+                )
+            )
             assert told["state"] == "complete"
         assert hashes(now) != before[0]
         assert hashes(now / ".snap" / "monday") == before[1]

@@ -1,4 +1,6 @@
-"""The crash tests share modules that are not tests; pytest's importlib mode does not look beside a test for them."""
+"""The crash tests share modules that are not tests; pytest's importlib mode does not look beside a
+test for them.
+"""
 
 import os
 import sys

@@ -1,6 +1,8 @@
-"""A recorded volume of which a copy is being made, and what must be there after a crash, as the copy goes on (D1 to D5).
+"""A recorded volume of which a copy is being made, and what must be there after a crash, as the
+copy goes on (D1 to D5).
 
-The devices are in memory and stand under paths, so that what opens a copy by its paths does so here as well.
+The devices are in memory and stand under paths, so that what opens a copy by its paths does so here
+as well.
 """
 
 from __future__ import annotations
@@ -22,14 +24,26 @@ from snapfs.copying import attach, copy, detach, unregister
 from snapfs.copying.job import CANCELLED, COMPLETE, FAILED_STATE, Job, Wishes
 from snapfs.copying.target import Target
 from snapfs.device.memory import MemoryDevice
-from snapfs.errors import CommitNeeded, DeviceError, FsError, NoSpace, NotCached, NotReady, SnapshotError
+from snapfs.errors import (
+    CommitNeeded,
+    DeviceError,
+    FsError,
+    NoSpace,
+    NotCached,
+    NotReady,
+    SnapshotError,
+)
 from snapfs.filesystem import Filesystem
 from snapfs.store.volume import Volume
 
 BLOCK = 4096
 
 #: Where nothing is: whatever opens a path for itself finds nothing there.
-SOURCE, TARGET, MAPS = "/nowhere/source", "/nowhere/target", tuple(f"/nowhere/map{number}" for number in range(3))
+SOURCE, TARGET, MAPS = (
+    "/nowhere/source",
+    "/nowhere/target",
+    tuple(f"/nowhere/map{number}" for number in range(3)),
+)
 
 #: So long that the mark of a copy takes several sectors.
 LONG = "/" + "long" * 200
@@ -71,7 +85,9 @@ def standing(devices: Mapping[str, MemoryDevice]) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a copy is of: the bytes of its source then, the ranges of them that its generation needs; what the target had ``before``."""
+    """What a copy is of: the bytes of its source then, the ranges of them that its generation
+    needs; what the target had ``before``.
+    """
 
     generation: int
     image: bytes
@@ -80,7 +96,9 @@ class Expected:
 
 
 def needed_ranges(volume: Volume) -> tuple[tuple[int, int], ...]:
-    """Bytes (start, end) that the generation of a volume at rest has in use, found by its bitmaps in memory."""
+    """Bytes (start, end) that the generation of a volume at rest has in use, found by its bitmaps
+    in memory.
+    """
     volume.allocator.need_groups(range(volume.geometry.groups))
     out: list[tuple[int, int]] = []
     for number in range(volume.geometry.groups):
@@ -96,7 +114,9 @@ def needed_ranges(volume: Volume) -> tuple[tuple[int, int], ...]:
 
 
 class CopyStage(Stage):
-    """A stage whose volume is copied, step by step, between whatever its story does and in the middle of its commits."""
+    """A stage whose volume is copied, step by step, between whatever its story does and in the
+    middle of its commits.
+    """
 
     def __init__(self, blocks: int, seed: int, *, outside: bool) -> None:
         self.timeline = Timeline()
@@ -119,7 +139,8 @@ class CopyStage(Stage):
         self.discards = seed % 2 == 1
         self.volume.allocator.discards.wanted = self.discards
         self._is_pumping = False
-        #: Blocks that were copied because somebody was about to overwrite them, and calls of the core that waited for that.
+        #: Blocks that were copied because somebody was about to overwrite them, and calls of the
+        #: core that waited for that.
         self.copied_before = 0
         self.waited = 0
         self._watch(source)
@@ -183,11 +204,22 @@ class CopyStage(Stage):
         self.call(self.volume.allocator.need_groups, range(self.volume.geometry.groups))
         target = Target(self.target, TARGET, False, sparse=False)  # type: ignore[arg-type]
         with mock.patch("os.urandom", self.rng.randbytes):
-            job = Job.begin(self.volume, target, wishes or Wishes(), registered=True, source_path=self.source_path, owner=0)
+            job = Job.begin(
+                self.volume,
+                target,
+                wishes or Wishes(),
+                registered=True,
+                source_path=self.source_path,
+                owner=0,
+            )
         # Blocks that are freed are used again at once, as where the host is full.
         self.volume.allocator.prefer_used()
         image = bytes(self.device.data)
-        self.expected.append(Expected(self.volume.generation, image, needed_ranges(self.volume), bytes(self.target.data)))
+        self.expected.append(
+            Expected(
+                self.volume.generation, image, needed_ranges(self.volume), bytes(self.target.data)
+            )
+        )
         self._enter(BEGUN)
         self._follow(job)
         job.copy_initial_part([first.encode()] if first else [])
@@ -227,7 +259,13 @@ class CopyStage(Stage):
     def pump(self) -> None:
         """Perhaps copy something behind."""
         job = self.job
-        if job is None or self._is_pumping or self.phase != ACKNOWLEDGED or job.copy.lock.locked() or job.wishes.paused:
+        if (
+            job is None
+            or self._is_pumping
+            or self.phase != ACKNOWLEDGED
+            or job.copy.lock.locked()
+            or job.wishes.paused
+        ):
             return
         self._is_pumping = True
         try:
@@ -243,7 +281,9 @@ class CopyStage(Stage):
         """Pause, resume, at another rate."""
         assert self.job is not None and self.job.record is not None
         self.job.wishes = replace(self.job.wishes, **wishes)
-        self.job.record = replace(self.job.record, paused=self.job.wishes.paused, rate=self.job.wishes.rate)
+        self.job.record = replace(
+            self.job.record, paused=self.job.wishes.paused, rate=self.job.wishes.rate
+        )
         self.call(self.volume.copies.put, self.job.record)
         self.commit()
 
@@ -297,7 +337,9 @@ class CopyStage(Stage):
             self.pump()
 
     def contend(self, blocks: int) -> None:
-        """The same until so many blocks more were copied because somebody was about to overwrite them; little goes on behind meanwhile."""
+        """The same until so many blocks more were copied because somebody was about to overwrite
+        them; little goes on behind meanwhile.
+        """
         goal, pace, self.pace = self.copied_before + blocks, self.pace, 0.01
         steps = 0
         while self.copied_before < goal and steps < 120:
@@ -310,9 +352,13 @@ class CopyStage(Stage):
         name = b"f%d" % rng.randrange(10)
         allocator = self.volume.allocator
         is_full = allocator.available < allocator.reserve + 12
-        kind = rng.choices(range(9), [4, 2, 10, 2, 0, 1, 10, 8, 4] if is_full else [14, 6, 2, 2, 2, 1, 1, 8, 1])[0]
+        kind = rng.choices(
+            range(9), [4, 2, 10, 2, 0, 1, 10, 8, 4] if is_full else [14, 6, 2, 2, 2, 1, 1, 8, 1]
+        )[0]
         if kind == 0:
-            self.write(name, rng.randrange(8) * BLOCK, rng.randbytes(rng.choice([100, BLOCK, 4 * BLOCK])))
+            self.write(
+                name, rng.randrange(8) * BLOCK, rng.randbytes(rng.choice([100, BLOCK, 4 * BLOCK]))
+            )
         elif kind == 1:
             self.fill(name, rng.randrange(1, 50_000))
         elif kind == 2:
@@ -361,7 +407,9 @@ class CopyStage(Stage):
     # A crash within a story
 
     def crash(self) -> State:
-        """The power fails, and everything that was going on with it; then the volume is opened again."""
+        """The power fails, and everything that was going on with it; then the volume is opened
+        again.
+        """
         state = self.timeline.crash(self.dice)
         self.eras.append((len(self.timeline.events) - 1, Oracle()))
         self.job = None
@@ -371,7 +419,10 @@ class CopyStage(Stage):
         self.oracle = self.eras[-1][1]
         self.oracle.generations[self.volume.generation] = known
         # What attaching commits, when the copy is forgotten.
-        self.oracle.generations[self.volume.generation + 1] = {**known, "": {**known[""], COPY: (None,)}}
+        self.oracle.generations[self.volume.generation + 1] = {
+            **known,
+            "": {**known[""], COPY: (None,)},
+        }
         self.volume.allocator.prefer_used()
         self.volume.allocator.discards.wanted = self.discards
         job = attach(self.volume)

@@ -1,4 +1,6 @@
-"""Run the crash states of stories of copies: recover, judge source and target, go on to the end, and judge both again."""
+"""Run the crash states of stories of copies: recover, judge source and target, go on to the end,
+and judge both again.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ MARKS = list(OWN)
 
 
 def tell(name: str, seed: int) -> CopyStage:
-    """Play a story from beginning to end, recorded. The same seed tells the same story, to the block."""
+    """Play a story from beginning to end, recorded. The same seed tells the same story, to the
+    block.
+    """
     story, blocks, outside = STORIES[name]
     stage = CopyStage(blocks, seed, outside=outside)
     with standing(stage.devices):
@@ -65,14 +69,32 @@ class Claim:
     def at(cls, stage: CopyStage, point: int) -> Claim:
         """By what was noted until then, since the last crash."""
         begin, oracle = max((era for era in stage.eras if era[0] < point), key=lambda era: era[0])
-        told = [(what, value) for position, what, value in stage.timeline.notes if position <= point]
-        since = [value for position, what, value in stage.timeline.notes if begin < position <= point and what == "promise"]
-        phase, number = next((value for what, value in reversed(told) if what == "phase"), (None, -1))
-        return cls(oracle, max(since, default=0), max(oracle.generations), phase, stage.expected[number] if number >= 0 else None)
+        told = [
+            (what, value) for position, what, value in stage.timeline.notes if position <= point
+        ]
+        since = [
+            value
+            for position, what, value in stage.timeline.notes
+            if begin < position <= point and what == "promise"
+        ]
+        phase, number = next(
+            (value for what, value in reversed(told) if what == "phase"), (None, -1)
+        )
+        return cls(
+            oracle,
+            max(since, default=0),
+            max(oracle.generations),
+            phase,
+            stage.expected[number] if number >= 0 else None,
+        )
 
 
-def judge(claim: Claim, devices: dict[str, MemoryDevice], source_path: str, *, is_known: bool = False) -> None:
-    """Raises ``AssertionError``, or what recovery raises. Of a source that ``is_known``, what it shows was judged with another target."""
+def judge(
+    claim: Claim, devices: dict[str, MemoryDevice], source_path: str, *, is_known: bool = False
+) -> None:
+    """Raises ``AssertionError``, or what recovery raises. Of a source that ``is_known``, what it
+    shows was judged with another target.
+    """
     source, target = devices[source_path], devices[TARGET]
     if not is_known:
         claim.oracle.show(MemoryCopy(source), claim.promised, claim.newest)
@@ -82,7 +104,9 @@ def judge(claim: Claim, devices: dict[str, MemoryDevice], source_path: str, *, i
             shows(claim.expected, target)  # before anybody goes on with it
         job = attach(volume)
         if job is not None:
-            assert claim.expected is not None and claim.phase not in {COMPLETED, FAILED}, f"a copy goes on that has ended: {claim.phase}"
+            assert claim.expected is not None and claim.phase not in {COMPLETED, FAILED}, (
+                f"a copy goes on that has ended: {claim.phase}"
+            )
             shows(claim.expected, target)
         else:
             assert claim.phase != ACKNOWLEDGED, "a copy that was acknowledged is forgotten"
@@ -95,7 +119,11 @@ def judge(claim: Claim, devices: dict[str, MemoryDevice], source_path: str, *, i
         assert not found, [one.message() for one in found][:5]
         if claim.expected is None:
             return
-        if job is not None or claim.phase == COMPLETED or (claim.phase == FINISHING and read_mark(target) is None):
+        if (
+            job is not None
+            or claim.phase == COMPLETED
+            or (claim.phase == FINISHING and read_mark(target) is None)
+        ):
             is_whole(claim.expected, target)
         else:
             is_refused(claim, target)
@@ -110,7 +138,9 @@ class MemoryCopy(MemoryDevice):
 
 
 def shows(expected: Expected, target: MemoryDevice) -> None:
-    """Opened while it is filled, the target is the point in time, whatever the source has by now (D1)."""
+    """Opened while it is filled, the target is the point in time, whatever the source has by now
+    (D1).
+    """
     mark = read_mark(target)
     assert mark is not None and mark.state == FILLING, mark
     copy = open_unfinished(target, mark)
@@ -147,10 +177,18 @@ def is_refused(claim: Claim, target: MemoryDevice) -> None:
     except CorruptBlock:
         return
     if mark is None:
-        assert claim.phase not in {MARKED, FAILING, FAILED}, f"no mark says that the copy has {claim.phase}"
-        assert target.data == claim.expected.before or not opens(target), "what is not a volume is taken for one"
+        assert claim.phase not in {MARKED, FAILING, FAILED}, (
+            f"no mark says that the copy has {claim.phase}"
+        )
+        assert target.data == claim.expected.before or not opens(target), (
+            "what is not a volume is taken for one"
+        )
         return
-    if mark.generation != claim.expected.generation and claim.phase not in {MARKED, FAILING, FAILED}:
+    if mark.generation != claim.expected.generation and claim.phase not in {
+        MARKED,
+        FAILING,
+        FAILED,
+    }:
         return  # the one that was made before is still there
     with contextlib.suppress(SnapfsError):
         refuse(TARGET, mark)
@@ -167,12 +205,23 @@ def opens(target: MemoryDevice) -> bool:
 
 
 def live(fs: Filesystem, job: Job | None) -> None:
-    """The volume goes on: what was interrupted is worked off, blocks are used again, and the copy gets ahead now and then."""
+    """The volume goes on: what was interrupted is worked off, blocks are used again, and the copy
+    gets ahead now and then.
+    """
     volume = fs.volume
     for number in range(3):
         drive(volume, fs.work)
         with contextlib.suppress(NoSpace):
-            inode = drive(volume, fs.make, fs.base, ROOT_INO, b"after the crash %d" % number, stat.S_IFREG | 0o600, 0, 0)
+            inode = drive(
+                volume,
+                fs.make,
+                fs.base,
+                ROOT_INO,
+                b"after the crash %d" % number,
+                stat.S_IFREG | 0o600,
+                0,
+                0,
+            )
             drive(volume, fs.write, fs.base, inode.ino, 0, b"%d" % number * 40_000)
         commit(volume)
         if job is not None:
@@ -196,7 +245,11 @@ def replay(identity: str) -> None:
     name, seed, text = identity.split(":", 2)
     stage, state = tell(name, int(seed)), State.parse(text)
     (moment,) = stage.timeline.moments([state.point])
-    judge(Claim.at(stage, state.point), left(stage, stage.timeline.build(state, moment)), stage.source_path)
+    judge(
+        Claim.at(stage, state.point),
+        left(stage, stage.timeline.build(state, moment)),
+        stage.source_path,
+    )
 
 
 def left(stage: CopyStage, contents: list[bytearray]) -> dict[str, MemoryDevice]:
@@ -221,13 +274,27 @@ class Run:
     def distinct(self) -> int:
         return len(self.seen)
 
-    def story(self, name: str, seed: int, samples: int = 4, limit: int | None = None, *, phase: str | None = None) -> None:
-        """Judge the states of a story, at most ``limit`` of them; those in a ``phase`` alone. A failure says how to replay it."""
+    def story(
+        self,
+        name: str,
+        seed: int,
+        samples: int = 4,
+        limit: int | None = None,
+        *,
+        phase: str | None = None,
+    ) -> None:
+        """Judge the states of a story, at most ``limit`` of them; those in a ``phase`` alone. A
+        failure says how to replay it.
+        """
         stage = tell(name, seed)
         self.told += 1
         self.copied_before += stage.copied_before
         rng = random.Random(seed)
-        every = [state for state in stage.timeline.states(rng, samples) if phase in {None, Claim.at(stage, state.point).phase}]
+        every = [
+            state
+            for state in stage.timeline.states(rng, samples)
+            if phase in {None, Claim.at(stage, state.point).phase}
+        ]
         if limit is not None and len(every) > limit:
             every = rng.sample(every, limit)
         by_point: dict[int, list[State]] = {}
@@ -243,10 +310,16 @@ class Run:
                 if digest in self.seen:
                     continue
                 try:
-                    judge(claim, left(stage, contents), stage.source_path, is_known=source in self.sources)
+                    judge(
+                        claim,
+                        left(stage, contents),
+                        stage.source_path,
+                        is_known=source in self.sources,
+                    )
                 except Exception as exc:
                     raise AssertionError(
-                        f"replay alone with: python tests/crash/replay.py {name}:{seed}:{state}\n{type(exc).__name__}: {exc}"
+                        "replay alone with: python tests/crash/replay.py "
+                        f"{name}:{seed}:{state}\n{type(exc).__name__}: {exc}"
                     ) from exc
                 self.seen.add(digest)
                 self.sources.add(source)

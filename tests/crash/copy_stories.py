@@ -1,4 +1,6 @@
-"""Stories of copies, for the crash tests: on a small volume that is nearly full, so that what a copy needs is used again and again."""
+"""Stories of copies, for the crash tests: on a small volume that is nearly full, so that what a
+copy needs is used again and again.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def to_the_end(stage: CopyStage) -> None:
 
 
 def with_pauses(stage: CopyStage) -> None:
-    """Nothing is copied behind, and then at another rate; what is overwritten is copied all the same."""
+    """Nothing is copied behind, and then at another rate; what is overwritten is copied all the
+    same.
+    """
     stage.furnish()
     stage.start()
     stage.begin(wishes=Wishes(paused=True))
@@ -37,7 +41,9 @@ def with_pauses(stage: CopyStage) -> None:
 
 
 def cancelled(stage: CopyStage) -> None:
-    """One is given up, and another one made to the same device, which is given up as well; and a third."""
+    """One is given up, and another one made to the same device, which is given up as well; and a
+    third.
+    """
     stage.furnish()
     stage.start()
     for _ in range(2):

@@ -1,9 +1,12 @@
-"""The load that a daemon is killed under, a log of what it acknowledged, and the proof afterwards that nothing of that is missing.
+"""The load that a daemon is killed under, a log of what it acknowledged, and the proof afterwards
+that nothing of that is missing.
 
-What a kill can lose is what had not been acknowledged: by fsync for files and names, by the system call itself for snapshots.
+What a kill can lose is what had not been acknowledged: by fsync for files and names, by the system
+call itself for snapshots.
 
-The load works from one descriptor of the mount's root, and never by a path that begins outside. After the kill the mount is detached, and
-such a path would lead into the directory below it, where everything goes on well and nothing of it is in the volume.
+The load works from one descriptor of the mount's root, and never by a path that begins outside.
+After the kill the mount is detached, and such a path would lead into the directory below it, where
+everything goes on well and nothing of it is in the volume.
 """
 
 from __future__ import annotations
@@ -22,7 +25,8 @@ WRITERS = 3
 RECORD = 64
 #: More snapshots than this and the oldest are deleted, in the middle of everything else.
 SNAPSHOTS = 12
-#: Bytes of the file that is written in the views of snapshots: within one page, so that each write is one request.
+#: Bytes of the file that is written in the views of snapshots: within one page, so that each write
+#: is one request.
 NOTE = 1000
 
 #: The state of a tree: each path with its type, permissions, size or target, and attribute.
@@ -34,7 +38,9 @@ def record(writer: int, number: int) -> bytes:
 
 
 class Log:
-    """What was acknowledged. Entries are made after a call has returned; a lock makes each one whole."""
+    """What was acknowledged. Entries are made after a call has returned; a lock makes each one
+    whole.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -42,12 +48,18 @@ class Log:
         self.lengths = [0] * WRITERS  # records of each writer's log that are durable
         self.returned = [0] * WRITERS  # records whose write() has returned
         self.files: dict[str, bytes | None] = {}  # content of whole files, None for deleted ones
-        self.uncertain: dict[str, set[bytes | None]] = {}  # what a file may be whose change was not acknowledged
+        self.uncertain: dict[
+            str, set[bytes | None]
+        ] = {}  # what a file may be whose change was not acknowledged
         self.snapshots: dict[str, list[int]] = {}  # records that must be in it
         self.deleting: set[str] = set()
         self.making: dict[str, list[int]] = {}
-        self.notes: dict[str, set[bytes]] = {}  # what the note in a snapshot's view may be; one possibility once it is acknowledged
-        self.trees: list[Tree] = [{}]  # what the tree may be: as acknowledged, and with the one change that was not
+        self.notes: dict[
+            str, set[bytes]
+        ] = {}  # what the note in a snapshot's view may be; one possibility once it is acknowledged
+        self.trees: list[Tree] = [
+            {}
+        ]  # what the tree may be: as acknowledged, and with the one change that was not
 
     def note(self) -> None:
         with self.lock:
@@ -64,7 +76,9 @@ def root_of(top: Path) -> int:
 
 
 class Life:
-    """One mount, from its start to its violent end. To be closed when all that ``work`` has started has ended."""
+    """One mount, from its start to its violent end. To be closed when all that ``work`` has started
+    has ended.
+    """
 
     def __init__(self, top: Path, log: Log, seed: int) -> None:
         self.top = root_of(top)
@@ -78,7 +92,9 @@ class Life:
         log.returned = list(log.lengths)  # what had not been acknowledged is cut off
 
     def work(self) -> list[threading.Thread]:
-        jobs: list[tuple[Callable[[int], Iterator[None]], int]] = [(self.append, writer) for writer in range(WRITERS)]
+        jobs: list[tuple[Callable[[int], Iterator[None]], int]] = [
+            (self.append, writer) for writer in range(WRITERS)
+        ]
         jobs += [(self.replace, 0), (self.snapshots, 0), (self.views, 0), (self.names, 0)]
         threads = [threading.Thread(target=self._until_the_end, args=job) for job in jobs]
         for thread in threads:
@@ -99,7 +115,9 @@ class Life:
             for _ in function(number):
                 self.log.note()
         except BaseException as exc:
-            if not (self.killed and isinstance(exc, OSError)):  # what the end of the daemon brings is an error of the system's
+            if not (
+                self.killed and isinstance(exc, OSError)
+            ):  # what the end of the daemon brings is an error of the system's
                 self.wrong.append(exc)
 
     def append(self, writer: int) -> Iterator[None]:
@@ -124,7 +142,9 @@ class Life:
             _close(descriptor)
 
     def replace(self, _: int) -> Iterator[None]:
-        """Whole files as editors write them: another one beside it, fsync, rename, fsync of the directory. Sometimes one is deleted."""
+        """Whole files as editors write them: another one beside it, fsync, rename, fsync of the
+        directory. Sometimes one is deleted.
+        """
         dice = random.Random(self.seed * 10 + 8)
         log = self.log
         directory = os.open(".", os.O_RDONLY, dir_fd=self.top)
@@ -138,7 +158,9 @@ class Life:
                     if before is not None:
                         os.unlink(name, dir_fd=directory)
                 else:
-                    descriptor = os.open("temporary", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644, dir_fd=directory)
+                    descriptor = os.open(
+                        "temporary", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644, dir_fd=directory
+                    )
                     try:
                         assert os.write(descriptor, content) == len(content)
                         os.fsync(descriptor)
@@ -181,7 +203,9 @@ class Life:
             name = dice.choice(sorted(set(log.snapshots) - log.deleting))
             content = dice.randbytes(NOTE)
             try:
-                descriptor = os.open(f".snap/{name}/note", os.O_WRONLY | os.O_CREAT, 0o644, dir_fd=self.top)
+                descriptor = os.open(
+                    f".snap/{name}/note", os.O_WRONLY | os.O_CREAT, 0o644, dir_fd=self.top
+                )
                 try:
                     log.notes[name] = log.notes.get(name, {b""}) | {content}
                     assert os.pwrite(descriptor, content, 0) == NOTE
@@ -189,14 +213,18 @@ class Life:
                 finally:
                     _close(descriptor)
             except OSError as exc:
-                if exc.errno in (errno.ENOENT, errno.ESTALE) and (name in log.deleting or name not in log.snapshots):
+                if exc.errno in (errno.ENOENT, errno.ESTALE) and (
+                    name in log.deleting or name not in log.snapshots
+                ):
                     continue  # it was deleted meanwhile
                 raise
             log.notes[name] = {content}
             yield
 
     def names(self, _: int) -> Iterator[None]:
-        """Directories, links, moves, sizes, permissions and attributes in a tree: each change one call, then fsync of the directory."""
+        """Directories, links, moves, sizes, permissions and attributes in a tree: each change one
+        call, then fsync of the directory.
+        """
         dice = random.Random(self.seed * 10 + 7)
         with contextlib.suppress(FileExistsError):
             os.mkdir("tree", dir_fd=self.top)
@@ -265,13 +293,17 @@ def _change(dice: random.Random, tree: Tree) -> tuple[Tree, Change]:
     if kind == 5 and len(files) > 1:
         path, over = dice.sample(files, 2)
         after[over] = after.pop(path)
-        return after, lambda directory: os.rename(path, over, src_dir_fd=directory, dst_dir_fd=directory)
+        return after, lambda directory: os.rename(
+            path, over, src_dir_fd=directory, dst_dir_fd=directory
+        )
     if kind == 6 and len(directories) > 1:
         path = dice.choice(directories[1:])
         if not (new + "/").startswith(path + "/"):
             for inner in [one for one in tree if (one + "/").startswith(path + "/")]:
                 after[new + inner[len(path) :]] = after.pop(inner)
-            return after, lambda directory: os.rename(path, new, src_dir_fd=directory, dst_dir_fd=directory)
+            return after, lambda directory: os.rename(
+                path, new, src_dir_fd=directory, dst_dir_fd=directory
+            )
     if len(tree) > 60:
         path = max(tree, key=lambda one: (one.count("/"), one))
         remove = os.rmdir if after.pop(path)[0] == "directory" else os.unlink
@@ -296,7 +328,12 @@ def tree_at(top: Path) -> Tree:
             elif stat.S_ISDIR(status.st_mode):
                 found[key] = ("directory", mode, 0, b"")
             else:
-                found[key] = ("file", mode, status.st_size, os.getxattr(path, "user.t") if os.listxattr(path) else b"")
+                found[key] = (
+                    "file",
+                    mode,
+                    status.st_size,
+                    os.getxattr(path, "user.t") if os.listxattr(path) else b"",
+                )
     return found
 
 
@@ -306,7 +343,9 @@ def _close(descriptor: int) -> None:
 
 
 def prove_log(path: Path, writer: int, least: int) -> int:
-    """Its first ``least`` records are exact; what follows was never acknowledged, and is a beginning of what was written."""
+    """Its first ``least`` records are exact; what follows was never acknowledged, and is a
+    beginning of what was written.
+    """
     data = path.read_bytes() if path.exists() else b""
     assert len(data) >= least * RECORD
     assert data[: least * RECORD] == b"".join(record(writer, number) for number in range(least))
@@ -314,7 +353,9 @@ def prove_log(path: Path, writer: int, least: int) -> int:
 
 
 def prove(top: Path, log: Log, digests: dict[str, dict[str, bytes]]) -> None:
-    """Everything that was acknowledged, in the base and in all snapshots; earlier ones are as they were after the last kill."""
+    """Everything that was acknowledged, in the base and in all snapshots; earlier ones are as they
+    were after the last kill.
+    """
     os.close(root_of(top))
     for writer in range(WRITERS):
         prove_log(top / f"log{writer}", writer, log.lengths[writer])
@@ -333,7 +374,9 @@ def prove(top: Path, log: Log, digests: dict[str, dict[str, bytes]]) -> None:
 
 
 def prove_snapshots(top: Path, log: Log, digests: dict[str, dict[str, bytes]]) -> None:
-    """Those that were made are there, those that were deleted are not, and what they show has not changed but by a note."""
+    """Those that were made are there, those that were deleted are not, and what they show has not
+    changed but by a note.
+    """
     there = set(os.listdir(top / ".snap"))
     assert set(log.snapshots) - log.deleting <= there
     assert there <= set(log.snapshots) | set(log.making)
@@ -348,7 +391,9 @@ def prove_snapshots(top: Path, log: Log, digests: dict[str, dict[str, bytes]]) -
         if name not in digests:
             for writer in range(WRITERS):
                 prove_log(view / f"log{writer}", writer, must[writer])
-        content = {file: (view / file).read_bytes() for file in os.listdir(view) if (view / file).is_file()}
+        content = {
+            file: (view / file).read_bytes() for file in os.listdir(view) if (view / file).is_file()
+        }
         note = content.pop("note", b"")
         assert note in log.notes.get(name, {b""}), name
         log.notes[name] = {note}

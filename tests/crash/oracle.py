@@ -1,4 +1,6 @@
-"""What must be there after a crash: the whole visible state of each generation, taken when it was sealed."""
+"""What must be there after a crash: the whole visible state of each generation, taken when it was
+sealed.
+"""
 
 from __future__ import annotations
 
@@ -59,30 +61,61 @@ def _tree(fs: Filesystem, view: View) -> list[tuple[bytes, tuple[Any, ...]]]:
             content = drive(volume, fs.read, view, ino, 0, inode.size)
         elif stat.S_ISLNK(inode.mode):
             content = drive(volume, fs.readlink, view, ino)
-        xattrs = tuple((name, drive(volume, fs.xattr_get, view, ino, name)) for name in drive(volume, fs.xattr_list, view, ino))
+        xattrs = tuple(
+            (name, drive(volume, fs.xattr_get, view, ino, name))
+            for name in drive(volume, fs.xattr_list, view, ino)
+        )
         size = 0 if stat.S_ISDIR(inode.mode) else inode.size
-        out.append((path, (ino, inode.mode, inode.uid, inode.gid, inode.nlink, size, inode.mtime, inode.ctime, content, xattrs)))
+        out.append(
+            (
+                path,
+                (
+                    ino,
+                    inode.mode,
+                    inode.uid,
+                    inode.gid,
+                    inode.nlink,
+                    size,
+                    inode.mtime,
+                    inode.ctime,
+                    content,
+                    xattrs,
+                ),
+            )
+        )
     return out
 
 
 def judge_map(device: MemoryDevice, volume: Volume) -> None:
-    """The map of a running copy is written in place, so any of its sectors may be old or new; but each is one of this copy's."""
+    """The map of a running copy is written in place, so any of its sectors may be old or new; but
+    each is one of this copy's.
+    """
     copy, block_size = volume.copies.current, volume.geometry.block_size
     for start, length in copy.map_runs if copy else ():
         data = device.read(start * block_size, length * block_size)
-        strangers = [at for at in range(0, len(data), SECTOR) if not copy or data[at : at + len(copy.id)] != copy.id]
-        assert not strangers, f"the map in blocks {start} to {start + length - 1} has something else at {strangers[:5]}"
+        strangers = [
+            at
+            for at in range(0, len(data), SECTOR)
+            if not copy or data[at : at + len(copy.id)] != copy.id
+        ]
+        assert not strangers, (
+            f"the map in blocks {start} to {start + length - 1} has something else at "
+            f"{strangers[:5]}"
+        )
 
 
 @dataclass
 class Oracle:
-    """The states of all generations of a recording, and by (generation, records) those that their logs tell."""
+    """The states of all generations of a recording, and by (generation, records) those that their
+    logs tell.
+    """
 
     generations: dict[int, Dump] = field(default_factory=dict)
     logged: dict[tuple[int, int], Dump] = field(default_factory=dict)
 
     def judge(self, data: bytearray, promised: int | tuple[int, int], newest: int) -> None:
-        """A crash left ``data``: the generation that comes up is whole, and none that was promised is lost (I8).
+        """A crash left ``data``: the generation that comes up is whole, and none that was promised
+        is lost (I8).
 
         Raises ``AssertionError``.
         """
@@ -93,32 +126,44 @@ class Oracle:
         judge_map(device, volume)
         if volume.sync_log.repeated:
             self._judge_recovery(device, fs)
-        # The volume goes on: what the crash interrupted is worked off, and changes can be committed.
+        # The volume goes on: what the crash interrupted is worked off, and changes can be
+        # committed.
         while drive(volume, fs.work):
             pass
         with contextlib.suppress(NoSpace):  # the story of the full volume
-            drive(volume, fs.make, fs.base, ROOT_INO, b"after the crash", stat.S_IFREG | 0o600, 0, 0)
+            drive(
+                volume, fs.make, fs.base, ROOT_INO, b"after the crash", stat.S_IFREG | 0o600, 0, 0
+            )
         commit(volume)
 
     def _judge_recovery(self, device: MemoryDevice, fs: Filesystem) -> None:
-        """Another crash, while what the log told is committed: it is told once more. And when that is done, it is so for good."""
+        """Another crash, while what the log told is committed: it is told once more. And when that
+        is done, it is so for good.
+        """
         volume, before = fs.volume, dump(fs)
         again = MemoryDevice(0)
         again.data, again.size = bytearray(device.data), device.size
         sealed = drive(volume, volume.seal)
         for block, content in list(sealed.blocks.items())[::2]:
             again.write(block * sealed.block_size, content)
-        assert dump(Filesystem(Volume.open(again, read_only=True))) == before, "a crash after a crash"
+        assert dump(Filesystem(Volume.open(again, read_only=True))) == before, (
+            "a crash after a crash"
+        )
         sealed.write()
         volume.committed(sealed)
         found = check_volume(device)
         assert not found, [one.message() for one in found][:5]
         reopened = Volume.open(device, read_only=True)
         assert not reopened.sync_log.pending
-        assert dump(Filesystem(reopened)) == before, "what the log told is not what was committed then"
+        assert dump(Filesystem(reopened)) == before, (
+            "what the log told is not what was committed then"
+        )
 
-    def show(self, device: MemoryDevice, promised: int | tuple[int, int], newest: int) -> Filesystem:
-        """Open what a crash has left: it is clean, and what its generation was when it was sealed, or its log was written.
+    def show(
+        self, device: MemoryDevice, promised: int | tuple[int, int], newest: int
+    ) -> Filesystem:
+        """Open what a crash has left: it is clean, and what its generation was when it was sealed,
+        or its log was written.
 
         Raises ``AssertionError``.
         """
@@ -128,8 +173,13 @@ class Oracle:
         fs = Filesystem(volume)
         point = volume.generation, volume.sync_log.repeated
         least = promised if isinstance(promised, tuple) else (promised, 0)
-        assert least <= point and volume.generation <= newest, f"generation and records {point}, promised {least}, newest {newest}"
-        seen, expected = dump(fs), self.logged[point] if point[1] else self.generations[volume.generation]
+        assert least <= point and volume.generation <= newest, (
+            f"generation and records {point}, promised {least}, newest {newest}"
+        )
+        seen, expected = (
+            dump(fs),
+            self.logged[point] if point[1] else self.generations[volume.generation],
+        )
         assert seen.keys() == expected.keys(), (sorted(seen), sorted(expected))
         for name, tree in expected.items():
             assert seen[name].keys() == tree.keys(), (name, sorted(seen[name].keys() ^ tree.keys()))

@@ -1,8 +1,10 @@
-"""A device that remembers every write and flush, and the states that a power cut could have left it in.
+"""A device that remembers every write and flush, and the states that a power cut could have left it
+in.
 
-A flush makes everything before it durable. A discard is a write of garbage: until the range is written again it may be read as anything.
-Of the writes after the last flush any subset may have reached the medium, in any order,
-and one of them torn at any sector boundary: so between two flushes lie the states that ALICE and CrashMonkey look at.
+A flush makes everything before it durable. A discard is a write of garbage: until the range is
+written again it may be read as anything. Of the writes after the last flush any subset may have
+reached the medium, in any order, and one of them torn at any sector boundary: so between two
+flushes lie the states that ALICE and CrashMonkey look at.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ class RecordingDevice(MemoryDevice):
         super().write(offset, data)
         if self.recording:
             content = bytes(data)
-            self.segments[-1].writes += [(offset + at, content[at : at + PIECE]) for at in range(0, len(content), PIECE)]
+            self.segments[-1].writes += [
+                (offset + at, content[at : at + PIECE]) for at in range(0, len(content), PIECE)
+            ]
 
     def discard(self, offset: int, length: int) -> None:
         self.discarded += length
@@ -71,7 +75,9 @@ class Segment:
 
 @dataclass(frozen=True)
 class State:
-    """Which writes of a segment arrived, and of which only how many bytes: enough to make the same state again."""
+    """Which writes of a segment arrived, and of which only how many bytes: enough to make the same
+    state again.
+    """
 
     segment: int
     arrived: tuple[int, ...]
@@ -113,7 +119,9 @@ class State:
 
 
 def states(segments: list[Segment], rng: random.Random, samples: int) -> Iterator[State]:
-    """Crash states of a recording, each once: exhaustive where a segment is short, else prefixes, single losses and samples."""
+    """Crash states of a recording, each once: exhaustive where a segment is short, else prefixes,
+    single losses and samples.
+    """
     for number, segment in enumerate(segments):
         count = len(segment.writes)
         everything = tuple(range(count))
@@ -125,7 +133,12 @@ def states(segments: list[Segment], rng: random.Random, samples: int) -> Iterato
 
 
 def _of_segment(
-    number: int, segment: Segment, count: int, everything: tuple[int, ...], rng: random.Random, samples: int
+    number: int,
+    segment: Segment,
+    count: int,
+    everything: tuple[int, ...],
+    rng: random.Random,
+    samples: int,
 ) -> Iterator[State]:
     if count <= EXHAUSTIVE:
         for size in range(count + 1):
@@ -135,8 +148,8 @@ def _of_segment(
             for cut in range(SECTOR, len(segment.writes[index][1]), SECTOR):
                 yield State(number, everything[: index + 1], (index, cut))
         return
-    # A long segment has too many subsets. Prefixes are what an orderly device leaves, single losses and single arrivals what a
-    # reordering one does worst; the rest is sampled.
+    # A long segment has too many subsets. Prefixes are what an orderly device leaves, single losses
+    # and single arrivals what a reordering one does worst; the rest is sampled.
     step = max(1, count // samples)
     for size in range(0, count + 1, step):
         yield State(number, everything[:size])
@@ -145,7 +158,9 @@ def _of_segment(
         yield State(number, (index,))
         length = len(segment.writes[index][1])
         if length > SECTOR:
-            yield State(number, everything[: index + 1], (index, rng.randrange(SECTOR, length, SECTOR)))
+            yield State(
+                number, everything[: index + 1], (index, rng.randrange(SECTOR, length, SECTOR))
+            )
     for _ in range(samples):
         likely = rng.random()
         arrived = tuple(index for index in everything if rng.random() < likely)

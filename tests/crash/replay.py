@@ -1,4 +1,6 @@
-"""Judge one crash state alone: ``python tests/crash/replay.py NAME:SEED:SEGMENT:ARRIVED:TORN``, as a failing test prints it."""
+"""Judge one crash state alone: ``python tests/crash/replay.py NAME:SEED:SEGMENT:ARRIVED:TORN``, as
+a failing test prints it.
+"""
 
 from __future__ import annotations
 

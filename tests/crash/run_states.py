@@ -11,7 +11,9 @@ from scenarios import SCENARIOS, Stage
 
 
 def tell(name: str, seed: int) -> Stage:
-    """Play a scenario from beginning to end, recorded. The same seed tells the same story, to the block."""
+    """Play a scenario from beginning to end, recorded. The same seed tells the same story, to the
+    block.
+    """
     story, blocks = SCENARIOS[name]
     stage = Stage(blocks, seed=seed)
     story(stage)
@@ -19,10 +21,13 @@ def tell(name: str, seed: int) -> Stage:
 
 
 def bounds(stage: Stage, state: State) -> tuple[tuple[int, int], int]:
-    """The generation that must survive a crash in this state, with how many records of its log, and the newest that may come up."""
+    """The generation that must survive a crash in this state, with how many records of its log, and
+    the newest that may come up.
+    """
     promised = 0, 0
     for segment in stage.device.segments[: state.segment + 1]:
-        # Those within the segment of the crash count as well: it may have come at the end of it, and lost any of its writes.
+        # Those within the segment of the crash count as well: it may have come at the end of it,
+        # and lost any of its writes.
         promised = max([promised, *segment.promises])
     return promised, max(stage.oracle.generations)
 
@@ -41,7 +46,9 @@ def replay(identity: str) -> None:
 
 @dataclass
 class Run:
-    """States judged. Two are the same when they leave the same bytes on the device: however they came about, they count once."""
+    """States judged. Two are the same when they leave the same bytes on the device: however they
+    came about, they count once.
+    """
 
     judged: int = 0
     seen: set[bytes] = field(default_factory=set)
@@ -51,7 +58,9 @@ class Run:
         return len(self.seen)
 
     def scenario(self, name: str, seed: int, samples: int, limit: int | None = None) -> None:
-        """Judge the states of a scenario, at most ``limit`` that are new. A failure says how to replay it."""
+        """Judge the states of a scenario, at most ``limit`` that are new. A failure says how to
+        replay it.
+        """
         stage = tell(name, seed)
         every = list(states(stage.device.segments, random.Random(seed), samples))
         if limit is not None and len(every) > limit:
@@ -66,7 +75,8 @@ class Run:
                 judge(stage, state, data)
             except Exception as exc:
                 raise AssertionError(
-                    f"replay alone with: python tests/crash/replay.py {name}:{seed}:{state}\n{type(exc).__name__}: {exc}"
+                    "replay alone with: python tests/crash/replay.py "
+                    f"{name}:{seed}:{state}\n{type(exc).__name__}: {exc}"
                 ) from exc
             self.seen.add(digest)
             self.judged += 1

@@ -1,6 +1,7 @@
 """Scenarios for the crash tests: short stories, each about something that a commit must keep whole.
 
-A scenario gets a ``Stage`` and yields nothing: whenever it calls ``stage.commit()`` a generation is sealed, written and promised.
+A scenario gets a ``Stage`` and yields nothing: whenever it calls ``stage.commit()`` a generation is
+sealed, written and promised.
 """
 
 from __future__ import annotations
@@ -33,10 +34,14 @@ DIRECTORY = stat.S_IFDIR | 0o755
 class Stage:
     """A recorded volume, and the handles that a story needs."""
 
-    def __init__(self, blocks: int = 320, block_size: int = 4096, seed: int = 1, device: Any = None) -> None:
+    def __init__(
+        self, blocks: int = 320, block_size: int = 4096, seed: int = 1, device: Any = None
+    ) -> None:
         self.rng = random.Random(seed)
         self.device = device or RecordingDevice(blocks * block_size)
-        with mock.patch("os.urandom", self.rng.randbytes):  # the seed of the hash decides where names go
+        with mock.patch(
+            "os.urandom", self.rng.randbytes
+        ):  # the seed of the hash decides where names go
             format_volume(self.device, block_size=block_size)
         self.volume = Volume.open(self.device)
         self.fs = Filesystem(self.volume)
@@ -64,7 +69,9 @@ class Stage:
             except NotCached as exc:
                 self.volume.admit(self.volume.read_wants(exc.wants))
             except CommitNeeded:
-                while self.volume.allocator.more_to_come() and self.call(self.volume.allocator.reclaim):
+                while self.volume.allocator.more_to_come() and self.call(
+                    self.volume.allocator.reclaim
+                ):
                     pass
                 self.commit()
 
@@ -83,7 +90,9 @@ class Stage:
                 self.device.promise(sealed.generation)
 
     def sync(self, meanwhile: Callable[[], None] = lambda: None) -> None:
-        """As fsync: a record of the log, written and promised, or else a commit. ``meanwhile``: the record is on its way."""
+        """As fsync: a record of the log, written and promised, or else a commit. ``meanwhile``: the
+        record is on its way.
+        """
         volume = self.volume
         if volume.is_synced:
             return
@@ -113,7 +122,9 @@ class Stage:
         self.device.promise(sealed.generation)
 
     def discard(self) -> None:
-        """Discard what is due now, as a worker thread does at any time after the commit that freed it."""
+        """Discard what is due now, as a worker thread does at any time after the commit that freed
+        it.
+        """
         discards = self.volume.allocator.discards
         while runs := discards.begin():
             discards.done(self.volume.discard(runs))
@@ -149,7 +160,13 @@ class Stage:
         self.call(self.fs.set_attributes, self.fs.base, self.node(path), changes, privileged=True)
 
     def truncate(self, path: bytes, size: int) -> None:
-        self.call(self.fs.set_attributes, self.fs.base, self.node(path), Changes(size=size), privileged=True)
+        self.call(
+            self.fs.set_attributes,
+            self.fs.base,
+            self.node(path),
+            Changes(size=size),
+            privileged=True,
+        )
 
     def unlink(self, path: bytes, view: Any = None) -> None:
         view = view or self.fs.base
@@ -198,7 +215,11 @@ class Stage:
 
         def register() -> None:
             runs = allocate_map(self.volume, blocks) if blocks else ()
-            self.volume.copies.put(RunningCopy(name, self.volume.generation, b"/copy", runs, b"" if runs else b"/map").checked())
+            self.volume.copies.put(
+                RunningCopy(
+                    name, self.volume.generation, b"/copy", runs, b"" if runs else b"/map"
+                ).checked()
+            )
 
         self.call(register)
         self.write_map(1)
@@ -209,7 +230,9 @@ class Stage:
         for start, length in copy.map_runs:
             for offset in range(start * block_size, (start + length) * block_size, SECTOR):
                 if self.rng.random() < likely:
-                    self.volume.device.write(offset, copy.id + self.rng.randbytes(SECTOR - len(copy.id)))
+                    self.volume.device.write(
+                        offset, copy.id + self.rng.randbytes(SECTOR - len(copy.id))
+                    )
 
     @property
     def copy(self) -> RunningCopy:
@@ -228,7 +251,9 @@ class Stage:
         self.call(end)
 
     def allocate_from(self, *numbers: int) -> None:
-        """The next blocks come from these groups; left alone, allocation stays with one until that is nearly full."""
+        """The next blocks come from these groups; left alone, allocation stays with one until that
+        is nearly full.
+        """
         self.volume.allocator.need_groups(numbers)
         self.volume.allocator.window[:] = numbers
 
@@ -386,7 +411,9 @@ def deletion(stage: Stage) -> None:
 
 
 def interrupted_deletion(stage: Stage) -> None:
-    """The background part of deleting goes through many records, and every commit finds it somewhere else."""
+    """The background part of deleting goes through many records, and every commit finds it
+    somewhere else.
+    """
     with mock.patch.object(background, "STEP_RUNS", 3):
         stage.fill(b"f", 40 * 4096)
         stage.snapshot("one")
@@ -430,7 +457,9 @@ def restoring(stage: Stage) -> None:
 
 
 def restoring_parts(stage: Stage) -> None:
-    """A directory and a file go back: from what has changed, moved out, been linked over the border and removed; and there again."""
+    """A directory and a file go back: from what has changed, moved out, been linked over the border
+    and removed; and there again.
+    """
     stage.make(b"d", DIRECTORY)
     stage.make(b"d/sub", DIRECTORY)
     stage.fill(b"d/f", 30_000)
@@ -460,7 +489,9 @@ def restoring_parts(stage: Stage) -> None:
 
 
 def scheduled(stage: Stage) -> None:
-    """Restores that are arranged, replaced, taken back and done: with each, its schedule goes and a line of the history comes."""
+    """Restores that are arranged, replaced, taken back and done: with each, its schedule goes and a
+    line of the history comes.
+    """
     stage.fill(b"f", 60_000)
     stage.snapshot("one")
     stage.write(b"f", 4096, b"x" * 20_000)
@@ -495,7 +526,10 @@ def facts(stage: Stage) -> None:
         stage.snapshot(f"s{number}")
     stage.start()
     for number in range(6):
-        stage.say(f"s{number}", lambda now: now.changed(read_only=True, description="d" * 500, tags={"k": "v" * 500}))
+        stage.say(
+            f"s{number}",
+            lambda now: now.changed(read_only=True, description="d" * 500, tags={"k": "v" * 500}),
+        )
         stage.say(f"s{number}", lambda now: now.hold(Hold("one", "r" * 100)).hold(Hold("two")))
         stage.commit()
     stage.call(snapshots.create, stage.fs, "more", facts=Facts(description="from the start"))
@@ -557,7 +591,9 @@ def groups(stage: Stage) -> None:
 
 
 def full_of_snapshots(stage: Stage) -> None:
-    """Overwriting until snapshots have taken all space; then going back, and deleting, out of the reserve."""
+    """Overwriting until snapshots have taken all space; then going back, and deleting, out of the
+    reserve.
+    """
     stage.fill(b"f", 160_000)
     stage.snapshot("first")
     number = 0
@@ -587,10 +623,18 @@ def full_of_snapshots(stage: Stage) -> None:
 
 
 def autodeletion(stage: Stage) -> None:
-    """Writing until there is no space, and snapshots of a policy that go one by one to make some; the others stay."""
+    """Writing until there is no space, and snapshots of a policy that go one by one to make some;
+    the others stay.
+    """
     by_policy = Facts(tags={"policy": "hourly"})
     kept = {"hand": Facts(), "held": by_policy.hold(Hold("audit"))}
-    for name, facts in {"p1": by_policy, "hand": kept["hand"], "p2": by_policy, "held": kept["held"], "p3": by_policy}.items():
+    for name, facts in {
+        "p1": by_policy,
+        "hand": kept["hand"],
+        "p2": by_policy,
+        "held": kept["held"],
+        "p3": by_policy,
+    }.items():
         stage.fill(b"f-" + name.encode(), 40_000)
         stage.call(snapshots.create, stage.fs, name, facts=facts)
         stage.commit()
@@ -609,7 +653,9 @@ def autodeletion(stage: Stage) -> None:
             stage.commit()
 
     number = 0
-    while insist(stage.make, b"n%d" % number) and insist(stage.write, b"n%d" % number, 0, stage.rng.randbytes(30_000)):
+    while insist(stage.make, b"n%d" % number) and insist(
+        stage.write, b"n%d" % number, 0, stage.rng.randbytes(30_000)
+    ):
         number += 1
     assert [one.name for one in snapshots.all(stage.fs)] == list(kept)
     stage.work()
@@ -617,7 +663,9 @@ def autodeletion(stage: Stage) -> None:
 
 
 def purge(stage: Stage) -> None:
-    """A tree and a file go from all snapshots at once; a commit finds the tree half emptied, and a snapshot is made of one like that."""
+    """A tree and a file go from all snapshots at once; a commit finds the tree half emptied, and a
+    snapshot is made of one like that.
+    """
     stage.make(b"d", DIRECTORY)
     stage.make(b"d/deep", DIRECTORY)
     for number in range(12):
@@ -631,7 +679,10 @@ def purge(stage: Stage) -> None:
         stage.write(b"secret", 0, stage.rng.randbytes(3_000))
     stage.say("two", lambda now: now.changed(read_only=True))
     stage.start()
-    with mock.patch.object(orphans_of_views, "STEP_NAMES", 5), mock.patch.object(orphans_of_views, "STEPS", 1):
+    with (
+        mock.patch.object(orphans_of_views, "STEP_NAMES", 5),
+        mock.patch.object(orphans_of_views, "STEPS", 1),
+    ):
         stage.purge(b"secret", "one", "two", "three")
         stage.purge(b"d", "one", "two")
         stage.work(2)
@@ -649,7 +700,9 @@ def purge(stage: Stage) -> None:
 
 
 def running_copy(stage: Stage) -> None:
-    """Copies begin, change and end; the map of one is written all the time, whatever the commits do."""
+    """Copies begin, change and end; the map of one is written all the time, whatever the commits
+    do.
+    """
     stage.fill(b"f", 40_000)
     stage.start()
     for number, blocks in enumerate((2, 0, 3)):
@@ -697,7 +750,9 @@ def full_volume(stage: Stage) -> None:
 
 
 def discarding(stage: Stage) -> None:
-    """Freed blocks are discarded: at once, after the next commit, and while a commit that has freed more is on its way."""
+    """Freed blocks are discarded: at once, after the next commit, and while a commit that has freed
+    more is on its way.
+    """
     stage.volume.allocator.discards.wanted = True
     for number in range(4):
         stage.fill(b"f%d" % number, 30_000)
@@ -731,7 +786,9 @@ def discarding(stage: Stage) -> None:
 
 
 def logged(stage: Stage) -> None:
-    """fsync after fsync: the same block again and again, parts of blocks, growing, far away, times; more than the log takes; and names."""
+    """fsync after fsync: the same block again and again, parts of blocks, growing, far away, times;
+    more than the log takes; and names.
+    """
     stage.fill(b"f", 80_000)
     stage.fill(b"g", 3_000)
     stage.write(b"f", 0, b"first")
@@ -748,7 +805,9 @@ def logged(stage: Stage) -> None:
     stage.sync()
     stage.sync()
     for _ in range(7):
-        stage.write(b"f", 4096 * stage.rng.randrange(30), stage.rng.randbytes(stage.rng.randrange(1, 9000)))
+        stage.write(
+            b"f", 4096 * stage.rng.randrange(30), stage.rng.randbytes(stage.rng.randrange(1, 9000))
+        )
         stage.sync()
     stage.write(b"g", 2 << 20, b"far")
     stage.sync()
@@ -771,7 +830,9 @@ def logged(stage: Stage) -> None:
 
 
 def logged_and_freed(stage: Stage) -> None:
-    """What a record names is replaced, deleted and cut off; its blocks are wanted by others, with discards, on a small volume."""
+    """What a record names is replaced, deleted and cut off; its blocks are wanted by others, with
+    discards, on a small volume.
+    """
     stage.volume.allocator.discards.wanted = True
     for number in range(3):
         stage.fill(b"f%d" % number, 30_000)
@@ -785,7 +846,9 @@ def logged_and_freed(stage: Stage) -> None:
         stage.write(path, 4096 * turn, stage.rng.randbytes(9_000))
         stage.sync()
         stage.write(path, 4096 * turn, stage.rng.randbytes(5_000))
-        stage.sync(lambda path=path, turn=turn: stage.write(path, 4096 * turn, stage.rng.randbytes(4_096)))
+        stage.sync(
+            lambda path=path, turn=turn: stage.write(path, 4096 * turn, stage.rng.randbytes(4_096))
+        )
         if turn == 1:
             stage.unlink(b"f1")
             stage.work()

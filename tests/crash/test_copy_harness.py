@@ -1,4 +1,6 @@
-"""The crash harness for copies catches what it is there for: each test plants a defect that spoils a copy only in a crash."""
+"""The crash harness for copies catches what it is there for: each test plants a defect that spoils
+a copy only in a crash.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +46,12 @@ def test_a_map_bit_before_its_data_is_caught(monkeypatch: pytest.MonkeyPatch, na
 
 
 @pytest.mark.parametrize("name", ["copy", "copy_outside"])
-def test_overwriting_before_the_map_bit_is_durable_is_caught(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """D3: after the crash the block is read from the source, which has something else there by now."""
+def test_overwriting_before_the_map_bit_is_durable_is_caught(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """D3: after the crash the block is read from the source, which has
+    something else there by now.
+    """
     flush = Copy._flush
 
     def data_only(self: Copy, what: Any, losses: int) -> None:
@@ -63,7 +69,9 @@ def test_writing_without_copying_first_is_caught(monkeypatch: pytest.MonkeyPatch
     caught("copy")
 
 
-def test_a_copy_that_is_usable_before_its_source_knows_of_it_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_that_is_usable_before_its_source_knows_of_it_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """D1, D4: after a crash nobody would go on with it, nor keep what it needs."""
 
     def too_late(self: CopyStage, job: Job) -> None:
@@ -78,9 +86,15 @@ def test_a_mark_that_goes_before_the_last_data_is_caught(monkeypatch: pytest.Mon
     """D4: the target says that it is complete, and is not yet."""
 
     def all_is_written(self: Copy) -> bool:
-        written = {block for start, length in self._written for block in range(start, start + length)}
+        written = {
+            block for start, length in self._written for block in range(start, start + length)
+        }
         span = self.geometry.group_span
-        left = {number * span + offset for number, bits in self._remaining.items() for offset in bits.search(1)}
+        left = {
+            number * span + offset
+            for number, bits in self._remaining.items()
+            for offset in bits.search(1)
+        }
         return not self._unknown and left <= written
 
     def finish(self: Job) -> None:
@@ -94,7 +108,9 @@ def test_a_mark_that_goes_before_the_last_data_is_caught(monkeypatch: pytest.Mon
 
 
 def test_a_mark_that_is_cleared_as_a_whole_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """D4: when only its end has gone it looks damaged, and the copy, which is complete, like one that has failed."""
+    """D4: when only its end has gone it looks damaged, and the copy, which is complete, like one
+    that has failed.
+    """
 
     def at_once(device: Any, place: int) -> None:
         device.write(place, bytes(PLACE_BYTES))
@@ -105,7 +121,9 @@ def test_a_mark_that_is_cleared_as_a_whole_is_caught(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("name", ["copy_failed", "copy_failed_outside"])
-def test_a_failure_that_is_not_durable_before_what_follows_is_caught(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_failure_that_is_not_durable_before_what_follows_is_caught(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     """D7: the copy has failed, what it lacks is overwritten, and after a crash nobody knows."""
     failing = Job._failing
 
@@ -119,7 +137,9 @@ def test_a_failure_that_is_not_durable_before_what_follows_is_caught(monkeypatch
 
 
 @pytest.mark.parametrize("name", ["copy_failed", "copy_failed_outside"])
-def test_a_reader_that_asks_the_target_alone_is_caught(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_reader_that_asks_the_target_alone_is_caught(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     """D7: the target could not be told that it has failed; its source says so."""
     monkeypatch.setattr(UnfinishedCopy, "_says_failed", lambda _: False)
     assert "taken for a point in time" in caught(name)
@@ -132,7 +152,9 @@ def test_the_mark_of_an_earlier_copy_is_caught(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_failing_state_of_a_copy_cannot_be_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a failure prints fails again by itself, and passes without the defect; the same story writes the same places each time."""
+    """What a failure prints fails again by itself, and passes without the defect; the same story
+    writes the same places each time.
+    """
     with monkeypatch.context() as planted:
         planted.setattr(CopyBeforeWrite, "make_ready", lambda *_: None)
         planted.setattr(CopyBeforeWrite, "must_wait", lambda *_: False)
@@ -148,10 +170,15 @@ def test_a_failing_state_of_a_copy_cannot_be_run_alone(monkeypatch: pytest.Monke
 
 
 def places(timeline: Timeline) -> list[Any]:
-    return [(type(event), getattr(event, "device", None), getattr(event, "offset", None)) for event in timeline.events]
+    return [
+        (type(event), getattr(event, "device", None), getattr(event, "offset", None))
+        for event in timeline.events
+    ]
 
 
-@pytest.mark.parametrize("state", [State(0, ()), State(7, (0, 1, 5), (5, 512)), State(12, (3,), (3, -1024))])
+@pytest.mark.parametrize(
+    "state", [State(0, ()), State(7, (0, 1, 5), (5, 512)), State(12, (3,), (3, -1024))]
+)
 def test_the_name_of_a_state_of_several_devices_stands_for_another(state: State) -> None:
     assert State.parse(str(state)) == state
 

@@ -1,4 +1,6 @@
-"""The crash harness catches what it is there for: each test plants a defect that loses data only in a crash."""
+"""The crash harness catches what it is there for: each test plants a defect that loses data only in
+a crash.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,9 @@ def test_reuse_of_freed_blocks_before_the_commit_is_caught(monkeypatch: pytest.M
         run("rename_over", 1, samples=60)
 
 
-def test_a_map_that_is_used_again_while_its_copy_counts_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_map_that_is_used_again_while_its_copy_counts_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """I5: a copy has ended, and its map's blocks are given out before that is durable."""
 
     def give_out_at_once(volume: Volume, runs: Iterable[tuple[int, int]]) -> None:
@@ -91,7 +95,9 @@ def test_the_story_of_discards_discards_nothing() -> None:
 
 
 def test_discards_before_the_commit_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """I4: what the durable generation still reaches is discarded; the volume itself never notices."""
+    """I4: what the durable generation still reaches is discarded; the
+    volume itself never notices.
+    """
     due: list[tuple[int, int]] = []
     seal, write = Allocator.seal, Sealed.write
 
@@ -150,7 +156,9 @@ def test_a_log_without_its_flush_is_caught(monkeypatch: pytest.MonkeyPatch) -> N
         run("logged", 1, samples=60)
 
 
-def test_overwriting_in_place_what_a_record_names_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overwriting_in_place_what_a_record_names_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """I4: a block is fresh until the commit, and a record of the log needs it as it is."""
     monkeypatch.setattr(Allocator, "keep", lambda _self, _runs: None)
     with pytest.raises(AssertionError, match="replay alone with"):
@@ -185,7 +193,9 @@ def test_a_log_that_leaves_something_out_is_caught(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_failing_state_cannot_be_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a failure prints fails again by itself, and passes without the defect; the same story has the same blocks each time."""
+    """What a failure prints fails again by itself, and passes without the defect; the same story
+    has the same blocks each time.
+    """
     with monkeypatch.context() as planted:
 
         def write(self: Sealed) -> None:
@@ -205,12 +215,24 @@ def test_a_failing_state_cannot_be_run_alone(monkeypatch: pytest.MonkeyPatch) ->
             replay(found[2])
         assert f"{type(again.value).__name__}: {again.value}".splitlines()[0] == found[3]
     script = Path(__file__).with_name(Path(found[1]).name)
-    result = subprocess.run([sys.executable, script, "directories:3:0::"], check=False, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(
+        [sys.executable, script, "directories:3:0::"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert result.returncode == 0, result.stderr
-    first, second = ([each.writes for each in tell("directories", 3).device.segments] for _ in range(2))
-    assert [[place for place, _ in writes] for writes in first] == [[place for place, _ in writes] for writes in second]
+    first, second = (
+        [each.writes for each in tell("directories", 3).device.segments] for _ in range(2)
+    )
+    assert [[place for place, _ in writes] for writes in first] == [
+        [place for place, _ in writes] for writes in second
+    ]
 
 
-@pytest.mark.parametrize("state", [State(0, ()), State(7, (0, 1, 2, 5, 9, 10), (10, 512)), State(12, (3,))])
+@pytest.mark.parametrize(
+    "state", [State(0, ()), State(7, (0, 1, 2, 5, 9, 10), (10, 512)), State(12, (3,))]
+)
 def test_the_name_of_a_state_stands_for_another(state: State) -> None:
     assert State.parse(str(state)) == state

@@ -1,4 +1,5 @@
-"""kill -9 of the daemon, again and again on one image: what was acknowledged is there, and the checker finds nothing.
+"""kill -9 of the daemon, again and again on one image: what was acknowledged is there, and the
+checker finds nothing.
 
 ``SNAPFS_KILLS`` sets how often; ``make torture`` uses it.
 """
@@ -18,12 +19,15 @@ from killing import WRITERS, Life, Log, prove
 KILLS = int(os.environ.get("SNAPFS_KILLS", "50"))
 SEED = int(os.environ.get("SNAPFS_KILL_SEED", "0"))
 
-#: Every so many kills the logs begin anew, so that reading all of them stays quick, and the progress is told.
+#: Every so many kills the logs begin anew, so that reading all of them stays quick, and the
+#: progress is told.
 ROUND = 8
 
 
 def findings(mounted) -> list[str]:
-    """What the checker says, but that the newest superblock has no copy yet: between its two writes a kill leaves it so."""
+    """What the checker says, but that the newest superblock has no copy yet: between its two writes
+    a kill leaves it so.
+    """
     found = json.loads(mounted.run("check", mounted.image, "--json", code=None).stdout)["findings"]
     return [one["message"] for one in found if one["rule"] != "superblock-copy"]
 
@@ -48,13 +52,21 @@ def test_kills_lose_nothing_that_was_acknowledged(mounted, wait_until) -> None:
                     file.truncate(0)
                     os.fsync(file.fileno())
                 log.lengths[writer] = log.returned[writer] = 0
-            print(f"{kill} of {KILLS} kills, {log.acknowledged} changes acknowledged, {time.monotonic() - began:.0f} s", flush=True)
+            print(
+                f"{kill} of {KILLS} kills, {log.acknowledged} changes acknowledged, "
+                f"{time.monotonic() - began:.0f} s",
+                flush=True,
+            )
         life = Life(mounted.path, log, seed + kill)
         pid = mounted.pid
         goal = log.acknowledged + dice.randrange(1, 80)
         threads = life.work()
         try:
-            wait_until(lambda goal=goal, life=life: log.acknowledged >= goal or life.wrong, limit=60, what="the work before the kill")
+            wait_until(
+                lambda goal=goal, life=life: log.acknowledged >= goal or life.wrong,
+                limit=60,
+                what="the work before the kill",
+            )
         finally:
             life.end()
             mounted.kill(pid)
@@ -68,7 +80,10 @@ def test_kills_lose_nothing_that_was_acknowledged(mounted, wait_until) -> None:
         mounted.mount("commit=1")
     prove(mounted.path, log, digests)
     assert log.acknowledged > KILLS
-    print(f"{KILLS} kills, {log.acknowledged} changes acknowledged, none missing, always clean: {time.monotonic() - began:.0f} s")
+    print(
+        f"{KILLS} kills, {log.acknowledged} changes acknowledged, none missing, always "
+        f"clean: {time.monotonic() - began:.0f} s"
+    )
 
 
 def test_a_kill_while_mounting_going_back_and_unmounting(mounted, snapfs_command) -> None:
@@ -79,7 +94,9 @@ def test_a_kill_while_mounting_going_back_and_unmounting(mounted, snapfs_command
     states = {b"old" * 10_000, b"new" * 10_000}
     for _ in range(8):
         pid = mounted.pid
-        thread = threading.Thread(target=mounted.run, args=("restore", mounted.path, "s"), kwargs={"code": None})
+        thread = threading.Thread(
+            target=mounted.run, args=("restore", mounted.path, "s"), kwargs={"code": None}
+        )
         thread.start()
         while thread.is_alive() and len(os.listdir(mounted / ".snap")) == 1:
             pass

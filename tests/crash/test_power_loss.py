@@ -1,7 +1,9 @@
-"""I8: after a power cut at any point the volume shows the last durable generation or the one being committed, whole, and is clean.
+"""I8: after a power cut at any point the volume shows the last durable generation or the one being
+committed, whole, and is clean.
 
-``SNAPFS_CRASH_STATES`` sets how many states all scenarios together run; ``make crash`` uses it. A failure prints the command that replays
-it alone; with ``-s``, the number of distinct states is told by scenario.
+``SNAPFS_CRASH_STATES`` sets how many states all scenarios together run; ``make crash`` uses it. A
+failure prints the command that replays it alone; with ``-s``, the number of distinct states is told
+by scenario.
 """
 
 from __future__ import annotations
@@ -32,13 +34,19 @@ def tally() -> Iterator[dict[str, int]]:
     began = time.monotonic()
     yield counts
     print("".join(f"\n{count:8,}  {name}" for name, count in counts.items()))
-    print(f"{sum(counts.values()):8,}  distinct crash states, all whole, {time.monotonic() - began:.0f} s", flush=True)
+    print(
+        f"{sum(counts.values()):8,}  distinct crash states, all whole, "
+        f"{time.monotonic() - began:.0f} s",
+        flush=True,
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_no_power_cut_loses_what_was_promised(name: str, record_property, tally: dict[str, int]) -> None:
+def test_no_power_cut_loses_what_was_promised(
+    name: str, record_property, tally: dict[str, int]
+) -> None:
     weight = FEWER.get(name, 1) / sum(FEWER.get(each, 1) for each in SCENARIOS)
     goal = round(TOTAL * weight)
     found = Run()

@@ -1,7 +1,9 @@
-"""Several devices with one history: every write and flush of each, in order, and the states that a power cut could have left them in.
+"""Several devices with one history: every write and flush of each, in order, and the states that a
+power cut could have left them in.
 
-A flush makes durable what its own device was given, and says nothing of another. So a crash loses any subset of what each device was given
-after its last flush, and one write of all may be torn: its first sectors have arrived, or its last ones.
+A flush makes durable what its own device was given, and says nothing of another. So a crash loses
+any subset of what each device was given after its last flush, and one write of all may be torn: its
+first sectors have arrived, or its last ones.
 """
 
 from __future__ import annotations
@@ -56,7 +58,12 @@ class TimedDevice(MemoryDevice):
         self._check()
         super().write(offset, data)
         content = bytes(data)
-        self._timeline.add(*(Write(self._number, offset + at, content[at : at + PIECE]) for at in range(0, len(content), PIECE)))
+        self._timeline.add(
+            *(
+                Write(self._number, offset + at, content[at : at + PIECE])
+                for at in range(0, len(content), PIECE)
+            )
+        )
 
     def flush(self) -> None:
         self._check()
@@ -81,9 +88,11 @@ class TimedDevice(MemoryDevice):
 
 @dataclass(frozen=True)
 class State:
-    """A crash before the event ``point``: which writes arrived of those that may be lost, and of which only a part.
+    """A crash before the event ``point``: which writes arrived of those that may be lost, and of
+    which only a part.
 
-    ``torn`` is a write and how many of its bytes: the first ones, or if it is negative the last ones.
+    ``torn`` is a write and how many of its bytes: the first ones, or if it is negative the last
+    ones.
     """
 
     point: int
@@ -99,7 +108,11 @@ class State:
         """What ``str`` gave."""
         point, arrived, torn = text.split(":")
         index, _, length = torn.partition("@")
-        return cls(int(point), tuple(map(int, filter(None, arrived.split(",")))), (int(index), int(length)) if torn else None)
+        return cls(
+            int(point),
+            tuple(map(int, filter(None, arrived.split(",")))),
+            (int(index), int(length)) if torn else None,
+        )
 
 
 @dataclass
@@ -156,8 +169,12 @@ class Timeline:
             for each in moment.pending:
                 write = self.events[each]
                 if write.device == event.device:
-                    moment.durable[write.device][write.offset : write.offset + len(write.content)] = write.content
-            moment.pending = [each for each in moment.pending if self.events[each].device != event.device]
+                    moment.durable[write.device][
+                        write.offset : write.offset + len(write.content)
+                    ] = write.content
+            moment.pending = [
+                each for each in moment.pending if self.events[each].device != event.device
+            ]
         else:
             moment.durable, moment.pending = [bytearray(content) for content in event.contents], []
 
@@ -169,7 +186,11 @@ class Timeline:
             content, offset = write.content, write.offset
             if state.torn and state.torn[0] == index:
                 cut = state.torn[1]
-                content, offset = (content[:cut], offset) if cut > 0 else (content[cut:], offset + len(content) + cut)
+                content, offset = (
+                    (content[:cut], offset)
+                    if cut > 0
+                    else (content[cut:], offset + len(content) + cut)
+                )
             found[write.device][offset : offset + len(content)] = content
         return found
 
@@ -188,21 +209,37 @@ class Timeline:
     # Which states there are
 
     def states(self, rng: random.Random, samples: int) -> list[State]:
-        """Of every moment at which something may be lost that is durable right after it, and of every note."""
+        """Of every moment at which something may be lost that is durable right after it, and of
+        every note.
+        """
         points = {index for index, event in enumerate(self.events) if not isinstance(event, Write)}
         points |= {point for point, _, _ in self.notes} | {len(self.events)}
-        return [state for moment in self.moments(points) for state in self.of_moment(moment, rng, samples)]
+        return [
+            state
+            for moment in self.moments(points)
+            for state in self.of_moment(moment, rng, samples)
+        ]
 
     def of_moment(self, moment: Moment, rng: random.Random, samples: int) -> Iterator[State]:
-        """Exhaustive where little may be lost; else nothing, all, one device and no other, the first ones, single ones, and samples."""
+        """Exhaustive where little may be lost; else nothing, all, one device and no other, the
+        first ones, single ones, and samples.
+        """
         everything = tuple(moment.pending)
         chosen: set[tuple[int, ...]] = {(), everything}
         if len(everything) <= EXHAUSTIVE:
-            chosen |= {some for size in range(len(everything)) for some in itertools.combinations(everything, size)}
+            chosen |= {
+                some
+                for size in range(len(everything))
+                for some in itertools.combinations(everything, size)
+            }
         else:
             for number in range(len(moment.durable)):
-                chosen.add(tuple(index for index in everything if self.events[index].device == number))
-                chosen.add(tuple(index for index in everything if self.events[index].device != number))
+                chosen.add(
+                    tuple(index for index in everything if self.events[index].device == number)
+                )
+                chosen.add(
+                    tuple(index for index in everything if self.events[index].device != number)
+                )
             for index in rng.sample(everything, min(samples, len(everything))):
                 chosen.add(tuple(each for each in everything if each < index))
                 chosen.add(tuple(each for each in everything if each != index))

@@ -1,7 +1,8 @@
 """Has every snapfs that a test starts held against what is set aside for commits: see ``tally.py``.
 
-Python runs a module of this name when it starts, if its directory is in ``PYTHONPATH``, where ``conftest.py`` puts it. ``SNAPFS_TALLY=0``
-leaves processes alone. Nothing is loaded before the core is about to be used.
+Python runs a module of this name when it starts, if its directory is in ``PYTHONPATH``, where
+``conftest.py`` puts it. ``SNAPFS_TALLY=0`` leaves processes alone. Nothing is loaded before the
+core is about to be used.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from types import ModuleType
 
-#: What loads these has the core loaded, and is about to use it: a daemon, or a command for an image that nobody has mounted.
+#: What loads these has the core loaded, and is about to use it: a daemon, or a command for an image
+#: that nobody has mounted.
 _USERS = ("snapfs.fuse.mounting", "snapfs.control.offline")
 
 
 class _BeforeUse(MetaPathFinder):
     """Finds nothing itself."""
 
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> None:
         del path, target
         if fullname in _USERS:
             sys.meta_path.remove(self)

@@ -1,7 +1,9 @@
-"""Breaks calls of the core off: an exception that nobody expects, at any call of any function, in the stories of the crash tests.
+"""Breaks calls of the core off: an exception that nobody expects, at any call of any function, in
+the stories of the crash tests.
 
-It is raised by a trace function, so what it hits is the code as it stands. Afterwards writing has ended, nothing more reaches the
-device, and what is on it is the state before or after the step that broke off, and clean.
+It is raised by a trace function, so what it hits is the code as it stands. Afterwards writing has
+ended, nothing more reaches the device, and what is on it is the state before or after the step that
+broke off, and clean.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ class Broken(MemoryError):
 
 
 class BreakingStage(FaultStage):
-    """A stage that notes every call of the core (``at`` is 0), or breaks the one of that number off."""
+    """A stage that notes every call of the core (``at`` is 0), or breaks the one of that number
+    off.
+    """
 
     def __init__(self, content: bytes, at: int = 0) -> None:
         super().__init__(content)
@@ -44,7 +48,9 @@ class BreakingStage(FaultStage):
         self.calls = 0
         self.sites: dict[Site, list[int]] = {}
         self.is_begun = False
-        self.is_inside = False  # of a driver: what the stage itself does between its steps does not count
+        self.is_inside = (
+            False  # of a driver: what the stage itself does between its steps does not count
+        )
 
     def _begin(self, step: str) -> None:
         self.is_inside = False
@@ -84,10 +90,17 @@ class BreakingStage(FaultStage):
         if code.co_filename in _DRIVERS:
             self.is_inside = True
             return
-        if event != "call" or not self.is_inside or not code.co_filename.startswith(_CORE) or caller is None:
+        if (
+            event != "call"
+            or not self.is_inside
+            or not code.co_filename.startswith(_CORE)
+            or caller is None
+        ):
             return
         if code.co_flags & inspect.CO_GENERATOR:
-            return  # a generator that is closed is called as well, and nobody hears of what comes out of that
+            # a generator that is closed is called as well, and nobody hears of what comes out of
+            # that
+            return
         self.calls += 1
         if not self.at:
             self.sites.setdefault((code, caller.f_lineno), []).append(self.calls)
@@ -111,7 +124,9 @@ class Breaking:
         return cls(story, stage.calls, stage.sites)
 
     def sample(self, count: int) -> list[int]:
-        """So many calls, of different functions from different places; which of them, chance decides, the same in every run."""
+        """So many calls, of different functions from different places; which of them, chance
+        decides, the same in every run.
+        """
         rnd = random.Random(self.story.name)
         sites = sorted(self.sites.values())
         return [rnd.choice(one) for one in rnd.sample(sites, min(count, len(sites)))]
@@ -134,4 +149,6 @@ class Breaking:
         Story._serves_and_writes_nothing(stage)
         generations: dict[int, Dump] = self.story.generations
         for data in (bytearray(device.data), bytearray(device.durable)):
-            Oracle(generations, self.story.logged).judge(data, stage.acknowledged, volume.generation)
+            Oracle(generations, self.story.logged).judge(
+                data, stage.acknowledged, volume.generation
+            )

@@ -1,6 +1,8 @@
-"""Damage to plant: each case breaks one rule of the checker, with all checksums right, as a bug in the core would.
+"""Damage to plant: each case breaks one rule of the checker, with all checksums right, as a bug in
+the core would.
 
-A case returns the place where it must be found. ``also`` names the rules that cannot but be broken with it.
+A case returns the place where it must be found. ``also`` names the rules that cannot but be broken
+with it.
 """
 
 from __future__ import annotations
@@ -12,7 +14,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from planting import BLOCK, BLOCKS, DIRECTORY, FIFO, REGULAR, SPAN, SYMLINK, Overlay, Planted, build, tree_blocks
+from planting import (
+    BLOCK,
+    BLOCKS,
+    DIRECTORY,
+    FIFO,
+    REGULAR,
+    SPAN,
+    SYMLINK,
+    Overlay,
+    Planted,
+    build,
+    tree_blocks,
+)
 
 from snapfs import snapshots
 from snapfs.blocks.geometry import SUPERBLOCK_SLOTS
@@ -252,7 +266,17 @@ def register(p: Planted, *runs: tuple[int, int], **more: Any) -> str:
     running = p.volume.copies.current
     assert running is not None
     p.do(copies.free_map, p.volume, running.map_runs)
-    p.volume.copies.put(RunningCopy(**{"id": b"copy" * 4, "generation": 1, "destination": b"/elsewhere/copy", "map_runs": runs, **more}))
+    p.volume.copies.put(
+        RunningCopy(
+            **{
+                "id": b"copy" * 4,
+                "generation": 1,
+                "destination": b"/elsewhere/copy",
+                "map_runs": runs,
+                **more,
+            }
+        )
+    )
     return "running copy"
 
 
@@ -344,7 +368,9 @@ def a_chain_leaves_out_a_directory(p: Planted) -> str:
 
 @damage("covered-part")
 def one_of_several_parts_is_no_inode(p: Planted) -> str:
-    return show(p, *snapshots.get(p.fs, "part").parts, Part(INO_LIMIT - 1, (INO_LIMIT - 1,), (b"lost",)))
+    return show(
+        p, *snapshots.get(p.fs, "part").parts, Part(INO_LIMIT - 1, (INO_LIMIT - 1,), (b"lost",))
+    )
 
 
 @damage("covered-part")

@@ -1,6 +1,8 @@
-"""The life of a volume that is copied while one of its devices fails: source, target, or the map that is outside.
+"""The life of a volume that is copied while one of its devices fails: source, target, or the map
+that is outside.
 
-Users write, commit and delete on a small volume; the copy goes on in between. Then the power fails, and what is left is judged.
+Users write, commit and delete on a small volume; the copy goes on in between. Then the power fails,
+and what is left is judged.
 """
 
 from __future__ import annotations
@@ -37,7 +39,12 @@ BLOCKS = 320
 FILE = stat.S_IFREG | 0o644
 
 #: How it ended.
-WHOLE, FAILED, NEVER, READ_ONLY = "the copy is whole", "the copy has failed", "the copy was never set up", "the source is read-only"
+WHOLE, FAILED, NEVER, READ_ONLY = (
+    "the copy is whole",
+    "the copy has failed",
+    "the copy was never set up",
+    "the source is read-only",
+)
 
 __all__ = ["FAILED", "NEVER", "READ_ONLY", "WHOLE", "Life"]
 
@@ -66,7 +73,9 @@ class _Over(Exception):
 
 @dataclass
 class Life:
-    """``where`` is the device that fails: source, target or map. ``copy_first``: writes fail when the target does (D7)."""
+    """``where`` is the device that fails: source, target or map. ``copy_first``: writes fail when
+    the target does (D7).
+    """
 
     where: str
     outside: bool
@@ -96,10 +105,20 @@ class Life:
         self.volume.allocator.prefer_used()
         drive(self.volume, self.volume.allocator.need_groups, range(self.volume.geometry.groups))
         self.expected = Expected(
-            self.volume.generation, bytes(self.devices["source"].data), needed_ranges(self.volume), bytes(BLOCKS * BLOCK)
+            self.volume.generation,
+            bytes(self.devices["source"].data),
+            needed_ranges(self.volume),
+            bytes(BLOCKS * BLOCK),
         )
         target = Target(self.devices["target"], TARGET, False, sparse=True)  # type: ignore[arg-type]
-        self.job = Job.begin(self.volume, target, Wishes(self.copy_first), registered=True, source_path=SOURCE, owner=0)
+        self.job = Job.begin(
+            self.volume,
+            target,
+            Wishes(self.copy_first),
+            registered=True,
+            source_path=SOURCE,
+            owner=0,
+        )
         self.failing.arm(self.fault)
         try:
             is_set_up = self._set_up()
@@ -216,7 +235,11 @@ class Life:
 
     def _one(self) -> None:
         rng, fs, volume = self.rng, self.fs, self.volume
-        name = rng.choice(sorted(self.files)) if self.files and rng.random() < 0.7 else b"n%d" % rng.randrange(100)
+        name = (
+            rng.choice(sorted(self.files))
+            if self.files and rng.random() < 0.7
+            else b"n%d" % rng.randrange(100)
+        )
         kind = rng.randrange(10)
         if volume.allocator.available < volume.allocator.reserve + 15:
             kind = rng.choice([0, 0, 1])
@@ -230,7 +253,10 @@ class Life:
                 drive(volume, fs.make, fs.base, ROOT_INO, name, FILE, 0, 0)
                 self.files[name] = b""
             ino = drive(volume, fs.lookup, fs.base, ROOT_INO, name).ino
-            offset, data = rng.randrange(3) * BLOCK, rng.randbytes(rng.choice([BLOCK, 5 * BLOCK, 9000]))
+            offset, data = (
+                rng.randrange(3) * BLOCK,
+                rng.randbytes(rng.choice([BLOCK, 5 * BLOCK, 9000])),
+            )
             before = self.files[name].ljust(offset, b"\0")
             after = before[:offset] + data + before[offset + len(data) :]
             self._write(ino, offset, data)
@@ -284,7 +310,9 @@ class Life:
         self.fs = Filesystem(self.volume)
         assert self.volume.generation >= promised
         if self.volume.generation in self.known:
-            assert self._read() == self.known[self.volume.generation], "what was durable is something else now"
+            assert self._read() == self.known[self.volume.generation], (
+                "what was durable is something else now"
+            )
         if ended == WHOLE:
             is_whole(self.expected, target)
         job = attach(self.volume)

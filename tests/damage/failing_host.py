@@ -1,7 +1,9 @@
-"""A filesystem with one file in it, the image, whose reads, writes and flushes fail when they are told to: a disk that dies under a mount.
+"""A filesystem with one file in it, the image, whose reads, writes and flushes fail when they are
+told to: a disk that dies under a mount.
 
-Run as ``python failing_host.py BACKING MOUNTPOINT ORDERS``. Prints ``ready`` when it is mounted. What stands in the file ``ORDERS`` now
-(``read``, ``write``, ``full``, ``flush``) fails now. Nothing is cached, so what fails here fails there.
+Run as ``python failing_host.py BACKING MOUNTPOINT ORDERS``. Prints ``ready`` when it is mounted.
+What stands in the file ``ORDERS`` now (``read``, ``write``, ``full``, ``flush``) fails now. Nothing
+is cached, so what fails here fails there.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ class FailingHost(pyfuse3.Operations):
     async def getattr(self, inode, ctx=None):
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = inode
-        entry.st_mode = stat.S_IFDIR | 0o755 if inode == pyfuse3.ROOT_INODE else stat.S_IFREG | 0o600
+        entry.st_mode = (
+            stat.S_IFDIR | 0o755 if inode == pyfuse3.ROOT_INODE else stat.S_IFREG | 0o600
+        )
         entry.st_size = os.fstat(self.descriptor).st_size if inode == IMAGE else 0
         entry.st_uid, entry.st_gid = os.getuid(), os.getgid()
         return entry

@@ -1,7 +1,8 @@
 """A device in memory that fails when it is told to, and the ways in which devices fail.
 
-A fault hits the n-th operation of its kind, once or from then on for good. After a flush that failed the device has forgotten some of the
-writes before it and says nothing more about them: what Linux does with dirty pages that it could not write.
+A fault hits the n-th operation of its kind, once or from then on for good. After a flush that
+failed the device has forgotten some of the writes before it and says nothing more about them: what
+Linux does with dirty pages that it could not write.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ class Fault:
     lasting: bool = False
 
     def __str__(self) -> str:
-        return f"{self.kind.value[0]} at {self.kind.operation} {self.at}{' and ever after' if self.lasting else ''}"
+        return (
+            f"{self.kind.value[0]} at {self.kind.operation} "
+            f"{self.at}{' and ever after' if self.lasting else ''}"
+        )
 
 
 class FaultyDevice(MemoryDevice):
@@ -85,9 +89,10 @@ class FaultyDevice(MemoryDevice):
         self.counts[operation] += 1
         assert self.counts.total() < ENDLESS, "this does not end"
         fault = self.fault
-        if fault is None or fault.kind.operation != operation or not (
-            self.counts[operation] == fault.at or (fault.lasting and self.counts[operation] > fault.at)
-        ):  # fmt: skip
+        if fault is None or fault.kind.operation != operation:
+            return None
+        count = self.counts[operation]
+        if not (count == fault.at or (fault.lasting and count > fault.at)):
             return None
         self.hits += 1
         return fault.kind
@@ -99,7 +104,11 @@ class FaultyDevice(MemoryDevice):
             raise DeviceError(f"read at {offset} failed: planted")
         if kind is Kind.FLIP:
             position = self._dice.randrange(len(found))
-            return found[:position] + bytes([found[position] ^ 1 << self._dice.randrange(8)]) + found[position + 1 :]
+            return (
+                found[:position]
+                + bytes([found[position] ^ 1 << self._dice.randrange(8)])
+                + found[position + 1 :]
+            )
         return found
 
     def write(self, offset: int, data: Buffer) -> None:
@@ -109,7 +118,9 @@ class FaultyDevice(MemoryDevice):
             if kind is not Kind.WRITE:  # a part has arrived
                 content = content[: self._dice.randrange(0, len(content), SECTOR)]
                 self._store(offset, content)
-            raise (DeviceFull if kind is Kind.FULL else DeviceError)(f"write at {offset} failed: planted")
+            raise (DeviceFull if kind is Kind.FULL else DeviceError)(
+                f"write at {offset} failed: planted"
+            )
         self._store(offset, content)
 
     def _store(self, offset: int, content: bytes) -> None:

@@ -1,7 +1,8 @@
 """Runs the stories of the crash tests on a device that fails, and judges what is left.
 
-A story is played once without faults, which gives the state of every generation; then once for each operation of the device and each way in
-which that can fail. A step is one call of the core, or a commit; what there was before and after one is found by playing up to there.
+A story is played once without faults, which gives the state of every generation; then once for each
+operation of the device and each way in which that can fail. A step is one call of the core, or a
+commit; what there was before and after one is found by playing up to there.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ UNREADABLE = "unreadable"
 
 
 def in_place(stage: Stage) -> None:
-    """Blocks that no generation has yet are written over where they are: several at once, parts of them, by a truncation, in a view."""
+    """Blocks that no generation has yet are written over where they are: several at once, parts of
+    them, by a truncation, in a view.
+    """
     stage.fill(b"f", 30_000)
     stage.snapshot("one")
     stage.start()
@@ -84,9 +87,18 @@ class Stop(Exception):
 
 
 class FaultStage(Stage):
-    """A stage whose device fails. With ``remember``, it notes the state of every generation; with ``until``, it stops after that step."""
+    """A stage whose device fails. With ``remember``, it notes the state of every generation; with
+    ``until``, it stops after that step.
+    """
 
-    def __init__(self, content: bytes, fault: Fault | None = None, *, remember: bool = False, until: int | None = None) -> None:
+    def __init__(
+        self,
+        content: bytes,
+        fault: Fault | None = None,
+        *,
+        remember: bool = False,
+        until: int | None = None,
+    ) -> None:
         self.steps = 0
         self.until = until
         self.fault = fault
@@ -117,7 +129,9 @@ class FaultStage(Stage):
         def watched_log() -> LogWrite | None:
             record = begin()
             if record is not None:
-                self.oracle.logged[self.volume.generation, self.volume.sync_log.number] = self.dump()
+                self.oracle.logged[self.volume.generation, self.volume.sync_log.number] = (
+                    self.dump()
+                )
             return record
 
         self.volume.seal = watched  # type: ignore[method-assign]
@@ -133,7 +147,8 @@ class FaultStage(Stage):
             raise Stop
 
     def _begin(self, step: str) -> None:
-        # A cache may forget at any time. It does so before every step, so that what a step reads does not depend on what was watched.
+        # A cache may forget at any time. It does so before every step, so that what a step reads
+        # does not depend on what was watched.
         self.volume.cache.clear()
         self.fs._cache._young.clear()
         self.fs._cache._old.clear()
@@ -192,7 +207,9 @@ class Story:
         counted = FaultStage(content)
         tell(counted)
         assert counted.steps == told.steps
-        return cls(name, content, told.oracle.generations, told.oracle.logged, dict(counted.faulty.counts))
+        return cls(
+            name, content, told.oracle.generations, told.oracle.logged, dict(counted.faulty.counts)
+        )
 
     def state(self, step: int) -> Dump:
         """What there is after a step, without a fault."""
@@ -205,7 +222,9 @@ class Story:
         return self._states[step]
 
     def faults(self, limit: int | None = None) -> list[Fault]:
-        """Every way in which every operation can fail; or as many, spread over the story, and equally over the ways."""
+        """Every way in which every operation can fail; or as many, spread over the story, and
+        equally over the ways.
+        """
         out = []
         ways = [(kind, lasting) for kind in Kind for lasting in (False, True)]
         for kind, lasting in ways:
@@ -247,12 +266,19 @@ class Story:
 
     def _judge(self, stage: FaultStage, fault: Fault, error: SnapfsError) -> str:
         device, volume = stage.faulty, stage.volume
-        assert isinstance(error, DeviceError | VolumeError), f"{type(error).__name__} is told: {error}"
+        assert isinstance(error, DeviceError | VolumeError), (
+            f"{type(error).__name__} is told: {error}"
+        )
         assert (fault.kind is Kind.FULL) == isinstance(error, DeviceFull)
         in_commit = volume.in_flight is not None
-        latches = {Kind.FLUSH: True, Kind.WRITE: in_commit, Kind.SHORT_WRITE: in_commit}.get(fault.kind, False)
+        latches = {Kind.FLUSH: True, Kind.WRITE: in_commit, Kind.SHORT_WRITE: in_commit}.get(
+            fault.kind, False
+        )
         if fault.kind is Kind.FLIP:
-            latches = volume.read_only_reason is not None and "metadata is damaged" in volume.read_only_reason
+            latches = (
+                volume.read_only_reason is not None
+                and "metadata is damaged" in volume.read_only_reason
+            )
         assert volume.read_only is latches, f"read-only: {volume.read_only_reason}"
         # What the device holds now, and what it holds if the power goes as well.
         for data in (bytearray(device.data), bytearray(device.durable)):
@@ -271,7 +297,9 @@ class Story:
         """Users go on trying: all of them hear of it, none waits for ever."""
         for name in (b"try one", b"try two"):
             with contextlib.suppress(SnapfsError):
-                inode = drive(stage.volume, stage.fs.make, stage.fs.base, ROOT_INO, name, FILE, 0, 0)
+                inode = drive(
+                    stage.volume, stage.fs.make, stage.fs.base, ROOT_INO, name, FILE, 0, 0
+                )
                 drive(stage.volume, stage.fs.write, stage.fs.base, inode.ino, 0, b"x" * 5000)
             with contextlib.suppress(SnapfsError):
                 commit(stage.volume)
@@ -283,7 +311,9 @@ class Story:
                     drive(stage.volume, stage.fs.unlink, stage.fs.base, ROOT_INO, new)
 
     def _compare(self, stage: FaultStage, fault: Fault) -> None:
-        """What can be read is the state before or after the step that failed, or the file that was being written is between them."""
+        """What can be read is the state before or after the step that failed, or the file that was
+        being written is between them.
+        """
         seen = look(stage.fs)
         before, after = self.state(stage.steps - 1), self.state(stage.steps)
         for name in seen.keys() | before.keys():
@@ -303,16 +333,36 @@ class Story:
             assert not missing or fault.kind is Kind.FLUSH, (name, missing)
 
     @staticmethod
-    def _between(stage: FaultStage, path: bytes, facts: Any, one: Any, other: Any, fault: Fault) -> None:
+    def _between(
+        stage: FaultStage, path: bytes, facts: Any, one: Any, other: Any, fault: Fault
+    ) -> None:
         content, old, new = facts[8], one[8], other[8]
         if content == UNREADABLE:
             assert fault.kind is Kind.FLUSH, path
             return
-        assert fault.kind.operation == "write" and stage.step in ("write", "set_attributes"), (path, stage.step, facts, one, other)
-        assert facts[:8] in (one[:8], other[:8]) and facts[9:] == one[9:], (path, facts[:8], one[:8], other[:8])
+        assert fault.kind.operation == "write" and stage.step in ("write", "set_attributes"), (
+            path,
+            stage.step,
+            facts,
+            one,
+            other,
+        )
+        assert facts[:8] in (one[:8], other[:8]) and facts[9:] == one[9:], (
+            path,
+            facts[:8],
+            one[:8],
+            other[:8],
+        )
         length = max(len(content), len(old), len(new))
-        mixed = zip(content.ljust(length, b"\0"), old.ljust(length, b"\0"), new.ljust(length, b"\0"), strict=True)
-        assert all(byte in (first, second) for byte, first, second in mixed), f"{path!r} has bytes that nobody has written"
+        mixed = zip(
+            content.ljust(length, b"\0"),
+            old.ljust(length, b"\0"),
+            new.ljust(length, b"\0"),
+            strict=True,
+        )
+        assert all(byte in (first, second) for byte, first, second in mixed), (
+            f"{path!r} has bytes that nobody has written"
+        )
 
     @staticmethod
     def _serves_and_writes_nothing(stage: FaultStage) -> None:
@@ -396,6 +446,21 @@ def _look(fs: Filesystem, view: View) -> dict[bytes, Any]:
         elif stat.S_ISLNK(inode.mode):
             content = ask(fs.readlink, ino)
         names = ask(fs.xattr_list, ino)
-        xattrs = names if names == UNREADABLE else tuple((name, ask(fs.xattr_get, ino, name)) for name in names)
-        out[path] = (ino, inode.mode, inode.uid, inode.gid, inode.nlink, size, inode.mtime, inode.ctime, content, xattrs)
+        xattrs = (
+            names
+            if names == UNREADABLE
+            else tuple((name, ask(fs.xattr_get, ino, name)) for name in names)
+        )
+        out[path] = (
+            ino,
+            inode.mode,
+            inode.uid,
+            inode.gid,
+            inode.nlink,
+            size,
+            inode.mtime,
+            inode.ctime,
+            content,
+            xattrs,
+        )
     return out

@@ -1,7 +1,8 @@
 """A volume with something of everything, and ways to damage it so that every checksum is right.
 
-``build()`` makes the volume once; ``Planted(...)`` opens a cheap copy of it. A case changes structures in memory and ``commit``s: the
-commit gives the damage its place and its checksums, as a bug in the core would. What shall fail its checksum is changed on the device.
+``build()`` makes the volume once; ``Planted(...)`` opens a cheap copy of it. A case changes
+structures in memory and ``commit``s: the commit gives the damage its place and its checksums, as a
+bug in the core would. What shall fail its checksum is changed on the device.
 """
 
 from __future__ import annotations
@@ -35,11 +36,18 @@ SPAN = 8 * BLOCK
 BLOCKS = SPAN + 8192
 RUNS = 1400
 
-REGULAR, DIRECTORY, SYMLINK, FIFO = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755, stat.S_IFLNK | 0o777, stat.S_IFIFO | 0o600
+REGULAR, DIRECTORY, SYMLINK, FIFO = (
+    stat.S_IFREG | 0o644,
+    stat.S_IFDIR | 0o755,
+    stat.S_IFLNK | 0o777,
+    stat.S_IFIFO | 0o600,
+)
 
 
 class Overlay(Alone):
-    """A device that shares the bytes of another one until they are written: a copy that costs nothing."""
+    """A device that shares the bytes of another one until they are written: a copy that costs
+    nothing.
+    """
 
     def __init__(self, below: MemoryDevice) -> None:
         self.path = below.path
@@ -131,7 +139,9 @@ class Planted:
         return inode
 
     def make(self, parent: str, name: str, mode: int, content: bytes = b"", **more: Any) -> Inode:
-        inode: Inode = self.do(self.fs.make, self.base, self.find(parent).ino, name.encode(), mode, 0, 0, **more)
+        inode: Inode = self.do(
+            self.fs.make, self.base, self.find(parent).ino, name.encode(), mode, 0, 0, **more
+        )
         if content:
             self.do(self.fs.write, self.base, inode.ino, 0, content)
         return inode
@@ -157,13 +167,17 @@ class Planted:
         return inode
 
     def slot(self, inode: Inode) -> tuple[bytearray, int]:
-        """The leaf of the inode table, to be changed, and where the inode lies in it. The inode itself must be clean."""
+        """The leaf of the inode table, to be changed, and where the inode lies in it. The inode
+        itself must be clean.
+        """
         table, per_leaf = inode.view.table, inode.view.per_leaf
         assert inode.ino not in inode.view.dirty
         return self.do(table.writable, 0, inode.ino // per_leaf), inode.ino % per_leaf * INODE_BYTES
 
     def pointers(self, inode: Inode, index: int) -> tuple[array[int], int]:
-        """The words that hold the pointer to a block of a file, to be changed, and the index of the first one."""
+        """The words that hold the pointer to a block of a file, to be changed, and the index of the
+        first one.
+        """
         inode.view.change(inode)
         words, slot = self.do(inode.map.writable_pointers, index)
         return words, 2 * slot
@@ -184,7 +198,9 @@ class Planted:
         return group, group.busy.find(0, 0, SPAN, True)
 
     def record(self, *, base_held: bool, group: int = 0) -> tuple[Group, int, int, HolderSet]:
-        """A block with a record that names live instances: group, offset, number of the holder set, the set."""
+        """A block with a record that names live instances: group, offset, number of the holder set,
+        the set.
+        """
         found = self.group(group)
         for start, _, number in found.records:
             entry = self.sets.get(number)
@@ -198,7 +214,9 @@ class Planted:
 
 
 def build() -> MemoryDevice:
-    """The volume: every kind of file and tree, snapshots, a snapshot of one, a view that was written, one that is being deleted."""
+    """The volume: every kind of file and tree, snapshots, a snapshot of one, a view that was
+    written, one that is being deleted.
+    """
     device = MemoryDevice(BLOCKS * BLOCK)
     format_volume(device)
     p = Planted(device)
@@ -237,7 +255,13 @@ def build() -> MemoryDevice:
     p.do(p.fs.write, p.base, p.find("plain").ino, BLOCK, b"after two")
     p.do(p.fs.write, p.base, sparse, 300 * BLOCK, b"after two")
     snapshot(p, "leaving")
-    p.do(p.fs.write, p.base, p.find("plain").ino, BLOCK, b"only the snapshot that is leaving has what was here")
+    p.do(
+        p.fs.write,
+        p.base,
+        p.find("plain").ino,
+        BLOCK,
+        b"only the snapshot that is leaving has what was here",
+    )
     make("dir/other", "youngest", REGULAR, b"youngest" * 1000)
     p.commit()
     p.do(snapshots.create, p.fs, "copy", origin=snapshots.get(p.fs, "one").id)
@@ -255,7 +279,9 @@ def build() -> MemoryDevice:
 def running_copy(p: Planted) -> None:
     """A copy is running, with its map on the volume."""
     runs = p.do(copies.allocate_map, p.volume, 3)
-    p.volume.copies.put(copies.RunningCopy(b"copy" * 4, p.volume.generation, b"/elsewhere/copy", runs).checked())
+    p.volume.copies.put(
+        copies.RunningCopy(b"copy" * 4, p.volume.generation, b"/elsewhere/copy", runs).checked()
+    )
     p.commit()
     for block in (block for start, length in runs for block in range(start, start + length)):
         p.device.write(block * BLOCK, b"map!" * (BLOCK // 4))
@@ -291,7 +317,9 @@ def metadata(p: Planted) -> Iterator[tuple[str, int]]:
                 yield what, block
 
     yield from new("root record", iter([volume.root_block]))
-    yield from new("running copy", (place.block for place in [volume.copies.place] if place is not None))
+    yield from new(
+        "running copy", (place.block for place in [volume.copies.place] if place is not None)
+    )
     yield from new("group table", tree_blocks(volume, volume.group_tree))
     yield from new("instance table", tree_blocks(volume, volume.instances_tree))
     yield from new("holder sets", tree_blocks(volume, volume.sets_tree))
@@ -308,9 +336,17 @@ def metadata(p: Planted) -> Iterator[tuple[str, int]]:
             except Exception:
                 continue
             yield from new("attributes", tree_blocks(volume, inode.attribute_map))
-            if view.instance and view.instance.covered and not p.do(p.fs.coverage.covers, view.instance, ino):
-                continue  # a snapshot of a directory: what its pointers lead to outside may be anything
-            yield from new("directory" if inode.is_directory else "pointer block or target", tree_blocks(volume, inode.data))
+            if (
+                view.instance
+                and view.instance.covered
+                and not p.do(p.fs.coverage.covers, view.instance, ino)
+            ):
+                # a snapshot of a directory: what its pointers lead to outside may be anything
+                continue
+            yield from new(
+                "directory" if inode.is_directory else "pointer block or target",
+                tree_blocks(volume, inode.data),
+            )
 
 
 def tree_blocks(volume: Volume, tree: BlockMap | BucketTree) -> Iterator[int]:
@@ -329,14 +365,19 @@ def tree_blocks(volume: Volume, tree: BlockMap | BucketTree) -> Iterator[int]:
 
 
 def everything(p: Planted) -> dict[tuple[object, ...], object]:
-    """All that the views show: names, attributes, targets, and each block of data (None: it cannot be read)."""
+    """All that the views show: names, attributes, targets, and each block of data (None: it cannot
+    be read).
+    """
     found: dict[tuple[object, ...], object] = {}
     for view in (p.base, *(p.fs.view(one.id) for one in p.volume.instances.live())):
         work = [ROOT_INO]
         while work:
             ino = work.pop()
             inode = p.do(view.inode, ino)
-            found[view.id, ino, "attributes"] = {name: p.do(p.fs.xattr_get, view, ino, name) for name in p.do(p.fs.xattr_list, view, ino)}
+            found[view.id, ino, "attributes"] = {
+                name: p.do(p.fs.xattr_get, view, ino, name)
+                for name in p.do(p.fs.xattr_list, view, ino)
+            }
             if inode.is_directory:
                 entries = p.do(p.fs.entries, view, ino, 0, 1000)
                 found[view.id, ino, "names"] = entries
@@ -346,7 +387,9 @@ def everything(p: Planted) -> dict[tuple[object, ...], object]:
             elif stat.S_ISREG(inode.mode):
                 for index in range(-(-inode.size // BLOCK)):
                     try:
-                        found[view.id, ino, index] = p.do(p.fs.read, view, ino, index * BLOCK, BLOCK)
+                        found[view.id, ino, index] = p.do(
+                            p.fs.read, view, ino, index * BLOCK, BLOCK
+                        )
                     except CorruptBlock:
                         found[view.id, ino, index] = None
     return found

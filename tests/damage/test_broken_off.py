@@ -1,6 +1,8 @@
-"""What nobody expects in the middle of a change is never committed (I8): in any story, at any call of the core, whoever drives it.
+"""What nobody expects in the middle of a change is never committed (I8): in any story, at any call
+of the core, whoever drives it.
 
-``SNAPFS_BREAKS=all`` breaks every call off that is made from another place, or by number as many of each story.
+``SNAPFS_BREAKS=all`` breaks every call off that is made from another place, or by number as many of
+each story.
 """
 
 from __future__ import annotations
@@ -29,8 +31,13 @@ def test_half_of_a_change_is_committed(name: str) -> None:
         try:
             steps[breaking.suffer(at)] += 1
         except Exception as exc:
-            raise AssertionError(f"replay with: Breaking.learn({name!r}).suffer({at}): {type(exc).__name__}: {exc}") from exc
-    print(f"{name}: {breaking.calls} calls from {len(breaking.sites)} places, broken off in {dict(steps)}")
+            raise AssertionError(
+                f"replay with: Breaking.learn({name!r}).suffer({at}): {type(exc).__name__}: {exc}"
+            ) from exc
+    print(
+        f"{name}: {breaking.calls} calls from {len(breaking.sites)} places, broken off "
+        f"in {dict(steps)}"
+    )
 
 
 def test_a_guard_that_lets_writing_go_on_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

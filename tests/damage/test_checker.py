@@ -1,4 +1,6 @@
-"""The checker finds what is planted: each rule alone, at its place, and nothing that does not follow from it (I1 to I4, I7, I8)."""
+"""The checker finds what is planted: each rule alone, at its place, and nothing that does not
+follow from it (I1 to I4, I7, I8).
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from snapfs.store import recovery, volume
 
 
 def test_the_volume_that_is_damaged_is_not_clean_before() -> None:
-    """Clean, and with all that the cases need: records in the header and in blocks, held by the base and not, shared and leaving."""
+    """Clean, and with all that the cases need: records in the header and in blocks, held by the
+    base and not, shared and leaving.
+    """
     p = planted()
     assert [finding.message() for finding in p.check()] == []
     assert p.find("sparse").map.depth == 2
@@ -29,7 +33,12 @@ def test_the_volume_that_is_damaged_is_not_clean_before() -> None:
     assert p.group(0).records and not p.group(0).spill
     assert len(p.group(1).spill) > 1
     assert [one.name for one in p.volume.instances.going()] == ["leaving"]
-    assert {one.name: one.origin for one in p.volume.instances.live()} == {"one": 0, "two": 0, "copy": 1, "part": 0}
+    assert {one.name: one.origin for one in p.volume.instances.live()} == {
+        "one": 0,
+        "two": 0,
+        "copy": 1,
+        "part": 0,
+    }
     assert len(p.find("many").names.root_words) and not p.find("many").names.root[0] & FLAG_BUCKET
     assert {entry.base_held for entry in p.sets.sets.values()} == {False, True}
     p.commit()
@@ -43,10 +52,14 @@ def test_damage_is_not_found_or_found_to_be_another(case: Case) -> None:
     if not p.is_written:
         p.commit()
     found = p.check()
-    assert {finding.rule for finding in found} == {case.rule} | case.also, [finding.message() for finding in found]
+    assert {finding.rule for finding in found} == {case.rule} | case.also, [
+        finding.message() for finding in found
+    ]
     hits = [finding for finding in found if finding.rule == case.rule and finding.place == where]
     assert hits, [finding.message() for finding in found]
-    assert {(finding.invariant, finding.severity) for finding in hits} == {(case.invariant, case.severity)}
+    assert {(finding.invariant, finding.severity) for finding in hits} == {
+        (case.invariant, case.severity)
+    }
 
 
 def test_a_rule_is_never_proven_to_find_anything() -> None:
@@ -54,8 +67,16 @@ def test_a_rule_is_never_proven_to_find_anything() -> None:
     rules = set()
     for path in Path(snapfs.check.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            index = position.get(ast.unparse(node.func).split(".")[-1]) if isinstance(node, ast.Call) else None
-            if index is not None and len(node.args) > index and isinstance(node.args[index], ast.Constant):
+            index = (
+                position.get(ast.unparse(node.func).split(".")[-1])
+                if isinstance(node, ast.Call)
+                else None
+            )
+            if (
+                index is not None
+                and len(node.args) > index
+                and isinstance(node.args[index], ast.Constant)
+            ):
                 rules.add(node.args[index].value)
     assert rules == {case.rule for case in CASES}
 
@@ -64,9 +85,11 @@ def test_a_rule_is_never_proven_to_find_anything() -> None:
 
 
 def test_a_flipped_bit_of_metadata_goes_unnoticed() -> None:
-    """Whatever bit of what the volume reaches: a finding or an error that ``check_volume`` documents, never a traceback.
+    """Whatever bit of what the volume reaches: a finding or an error that ``check_volume``
+    documents, never a traceback.
 
-    A crash may have left any bytes in the newest superblock of either ring (I8): the one before it stands for both.
+    A crash may have left any bytes in the newest superblock of either ring (I8): the one before it
+    stands for both.
     """
     p = planted()
     last = (p.volume.generation - 1) % SUPERBLOCK_SLOTS
@@ -88,12 +111,17 @@ def test_a_flipped_bit_of_metadata_goes_unnoticed() -> None:
 
 
 def test_a_structure_that_makes_no_sense_is_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Metadata with any bytes and a right checksum, as a bug or a malicious image may have it: findings, or an error, in finite time.
+    """Metadata with any bytes and a right checksum, as a bug or a malicious image may have it:
+    findings, or an error, in finite time.
 
     The tables that are read to open the volume are left out: see the expected failures below.
     """
     p = planted()
-    blocks = [(what, block) for what, block in metadata(p) if what not in ("root record", "instance table", "holder sets")]
+    blocks = [
+        (what, block)
+        for what, block in metadata(p)
+        if what not in ("root record", "instance table", "holder sets")
+    ]
     for module, name in ((volume, "crc32c"), (recovery, "crc32c"), (recovery, "header_checksum")):
         monkeypatch.setattr(module, name, lambda data: Whatever())
     rnd = random.Random(11)
@@ -103,7 +131,11 @@ def test_a_structure_that_makes_no_sense_is_a_traceback(monkeypatch: pytest.Monk
         content = old = p.device.read(block * BLOCK, BLOCK)
         for _ in range(rnd.choice([1, 2, 8])):
             at = rnd.randrange(len(content.rstrip(b"\0")) + 1) % BLOCK
-            content = content[:at] + bytes([rnd.choice([0, 0x7F, 0x80, 0xC1, 0xFF, rnd.randrange(256)])]) + content[at + 1 :]
+            content = (
+                content[:at]
+                + bytes([rnd.choice([0, 0x7F, 0x80, 0xC1, 0xFF, rnd.randrange(256)])])
+                + content[at + 1 :]
+            )
         p.overwrite(block * BLOCK, content)
         try:
             unclean += bool(p.check())
@@ -147,18 +179,33 @@ def test_a_pointer_that_passes_for_dirty_is_believed() -> None:
     assert [(finding.rule, finding.place) for finding in p.check()] == [("unreadable", "volume")]
 
 
-DATA = [("plain", 0), ("plain", 3), ("twice", 0), ("dir/sub/deep", 4), ("sparse", 300), ("sparse", 1000), ("large", 1), ("large", 2799)]
+DATA = [
+    ("plain", 0),
+    ("plain", 3),
+    ("twice", 0),
+    ("dir/sub/deep", 4),
+    ("sparse", 300),
+    ("sparse", 1000),
+    ("large", 1),
+    ("large", 2799),
+]
 
 
 @pytest.mark.parametrize(("path", "index"), DATA)
 def test_damaged_data_is_read_or_spoils_anything_else(path: str, index: int) -> None:
-    """I7: reading the block raises, in every view that shares it. Everything else goes on, and the checker does not read data."""
+    """I7: reading the block raises, in every view that shares it. Everything else goes on, and the
+    checker does not read data.
+    """
     p = planted()
     inode = p.find(path)
     before = everything(p)
     views = [p.base.id, *(one.id for one in p.volume.instances.live())]
     block = p.block_of(inode, index)
-    sharing = {number for number in views if p.block_of(p.do(p.fs.view(number).inode, inode.ino), index) == block}
+    sharing = {
+        number
+        for number in views
+        if p.block_of(p.do(p.fs.view(number).inode, inode.ino), index) == block
+    }
     size = min(BLOCK, inode.size - index * BLOCK)
     content = p.do(p.fs.read, p.base, inode.ino, index * BLOCK, size)
     p.flip(block * BLOCK + 1, 3)
@@ -167,10 +214,14 @@ def test_damaged_data_is_read_or_spoils_anything_else(path: str, index: int) -> 
         with pytest.raises(CorruptBlock):
             p.do(p.fs.read, p.fs.view(number), inode.ino, index * BLOCK, size)
     damaged = {key for key in before if key[0] in sharing and key[1:] == (inode.ino, index)}
-    assert everything(p) == {key: None if key in damaged else value for key, value in before.items()}
+    assert everything(p) == {
+        key: None if key in damaged else value for key, value in before.items()
+    }
     assert p.check() == []
     with pytest.raises(CorruptBlock):
-        p.do(p.fs.write, p.base, inode.ino, index * BLOCK, content[:1])  # the rest of the block would be what is damaged
+        p.do(
+            p.fs.write, p.base, inode.ino, index * BLOCK, content[:1]
+        )  # the rest of the block would be what is damaged
     p.do(p.fs.write, p.base, inode.ino, index * BLOCK, content.ljust(BLOCK, b"\0"))
     p.commit()
     assert p.do(p.fs.read, p.base, inode.ino, index * BLOCK, size) == content

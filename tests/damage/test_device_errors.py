@@ -1,4 +1,5 @@
-"""A device that fails loses nothing that was promised, shows nothing wrong, and stops nobody for ever (I7, I8).
+"""A device that fails loses nothing that was promised, shows nothing wrong, and stops nobody for
+ever (I7, I8).
 
 ``SNAPFS_FAULTS=all`` fails every operation of the long stories, too.
 """
@@ -25,7 +26,15 @@ from snapfs import snapshots
 from snapfs.check import check_volume
 from snapfs.device import MemoryDevice, image, open_device
 from snapfs.device.reserve import RESERVE_BYTES
-from snapfs.errors import CorruptBlock, CorruptData, DeviceError, DeviceFull, ReadOnly, SnapfsError, VolumeError
+from snapfs.errors import (
+    CorruptBlock,
+    CorruptData,
+    DeviceError,
+    DeviceFull,
+    ReadOnly,
+    SnapfsError,
+    VolumeError,
+)
 from snapfs.filesystem import Filesystem, writing
 from snapfs.filesystem.format import format_volume
 from snapfs.fuse.edge import Edge
@@ -33,9 +42,11 @@ from snapfs.ids import ROOT_INO
 from snapfs.store.driver import commit, drive
 from snapfs.store.volume import Volume
 
-#: Stories with more operations, or a larger volume, than a normal run has time for: so many of the faults, at least.
+#: Stories with more operations, or a larger volume, than a normal run has time for: so many of the
+#: faults, at least.
 SAMPLED = {
-    "directories": 200, "running_copy": 400, "records": 80, "ring": 300, "groups": 60, "full_of_snapshots": 300,
+    "directories": 200, "running_copy": 400, "records": 80, "ring": 300, "groups": 60,
+    "full_of_snapshots": 300,
     "logged": 300, "logged_and_freed": 300, "logged_under_snapshots": 300, "logged_until_full": 100,
 }  # fmt: skip
 
@@ -51,7 +62,9 @@ def test_no_failing_operation_loses_leaks_or_lies(name: str) -> None:
         try:
             outcomes[fault.kind.value[0], story.suffer(fault)] += 1
         except Exception as exc:
-            raise AssertionError(f"replay with: Story.learn({name!r}).suffer({fault!r}): {type(exc).__name__}: {exc}") from exc
+            raise AssertionError(
+                f"replay with: Story.learn({name!r}).suffer({fault!r}): {type(exc).__name__}: {exc}"
+            ) from exc
     print(f"{name}: {len(faults)} faults: {dict(outcomes)}")
 
 
@@ -64,7 +77,9 @@ def suffer_all(name: str, *kinds: Kind) -> None:
         story.suffer(fault)
 
 
-def test_blocks_of_a_failed_write_that_stay_taken_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_a_failed_write_that_stay_taken_are_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("snapfs.store.allocator.Allocator.give_back", lambda *_args, **_named: None)
     with pytest.raises(AssertionError, match="leaked"):
         suffer_all("files", Kind.WRITE)
@@ -251,7 +266,9 @@ def test_a_commit_that_finds_no_space_is_not_tried_again() -> None:
     assert dump(Filesystem(Volume.open(device))) == dump(fs)
 
 
-async def test_a_full_host_ends_writing_or_floods_the_log(nursery: trio.Nursery, lines: list[str]) -> None:
+async def test_a_full_host_ends_writing_or_floods_the_log(
+    nursery: trio.Nursery, lines: list[str]
+) -> None:
     device = FaultyDevice(fresh())
     edge = Edge(Filesystem(Volume.open(device)), commit_seconds=0.005)
     user = User(edge)
@@ -323,11 +340,19 @@ def planted() -> Planted:
 
 
 def use_everything(p: Planted) -> None:
-    """Look at everything and change something in each view; what cannot be done is somebody else's test."""
+    """Look at everything and change something in each view; what cannot be done is somebody else's
+    test.
+    """
     look(p.fs)
     for view in (p.base, *(p.fs.view(one.id) for one in p.volume.instances.live())):
         with contextlib.suppress(SnapfsError):
-            p.do(snapshots.create, p.fs, f"policy of {view.id}", origin=view.id, targets=[snapshots.Designated("policy")])
+            p.do(
+                snapshots.create,
+                p.fs,
+                f"policy of {view.id}",
+                origin=view.id,
+                targets=[snapshots.Designated("policy")],
+            )
         with contextlib.suppress(SnapfsError):
             p.do(p.fs.unlink, view, ROOT_INO, b"plain")
     with contextlib.suppress(SnapfsError):
@@ -337,7 +362,9 @@ def use_everything(p: Planted) -> None:
 
 
 def test_damaged_metadata_is_written_on(planted: Planted) -> None:
-    """Each kind of metadata block, flipped: the volume becomes read-only when it is used, and says why; or it does not open."""
+    """Each kind of metadata block, flipped: the volume becomes read-only when it is used, and says
+    why; or it does not open.
+    """
     seen: Counter[str] = Counter()
     for what, block in list(metadata(planted)):
         if seen[what] >= 4:
@@ -369,7 +396,11 @@ def test_damaged_data_makes_a_volume_read_only(planted: Planted) -> None:
         planted.do(planted.fs.write, planted.base, planted.find("plain").ino, 10, b"x")
     assert planted.volume.read_only_reason is None
     trees = look(planted.fs)
-    assert [path for path, facts in trees[""].items() if path.startswith(b"/") and facts[8] == UNREADABLE] == [b"/plain"]
+    assert [
+        path
+        for path, facts in trees[""].items()
+        if path.startswith(b"/") and facts[8] == UNREADABLE
+    ] == [b"/plain"]
     planted.do(planted.fs.write, planted.base, planted.find("plain").ino, 0, b"x" * 4096)
     assert planted.do(planted.fs.read, planted.base, planted.find("plain").ino, 0, 10) == b"x" * 10
 
@@ -382,7 +413,13 @@ def test_looking_at_a_damaged_volume_says_that_an_error_made_it_read_only(plante
     volume = Volume.open(planted.device, read_only=True)
     fs = Filesystem(volume)
     with pytest.raises(VolumeError):
-        drive(volume, fs.lookup, fs.base, drive(volume, fs.lookup, fs.base, ROOT_INO, b"dir").ino, b"sub")
+        drive(
+            volume,
+            fs.lookup,
+            fs.base,
+            drive(volume, fs.lookup, fs.base, ROOT_INO, b"dir").ino,
+            b"sub",
+        )
     assert volume.read_only and volume.read_only_reason is None
 
 
@@ -407,7 +444,11 @@ class System:
 
     def pread(self, descriptor: int, length: int, offset: int) -> bytes:
         end = self._planted("pread")
-        return os.pread(descriptor, min(length, self.piece) if end is None else max(0, min(length, end - offset)), offset)
+        return os.pread(
+            descriptor,
+            min(length, self.piece) if end is None else max(0, min(length, end - offset)),
+            offset,
+        )
 
     def preadv(self, descriptor: int, buffers: list[bytearray], offset: int, flags: int) -> int:
         self._planted("preadv")
@@ -460,19 +501,73 @@ def test_short_transfers_lose_bytes(device: image.ImageDevice) -> None:
 @pytest.mark.parametrize(
     ("name", "failure", "call", "kind", "words"),
     [
-        ("pread", OSError(errno.EIO, "Input/output error"), lambda d: d.read(0, 10), DeviceError, "read at 0 failed"),
-        ("pread", 5000, lambda d: d.read(4096, 4096), DeviceError, "ends at 5000, 3192 bytes are missing"),
-        ("preadv", OSError(errno.EIO, "Input/output error"), lambda d: d.read_nowait(0, 10), DeviceError, "read at 0 failed"),
-        ("pwrite", OSError(errno.EIO, "Input/output error"), lambda d: d.write(0, b"x"), DeviceError, "write at 0 failed"),
-        ("pwrite", OSError(errno.ENOSPC, "No space left on device"), lambda d: d.write(0, b"x"), DeviceFull, "No space left"),
-        ("pwrite", OSError(errno.EDQUOT, "Disk quota exceeded"), lambda d: d.write(0, b"x"), DeviceFull, "quota"),
+        (
+            "pread",
+            OSError(errno.EIO, "Input/output error"),
+            lambda d: d.read(0, 10),
+            DeviceError,
+            "read at 0 failed",
+        ),
+        (
+            "pread",
+            5000,
+            lambda d: d.read(4096, 4096),
+            DeviceError,
+            "ends at 5000, 3192 bytes are missing",
+        ),
+        (
+            "preadv",
+            OSError(errno.EIO, "Input/output error"),
+            lambda d: d.read_nowait(0, 10),
+            DeviceError,
+            "read at 0 failed",
+        ),
+        (
+            "pwrite",
+            OSError(errno.EIO, "Input/output error"),
+            lambda d: d.write(0, b"x"),
+            DeviceError,
+            "write at 0 failed",
+        ),
+        (
+            "pwrite",
+            OSError(errno.ENOSPC, "No space left on device"),
+            lambda d: d.write(0, b"x"),
+            DeviceFull,
+            "No space left",
+        ),
+        (
+            "pwrite",
+            OSError(errno.EDQUOT, "Disk quota exceeded"),
+            lambda d: d.write(0, b"x"),
+            DeviceFull,
+            "quota",
+        ),
         ("pwrite", 0, lambda d: d.write(0, b"x"), DeviceError, "ended after 0 of 1 bytes"),
-        ("fdatasync", OSError(errno.EIO, "Input/output error"), lambda d: d.flush(), DeviceError, "flush .*failed"),
-        ("fdatasync", OSError(errno.ENOSPC, "No space left on device"), lambda d: d.flush(), DeviceFull, "flush .*failed"),
+        (
+            "fdatasync",
+            OSError(errno.EIO, "Input/output error"),
+            lambda d: d.flush(),
+            DeviceError,
+            "flush .*failed",
+        ),
+        (
+            "fdatasync",
+            OSError(errno.ENOSPC, "No space left on device"),
+            lambda d: d.flush(),
+            DeviceFull,
+            "flush .*failed",
+        ),
     ],
 )
 def test_what_the_system_refuses_is_taken_for_done(
-    device: image.ImageDevice, system: System, name: str, failure: Any, call: Callable[[Any], Any], kind: type, words: str
+    device: image.ImageDevice,
+    system: System,
+    name: str,
+    failure: Any,
+    call: Callable[[Any], Any],
+    kind: type,
+    words: str,
 ) -> None:
     system.failure[name] = failure
     with pytest.raises(kind, match=words) as caught:
@@ -482,7 +577,9 @@ def test_what_the_system_refuses_is_taken_for_done(
     call(device)
 
 
-def test_an_image_that_was_cut_off_is_flushed_as_if_it_were_whole(device: image.ImageDevice) -> None:
+def test_an_image_that_was_cut_off_is_flushed_as_if_it_were_whole(
+    device: image.ImageDevice,
+) -> None:
     os.truncate(device.path, 1 << 20)
     with pytest.raises(DeviceError, match="bytes are missing"):
         device.read(2 << 20, 4096)

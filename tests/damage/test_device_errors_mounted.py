@@ -45,7 +45,9 @@ class Front:
         command = snapfs("mount", image, self.path, "-f", "-o", "commit=3600")
         with self._log.open("ab") as log:
             self.process = start(command, stderr=log, stdin=subprocess.DEVNULL)
-        self._wait(lambda: os.path.ismount(self.path) or self.process.poll() is not None, what="the mount")
+        self._wait(
+            lambda: os.path.ismount(self.path) or self.process.poll() is not None, what="the mount"
+        )
         assert self.process.poll() is None, self._log.read_text()
 
     def __truediv__(self, name: str) -> Path:
@@ -72,7 +74,9 @@ class Front:
             self._run("umount", self.path)
         self.process.wait(60)
         assert time.monotonic() - began < 30
-        assert not [line for line in self.log if "Traceback" in line or "internal error" in line], self.log
+        assert not [line for line in self.log if "Traceback" in line or "internal error" in line], (
+            self.log
+        )
 
     def close(self) -> None:
         try:
@@ -85,7 +89,9 @@ class Front:
 
 
 @pytest.fixture
-def front(tmp_path: Path, snapfs_command, start, run_snapfs, wait_until) -> Iterator[Callable[[Path], Front]]:
+def front(
+    tmp_path: Path, snapfs_command, start, run_snapfs, wait_until
+) -> Iterator[Callable[[Path], Front]]:
     made: list[Front] = []
 
     def mount(image: Path) -> Front:
@@ -115,7 +121,9 @@ def error_of(function: Callable[[], Any]) -> int | None:
 
 def pattern(number: int, size: int) -> bytes:
     """Content of which no two lines are the same, here or in any other."""
-    return b"".join(b"pattern %06d line %06d\n" % (number, line) for line in range(size // 27 + 1))[:size]
+    return b"".join(b"pattern %06d line %06d\n" % (number, line) for line in range(size // 27 + 1))[
+        :size
+    ]
 
 
 def unclaimed(data: bytes) -> bytes:
@@ -143,13 +151,17 @@ def places(image: Path, what: bytes) -> list[int]:
 
 
 @pytest.fixture
-def dying(tmp_path: Path, images, start, wait_until) -> Iterator[tuple[Path, Callable[[str], None]]]:
+def dying(
+    tmp_path: Path, images, start, wait_until
+) -> Iterator[tuple[Path, Callable[[str], None]]]:
     """An image on a host that fails, and how to give it its orders."""
     backing, top, orders = images.make(), tmp_path / "host", tmp_path / "orders"
     top.mkdir()
     orders.write_text("")
     program = Path(__file__).with_name("failing_host.py")
-    process = start([sys.executable, program, backing, top, orders], stdout=subprocess.PIPE, text=True)
+    process = start(
+        [sys.executable, program, backing, top, orders], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout.readline() == "ready\n"
 
     def order(words: str) -> None:
@@ -165,8 +177,12 @@ def dying(tmp_path: Path, images, start, wait_until) -> Iterator[tuple[Path, Cal
         process.wait(60)
 
 
-def test_a_failed_flush_is_not_told_to_fsync(dying: tuple[Path, Callable[[str], None]], front) -> None:
-    """EIO once, EROFS from then on; what is there can be read, and what was promised is there after it."""
+def test_a_failed_flush_is_not_told_to_fsync(
+    dying: tuple[Path, Callable[[str], None]], front
+) -> None:
+    """EIO once, EROFS from then on; what is there can be read, and what was promised is there after
+    it.
+    """
     image, order = dying
     volume = front(image)
     write_durably(volume / "durable", b"d" * 100_000)
@@ -190,7 +206,9 @@ def test_a_failed_flush_is_not_told_to_fsync(dying: tuple[Path, Callable[[str], 
     again.unmount()
 
 
-def test_a_write_error_in_a_commit_is_not_told(dying: tuple[Path, Callable[[str], None]], front) -> None:
+def test_a_write_error_in_a_commit_is_not_told(
+    dying: tuple[Path, Callable[[str], None]], front
+) -> None:
     image, order = dying
     volume = front(image)
     (volume / "directory").mkdir()
@@ -203,7 +221,9 @@ def test_a_write_error_in_a_commit_is_not_told(dying: tuple[Path, Callable[[str]
     volume.unmount()
 
 
-def test_a_write_error_of_data_ends_writing_for_all(dying: tuple[Path, Callable[[str], None]], front) -> None:
+def test_a_write_error_of_data_ends_writing_for_all(
+    dying: tuple[Path, Callable[[str], None]], front
+) -> None:
     image, order = dying
     volume = front(image)
     (volume / "d").mkdir()
@@ -219,7 +239,9 @@ def test_a_write_error_of_data_ends_writing_for_all(dying: tuple[Path, Callable[
     volume.unmount()
 
 
-def test_a_read_error_lasts_longer_than_the_fault(dying: tuple[Path, Callable[[str], None]], front) -> None:
+def test_a_read_error_lasts_longer_than_the_fault(
+    dying: tuple[Path, Callable[[str], None]], front
+) -> None:
     image, order = dying
     volume = front(image)
     (volume / "d").mkdir()
@@ -233,7 +255,10 @@ def test_a_read_error_lasts_longer_than_the_fault(dying: tuple[Path, Callable[[s
     order("")
     assert (volume / "d" / "file").read_bytes() == content
     assert volume.read_only is None
-    assert len(volume.logged("ERROR", "read of /d/file (inode ", "in the base", "Input/output error")) == 1
+    assert (
+        len(volume.logged("ERROR", "read of /d/file (inode ", "in the base", "Input/output error"))
+        == 1
+    )
     write_durably(volume / "d" / "file", content[::-1])
     volume.unmount()
 
@@ -253,7 +278,11 @@ def small_host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]
         disk = tmp_path / "disk"
         with disk.open("wb") as file:
             file.truncate(24 * MIB)
-        subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal", "-m", "0", disk], check=True, timeout=60)
+        subprocess.run(
+            ["mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal", "-m", "0", disk],
+            check=True,
+            timeout=60,
+        )
         command = ["mount", "-o", "loop", disk, top]
     result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     if result.returncode:
@@ -267,7 +296,9 @@ def fill(volume: Front) -> dict[str, bytes]:
     kept: dict[str, bytes] = {}
     for number in range(200):
         content = pattern(number, MIB)
-        error = error_of(lambda number=number, content=content: write_durably(volume / f"f{number}", content))
+        error = error_of(
+            lambda number=number, content=content: write_durably(volume / f"f{number}", content)
+        )
         if error is not None:
             assert error == errno.ENOSPC
             return kept
@@ -279,7 +310,9 @@ def all_there(volume: Front, kept: dict[str, bytes]) -> None:
     assert not [name for name, content in kept.items() if (volume / name).read_bytes() != content]
 
 
-def test_a_full_host_loses_files_or_ends_writing(small_host: Path, images, run_snapfs, front) -> None:
+def test_a_full_host_loses_files_or_ends_writing(
+    small_host: Path, images, run_snapfs, front
+) -> None:
     """ENOSPC for who writes; with space on the host, or in the volume, everything goes on."""
     ballast = small_host / "ballast"
     ballast.write_bytes(os.urandom(6 * MIB))
@@ -315,11 +348,16 @@ def test_a_full_host_loses_files_or_ends_writing(small_host: Path, images, run_s
 
 
 def test_files_take_what_is_kept_for_commits(small_host: Path) -> None:
-    """Whatever a commit does not need of it is not given away: others write to the host at the same moment."""
+    """Whatever a commit does not need of it is not given away: others write to the host at the same
+    moment.
+    """
     image = small_host / "image"
     with image.open("wb") as file:
         file.truncate(16 * MIB)
-    with contextlib.closing(open_device(str(image))) as device, (small_host / "others").open("wb", buffering=0) as others:
+    with (
+        contextlib.closing(open_device(str(image))) as device,
+        (small_host / "others").open("wb", buffering=0) as others,
+    ):
         reserve = HostReserve(device)
         reserve.keep()
         for number in range(RESERVE_BYTES // PIECE_BYTES):
@@ -339,7 +377,9 @@ def kept_again(volume: Front) -> dict[str, bytes]:
     kept: dict[str, bytes] = {}
     for number in range(200):
         content = pattern(1000 + number, MIB // 4)
-        if error := error_of(lambda number=number, content=content: write_durably(volume / f"again{number}", content)):
+        if error := error_of(
+            lambda number=number, content=content: write_durably(volume / f"again{number}", content)
+        ):
             assert error == errno.ENOSPC
             return kept
         kept[str(number)] = content
@@ -354,7 +394,9 @@ def sync(volume: Front) -> None:
         os.close(descriptor)
 
 
-def test_an_unmount_on_a_full_host_hangs_or_loses_what_was_promised(small_host: Path, images, run_snapfs, front) -> None:
+def test_an_unmount_on_a_full_host_hangs_or_loses_what_was_promised(
+    small_host: Path, images, run_snapfs, front
+) -> None:
     image = small_host / "volume.img"
     run_snapfs("mkfs", image, "--size", "256M")
     images.watch(image)
@@ -378,7 +420,9 @@ def test_an_unmount_on_a_full_host_hangs_or_loses_what_was_promised(small_host: 
 
 
 def test_a_flipped_bit_in_a_file_is_read_or_not_named(images, front) -> None:
-    """I7: EIO for who reads it, wherever it shows, with the file and the view in the log; everybody else reads on."""
+    """I7: EIO for who reads it, wherever it shows, with the file and the view in the log; everybody
+    else reads on.
+    """
     image = images.make()
     volume = front(image)
     (volume / "d").mkdir()
@@ -398,7 +442,12 @@ def test_a_flipped_bit_in_a_file_is_read_or_not_named(images, front) -> None:
         assert (top / "d" / "neighbour").read_bytes() == other
         with victim.open("rb", buffering=0) as file:
             assert os.pread(file.fileno(), 4096, 100_000) == content[100_000:104_096]
-        found = volume.logged("ERROR", "read of /d/victim\\nof rot (inode ", view, "data from byte 8192 on, fails its checksum")
+        found = volume.logged(
+            "ERROR",
+            "read of /d/victim\\nof rot (inode ",
+            view,
+            "data from byte 8192 on, fails its checksum",
+        )
         assert len(found) == 1, volume.log
     assert volume.read_only is None
     write_durably(volume / "d" / "victim\nof rot", other)  # written anew it is well again

@@ -1,6 +1,8 @@
-"""Whoever drives the core treats damage alike: offline commands, the handlers of requests, and the answers without a handler (I1, I7).
+"""Whoever drives the core treats damage alike: offline commands, the handlers of requests, and the
+answers without a handler (I1, I7).
 
-The same requests are made of a damaged volume by each of them; each must give the same answers, and end writing with the same request.
+The same requests are made of a damaged volume by each of them; each must give the same answers, and
+end writing with the same request.
 """
 
 from __future__ import annotations
@@ -38,7 +40,15 @@ from snapfs.store.volume import Volume
 
 #: Files, by the snapshots that show them; and directories.
 FILES = {
-    "": ["plain", "twice", "dir/sub/deep", "sparse", "large", "dir/other/youngest", "many/" + "7".rjust(100, "0")],
+    "": [
+        "plain",
+        "twice",
+        "dir/sub/deep",
+        "sparse",
+        "large",
+        "dir/other/youngest",
+        "many/" + "7".rjust(100, "0"),
+    ],
     "one": ["plain"],
     "copy": ["dir/sub/deep"],
 }
@@ -65,10 +75,19 @@ def requests() -> list[Request]:
         view = p.view(snapshot) if snapshot else p.base
         for path in paths:
             parent, _, name = path.rpartition("/")
-            places.append((view.id, p.find(parent, view).ino, name.encode(), p.find(path, view).ino))
+            places.append(
+                (view.id, p.find(parent, view).ino, name.encode(), p.find(path, view).ino)
+            )
     for view_id, parent, name, ino in places:
-        out += [Request("lookup", view_id, parent, name), Request("getattr", view_id, ino), Request("read", view_id, ino)]
-        out += [Request("setattr", view_id, ino), Request("write", view_id, ino, offset=BLOCK * (ino % 2))]
+        out += [
+            Request("lookup", view_id, parent, name),
+            Request("getattr", view_id, ino),
+            Request("read", view_id, ino),
+        ]
+        out += [
+            Request("setattr", view_id, ino),
+            Request("write", view_id, ino, offset=BLOCK * (ino % 2)),
+        ]
     out += [Request("create", BASE_VIEW, p.find(path).ino, b"made here") for path in DIRECTORIES]
     out += [Request("rename", view_id, parent, name) for view_id, parent, name, _ in places[::2]]
     out += [Request("unlink", view_id, parent, name) for view_id, parent, name, _ in places[1::2]]
@@ -126,13 +145,22 @@ def _ask_offline(fs: Filesystem, one: Request) -> int:
 
 
 class Asked:
-    """A loop with a socket in the place of the kernel. ``quick``: are there answers without a handler?"""
+    """A loop with a socket in the place of the kernel. ``quick``: are there answers without a
+    handler?
+    """
 
     def __init__(self, fs: Filesystem, descriptor: int, *, quick: bool) -> None:
         edge = Edge(fs, commit_seconds=3600.0)
         self.numbers = Numbers(BASE_VIEW)
         known = Known(self.numbers, lambda view_id, ino: fs.hold(fs.view(view_id), ino))
-        operations = Operations(edge, known, self.numbers, MountedKernel(edge, known, self.numbers, "/nowhere"), MountOptions(), BLOCK)
+        operations = Operations(
+            edge,
+            known,
+            self.numbers,
+            MountedKernel(edge, known, self.numbers, "/nowhere"),
+            MountOptions(),
+            BLOCK,
+        )
         self.loop = Loop(Connection(descriptor, lambda: True), operations, 4)
         if not quick:
             self.loop._quick.clear()
@@ -142,12 +170,24 @@ class Asked:
         name = one.name + b"\0"
         bodies: dict[str, Callable[[], tuple[int, bytes]]] = {
             "lookup": lambda: (Op.LOOKUP, name),
-            "create": lambda: (Op.CREATE, wire.CREATE_IN.pack(os.O_RDWR, stat.S_IFREG | 0o644, 0, 0) + name),
+            "create": lambda: (
+                Op.CREATE,
+                wire.CREATE_IN.pack(os.O_RDWR, stat.S_IFREG | 0o644, 0, 0) + name,
+            ),
             "getattr": lambda: (Op.GETATTR, bytes(16)),
             "read": lambda: (Op.READ, wire.READ_IN.pack(node, 0, 2 * BLOCK, 0, 0, 0)),
-            "setattr": lambda: (Op.SETATTR, wire.SETATTR_IN.pack(Set.MTIME, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0)),
-            "write": lambda: (Op.WRITE, wire.WRITE_IN.pack(node | WRITER_BIT, one.offset, BLOCK, 0, 0, 0) + b"w" * BLOCK),
-            "rename": lambda: (Op.RENAME, wire.RENAME_IN.pack(node) + name + b"renamed " + one.name[:5] + b"\0"),
+            "setattr": lambda: (
+                Op.SETATTR,
+                wire.SETATTR_IN.pack(Set.MTIME, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0),
+            ),
+            "write": lambda: (
+                Op.WRITE,
+                wire.WRITE_IN.pack(node | WRITER_BIT, one.offset, BLOCK, 0, 0, 0) + b"w" * BLOCK,
+            ),
+            "rename": lambda: (
+                Op.RENAME,
+                wire.RENAME_IN.pack(node) + name + b"renamed " + one.name[:5] + b"\0",
+            ),
             "unlink": lambda: (Op.UNLINK, name),
         }
         opcode, body = bodies[one.what]()
@@ -172,12 +212,21 @@ async def ask_loop(fs: Filesystem, *, quick: bool) -> list[int]:
             nursery.start_soon(asked.loop.run)
             for number, one in enumerate(REQUESTS, 1):
                 opcode, node, body = asked.encode(one)
-                ours.send(wire.IN_HEADER.pack(wire.IN_HEADER.size + len(body), opcode, number, node, 0, 0, 1, 0, 0) + body)
+                ours.send(
+                    wire.IN_HEADER.pack(
+                        wire.IN_HEADER.size + len(body), opcode, number, node, 0, 0, 1, 0, 0
+                    )
+                    + body
+                )
                 await trio.lowlevel.wait_readable(ours)
                 answer = ours.recv(1 << 16, socket.MSG_DONTWAIT)
                 _, error, unique = wire.OUT_HEADER.unpack_from(answer)
                 assert unique == number, "two answers to one request"
-                missing = one.what == "lookup" and not error and not wire.ENTRY_OUT.unpack_from(answer, wire.OUT_HEADER.size)[0]
+                missing = (
+                    one.what == "lookup"
+                    and not error
+                    and not wire.ENTRY_OUT.unpack_from(answer, wire.OUT_HEADER.size)[0]
+                )
                 out.append(errno.ENOENT if missing else -error)
             asked.loop.stop()
     return out
@@ -197,7 +246,9 @@ def verdict(fs: Filesystem, device: Overlay) -> tuple[Any, ...]:
             commit(volume)
         except SnapfsError as exc:
             return type(exc), volume.read_only_reason
-    return volume.read_only_reason, sorted({finding.rule for finding in Planted(copied(device)).check()})
+    return volume.read_only_reason, sorted(
+        {finding.rule for finding in Planted(copied(device)).check()}
+    )
 
 
 def copied(device: Overlay) -> Overlay:
@@ -213,7 +264,9 @@ def damaged(p: Planted) -> Overlay:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.rule}: {case.plant.__name__}")
 async def test_damage_is_written_on_by_one_who_drives_the_core(case: Case) -> None:
-    """I1, I7: what is damaged ends writing with the same request, whoever makes it, and nobody asks again what broke off."""
+    """I1, I7: what is damaged ends writing with the same request, whoever makes it, and nobody asks
+    again what broke off.
+    """
     p = planted()
     case.plant(p)
     if not p.is_written:
@@ -226,6 +279,10 @@ async def test_damage_is_written_on_by_one_who_drives_the_core(case: Case) -> No
     for name, ask in DRIVERS.items():
         fs = opened(device := damaged(p))
         answers = await ask(fs)
-        differences = [(one, got, wanted) for one, got, wanted in zip(REQUESTS, answers, expected[0], strict=True) if got != wanted]
+        differences = [
+            (one, got, wanted)
+            for one, got, wanted in zip(REQUESTS, answers, expected[0], strict=True)
+            if got != wanted
+        ]
         assert not differences, name
         assert verdict(fs, device) == expected[1], name

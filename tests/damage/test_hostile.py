@@ -1,7 +1,8 @@
-"""Hostile images (I4, I7): whatever an image says with all its checksums right, each use of it succeeds or ends with one of our errors.
+"""Hostile images (I4, I7): whatever an image says with all its checksums right, each use of it
+succeeds or ends with one of our errors.
 
-Never a hang, memory without bound, a write outside the volume, or another exception. ``tests/fuzz`` has the harness; `make fuzz` goes on
-from here for as long as one likes.
+Never a hang, memory without bound, a write outside the volume, or another exception. ``tests/fuzz``
+has the harness; `make fuzz` goes on from here for as long as one likes.
 """
 
 from __future__ import annotations
@@ -53,16 +54,34 @@ def bounded(function: Callable[..., Any], *args: Any) -> None:
         function(*args)
 
 
-@settings(max_examples=EXAMPLES, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@settings(
+    max_examples=EXAMPLES,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    database=None,
+)
 @given(st.binary(max_size=64))
 def test_an_image_does_more_than_fail(data: bytes) -> None:
-    """Structure-aware mutations of volumes of several shapes; checked, opened, looked at, changed, and once more."""
+    """Structure-aware mutations of volumes of several shapes; checked, opened, looked at, changed,
+    and once more.
+    """
     with report(data, "volume", "hypothesis"):
         bounded(lambda: use(*hostile(data)))
 
 
-@settings(max_examples=4 * EXAMPLES, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), database=None)
-@given(st.binary(max_size=1) | st.sampled_from([b"%c%s" % (kind, bomb) for kind in range(10) for bomb in BOMBS]), st.binary(max_size=600))
+@settings(
+    max_examples=4 * EXAMPLES,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    database=None,
+)
+@given(
+    st.binary(max_size=1)
+    | st.sampled_from([b"%c%s" % (kind, bomb) for kind in range(10) for bomb in BOMBS]),
+    st.binary(max_size=600),
+)
 def test_a_decoder_does_more_than_fail(head: bytes, rest: bytes) -> None:
     """Every decoder, on bytes of any kind."""
     with report(head + rest, "decoders", "hypothesis"):
@@ -79,7 +98,9 @@ def _bounds() -> Iterator[None]:
 
 
 class Crafted:
-    """An open volume to be made hostile: change what is in memory or on the device, then ``user``."""
+    """An open volume to be made hostile: change what is in memory or on the
+    device, then ``user``.
+    """
 
     def __init__(self, number: int = MEDIUM) -> None:
         self.image = seed(number).image.copy()
@@ -119,14 +140,20 @@ class Crafted:
     def take(self, count: int) -> list[int]:
         """Blocks that are marked as in use by the next commit."""
         self.do(self.volume.allocator.prepare, count)
-        return [block for start, length in self.volume.allocator.allocate(count) for block in range(start, start + length)]
+        return [
+            block
+            for start, length in self.volume.allocator.allocate(count)
+            for block in range(start, start + length)
+        ]
 
     def put_name(self, directory: Inode, name: bytes, value: int) -> None:
         self.do(directory.names.touch, name)
         directory.names.put(name, value)
 
     def endless(self, bottom: bytes, levels: int, flag: int = 0) -> tuple[int, int]:
-        """A pointer to so many levels of pointer blocks, in each of which every slot names the one block below."""
+        """A pointer to so many levels of pointer blocks, in each of which every slot names the one
+        block below.
+        """
         blocks = self.take(levels + 1)
         self.image.put(blocks[0], bottom)
         pointer = blocks[0] | flag, CHECKSUM << CHECKSUM_SHIFT | 1
@@ -158,14 +185,18 @@ def names(user: User, ino: int) -> list[bytes]:
 
 @pytest.mark.parametrize("where", ["ring", "headers", "tail", "behind the end"])
 def test_fixed_metadata_is_given_to_files(where: str) -> None:
-    """A block bitmap that has it free is not believed: files would be written there, or where there is no volume at all."""
+    """A block bitmap that has it free is not believed: files would be written there, or where there
+    is no volume at all.
+    """
     with forged():
         c = Crafted()
         geometry = c.volume.geometry
         first, last = geometry.usable_range(0)
         c.do(c.volume.allocator.need_groups, [0])
         group = c.volume.allocator.groups[0]
-        offset = {"ring": 0, "headers": first - 1, "tail": last, "behind the end": geometry.blocks}[where]
+        offset = {"ring": 0, "headers": first - 1, "tail": last, "behind the end": geometry.blocks}[
+            where
+        ]
         group.blocks[offset] = 0
         group.free += 1
         user = c.user()
@@ -174,7 +205,9 @@ def test_fixed_metadata_is_given_to_files(where: str) -> None:
         assert [finding.rule for finding in check_volume(c.image)].count("unreadable") == 1
 
 
-@pytest.mark.parametrize("what", ["a block twice", "a free block", "the superblocks", "a header", "behind the end"])
+@pytest.mark.parametrize(
+    "what", ["a block twice", "a free block", "the superblocks", "a header", "behind the end"]
+)
 def test_a_file_gives_blocks_back_that_it_cannot_have(crafted: Crafted, what: str) -> None:
     c = crafted
     inode = c.make("thief")
@@ -182,20 +215,33 @@ def test_a_file_gives_blocks_back_that_it_cannot_have(crafted: Crafted, what: st
     group = c.volume.allocator.groups[0]
     own = inode.map.node(1, 0)[0]
     free = group.busy.find(0, group.last - 10)
-    stolen = {"a block twice": own, "a free block": free, "the superblocks": 1, "a header": group.first - 2, "behind the end": group.last}[
-        what
-    ]
+    stolen = {
+        "a block twice": own,
+        "a free block": free,
+        "the superblocks": 1,
+        "a header": group.first - 2,
+        "behind the end": group.last,
+    }[what]
     inode.map.writable_pointers(1)[0][2] = stolen & 0xFFFF_FFFF_FFFF
     user = c.user()
     free_before = user.volume.allocator.free
     with pytest.raises(CorruptBlock, match="free or fixed metadata"):
-        drive(user.volume, user.fs.set_attributes, user.fs.base, inode.ino, Changes(size=0), privileged=True)
+        drive(
+            user.volume,
+            user.fs.set_attributes,
+            user.fs.base,
+            inode.ino,
+            Changes(size=0),
+            privileged=True,
+        )
     assert user.volume.read_only, "what memory has now is half of a truncation"
     assert user.volume.allocator.free <= free_before + 2
 
 
 def test_counts_that_lie_make_somebody_wait_for_ever(crafted: Crafted) -> None:
-    """No free blocks by the group table, and background work that cannot begin without: ENOSPC, not another try, and another."""
+    """No free blocks by the group table, and background work that cannot begin without: ENOSPC, not
+    another try, and another.
+    """
     c = crafted
     c.do(snapshots.delete, c.fs, "one")
     c.commit()
@@ -212,12 +258,18 @@ def test_counts_that_lie_make_somebody_wait_for_ever(crafted: Crafted) -> None:
 
 
 def test_counters_leave_their_fields(crafted: Crafted) -> None:
-    """Links, blocks and sizes at their limits: what goes above or below them is neither stored nor shown."""
+    """Links, blocks and sizes at their limits: what goes above or below them is neither stored nor
+    shown.
+    """
     c = crafted
     source, target = c.make("source", DIRECTORY), c.make("target", DIRECTORY)
     c.make("below", DIRECTORY, source.ino)
     file = c.make("file with too many")
-    for inode, links, blocks in ((source, 1, 0), (target, 0xFFFF_FFFF, 1 << 48), (file, 0xFFFF_FFFF, 1 << 48)):
+    for inode, links, blocks in (
+        (source, 1, 0),
+        (target, 0xFFFF_FFFF, 1 << 48),
+        (file, 0xFFFF_FFFF, 1 << 48),
+    ):
         c.base.change(inode)
         inode.nlink, inode.data.blocks = links, blocks
     file.size = (1 << 64) - 1
@@ -248,7 +300,10 @@ def test_a_directory_of_pointer_blocks_is_listed_for_ever(crafted: Crafted) -> N
 def test_one_bucket_everywhere_is_listed_for_ever(crafted: Crafted) -> None:
     c = crafted
     inode = c.make("endless", DIRECTORY)
-    inode.data.root = array("Q", c.endless(Bucket({b"name": FIRST_INO << 4 | 8}, 20).encode(c.block_size), 4, FLAG_BUCKET))
+    inode.data.root = array(
+        "Q",
+        c.endless(Bucket({b"name": FIRST_INO << 4 | 8}, 20).encode(c.block_size), 4, FLAG_BUCKET),
+    )
     user = c.user()
     with pytest.raises(CorruptBlock, match="no item of its range"):
         names(user, inode.ino)
@@ -260,7 +315,14 @@ def test_an_endless_file_is_truncated_for_ever(crafted: Crafted, bottom: bytes) 
     inode = c.endless_file(bottom, 5)
     user = c.user()
     with pytest.raises(CorruptBlock, match=r"two places|free or fixed"):
-        drive(user.volume, user.fs.set_attributes, user.fs.base, inode.ino, Changes(size=5), privileged=True)
+        drive(
+            user.volume,
+            user.fs.set_attributes,
+            user.fs.base,
+            inode.ino,
+            Changes(size=5),
+            privileged=True,
+        )
 
 
 def test_an_endless_orphan_is_freed_for_ever(crafted: Crafted) -> None:
@@ -290,7 +352,9 @@ def test_an_endless_view_is_restored_for_ever(crafted: Crafted) -> None:
 
 
 def test_a_block_that_is_two_things_is_fetched_for_ever(crafted: Crafted) -> None:
-    """An inode table whose only pointer block is its first leaf as well: each would drive the other out of the cache."""
+    """An inode table whose only pointer block is its first leaf as well: each would drive the other
+    out of the cache.
+    """
     c = crafted
     table = c.base.table
     root = table.root[0] & EPOCH_MASK
@@ -338,18 +402,31 @@ def test_a_long_way_up_takes_quadratic_time(crafted: Crafted) -> None:
 # msgpack and sizes
 
 
-@pytest.mark.parametrize("bomb", [b"\xdd\x00\x00\xff\xff" * 1000, b"\xdc\xff\xff" * 1000, b"\x91" * 60000, b"\xdf\xff\xff\xff\xff"])
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        b"\xdd\x00\x00\xff\xff" * 1000,
+        b"\xdc\xff\xff" * 1000,
+        b"\x91" * 60000,
+        b"\xdf\xff\xff\xff\xff",
+    ],
+)
 def test_a_list_that_says_it_is_long_takes_memory(bomb: bytes) -> None:
     data = bomb.ljust(65536, b"\0")
     with limits(2, 16 << 20):
-        for decoder in (lambda: unpack(data, "bomb"), lambda: list(decode_records(b"\xdd\x00\x0f\xff\xff" + data, 0, 1 << 19))):
+        for decoder in (
+            lambda: unpack(data, "bomb"),
+            lambda: list(decode_records(b"\xdd\x00\x0f\xff\xff" + data, 0, 1 << 19)),
+        ):
             with pytest.raises(CorruptBlock):
                 decoder()
 
 
 def test_records_are_read_from_one_block_a_thousand_times() -> None:
     blocks = 5000
-    header = GroupHeader(0, 1, 0, 0, 0, blocks * 65536, 0, 0, b"", tuple((100 + n, 0) for n in range(blocks)))
+    header = GroupHeader(
+        0, 1, 0, 0, 0, blocks * 65536, 0, 0, b"", tuple((100 + n, 0) for n in range(blocks))
+    )
     with pytest.raises(CorruptBlock, match="impossible size"):
         GroupHeader.decode(header.encode(65536), 0, 1 << 20)
     header = GroupHeader(0, 1, 0, 0, 0, 2 * 65536, 0, 0, b"", ((100, 0), (100, 0)))
@@ -362,14 +439,22 @@ def test_attributes_are_larger_than_the_cache(crafted: Crafted) -> None:
     c = crafted
     inode = c.find("file")
     inode.attribute_map.root = array("Q", c.endless(b"\x82", 2))
-    inode.attribute_map.depth, inode.attribute_bytes, inode.inline_kind, inode.inline = 2, 1 << 24, 0, b""
+    inode.attribute_map.depth, inode.attribute_bytes, inode.inline_kind, inode.inline = (
+        2,
+        1 << 24,
+        0,
+        b"",
+    )
     ino = inode.ino
     user = c.user()
     with pytest.raises(CorruptBlock, match="not possible"):
         drive(user.volume, user.fs.xattr_list, user.fs.base, ino)
 
 
-@pytest.mark.parametrize(("field", "value"), [(24, 1 << 63), (24, (1 << 64) - 1), (16, 1 << 40), (16, (1 << 64) - 1), (16, 0)])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [(24, 1 << 63), (24, (1 << 64) - 1), (16, 1 << 40), (16, (1 << 64) - 1), (16, 0)],
+)
 def test_a_superblock_lies(field: int, value: int) -> None:
     """Generations that leave no room for the next; sizes that the device has not."""
     image = seed(MEDIUM).image.copy()
@@ -385,7 +470,9 @@ def test_a_superblock_lies(field: int, value: int) -> None:
 
 
 def test_a_large_sparse_image_costs_memory_by_its_size(tmp_path: Path) -> None:
-    """16 TiB that are there, as a hole: opened, used and checked in little memory. The claim of more than a volume can have is refused."""
+    """16 TiB that are there, as a hole: opened, used and checked in little memory. The claim of
+    more than a volume can have is refused.
+    """
     path = tmp_path / "sparse.img"
     size = 15 << 40
     try:
@@ -420,13 +507,26 @@ def test_a_few_pointers_make_thousands_of_groups_load() -> None:
         c.open()
         inode = c.make("wide")
         (node,) = c.take(1)
-        image.put(node, b"".join(struct.pack("<QQ", (n << 19) + 1000, CHECKSUM << CHECKSUM_SHIFT | 1) for n in range(1, 2999)))
+        image.put(
+            node,
+            b"".join(
+                struct.pack("<QQ", (n << 19) + 1000, CHECKSUM << CHECKSUM_SHIFT | 1)
+                for n in range(1, 2999)
+            ),
+        )
         inode.data.root = array("Q", (node, CHECKSUM << CHECKSUM_SHIFT | 1))
         inode.data.depth, inode.data.blocks, inode.size = 1, 2999, 4096 * 65536
         user = c.user()
         with limits(20, 200 << 20):
             with pytest.raises(CorruptBlock, match="no block is in use"):
-                drive(user.volume, user.fs.set_attributes, user.fs.base, inode.ino, Changes(size=0), privileged=True)
+                drive(
+                    user.volume,
+                    user.fs.set_attributes,
+                    user.fs.base,
+                    inode.ino,
+                    Changes(size=0),
+                    privileged=True,
+                )
             assert "not-marked" in [finding.rule for finding in check_volume(image)]
 
 
@@ -478,7 +578,9 @@ def test_a_name_that_cannot_be_reaches_the_kernel(crafted: Crafted, name: bytes)
         names(user, directory.ino)
 
 
-@pytest.mark.parametrize("value", [ROOT_INO << 4 | 4, 2 << 4 | 4, 0, -1, INO_LIMIT << 4 | 8, (1 << 64) - 1])
+@pytest.mark.parametrize(
+    "value", [ROOT_INO << 4 | 4, 2 << 4 | 4, 0, -1, INO_LIMIT << 4 | 8, (1 << 64) - 1]
+)
 def test_a_name_leads_to_what_has_no_name(crafted: Crafted, value: int) -> None:
     """The root, the list of orphans, ``.snap`` directories."""
     c = crafted
@@ -503,9 +605,13 @@ def test_a_name_leads_nowhere(crafted: Crafted) -> None:
             drive(user.volume, getattr(user.fs, operation), user.fs.base, directory.ino, b"name")
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "a,b", "line\nline", "\x1b[2J", "n" * 256])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", ".hidden", "a/b", "a,b", "line\nline", "\x1b[2J", "n" * 256]
+)
 def test_a_snapshot_has_a_name_that_cannot_be(crafted: Crafted, name: str) -> None:
-    """It would be a directory of that name in ``.snap``, and a line of that text on somebody's terminal."""
+    """It would be a directory of that name in ``.snap``, and a line of that text on somebody's
+    terminal.
+    """
     c = crafted
     one = snapshots.get(c.fs, "one")
     one.name = name
@@ -533,7 +639,11 @@ def test_a_split_takes_the_place_of_another_bucket(crafted: Crafted) -> None:
     c = crafted
     directory = c.find("dir/sub")
     for _ in range(2):
-        words = directory.names.root if directory.names.root[0] & FLAG_BUCKET else c.do(c.volume.load, "node", *directory.names.root_words)
+        words = (
+            directory.names.root
+            if directory.names.root[0] & FLAG_BUCKET
+            else c.do(c.volume.load, "node", *directory.names.root_words)
+        )
         slots = [n for n in range(0, len(words), 2) if words[n]]
         buckets = [words[n] & EPOCH_MASK for n in slots]
     assert len(buckets) > 1
@@ -543,7 +653,16 @@ def test_a_split_takes_the_place_of_another_bucket(crafted: Crafted) -> None:
     user = User(c.image)
     with pytest.raises(CorruptBlock, match="not of its range"):
         for number in range(200):
-            drive(user.volume, user.fs.make, user.fs.base, directory.ino, b"%0120d" % number, REGULAR, 0, 0)
+            drive(
+                user.volume,
+                user.fs.make,
+                user.fs.base,
+                directory.ino,
+                b"%0120d" % number,
+                REGULAR,
+                0,
+                0,
+            )
     assert user.volume.read_only
 
 

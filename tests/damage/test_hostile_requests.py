@@ -1,4 +1,5 @@
-"""A daemon is asked things that no client asks, by its user and by strangers: it answers, goes on, and its volume stays whole.
+"""A daemon is asked things that no client asks, by its user and by strangers: it answers, goes on,
+and its volume stays whole.
 
 ``tests/fuzz/asking.py`` makes the requests; `make fuzz` goes on with them for as long as you like.
 """
@@ -36,7 +37,9 @@ def directory() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("owner", [None, STRANGER], ids=["owner", "stranger"])
-def test_a_request_ends_in_an_internal_error_or_damages_the_volume(owner: int | None, directory: str) -> None:
+def test_a_request_ends_in_an_internal_error_or_damages_the_volume(
+    owner: int | None, directory: str
+) -> None:
     @settings(max_examples=80, deadline=None, database=None)
     @given(st.binary(max_size=asking.LENGTH))
     def ask(data: bytes) -> None:
@@ -58,7 +61,10 @@ def line(command: str, **arguments: Any) -> bytes:
         (line("copy", destination="where.img"), UsageError),
         (line("copy", destination="/proc/self/mem"), SnapfsError),
         (line("copy", destination="/proc/self/mem", force=True), SnapfsError),
-        *((line("copy", destination="/nowhere/x", rate=rate), UsageError) for rate in (-2, -(1 << 63), 1 << 63, 1 << 200, True, 0.5)),
+        *(
+            (line("copy", destination="/nowhere/x", rate=rate), UsageError)
+            for rate in (-2, -(1 << 63), 1 << 63, 1 << 200, True, 0.5)
+        ),
         *((line("copy.resume", rate=rate), UsageError) for rate in (-2, 1 << 200, False)),
         (line("scrub", rate=True), UsageError),
         (line("snapshot.hot", name="s", limit=True), UsageError),
@@ -70,11 +76,16 @@ def line(command: str, **arguments: Any) -> bytes:
         (line("snapshot.create", designated="\ud800"), UsageError),
         (line("snapshot.set", name="s", tags={"\ud800": ""}), UsageError),
         (line("diff", old="\ud800x"), UsageError),
-        (line("restore", name="s", paths=["/", "/d", "\0"]), UsageError),  # it would be remembered, and the volume not be read again
+        (
+            line("restore", name="s", paths=["/", "/d", "\0"]),
+            UsageError,
+        ),  # it would be remembered, and the volume not be read again
         (line("restore.schedule", name="s", paths=["/", "a\0b"]), UsageError),
     ],
 )
-def test_a_value_that_cannot_be_is_stored_or_ends_in_an_internal_error(request_: bytes, expected: type[Exception], directory: str) -> None:
+def test_a_value_that_cannot_be_is_stored_or_ends_in_an_internal_error(
+    request_: bytes, expected: type[Exception], directory: str
+) -> None:
     volume = asking.Asking(directory)
     generation = volume.fs.volume.generation
     with pytest.raises(expected):
@@ -84,16 +95,28 @@ def test_a_value_that_cannot_be_is_stored_or_ends_in_an_internal_error(request_:
     assert os.listdir(directory) == []
 
 
-def lines(seed: int, commands: dict[str, dict[str, type]], directory: str, *, without: Sequence[bytes]) -> list[bytes]:
-    """Some lines, without some commands: those that keep a pace may take as long as they were told to."""
+def lines(
+    seed: int, commands: dict[str, dict[str, type]], directory: str, *, without: Sequence[bytes]
+) -> list[bytes]:
+    """Some lines, without some commands: those that keep a pace may take as long as they were told
+    to.
+    """
     data = random.Random(seed).randbytes(2000)
     found = asking.requests(data, directory, commands)
-    return [each for each in found if each.strip() and not any(b'"command": "' + one in each for one in without)]
+    return [
+        each
+        for each in found
+        if each.strip() and not any(b'"command": "' + one in each for one in without)
+    ]
 
 
 @pytest.mark.parametrize("uid", [os.geteuid(), STRANGER], ids=["owner", "stranger"])
-def test_a_server_ends_or_answers_strangers(uid: int, directory: str, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
-    """All that is sent in one go, cut anywhere; what comes back is answers, and to strangers one refusal."""
+def test_a_server_ends_or_answers_strangers(
+    uid: int, directory: str, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    """All that is sent in one go, cut anywhere; what comes back is answers, and to strangers one
+    refusal.
+    """
     monkeypatch.setattr(serving, "peer", lambda _: (1, uid))
     volume = asking.Asking(directory)
     sent = lines(1, asking.commands_of(volume.handlers), directory, without=(b"copy", b"scrub"))
@@ -109,7 +132,9 @@ def test_a_server_ends_or_answers_strangers(uid: int, directory: str, monkeypatc
                 async def receive() -> None:
                     try:
                         async with stream:
-                            while received.count(b"\n") < len(sent) and (piece := await stream.receive_some()):
+                            while received.count(b"\n") < len(sent) and (
+                                piece := await stream.receive_some()
+                            ):
                                 received.extend(piece)
                     except trio.BrokenResourceError:
                         assert uid == STRANGER  # what was sent is not read
@@ -146,7 +171,9 @@ def test_a_server_ends_or_answers_strangers(uid: int, directory: str, monkeypatc
 
 
 def answer_of(reply: bytes) -> object:
-    """What an answer or an event says, or its error. Raises ``ControlError`` of this side for what is neither."""
+    """What an answer or an event says, or its error. Raises ``ControlError`` of this side for what
+    is neither.
+    """
     try:
         return protocol.decode_reply(reply)
     except SnapfsError as exc:
@@ -173,7 +200,9 @@ def test_a_daemon_dies_of_what_it_is_asked(mounted, directory: str) -> None:
                     continue  # and hang up
                 connection.settimeout(60)
                 with connection.makefile("rb") as answers:
-                    said = answer_of(answers.readline())  # or an event: who has seen one hangs up, as a scrub may take days
+                    said = answer_of(
+                        answers.readline()
+                    )  # or an event: who has seen one hangs up, as a scrub may take days
                 assert "internal error" not in str(said), (each, said)
     mounted.run("copy", "cancel", mounted.path, code=None)
     assert mounted.pid == pid

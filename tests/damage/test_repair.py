@@ -1,4 +1,6 @@
-"""Repair mends whatever the checker finds, loses nothing that can be read, says what it does lose, and can be taken back (I1 to I8)."""
+"""Repair mends whatever the checker finds, loses nothing that can be read, says what it does lose,
+and can be taken back (I1 to I8).
+"""
 
 from __future__ import annotations
 
@@ -32,9 +34,15 @@ def is_said(key: tuple[object, ...], actions: list[str]) -> bool:
     """Does any action speak of what is lost there?"""
     view, ino, _ = key
     for action in actions:
-        if view in SNAPSHOTS and action.startswith(f"snapshot {SNAPSHOTS[view]}: none of its inodes can be read"):
+        if view in SNAPSHOTS and action.startswith(
+            f"snapshot {SNAPSHOTS[view]}: none of its inodes can be read"
+        ):
             return True
-        if "generation" in action or "table of snapshots" in action or re.search(rf"\binode {ino}\b", action):
+        if (
+            "generation" in action
+            or "table of snapshots" in action
+            or re.search(rf"\binode {ino}\b", action)
+        ):
             return True
         span = re.search(r"inodes (\d+) to (\d+)", action)
         if span and int(span[1]) <= ino <= int(span[2]):
@@ -43,14 +51,18 @@ def is_said(key: tuple[object, ...], actions: list[str]) -> bool:
 
 
 def unsaid(before: Shown, after: Shown, actions: list[str]) -> list[tuple[object, ...]]:
-    """What is not as it was, and no action speaks of it. A directory that has ``lost+found`` besides has lost nothing."""
+    """What is not as it was, and no action speaks of it. A directory that has ``lost+found``
+    besides has lost nothing.
+    """
     out = []
     for key, value in before.items():
         found = after.get(key)
         if key[2] == "names" and type(found) is list:
             found = [entry for entry in found if entry.name != b"lost+found"]
         if key[0] == PART and key[2] == "names" and key[1] in ABOVE:
-            continue  # a snapshot of a directory shows nothing but the way to it there, and the way may lead through lost+found now
+            # a snapshot of a directory shows nothing but the way to it there, and the way may lead
+            # through lost+found now
+            continue
         if found != value and not is_said(key, actions):
             out.append(key)
     return out
@@ -68,7 +80,9 @@ SEEN = {
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.rule}: {case.plant.__name__}")
 def test_damage_stays_or_something_else_is_lost(case: Case) -> None:
-    """For every rule of the checker: planted, found, mended, clean; and whatever the damage did not touch is as it was."""
+    """For every rule of the checker: planted, found, mended, clean; and whatever the damage did not
+    touch is as it was.
+    """
     p = planted()
     case.plant(p)
     if not p.is_written:
@@ -82,7 +96,9 @@ def test_damage_stays_or_something_else_is_lost(case: Case) -> None:
     after = everything(p)
     if p.device.size == planted().device.size:
         lost = unsaid(pristine(), after, result.actions)
-        assert case.plant.__name__ in SEEN or all(key[2] == "names" and is_made(key, after) for key in lost), (lost, result.actions)
+        assert case.plant.__name__ in SEEN or all(
+            key[2] == "names" and is_made(key, after) for key in lost
+        ), (lost, result.actions)
 
 
 def is_made(key: tuple[object, ...], after: Shown) -> bool:
@@ -103,7 +119,9 @@ def refuse(offset: int, data: Buffer) -> None:
 
 
 def test_a_flipped_bit_of_metadata_costs_more_than_its_block() -> None:
-    """Each metadata block in turn: clean after the repair, and nothing is lost that is not named."""
+    """Each metadata block in turn: clean after the repair, and nothing is
+    lost that is not named.
+    """
     p = planted()
     places = list(metadata(p))
     rnd = random.Random(5)
@@ -114,11 +132,15 @@ def test_a_flipped_bit_of_metadata_costs_more_than_its_block() -> None:
         assert result.before or what == "root record", f"{what}, block {block}"
         assert [finding.message() for finding in result.after] == [], f"{what}, block {block}"
         p.open()
-        assert unsaid(pristine(), everything(p), result.actions) == [], f"{what}, block {block}: {result.actions}"
+        assert unsaid(pristine(), everything(p), result.actions) == [], (
+            f"{what}, block {block}: {result.actions}"
+        )
 
 
 def test_damage_at_many_places_is_too_much() -> None:
-    """Several blocks at once: mended, or one clear error; never another exception, and never something else than what was there."""
+    """Several blocks at once: mended, or one clear error; never another exception, and never
+    something else than what was there.
+    """
     blocks = [block for what, block in metadata(planted()) if what != "root record"]
     rnd = random.Random(6)
     mended = 0

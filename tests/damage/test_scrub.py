@@ -1,7 +1,8 @@
-"""Scrub finds every damaged block that a volume reaches, names the file and the views that show it, and nothing else (I7, E: scrub).
+"""Scrub finds every damaged block that a volume reaches, names the file and the views that show it,
+and nothing else (I7, E: scrub).
 
-The small volume has something of everything, so every block of it can be damaged in turn; what must be found follows from the pointers
-that the core reads, not from the scrub's own walk.
+The small volume has something of everything, so every block of it can be damaged in turn; what must
+be found follows from the pointers that the core reads, not from the scrub's own walk.
 """
 
 from __future__ import annotations
@@ -24,7 +25,18 @@ from typing import Any
 
 import pytest
 import trio
-from planting import BLOCK, DIRECTORY, REGULAR, SYMLINK, Overlay, Planted, build, metadata, running_copy, snapshot
+from planting import (
+    BLOCK,
+    DIRECTORY,
+    REGULAR,
+    SYMLINK,
+    Overlay,
+    Planted,
+    build,
+    metadata,
+    running_copy,
+    snapshot,
+)
 
 from snapfs import snapshots
 from snapfs.blocks.claim import CLAIM_PLACE
@@ -62,7 +74,9 @@ def scrubbed(device: Any) -> Findings:
 
 @functools.cache
 def small() -> MemoryDevice:
-    """2 MiB: every kind of file and tree, snapshots of all and of a part, a view that was written, and names that have changed since."""
+    """2 MiB: every kind of file and tree, snapshots of all and of a part, a view that was written,
+    and names that have changed since.
+    """
     device = MemoryDevice(512 * BLOCK)
     format_volume(device)
     p = Planted(device)
@@ -122,7 +136,10 @@ def shows(p: Planted) -> dict[tuple[str | None, str], Any]:
             try:
                 inode = p.do(view.inode, ino)
                 out[name, path] = [inode.mode, inode.size, inode.uid, inode.mtime]
-                out[name, path + ":attributes"] = {key: p.do(p.fs.xattr_get, view, ino, key) for key in p.do(p.fs.xattr_list, view, ino)}
+                out[name, path + ":attributes"] = {
+                    key: p.do(p.fs.xattr_get, view, ino, key)
+                    for key in p.do(p.fs.xattr_list, view, ino)
+                }
                 if inode.is_directory:
                     entries = p.do(p.fs.entries, view, ino, 0, 1000)
                     out[name, path + ":names"] = sorted(entry.name for entry in entries)
@@ -134,14 +151,18 @@ def shows(p: Planted) -> dict[tuple[str | None, str], Any]:
             if stat.S_ISREG(inode.mode):
                 for index in range(-(-inode.size // BLOCK)):
                     try:
-                        out[name, f"{path}:{index}"] = p.do(p.fs.read, view, ino, index * BLOCK, BLOCK)
+                        out[name, f"{path}:{index}"] = p.do(
+                            p.fs.read, view, ino, index * BLOCK, BLOCK
+                        )
                     except VolumeError:
                         continue
     return out
 
 
 def data(p: Planted) -> dict[int, tuple[int, set[tuple[str | None, str]]]]:
-    """Every data block of a file with a name: where in the file, and the views and paths that show it."""
+    """Every data block of a file with a name: where in the file, and the views and paths that show
+    it.
+    """
     out: dict[int, tuple[int, set[tuple[str | None, str]]]] = {}
     for name, view in views(p).items():
         work = [(ROOT_INO, "")]
@@ -149,12 +170,17 @@ def data(p: Planted) -> dict[int, tuple[int, set[tuple[str | None, str]]]]:
             ino, path = work.pop()
             inode = p.do(view.inode, ino)
             if inode.is_directory:
-                work += [(entry.ino, f"{path}/{entry.name.decode()}") for entry in p.do(p.fs.entries, view, ino, 0, 1000)]
+                work += [
+                    (entry.ino, f"{path}/{entry.name.decode()}")
+                    for entry in p.do(p.fs.entries, view, ino, 0, 1000)
+                ]
             elif stat.S_ISREG(inode.mode):
                 for index in range(-(-inode.size // BLOCK)):
                     words, slot = p.do(inode.map.pointers, index)
                     if words is not None and words[2 * slot]:
-                        out.setdefault(words[2 * slot] & BLOCK_MASK, (index * BLOCK, set()))[1].add((name, path))
+                        out.setdefault(words[2 * slot] & BLOCK_MASK, (index * BLOCK, set()))[1].add(
+                            (name, path)
+                        )
     return out
 
 
@@ -169,10 +195,16 @@ def orphaned(p: Planted) -> list[int]:
 
 
 def ring_slots(p: Planted) -> list[tuple[str, int]]:
-    """Name and byte offset of every superblock slot, and at the end of what is empty beside them."""
+    """Name and byte offset of every superblock slot, and at the end of what
+    is empty beside them.
+    """
     front, tail = p.volume.geometry.slot_offsets()
     rings = (("front", front[:SUPERBLOCK_SLOTS]), ("end", tail))
-    return [(f"superblock slot {slot} at the {ring}", offset) for ring, offsets in rings for slot, offset in enumerate(offsets)]
+    return [
+        (f"superblock slot {slot} at the {ring}", offset)
+        for ring, offsets in rings
+        for slot, offset in enumerate(offsets)
+    ]
 
 
 def assert_error_or_right(device: Any, before: dict[tuple[str | None, str], Any]) -> None:
@@ -194,7 +226,9 @@ def test_a_volume_without_damage_is_said_to_be_damaged() -> None:
 
 
 def test_a_block_is_left_out_or_read_twice() -> None:
-    """Blocks that many views share are read once; what is read is what the volume reaches, and the fixed parts that count."""
+    """Blocks that many views share are read once; what is read is what the volume reaches, and the
+    fixed parts that count.
+    """
     p = opened(small())
     reads: Counter[int] = Counter()
     volume = Volume.open(p.device, read_only=True)
@@ -211,7 +245,8 @@ def test_a_block_is_left_out_or_read_twice() -> None:
     rings = {offset // BLOCK for _, offset in ring_slots(p)} | {CLAIM_PLACE // BLOCK}
     expected = {block for _, block in metadata(p)} | set(data(p)) | set(orphaned(p)) | rings
     assert set(reads) == expected
-    # Of the root record's block the record and the rest; and inodes, to see what is below the directory of a snapshot.
+    # Of the root record's block the record and the rest; and inodes, to see what is below the
+    # directory of a snapshot.
     again = {volume.root_block} | {block for what, block in metadata(p) if what == "inode table"}
     assert {block for block, count in reads.items() if count > 1} <= again
     assert result["blocks_read"] == sum(reads.values())
@@ -220,7 +255,9 @@ def test_a_block_is_left_out_or_read_twice() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_flipped_bit_of_metadata_is_missed_or_believed(seed: int) -> None:
-    """Any bit of any metadata block, in turn: scrub names the block and nothing else, check finds it, and nobody is shown wrong data."""
+    """Any bit of any metadata block, in turn: scrub names the block and nothing else, check finds
+    it, and nobody is shown wrong data.
+    """
     before = shows(opened(small()))
     rnd = random.Random(seed)
     blocks = list(metadata(opened(small())))
@@ -237,14 +274,21 @@ def test_a_flipped_bit_of_metadata_is_missed_or_believed(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_flipped_bit_of_data_is_missed_or_put_down_to_another_file(seed: int) -> None:
-    """Any bit of any data block, in turn: scrub names the block, the place in the file, and exactly the views that show it; I7."""
+    """Any bit of any data block, in turn: scrub names the block, the place in the file, and exactly
+    the views that show it; I7.
+    """
     before = shows(opened(small()))
     rnd = random.Random(seed)
     for block, (offset, places) in data(opened(small())).items():
         p = opened(small())
         p.flip(block * BLOCK + rnd.randrange(BLOCK), rnd.randrange(8))
         (one,) = scrubbed(p.device)
-        assert (one["block"], one["kind"], one["offset"], one["problem"]) == (block, "data", offset, "fails its checksum")
+        assert (one["block"], one["kind"], one["offset"], one["problem"]) == (
+            block,
+            "data",
+            offset,
+            "fails its checksum",
+        )
         told = {(shown["snapshot"], shown["path"]) for shown in one["views"]}
         assert told <= places, one  # of a file with several names, one is told
         assert {name for name, _ in told} == {name for name, _ in places}, one
@@ -264,7 +308,9 @@ def test_damage_of_a_file_without_a_name_is_missed() -> None:
 
 
 def test_a_damaged_superblock_is_missed_or_keeps_the_volume_from_opening() -> None:
-    """Any bit of any slot: scrub names the slot; the volume opens with the same content, by the copy or by the generation before."""
+    """Any bit of any slot: scrub names the slot; the volume opens with the same content, by the
+    copy or by the generation before.
+    """
     p = opened(small())
     before = shows(p)
     rnd = random.Random(1)
@@ -272,7 +318,9 @@ def test_a_damaged_superblock_is_missed_or_keeps_the_volume_from_opening() -> No
         for _ in range(3):
             one = opened(small())
             one.flip(offset + rnd.randrange(SLOT_BYTES), rnd.randrange(8))
-            assert [(found["what"], found["block"]) for found in scrubbed(one.device)] == [(what, offset // BLOCK)]
+            assert [(found["what"], found["block"]) for found in scrubbed(one.device)] == [
+                (what, offset // BLOCK)
+            ]
             again = Planted(one.device)
             assert again.volume.generation == p.volume.generation
             assert shows(again) == before
@@ -303,7 +351,9 @@ def test_one_damaged_block_of_a_large_volume_is_missed() -> None:
     p = opened(template)
     rnd = random.Random(7)
     places = data(p)
-    several = rnd.sample(sorted(places), 25) + [block for _, block in rnd.sample(list(metadata(p)), 25)]
+    several = rnd.sample(sorted(places), 25) + [
+        block for _, block in rnd.sample(list(metadata(p)), 25)
+    ]
     for block in several:
         p = opened(template)
         p.flip(block * BLOCK + rnd.randrange(BLOCK), rnd.randrange(8))
@@ -327,7 +377,9 @@ def test_many_damaged_blocks_are_not_all_found() -> None:
 
 
 def test_an_unreadable_block_is_the_end_or_spoils_its_neighbours() -> None:
-    """A medium that fails one sector: that block is reported with the reason, the others of the same read are not."""
+    """A medium that fails one sector: that block is reported with the reason, the others of the
+    same read are not.
+    """
     p = opened(build())
     inode = p.find("large")
     bad = p.block_of(inode, 1001)
@@ -335,7 +387,9 @@ def test_an_unreadable_block_is_the_end_or_spoils_its_neighbours() -> None:
 
     def read(offset: int, length: int) -> bytes:
         if offset <= bad * BLOCK < offset + length:
-            raise protocol.error_kinds()["DeviceError"](f"read at {offset} failed: Input/output error")
+            raise protocol.error_kinds()["DeviceError"](
+                f"read at {offset} failed: Input/output error"
+            )
         return below(offset, length)
 
     p.device.read = read
@@ -360,21 +414,40 @@ class Changing:
     def some(self) -> None:
         for _ in range(self.rnd.randrange(1, 6)):
             try:
-                self.rnd.choice([self.write, self.write, self.write, self.truncate, self.make, self.remove, self.seal, self.snapshot])()
+                self.rnd.choice(
+                    [
+                        self.write,
+                        self.write,
+                        self.write,
+                        self.truncate,
+                        self.make,
+                        self.remove,
+                        self.seal,
+                        self.snapshot,
+                    ]
+                )()
             except (NoSpace, NotFound, StaleInode, IndexError):
                 self.finish()
 
     def file(self) -> int:
-        entries = [entry for entry in self.p.do(self.p.fs.entries, self.p.base, ROOT_INO, 0, 1000) if stat.S_ISREG(entry.type)]
+        entries = [
+            entry
+            for entry in self.p.do(self.p.fs.entries, self.p.base, ROOT_INO, 0, 1000)
+            if stat.S_ISREG(entry.type)
+        ]
         return int(self.rnd.choice([entry.ino for entry in entries if entry.ino not in self.kept]))
 
     def write(self) -> None:
         content = self.rnd.randbytes(self.rnd.randrange(1, 5 * BLOCK))
-        self.p.do(self.p.fs.write, self.p.base, self.file(), self.rnd.randrange(40 * BLOCK), content)
+        self.p.do(
+            self.p.fs.write, self.p.base, self.file(), self.rnd.randrange(40 * BLOCK), content
+        )
 
     def truncate(self) -> None:
         size = self.rnd.randrange(20 * BLOCK)
-        self.p.do(self.p.fs.set_attributes, self.p.base, self.file(), Changes(size=size), privileged=True)
+        self.p.do(
+            self.p.fs.set_attributes, self.p.base, self.file(), Changes(size=size), privileged=True
+        )
 
     def make(self) -> None:
         self.number += 1
@@ -382,7 +455,12 @@ class Changing:
 
     def remove(self) -> None:
         if self.number:
-            self.p.do(self.p.fs.unlink, self.p.base, ROOT_INO, b"made %d" % self.rnd.randrange(1, self.number + 1))
+            self.p.do(
+                self.p.fs.unlink,
+                self.p.base,
+                ROOT_INO,
+                b"made %d" % self.rnd.randrange(1, self.number + 1),
+            )
 
     def snapshot(self) -> None:
         self.finish()
@@ -408,7 +486,9 @@ class Changing:
             self.land()
 
     def land(self) -> None:
-        if self.sealed is not None and self.p.volume.in_flight is self.sealed:  # or whoever needed space has done this already
+        if (
+            self.sealed is not None and self.p.volume.in_flight is self.sealed
+        ):  # or whoever needed space has done this already
             self.sealed.write()
             self.p.volume.committed(self.sealed)
         self.sealed = None
@@ -419,7 +499,9 @@ class Changing:
 
 
 def changing(seed: int, damage: Callable[[Planted], list[int]]) -> tuple[list[int], list[int]]:
-    """Scrub a volume in small steps while it changes: the damaged blocks, and those that were found."""
+    """Scrub a volume in small steps while it changes: the damaged blocks, and those that were
+    found.
+    """
     p = opened(small())
     kept = {p.find(path).ino for path in ("plain", "twice", "sparse")}
     blocks = damage(p)
@@ -443,7 +525,9 @@ def changing(seed: int, damage: Callable[[Planted], list[int]]) -> tuple[list[in
 
 @pytest.mark.parametrize("seed", range(8))
 def test_what_changes_meanwhile_is_taken_for_damage(seed: int) -> None:
-    """Writes, deletions, snapshots, restores and commits between any two steps, blocks used again and generations in flight."""
+    """Writes, deletions, snapshots, restores and commits between any two steps, blocks used again
+    and generations in flight.
+    """
     assert changing(seed, lambda _: []) == ([], [])
 
 
@@ -453,7 +537,11 @@ def test_damage_hides_behind_what_changes_meanwhile(seed: int) -> None:
 
     def damage(p: Planted) -> list[int]:
         one = p.view("one")
-        blocks = [p.block_of(p.find("plain"), 1), p.block_of(p.find("twice")), p.block_of(p.find("sparse"), 300)]
+        blocks = [
+            p.block_of(p.find("plain"), 1),
+            p.block_of(p.find("twice")),
+            p.block_of(p.find("sparse"), 300),
+        ]
         blocks += [p.block_of(p.find("plain", one)), p.block_of(p.find("gone", one), 1)]
         for block in blocks:
             p.flip(block * BLOCK + 99)
@@ -475,7 +563,9 @@ def test_the_changes_are_too_tame_to_prove_anything(monkeypatch: pytest.MonkeyPa
     assert any(changing(seed, lambda _: [])[1] for seed in range(8))
 
 
-def test_the_log_grows_with_the_damage(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_grows_with_the_damage(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One line for each finding, and so many at most; all are told."""
     monkeypatch.setattr(scrubbing, "LOGGED_MAX", 3)
     p = opened(small())
@@ -483,7 +573,11 @@ def test_the_log_grows_with_the_damage(caplog: pytest.LogCaptureFixture, monkeyp
         p.flip(block * BLOCK)
     found: Findings = []
     with caplog.at_level(logging.INFO, "snapfs"):
-        result = offline.run(scrubbing.scrub(p.fs, Alone(lambda event: found.extend(event["findings"])), None, log_it=True))
+        result = offline.run(
+            scrubbing.scrub(
+                p.fs, Alone(lambda event: found.extend(event["findings"])), None, log_it=True
+            )
+        )
     assert result["errors"] == len(found) == len(data(p))
     lines = [record.getMessage() for record in caplog.records]
     assert lines[0] == "scrub: began"
@@ -499,7 +593,9 @@ def test_more_damage_than_is_told_is_not_counted(monkeypatch: pytest.MonkeyPatch
     for block in data(p):
         p.flip(block * BLOCK)
     found: Findings = []
-    result = offline.run(scrubbing.scrub(p.fs, Alone(lambda event: found.extend(event["findings"])), None))
+    result = offline.run(
+        scrubbing.scrub(p.fs, Alone(lambda event: found.extend(event["findings"])), None)
+    )
     assert (result["errors"], len(found)) == (len(data(p)), 3)
 
 
@@ -588,7 +684,9 @@ def test_a_clean_volume_is_not_clean_live_or_at_rest(mounted: Any) -> None:
 
 
 def test_a_flipped_data_block_of_a_mounted_volume_is_not_found(mounted: Any, images: Any) -> None:
-    """With the path and the views that show it, the same live and at rest; the volume stays writable; reading it gives EIO."""
+    """With the path and the views that show it, the same live and at rest; the volume stays
+    writable; reading it gives EIO.
+    """
     (mounted / "dir").mkdir()
     (mounted / "dir" / "file").write_bytes(os.urandom(1 << 20))
     (mounted / "other").write_bytes(b"other" * 1000)
@@ -601,7 +699,10 @@ def test_a_flipped_data_block_of_a_mounted_volume_is_not_found(mounted: Any, ima
     live = findings(mounted.run("scrub", mounted.path, "--json", code=4))
     assert len(live) == 1
     assert (live[0]["block"], live[0]["offset"], live[0]["kind"]) == (block, 77 * BLOCK, "data")
-    assert live[0]["views"] == [{"snapshot": None, "path": "/dir/file"}, {"snapshot": "one", "path": "/dir/file"}]
+    assert live[0]["views"] == [
+        {"snapshot": None, "path": "/dir/file"},
+        {"snapshot": "one", "path": "/dir/file"},
+    ]
     text = mounted.run("scrub", mounted / "other", code=4).stdout.splitlines()
     assert len(text) == 2
     assert f"block {block}: data of /dir/file" in text[0]
@@ -621,8 +722,12 @@ def test_a_flipped_data_block_of_a_mounted_volume_is_not_found(mounted: Any, ima
     assert findings(mounted.run("scrub", mounted.image, "--json")) == []
 
 
-def test_damaged_metadata_of_a_mounted_volume_is_hidden_by_what_is_cached(mounted: Any, images: Any) -> None:
-    """The daemon knows the directory's names, and serves them; the scrub reads what the medium has."""
+def test_damaged_metadata_of_a_mounted_volume_is_hidden_by_what_is_cached(
+    mounted: Any, images: Any
+) -> None:
+    """The daemon knows the directory's names, and serves them; the scrub
+    reads what the medium has.
+    """
     for number in range(300):
         (mounted / f"{number:0200}").touch()
     mounted.unmount()
@@ -636,13 +741,19 @@ def test_damaged_metadata_of_a_mounted_volume_is_hidden_by_what_is_cached(mounte
     names = sorted(os.listdir(mounted.path))
     flip_block(mounted.image, blocks[-1])
     (one,) = findings(mounted.run("scrub", mounted.path, "--json", code=4))
-    assert (one["block"], one["what"], one["views"]) == (blocks[-1], "names", [{"snapshot": None, "path": "/"}])
+    assert (one["block"], one["what"], one["views"]) == (
+        blocks[-1],
+        "names",
+        [{"snapshot": None, "path": "/"}],
+    )
     assert json.loads(mounted.run("info", mounted.path, "--json").stdout)["read_only"] is None
     assert sorted(os.listdir(mounted.path)) == names
 
 
 def test_a_volume_that_is_being_written_is_said_to_be_damaged(mounted: Any) -> None:
-    """Users rewrite, delete, snapshot and fsync all the time; blocks are freed and used again under the scrub."""
+    """Users rewrite, delete, snapshot and fsync all the time; blocks are freed and used again under
+    the scrub.
+    """
     stop = threading.Event()
     failures: list[BaseException] = []
 
@@ -686,7 +797,15 @@ def test_a_rate_is_not_kept(mounted: Any) -> None:
     for target in ("live", "at rest"):
         if target == "at rest":
             mounted.unmount()
-        document = json.loads(mounted.run("scrub", mounted.path if target == "live" else mounted.image, "--json", "--rate", "2M").stdout)
+        document = json.loads(
+            mounted.run(
+                "scrub",
+                mounted.path if target == "live" else mounted.image,
+                "--json",
+                "--rate",
+                "2M",
+            ).stdout
+        )
         least = (document["bytes_read"] - (1 << 20)) / (2 << 20)
         assert least < document["seconds"] < 20 * least + 5, target
 
@@ -694,7 +813,9 @@ def test_a_rate_is_not_kept(mounted: Any) -> None:
 def test_an_interrupted_scrub_goes_on_in_the_daemon(
     mounted: Any, images: Any, snapfs_command: Callable[..., list[str]], start: Any
 ) -> None:
-    """What was found by then has been printed. At this rate the scrub takes a minute, and unmounting waits for the daemon's end."""
+    """What was found by then has been printed. At this rate the scrub takes a minute, and
+    unmounting waits for the daemon's end.
+    """
     (mounted / "file").write_bytes(os.urandom(4 << 20))
     mounted.unmount()
     block = block_of(mounted.image, "file", 0)
@@ -713,7 +834,9 @@ def test_an_interrupted_scrub_goes_on_in_the_daemon(
     assert time.monotonic() - began < 45
 
 
-def test_bad_arguments_are_more_than_one_line(mounted: Any, tmp_path: Path, run_snapfs: Run) -> None:
+def test_bad_arguments_are_more_than_one_line(
+    mounted: Any, tmp_path: Path, run_snapfs: Run
+) -> None:
     for words, code in (
         (["scrub", mounted.path, "--rate", "fast"], 2),
         (["scrub", mounted.path, "--rate", "0"], 2),
@@ -727,8 +850,12 @@ def test_bad_arguments_are_more_than_one_line(mounted: Any, tmp_path: Path, run_
         assert result.stderr.count("\n") == 1
 
 
-def test_a_volume_that_cannot_be_opened_cannot_be_scrubbed(volume_image: Path, images: Any, run_snapfs: Run) -> None:
-    """The instance table is lost: that block is named, and the rest is read as far as it can be found."""
+def test_a_volume_that_cannot_be_opened_cannot_be_scrubbed(
+    volume_image: Path, images: Any, run_snapfs: Run
+) -> None:
+    """The instance table is lost: that block is named, and the rest is read as far as it can be
+    found.
+    """
     run_snapfs("snapshot", "create", volume_image, "one")
     device = open_device(str(volume_image), read_only=True)
     (block,) = [number for what, number in metadata(Planted(device)) if what == "instance table"]

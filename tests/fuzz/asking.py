@@ -1,7 +1,9 @@
-"""Requests that no client of ours sends, to a daemon's commands: whatever is asked, the answer is an answer or an error of snapfs.
+"""Requests that no client of ours sends, to a daemon's commands: whatever is asked, the answer is
+an answer or an error of snapfs.
 
-``Asking`` has a volume in memory with files and snapshots, and the handlers of a daemon for it. An input chooses lines: commands with
-arguments that fit or not, of all types, with texts that are names, paths, nonsense and worse; and lines that are no requests at all.
+``Asking`` has a volume in memory with files and snapshots, and the handlers of a daemon for it. An
+input chooses lines: commands with arguments that fit or not, of all types, with texts that are
+names, paths, nonsense and worse; and lines that are no requests at all.
 """
 
 from __future__ import annotations
@@ -32,22 +34,42 @@ LENGTH: Final = 400
 
 #: Where a copy may go besides the directory that is given: nowhere, or where nothing comes of it.
 DESTINATIONS: Final = (
-    "", "\0", "/", ".", "x", "/proc/self/mem", "/dev/null", "/dev/full", "/dev/tty", "/nowhere/x", "mem:", "mem:8M", "mem:then", "mem:\0",
+    "", "\0", "/", ".", "x", "/proc/self/mem", "/dev/null", "/dev/full", "/dev/tty", "/nowhere/x",
+    "mem:", "mem:8M", "mem:then", "mem:\0",
     "/\ud800", "/" + "n" * 300,
 )  # fmt: skip
 
 #: Texts that stand for names, paths, times and tags.
 TEXTS: Final = (
-    "s", "part", "s2", "", ".", "..", "/", "/d", "/d/f", "d/../f", "\0", "/\0", "a\0b", "\n", "\x1b[2J", "\u202e", "\udcff",
-    "/\udcff\udcfe", "\ud800", "☃", "-x", " blank ", "n" * 255, "n" * 256, "/" + "/".join(["x" * 255] * 20), "/d" * 3000, ",",
+    "s", "part", "s2", "", ".", "..", "/", "/d", "/d/f", "d/../f", "\0", "/\0", "a\0b", "\n",
+    "\x1b[2J", "\u202e", "\udcff",
+    "/\udcff\udcfe", "\ud800", "☃", "-x", " blank ", "n" * 255, "n" * 256,
+    "/" + "/".join(["x" * 255] * 20), "/d" * 3000, ",",
     "2026-11-30T14:00:00Z", "hold", "policy", "1", "-1",
 )  # fmt: skip
 
-NUMBERS: Final = (0, 1, -1, 2, 255, 1 << 31, 1 << 63, -(1 << 63), 1 << 64, 1 << 200, True, False, 0.5, 1e308)
+NUMBERS: Final = (
+    0,
+    1,
+    -1,
+    2,
+    255,
+    1 << 31,
+    1 << 63,
+    -(1 << 63),
+    1 << 64,
+    1 << 200,
+    True,
+    False,
+    0.5,
+    1e308,
+)
 
 
 class Impatient(Alone):
-    """A caller who waits for nothing, and hangs up when that goes on for long: a copy may have been asked for at a byte a second."""
+    """A caller who waits for nothing, and hangs up when that goes on for long: a copy may have been
+    asked for at a byte a second.
+    """
 
     def __init__(self, told: Callable[[protocol.Result], None]) -> None:
         super().__init__(told)
@@ -69,7 +91,10 @@ def requests(data: bytes, directory: str, commands: dict[str, dict[str, type]]) 
     while choices.left:
         kind = choices.below(16)
         if kind == 0:
-            yield bytes(choices.below(256) for _ in range(choices.below(64))).replace(b"\n", b"") + b"\n"
+            yield (
+                bytes(choices.below(256) for _ in range(choices.below(64))).replace(b"\n", b"")
+                + b"\n"
+            )
             continue
         command = one(choices, sorted(commands)) if kind > 1 else one(choices, TEXTS)
         arguments: Any = {}
@@ -80,14 +105,25 @@ def requests(data: bytes, directory: str, commands: dict[str, dict[str, type]]) 
             arguments[one(choices, TEXTS)] = _any(choices, 0)
         if not choices.below(64):
             arguments = _any(choices, 0)
-        message = {"v": one(choices, (1, 1, 1, 1, 1, 1, 1, 2)), "command": command, "arguments": arguments}
+        message = {
+            "v": one(choices, (1, 1, 1, 1, 1, 1, 1, 2)),
+            "command": command,
+            "arguments": arguments,
+        }
         yield json.dumps(message).encode() + b"\n"
 
 
 def _argument(choices: Choices, name: str, expected: type, directory: str) -> Any:
     if name == "destination":
         # Never a path that an input makes up: it would be written to.
-        return one(choices, (*DESTINATIONS, *(os.path.join(directory, f"copy{number}") for number in range(4)), directory))
+        return one(
+            choices,
+            (
+                *DESTINATIONS,
+                *(os.path.join(directory, f"copy{number}") for number in range(4)),
+                directory,
+            ),
+        )
     if not choices.below(12):
         return _any(choices, 0)
     if expected is bool:
@@ -162,7 +198,9 @@ class Asking:
         return answer
 
     def run(self, data: bytes) -> None:
-        """Ask everything that an input asks; then the volume must be whole. Raises ``Unforeseen``."""
+        """Ask everything that an input asks; then the volume must be whole.
+        Raises ``Unforeseen``.
+        """
         before = os.getcwd()
         os.chdir(self._directory)
         try:

@@ -1,8 +1,9 @@
-"""What hostile images are made and met with: checksums that always fit, a device with a fence, limits on time and memory.
+"""What hostile images are made and met with: checksums that always fit, a device with a fence,
+limits on time and memory.
 
-Whoever makes a hostile image makes its checksums right: CRC32C is no signature, and any four bytes of a block can be chosen so that it
-fits. So here every checksum is the same, for whoever writes it and whoever verifies it; then any byte may be changed, and a block may
-even name itself.
+Whoever makes a hostile image makes its checksums right: CRC32C is no signature, and any four bytes
+of a block can be chosen so that it fits. So here every checksum is the same, for whoever writes it
+and whoever verifies it; then any byte may be changed, and a block may even name itself.
 """
 
 from __future__ import annotations
@@ -36,7 +37,11 @@ class OutsideTheVolume(BaseException):
 @contextlib.contextmanager
 def forged() -> Iterator[None]:
     """Every checksum fits meanwhile."""
-    modules = [module for name, module in sorted(sys.modules.items()) if name.startswith("snapfs.") and hasattr(module, "crc32c")]
+    modules = [
+        module
+        for name, module in sorted(sys.modules.items())
+        if name.startswith("snapfs.") and hasattr(module, "crc32c")
+    ]
     kept = [(module, module.crc32c) for module in modules]
     for module in modules:
         module.crc32c = lambda _data: CHECKSUM  # type: ignore[attr-defined]
@@ -49,7 +54,9 @@ def forged() -> Iterator[None]:
 
 @contextlib.contextmanager
 def limits(seconds: float, memory: int) -> Iterator[None]:
-    """Raise ``Hang`` after some seconds, ``MemoryError`` when so many bytes more are asked for than there are now. In the main thread."""
+    """Raise ``Hang`` after some seconds, ``MemoryError`` when so many bytes more are asked for than
+    there are now. In the main thread.
+    """
 
     def too_late(_signal: int, _frame: FrameType | None) -> None:
         raise Hang(f"it goes on after {seconds:g} s")
@@ -69,7 +76,8 @@ def limits(seconds: float, memory: int) -> Iterator[None]:
 
 
 class Image(Alone):
-    """A device whose blocks are shared with the image that it was copied from until they are written; what is not there is zeros.
+    """A device whose blocks are shared with the image that it was copied from until they are
+    written; what is not there is zeros.
 
     ``fence`` is where writing has to stop: the end of the volume.
     """
@@ -122,9 +130,13 @@ class Image(Alone):
 
     def read(self, offset: int, length: int) -> bytes:
         if offset < 0 or length < 0 or offset + length > self.size:
-            raise DeviceError(f"{self.path}: read of {length} bytes at {offset} is outside the device")
+            raise DeviceError(
+                f"{self.path}: read of {length} bytes at {offset} is outside the device"
+            )
         first, last = offset // self.block_size, -(-(offset + length) // self.block_size)
-        return b"".join(map(self.block, range(first, last)))[offset - first * self.block_size :][:length]
+        return b"".join(map(self.block, range(first, last)))[offset - first * self.block_size :][
+            :length
+        ]
 
     def read_nowait(self, offset: int, length: int) -> bytes | None:
         return self.read(offset, length)

@@ -1,9 +1,12 @@
-"""Coverage-guided fuzzing: of the decoders, of a volume that is opened, walked, changed and checked, and of a daemon's commands.
+"""Coverage-guided fuzzing: of the decoders, of a volume that is opened, walked, changed and
+checked, and of a daemon's commands.
 
-``python tests/fuzz/fuzz.py {volume,decoders,control} SECONDS [DIRECTORY]``: inputs that reach something new are collected in
-DIRECTORY. Ends with 0 when nothing failed in this time. What failed is kept, and the command that runs it again is printed.
+``python tests/fuzz/fuzz.py {volume,decoders,control} SECONDS [DIRECTORY]``: inputs that reach
+something new are collected in DIRECTORY. Ends with 0 when nothing failed in this time. What failed
+is kept, and the command that runs it again is printed.
 
-With atheris it is libFuzzer that chooses, by what code an input reaches. Without, inputs are random: that finds less, and says so.
+With atheris it is libFuzzer that chooses, by what code an input reaches. Without, inputs are
+random: that finds less, and says so.
 """
 
 from __future__ import annotations
@@ -32,7 +35,9 @@ LENGTH = {"volume": 128, "decoders": 2048, "control": 400}
 
 
 def target_of(name: str) -> Callable[[bytes], None]:
-    """A function that runs one input. Imports what is fuzzed, so it must be called where that is instrumented."""
+    """A function that runs one input. Imports what is fuzzed, so it must be called where that is
+    instrumented.
+    """
     if name == "control":
         return control()
     from forging import forged, limits
@@ -90,13 +95,16 @@ def guided(name: str, seconds: int, corpus: Path) -> None:
         "-rss_limit_mb=3072",
         "-print_final_stats=1",
     ]
-    # What libFuzzer itself writes on a failure is the same input; ours has the name that was printed.
+    # What libFuzzer itself writes on a failure is the same input; ours has the name that was
+    # printed.
     atheris.Setup([sys.argv[0], *options, f"-artifact_prefix={corpus}-", str(corpus)], one)
     atheris.Fuzz()
 
 
 def check_forging() -> None:
-    """A sound volume must open, or every input would be rejected at once and nothing would be tried."""
+    """A sound volume must open, or every input would be rejected at once and nothing would be
+    tried.
+    """
     from volumes import seed
 
     from snapfs.store.volume import Volume
@@ -120,7 +128,9 @@ def beginnings(name: str) -> Iterator[bytes]:
         found = seed(number)
         for place in found.places:
             if place.kind in DECODERS:
-                yield bytes([DECODERS[place.kind]]) + found.image.block(place.block)[: LENGTH[name]].rstrip(b"\0")
+                yield bytes([DECODERS[place.kind]]) + found.image.block(place.block)[
+                    : LENGTH[name]
+                ].rstrip(b"\0")
 
 
 def random_inputs(name: str, seconds: int) -> None:
@@ -145,7 +155,9 @@ def main() -> None:
     try:
         import atheris  # noqa: F401 - is it there?
     except ImportError:
-        print("atheris is not installed: inputs are random, not guided by coverage", file=sys.stderr)
+        print(
+            "atheris is not installed: inputs are random, not guided by coverage", file=sys.stderr
+        )
         random_inputs(name, seconds)
         return
     guided(name, seconds, corpus)

@@ -1,7 +1,7 @@
 """Changes to a volume that keep every checksum right: bytes, and structures by their meaning.
 
-All choices come from a string of bytes, so that one format of input serves Hypothesis, atheris and replays, and a shorter string is a
-simpler case. A string that ends goes on with zeros.
+All choices come from a string of bytes, so that one format of input serves Hypothesis, atheris and
+replays, and a shorter string is a simpler case. A string that ends goes on with zeros.
 """
 
 from __future__ import annotations
@@ -23,18 +23,38 @@ T = TypeVar("T")
 
 #: Values at which something ends or begins.
 NUMBERS = (
-    0, 1, 2, 7, 16, 127, 255, 256, 4095, 4096, 0x7FFF, 0xFFFF, 1 << 16, (1 << 24) + 1, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32,
-    (1 << 44) + 1, 1 << 47, (1 << 47) - 1, (1 << 48) - 1, 1 << 48, 1 << 56, (1 << 63) - 1, 1 << 63, (1 << 64) - 1,
+    0, 1, 2, 7, 16, 127, 255, 256, 4095, 4096, 0x7FFF, 0xFFFF, 1 << 16, (1 << 24) + 1,
+    (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32,
+    (1 << 44) + 1, 1 << 47, (1 << 47) - 1, (1 << 48) - 1, 1 << 48, 1 << 56, (1 << 63) - 1, 1 << 63,
+    (1 << 64) - 1,
 )  # fmt: skip
 
 #: Names that no directory has, and some that it may.
-NAMES = (b"", b".", b"..", b"a/b", b"nul\0", b"n" * 255, b"n" * 256, b"n" * 3000, b"\xff\xfe", b"\x1b[2J", b"file", b".snap", b"10", b"dir")
+NAMES = (
+    b"",
+    b".",
+    b"..",
+    b"a/b",
+    b"nul\0",
+    b"n" * 255,
+    b"n" * 256,
+    b"n" * 3000,
+    b"\xff\xfe",
+    b"\x1b[2J",
+    b"file",
+    b".snap",
+    b"10",
+    b"dir",
+)
 
 #: msgpack that means to be large, deep or strange.
 BOMBS = (
-    b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\x91" * 3000, b"\x81\x00" * 1500,
-    b"\xdd\x00\x00\xff\xff" * 600, b"\xdc\xff\xff" * 1000, b"\xd6\xff\x00\x00\x00\x00", b"\xc7\x0c\xff" + bytes(12),
-    b"\x82\x00\x00\x00\x00", b"\x81\x90\x00", b"\xcb\x7f\xf8" + bytes(6), b"\xc1", b"\xa2\xff\xff", b"\xdc\x0f\x00" + b"\x80" * 0xF00, b"",
+    b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\x91" * 3000,
+    b"\x81\x00" * 1500,
+    b"\xdd\x00\x00\xff\xff" * 600, b"\xdc\xff\xff" * 1000, b"\xd6\xff\x00\x00\x00\x00",
+    b"\xc7\x0c\xff" + bytes(12),
+    b"\x82\x00\x00\x00\x00", b"\x81\x90\x00", b"\xcb\x7f\xf8" + bytes(6), b"\xc1", b"\xa2\xff\xff",
+    b"\xdc\x0f\x00" + b"\x80" * 0xF00, b"",
 )  # fmt: skip
 
 
@@ -57,7 +77,11 @@ class Choices:
 
     def below(self, limit: int) -> int:
         """A number below ``limit``."""
-        return self.number(1 if limit <= 256 else 2 if limit <= 1 << 16 else 4) % limit if limit > 1 else 0
+        return (
+            self.number(1 if limit <= 256 else 2 if limit <= 1 << 16 else 4) % limit
+            if limit > 1
+            else 0
+        )
 
     def one(self, options: Any) -> Any:
         """One of a sequence."""
@@ -101,7 +125,9 @@ class Mutator:
         elif how == 1:
             size = c.one((2, 4, 8))
             at = c.below(min(self.block_size, 512)) // size * size
-            self.image.patch(place.block, at, (c.value() & (1 << 8 * size) - 1).to_bytes(size, "little"))
+            self.image.patch(
+                place.block, at, (c.value() & (1 << 8 * size) - 1).to_bytes(size, "little")
+            )
         elif how == 2:
             self.image.put(place.block, b"")
         elif how == 3:  # another kind of block
@@ -143,7 +169,10 @@ class Mutator:
             self.image.patch(place.block, 16 * c.below(fan_out), pointer * (1 + c.below(fan_out)))
         elif how == 3:  # a run of blocks, whoever has them
             start = c.below(1 << 16)
-            run = b"".join(struct.pack("<QQ", start + n, CHECKSUM << CHECKSUM_SHIFT | 1) for n in range(1 + c.below(fan_out)))
+            run = b"".join(
+                struct.pack("<QQ", start + n, CHECKSUM << CHECKSUM_SHIFT | 1)
+                for n in range(1 + c.below(fan_out))
+            )
             self.image.patch(place.block, 0, run)
         else:
             for _ in range(1 + c.below(3)):
@@ -176,9 +205,25 @@ class Mutator:
             self.image.patch(place.block, at + 12, struct.pack("<I", c.value() & 0xFFFF_FFFF))
         else:
             offset, size = c.one(
-                ((4, 4), (16, 8), (24, 8), (32, 8), (40, 4), (80, 4), (88, 8), (96, 8), (136, 4), (140, 1), (141, 1), (142, 1), (143, 1))
+                (
+                    (4, 4),
+                    (16, 8),
+                    (24, 8),
+                    (32, 8),
+                    (40, 4),
+                    (80, 4),
+                    (88, 8),
+                    (96, 8),
+                    (136, 4),
+                    (140, 1),
+                    (141, 1),
+                    (142, 1),
+                    (143, 1),
+                )
             )
-            self.image.patch(place.block, at + offset, (c.value() & (1 << 8 * size) - 1).to_bytes(size, "little"))
+            self.image.patch(
+                place.block, at + offset, (c.value() & (1 << 8 * size) - 1).to_bytes(size, "little")
+            )
 
     # msgpack
 
@@ -197,7 +242,9 @@ class Mutator:
 
     def _blob(self, place: Place) -> None:
         if self.choices.below(2):
-            self.image.put(place.block, self._packed(self.image.block(place.block))[: self.block_size])
+            self.image.put(
+                place.block, self._packed(self.image.block(place.block))[: self.block_size]
+            )
         else:
             self._bytes(place)
 
@@ -220,7 +267,9 @@ class Mutator:
             record["copy"][1] = len(body)
             changed = msgpack.packb(record)
             self.image.put(root, changed)
-            self._superblocks(lambda slot: slot[:160] + struct.pack("<I", len(changed)) + slot[164:])
+            self._superblocks(
+                lambda slot: slot[:160] + struct.pack("<I", len(changed)) + slot[164:]
+            )
 
     def _packed(self, data: bytes) -> bytes:
         """Other msgpack than this."""
@@ -228,7 +277,9 @@ class Mutator:
         if not c.below(6):
             return bytes(c.one(BOMBS))
         try:
-            unpacker = msgpack.Unpacker(raw=False, strict_map_key=False, unicode_errors="surrogateescape")
+            unpacker = msgpack.Unpacker(
+                raw=False, strict_map_key=False, unicode_errors="surrogateescape"
+            )
             unpacker.feed(data)
             value = unpacker.unpack()
             for _ in range(1 + c.below(3)):
@@ -274,7 +325,9 @@ class Mutator:
         if how < 4 and type(value) is int:
             return c.value() if how else value + c.one((-1, 1, 16, -16))
         if how < 4 and type(value) is str:
-            return c.one(("", ".", "..", "a/b", "nul\0", "s" * 300, "\x1b[2J", "one", "two", "\udcff"))
+            return c.one(
+                ("", ".", "..", "a/b", "nul\0", "s" * 300, "\x1b[2J", "one", "two", "\udcff")
+            )
         if how < 4 and type(value) is bytes:
             return c.one((*NAMES, b"\xff" * 2001, b"\xff" * 2002))
         if how < 4 and type(value) is bool:
@@ -291,18 +344,40 @@ class Mutator:
                 data = self.image.block(place.block)
                 for offset in range(0, self.block_size, SLOT_BYTES):
                     if data[offset : offset + 8] == superblock.MAGIC:
-                        slots.append((struct.unpack_from("<Q", data, offset + 24)[0], place.block, offset))
+                        slots.append(
+                            (struct.unpack_from("<Q", data, offset + 24)[0], place.block, offset)
+                        )
         newest = max(slots)[0]
         for generation, block, offset in slots:
             if generation == newest:
-                self.image.patch(block, offset, change(self.image.block(block)[offset : offset + 512]))
+                self.image.patch(
+                    block, offset, change(self.image.block(block)[offset : offset + 512])
+                )
 
     def _superblock(self, place: Place) -> None:
         c = self.choices
         offset, size = c.one(
-            ((8, 4), (12, 4), (16, 8), (16, 8), (24, 8), (32, 8), (40, 8), (48, 8), (72, 8), (136, 8), (144, 8), (152, 8), (160, 4))
+            (
+                (8, 4),
+                (12, 4),
+                (16, 8),
+                (16, 8),
+                (24, 8),
+                (32, 8),
+                (40, 8),
+                (48, 8),
+                (72, 8),
+                (136, 8),
+                (144, 8),
+                (152, 8),
+                (160, 4),
+            )
         )
-        value = self.image.size // self.block_size + c.one((0, -1, 1, -256, 1 << 20)) if c.below(3) == 0 else c.value()
+        value = (
+            self.image.size // self.block_size + c.one((0, -1, 1, -256, 1 << 20))
+            if c.below(3) == 0
+            else c.value()
+        )
         if offset == 12 and c.below(2):
             value = c.one((4096, 8192, 16384, 32768, 65536))
         content = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
@@ -311,16 +386,24 @@ class Mutator:
     def _header(self, place: Place) -> None:
         c = self.choices
         if c.below(2):
-            offset, size = c.one(((0, 4), (4, 4), (8, 8), (16, 4), (20, 4), (24, 4), (28, 4), (32, 4), (32, 4)))
+            offset, size = c.one(
+                ((0, 4), (4, 4), (8, 8), (16, 4), (20, 4), (24, 4), (28, 4), (32, 4), (32, 4))
+            )
             value = c.below(400) if c.below(2) else c.value()
-            self.image.patch(place.block, offset, (value & (1 << 8 * size) - 1).to_bytes(size, "little"))
+            self.image.patch(
+                place.block, offset, (value & (1 << 8 * size) - 1).to_bytes(size, "little")
+            )
         elif c.below(2):
             data = self.image.block(place.block)
-            body = self._packed(data[group_header.PAYLOAD_OFFSET :])[: self.block_size - group_header.PAYLOAD_OFFSET]
+            body = self._packed(data[group_header.PAYLOAD_OFFSET :])[
+                : self.block_size - group_header.PAYLOAD_OFFSET
+            ]
             self.image.patch(place.block, 28, struct.pack("<I", len(body)))
             self.image.patch(place.block, group_header.PAYLOAD_OFFSET, body)
         else:
-            entry = struct.pack("<QI", c.one(self.seed.places).block if c.below(2) else c.value(), CHECKSUM)
+            entry = struct.pack(
+                "<QI", c.one(self.seed.places).block if c.below(2) else c.value(), CHECKSUM
+            )
             self.image.patch(place.block, group_header.PAYLOAD_OFFSET + 12 * c.below(3), entry)
 
     def _bitmap(self, place: Place) -> None:
@@ -333,7 +416,10 @@ class Mutator:
             return
         counts = {}
         for header in (one for one in self.seed.places if one.kind == "header"):
-            free = 8 * self.block_size - int.from_bytes(self.image.block(header.block + 1), "little").bit_count()
+            free = (
+                8 * self.block_size
+                - int.from_bytes(self.image.block(header.block + 1), "little").bit_count()
+            )
             held = int.from_bytes(self.image.block(header.block + 2), "little").bit_count()
             self.image.patch(header.block, 16, struct.pack("<II", free, held))
             counts[struct.unpack_from("<I", self.image.block(header.block), 4)[0]] = free, held
@@ -351,7 +437,9 @@ class Mutator:
 
 
 def hostile(data: bytes) -> tuple[Image, Choices]:
-    """The image that a string of choices makes, and what is left of the choices. Under ``forged``."""
+    """The image that a string of choices makes, and what is left of the
+    choices. Under ``forged``.
+    """
     choices = Choices(data)
     mutator = Mutator(seed(choices.below(len(SHAPES))), choices)
     for _ in range(1 + choices.below(4)):

@@ -33,11 +33,16 @@ def command(target: str, path: Path) -> str:
 
 @contextlib.contextmanager
 def report(data: bytes, target: str, name: str = "") -> Iterator[None]:
-    """When the block fails, keep the input and say how to run it again. With a name, the last one that failed is kept: the simplest."""
+    """When the block fails, keep the input and say how to run it again. With a name, the last one
+    that failed is kept: the simplest.
+    """
     try:
         yield
     except BaseException as exc:
-        path = directory() / f"{target}-{name or hashlib.sha1(data, usedforsecurity=False).hexdigest()[:12]}"
+        path = (
+            directory()
+            / f"{target}-{name or hashlib.sha1(data, usedforsecurity=False).hexdigest()[:12]}"
+        )
         path.write_bytes(data)
         exc.add_note(f"To run it again: {command(target, path)}")
         raise

@@ -1,6 +1,8 @@
-"""Everything that users do with a volume, done to a hostile one: each call succeeds or ends with one of our errors.
+"""Everything that users do with a volume, done to a hostile one: each call succeeds or ends with
+one of our errors.
 
-``use`` raises whatever else comes: that is a defect, and so is ``Hang``, ``MemoryError`` or ``OutsideTheVolume``.
+``use`` raises whatever else comes: that is a defect, and so is ``Hang``, ``MemoryError`` or
+``OutsideTheVolume``.
 """
 
 from __future__ import annotations
@@ -59,7 +61,9 @@ class User:
         image.fence = self.volume.geometry.size
         self.fs = Filesystem(self.volume)
         self.numbers = Numbers()
-        self.attributes = Attributes(parse_options(""), self.volume.geometry.block_size, Pause(), {})
+        self.attributes = Attributes(
+            parse_options(""), self.volume.geometry.block_size, Pause(), {}
+        )
         self.seen: dict[int, list[tuple[int, bytes, Inode]]] = {}
 
     def do(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -140,7 +144,11 @@ class User:
     def compare(self, one: snapshots.Instance) -> None:
         """The difference between a snapshot and the present."""
         with contextlib.suppress(SnapfsError), self.volume.allocator.readers.open():
-            steps = snapshots.Diff(self.fs, snapshots.State(self.volume.base_root), snapshots.State(one.root, one.copy())).steps()
+            steps = snapshots.Diff(
+                self.fs,
+                snapshots.State(self.volume.base_root),
+                snapshots.State(one.root, one.copy()),
+            ).steps()
             step = next(steps, None)
             while step is not None:
                 try:
@@ -175,7 +183,9 @@ class User:
         self.work()
         self.commit()
 
-    def somewhere(self, choices: Choices, kind: Callable[[int], bool] | None = None) -> tuple[View, int, bytes, Inode]:
+    def somewhere(
+        self, choices: Choices, kind: Callable[[int], bool] | None = None
+    ) -> tuple[View, int, bytes, Inode]:
         """A view, a directory, a name and what it leads to."""
         views = self.views
         view = choices.one(views)
@@ -200,7 +210,13 @@ class User:
 
     def truncate(self, choices: Choices) -> None:
         view, _, _, inode = self.somewhere(choices, stat.S_ISREG)
-        self.do(self.fs.set_attributes, view, inode.ino, Changes(size=choices.one((0, 1, 5000, 1 << 20, *NUMBERS))), privileged=True)
+        self.do(
+            self.fs.set_attributes,
+            view,
+            inode.ino,
+            Changes(size=choices.one((0, 1, 5000, 1 << 20, *NUMBERS))),
+            privileged=True,
+        )
 
     def unlink(self, choices: Choices) -> None:
         view, parent, name, _ = self.somewhere(choices)
@@ -215,7 +231,15 @@ class User:
         other, new_parent, new_name, inode = self.somewhere(choices)
         if other.id == view.id:
             new_parent = inode.ino if inode.is_directory and choices.below(2) else new_parent
-            self.do(self.fs.rename, view, parent, name, new_parent, new_name + b"x" * choices.below(2), choices.one((0, 1, 2)))
+            self.do(
+                self.fs.rename,
+                view,
+                parent,
+                name,
+                new_parent,
+                new_name + b"x" * choices.below(2),
+                choices.one((0, 1, 2)),
+            )
 
     def link(self, choices: Choices) -> None:
         view, parent, _, inode = self.somewhere(choices)
@@ -223,7 +247,9 @@ class User:
 
     def attribute(self, choices: Choices) -> None:
         view, _, _, inode = self.somewhere(choices)
-        name = choices.one((b"user.large", b"user.small", b"system.posix_acl_access", designation.NAME))
+        name = choices.one(
+            (b"user.large", b"user.small", b"system.posix_acl_access", designation.NAME)
+        )
         if choices.below(3):
             self.do(self.fs.xattr_remove, view, inode.ino, name)
         else:
@@ -232,7 +258,13 @@ class User:
 
     def chmod(self, choices: Choices) -> None:
         view, _, _, inode = self.somewhere(choices)
-        self.do(self.fs.set_attributes, view, inode.ino, Changes(mode=0o777, uid=1, gid=1, atime=choices.value() >> 1), privileged=False)
+        self.do(
+            self.fs.set_attributes,
+            view,
+            inode.ino,
+            Changes(mode=0o777, uid=1, gid=1, atime=choices.value() >> 1),
+            privileged=False,
+        )
 
     def snapshot(self, choices: Choices) -> None:
         """Make, rename, delete, purge and restore snapshots, now or as it is scheduled."""
@@ -240,7 +272,9 @@ class User:
         how = choices.below(8)
         live = [one.name for one in snapshots.all(self.fs)] or ["none"]
         if how == 0:
-            target = choices.one([inode.ino, ROOT_INO, [b"dir", b"sub"], [b"file"], snapshots.Designated("policy")])
+            target = choices.one(
+                [inode.ino, ROOT_INO, [b"dir", b"sub"], [b"file"], snapshots.Designated("policy")]
+            )
             self.do(snapshots.create, self.fs, "made", origin=view.id, targets=[target])
         elif how == 1:
             self.do(snapshots.delete, self.fs, choices.one(live))
@@ -249,7 +283,12 @@ class User:
         elif how == 3:
             self.do(snapshots.schedule, self.fs, choices.one(live), paths=["dir"])
         elif how == 4:
-            found = self.do(snapshots.find_places, self.fs, choices.one(live), [choices.one([b"dir", b"file", b"dir/sub"])])
+            found = self.do(
+                snapshots.find_places,
+                self.fs,
+                choices.one(live),
+                [choices.one([b"dir", b"file", b"dir/sub"])],
+            )
             self.do(snapshots.take_out, self.fs, found.places if found else [])
         elif how == 5:
             self.commit()
@@ -299,7 +338,9 @@ def mend(image: Image) -> None:
 
 
 def use(image: Image, choices: Choices) -> None:
-    """Check a hostile image, open it, look at everything, change it, and do so again. Now and then, repair it."""
+    """Check a hostile image, open it, look at everything, change it, and do so again. Now and then,
+    repair it.
+    """
     if choices.below(4) == 3:
         mend(image)
     for _ in range(2):
@@ -315,12 +356,25 @@ def use(image: Image, choices: Choices) -> None:
 
 
 #: The decoder (see ``decode``) of each kind of place.
-DECODERS = {"superblock": 1, "root": 2, "header": 3, "records": 4, "node": 5, "names": 6, "table": 7, "copy": 9}
+DECODERS = {
+    "superblock": 1,
+    "root": 2,
+    "header": 3,
+    "records": 4,
+    "node": 5,
+    "names": 6,
+    "table": 7,
+    "copy": 9,
+}
 
 
 def forged_record(payload: bytes) -> bytes:
     """A first record of a log, under the function that ``forging`` has in place of the checksum."""
-    return LAYOUT.pack(b"SLog", len(payload), bytes(16), 1, 0, 0) + CHECKSUM.to_bytes(4, "little") + payload
+    return (
+        LAYOUT.pack(b"SLog", len(payload), bytes(16), 1, 0, 0)
+        + CHECKSUM.to_bytes(4, "little")
+        + payload
+    )
 
 
 def decode(data: bytes) -> None:

@@ -1,4 +1,6 @@
-"""The volumes that are mutated: something of everything, in several block sizes, and where in them the metadata is."""
+"""The volumes that are mutated: something of everything, in several block sizes, and where in them
+the metadata is.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ from snapfs.store.driver import commit, drive
 from snapfs.store.tree import BlockMap
 from snapfs.store.volume import Volume
 
-#: Block size and blocks: two groups, one of them with spilled records; medium ones; the largest blocks; one that is nearly empty.
+#: Block size and blocks: two groups, one of them with spilled records; medium ones; the largest
+#: blocks; one that is nearly empty.
 SHAPES = ((4096, 32768 + 512), (8192, 1024), (65536, 256), (4096, 300))
 
 NOW = 1_700_000_000_000_000_000
@@ -72,7 +75,9 @@ def fill(device: Any, *, large: bool, empty: bool) -> None:
     def do(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return drive(volume, function, *args, **kwargs)
 
-    def make(parent: int, name: bytes, mode: int = REGULAR, content: bytes = b"", **more: Any) -> int:
+    def make(
+        parent: int, name: bytes, mode: int = REGULAR, content: bytes = b"", **more: Any
+    ) -> int:
         ino: int = do(fs.make, fs.base, parent, name, mode, 0, 0, **more).ino
         if content:
             do(fs.write, fs.base, ino, 0, content)
@@ -123,7 +128,17 @@ def fill(device: Any, *, large: bool, empty: bool) -> None:
     do(snapshots.restore, fs, "of one")
     do(snapshots.schedule, fs, "of one", paths=["dir/sub", "file"], owner=7)
     runs = do(allocate_map, volume, 3)
-    volume.copies.put(RunningCopy(b"copy" * 4, volume.generation, b"/elsewhere/copy", runs, rate=100, since_ns=NOW, owner=7))
+    volume.copies.put(
+        RunningCopy(
+            b"copy" * 4,
+            volume.generation,
+            b"/elsewhere/copy",
+            runs,
+            rate=100,
+            since_ns=NOW,
+            owner=7,
+        )
+    )
     commit(volume)
 
 
@@ -171,12 +186,17 @@ def survey(image: Image) -> Seed:
                 inode = drive(volume, view.inode, ino)
             except SnapfsError:
                 continue
-            tree(inode.data, "names" if inode.is_directory else "blob" if stat.S_ISLNK(inode.mode) else "")
+            tree(
+                inode.data,
+                "names" if inode.is_directory else "blob" if stat.S_ISLNK(inode.mode) else "",
+            )
             tree(inode.attribute_map, "blob")
     return Seed(image, tuple(places.values()), tuple(pointers), inodes)
 
 
-def walk(volume: Volume, tree: BlockMap | BucketTree, leaf: str) -> Iterator[tuple[str, int, tuple[int, int]]]:
+def walk(
+    volume: Volume, tree: BlockMap | BucketTree, leaf: str
+) -> Iterator[tuple[str, int, tuple[int, int]]]:
     """Kind ("" for file data), block and pointer of every block of a tree."""
     work = [(tree.root_words, tree.depth if type(tree) is BlockMap else -1)]
     while work:

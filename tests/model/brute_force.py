@@ -1,7 +1,9 @@
-"""A second opinion on a volume, independent of ``snapfs.check``: everything recomputed from scratch, in the simplest way.
+"""A second opinion on a volume, independent of ``snapfs.check``: everything recomputed from
+scratch, in the simplest way.
 
-``verify(fs)`` walks every view and table block by block and asserts that both bitmaps, the records, the holder sets and all counters
-are exactly what the walk says (I1, I2, I3; A6, A8, A11). It works on the open volume, so that it also sees what is only in memory.
+``verify(fs)`` walks every view and table block by block and asserts that both bitmaps, the records,
+the holder sets and all counters are exactly what the walk says (I1, I2, I3; A6, A8, A11). It works
+on the open volume, so that it also sees what is only in memory.
 """
 
 from __future__ import annotations
@@ -67,7 +69,9 @@ def view_blocks(fs: Filesystem, view: Any) -> Reached:
 
 
 def is_inside(view: Any, ino: int) -> bool:
-    """Does a view preserve an inode? One of a directory does what is below that, and what has several names."""
+    """Does a view preserve an inode? One of a directory does what is below that, and what has
+    several names.
+    """
     if view.instance is None or not view.instance.covered:
         return True
     inode = drive(view.volume, view.raw_inode, ino)
@@ -75,7 +79,11 @@ def is_inside(view: Any, ino: int) -> bool:
         return True
     seen = set()
     if not inode.nlink and ino not in view.instance.covered:
-        return bool(inode.parent) and inode.parent in view.instance.covered and not inode.flags & FLAG_HEIR
+        return (
+            bool(inode.parent)
+            and inode.parent in view.instance.covered
+            and not inode.flags & FLAG_HEIR
+        )
     while ino not in (ROOT_INO, *seen):
         if ino in view.instance.covered:
             return True
@@ -94,12 +102,15 @@ def verify(fs: Filesystem) -> None:
         pass
     commit(volume)
     allocator = volume.allocator
-    allocator.discards.let_go()  # what the newest commit has replaced waits for the next one, where discards are wanted
+    # what the newest commit has replaced waits for the next one, where discards are wanted
+    allocator.discards.let_go()
     holders: dict[int, int] = {}  # block -> views that reach it, as a mask; bit 0 is the base
     born: dict[int, int] = {}
     for number in [0, *(one.id for one in snapshots.all(fs))]:
         for block, epoch in view_blocks(fs, fs.view(number)):
-            assert not holders.get(block, 0) >> number & 1, f"view {number} reaches block {block} twice"
+            assert not holders.get(block, 0) >> number & 1, (
+                f"view {number} reaches block {block} twice"
+            )
             holders[block] = holders.get(block, 0) | 1 << number
             assert born.setdefault(block, epoch) == epoch, f"block {block} has two epochs"
     partial = sum(1 << one.id for one in snapshots.all(fs) if one.covered)
@@ -109,19 +120,32 @@ def verify(fs: Filesystem) -> None:
     copies = volume.copies
     system.update([copies.place.block] if copies.place else [])
     assert (copies.place is None) == (copies.current is None)
-    system.update(block for start, length in (copies.current.map_runs if copies.current else ()) for block in range(start, start + length))
+    system.update(
+        block
+        for start, length in (copies.current.map_runs if copies.current else ())
+        for block in range(start, start + length)
+    )
     storage = Counter(block for block, _ in walk(volume, volume.sets_tree))
     load_groups(volume)
     for group in allocator.groups.values():
         storage.update(block for block, _ in group.spill)
-    assert len(holders) + system.total() + storage.total() == len(holders.keys() | system.keys() | storage.keys()), "a block has two uses"
+    assert len(holders) + system.total() + storage.total() == len(
+        holders.keys() | system.keys() | storage.keys()
+    ), "a block has two uses"
     assert storage.total() == volume.record_blocks
     counts: Counter[int] = Counter()
     recorded = set()
-    logged = set(range(volume.sync_log.region[0], sum(volume.sync_log.region))) if volume.sync_log.region else set()
+    logged = (
+        set(range(volume.sync_log.region[0], sum(volume.sync_log.region)))
+        if volume.sync_log.region
+        else set()
+    )
     for number, group in allocator.groups.items():
         length = volume.geometry.group_length(number)
-        blocks, snapshot = bitarray(volume.geometry.group_span, endian="little"), bitarray(volume.geometry.group_span, endian="little")
+        blocks, snapshot = (
+            bitarray(volume.geometry.group_span, endian="little"),
+            bitarray(volume.geometry.group_span, endian="little"),
+        )
         blocks.setall(0)
         snapshot.setall(0)
         for low, high in volume.geometry.fixed_ranges(number):
@@ -132,14 +156,21 @@ def verify(fs: Filesystem) -> None:
         for block in (*(block for block, mask in holders.items() if not mask & 1), *storage):
             if 0 <= block - group.start < length:
                 snapshot[block - group.start] = 1
-        assert group.blocks == blocks, f"I1: group {number}: blocks {differences(group.blocks ^ blocks, group.start)}"
-        assert group.snapshot == snapshot, f"I2: group {number}: blocks {differences(group.snapshot ^ snapshot, group.start)}"
+        assert group.blocks == blocks, (
+            f"I1: group {number}: blocks {differences(group.blocks ^ blocks, group.start)}"
+        )
+        assert group.snapshot == snapshot, (
+            f"I2: group {number}: blocks {differences(group.snapshot ^ snapshot, group.start)}"
+        )
         kept = logged & {group.start + offset for offset in range(length)}
         busy = blocks.copy()
         for block in kept:
             assert not blocks[block - group.start], "the log is in a block that is in use"
             busy[block - group.start] = 1
-        assert group.busy == busy, f"group {number}: blocks {differences(group.busy ^ busy, group.start)} wait although all is durable"
+        assert group.busy == busy, (
+            f"group {number}: blocks {differences(group.busy ^ busy, group.start)} wait "
+            "although all is durable"
+        )
         assert group.free == group.available + len(kept) == blocks.count(0)
         assert group.snapshot_count == snapshot.count(1)
         end = 0
@@ -152,21 +183,34 @@ def verify(fs: Filesystem) -> None:
                 recorded.add(block)
                 mask = holders[block]
                 possible = volume.holders.holders(record)
-                assert possible | mask & ~1 == possible and entry.mask & volume.holders.live & ~mask == 0
-                assert (possible ^ mask & ~1) & ~partial == 0, f"I3: block {block} is held by {mask:#b}, its record says {entry}"
+                assert (
+                    possible | mask & ~1 == possible
+                    and entry.mask & volume.holders.live & ~mask == 0
+                )
+                assert (possible ^ mask & ~1) & ~partial == 0, (
+                    f"I3: block {block} is held by {mask:#b}, its record says {entry}"
+                )
                 assert entry.base_held == bool(mask & 1), f"I3: block {block}: {mask:#b}, {entry}"
     for block, mask in holders.items():
         if block not in recorded:
             assert mask & 1, f"I3: the base does not reach block {block}, and it has no record"
             possible = volume.holders.default(born[block])
             assert possible | mask & ~1 == possible
-            assert (possible ^ mask & ~1) & ~partial == 0, f"block {block} of epoch {born[block]} is held by {mask:#b}"
+            assert (possible ^ mask & ~1) & ~partial == 0, (
+                f"block {block} of epoch {born[block]} is held by {mask:#b}"
+            )
     assert {number: entry.count for number, entry in volume.holders.sets.items()} == dict(counts)
-    assert allocator.free == allocator.available + len(logged) == sum(entry.free for entry in allocator.entries)
+    assert (
+        allocator.free
+        == allocator.available + len(logged)
+        == sum(entry.free for entry in allocator.entries)
+    )
     assert allocator.held == sum(group.snapshot_count for group in allocator.groups.values())
     assert not allocator.in_flight and not allocator.waiting
     bits = sum(1 << one.id for one in volume.instances.table.values()) | 1
-    assert int.from_bytes(volume.instances.counting.tobytes(), "little") == bits, "A4: the counting bitmap"
+    assert int.from_bytes(volume.instances.counting.tobytes(), "little") == bits, (
+        "A4: the counting bitmap"
+    )
 
 
 def load_groups(volume: Volume) -> None:
@@ -183,4 +227,6 @@ def bitmaps(volume: Volume) -> tuple[list[int], list[int]]:
     """Free blocks and snapshot bits of every group, counted in the bitmaps themselves."""
     load_groups(volume)
     groups = [volume.allocator.groups[number] for number in range(volume.geometry.groups)]
-    return [group.blocks.count(0) for group in groups], [group.snapshot.count(1) for group in groups]
+    return [group.blocks.count(0) for group in groups], [
+        group.snapshot.count(1) for group in groups
+    ]

@@ -1,12 +1,17 @@
-"""What programs hold of a tree while it is changed around them: open files and directories, and places to work in.
+"""What programs hold of a tree while it is changed around them: open files and directories, and
+places to work in.
 
 What they may expect afterwards:
 
-- A file that nobody has a name for any more stays readable, as it was. Only going back with a whole volume can end that, with an error: the
-  files of another state of the volume are not kept beside it. A file that was open without a name then, too, is as it was then.
-- A file that has the same content as before goes on working, whatever happened to its name in between.
-- A file whose content is another one now shows that one, at most as long as the file was when it was opened; or an error.
-- A directory that is where it was shows what is in it; one that was removed shows nothing, or an error.
+- A file that nobody has a name for any more stays readable, as it was. Only going back with a whole
+  volume can end that, with an error: the files of another state of the volume are not kept beside
+  it. A file that was open without a name then, too, is as it was then.
+- A file that has the same content as before goes on working, whatever happened to its name in
+  between.
+- A file whose content is another one now shows that one, at most as long as the file was when it
+  was opened; or an error.
+- A directory that is where it was shows what is in it; one that was removed shows nothing, or an
+  error.
 """
 
 from __future__ import annotations
@@ -60,7 +65,9 @@ class Hand:
 
 
 def take(top: Path, path: str, *, writes: bool = False) -> list[Hand]:
-    """Hold what is there: a file open for reading or for both; a directory open, and as somebody's place to work in."""
+    """Hold what is there: a file open for reading or for both; a directory open, and as somebody's
+    place to work in.
+    """
     place = top / path
     status = os.lstat(place)
     if stat.S_ISDIR(status.st_mode):
@@ -71,11 +78,22 @@ def take(top: Path, path: str, *, writes: bool = False) -> list[Hand]:
     if not stat.S_ISREG(status.st_mode):
         return []
     descriptor = os.open(place, os.O_RDWR if writes else os.O_RDONLY)
-    return [Hand(path, descriptor, status.st_ino, identity(place), os.pread(descriptor, 1 << 20, 0), writes=writes)]
+    return [
+        Hand(
+            path,
+            descriptor,
+            status.st_ino,
+            identity(place),
+            os.pread(descriptor, 1 << 20, 0),
+            writes=writes,
+        )
+    ]
 
 
 def identity(place: Path) -> bytes:
-    """The number and the generation of an inode, as name_to_handle_at(2) has them. Raises ``OSError``."""
+    """The number and the generation of an inode, as name_to_handle_at(2) has them. Raises
+    ``OSError``.
+    """
     handle = ctypes.create_string_buffer(struct.pack("=Ii", 128, 0), 8 + 128)
     if _libc.name_to_handle_at(-100, os.fsencode(place), handle, ctypes.byref(ctypes.c_int()), 0):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(place))
@@ -121,17 +139,33 @@ def renew(hand: Hand) -> bool:
     return True
 
 
-def complaint(hand: Hand, seen: Seen, top: Path, path: str | None, twin: Path, *, may_end: bool) -> str | None:
-    """What is wrong with what it showed, when a fresh mount has its inode at ``path`` (None: nowhere, which ends it if it ``may_end``)."""
-    if path is None and may_end and (seen.error in GONE or (not seen.error and seen.data in hand.earlier)):
+def complaint(
+    hand: Hand, seen: Seen, top: Path, path: str | None, twin: Path, *, may_end: bool
+) -> str | None:
+    """What is wrong with what it showed, when a fresh mount has its inode at ``path`` (None:
+    nowhere, which ends it if it ``may_end``).
+    """
+    if (
+        path is None
+        and may_end
+        and (seen.error in GONE or (not seen.error and seen.data in hand.earlier))
+    ):
         return None
     right_type = stat.S_ISDIR if hand.content is None else stat.S_ISREG
     if path is not None and not right_type(os.lstat(twin / path).st_mode):
         # The number is another thing's by now.
-        return None if seen.error in GONE else f"open {hand.path}, whose number is that of {path} on a fresh mount: goes on"
+        return (
+            None
+            if seen.error in GONE
+            else f"open {hand.path}, whose number is that of {path} on a fresh mount: goes on"
+        )
     judge = _of_directory if hand.content is None else _of_file
     wrong = judge(hand, seen, top, path, twin)
-    return wrong and f"open {hand.path}, which is {'nowhere' if path is None else 'at ' + path} on a fresh mount: {wrong}"
+    return (
+        wrong
+        and f"open {hand.path}, which is {'nowhere' if path is None else 'at ' + path} on a "
+        f"fresh mount: {wrong}"
+    )
 
 
 def _of_directory(hand: Hand, seen: Seen, top: Path, path: str | None, twin: Path) -> str | None:
@@ -157,10 +191,16 @@ def _of_file(hand: Hand, seen: Seen, _top: Path, path: str | None, twin: Path) -
         right = [before]
         may_fail = now is None and hand.path.startswith(".snap/")  # with its snapshot, or purged
     else:
-        right = [now, now[: len(before)].ljust(len(before), b"\0")] + ([] if hand.had_name else [before])
+        right = [now, now[: len(before)].ljust(len(before), b"\0")] + (
+            [] if hand.had_name else [before]
+        )
         may_fail = True
     if seen.error:
-        return None if may_fail and seen.error in GONE else f"fails with {errno.errorcode.get(seen.error)}, and not {digest(before)}"
+        return (
+            None
+            if may_fail and seen.error in GONE
+            else f"fails with {errno.errorcode.get(seen.error)}, and not {digest(before)}"
+        )
     if seen.data not in right:
         return f"reads {digest(seen.data)}, and not {' or '.join(map(digest, right))}"
     if now is not None and now == before and hand.had_name:
@@ -168,7 +208,9 @@ def _of_file(hand: Hand, seen: Seen, _top: Path, path: str | None, twin: Path) -
         there = os.lstat(twin / (path or ""))
         for what in ("st_mode", "st_uid", "st_gid", "st_size", "st_nlink"):
             if getattr(there, what) != getattr(seen.status, what):
-                return f"{what} is {getattr(seen.status, what):#o}, and not {getattr(there, what):#o}"
+                return (
+                    f"{what} is {getattr(seen.status, what):#o}, and not {getattr(there, what):#o}"
+                )
     return None
 
 

@@ -1,4 +1,5 @@
-"""Random histories of a mount with snapshots, by a seed: what programs do, what people do with snapshots, and who has what open meanwhile.
+"""Random histories of a mount with snapshots, by a seed: what programs do, what people do with
+snapshots, and who has what open meanwhile.
 
 Whether a step works does not matter; what can be seen after it does.
 """
@@ -34,8 +35,10 @@ class History:
     def programs(self, count: int) -> None:
         """What programs do to the tree, in any view, and through what they have open."""
         steps = (
-            self._make, self._make, self._write, self._write, self._remove, self._remove_tree, self._rename, self._rename,
-            self._exchange, self._link, self._attributes, self._acl, self._through_a_hand, self._replace,
+            self._make, self._make, self._write, self._write, self._remove, self._remove_tree,
+            self._rename, self._rename,
+            self._exchange, self._link, self._attributes, self._acl, self._through_a_hand,
+            self._replace,
         )  # fmt: skip
         for _ in range(count):
             told = len(self.told)
@@ -46,7 +49,16 @@ class History:
 
     def snapshots(self) -> None:
         """One thing that people do with snapshots."""
-        steps = (self._create, self._restore, self._restore, self._restore, self._restore, self._purge, self._rename_one, self._delete)
+        steps = (
+            self._create,
+            self._restore,
+            self._restore,
+            self._restore,
+            self._restore,
+            self._purge,
+            self._rename_one,
+            self._delete,
+        )
         with contextlib.suppress(OSError):
             (self._dice.choice(steps) if self._existing() else self._create)()
 
@@ -116,7 +128,12 @@ class History:
         self._say(f"write {path} {len(data)}")
         self._place(path).parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(
-            self._place(path), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | self._dice.choice((0, os.O_TRUNC))
+            self._place(path),
+            os.O_WRONLY
+            | os.O_CREAT
+            | os.O_NOFOLLOW
+            | os.O_NONBLOCK
+            | self._dice.choice((0, os.O_TRUNC)),
         )
         try:
             os.write(descriptor, data)
@@ -164,7 +181,12 @@ class History:
         else:
             place.unlink()
         make: Callable[[], object] = self._dice.choice(
-            (place.mkdir, lambda: place.write_bytes(b"other"), lambda: place.symlink_to("b"), lambda: os.mkfifo(place))
+            (
+                place.mkdir,
+                lambda: place.write_bytes(b"other"),
+                lambda: place.symlink_to("b"),
+                lambda: os.mkfifo(place),
+            )
         )
         make()
 
@@ -184,7 +206,9 @@ class History:
         elif what == 1:
             os.chown(place, self._dice.choice((0, 65532)), 65531, follow_symlinks=False)
         elif what == 2:
-            os.utime(place, ns=(1_000_000_000, self._dice.randrange(1 << 40)), follow_symlinks=False)
+            os.utime(
+                place, ns=(1_000_000_000, self._dice.randrange(1 << 40)), follow_symlinks=False
+            )
         else:
             os.setxattr(place, "user.x", self._dice.randbytes(8))
 
@@ -195,7 +219,11 @@ class History:
         if self._dice.random() < 0.3:
             os.removexattr(self._place(path), name)
         else:
-            os.setxattr(self._place(path), name, acl(65530 + self._dice.randrange(3), self._dice.randrange(8)))
+            os.setxattr(
+                self._place(path),
+                name,
+                acl(65530 + self._dice.randrange(3), self._dice.randrange(8)),
+            )
 
     def _through_a_hand(self) -> None:
         """Write into what is open, whatever became of its name."""
@@ -203,7 +231,9 @@ class History:
         if writers:
             hand = self._dice.choice(writers)
             self._say(f"write through what was {hand.path}")
-            os.pwrite(hand.descriptor, self._dice.randbytes(300), self._dice.choice((0, 0, 4000, 9000)))
+            os.pwrite(
+                hand.descriptor, self._dice.randbytes(300), self._dice.choice((0, 0, 4000, 9000))
+            )
 
     # --- what people do with snapshots ---
 
@@ -219,14 +249,22 @@ class History:
         paths = [self._path_of_the_present() for _ in range(self._dice.choice((0, 0, 1, 2)))]
         self._say(f"restore {name} {' '.join(paths)}")
         self._watch.may_end = not paths
-        self._run("restore", self._watch.top, name, *(word for path in paths for word in ("--path", path)), code=None)
+        self._run(
+            "restore",
+            self._watch.top,
+            name,
+            *(word for path in paths for word in ("--path", path)),
+            code=None,
+        )
 
     def _path_of_the_present(self) -> str:
         return self._in_view_of("")
 
     def _purge(self) -> None:
         path = self._path_of_the_present()
-        only = ("--snapshot", self._dice.choice(self._existing())) if self._dice.random() < 0.5 else ()
+        only = (
+            ("--snapshot", self._dice.choice(self._existing())) if self._dice.random() < 0.5 else ()
+        )
         self._say(f"purge {path} {' '.join(only)}")
         self._run("purge", self._watch.top, path, *only, "--yes", code=None)
         self._wait_until(lambda: self._watch.is_settled(self._run), 60, "the end of the purge")

@@ -1,4 +1,6 @@
-"""What restoring a path must leave behind, said by paths alone: inside it what the snapshot has, outside what was there (C7)."""
+"""What restoring a path must leave behind, said by paths alone: inside it what the snapshot has,
+outside what was there (C7).
+"""
 
 from __future__ import annotations
 
@@ -30,17 +32,27 @@ def is_within(path: Path, targets: Iterable[Path]) -> bool:
 
 
 def expect(base: Tree, past: Tree, targets: dict[Path, int]) -> dict[Path, tuple[Any, ...]]:
-    """Facts by path, after inodes of the snapshot stand at the paths of ``targets`` (0: nothing does).
+    """Facts by path, after inodes of the snapshot stand at the paths of ``targets`` (0: nothing
+    does).
 
     Directories that were missing on the way are not in it.
     """
-    found = {path: facts(base.nodes[ino]) for path, ino in flat(base, ROOT_INO).items() if not is_within(path, targets)}
+    found = {
+        path: facts(base.nodes[ino])
+        for path, ino in flat(base, ROOT_INO).items()
+        if not is_within(path, targets)
+    }
     return found | {path: facts(past.nodes[ino]) for path, ino in inside(past, targets).items()}
 
 
 def inside(past: Tree, targets: dict[Path, int]) -> dict[Path, int]:
     """What the snapshot has at the paths and below them."""
-    return {path: ino for way, wanted in targets.items() if wanted for path, ino in flat(past, wanted, way).items()}
+    return {
+        path: ino
+        for way, wanted in targets.items()
+        if wanted
+        for path, ino in flat(past, wanted, way).items()
+    }
 
 
 def judge(before: Tree, past: Tree, targets: dict[Path, int], after: Tree) -> None:
@@ -49,7 +61,9 @@ def judge(before: Tree, past: Tree, targets: dict[Path, int], after: Tree) -> No
     now = flat(after, ROOT_INO)
     made = now.keys() - expected.keys()
     there = flat(before, ROOT_INO)
-    assert all(path not in there and any(way[: len(path)] == path for way in targets) for path in made), sorted(made)
+    assert all(
+        path not in there and any(way[: len(path)] == path for way in targets) for path in made
+    ), sorted(made)
     assert not expected.keys() - now.keys(), sorted(expected.keys() - now.keys())
     for path, wanted_facts in expected.items():
         assert facts(after.nodes[now[path]]) == wanted_facts, path
@@ -65,5 +79,9 @@ def judge(before: Tree, past: Tree, targets: dict[Path, int], after: Tree) -> No
     names = list(now.values())
     for ino, node in after.nodes.items():
         if node.nlink:
-            links = 2 + sum(after.nodes[there].is_directory for there in node.names.values()) if node.is_directory else names.count(ino)
+            links = (
+                2 + sum(after.nodes[there].is_directory for there in node.names.values())
+                if node.is_directory
+                else names.count(ino)
+            )
             assert node.nlink == links, f"inode {ino} counts {node.nlink} links, and has {links}"

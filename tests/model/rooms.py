@@ -1,6 +1,8 @@
-"""Ways in which a tree is spoiled before it is brought back, each in a directory of its own: its room.
+"""Ways in which a tree is spoiled before it is brought back, each in a directory of its own: its
+room.
 
-A room is made, looked at, perhaps used by somebody (``USES``), and spoiled. What comes after that, and the comparison, is the test's.
+A room is made, looked at, perhaps used by somebody (``USES``), and spoiled. What comes after that,
+and the comparison, is the test's.
 """
 
 from __future__ import annotations
@@ -13,14 +15,23 @@ from pathlib import Path
 
 from sight import ACCESS, DEFAULT
 
-#: ACLs as they are stored (linux/posix_acl_xattr.h): version 2, then tag, permissions and id of each entry.
+#: ACLs as they are stored (linux/posix_acl_xattr.h): version 2, then tag, permissions and id of
+#: each entry.
 _NO_ID = b"\xff\xff\xff\xff"
 
 
 def acl(user: int, bits: int) -> bytes:
     """An ACL that gives one more user some permissions."""
-    entries = [(1, 7, _NO_ID), (2, bits, user.to_bytes(4, "little")), (4, 5, _NO_ID), (16, 7, _NO_ID), (32, 1, _NO_ID)]
-    return b"\2\0\0\0" + b"".join(tag.to_bytes(2, "little") + mode.to_bytes(2, "little") + who for tag, mode, who in entries)
+    entries = [
+        (1, 7, _NO_ID),
+        (2, bits, user.to_bytes(4, "little")),
+        (4, 5, _NO_ID),
+        (16, 7, _NO_ID),
+        (32, 1, _NO_ID),
+    ]
+    return b"\2\0\0\0" + b"".join(
+        tag.to_bytes(2, "little") + mode.to_bytes(2, "little") + who for tag, mode, who in entries
+    )
 
 
 def build(room: Path) -> None:
@@ -95,7 +106,15 @@ def directory_moved_down(room: Path) -> None:
 
 
 def things_removed(room: Path) -> None:
-    for name in ("file", "link", "pipe", "twice", "project/paper", "project/second", "deep/er/est/file"):
+    for name in (
+        "file",
+        "link",
+        "pipe",
+        "twice",
+        "project/paper",
+        "project/second",
+        "deep/er/est/file",
+    ):
         (room / name).unlink()
     (room / "empty").rmdir()
 
@@ -220,7 +239,9 @@ SPOILS: dict[str, Callable[[Path], None]] = {
         files_swapped,
         hard_links_moved,
     )
-} | {f"directory_replaced_by_a_{kind}": directory_replaced(kind) for kind in ("file", "pipe", "link")}
+} | {
+    f"directory_replaced_by_a_{kind}": directory_replaced(kind) for kind in ("file", "pipe", "link")
+}
 
 _FILES = ("file", "twice", "project/log", "project/paper", "other/paper", "deep/er/est/file")
 

@@ -1,7 +1,7 @@
 """What can be seen through a mount: by name, without listing anything first, and then by listing.
 
-A listing tells the kernel what is there, and so mends what it believes. Who looks for wrong beliefs must look up every name that was ever
-used, and only then list.
+A listing tells the kernel what is there, and so mends what it believes. Who looks for wrong beliefs
+must look up every name that was ever used, and only then list.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ ACCESS, DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
 
 
 def look(top: Path, paths: Iterable[str], seed: int) -> Sight:
-    """Each of the paths, there or not, in an order that the seed gives: what is below may come before what is above."""
+    """Each of the paths, there or not, in an order that the seed gives: what is below may come
+    before what is above.
+    """
     dice = random.Random(seed)
     order = sorted(paths)
     dice.shuffle(order)
@@ -36,7 +38,10 @@ def directories(sight: Sight) -> list[str]:
 
 def listings(top: Path, paths: Iterable[str]) -> dict[str, str]:
     """The names in each of these directories."""
-    return {path: _outcome(lambda path=path: " ".join(sorted(os.listdir(top / path if path else top)))) for path in sorted(paths)}
+    return {
+        path: _outcome(lambda path=path: " ".join(sorted(os.listdir(top / path if path else top))))
+        for path in sorted(paths)
+    }
 
 
 def _facts(place: Path, dice: random.Random) -> Facts:
@@ -47,7 +52,10 @@ def _facts(place: Path, dice: random.Random) -> Facts:
         ("default ACL", lambda: _attribute(place, DEFAULT)),
         (
             "attributes",
-            lambda: " ".join(f"{name}={_attribute(place, name)}" for name in sorted(os.listxattr(place, follow_symlinks=False))),
+            lambda: " ".join(
+                f"{name}={_attribute(place, name)}"
+                for name in sorted(os.listxattr(place, follow_symlinks=False))
+            ),
         ),
     ]
     dice.shuffle(senses)
@@ -62,10 +70,13 @@ def _outcome(sense: Callable[[], str]) -> str:
 
 
 def status_text(status: os.stat_result, *, with_times: bool) -> str:
-    """All of it that two mounts of the same bytes must agree about: not the device, and not when it was read."""
+    """All of it that two mounts of the same bytes must agree about: not the device, and not when it
+    was read.
+    """
     times = f" mtime {status.st_mtime_ns} ctime {status.st_ctime_ns}" if with_times else ""
     return (
-        f"{stat.filemode(status.st_mode)} inode {status.st_ino:#x} links {status.st_nlink} owner {status.st_uid}:{status.st_gid} "
+        f"{stat.filemode(status.st_mode)} inode {status.st_ino:#x} links "
+        f"{status.st_nlink} owner {status.st_uid}:{status.st_gid} "
         f"size {status.st_size} device {status.st_rdev}{times}"
     )
 
@@ -96,13 +107,20 @@ def _is_right(sense: str, facts: str, right: str, users: Collection[str]) -> boo
     if facts == right or sense != "stat" or not right.startswith("-"):
         return facts == right
     rest, _, inode = facts.partition(" inode ")
-    # With its writeback cache the kernel stamps what is written: of files in use it keeps a ctime of its own, which nobody can set.
+    # With its writeback cache the kernel stamps what is written: of files in use it keeps a ctime
+    # of its own, which nobody can set.
     (before, _, own), (after, _, stored) = facts.rpartition(" "), right.rpartition(" ")
-    return rest.startswith("-") and inode.partition(" ")[0] in users and before == after and int(own) >= int(stored)
+    return (
+        rest.startswith("-")
+        and inode.partition(" ")[0] in users
+        and before == after
+        and int(own) >= int(stored)
+    )
 
 
 def differences(found: Sight, right: Sight, users: Collection[str] = ()) -> list[str]:
-    """A line for each thing in which a sight is not what it should be; not of what is below another thing than it should be below.
+    """A line for each thing in which a sight is not what it should be; not of what is below another
+    thing than it should be below.
 
     ``users`` are the numbers of files that somebody uses, as a sight has them.
     """
@@ -111,11 +129,18 @@ def differences(found: Sight, right: Sight, users: Collection[str] = ()) -> list
     for path in sorted(found, key=lambda each: (each.count("/"), each)):
         if any(above in other for above in _above(path)):
             continue
-        wrong = {sense: facts for sense, facts in found[path].items() if not _is_right(sense, facts, right[path][sense], users)}
+        wrong = {
+            sense: facts
+            for sense, facts in found[path].items()
+            if not _is_right(sense, facts, right[path][sense], users)
+        }
         if "stat" in wrong and path:
             other.add(path)
             wrong = {"stat": wrong["stat"]}
-        lines += [f"{path or '.'}: {sense} is {facts}, on a fresh mount {right[path][sense]}" for sense, facts in wrong.items()]
+        lines += [
+            f"{path or '.'}: {sense} is {facts}, on a fresh mount {right[path][sense]}"
+            for sense, facts in wrong.items()
+        ]
     return lines
 
 

@@ -1,9 +1,11 @@
-"""I11: the protocol of claims, exhaustively: two hosts, every order of their steps, time that passes anywhere.
+"""I11: the protocol of claims, exhaustively: two hosts, every order of their steps, time that
+passes anywhere.
 
-A host looks, claims, writes, renews, is stopped for any time between two steps, closes, comes again. ``Claiming`` itself runs, one step
-(a look, a claim, a write) at a time; the model only decides who goes on, and how much time passes. What must never happen is that a host
-writes when another has begun to use the volume after him. One exception, as DESIGN says: who has opened it within the same two seconds may
-not have read his claim again since, for a tenth of a second.
+A host looks, claims, writes, renews, is stopped for any time between two steps, closes, comes
+again. ``Claiming`` itself runs, one step (a look, a claim, a write) at a time; the model only
+decides who goes on, and how much time passes. What must never happen is that a host writes when
+another has begun to use the volume after him. One exception, as DESIGN says: who has opened it
+within the same two seconds may not have read his claim again since, for a tenth of a second.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ NOBODY = Identity("", bytes(16), bytes(16), 0, 0, 0, "")
 #: What a host does, a letter each: open, write to the volume, renew, close.
 LIVES = ("ow", "oww", "orw", "owrw", "ocow")
 
-#: Seconds that pass before a step: nothing, a moment, more than a recheck, until it settles, until a renewal is due, long.
+#: Seconds that pass before a step: nothing, a moment, more than a recheck, until it settles, until
+#: a renewal is due, long.
 PAUSES = (0.0, RECHECK + 0.01, UNSETTLED + 0.01, INTERVAL + 0.01, INTERVAL + margin(INTERVAL) + 1)
 
 
@@ -49,7 +52,10 @@ class World:
 
     def written(self, claiming: Claiming, name: str) -> None:
         """Somebody has written to it."""
-        if claiming is not self.holder and self.now >= self.was_unsettled.get(claiming, 0.0) + RECHECK:
+        if (
+            claiming is not self.holder
+            and self.now >= self.was_unsettled.get(claiming, 0.0) + RECHECK
+        ):
             self.wrong.append(f"{name} at {self.now:g}")
 
 
@@ -84,7 +90,14 @@ class Host:
             yield
 
     def _new(self) -> Claiming:
-        return Claiming(self.world.device, self.identity, Storage(1, self.number), INTERVAL, lambda: self.world.now, self._wait)
+        return Claiming(
+            self.world.device,
+            self.identity,
+            Storage(1, self.number),
+            INTERVAL,
+            lambda: self.world.now,
+            self._wait,
+        )
 
     def _wait(self, seconds: float) -> None:
         self.world.now += seconds
@@ -134,7 +147,10 @@ def test_two_hosts_write_in_turn() -> None:
     assert found is None, found
 
 
-@pytest.mark.parametrize("broken", ["never looks again", "does not watch", "trusts a late renewal", "does not look before taking"])
+@pytest.mark.parametrize(
+    "broken",
+    ["never looks again", "does not watch", "trusts a late renewal", "does not look before taking"],
+)
 def test_the_model_misses_a_mistake(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each rule of the protocol is needed: without it there is a story with two writers."""
     changes: dict[str, tuple[str, Callable[..., object]]] = {

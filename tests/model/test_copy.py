@@ -1,6 +1,8 @@
-"""Full copies against the model: random lives of a volume that is copied at random pace, and readers of the copy at random moments.
+"""Full copies against the model: random lives of a volume that is copied at random pace, and
+readers of the copy at random moments.
 
-What a copy shows is compared with the model of the moment at which it began, and with its bytes, until the copy is whole and read alone.
+What a copy shows is compared with the model of the moment at which it began, and with its bytes,
+until the copy is whole and read alone.
 """
 
 from __future__ import annotations
@@ -61,7 +63,9 @@ class CopiedWorld(World):
         self.device.path = SOURCE
         self.target = BreakableDevice(blocks * block_size, TARGET)
         self.map_device = MemoryDevice(map_sectors(blocks) * SECTOR_BYTES, MAPS[0])
-        self.devices = {device.path: device for device in (self.device, self.target, self.map_device)}
+        self.devices = {
+            device.path: device for device in (self.device, self.target, self.map_device)
+        }
 
     def open(self) -> None:
         super().open()
@@ -71,7 +75,9 @@ class CopiedWorld(World):
         if before is not None:
             self.volume.allocator.prefer_used()
             self.job = attach(self.volume)
-            assert (self.job is None) == (before.before.failed is not None or not before._is_set_up), "it is not what it was"
+            assert (self.job is None) == (
+                before.before.failed is not None or not before._is_set_up
+            ), "it is not what it was"
             self.counts["resumed"] += self.job is not None
             self._watch()
 
@@ -141,8 +147,13 @@ class CopiedWorld(World):
         volume.allocator.prefer_used()  # what is freed is used again at once
         self.map_device.data[:] = bytes(self.map_device.size)
         target = Target(self.target, TARGET, False, sparse=False)  # type: ignore[arg-type]
-        job = self.job = Job.begin(volume, target, Wishes(), registered=True, source_path=SOURCE, owner=0)
-        self.then: tuple[Tree, dict[str, Tree]] = self.durable[0].copy(), {name: tree.copy() for name, tree in self.durable[1].items()}
+        job = self.job = Job.begin(
+            volume, target, Wishes(), registered=True, source_path=SOURCE, owner=0
+        )
+        self.then: tuple[Tree, dict[str, Tree]] = (
+            self.durable[0].copy(),
+            {name: tree.copy() for name, tree in self.durable[1].items()},
+        )
         image = bytes(self.device.data)
         self._watch()
         job.copy_initial_part([])
@@ -264,7 +275,9 @@ def live(world: CopiedWorld, rnd: random.Random, steps: int) -> None:
 @pytest.mark.usefixtures("small_steps")
 @pytest.mark.parametrize("blocks", [3000, 420])
 def test_a_copy_differs_from_the_moment_it_began(blocks: int) -> None:
-    """D1, D3 to D5, D7, I6, I10: whatever is done to the volume meanwhile, every view of the copy is what it was; so is the volume."""
+    """D1, D3 to D5, D7, I6, I10: whatever is done to the volume meanwhile, every view of the copy
+    is what it was; so is the volume.
+    """
     counts: Counter[str] = Counter()
     for seed in range(12 * EFFORT):
         rnd = random.Random(f"{blocks}/{seed}")
@@ -273,14 +286,19 @@ def test_a_copy_differs_from_the_moment_it_began(blocks: int) -> None:
         live(world, rnd, 240)
         counts += world.counts
     print(blocks, dict(counts))
-    assert all(counts[what] > 5 for what in ("begun", "resumed", "read", "whole", "waited", "copied before")), counts
+    assert all(
+        counts[what] > 5
+        for what in ("begun", "resumed", "read", "whole", "waited", "copied before")
+    ), counts
     assert counts["failed"]
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_steps")
 def test_a_write_that_must_wait_is_half_done() -> None:
-    """D3, I1, I6: with a memory that forgets, what waits for the copy has changed nothing before, and commits come in between."""
+    """D3, I1, I6: with a memory that forgets, what waits for the copy has changed nothing before,
+    and commits come in between.
+    """
     counts: Counter[str] = Counter()
     for seed in range(8 * EFFORT):
         rnd = random.Random(f"misses/{seed}")

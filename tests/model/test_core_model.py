@@ -1,4 +1,6 @@
-"""The core against a model, driven by Hypothesis: files in nested directories, snapshots of parts and of snapshots, going back, purging."""
+"""The core against a model, driven by Hypothesis: files in nested directories, snapshots of parts
+and of snapshots, going back, purging.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +11,29 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from tree_model import EXCHANGE, NOREPLACE
 from world import NothingToDoItTo, World
 
 SETTINGS = settings(
     deadline=None,  # a step may commit, and a loaded machine may take its time
     database=None,  # nothing is left in the repository
-    derandomize=bool(os.environ.get("CI")),  # what fails for one change must fail for the next as well
+    derandomize=bool(
+        os.environ.get("CI")
+    ),  # what fails for one change must fail for the next as well
     stateful_step_count=40,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+    suppress_health_check=[
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+        HealthCheck.filter_too_much,
+    ],
 )
 
 #: How much longer than usual to look, for a night.
@@ -28,7 +43,9 @@ number = st.integers(0, 999)
 
 
 class Willing:
-    """A world in which what there is nothing to do to is left undone: a view may have no directory at all."""
+    """A world in which what there is nothing to do to is left undone: a view may have no directory
+    at all.
+    """
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -46,7 +63,9 @@ class Willing:
 
 
 class Core(RuleBasedStateMachine):
-    """B1 to B4, A2, A4, A8 to A11, C1 to C7: no view shows another's changes, and the space of what is deleted comes back."""
+    """B1 to B4, A2, A4, A8 to A11, C1 to C7: no view shows another's changes, and the space of what
+    is deleted comes back.
+    """
 
     block_size = 4096
     blocks = 2048
@@ -77,7 +96,13 @@ class Core(RuleBasedStateMachine):
     def unlink(self, which: int, place: int, directory: bool) -> None:
         self.world.unlink(which, place, directory=directory)
 
-    @rule(which=number, place=number, where=number, name=number, flags=st.sampled_from([0, 0, NOREPLACE, EXCHANGE]))
+    @rule(
+        which=number,
+        place=number,
+        where=number,
+        name=number,
+        flags=st.sampled_from([0, 0, NOREPLACE, EXCHANGE]),
+    )
     def rename(self, which: int, place: int, where: int, name: int, flags: int) -> None:
         self.world.rename(which, place, where, name, flags)
 
@@ -91,17 +116,23 @@ class Core(RuleBasedStateMachine):
     )
     def write(self, which: int, file: int, block: int, skip: int, blocks: int, rest: int) -> None:
         size = self.block_size
-        self.world.write(which, file, (block if block < 300 else block % 10) * size + skip, blocks * size + rest)
+        self.world.write(
+            which, file, (block if block < 300 else block % 10) * size + skip, blocks * size + rest
+        )
 
     @rule(which=number, file=number, block=st.integers(0, 700), rest=st.sampled_from([0, 1, 99]))
     def truncate(self, which: int, file: int, block: int, rest: int) -> None:
-        self.world.truncate(which, file, (block if block < 300 else block % 10) * self.block_size + rest)
+        self.world.truncate(
+            which, file, (block if block < 300 else block % 10) * self.block_size + rest
+        )
 
     @rule(which=number, file=number, mode=st.sampled_from([0o600, 0o755, 0o4711]))
     def chmod(self, which: int, file: int, mode: int) -> None:
         self.world.chmod(which, file, mode)
 
-    @rule(which=number, file=number, name=number, length=st.sampled_from([0, 5, 80, 500, 9000, 40000]))
+    @rule(
+        which=number, file=number, name=number, length=st.sampled_from([0, 5, 80, 500, 9000, 40000])
+    )
     def set_attribute(self, which: int, file: int, name: int, length: int) -> None:
         self.world.set_attribute(which, file, name, length)
 
@@ -192,7 +223,11 @@ class Core(RuleBasedStateMachine):
         pytest.param(65536, 512, 60, False, id="64K"),
     ],
 )
-def test_a_view_differs_from_what_was_done_to_it(block_size: int, blocks: int, examples: int, discards: bool) -> None:
-    """I6, I10, A10, A11, B3: no view differs from the plain model, and deleting all leaves a fresh volume."""
+def test_a_view_differs_from_what_was_done_to_it(
+    block_size: int, blocks: int, examples: int, discards: bool
+) -> None:
+    """I6, I10, A10, A11, B3: no view differs from the plain model, and deleting all leaves a fresh
+    volume.
+    """
     kind = type("Core", (Core,), {"block_size": block_size, "blocks": blocks, "discards": discards})
     run_state_machine_as_test(kind, settings=settings(SETTINGS, max_examples=examples * EFFORT))

@@ -1,4 +1,6 @@
-"""Designated directories: a policy's snapshot covers what was designated, and what has come below it since (C8)."""
+"""Designated directories: a policy's snapshot covers what was designated, and what has come below
+it since (C8).
+"""
 
 from __future__ import annotations
 
@@ -52,12 +54,22 @@ class Tree:
 
     def make(self, path: str, mode: int, view: View | None = None) -> int:
         parent, _, name = path.rpartition("/")
-        made: int = self.do(self.fs.make, view or self.fs.base, self.find(parent, view), name.encode(), mode, 0, 0).ino
+        made: int = self.do(
+            self.fs.make, view or self.fs.base, self.find(parent, view), name.encode(), mode, 0, 0
+        ).ino
         return made
 
     def rename(self, path: str, new: str) -> None:
         (parent, _, name), (to, _, new_name) = path.rpartition("/"), new.rpartition("/")
-        self.do(self.fs.rename, self.fs.base, self.find(parent), name.encode(), self.find(to), new_name.encode(), 0)
+        self.do(
+            self.fs.rename,
+            self.fs.base,
+            self.find(parent),
+            name.encode(),
+            self.find(to),
+            new_name.encode(),
+            0,
+        )
 
     def rmdir(self, path: str) -> None:
         parent, _, name = path.rpartition("/")
@@ -68,7 +80,9 @@ class Tree:
 
     def policy(self, path: str, view: View | None = None) -> bytes | None:
         try:
-            value: bytes = self.do(self.fs.xattr_get, view or self.fs.base, self.find(path, view), NAME)
+            value: bytes = self.do(
+                self.fs.xattr_get, view or self.fs.base, self.find(path, view), NAME
+            )
         except NoAttribute:
             return None
         return value
@@ -100,7 +114,9 @@ def tree() -> Tree:
 
 
 def test_what_comes_below_later_is_not_designated(tree: Tree) -> None:
-    """C8: inherited by what is created below it, and by what is moved there; shown where it was set only."""
+    """C8: inherited by what is created below it, and by what is moved there; shown where it was set
+    only.
+    """
     assert tree.policy("a/b/file") is None
     tree.designate("a")
     tree.make("a/b/new", DIRECTORY)
@@ -108,7 +124,9 @@ def test_what_comes_below_later_is_not_designated(tree: Tree) -> None:
     tree.rename("c/file", "a/b/moved")
     for path in ("a", "a/b", "a/file", "a/b/new", "a/b/new/file", "a/b/moved"):
         assert tree.policy(path) == b"nightly"
-        assert tree.do(tree.fs.xattr_list, tree.fs.base, tree.find(path)) == ([NAME] if path == "a" else [])
+        assert tree.do(tree.fs.xattr_list, tree.fs.base, tree.find(path)) == (
+            [NAME] if path == "a" else []
+        )
     assert tree.policy("c") is tree.policy("") is None
     tree.designate("a/b", b"weekly")
     assert (tree.policy("a/b/new/file"), tree.policy("a/file")) == (b"weekly", b"nightly")
@@ -118,9 +136,13 @@ def test_what_comes_below_later_is_not_designated(tree: Tree) -> None:
 
 
 def test_a_policy_covers_what_is_not_designated(tree: Tree) -> None:
-    """C8: the parts are what is designated at that moment, with this policy; within another one, it is one with it."""
+    """C8: the parts are what is designated at that moment, with this policy; within another one, it
+    is one with it.
+    """
     assert tree.covered() == []
-    with pytest.raises(NotFound, match=r"'nightly': set the extended attribute user\.snapfs\.designate"):
+    with pytest.raises(
+        NotFound, match=r"'nightly': set the extended attribute user\.snapfs\.designate"
+    ):
         tree.snapshot("none")
     tree.designate("a/b")
     tree.designate("c")
@@ -179,7 +201,9 @@ def test_a_restore_leaves_the_designations_of_before(tree: Tree) -> None:
 
 
 def test_a_path_that_is_brought_back_is_not_designated(tree: Tree) -> None:
-    """C8, C7: with its attributes it is on the list again, and what it replaces is not; also what is made again above it."""
+    """C8, C7: with its attributes it is on the list again, and what it replaces is not; also what
+    is made again above it.
+    """
     tree.designate("a")
     tree.designate("a/b")
     tree.do(snapshots.create, tree.fs, "then")
@@ -221,7 +245,9 @@ def test_the_first_designation_that_is_brought_back_has_no_list(tree: Tree) -> N
 
 
 def test_what_is_purged_stays_designated(tree: Tree) -> None:
-    """C8: with all that is below it, from the moment at which its name goes; in that snapshot, and nowhere else."""
+    """C8: with all that is below it, from the moment at which its name goes; in that snapshot, and
+    nowhere else.
+    """
     for path in ("a", "a/b", "c"):
         tree.designate(path)
     one = tree.do(snapshots.create, tree.fs, "one")
@@ -229,14 +255,20 @@ def test_what_is_purged_stays_designated(tree: Tree) -> None:
     found = tree.do(snapshots.find_places, tree.fs, "one", [b"a"])
     tree.do(snapshots.take_out, tree.fs, found.places)
     commit(tree.volume)
-    paths = tree.do(snapshots.create, tree.fs, "of one", origin=one.id, targets=[Designated("nightly")]).paths
+    paths = tree.do(
+        snapshots.create, tree.fs, "of one", origin=one.id, targets=[Designated("nightly")]
+    ).paths
     assert (paths, tree.covered()) == (["/c"], ["/a", "/c"])
     tree.prove()
-    assert [inode.ino for inode in tree.do(tree.fs.designations.of, tree.fs.view(one.id), b"nightly")] == [tree.find("c")]
+    assert [
+        inode.ino for inode in tree.do(tree.fs.designations.of, tree.fs.view(one.id), b"nightly")
+    ] == [tree.find("c")]
 
 
 def test_designating_in_a_snapshot_changes_the_policy(tree: Tree) -> None:
-    """C8: it is another tree; what is designated in it counts for snapshots of it, and when it is gone back to."""
+    """C8: it is another tree; what is designated in it counts for snapshots of it, and when it is
+    gone back to.
+    """
     tree.designate("c")
     tree.do(snapshots.create, tree.fs, "one")
     part = tree.do(snapshots.create, tree.fs, "part", targets=[tree.find("a")])
@@ -247,7 +279,18 @@ def test_designating_in_a_snapshot_changes_the_policy(tree: Tree) -> None:
     assert (tree.covered(), tree.policy("a")) == (["/c"], None)
     for name, paths in (("one", ["/a", "/c"]), ("part", ["/a/b"])):
         origin = snapshots.get(tree.fs, name).id
-        assert sorted(tree.do(snapshots.create, tree.fs, f"of {name}", origin=origin, targets=[Designated("nightly")]).paths) == paths
+        assert (
+            sorted(
+                tree.do(
+                    snapshots.create,
+                    tree.fs,
+                    f"of {name}",
+                    origin=origin,
+                    targets=[Designated("nightly")],
+                ).paths
+            )
+            == paths
+        )
     tree.prove()
     tree.do(snapshots.restore, tree.fs, "one")
     assert tree.covered() == ["/a", "/c"]
@@ -283,7 +326,9 @@ def test_more_is_designated_than_a_snapshot_can_cover(tree: Tree) -> None:
 
 
 def test_who_designates_nothing_pays(tree: Tree) -> None:
-    """I9, I10: the list is not there before the first designation, and takes no block after the last."""
+    """I9, I10: the list is not there before the first designation, and takes no block after the
+    last.
+    """
     commit(tree.volume)
     free, count = tree.volume.allocator.free, tree.fs.base.inodes
     tree.designate("a")
@@ -296,7 +341,9 @@ def test_who_designates_nothing_pays(tree: Tree) -> None:
 
 
 def test_a_snapshot_of_a_policy_looks_at_what_it_covers() -> None:
-    """C3, C8: as many blocks are read for a policy of large directories as for one of small ones."""
+    """C3, C8: as many blocks are read for a policy of large directories as
+    for one of small ones.
+    """
     costs = []
     for count in (10, 3000):
         tree = Tree()
@@ -315,7 +362,9 @@ def test_a_snapshot_of_a_policy_looks_at_what_it_covers() -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_a_random_life_breaks_a_designation(seed: int) -> None:
-    """C8, I3, I6: with restores, crashes, renames, numbers used again, and snapshots of policies."""
+    """C8, I3, I6: with restores, crashes, renames, numbers used again, and
+    snapshots of policies.
+    """
     rnd = random.Random(3000 + seed)
     world = World(4096, 2048, parts=True, several=seed % 2 == 1, policies=True)
     for step in range(120):
@@ -326,7 +375,9 @@ def test_a_random_life_breaks_a_designation(seed: int) -> None:
 
 
 def test_a_designation_follows_a_directory_that_a_file_has_left(tree: Tree) -> None:
-    """C8: that is gone, or has a number that another has by now; the names that it still has count, as far as they are known."""
+    """C8: that is gone, or has a number that another has by now; the names that it still has count,
+    as far as they are known.
+    """
 
     def asked(ino: int, *known_as: tuple[int, bytes]) -> bytes | None:
         try:
@@ -341,12 +392,24 @@ def test_a_designation_follows_a_directory_that_a_file_has_left(tree: Tree) -> N
     for parent, name in ((made_in, b"again"), (ROOT_INO, b"top"), (other, b"linked")):
         tree.do(tree.fs.link, tree.fs.base, ino, parent, name)
     tree.do(tree.fs.unlink, tree.fs.base, made_in, b"file")
-    assert asked(ino) == asked(ino, (other, b"linked")) == b"nightly", "it still has a name where it was made"
+    assert asked(ino) == asked(ino, (other, b"linked")) == b"nightly", (
+        "it still has a name where it was made"
+    )
     tree.do(tree.fs.unlink, tree.fs.base, made_in, b"again")
     for _ in range(2):
         assert asked(ino) is None
         assert asked(ino, (ROOT_INO, b"top"), (made_in, b"file")) is None
-        assert asked(ino, (ROOT_INO, b"top"), (other, b"gone"), (ROOT_INO, b"c"), (ino, b"file"), (1 << 40, b"file")) is None
+        assert (
+            asked(
+                ino,
+                (ROOT_INO, b"top"),
+                (other, b"gone"),
+                (ROOT_INO, b"c"),
+                (ino, b"file"),
+                (1 << 40, b"file"),
+            )
+            is None
+        )
         assert asked(ino, (other, b"linked"), (made_in, b"again")) == b"weekly"
         tree.rmdir("a/b")
         commit(tree.volume)

@@ -31,7 +31,9 @@ def compare_all(world: World, rnd: random.Random) -> int:
             volume.cache.clear()
         states = state(fs, one), state(fs, other)
         try:
-            wanted = expected(*chosen(trees[one.id], trees[other.id], top_of(states[0]), top_of(states[1])))
+            wanted = expected(
+                *chosen(trees[one.id], trees[other.id], top_of(states[0]), top_of(states[1]))
+            )
         except UsageError:
             with pytest.raises(UsageError, match="different directories"):
                 run(volume, Diff(fs, *states))
@@ -45,7 +47,9 @@ def compare_all(world: World, rnd: random.Random) -> int:
 
 @pytest.mark.parametrize("seed", range(8 * EFFORT))
 def test_a_comparison_differs_from_walking_both_trees(seed: int) -> None:
-    """Paths, types, content, modes, owners, attributes, targets, hard links, renames, numbers used again: as a walk finds them."""
+    """Paths, types, content, modes, owners, attributes, targets, hard links, renames, numbers used
+    again: as a walk finds them.
+    """
     rnd = random.Random(seed)
     world = World(4096, 4096)
     world.parts = seed % 2 == 1
@@ -60,7 +64,9 @@ def test_a_comparison_differs_from_walking_both_trees(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(6 * EFFORT))
 def test_a_comparison_shows_what_was_changed_after_it_began(seed: int) -> None:
-    """Everything may be changed, deleted and sealed meanwhile: both states stay what they were (``store.readers``)."""
+    """Everything may be changed, deleted and sealed meanwhile: both states stay what they were
+    (``store.readers``).
+    """
     rnd = random.Random(seed)
     world = World(4096, 16384)
     world.parts = seed % 2 == 1
@@ -80,7 +86,9 @@ def test_a_comparison_shows_what_was_changed_after_it_began(seed: int) -> None:
         def between(volume: Volume = volume) -> None:
             if rnd.random() < 0.3:
                 world.step(rnd)
-                if world.volume is not volume:  # another mount has begun: the reader knows nothing of it
+                if (
+                    world.volume is not volume
+                ):  # another mount has begun: the reader knows nothing of it
                     raise Remounted
 
         with volume.allocator.readers.open() as reader:

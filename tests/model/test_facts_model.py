@@ -1,4 +1,6 @@
-"""What is said about snapshots, among random histories: it survives what snapshots survive, and is obeyed."""
+"""What is said about snapshots, among random histories: it survives what snapshots survive, and is
+obeyed.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from snapfs.snapshots import NO_FACTS, Facts, Hold
 
 
 class FactsWorld(World):
-    """A world in which people say something about snapshots. ``facts`` is what they said, ``durable_facts`` what a crash leaves of it."""
+    """A world in which people say something about snapshots. ``facts`` is what they said,
+    ``durable_facts`` what a crash leaves of it.
+    """
 
     def __init__(self, block_size: int, blocks: int) -> None:
         self.facts: dict[str, Facts] = {}
@@ -95,7 +99,9 @@ class FactsWorld(World):
         self.settle(before)
 
     def say(self, rnd: random.Random) -> None:
-        """Change what is said about one of them, to a random length: the table's buckets split and join."""
+        """Change what is said about one of them, to a random length: the table's buckets split and
+        join.
+        """
         if not self.snaps:
             return
         name = rnd.choice(sorted(self.snaps))
@@ -133,8 +139,12 @@ class FactsWorld(World):
 
 @pytest.mark.parametrize(("block_size", "blocks"), [(4096, 3000), (4096, 600), (16384, 600)])
 @pytest.mark.parametrize("seed", range(4))
-def test_what_was_said_about_a_snapshot_is_forgotten_or_not_obeyed(block_size: int, blocks: int, seed: int) -> None:
-    """I6, I8: no operation changes a read-only view or deletes a held snapshot; facts are as durable as everything else."""
+def test_what_was_said_about_a_snapshot_is_forgotten_or_not_obeyed(
+    block_size: int, blocks: int, seed: int
+) -> None:
+    """I6, I8: no operation changes a read-only view or deletes a held snapshot; facts are as
+    durable as everything else.
+    """
     rnd: Any = random.Random(f"{block_size}/{blocks}/{seed}")
     world = FactsWorld(block_size, blocks)
     for step in range(150):

@@ -1,4 +1,5 @@
-"""A volume that is filled to the last block by whatever means goes on: deleting, going back and committing work, and space comes back.
+"""A volume that is filled to the last block by whatever means goes on: deleting, going back and
+committing work, and space comes back.
 
 The reserve pays for them. Also: what a volume promises to take is what it takes.
 """
@@ -28,12 +29,17 @@ FILE = stat.S_IFREG | 0o644
 DIRECTORY = stat.S_IFDIR | 0o755
 MIB = 1 << 20
 
-sizes = pytest.mark.parametrize(("size", "block_size"), [(16 * MIB, 4096), (64 * MIB, 4096), (16 * MIB, 65536), (64 * MIB, 65536)])
+sizes = pytest.mark.parametrize(
+    ("size", "block_size"),
+    [(16 * MIB, 4096), (64 * MIB, 4096), (16 * MIB, 65536), (64 * MIB, 65536)],
+)
 
 
 @dataclass
 class Filled:
-    """A volume, and words to fill it by. ``put`` and what is built of it return the bytes that went in until nothing more did."""
+    """A volume, and words to fill it by. ``put`` and what is built of it return the bytes that went
+    in until nothing more did.
+    """
 
     device: MemoryDevice
     fs: Filesystem
@@ -45,7 +51,9 @@ class Filled:
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return drive(self.fs.volume, function, *args, **kwargs)
 
-    def make(self, name: bytes, parent: int = ROOT_INO, mode: int = FILE, view: View | None = None) -> int:
+    def make(
+        self, name: bytes, parent: int = ROOT_INO, mode: int = FILE, view: View | None = None
+    ) -> int:
         number: int = self.call(self.fs.make, view or self.fs.base, parent, name, mode, 0, 0).ino
         return number
 
@@ -54,7 +62,13 @@ class Filled:
         done, step = 0, len(data)
         while done < len(data):
             try:
-                done += self.call(self.fs.write, view or self.fs.base, ino, offset + done, data[done : done + step])
+                done += self.call(
+                    self.fs.write,
+                    view or self.fs.base,
+                    ino,
+                    offset + done,
+                    data[done : done + step],
+                )
             except NoSpace:
                 step //= 2
                 if step < self.block_size:
@@ -67,7 +81,9 @@ class Filled:
         while True:
             if span and total % span == 0:
                 self.snapshot(f"before {total}")
-            done = self.put(ino, total % span if span else total, bytes([total >> 20 & 255 | 1]) * MIB, view)
+            done = self.put(
+                ino, total % span if span else total, bytes([total >> 20 & 255 | 1]) * MIB, view
+            )
             total += done
             if done < MIB:
                 return total
@@ -135,7 +151,13 @@ def directories(one: Filled) -> None:
 def attributes(one: Filled) -> None:
     number = 0
     while True:
-        one.call(one.fs.xattr_set, one.fs.base, one.make(b"file-%d" % number), b"user.large", bytes([number & 255]) * 60_000)
+        one.call(
+            one.fs.xattr_set,
+            one.fs.base,
+            one.make(b"file-%d" % number),
+            b"user.large",
+            bytes([number & 255]) * 60_000,
+        )
         number += 1
 
 
@@ -145,14 +167,22 @@ def view_of_a_snapshot(one: Filled) -> None:
 
 
 def under_snapshots(one: Filled) -> None:
-    """Overwriting while snapshots hold everything, in places all over the file: records of single blocks."""
+    """Overwriting while snapshots hold everything, in places all over the file: records of single
+    blocks.
+    """
     ino = one.call(one.fs.lookup, one.fs.base, ROOT_INO, b"old").ino
     size = one.call(one.fs.inode, one.fs.base, ino).size
     dice = random.Random(1)
     number = 0
     while True:
         for _ in range(64):
-            one.call(one.fs.write, one.fs.base, ino, dice.randrange(size // one.block_size) * one.block_size, b"y" * one.block_size)
+            one.call(
+                one.fs.write,
+                one.fs.base,
+                ino,
+                dice.randrange(size // one.block_size) * one.block_size,
+                b"y" * one.block_size,
+            )
         one.snapshot(f"s{number}")
         number += 1
 
@@ -168,7 +198,15 @@ def small_writes(one: Filled) -> None:
             commit(one.fs.volume)
 
 
-KINDS = [large_file, tiny_files, directories, attributes, view_of_a_snapshot, under_snapshots, small_writes]
+KINDS = [
+    large_file,
+    tiny_files,
+    directories,
+    attributes,
+    view_of_a_snapshot,
+    under_snapshots,
+    small_writes,
+]
 
 
 def started(size: int, block_size: int) -> Filled:
@@ -187,7 +225,9 @@ def fill(one: Filled, kind: Callable[[Filled], None]) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @sizes
-def test_a_full_volume_cannot_be_emptied(size: int, block_size: int, kind: Callable[[Filled], None]) -> None:
+def test_a_full_volume_cannot_be_emptied(
+    size: int, block_size: int, kind: Callable[[Filled], None]
+) -> None:
     """I10, A9: files first, then snapshots; both bitmaps are then as at the beginning."""
     fresh = filled(size, block_size)
     room = fresh.promised()
@@ -205,7 +245,9 @@ def test_a_full_volume_cannot_be_emptied(size: int, block_size: int, kind: Calla
 
 @pytest.mark.parametrize("kind", KINDS)
 @sizes
-def test_a_full_volume_does_not_go_back(size: int, block_size: int, kind: Callable[[Filled], None]) -> None:
+def test_a_full_volume_does_not_go_back(
+    size: int, block_size: int, kind: Callable[[Filled], None]
+) -> None:
     """A10: to what was; what is given up, deleting the state from before, can be written again."""
     one = started(size, block_size)
     room = one.promised()
@@ -214,7 +256,9 @@ def test_a_full_volume_does_not_go_back(size: int, block_size: int, kind: Callab
     commit(one.fs.volume)
     one.prove()
     if kind is not view_of_a_snapshot:
-        assert [entry.name for entry in one.call(one.fs.entries, one.fs.base, ROOT_INO, 0, 9)] == [b"old"]
+        assert [entry.name for entry in one.call(one.fs.entries, one.fs.base, ROOT_INO, 0, 9)] == [
+            b"old"
+        ]
     old = one.call(one.fs.lookup, one.fs.base, ROOT_INO, b"old").ino
     assert one.call(one.fs.read, one.fs.base, old, 0, 2 * MIB) == b"o" * (2 * MIB)
     assert result.changed
@@ -229,8 +273,12 @@ def test_a_full_volume_does_not_go_back(size: int, block_size: int, kind: Callab
 
 
 @sizes
-def test_files_cannot_be_removed_because_of_what_waits_for_a_commit(size: int, block_size: int) -> None:
-    """What is dirty is estimated. Where only the estimate leaves no room, and nothing waits to become free, a commit makes it exact."""
+def test_files_cannot_be_removed_because_of_what_waits_for_a_commit(
+    size: int, block_size: int
+) -> None:
+    """What is dirty is estimated. Where only the estimate leaves no room, and nothing waits to
+    become free, a commit makes it exact.
+    """
     one = filled(size, block_size)
     one.make(b"file")
     one.make(b"directory", mode=DIRECTORY)
@@ -246,14 +294,17 @@ def test_files_cannot_be_removed_because_of_what_waits_for_a_commit(size: int, b
 
 @sizes
 def test_removing_files_that_snapshots_hold_uses_up_the_reserve(size: int, block_size: int) -> None:
-    """Nothing becomes free by it, and it takes blocks: when the reserve for it is used up it fails, but deleting snapshots never does.
+    """Nothing becomes free by it, and it takes blocks: when the reserve for it is used up it fails,
+    but deleting snapshots never does.
 
     Of the few files that fill a volume with large blocks, all can be removed before that.
     """
     one = filled(size, block_size)
     fill(one, tiny_files)
     names = []
-    while entries := one.call(one.fs.entries, one.fs.base, ROOT_INO, 0 if not names else names[-1].cookie, 1000):
+    while entries := one.call(
+        one.fs.entries, one.fs.base, ROOT_INO, 0 if not names else names[-1].cookie, 1000
+    ):
         names += entries
     try:
         number = 0
@@ -282,15 +333,22 @@ def test_removing_files_that_snapshots_hold_uses_up_the_reserve(size: int, block
 
 
 def close(found: int, promised: int, one: Filled) -> bool:
-    """Within one part in a hundred; a block more or less counts for more than that on the smallest volumes."""
+    """Within one part in a hundred; a block more or less counts for more than that on the smallest
+    volumes.
+    """
     return abs(found - promised) <= max(promised / 100, 4 * one.block_size)
 
 
 @pytest.mark.parametrize(
-    ("size", "block_size"), [(16 * MIB, 4096), (64 * MIB, 4096), (1024 * MIB, 4096), (16 * MIB, 65536), (64 * MIB, 65536)]
+    ("size", "block_size"),
+    [(16 * MIB, 4096), (64 * MIB, 4096), (1024 * MIB, 4096), (16 * MIB, 65536), (64 * MIB, 65536)],
 )
-def test_what_is_promised_as_available_is_not_what_can_be_written(size: int, block_size: int) -> None:
-    """By one large file, again after that was deleted, over itself while snapshots hold all, and in a snapshot."""
+def test_what_is_promised_as_available_is_not_what_can_be_written(
+    size: int, block_size: int
+) -> None:
+    """By one large file, again after that was deleted, over itself while snapshots hold all, and in
+    a snapshot.
+    """
     one = filled(size, block_size)
     for _ in range(2):
         promised = one.promised()

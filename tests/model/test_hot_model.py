@@ -1,4 +1,6 @@
-"""What was written most since a snapshot (A3): as a walk of the whole present counts it, at the cost of what was written."""
+"""What was written most since a snapshot (A3): as a walk of the whole present counts it, at the
+cost of what was written.
+"""
 
 from __future__ import annotations
 
@@ -64,9 +66,16 @@ def blocks(found: Heat) -> list[tuple[bytes | None, int, int]]:
 
 
 def test_the_hottest_is_not_the_first(fs: Filesystem) -> None:
-    """Files by the writes to all their blocks, blocks by their own; what is as it was then is not among them; nor is what is deleted."""
+    """Files by the writes to all their blocks, blocks by their own; what is as it was then is not
+    among them; nor is what is deleted.
+    """
     directory = make(fs, b"d", mode=DIRECTORY)
-    cold, warm, hot, gone = make(fs, b"cold"), make(fs, b"warm"), make(fs, b"hot", directory), make(fs, b"gone")
+    cold, warm, hot, gone = (
+        make(fs, b"cold"),
+        make(fs, b"warm"),
+        make(fs, b"hot", directory),
+        make(fs, b"gone"),
+    )
     for ino in (cold, warm, hot, gone):
         for index in range(3):
             write(fs, ino, index, 5)
@@ -80,7 +89,12 @@ def test_the_hottest_is_not_the_first(fs: Filesystem) -> None:
     drive(fs.volume, fs.unlink, fs.base, ROOT_INO, b"gone")
     found = heat(fs, "one")
     assert files(found) == [(b"d/hot", 5, 2, 0), (b"warm", 4, 1, 0), (b"d/new", 1, 1, 0)]
-    assert blocks(found) == [(b"warm", 1, 4), (b"d/hot", 0, 3), (b"d/hot", 700, 2), (b"d/new", 0, 1)]
+    assert blocks(found) == [
+        (b"warm", 1, 4),
+        (b"d/hot", 0, 3),
+        (b"d/hot", 700, 2),
+        (b"d/new", 0, 1),
+    ]
     assert files(heat(fs, "one", 1)) == [(b"d/hot", 5, 2, 0)]
     assert blocks(heat(fs, "one", 2)) == [(b"warm", 1, 4), (b"d/hot", 0, 3)]
 
@@ -99,7 +113,9 @@ def test_a_count_runs_over(fs: Filesystem) -> None:
 
 
 def test_another_snapshot_makes_what_was_written_look_unwritten(fs: Filesystem) -> None:
-    """A count is of one epoch. Of an older snapshot it is a lower bound, and older writes count, too."""
+    """A count is of one epoch. Of an older snapshot it is a lower bound, and older writes count,
+    too.
+    """
     ino = make(fs, b"f")
     snapshot(fs, "one")
     write(fs, ino, 0, 7)
@@ -146,7 +162,10 @@ def test_a_file_whose_name_is_elsewhere_ends_the_command(fs: Filesystem) -> None
     write(fs, orphaned, 0, 1)
     found = heat(fs, "one")
     assert [one.writes for one in found.files] == [2, 1]
-    assert all(one.path is None or fs.lookup(fs.base, ROOT_INO, one.path).ino == one.ino for one in found.files)
+    assert all(
+        one.path is None or fs.lookup(fs.base, ROOT_INO, one.path).ino == one.ino
+        for one in found.files
+    )
 
 
 def pointers(world: World, tree: Tree, view: View) -> dict[tuple[int, int], tuple[int, int]]:
@@ -156,7 +175,9 @@ def pointers(world: World, tree: Tree, view: View) -> dict[tuple[int, int], tupl
         if not stat.S_ISREG(node.mode) or not node.nlink:
             continue
         inode = world.call(world.fs.inode, view, ino)
-        for index, words, slot, count in world.call(inode.map.spans, 0, -(-inode.size // world.block_size)):
+        for index, words, slot, count in world.call(
+            inode.map.spans, 0, -(-inode.size // world.block_size)
+        ):
             for n in range(count if words is not None else 0):
                 if words[2 * (slot + n)]:
                     found[ino, index + n] = words[2 * (slot + n)], words[2 * (slot + n) + 1]
@@ -212,7 +233,8 @@ def test_looking_for_heat_costs_what_the_volume_costs(fs: Filesystem) -> None:
     before = cold.volume.blocks_read
     found = heat(cold, "one")
     assert blocks(found) == [(b"1500", 600, 3)]
-    # Two roots, two leaves and two maps of the file; the directory that has its name, which is not larger for other reasons.
+    # Two roots, two leaves and two maps of the file; the directory that has its name, which is not
+    # larger for other reasons.
     directory = cold.base.inode(ROOT_INO).data.blocks
     assert cold.volume.blocks_read - before <= 16 + directory
     assert found.compared < 20

@@ -1,4 +1,6 @@
-"""Random lives with fsync in them: after a crash everything is there that was synced, and nothing of what came later."""
+"""Random lives with fsync in them: after a crash everything is there that was synced, and nothing
+of what came later.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,13 @@ from snapfs.store.driver import drive
 def write_some(world: World, rnd: random.Random) -> None:
     """What a record can tell, mostly."""
     size = world.block_size
-    offset = rnd.choice([0, rnd.randrange(5 * size), rnd.randrange(20) * size, rnd.randrange(100, 600) * size])
+    offset = rnd.choice(
+        [0, rnd.randrange(5 * size), rnd.randrange(20) * size, rnd.randrange(100, 600) * size]
+    )
     with suppress(NothingToDoItTo):
-        world.write(0, rnd.randrange(1000), offset, rnd.choice([1, 100, size, 2 * size, 7 * size + 3]))
+        world.write(
+            0, rnd.randrange(1000), offset, rnd.choice([1, 100, size, 2 * size, 7 * size + 3])
+        )
 
 
 @pytest.mark.parametrize(("block_size", "blocks"), [(4096, 1024), (4096, 420), (16384, 600)])
@@ -45,7 +51,9 @@ def test_a_life_loses_what_it_synced(seed: int, block_size: int, blocks: int) ->
 
 @pytest.mark.parametrize("seed", range(3))
 def test_an_operation_is_not_counted(seed: int) -> None:
-    """Each is synced alone, behind a record of the log, and a crash follows: what a record cannot tell must have been committed."""
+    """Each is synced alone, behind a record of the log, and a crash follows: what a record cannot
+    tell must have been committed.
+    """
     rnd = random.Random(seed)
     world = World(4096, 1024)
     world.volume.sync_log.wanted = True
@@ -64,7 +72,9 @@ def test_an_operation_is_not_counted(seed: int) -> None:
 
 
 def test_a_crash_after_a_crash_loses_what_was_synced() -> None:
-    """What the log told is not committed yet, and is told again; what is done in between is gone, as ever."""
+    """What the log told is not committed yet, and is told again; what is done in between is gone,
+    as ever.
+    """
     rnd = random.Random(7)
     world = World(4096, 1024)
     for _ in range(20):

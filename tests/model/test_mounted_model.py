@@ -1,5 +1,6 @@
-"""Files and snapshots through a real mount, against plain dictionaries: random histories that end with everything deleted and a volume
-whose counters are those of a fresh one (I6, I10; A9, A10, B3, C6).
+"""Files and snapshots through a real mount, against plain dictionaries: random histories that end
+with everything deleted and a volume whose counters are those of a fresh one (I6, I10; A9, A10, B3,
+C6).
 """
 
 from __future__ import annotations
@@ -18,7 +19,13 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 EXAMPLES = 11
 STEPS = 50
@@ -32,12 +39,21 @@ SIZES = st.sampled_from([1, 10, 4096, 4097, 12_288, 30_000])
 BASE = ""
 
 #: What must be as on a fresh volume when everything is deleted.
-COUNTERS = ("free_blocks", "snapshot_blocks", "record_blocks", "record_runs", "holder_sets", "instances")
+COUNTERS = (
+    "free_blocks",
+    "snapshot_blocks",
+    "record_blocks",
+    "record_runs",
+    "holder_sets",
+    "instances",
+)
 
 
 @dataclass
 class Tree:
-    """A view. Paths name a directory (None) or a file by number, so that hard links are two paths with one number."""
+    """A view. Paths name a directory (None) or a file by number, so that hard links are two paths
+    with one number.
+    """
 
     paths: dict[str, int | None] = field(default_factory=dict)
     contents: dict[int, bytes] = field(default_factory=dict)
@@ -103,7 +119,11 @@ class MountedVolume(RuleBasedStateMachine):
         """A view, and a path of it that is a directory, a file, or any."""
         view = data.draw(st.sampled_from([BASE, BASE, *self.snapshots]), label="view")
         tree = self.trees[view]
-        choices = {"directory": tree.directories, "file": tree.files, "any": lambda: sorted(tree.paths)}[kind]()
+        choices = {
+            "directory": tree.directories,
+            "file": tree.files,
+            "any": lambda: sorted(tree.paths),
+        }[kind]()
         return view, tree, data.draw(st.sampled_from(choices), label="path") if choices else ""
 
     # --- files ---
@@ -116,8 +136,25 @@ class MountedVolume(RuleBasedStateMachine):
         self.trees[BASE] = Tree({"d": None, "a": 0}, {0: b"first" * 3000})
         self.numbers = 1
 
-    @rule(data=st.data(), name=NAMES, offset=OFFSETS, size=SIZES, fill=st.integers(1, 255), mapped=st.booleans(), sync=st.booleans())
-    def write(self, data: st.DataObject, name: str, offset: int, size: int, fill: int, mapped: bool, sync: bool) -> None:
+    @rule(
+        data=st.data(),
+        name=NAMES,
+        offset=OFFSETS,
+        size=SIZES,
+        fill=st.integers(1, 255),
+        mapped=st.booleans(),
+        sync=st.booleans(),
+    )
+    def write(
+        self,
+        data: st.DataObject,
+        name: str,
+        offset: int,
+        size: int,
+        fill: int,
+        mapped: bool,
+        sync: bool,
+    ) -> None:
         view, tree, parent = self.pick(data, "directory")
         path = under(parent, name)
         place = self.top(view) / path
@@ -142,7 +179,9 @@ class MountedVolume(RuleBasedStateMachine):
             self.numbers += 1
         number = tree.paths[path]
         assert number is not None
-        tree.contents[number] = before[:offset].ljust(offset, b"\0") + chunk + before[offset + size :]
+        tree.contents[number] = (
+            before[:offset].ljust(offset, b"\0") + chunk + before[offset + size :]
+        )
 
     @rule(data=st.data(), size=st.sampled_from([0, 1, 4095, 4096, 4097, 10_000, 50_000]))
     def truncate(self, data: st.DataObject, size: int) -> None:
@@ -159,7 +198,9 @@ class MountedVolume(RuleBasedStateMachine):
         path = under(parent, name)
         if path.count("/") > 3:
             return
-        assert outcome(os.mkdir, self.top(view) / path) == (errno.EEXIST if path in tree.paths else 0)
+        assert outcome(os.mkdir, self.top(view) / path) == (
+            errno.EEXIST if path in tree.paths else 0
+        )
         tree.paths.setdefault(path, None)
 
     @rule(data=st.data())
@@ -184,7 +225,9 @@ class MountedVolume(RuleBasedStateMachine):
         if not path:
             return
         new = under(data.draw(st.sampled_from(tree.directories()), label="into"), name)
-        assert outcome(os.link, self.top(view) / path, self.top(view) / new) == (errno.EEXIST if new in tree.paths else 0)
+        assert outcome(os.link, self.top(view) / path, self.top(view) / new) == (
+            errno.EEXIST if new in tree.paths else 0
+        )
         tree.paths.setdefault(new, tree.paths[path])
 
     @rule(data=st.data(), name=NAMES)
@@ -195,7 +238,11 @@ class MountedVolume(RuleBasedStateMachine):
         new = under(data.draw(st.sampled_from(tree.directories()), label="into"), name)
         expected = self._rename_error(tree, path, new)
         assert outcome(os.rename, self.top(view) / path, self.top(view) / new) == expected
-        if expected or path == new or (new in tree.paths and tree.paths[new] == tree.paths[path] is not None):
+        if (
+            expected
+            or path == new
+            or (new in tree.paths and tree.paths[new] == tree.paths[path] is not None)
+        ):
             return
         if new in tree.paths:
             tree.drop(new)
@@ -239,17 +286,24 @@ class MountedVolume(RuleBasedStateMachine):
         origin = self.origins.pop(name)
         del self.trees[name]
         # What was made of it is found where it was itself.
-        self.origins = {other: origin if above == name else above for other, above in self.origins.items()}
+        self.origins = {
+            other: origin if above == name else above for other, above in self.origins.items()
+        }
 
     @precondition(lambda self: self.origins)
     @rule(data=st.data(), new=SNAPSHOT_NAMES)
     def rename_snapshot(self, data: st.DataObject, new: str) -> None:
         name = data.draw(st.sampled_from(self.snapshots))
         taken = new in self.origins and new != name
-        assert outcome(os.rename, self.top(name), self.top(name).parent / new) == (errno.EEXIST if taken else 0)
+        assert outcome(os.rename, self.top(name), self.top(name).parent / new) == (
+            errno.EEXIST if taken else 0
+        )
         if not taken and new != name:
             self.trees[new] = self.trees.pop(name)
-            self.origins = {(new if other == name else other): (new if above == name else above) for other, above in self.origins.items()}
+            self.origins = {
+                (new if other == name else other): (new if above == name else above)
+                for other, above in self.origins.items()
+            }
 
     @precondition(lambda self: self.origins)
     @rule(data=st.data(), how=st.sampled_from(["live", "mount"]))
@@ -258,7 +312,9 @@ class MountedVolume(RuleBasedStateMachine):
         before = self.trees[BASE]
         known = self.listed()
         if how == "live":
-            changed = json.loads(self.mounted.run("restore", self.mounted.path, name, "--json").stdout)["changed"]
+            changed = json.loads(
+                self.mounted.run("restore", self.mounted.path, name, "--json").stdout
+            )["changed"]
         else:
             self.mounted.remount(f"restore={name}")
             changed = None
@@ -275,12 +331,20 @@ class MountedVolume(RuleBasedStateMachine):
     @staticmethod
     def same(one: Tree, other: Tree) -> bool:
         def flat(tree: Tree) -> dict[str, bytes | None]:
-            return {path: None if number is None else tree.content(path) for path, number in tree.paths.items()}
+            return {
+                path: None if number is None else tree.content(path)
+                for path, number in tree.paths.items()
+            }
 
         return flat(one) == flat(other)
 
     def listed(self) -> set[str]:
-        return {one["name"] for one in json.loads(self.mounted.run("snapshot", "list", self.mounted.path, "--json").stdout)}
+        return {
+            one["name"]
+            for one in json.loads(
+                self.mounted.run("snapshot", "list", self.mounted.path, "--json").stdout
+            )
+        }
 
     # --- the volume ---
 
@@ -362,7 +426,8 @@ class MountedVolume(RuleBasedStateMachine):
             if not counters["instances"]:
                 break
             pause.wait(0.01)
-        # The kernel may know deleted files until the mount ends; what the daemon does not get done by then, the next one does.
+        # The kernel may know deleted files until the mount ends; what the daemon does not get done
+        # by then, the next one does.
         self.mounted.remount()
         self.mounted.unmount()
         counters = self.counters()
@@ -404,7 +469,9 @@ def test_random_histories_of_files_and_snapshots(machine: type[MountedVolume]) -
             stateful_step_count=STEPS,
             deadline=None,
             database=None,
-            suppress_health_check=list(HealthCheck),  # a mount is slow, and what a test draws depends on what there is
+            suppress_health_check=list(
+                HealthCheck
+            ),  # a mount is slow, and what a test draws depends on what there is
             print_blob=True,
         ),
     )

@@ -1,4 +1,6 @@
-"""Snapshots of directories: what they show, what they preserve, and that everything outside costs them nothing (C1 to C6)."""
+"""Snapshots of directories: what they show, what they preserve, and that everything outside costs
+them nothing (C1 to C6).
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ BLOCK = 4096
 
 
 class Volumes:
-    """A volume with ``/in/deep`` and ``/out``, some files of 20 blocks in each, and a snapshot ``part`` of ``/in``."""
+    """A volume with ``/in/deep`` and ``/out``, some files of 20 blocks in each, and a snapshot
+    ``part`` of ``/in``.
+    """
 
     def __init__(self) -> None:
         self.device = MemoryDevice(4096 * BLOCK)
@@ -133,13 +137,29 @@ def test_a_change_outside_costs_a_snapshot_of_a_directory_something(volumes: Vol
 
 def test_a_change_inside_is_not_preserved(volumes: Volumes) -> None:
     """C1, C4, C5: writes, truncation and deletion count as changes; what is unchanged is shared."""
-    before = {path: volumes.read(path) for path in ("in/file0", "in/file1", "in/file2", "in/deep/file3")}
+    before = {
+        path: volumes.read(path) for path in ("in/file0", "in/file1", "in/file2", "in/deep/file3")
+    }
     volumes.write("in/file0", b"x" * BLOCK, 3 * BLOCK)
     assert volumes.held() == 1 + 1, "one block of data, and the pointer block above it"
-    volumes.do(volumes.fs.set_attributes, volumes.fs.base, volumes.find("in/file1"), Changes(size=0), privileged=True)
+    volumes.do(
+        volumes.fs.set_attributes,
+        volumes.fs.base,
+        volumes.find("in/file1"),
+        Changes(size=0),
+        privileged=True,
+    )
     assert volumes.held() == 2 + 11
     volumes.do(volumes.fs.unlink, volumes.fs.base, volumes.find("in"), b"file2")
-    volumes.do(volumes.fs.rename, volumes.fs.base, volumes.find("in/deep"), b"file3", ROOT_INO, b"outside now", 0)
+    volumes.do(
+        volumes.fs.rename,
+        volumes.fs.base,
+        volumes.find("in/deep"),
+        b"file3",
+        ROOT_INO,
+        b"outside now",
+        0,
+    )
     volumes.write("outside now", b"changed" * 9000)
     view = volumes.view()
     assert {path: volumes.read(path, view) for path in before} == before
@@ -150,7 +170,15 @@ def test_a_change_inside_is_not_preserved(volumes: Volumes) -> None:
 
 def test_what_moves_in_later_is_preserved(volumes: Volumes) -> None:
     """C2: it was outside when the snapshot was made, and the snapshot shows nothing of it."""
-    volumes.do(volumes.fs.rename, volumes.fs.base, volumes.find("out"), b"file0", volumes.find("in"), b"moved in", 0)
+    volumes.do(
+        volumes.fs.rename,
+        volumes.fs.base,
+        volumes.find("out"),
+        b"file0",
+        volumes.find("in"),
+        b"moved in",
+        0,
+    )
     held = volumes.held()
     volumes.write("in/moved in", b"changed" * 9000)
     assert volumes.held() == held
@@ -160,7 +188,9 @@ def test_what_moves_in_later_is_preserved(volumes: Volumes) -> None:
 
 
 def test_a_name_outside_hides_that_a_file_is_inside(volumes: Volumes) -> None:
-    """C6: whichever of its names a file is changed by, and whichever goes, the snapshot keeps what it showed."""
+    """C6: whichever of its names a file is changed by, and whichever goes, the snapshot keeps what
+    it showed.
+    """
     v = volumes
     v.do(v.fs.link, v.fs.base, v.find("out/file1"), v.find("in"), b"link")
     v.snapshot("second", "in")
@@ -189,7 +219,9 @@ def test_a_number_that_is_used_again_takes_the_old_file_with_it(volumes: Volumes
 
 
 def test_the_view_shows_more_than_its_directory(volumes: Volumes) -> None:
-    """C1: under its real path, and nothing beside it; whatever has become of the directories above."""
+    """C1: under its real path, and nothing beside it; whatever has become
+    of the directories above.
+    """
     view = volumes.view()
     volumes.do(volumes.fs.rename, volumes.fs.base, ROOT_INO, b"in", ROOT_INO, b"renamed", 0)
     for number in range(50):
@@ -197,8 +229,13 @@ def test_the_view_shows_more_than_its_directory(volumes: Volumes) -> None:
     volumes.commit()
     volumes.open()
     view = volumes.view()
-    assert [entry.name for entry in volumes.do(volumes.fs.entries, view, ROOT_INO, 0, 100)] == [b"in"]
-    names = {entry.name for entry in volumes.do(volumes.fs.entries, view, volumes.find("in", view), 0, 100)}
+    assert [entry.name for entry in volumes.do(volumes.fs.entries, view, ROOT_INO, 0, 100)] == [
+        b"in"
+    ]
+    names = {
+        entry.name
+        for entry in volumes.do(volumes.fs.entries, view, volumes.find("in", view), 0, 100)
+    }
     assert names == {b"deep", b"file0", b"file1", b"file2", b"file3"}
     for name in (b"out", b"renamed"):
         with pytest.raises(NotFound):
@@ -245,7 +282,10 @@ def test_parts_of_a_volume_depend_on_each_other(volumes: Volumes) -> None:
     rnd.shuffle(names)
     for gone in names:
         for name, text in texts.items():
-            assert v.read("out/file0" if name == "out" else "in/deep/file0", v.view(name))[: len(text)] == text
+            assert (
+                v.read("out/file0" if name == "out" else "in/deep/file0", v.view(name))[: len(text)]
+                == text
+            )
         v.do(snapshots.delete, v.fs, gone)
         del texts[gone]
         v.prove()
@@ -253,7 +293,9 @@ def test_parts_of_a_volume_depend_on_each_other(volumes: Volumes) -> None:
 
 
 def test_a_written_view_of_a_directory_reaches_out(volumes: Volumes) -> None:
-    """B3: a view of a directory may be changed like any other; neither the base nor a snapshot of the view sees it."""
+    """B3: a view of a directory may be changed like any other; neither the base nor a snapshot of
+    the view sees it.
+    """
     v = volumes
     view = v.view()
     before = v.read("in/file0")
@@ -268,7 +310,9 @@ def test_a_written_view_of_a_directory_reaches_out(volumes: Volumes) -> None:
     assert [part.ino for part in v.volume.instances.by_name("of part").parts] == [v.find("in")]
 
 
-def test_a_directory_with_endless_names_above_it_makes_an_instance_that_fits_no_block(volumes: Volumes) -> None:
+def test_a_directory_with_endless_names_above_it_makes_an_instance_that_fits_no_block(
+    volumes: Volumes,
+) -> None:
     path = "in"
     for _ in range(6):
         path += "/" + "n" * 255
@@ -357,14 +401,35 @@ def test_two_names_of_a_file_are_one_path(volumes: Volumes) -> None:
 
 
 def test_where_nothing_stood_something_is_shown(volumes: Volumes) -> None:
-    """C1: what a restore's undo needs: a part that is absent shows the directories above it, and costs nothing."""
+    """C1: what a restore's undo needs: a part that is absent shows the directories above it, and
+    costs nothing.
+    """
     v = volumes
-    ways = [[b"in", b"deep", b"new"], [b"in", b"deep", b"gone", b"below"], [b"out", b"file0"], [b"out", b"file0", b"below"]]
+    ways = [
+        [b"in", b"deep", b"new"],
+        [b"in", b"deep", b"gone", b"below"],
+        [b"out", b"file0"],
+        [b"out", b"file0", b"below"],
+    ]
     parts = [v.do(snapshots.part_at, v.fs, v.fs.base, way) for way in ways]
-    assert [(part.ino, len(part.chain)) for part in parts] == [(0, 2), (0, 2), (v.find("out/file0"), 2), (0, 1)]
+    assert [(part.ino, len(part.chain)) for part in parts] == [
+        (0, 2),
+        (0, 2),
+        (v.find("out/file0"), 2),
+        (0, 1),
+    ]
     with pytest.raises(NotFound, match="/in/deep/new: no such file or directory"):
         several(v, "no", "in/deep/new")
-    undo = v.do(new_instance, v.fs, "undo", origin=BASE_VIEW, parts=parts[:2], owner=0, now_ns=None, urgency=2)
+    undo = v.do(
+        new_instance,
+        v.fs,
+        "undo",
+        origin=BASE_VIEW,
+        parts=parts[:2],
+        owner=0,
+        now_ns=None,
+        urgency=2,
+    )
     v.volume.instances.pending.append(undo)
     v.commit()
     assert listed(v, "undo") == ["in", "in/deep"]
@@ -374,8 +439,13 @@ def test_where_nothing_stood_something_is_shown(volumes: Volumes) -> None:
     v.write("in/deep/file0", b"changed" * 9000)
     assert v.held() == 0
     v.prove()
-    found = drive_steps(v.volume, Diff(v.fs, State(undo.root, undo), State(v.volume.base_root)).steps())
-    assert [(one.kind, one.path) for one in found] == [("added", b"in/deep/new"), ("added", b"in/deep/new/file")]
+    found = drive_steps(
+        v.volume, Diff(v.fs, State(undo.root, undo), State(v.volume.base_root)).steps()
+    )
+    assert [(one.kind, one.path) for one in found] == [
+        ("added", b"in/deep/new"),
+        ("added", b"in/deep/new/file"),
+    ]
     v.do(snapshots.create, v.fs, "of undo", origin=undo.id)
     v.prove()
     v.open()
@@ -387,8 +457,13 @@ def test_comparing_several_parts_misses_one(volumes: Volumes) -> None:
     v = volumes
 
     def compared(old: str, new: str | None) -> list[tuple[str, bytes | None]]:
-        states = [State(one.root, one) for one in (snapshots.get(v.fs, name) for name in (old, new) if name)]
-        found = drive_steps(v.volume, Diff(v.fs, states[0], states[1] if new else State(v.volume.base_root)).steps())
+        states = [
+            State(one.root, one)
+            for one in (snapshots.get(v.fs, name) for name in (old, new) if name)
+        ]
+        found = drive_steps(
+            v.volume, Diff(v.fs, states[0], states[1] if new else State(v.volume.base_root)).steps()
+        )
         return [(one.kind.value, one.path or one.old_path) for one in found]
 
     several(v, "old", "in/deep", "out/file0", "out/file1", "out/file2")
@@ -399,10 +474,18 @@ def test_comparing_several_parts_misses_one(volumes: Volumes) -> None:
     v.make("out/file2", DIRECTORY)
     v.make("out/file2/below", FILE)
     v.commit()
-    everything = [("changed", b"out/file0"), ("removed", b"out/file1"), ("retyped", b"out/file2"), ("added", b"out/file2/below")]
+    everything = [
+        ("changed", b"out/file0"),
+        ("removed", b"out/file1"),
+        ("retyped", b"out/file2"),
+        ("added", b"out/file2/below"),
+    ]
     assert sorted(compared("old", None)) == sorted([*everything, ("changed", b"in/deep/file0")])
     several(v, "new", "in", "out/file0")
-    assert sorted(compared("old", "new")) == [("changed", b"in/deep/file0"), ("changed", b"out/file0")]
+    assert sorted(compared("old", "new")) == [
+        ("changed", b"in/deep/file0"),
+        ("changed", b"out/file0"),
+    ]
     several(v, "out", "out")
     assert sorted(compared("old", "out")) == sorted(everything)
     several(v, "else", "in/file0")
@@ -433,7 +516,9 @@ def test_a_large_file_that_is_emptied_outside_is_preserved(volumes: Volumes) -> 
 
 
 def test_a_file_is_written_in_a_snapshot_while_the_base_frees_what_it_had(volumes: Volumes) -> None:
-    """I1 to I3: a part that was made after a file was emptied does not hold its blocks, whoever drops them, and in whichever order."""
+    """I1 to I3: a part that was made after a file was emptied does not hold its blocks, whoever
+    drops them, and in whichever order.
+    """
     v = volumes
     v.fs.detach_blocks = 10
     number = v.find("in/file0")
@@ -459,7 +544,9 @@ def test_a_file_is_written_in_a_snapshot_while_the_base_frees_what_it_had(volume
 
 @pytest.mark.parametrize("seed", range(12))
 def test_a_random_life_breaks_a_part(seed: int) -> None:
-    """C6, I3, I6: with files that move in and out, links over the border, writable views, snapshots of them, and restores."""
+    """C6, I3, I6: with files that move in and out, links over the border, writable views, snapshots
+    of them, and restores.
+    """
     rnd = random.Random(1000 + seed)
     world = World(BLOCK, 2048, parts=True, several=seed % 2 == 1)
     for step in range(120):
@@ -469,9 +556,13 @@ def test_a_random_life_breaks_a_part(seed: int) -> None:
     world.finish()
 
 
-@pytest.mark.parametrize("seed", [15, 58, 61, 95, *range(8)])  # the first ones reach a file that is emptied twice
+@pytest.mark.parametrize(
+    "seed", [15, 58, 61, 95, *range(8)]
+)  # the first ones reach a file that is emptied twice
 def test_random_handovers_leave_blocks_behind(seed: int) -> None:
-    """C6, I1 to I3: files that are emptied at once, parts made before they are freed, and writes to what snapshots have of them."""
+    """C6, I1 to I3: files that are emptied at once, parts made before they are freed, and writes to
+    what snapshots have of them.
+    """
     rnd = random.Random(seed)
     world = World(BLOCK, 2048, parts=True, several=True)
     world.make(0, 0, 0, 2)

@@ -1,4 +1,6 @@
-"""Purging in the core: what goes, what stays, what it frees, and that it goes on after a crash. The model's rule is ``World.purge``."""
+"""Purging in the core: what goes, what stays, what it frees, and that it goes on after a crash. The
+model's rule is ``World.purge``.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ BLOCK = 4096
 
 
 class Volumes:
-    """A volume with ``/secret`` and the tree ``/d``, and the snapshots ``one``, ``two`` and ``three``, of which each has another secret."""
+    """A volume with ``/secret`` and the tree ``/d``, and the snapshots ``one``, ``two`` and
+    ``three``, of which each has another secret.
+    """
 
     def __init__(self, blocks: int = 4096) -> None:
         self.device = MemoryDevice(blocks * BLOCK)
@@ -82,7 +86,10 @@ class Volumes:
 
     def names(self, path: str = "", view: View | None = None) -> list[str]:
         view = view or self.fs.base
-        return sorted(entry.name.decode() for entry in self.do(self.fs.entries, view, self.find(path, view), 0, 1 << 20))
+        return sorted(
+            entry.name.decode()
+            for entry in self.do(self.fs.entries, view, self.find(path, view), 0, 1 << 20)
+        )
 
     def snapshot(self, name: str, **more) -> None:
         self.do(snapshots.create, self.fs, name, **more)
@@ -99,7 +106,9 @@ class Volumes:
         """Purge; how many snapshots had it."""
         found = self.look([path], *names)
         assert not any(one.refusal for one in found)
-        done = self.do(snapshots.take_out, self.fs, [place for one in found for place in one.places])
+        done = self.do(
+            snapshots.take_out, self.fs, [place for one in found for place in one.places]
+        )
         commit(self.volume)
         return len(done)
 
@@ -135,12 +144,19 @@ def space_of(fs: Filesystem, found: list[Found]) -> PurgeSpace:
 def test_the_present_or_another_snapshot_loses_what_was_purged(volume: Volumes) -> None:
     assert volume.purge("secret", "one", "three") == 2
     assert volume.names() == ["d", "secret"]
-    assert [volume.names("", volume.view(name)) for name in ("one", "two", "three")] == [["d"], ["d", "secret"], ["d"]]
+    assert [volume.names("", volume.view(name)) for name in ("one", "two", "three")] == [
+        ["d"],
+        ["d", "secret"],
+        ["d"],
+    ]
     assert volume.purge("d", "one") == 1
     assert volume.names("", volume.view("one")) == []
     assert volume.names("d/deep") == volume.names("d/deep", volume.view("two")) == ["large"]
     volume.check()
-    assert volume.do(volume.fs.read, volume.fs.base, volume.find("d/deep/large"), 0, 1 << 20) == b"l" * 300_000
+    assert (
+        volume.do(volume.fs.read, volume.fs.base, volume.find("d/deep/large"), 0, 1 << 20)
+        == b"l" * 300_000
+    )
 
 
 def test_a_path_is_gone_from_some_snapshots_only_after_a_crash(volume: Volumes) -> None:
@@ -242,7 +258,9 @@ def test_what_has_moved_or_gone_meanwhile_is_purged(volume: Volumes) -> None:
     volume.check()
 
 
-def test_a_purge_is_forgotten_while_a_snapshot_of_the_snapshot_is_being_made(volume: Volumes) -> None:
+def test_a_purge_is_forgotten_while_a_snapshot_of_the_snapshot_is_being_made(
+    volume: Volumes,
+) -> None:
     origin = snapshots.get(volume.fs, "one").id
     (one,) = volume.look(["secret"], "one")
     volume.do(snapshots.create, volume.fs, "copy", origin=origin)
@@ -283,7 +301,9 @@ def test_two_names_of_one_file_are_purged_as_if_they_were_one(volume: Volumes) -
 
 
 def test_a_wide_and_deep_tree_makes_many_orphans(volume: Volumes) -> None:
-    """However many there are in a tree, few are orphans at a time: what is listed at a commit stays small."""
+    """However many there are in a tree, few are orphans at a time: what is listed at a commit stays
+    small.
+    """
     above = "tree"
     volume.make(above, DIRECTORY)
     for level in range(12):
@@ -340,19 +360,25 @@ def test_a_snapshot_that_is_deleted_keeps_its_orphans(volume: Volumes) -> None:
 
 
 @pytest.mark.parametrize("reopen", [False, True])
-def test_a_snapshot_of_a_half_purged_one_keeps_what_was_purged(volume: Volumes, reopen: bool) -> None:
+def test_a_snapshot_of_a_half_purged_one_keeps_what_was_purged(
+    volume: Volumes, reopen: bool
+) -> None:
     interrupted(volume, "d", "one")
     volume.snapshot("copy", origin=snapshots.get(volume.fs, "one").id)
     if reopen:
         volume.open()
     assert volume.names("", volume.view("copy")) == ["secret"]
     volume.check()
-    assert volume.view("copy").inodes == volume.view("one").inodes == 3  # the root, the list of orphans, the secret
+    assert (
+        volume.view("copy").inodes == volume.view("one").inodes == 3
+    )  # the root, the list of orphans, the secret
     assert not any(one.orphans for one in snapshots.all(volume.fs))
 
 
 @pytest.mark.parametrize("reopen", [False, True])
-def test_going_back_to_a_half_purged_snapshot_brings_orphans_into_the_base(volume: Volumes, reopen: bool) -> None:
+def test_going_back_to_a_half_purged_snapshot_brings_orphans_into_the_base(
+    volume: Volumes, reopen: bool
+) -> None:
     interrupted(volume, "d", "one")
     if reopen:
         volume.open()
@@ -364,7 +390,9 @@ def test_going_back_to_a_half_purged_snapshot_brings_orphans_into_the_base(volum
 
 
 def test_what_somebody_uses_is_taken_away(volume: Volumes) -> None:
-    """An open file of a purged tree can be read until it is closed; a directory that somebody is in is emptied all the same."""
+    """An open file of a purged tree can be read until it is closed; a directory that somebody is in
+    is emptied all the same.
+    """
     view = volume.view("one")
     large, deep = volume.find("d/deep/large", view), volume.find("d/deep", view)
     for ino in (large, deep):
@@ -382,14 +410,18 @@ def test_what_somebody_uses_is_taken_away(volume: Volumes) -> None:
 
 
 def test_an_orphan_of_a_part_outlives_its_directory_and_loses_its_blocks(volume: Volumes) -> None:
-    """C2, I3: what a snapshot of a directory preserves does not depend on which of its directories are still there."""
+    """C2, I3: what a snapshot of a directory preserves does not depend on which of its directories
+    are still there.
+    """
     volume.snapshot("part", targets=[volume.find("d")])
     view = volume.view("part")
     large, deep = volume.find("d/deep/large", view), volume.find("d/deep", view)
     volume.fs.hold(view, large)
     volume.purge("d/deep", "part")
     volume.work()
-    assert deep not in {entry.ino for entry in volume.do(volume.fs.entries, view, volume.find("d", view), 0, 100)}
+    assert deep not in {
+        entry.ino for entry in volume.do(volume.fs.entries, view, volume.find("d", view), 0, 100)
+    }
     volume.write(large, b"n" * 300_000)  # in the present
     commit(volume.volume)
     assert volume.do(volume.fs.read, view, large, 0, 1 << 20) == b"l" * 300_000
@@ -398,7 +430,9 @@ def test_an_orphan_of_a_part_outlives_its_directory_and_loses_its_blocks(volume:
 
 
 def test_a_part_frees_orphans_that_lie_outside_of_it(volume: Volumes) -> None:
-    """C2: a snapshot of a directory has the list of all orphans of that moment, and preserves nothing of those elsewhere."""
+    """C2: a snapshot of a directory has the list of all orphans of that moment, and preserves
+    nothing of those elsewhere.
+    """
     volume.write(volume.make("outside", FILE), b"o" * 300_000)
     outside = volume.find("outside")
     volume.fs.hold(volume.fs.base, outside)
@@ -416,7 +450,9 @@ def test_a_part_frees_orphans_that_lie_outside_of_it(volume: Volumes) -> None:
 
 
 def test_a_purge_frees_what_others_need_or_too_little(volume: Volumes) -> None:
-    """Blocks that the present or another snapshot has stay; those of ``three`` are those of the present."""
+    """Blocks that the present or another snapshot has stay; those of ``three`` are those of the
+    present.
+    """
     found = volume.look(["secret"], "one", "two", "three")
     assert [space_of(volume.fs, [one]).blocks for one in found] == [1, 1, 0]
     assert space_of(volume.fs, found).blocks == 2
@@ -429,7 +465,9 @@ def test_a_purge_frees_what_others_need_or_too_little(volume: Volumes) -> None:
     assert space_of(volume.fs, tree[:2]).blocks == 0  # the third one has it as well
     free = volume.volume.allocator.free
     said = space_of(volume.fs, tree).blocks
-    assert said == 5 * 3 + (74 + 1) + 2  # small files and the large one with their pointers, names of two directories
+    assert (
+        said == 5 * 3 + (74 + 1) + 2
+    )  # small files and the large one with their pointers, names of two directories
     volume.purge("d", "one", "two", "three")
     volume.work()
     assert volume.volume.allocator.free >= free + said - 3 * 4  # less the tables of each snapshot
@@ -459,17 +497,25 @@ def trees_of(fs: Filesystem, found: list[Found]) -> set[int]:
             ino = stack.pop()
             names[ino] = names.get(ino, 0) + 1
             if drive(fs.volume, view.inode, ino).is_directory:
-                stack += [entry.ino for entry in drive(fs.volume, fs.entries, view, ino, 0, 1 << 30)]
+                stack += [
+                    entry.ino for entry in drive(fs.volume, fs.entries, view, ino, 0, 1 << 30)
+                ]
         for ino, count in names.items():
             inode = drive(fs.volume, view.inode, ino)
             if inode.is_directory or count == inode.nlink:
-                out.update(block for tree in (inode.data, inode.attribute_map) for block, _ in brute_force.walk(fs.volume, tree))
+                out.update(
+                    block
+                    for tree in (inode.data, inode.attribute_map)
+                    for block, _ in brute_force.walk(fs.volume, tree)
+                )
     return out
 
 
 @pytest.mark.parametrize("seed", range(60))
 def test_a_purge_frees_something_else_than_was_said(seed: int) -> None:
-    """E: after random histories, with snapshots of snapshots and of parts, writable ones, and several names."""
+    """E: after random histories, with snapshots of snapshots and of parts, writable ones, and
+    several names.
+    """
     rnd = random.Random(seed)
     world = World(4096, rnd.choice([900, 4096]), parts=seed % 2 == 0)
     for _ in range(rnd.randrange(60, 220)):
@@ -481,7 +527,11 @@ def test_a_purge_frees_something_else_than_was_said(seed: int) -> None:
         pass
     world.commit()
     for _ in range(3):
-        ways = [rnd.choice(below) for name in (rnd.choice(names), rnd.choice(names)) if (below := world.below(name))]
+        ways = [
+            rnd.choice(below)
+            for name in (rnd.choice(names), rnd.choice(names))
+            if (below := world.below(name))
+        ]
         if not ways:
             continue
         chosen = rnd.sample(names, rnd.randint(1, len(names)))
@@ -492,7 +542,9 @@ def test_a_purge_frees_something_else_than_was_said(seed: int) -> None:
         assert said.exact
         before = trees_of(fs, found)
         try:
-            drive(fs.volume, snapshots.take_out, fs, [place for one in found for place in one.places])
+            drive(
+                fs.volume, snapshots.take_out, fs, [place for one in found for place in one.places]
+            )
         except NoSpace:
             continue
         for one in found:
@@ -504,14 +556,18 @@ def test_a_purge_frees_something_else_than_was_said(seed: int) -> None:
             pass
         world.commit()
         left = {
-            block for view in (fs.base, *(fs.view(each.id) for each in snapshots.all(fs))) for block, _ in brute_force.view_blocks(fs, view)
+            block
+            for view in (fs.base, *(fs.view(each.id) for each in snapshots.all(fs)))
+            for block, _ in brute_force.view_blocks(fs, view)
         }
         assert said.blocks == len(before - left)
     world.prove()
 
 
 def test_a_full_volume_cannot_be_purged() -> None:
-    """Purging works from the reserve, from few snapshots at a time; and what it frees can be written."""
+    """Purging works from the reserve, from few snapshots at a time; and what it frees can be
+    written.
+    """
     volume = Volumes(600)
     ino = volume.make("filler", FILE)
     size, offset = 1 << 20, 0

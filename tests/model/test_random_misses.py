@@ -1,7 +1,9 @@
-"""The core with a memory that forgets at random: plan, fetch and apply must change nothing before they raise.
+"""The core with a memory that forgets at random: plan, fetch and apply must change nothing before
+they raise.
 
-A block that is in the cache is missed with some probability, once per call at most, so that every call ends; groups and inodes are
-forgotten between calls; and between a miss and the repetition of the call a commit may come, or the call is never repeated, as on a mount.
+A block that is in the cache is missed with some probability, once per call at most, so that every
+call ends; groups and inodes are forgotten between calls; and between a miss and the repetition of
+the call a commit may come, or the call is never repeated, as on a mount.
 """
 
 from __future__ import annotations
@@ -39,7 +41,15 @@ class ForgetfulCache(BlockCache):
 class ForgetfulWorld(World):
     """A world whose core forgets."""
 
-    def __init__(self, block_size: int, blocks: int, rnd: random.Random, *, commits: float = 0.0, gives_up: float = 0.0) -> None:
+    def __init__(
+        self,
+        block_size: int,
+        blocks: int,
+        rnd: random.Random,
+        *,
+        commits: float = 0.0,
+        gives_up: float = 0.0,
+    ) -> None:
         self.rnd = rnd
         self.commits = commits
         self.gives_up = gives_up
@@ -49,7 +59,9 @@ class ForgetfulWorld(World):
 
     def open(self) -> None:
         super().open()
-        self.cache = self.volume.cache = self.volume.allocator.cache = ForgetfulCache(self.volume.cache.capacity, self.rnd)
+        self.cache = self.volume.cache = self.volume.allocator.cache = ForgetfulCache(
+            self.volume.cache.capacity, self.rnd
+        )
 
     def drive(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self.forget_some()
@@ -70,7 +82,9 @@ class ForgetfulWorld(World):
                 return drive(self.volume, function, *args, **kwargs)
 
     def give_up(self) -> None:
-        """Whoever asked went away: what was begun must not be seen. Then somebody asks again, with a memory that forgets nothing."""
+        """Whoever asked went away: what was begun must not be seen. Then somebody asks again, with
+        a memory that forgets nothing.
+        """
         self.unrepeated += 1
         self.cache.forgets = 0
         gives_up, self.gives_up = self.gives_up, 0
@@ -89,7 +103,9 @@ class ForgetfulWorld(World):
         if self.rnd.random() < 0.3:
             allocator = self.volume.allocator
             for number, group in list(allocator.groups.items()):
-                if not (group.dirty or group.pinned or group.fresh_count or number in allocator.window):
+                if not (
+                    group.dirty or group.pinned or group.fresh_count or number in allocator.window
+                ):
                     del allocator.groups[number]
         if self.rnd.random() < 0.3:
             for view in list(self.fs.views.values()):
@@ -100,8 +116,12 @@ class ForgetfulWorld(World):
 
 @pytest.mark.parametrize(("block_size", "blocks"), [(4096, 3000), (4096, 600), (16384, 600)])
 @pytest.mark.parametrize("seed", range(4))
-def test_an_interrupted_call_leaves_something_behind(block_size: int, blocks: int, seed: int) -> None:
-    """I6: with a cache that misses at random, and commits in between, every view is what it would be without."""
+def test_an_interrupted_call_leaves_something_behind(
+    block_size: int, blocks: int, seed: int
+) -> None:
+    """I6: with a cache that misses at random, and commits in between, every view is what it would
+    be without.
+    """
     rnd = random.Random(f"{block_size}/{blocks}/{seed}")
     world = ForgetfulWorld(block_size, blocks, rnd, commits=0.1)
     world.parts = world.several = world.policies = seed % 2 == 1
@@ -115,7 +135,9 @@ def test_an_interrupted_call_leaves_something_behind(block_size: int, blocks: in
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_call_that_is_given_up_was_half_done(seed: int) -> None:
-    """I1, I6: a call that raised ``NotCached`` and is not repeated has changed nothing, now and after a commit."""
+    """I1, I6: a call that raised ``NotCached`` and is not repeated has changed nothing, now and
+    after a commit.
+    """
     rnd = random.Random(seed)
     world = ForgetfulWorld(4096, 3000, rnd, gives_up=0.2)
     world.parts = world.policies = seed % 2 == 1

@@ -1,4 +1,6 @@
-"""What restoring a part costs and keeps, in the core (C7). Random lives with it are in ``test_parts.py``."""
+"""What restoring a part costs and keeps, in the core (C7). Random lives with it are in
+``test_parts.py``.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def restore(v: Volumes, name: str, *paths: str) -> snapshots.RestoreResult:
 
 
 def test_going_back_copies_data(volumes: Volumes) -> None:
-    """C7: blocks change hands: no data is read or written, and what the volume has free is what it had."""
+    """C7: blocks change hands: no data is read or written, and what the volume has free is what it
+    had.
+    """
     v = volumes
     v.make("in/large", FILE)
     v.write("in/large", os.urandom(300 * BLOCK))
@@ -90,7 +94,9 @@ def test_a_file_that_has_moved_out_is_torn_from_its_new_place(volumes: Volumes) 
         assert v.do(v.fs.inode, base, ino).blocks < 20
         assert v.do(v.fs.xattr_get, base, ino, b"user.large") == bytes(9000)
         assert v.read(f"{place}/deep/more/file") == b"x" * 9000
-    assert v.find("in/sparse") != v.find("out/sparse") and v.find("in/deep/more") != v.find("out/deep/more")
+    assert v.find("in/sparse") != v.find("out/sparse") and v.find("in/deep/more") != v.find(
+        "out/deep/more"
+    )
     v.write("out/sparse", b"its own")
     assert v.read("in/sparse")[:5000] == b"begin" * 1000
     v.prove()
@@ -102,7 +108,13 @@ def test_somebody_may_restore_what_belongs_to_others(volumes: Volumes) -> None:
     with pytest.raises(NotPermitted):
         v.do(snapshots.restore, v.fs, "part", permit=snapshots.owner_or_root(1000))
     with pytest.raises(NotPermitted):
-        v.do(snapshots.restore, v.fs, "part", paths=["/in/file0"], permit=snapshots.owner_or_root(1000))
+        v.do(
+            snapshots.restore,
+            v.fs,
+            "part",
+            paths=["/in/file0"],
+            permit=snapshots.owner_or_root(1000),
+        )
     mine = snapshots.owner_or_root(1000)
     v.do(v.fs.set_attributes, v.fs.base, v.find("in"), Changes(uid=1000), privileged=True)
     v.do(v.fs.rename, v.fs.base, ROOT_INO, b"in", ROOT_INO, b"mine", 0)
@@ -111,7 +123,9 @@ def test_somebody_may_restore_what_belongs_to_others(volumes: Volumes) -> None:
         v.do(snapshots.restore, v.fs, "part", permit=mine)  # another's directory stands there now
     v.do(v.fs.rename, v.fs.base, ROOT_INO, b"in", v.find("out"), b"in", 0)
     with pytest.raises(NotPermitted):
-        v.do(snapshots.restore, v.fs, "part", permit=mine)  # who may not make one there may not bring one back
+        v.do(
+            snapshots.restore, v.fs, "part", permit=mine
+        )  # who may not make one there may not bring one back
     v.do(v.fs.rename, v.fs.base, ROOT_INO, b"mine", ROOT_INO, b"in", 0)
     assert [one.name for one in snapshots.all(v.fs)] == ["part"]
     v.do(snapshots.restore, v.fs, "part", permit=mine)
@@ -120,7 +134,9 @@ def test_somebody_may_restore_what_belongs_to_others(volumes: Volumes) -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_a_life_of_going_back_by_parts_breaks_something(seed: int) -> None:
-    """C7, I3, I6: names that come and go over the border, numbers used again, open files, and paths restored all the time."""
+    """C7, I3, I6: names that come and go over the border, numbers used again, open files, and paths
+    restored all the time.
+    """
     rnd = random.Random(seed)
     world = World(BLOCK, 2048, parts=True)
     for step in range(150):

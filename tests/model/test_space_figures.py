@@ -1,6 +1,8 @@
-"""Space figures are exact (E): what they say that deleting frees is what deleting frees, after any history.
+"""Space figures are exact (E): what they say that deleting frees is what deleting frees, after any
+history.
 
-The figures come from counters alone; here the blocks are counted, by walking every view and by deleting for real on a copy.
+The figures come from counters alone; here the blocks are counted, by walking every view and by
+deleting for real on a copy.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ SETS = 4
 
 
 def history(seed: int) -> World:
-    """A volume with a busy life: writable views, snapshots of snapshots, restores, deletions that are half done, orphans."""
+    """A volume with a busy life: writable views, snapshots of snapshots, restores, deletions that
+    are half done, orphans.
+    """
     rnd = random.Random(seed)
     world = World(4096, rnd.choice([700, 4096]))
     for _ in range(rnd.randrange(40, 250)):
@@ -35,7 +39,9 @@ def history(seed: int) -> World:
 
 
 def copy(world: World) -> Filesystem:
-    """The durable state, opened once more. Files that wait to be freed are: what that takes and gives is not the snapshots' doing."""
+    """The durable state, opened once more. Files that wait to be freed are: what that takes and
+    gives is not the snapshots' doing.
+    """
     device = MemoryDevice(0)
     device.data, device.size = bytearray(world.device.data), world.device.size
     fs = Filesystem(Volume.open(device))
@@ -58,7 +64,9 @@ def taken(fs: Filesystem) -> int:
 
 @pytest.mark.parametrize("seed", HISTORIES)
 def test_deleting_a_set_frees_something_else_than_was_said(seed: int) -> None:
-    """E: for 200 random sets over 50 random histories; also what is being freed by deletions that are not through."""
+    """E: for 200 random sets over 50 random histories; also what is being freed by deletions that
+    are not through.
+    """
     rnd = random.Random(seed)
     world = history(seed)
     world.commit()
@@ -84,7 +92,9 @@ def test_deleting_a_set_frees_something_else_than_was_said(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", HISTORIES)
 def test_the_parts_do_not_add_up(seed: int) -> None:
-    """E: every block is in one part, and in the right one; ``statfs`` says the same, amid everything and when all is durable."""
+    """E: every block is in one part, and in the right one; ``statfs`` says the same, amid
+    everything and when all is durable.
+    """
     world = history(seed)
     assert_adds_up(world.fs)
     world.commit()
@@ -99,7 +109,9 @@ def test_the_parts_do_not_add_up(seed: int) -> None:
     for one in present:
         view = reached(fs, [one], base=False)
         assert space.refers(one) == (len(view) if not one.parts else None)
-        assert alone[one.id] == len(view - reached(fs, [other for other in present if other is not one]))
+        assert alone[one.id] == len(
+            view - reached(fs, [other for other in present if other is not one])
+        )
 
 
 def fixed(fs: Filesystem) -> int:
@@ -108,7 +120,15 @@ def fixed(fs: Filesystem) -> int:
 
 def assert_adds_up(fs: Filesystem) -> None:
     usage, statfs = space.usage(fs), fs.statfs()
-    parts = (usage.present, usage.snapshots, usage.leaving, usage.tables, usage.due, usage.reserved, usage.available)
+    parts = (
+        usage.present,
+        usage.snapshots,
+        usage.leaving,
+        usage.tables,
+        usage.due,
+        usage.reserved,
+        usage.available,
+    )
     assert min(parts) >= 0, usage
     assert sum(parts) == usage.size == statfs.blocks
     assert usage.available == statfs.available
@@ -116,7 +136,9 @@ def assert_adds_up(fs: Filesystem) -> None:
 
 
 def test_a_figure_reads_the_device() -> None:
-    """E, I9: with nothing in the cache and any number of snapshots, no block is read for any of them."""
+    """E, I9: with nothing in the cache and any number of snapshots, no block is read for any of
+    them.
+    """
     world = history(7)
     world.commit()
     volume = Volume.open(world.device)
@@ -138,6 +160,9 @@ def test_a_snapshot_that_is_being_made_is_counted_in() -> None:
     world.commit()
     before = space.usage(world.fs), space.only_here(world.fs)
     drive(world.volume, snapshots.create, world.fs, "new")
-    assert (space.usage(world.fs).snapshots, space.only_here(world.fs)) == (before[0].snapshots, before[1])
+    assert (space.usage(world.fs).snapshots, space.only_here(world.fs)) == (
+        before[0].snapshots,
+        before[1],
+    )
     commit(world.volume)
     assert space.only_here(world.fs)[snapshots.get(world.fs, "new").id] == 0

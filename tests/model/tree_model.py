@@ -1,7 +1,7 @@
 """What a file tree is, in the plainest terms: the model that the core is compared with.
 
-Every function raises what the core raises, before it changes anything. Contents are immutable, so that a copy of a tree is
-as cheap as a copy of its tables.
+Every function raises what the core raises, before it changes anything. Contents are immutable, so
+that a copy of a tree is as cheap as a copy of its tables.
 """
 
 from __future__ import annotations
@@ -9,7 +9,16 @@ from __future__ import annotations
 import stat
 from dataclasses import dataclass, field, replace
 
-from snapfs.errors import Exists, InvalidArgument, IsDirectory, NoAttribute, NotDirectory, NotEmpty, NotFound, NotPermitted
+from snapfs.errors import (
+    Exists,
+    InvalidArgument,
+    IsDirectory,
+    NoAttribute,
+    NotDirectory,
+    NotEmpty,
+    NotFound,
+    NotPermitted,
+)
 from snapfs.ids import ROOT_INO
 
 NOREPLACE, EXCHANGE = 1, 2
@@ -17,7 +26,9 @@ NOREPLACE, EXCHANGE = 1, 2
 
 @dataclass
 class Node:
-    """One inode. ``names`` is what a directory has, ``content`` a file's bytes or a symbolic link's target."""
+    """One inode. ``names`` is what a directory has, ``content`` a file's bytes or a symbolic link's
+    target.
+    """
 
     mode: int
     parent: int = field(default=0, compare=False)  # kept of directories only
@@ -45,7 +56,9 @@ class Tree:
         """A copy; with ``named`` without the inodes that have lost their last name."""
         other = Tree()
         other.tops = self.tops
-        other.nodes = {ino: node.copy() for ino, node in self.nodes.items() if node.nlink or not named}
+        other.nodes = {
+            ino: node.copy() for ino, node in self.nodes.items() if node.nlink or not named
+        }
         return other
 
     def within(self, *tops: int) -> Tree:
@@ -150,7 +163,9 @@ class Tree:
             where = self.nodes[where].parent
         return where == ino
 
-    def rename(self, parent: int, name: bytes, to: int, new: bytes, flags: int, held: set[int]) -> None:
+    def rename(
+        self, parent: int, name: bytes, to: int, new: bytes, flags: int, held: set[int]
+    ) -> None:
         ino = self.find(parent, name)
         node = self.nodes[ino]
         there = self.nodes[to].names.get(new)
@@ -161,7 +176,12 @@ class Tree:
             raise Exists
         if node.is_directory and self._below(ino, to):
             raise InvalidArgument
-        if flags == EXCHANGE and other is not None and other.is_directory and self._below(there or 0, parent):
+        if (
+            flags == EXCHANGE
+            and other is not None
+            and other.is_directory
+            and self._below(there or 0, parent)
+        ):
             raise InvalidArgument
         if other is node:
             return
@@ -192,7 +212,9 @@ class Tree:
     def write(self, ino: int, offset: int, data: bytes) -> None:
         old = self.nodes[ino].content
         if data:
-            self.nodes[ino].content = old[:offset].ljust(offset, b"\0") + data + old[offset + len(data) :]
+            self.nodes[ino].content = (
+                old[:offset].ljust(offset, b"\0") + data + old[offset + len(data) :]
+            )
 
     def truncate(self, ino: int, size: int) -> None:
         self.nodes[ino].content = self.nodes[ino].content[:size].ljust(size, b"\0")

@@ -1,6 +1,8 @@
-"""A second, fresh mount of what a mounted volume is at this moment: what a kernel shows that has been told nothing before.
+"""A second, fresh mount of what a mounted volume is at this moment: what a kernel shows that has
+been told nothing before.
 
-Mounting takes as long as loading the program does. Here a process that has loaded it forks for each mount.
+Mounting takes as long as loading the program does. Here a process that has loaded it forks for each
+mount.
 """
 
 from __future__ import annotations
@@ -23,11 +25,13 @@ MNT_FORCE, MNT_DETACH = 1, 2
 #: Seconds that the end of a daemon may take, and that one may take to stop.
 LIMIT = 60.0
 
-#: What the process does: for every line it forks a child that mounts, and answers with the exit code of that.
+#: What the process does: for every line it forks a child that mounts, and answers with the exit
+#: code of that.
 _LOADED = """
 import os, sys
 import pyfuse3, trio
-import snapfs.cli.main, snapfs.cli.mount, snapfs.cli.serving, snapfs.cli.before_mount, snapfs.fuse.mounting, snapfs.control.server
+import snapfs.cli.main, snapfs.cli.mount, snapfs.cli.serving
+import snapfs.cli.before_mount, snapfs.fuse.mounting, snapfs.control.server
 for line in sys.stdin:
     image, mountpoint, options = line.rstrip("\\n").split("\\t")
     child = os.fork()
@@ -41,7 +45,12 @@ class Mounter:
     """Mounts as ``snapfs mount IMAGE MOUNTPOINT`` does, sooner."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen([sys.executable, "-c", _LOADED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _LOADED],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
     def mount(self, image: Path, mountpoint: Path, options: str = "") -> None:
         assert self._process.stdin is not None
@@ -108,7 +117,10 @@ class Twins:
     def of(self, image: Path, pid: int) -> Iterator[Path]:
         """The mount point of a twin. All that it is to show must have been synced."""
         self._made += 1
-        copy, mountpoint = self._directory / f"twin{self._made}.img", self._directory / f"twin{self._made}"
+        copy, mountpoint = (
+            self._directory / f"twin{self._made}.img",
+            self._directory / f"twin{self._made}",
+        )
         with _stopped(pid, self._wait_until):
             _copy(image, copy)
         mountpoint.mkdir()
@@ -134,5 +146,7 @@ def _copy(source: Path, target: Path) -> None:
                 break
             end = os.lseek(reader.fileno(), start, os.SEEK_HOLE)
             while start < end:
-                start += os.copy_file_range(reader.fileno(), writer.fileno(), end - start, start, start)
+                start += os.copy_file_range(
+                    reader.fileno(), writer.fileno(), end - start, start, start
+                )
         writer.truncate(size)

@@ -1,4 +1,6 @@
-"""Watches one mount: keeps the kernel's caches warm, and compares all that it shows with a fresh mount of the same bytes."""
+"""Watches one mount: keeps the kernel's caches warm, and compares all that it shows with a fresh
+mount of the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ SHOWN = 5
 
 
 class Watch:
-    """One mount under test, with all names that were ever used in it. Paths are relative to its root, which is ``""``."""
+    """One mount under test, with all names that were ever used in it. Paths are relative to its
+    root, which is ``""``.
+    """
 
     def __init__(self, top: Path, image: Path, pid: int, twins: Twins) -> None:
         self.top = top
@@ -38,7 +42,8 @@ class Watch:
         #: Every how manyth name is looked at in snapshots: in a large tree all of them take long.
         self.share = 1
         self.hands: list[Hand] = []
-        #: Whether files that nobody has a name for may end for who has them open: the whole volume went back.
+        #: Whether files that nobody has a name for may end for who has them open: the whole volume
+        #: went back.
         self.may_end = False
         #: The numbers of files that somebody has had open.
         self.users: set[str] = set()
@@ -91,10 +96,22 @@ class Watch:
         yield from (f".snap/{name}" for name in sorted(self.snapshots))
 
     def _places(self) -> set[str]:
-        some = {name for number, name in enumerate(sorted(self.names)) if number % self.share == 0} | {""}
-        views = {os.path.join(view, name) if name else view for view in self._views() if view for name in some}
+        some = {
+            name for number, name in enumerate(sorted(self.names)) if number % self.share == 0
+        } | {""}
+        views = {
+            os.path.join(view, name) if name else view
+            for view in self._views()
+            if view
+            for name in some
+        }
         snapdirs = {os.path.join(name, ".snap") for name in some & self._directories}
-        return self.names | views | snapdirs | {f"{snapdir}/{name}" for snapdir in snapdirs for name in self.snapshots}
+        return (
+            self.names
+            | views
+            | snapdirs
+            | {f"{snapdir}/{name}" for snapdir in snapdirs for name in self.snapshots}
+        )
 
     def _next_seed(self) -> int:
         self._seed += 1
@@ -103,7 +120,9 @@ class Watch:
     # --- after ---
 
     def complaints(self) -> list[str]:
-        """All in which this mount differs from a fresh one: by name, then by listing, then under names that only that showed."""
+        """All in which this mount differs from a fresh one: by name, then by listing, then under
+        names that only that showed.
+        """
         places = self._places()
         # Where something is, the kernel finds out when somebody looks there.
         seen = [replace(hands.use(hand), place="") for hand in self.hands]
@@ -130,9 +149,13 @@ class Watch:
         found = self.complaints()
         by_place: dict[str, list[str]] = {}
         for line in found:
-            by_place.setdefault("/".join(line.removeprefix("open ").split("/")[:2]), []).append(line)
+            by_place.setdefault("/".join(line.removeprefix("open ").split("/")[:2]), []).append(
+                line
+            )
         lines = [line for several in by_place.values() for line in several[:SHOWN]]
-        assert not found, f"{what}: {len(found)} differences from a fresh mount, among them\n" + "\n".join(lines)
+        assert not found, (
+            f"{what}: {len(found)} differences from a fresh mount, among them\n" + "\n".join(lines)
+        )
 
     def _of_hands(self, seen: list[Seen], twin: Path, places: Iterable[str]) -> list[str]:
         where: dict[bytes, str] = {}
@@ -142,15 +165,22 @@ class Watch:
             except OSError:
                 continue
         found = (
-            hands.complaint(hand, each, self.top, where.get(hand.identity), twin, may_end=self.may_end)
+            hands.complaint(
+                hand, each, self.top, where.get(hand.identity), twin, may_end=self.may_end
+            )
             for hand, each in zip(self.hands, seen, strict=True)
         )
         return [line for line in found if line]
 
     def is_settled(self, run: Run) -> bool:
-        """Whether all that was purged has lost its names, which happens in the background: until then it cannot be compared."""
+        """Whether all that was purged has lost its names, which happens in the background: until
+        then it cannot be compared.
+        """
         os.fsync(self._root)
-        return not any("in the background" in run("diff", self.top, name, code=None).stderr for name in os.listdir(self.top / ".snap"))
+        return not any(
+            "in the background" in run("diff", self.top, name, code=None).stderr
+            for name in os.listdir(self.top / ".snap")
+        )
 
     def _sync(self) -> None:
         for hand in self.hands:

@@ -1,6 +1,7 @@
 """The core and its model side by side: every operation is done to both, and both must say the same.
 
-Arguments are plain numbers that pick among what there is, so that Hypothesis and a seeded generator can drive the same operations.
+Arguments are plain numbers that pick among what there is, so that Hypothesis and a seeded generator
+can drive the same operations.
 """
 
 from __future__ import annotations
@@ -34,15 +35,25 @@ DESIGNATE = b"user.snapfs.designate"
 POLICIES = [b"nightly", "häufig".encode()]
 SNAPSHOTS = 7
 
-#: Files of more blocks hand their content to an heir when they are emptied: few, so that histories have heirs.
+#: Files of more blocks hand their content to an heir when they are emptied: few, so that histories
+#: have heirs.
 DETACH_BLOCKS = 5
 
 
 class World:
-    """A volume in memory with its model: the base, the snapshots by name, and what the last commit made durable."""
+    """A volume in memory with its model: the base, the snapshots by name, and what the last commit
+    made durable.
+    """
 
     def __init__(
-        self, block_size: int, blocks: int, *, parts: bool = False, several: bool = False, policies: bool = False, discards: bool = False
+        self,
+        block_size: int,
+        blocks: int,
+        *,
+        parts: bool = False,
+        several: bool = False,
+        policies: bool = False,
+        discards: bool = False,
     ) -> None:
         self.block_size = block_size
         self.device = MemoryDevice(blocks * block_size)
@@ -74,7 +85,12 @@ class World:
         return drive(self.volume, function, *args, **kwargs)
 
     def keep_durable(self) -> None:
-        self.durable = self.base.copy(named=True), {name: tree.copy() for name, tree in self.snaps.items()}, self.running, dict(self.map)
+        self.durable = (
+            self.base.copy(named=True),
+            {name: tree.copy() for name, tree in self.snaps.items()},
+            self.running,
+            dict(self.map),
+        )
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run the core. If that commits, then what was before is what has become durable."""
@@ -86,7 +102,9 @@ class World:
                 self.keep_durable()
 
     def both(self, core: Callable[[], Any], model: Callable[[Any], None]) -> Any:
-        """Do it to both. Either both raise the same or none does; a full volume is the core's affair, and leaves all as it is."""
+        """Do it to both. Either both raise the same or none does; a full volume is the core's
+        affair, and leaves all as it is.
+        """
         try:
             result = core()
         except NoSpace:
@@ -119,7 +137,16 @@ class World:
     def make(self, which: int, where: int, name: int, kind: int, long: int = 0) -> None:
         tree, view = self.pick(which)
         parent = _of(tree.directories(), where)
-        mode = _of([stat.S_IFREG | 0o644, stat.S_IFREG | 0o600, stat.S_IFDIR | 0o755, stat.S_IFLNK | 0o777, stat.S_IFIFO | 0o600], kind)
+        mode = _of(
+            [
+                stat.S_IFREG | 0o644,
+                stat.S_IFREG | 0o600,
+                stat.S_IFDIR | 0o755,
+                stat.S_IFLNK | 0o777,
+                stat.S_IFIFO | 0o600,
+            ],
+            kind,
+        )
         target = b"t" * (1 + long % 3000) if stat.S_ISLNK(mode) else b""
         label = _of(NAMES, name)
 
@@ -127,7 +154,9 @@ class World:
             tree.check_new(parent, label)
             tree.make(parent, label, mode, inode.ino, target)
 
-        self.both(lambda: self.call(self.fs.make, view, parent, label, mode, 0, 0, target=target), model)
+        self.both(
+            lambda: self.call(self.fs.make, view, parent, label, mode, 0, 0, target=target), model
+        )
 
     def make_many(self, which: int, where: int, count: int) -> None:
         """Enough long names to need several buckets."""
@@ -141,7 +170,12 @@ class World:
             def model(inode: Any, name: bytes = name, mode: int = mode) -> None:
                 tree.make(parent, name, mode, inode.ino)
 
-            self.both(lambda name=name, mode=mode: self.call(self.fs.make, view, parent, name, mode, 0, 0), model)
+            self.both(
+                lambda name=name, mode=mode: self.call(
+                    self.fs.make, view, parent, name, mode, 0, 0
+                ),
+                model,
+            )
 
     def unlink_many(self, which: int, where: int) -> None:
         tree, view = self.pick(which)
@@ -154,8 +188,15 @@ class World:
 
     def link(self, which: int, file: int, where: int, name: int) -> None:
         tree, view = self.pick(which)
-        ino, parent, label = _of(sorted(tree.nodes), file), _of(tree.directories(), where), _of(NAMES, name)
-        self.both(lambda: self.call(self.fs.link, view, ino, parent, label), lambda _: tree.link(ino, parent, label))
+        ino, parent, label = (
+            _of(sorted(tree.nodes), file),
+            _of(tree.directories(), where),
+            _of(NAMES, name),
+        )
+        self.both(
+            lambda: self.call(self.fs.link, view, ino, parent, label),
+            lambda _: tree.link(ino, parent, label),
+        )
 
     def unlink(self, which: int, place: int, *, directory: bool) -> None:
         tree, view = self.pick(which)
@@ -163,7 +204,10 @@ class World:
             return
         parent, name = _of(tree.places(), place)
         core, model = (self.fs.rmdir, tree.rmdir) if directory else (self.fs.unlink, tree.unlink)
-        self.both(lambda: self.call(core, view, parent, name), lambda _: model(parent, name, self.holding(tree)))
+        self.both(
+            lambda: self.call(core, view, parent, name),
+            lambda _: model(parent, name, self.holding(tree)),
+        )
 
     def rename(self, which: int, place: int, where: int, name: int, flags: int) -> None:
         tree, view = self.pick(which)
@@ -187,7 +231,10 @@ class World:
         ino = _of(tree.files(), file)
         self.made += 1
         data = random.Random(self.made).randbytes(length)
-        self.both(lambda: self.call(self.fs.write, view, ino, offset, data), lambda _: tree.write(ino, offset, data))
+        self.both(
+            lambda: self.call(self.fs.write, view, ino, offset, data),
+            lambda _: tree.write(ino, offset, data),
+        )
 
     def truncate(self, which: int, file: int, size: int) -> None:
         tree, view = self.pick(which)
@@ -195,7 +242,10 @@ class World:
             return
         ino = _of(tree.files(), file)
         self.both(
-            lambda: self.call(self.fs.set_attributes, view, ino, Changes(size=size), privileged=True), lambda _: tree.truncate(ino, size)
+            lambda: self.call(
+                self.fs.set_attributes, view, ino, Changes(size=size), privileged=True
+            ),
+            lambda _: tree.truncate(ino, size),
         )
 
     def chmod(self, which: int, file: int, mode: int) -> None:
@@ -206,24 +256,40 @@ class World:
         def model(_: Any) -> None:
             node.mode = stat.S_IFMT(node.mode) | mode
 
-        self.both(lambda: self.call(self.fs.set_attributes, view, ino, Changes(mode=mode), privileged=True), model)
+        self.both(
+            lambda: self.call(
+                self.fs.set_attributes, view, ino, Changes(mode=mode), privileged=True
+            ),
+            model,
+        )
 
     def set_attribute(self, which: int, file: int, name: int, length: int) -> None:
         tree, view = self.pick(which)
         ino, label = (
-            _of(sorted(ino for ino, node in tree.nodes.items() if node.is_directory or stat.S_ISREG(node.mode)), file),
+            _of(
+                sorted(
+                    ino
+                    for ino, node in tree.nodes.items()
+                    if node.is_directory or stat.S_ISREG(node.mode)
+                ),
+                file,
+            ),
             _of(ATTRIBUTES, name),
         )
         self.made += 1
         value = random.Random(self.made).randbytes(length)
         self.both(
-            lambda: self.call(self.fs.xattr_set, view, ino, label, value), lambda _: tree.nodes[ino].attributes.update({label: value})
+            lambda: self.call(self.fs.xattr_set, view, ino, label, value),
+            lambda _: tree.nodes[ino].attributes.update({label: value}),
         )
 
     def remove_attribute(self, which: int, file: int, name: int) -> None:
         tree, view = self.pick(which)
         ino, label = _of(sorted(tree.nodes), file), _of(ATTRIBUTES, name)
-        self.both(lambda: self.call(self.fs.xattr_remove, view, ino, label), lambda _: tree.remove_attribute(ino, label))
+        self.both(
+            lambda: self.call(self.fs.xattr_remove, view, ino, label),
+            lambda _: tree.remove_attribute(ino, label),
+        )
 
     def hold(self, file: int) -> None:
         """The kernel learns of an inode, or forgets it."""
@@ -270,7 +336,9 @@ class World:
         self.commit()
 
     def snapshot_of_several(self, which: int, *places: int) -> None:
-        """A snapshot of directories and files, given by their paths, some of which may lie within others."""
+        """A snapshot of directories and files, given by their paths, some of which may lie within
+        others.
+        """
         tree, view = self.pick(which)
         found = tree.places()
         if len(self.snaps) >= SNAPSHOTS or not found:
@@ -279,8 +347,14 @@ class World:
         name = f"p{self.made}"
         chosen = [_of(found, place) for place in places]
         ways = [self._way(tree, view, parent, label) for parent, label in chosen]
-        inner = {way for way in ways if any(other == way[: len(other)] and other != way for other in ways)}
-        tops = {tree.find(*place) for place, way in zip(chosen, ways, strict=True) if way not in inner}
+        inner = {
+            way
+            for way in ways
+            if any(other == way[: len(other)] and other != way for other in ways)
+        }
+        tops = {
+            tree.find(*place) for place, way in zip(chosen, ways, strict=True) if way not in inner
+        }
         try:
             self.call(snapshots.create, self.fs, name, origin=view.id, targets=ways)
         except (NoSpace, UsageError):
@@ -293,7 +367,10 @@ class World:
         tree, view = self.pick(which)
         ino, value = _of(tree.directories(), where), _of([*POLICIES, None], policy)
         if value is None:
-            self.both(lambda: self.call(self.fs.xattr_remove, view, ino, DESIGNATE), lambda _: tree.remove_attribute(ino, DESIGNATE))
+            self.both(
+                lambda: self.call(self.fs.xattr_remove, view, ino, DESIGNATE),
+                lambda _: tree.remove_attribute(ino, DESIGNATE),
+            )
         else:
             self.both(
                 lambda: self.call(self.fs.xattr_set, view, ino, DESIGNATE, value),
@@ -303,15 +380,29 @@ class World:
     def snapshot_of_policy(self, which: int, policy: int) -> None:
         """A snapshot of what is designated with a policy, or none if nothing is."""
         tree, view = self.pick(which)
-        if len(self.snaps) >= SNAPSHOTS or tree.tops != (ROOT_INO,):  # of the directories above parts, the model knows nothing
+        if len(self.snaps) >= SNAPSHOTS or tree.tops != (
+            ROOT_INO,
+        ):  # of the directories above parts, the model knows nothing
             return
         value = _of(POLICIES, policy)
-        found = [ino for ino in tree.directories() if tree.nodes[ino].attributes.get(DESIGNATE) == value]
-        tops = [ino for ino in found if not any(tree.is_below(other, ino) for other in found if other != ino)]
+        found = [
+            ino for ino in tree.directories() if tree.nodes[ino].attributes.get(DESIGNATE) == value
+        ]
+        tops = [
+            ino
+            for ino in found
+            if not any(tree.is_below(other, ino) for other in found if other != ino)
+        ]
         self.made += 1
         name = f"q{self.made}"
         try:
-            self.call(snapshots.create, self.fs, name, origin=view.id, targets=[Designated(value.decode())])
+            self.call(
+                snapshots.create,
+                self.fs,
+                name,
+                origin=view.id,
+                targets=[Designated(value.decode())],
+            )
         except NotFound:
             assert not tops
             return
@@ -327,7 +418,9 @@ class World:
         way = [name]
         while parent not in tree.tops:
             above = tree.nodes[parent].parent
-            way.append(next(label for label, ino in tree.nodes[above].names.items() if ino == parent))
+            way.append(
+                next(label for label, ino in tree.nodes[above].names.items() if ino == parent)
+            )
             parent = above
         parts = view.instance.parts if view.instance else ()
         return (*next((part.way for part in parts if part.ino == parent), ()), *reversed(way))
@@ -363,9 +456,9 @@ class World:
         if result.changed:
             self.snaps[result.undo.name] = self.base.copy(named=True)
         else:
-            assert {ino: node for ino, node in self.base.nodes.items() if node.nlink} == self.snaps[name].nodes, (
-                "a restore saw no difference"
-            )
+            assert {ino: node for ino, node in self.base.nodes.items() if node.nlink} == self.snaps[
+                name
+            ].nodes, "a restore saw no difference"
         if result.changed:
             self.base = self.snaps[name].copy()
             for ino in self.held:
@@ -381,7 +474,13 @@ class World:
         past = self.snaps[name]
         parts = snapshots.get(self.fs, name).parts
         begin = {part.way: part.ino for part in parts} if parts else {(): ROOT_INO}
-        found = {path: ino for way, top in begin.items() if top for path, ino in restored_part.flat(past, top, way).items() if path}
+        found = {
+            path: ino
+            for way, top in begin.items()
+            if top
+            for path, ino in restored_part.flat(past, top, way).items()
+            if path
+        }
         if parts and (place % 3 == 0 or not found):
             targets: dict[restored_part.Path, int] = begin
         elif found:
@@ -390,7 +489,9 @@ class World:
         else:
             return
         before = self.base
-        undone = {ino for path, ino in restored_part.flat(before, ROOT_INO).items() if path in targets}
+        undone = {
+            ino for path, ino in restored_part.flat(before, ROOT_INO).items() if path in targets
+        }
         texts = [] if targets == begin else ["/" + b"/".join(way).decode() for way in targets]
         try:
             result = self.call(snapshots.restore, self.fs, name, paths=texts)
@@ -420,13 +521,19 @@ class World:
         found = [self.call(snapshots.find_places, self.fs, each, [b"/".join(way)]) for each in flat]
         for one in found:
             parts = one.instance.parts
-            is_covered = any(way == part.way[: len(way)] and len(way) <= len(part.chain) for part in parts)
-            assert bool(one.places) == (way in flat[one.instance.name] or is_covered), "a snapshot has it or has it not"
+            is_covered = any(
+                way == part.way[: len(way)] and len(way) <= len(part.chain) for part in parts
+            )
+            assert bool(one.places) == (way in flat[one.instance.name] or is_covered), (
+                "a snapshot has it or has it not"
+            )
             is_held = bool(one.places) and bool(one.instance.facts.holds)
             assert bool(one.refusal) == (is_covered or is_held)
         chosen = [one for one in found if one.places and one.refusal is None]
         try:
-            done = self.call(snapshots.take_out, self.fs, [place for one in chosen for place in one.places])
+            done = self.call(
+                snapshots.take_out, self.fs, [place for one in chosen for place in one.places]
+            )
         except NoSpace:
             return
         assert len(done) == len(chosen)
@@ -438,7 +545,11 @@ class World:
         """What a snapshot shows, by path: its parts, and what is in them."""
         parts = snapshots.get(self.fs, name).parts
         tops = {part.way: part.ino for part in parts if part.ino} if parts else {(): ROOT_INO}
-        return {path: ino for way, top in tops.items() for path, ino in restored_part.flat(self.snaps[name], top, way).items()}
+        return {
+            path: ino
+            for way, top in tops.items()
+            for path, ino in restored_part.flat(self.snaps[name], top, way).items()
+        }
 
     def below(self, name: str) -> list[restored_part.Path]:
         """The paths of it that can be purged: those in its parts."""
@@ -464,13 +575,17 @@ class World:
             elif stat.S_ISLNK(node.mode):
                 node.content = self.call(self.fs.readlink, view, ino)
             names = self.call(self.fs.xattr_list, view, ino)
-            node.attributes = {name: self.call(self.fs.xattr_get, view, ino, name) for name in names}
+            node.attributes = {
+                name: self.call(self.fs.xattr_get, view, ino, name) for name in names
+            }
         return tree
 
     # A copy that runs
 
     def copy(self, which: int, blocks: int) -> None:
-        """A copy begins, with its map on the volume or outside; goes on, in another way; or ends (D5)."""
+        """A copy begins, with its map on the volume or outside; goes on, in another way; or ends
+        (D5).
+        """
         copies = self.volume.copies
         if self.running is None:
             runs = ()
@@ -481,9 +596,13 @@ class World:
                     return
             self.made += 1
             name = b"%016d" % self.made
-            self.running = RunningCopy(name, self.volume.generation, b"/copy", runs, b"" if runs else b"/map").checked()
+            self.running = RunningCopy(
+                name, self.volume.generation, b"/copy", runs, b"" if runs else b"/map"
+            ).checked()
             copies.put(self.running)
-            self.map = {block: b"" for start, length in runs for block in range(start, start + length)}
+            self.map = {
+                block: b"" for start, length in runs for block in range(start, start + length)
+            }
             self.write_map(which)
         elif which % 3 == 0:
             self.call(free_map, self.volume, self.running.map_runs)
@@ -495,13 +614,17 @@ class World:
         self.write_map(which)
 
     def write_map(self, which: int) -> None:
-        """What a copy does all the time: some blocks of its map are written in place. It was never said what they hold before."""
+        """What a copy does all the time: some blocks of its map are written in place. It was never
+        said what they hold before.
+        """
         for block in sorted(self.map):
             if not self.map[block] or (block + which) % 3 == 0:
                 self.made += 1
                 self.map[block] = random.Random(self.made).randbytes(self.block_size)
                 self.device.write(block * self.block_size, self.map[block])
-                if block in self.durable[3]:  # the same map: it is not used again before its end is durable
+                if (
+                    block in self.durable[3]
+                ):  # the same map: it is not used again before its end is durable
                     self.durable[3][block] = self.map[block]
 
     # Time
@@ -540,7 +663,9 @@ class World:
         assert {one.name for one in snapshots.all(self.fs)} == set(self.snaps)
         assert self.volume.copies.current == self.running
         for block, content in self.map.items():
-            assert self.device.read(block * self.block_size, self.block_size) == content, f"block {block} of the map was overwritten"
+            assert self.device.read(block * self.block_size, self.block_size) == content, (
+                f"block {block} of the map was overwritten"
+            )
         self.compare_view(self.base, self.fs.base)
         for name, tree in self.snaps.items():
             self.compare_view(tree, self.view(name))
@@ -551,18 +676,28 @@ class World:
             # Names of it in a directory that is being purged count until that is empty.
             may_have_more = self.fs.orphans.is_emptying(view.id) and not node.is_directory
             links = min(inode.nlink, node.nlink) if may_have_more else inode.nlink
-            assert (oct(inode.mode), links) == (oct(node.mode), node.nlink), f"inode {ino} of view {view.id}"
+            assert (oct(inode.mode), links) == (oct(node.mode), node.nlink), (
+                f"inode {ino} of view {view.id}"
+            )
             if node.is_directory:
                 if tree.tops == (ROOT_INO,) and node.nlink:
-                    assert self.policy(view, ino) == tree.policy(ino, DESIGNATE), f"inode {ino} of view {view.id}"
-                assert self.listing(view, ino) == {name: (there, stat.S_IFMT(tree.nodes[there].mode)) for name, there in node.names.items()}
+                    assert self.policy(view, ino) == tree.policy(ino, DESIGNATE), (
+                        f"inode {ino} of view {view.id}"
+                    )
+                assert self.listing(view, ino) == {
+                    name: (there, stat.S_IFMT(tree.nodes[there].mode))
+                    for name, there in node.names.items()
+                }
             elif stat.S_ISREG(node.mode):
                 assert inode.size == len(node.content), f"inode {ino} of view {view.id}"
-                assert self.call(self.fs.read, view, ino, 0, inode.size + 100) == node.content, f"inode {ino} of view {view.id}"
+                assert self.call(self.fs.read, view, ino, 0, inode.size + 100) == node.content, (
+                    f"inode {ino} of view {view.id}"
+                )
             elif stat.S_ISLNK(node.mode):
                 assert self.call(self.fs.readlink, view, ino) == node.content
             assert {
-                name: self.call(self.fs.xattr_get, view, ino, name) for name in self.call(self.fs.xattr_list, view, ino)
+                name: self.call(self.fs.xattr_get, view, ino, name)
+                for name in self.call(self.fs.xattr_list, view, ino)
             } == node.attributes
 
     def policy(self, view: View, ino: int) -> bytes | None:
@@ -612,7 +747,12 @@ class World:
         self.base = self.base.copy(named=True)
         for directory in reversed(self._depth_first(ROOT_INO)):
             for name, ino in sorted(self.base.nodes[directory].names.items()):
-                self.call(self.fs.rmdir if self.base.nodes[ino].is_directory else self.fs.unlink, self.fs.base, directory, name)
+                self.call(
+                    self.fs.rmdir if self.base.nodes[ino].is_directory else self.fs.unlink,
+                    self.fs.base,
+                    directory,
+                    name,
+                )
         for name in list(self.base.nodes[ROOT_INO].attributes):
             self.call(self.fs.xattr_remove, self.fs.base, ROOT_INO, name)
         self.commit()
@@ -621,7 +761,12 @@ class World:
         fresh = MemoryDevice(self.device.size)
         format_volume(fresh, block_size=self.block_size)
         assert brute_force.bitmaps(self.volume) == brute_force.bitmaps(Volume.open(fresh)), "I10"
-        assert self.volume.record_blocks == len(self.volume.holders.sets) == len(self.volume.instances.table) == 0
+        assert (
+            self.volume.record_blocks
+            == len(self.volume.holders.sets)
+            == len(self.volume.instances.table)
+            == 0
+        )
         self.check()
 
     def _depth_first(self, ino: int) -> list[int]:
@@ -634,13 +779,20 @@ class World:
     # A random step
 
     def step_around_heirs(self, rnd: random.Random) -> None:
-        """One of the operations in which it counts who has the blocks that a file has lost at once (C6, I3)."""
+        """One of the operations in which it counts who has the blocks that a file has lost at once
+        (C6, I3).
+        """
         which, a, b, _ = (rnd.randrange(1000) for _ in range(4))
         blocks = DETACH_BLOCKS + 1 + rnd.randrange(5)
         operations: list[tuple[int, Callable[[], None]]] = [
             (9, lambda: self.write(0, a, 0, blocks * self.block_size)),
             (9, lambda: self.truncate(0 if b % 4 else 1, a, 0)),
-            (9, lambda: self.write(2 * b + 1, a, rnd.randrange(blocks) * self.block_size, self.block_size)),
+            (
+                9,
+                lambda: self.write(
+                    2 * b + 1, a, rnd.randrange(blocks) * self.block_size, self.block_size
+                ),
+            ),
             (1, lambda: self.unlink(which, a, directory=False)),
             (5, lambda: self.snapshot(0)),
             (5, lambda: self.snapshot_of(0, 1)),
@@ -652,7 +804,9 @@ class World:
             (1, self.reopen),
             (1, lambda: self.work(1)),
         ]
-        (operation,) = rnd.choices([one for _, one in operations], [weight for weight, _ in operations])
+        (operation,) = rnd.choices(
+            [one for _, one in operations], [weight for weight, _ in operations]
+        )
         with suppress(NothingToDoItTo):
             operation()
 
@@ -676,7 +830,9 @@ class World:
         """One operation, as likely as in a busy life."""
         which, a, b, name = (rnd.randrange(1000) for _ in range(4))
         size = self.block_size
-        offset = rnd.choice([0, rnd.randrange(5 * size), rnd.randrange(20) * size, rnd.randrange(100, 600) * size])
+        offset = rnd.choice(
+            [0, rnd.randrange(5 * size), rnd.randrange(20) * size, rnd.randrange(100, 600) * size]
+        )
         operations: list[tuple[int, Callable[[], None]]] = [
             (14, lambda: self.make(which, a, name, b, rnd.randrange(3000))),
             (2, lambda: self.make_many(which, a, 30)),
@@ -685,10 +841,20 @@ class World:
             (6, lambda: self.unlink(which, a, directory=False)),
             (4, lambda: self.unlink(which, a, directory=True)),
             (8, lambda: self.rename(which, a, b, name, rnd.choice([0, 0, NOREPLACE, EXCHANGE]))),
-            (24, lambda: self.write(which, a, offset, rnd.choice([1, 100, size, 2 * size, 7 * size + 3]))),
+            (
+                24,
+                lambda: self.write(
+                    which, a, offset, rnd.choice([1, 100, size, 2 * size, 7 * size + 3])
+                ),
+            ),
             (8, lambda: self.truncate(which, a, rnd.choice([0, offset, offset // size * size]))),
             (3, lambda: self.chmod(which, a, rnd.choice([0o600, 0o755, 0o4711]))),
-            (5, lambda: self.set_attribute(which, a, name, rnd.choice([5, 80, 500, min(2 * size, 65536)]))),
+            (
+                5,
+                lambda: self.set_attribute(
+                    which, a, name, rnd.choice([5, 80, 500, min(2 * size, 65536)])
+                ),
+            ),
             (3, lambda: self.remove_attribute(which, a, name)),
             (3, lambda: self.hold(a)),
             (7, lambda: self.snapshot(which)),
@@ -707,13 +873,17 @@ class World:
             (2, self.reopen),
             (2, self.crash),
         ]
-        (operation,) = rnd.choices([one for _, one in operations], [weight for weight, _ in operations])
+        (operation,) = rnd.choices(
+            [one for _, one in operations], [weight for weight, _ in operations]
+        )
         with suppress(NothingToDoItTo):
             operation()
 
 
 class NothingToDoItTo(Exception):
-    """The view that was chosen has no directory, or none of what is needed: it is of a few files."""
+    """The view that was chosen has no directory, or none of what is needed:
+    it is of a few files.
+    """
 
 
 def _of(items: list[Any], number: int) -> Any:

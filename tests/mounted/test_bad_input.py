@@ -1,5 +1,6 @@
-"""Images and requests that are not what they should be, beyond those of ``test_commands``: superblocks that say what cannot be, images that
-have lost a part, a volume without space while several users work on it.
+"""Images and requests that are not what they should be, beyond those of ``test_commands``:
+superblocks that say what cannot be, images that have lost a part, a volume without space while
+several users work on it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,15 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 CHECK_FOUND = 4
 
 #: Places of fields in a superblock.
-FIELDS = {"version": 1, "block_size": 2, "blocks": 3, "generation": 4, "incompatible": 7, "root_block": 12, "root_length": 13}
+FIELDS = {
+    "version": 1,
+    "block_size": 2,
+    "blocks": 3,
+    "generation": 4,
+    "incompatible": 7,
+    "root_block": 12,
+    "root_length": 13,
+}
 
 
 def one_line(result: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -65,7 +74,9 @@ def patch(image: Path, *, newest_only: bool = False, **values: int) -> None:
 
 
 def refused(run: Run, image: Path, directory: Path, *words: str, check: int = 8) -> None:
-    """By commands that read and that write, each with its code and one line, and without a change to the image."""
+    """By commands that read and that write, each with its code and one line, and without a change
+    to the image.
+    """
     before = image.read_bytes()
     one_line(run("mount", image, directory, code=32), *words)
     assert not directory.is_mount()
@@ -91,30 +102,41 @@ def damaged(images) -> Path:
     return image
 
 
-# --- superblocks ------------------------------------------------------------------------------------
+# --- superblocks ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [0, 1, 512, 1000, 4095, 12288, 3 << 20, 1 << 31])
-def test_a_block_size_that_cannot_be(size: int, damaged: Path, directory: Path, run_snapfs: Run) -> None:
+def test_a_block_size_that_cannot_be(
+    size: int, damaged: Path, directory: Path, run_snapfs: Run
+) -> None:
     patch(damaged, block_size=size)
     refused(run_snapfs, damaged, directory, damaged.name)
 
 
 @pytest.mark.parametrize("size", [8192, 65536])
-def test_a_block_size_that_is_another(size: int, damaged: Path, directory: Path, run_snapfs: Run) -> None:
+def test_a_block_size_that_is_another(
+    size: int, damaged: Path, directory: Path, run_snapfs: Run
+) -> None:
     """The sizes in the superblock would reach behind the image."""
     patch(damaged, block_size=size)
     refused(run_snapfs, damaged, directory, damaged.name)
 
 
 @pytest.mark.parametrize("blocks", [0, 1, (16 << 20) // 4096 + 1, 1 << 40, (1 << 64) - 1])
-def test_a_number_of_blocks_that_cannot_be(blocks: int, damaged: Path, directory: Path, run_snapfs: Run) -> None:
+def test_a_number_of_blocks_that_cannot_be(
+    blocks: int, damaged: Path, directory: Path, run_snapfs: Run
+) -> None:
     patch(damaged, blocks=blocks)
     refused(run_snapfs, damaged, directory, damaged.name)
 
 
-@pytest.mark.parametrize("values", [{"root_block": 0}, {"root_block": 1 << 50}, {"root_length": 0}, {"root_length": 1 << 31}])
-def test_a_root_that_cannot_be(values: dict[str, int], damaged: Path, directory: Path, run_snapfs: Run) -> None:
+@pytest.mark.parametrize(
+    "values",
+    [{"root_block": 0}, {"root_block": 1 << 50}, {"root_length": 0}, {"root_length": 1 << 31}],
+)
+def test_a_root_that_cannot_be(
+    values: dict[str, int], damaged: Path, directory: Path, run_snapfs: Run
+) -> None:
     patch(damaged, **values)
     refused(run_snapfs, damaged, directory, damaged.name)
 
@@ -125,7 +147,9 @@ def test_a_root_that_is_not_there(damaged: Path, directory: Path, run_snapfs: Ru
     refused(run_snapfs, damaged, directory, damaged.name, "checksum", check=CHECK_FOUND)
 
 
-def test_a_newer_format_and_features_that_are_not_known(damaged: Path, directory: Path, run_snapfs: Run) -> None:
+def test_a_newer_format_and_features_that_are_not_known(
+    damaged: Path, directory: Path, run_snapfs: Run
+) -> None:
     original = damaged.read_bytes()
     patch(damaged, version=2)
     refused(run_snapfs, damaged, directory, "format 2", "newer snapfs")
@@ -135,7 +159,9 @@ def test_a_newer_format_and_features_that_are_not_known(damaged: Path, directory
 
 
 def test_a_newer_snapfs_wrote_last(mounted, images, directory: Path) -> None:
-    """Older superblocks are still there, of states that the newer one has overwritten: not one of them may be taken."""
+    """Older superblocks are still there, of states that the newer one has overwritten: not one of
+    them may be taken.
+    """
     (mounted / "file").write_text("text")
     mounted.unmount()
     images.expect_damage(mounted.image)
@@ -159,11 +185,13 @@ def test_one_ring_of_superblocks_is_enough(mounted, images, tmp_path: Path) -> N
         assert json.loads(mounted.run("snapshot", "list", image, "--json").stdout)[0]["name"] == "s"
 
 
-# --- images -----------------------------------------------------------------------------------------
+# --- images ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("lost", [1, 4096, 65536, 8 << 20, (16 << 20) - 8192])
-def test_an_image_that_has_lost_its_end(lost: int, damaged: Path, directory: Path, run_snapfs: Run) -> None:
+def test_an_image_that_has_lost_its_end(
+    lost: int, damaged: Path, directory: Path, run_snapfs: Run
+) -> None:
     size = damaged.stat().st_size
     os.truncate(damaged, size - lost)
     refused(run_snapfs, damaged, directory, "truncated")
@@ -179,7 +207,9 @@ def test_an_image_that_has_grown_is_what_it_was(mounted) -> None:
 
 
 def test_an_image_that_was_overwritten_in_the_middle(mounted, images) -> None:
-    """I7: damage is an error of input and output, never wrong data, and the rest of the volume stays usable."""
+    """I7: damage is an error of input and output, never wrong data, and the rest of the volume
+    stays usable.
+    """
     good, bad = os.urandom(1 << 20), os.urandom(1 << 20)
     (mounted / "bad").write_bytes(bad)
     (mounted / "good").write_bytes(good)
@@ -242,7 +272,7 @@ def test_mount_points_that_are_taken(mounted, images, tmp_path: Path) -> None:
     one_line(mounted.run("mount", image, file, code=32), "not a directory")
 
 
-# --- snapshots that cannot be -------------------------------------------------------------------------
+# --- snapshots that cannot be ---------------------------------------------------------------------
 
 
 def test_refused_snapshot_operations_leave_everything_as_it_was(mounted) -> None:
@@ -285,11 +315,13 @@ def test_refused_snapshot_operations_leave_everything_as_it_was(mounted) -> None
     assert (mounted.view("s") / "file").read_text() == "first"
 
 
-# --- no space -------------------------------------------------------------------------------------------
+# --- no space -------------------------------------------------------------------------------------
 
 
 def fill(path: Path, chunk: bytes) -> int:
-    """Write until there is no space; which of write, fsync and close says so is the kernel's business. The bytes that are durable."""
+    """Write until there is no space; which of write, fsync and close says so is the kernel's
+    business. The bytes that are durable.
+    """
     durable = 0
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
     try:
@@ -310,7 +342,9 @@ def fill(path: Path, chunk: bytes) -> int:
 
 
 @pytest.mark.volume(size="32M")
-def test_a_full_volume_keeps_all_that_it_had_and_takes_all_that_needs_no_space(mounted, wait_until) -> None:
+def test_a_full_volume_keeps_all_that_it_had_and_takes_all_that_needs_no_space(
+    mounted, wait_until
+) -> None:
     kept = {f"file{number}": os.urandom(10_000) for number in range(20)}
     for name, content in kept.items():
         (mounted / name).write_bytes(content)
@@ -323,7 +357,9 @@ def test_a_full_volume_keeps_all_that_it_had_and_takes_all_that_needs_no_space(m
     for name, content in kept.items():
         assert (mounted / name).read_bytes() == content
         assert (mounted.view("s") / name).read_bytes() == content
-    assert (mounted / "big").read_bytes()[:durable] == (chunk * (durable // len(chunk) + 1))[:durable]
+    assert (mounted / "big").read_bytes()[:durable] == (chunk * (durable // len(chunk) + 1))[
+        :durable
+    ]
     with pytest.raises(OSError, match="No space left"):
         (mounted / "more").write_bytes(chunk)
         with (mounted / "more").open("rb") as file:
@@ -337,9 +373,14 @@ def test_a_full_volume_keeps_all_that_it_had_and_takes_all_that_needs_no_space(m
     mounted.remount()
     for name, content in kept.items():
         assert (mounted / name).read_bytes() == content
-    assert (mounted / "big").read_bytes()[:durable] == (chunk * (durable // len(chunk) + 1))[:durable]
+    assert (mounted / "big").read_bytes()[:durable] == (chunk * (durable // len(chunk) + 1))[
+        :durable
+    ]
     (mounted / "big").unlink()
-    wait_until(lambda: os.statvfs(mounted.path).f_bavail * 4096 > 24 << 20, what="the space of the deleted file")
+    wait_until(
+        lambda: os.statvfs(mounted.path).f_bavail * 4096 > 24 << 20,
+        what="the space of the deleted file",
+    )
     with (mounted / "again").open("wb") as file:
         for _ in range(60):
             file.write(chunk)
@@ -350,7 +391,9 @@ def test_a_full_volume_keeps_all_that_it_had_and_takes_all_that_needs_no_space(m
 
 @pytest.mark.volume(size="32M")
 def test_a_writer_without_space_does_not_stop_others(mounted) -> None:
-    """One fills the volume again and again; another one reads and deletes; a third one changes what it has: nobody hangs."""
+    """One fills the volume again and again; another one reads and deletes; a third one changes what
+    it has: nobody hangs.
+    """
     chunk = os.urandom(128 << 10)
     data = os.urandom(1 << 20)
     (mounted / "read").write_bytes(data)
@@ -388,7 +431,10 @@ def test_a_writer_without_space_does_not_stop_others(mounted) -> None:
             (mounted / "changed").unlink(missing_ok=True)
             (mounted / "renamed").unlink(missing_ok=True)
 
-    threads = [threading.Thread(target=guarded, args=pair) for pair in ((filler, "fill"), (reader, "read"), (changer, "change"))]
+    threads = [
+        threading.Thread(target=guarded, args=pair)
+        for pair in ((filler, "fill"), (reader, "read"), (changer, "change"))
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -403,7 +449,9 @@ def test_a_writer_without_space_does_not_stop_others(mounted) -> None:
 
 @pytest.mark.volume(size="32M")
 def test_a_volume_that_snapshots_fill_lets_files_and_snapshots_go(mounted, wait_until) -> None:
-    """Deleting a file that a snapshot holds takes blocks, and works all the same; then the snapshot gives everything back."""
+    """Deleting a file that a snapshot holds takes blocks, and works all the same; then the snapshot
+    gives everything back.
+    """
     data = os.urandom(20 << 20)
     fresh = os.statvfs(mounted.path).f_bfree
     (mounted / "held").write_bytes(data)
@@ -424,7 +472,9 @@ def test_a_volume_that_snapshots_fill_lets_files_and_snapshots_go(mounted, wait_
     assert past == data
     for name in os.listdir(mounted / ".snap"):
         (mounted / ".snap" / name).rmdir()
-    wait_until(lambda: os.statvfs(mounted.path).f_bfree >= fresh - 50, limit=30, what="all of the space")
+    wait_until(
+        lambda: os.statvfs(mounted.path).f_bfree >= fresh - 50, limit=30, what="all of the space"
+    )
     (mounted / "file").write_bytes(data)
     mounted.remount()
     assert (mounted / "file").read_bytes() == data

@@ -1,4 +1,6 @@
-"""A1: block devices, whatever their sectors, size and protection; and those that change under a mount."""
+"""A1: block devices, whatever their sectors, size and protection; and those that change under a
+mount.
+"""
 
 from __future__ import annotations
 
@@ -57,21 +59,29 @@ def use(mounted, run: Run, options: str = "") -> None:
 
 @pytest.mark.parametrize("sector", ["512", "4096"])
 @pytest.mark.parametrize("block_size", ["4096", "65536"])
-def test_a1_sectors_of_another_size(sector: str, block_size: str, backing: Path, make_loop, mount_volume, run_snapfs: Run) -> None:
-    """A1: everything that is read and written is made of whole sectors, also past the host's cache."""
+def test_a1_sectors_of_another_size(
+    sector: str, block_size: str, backing: Path, make_loop, mount_volume, run_snapfs: Run
+) -> None:
+    """A1: everything that is read and written is made of whole sectors,
+    also past the host's cache.
+    """
     device = make_loop(backing, "--sector-size", sector)
     run_snapfs("mkfs", device, "--block-size", block_size)
     use(mount_volume(device, options="discard"), run_snapfs, "discard")
 
 
 @pytest.mark.parametrize("size", [64 * MIB + 3 * 512, 130 * MIB - 512])
-def test_a1_a_size_that_is_no_multiple_of_blocks(size: int, backing: Path, make_loop, mount_volume, run_snapfs: Run) -> None:
+def test_a1_a_size_that_is_no_multiple_of_blocks(
+    size: int, backing: Path, make_loop, mount_volume, run_snapfs: Run
+) -> None:
     device = make_loop(resize(backing, size))
     run_snapfs("mkfs", device)
     use(mount_volume(device), run_snapfs)
 
 
-def test_a1_a_device_that_is_larger_than_its_volume(backing: Path, make_loop, mount_volume, run_snapfs: Run) -> None:
+def test_a1_a_device_that_is_larger_than_its_volume(
+    backing: Path, make_loop, mount_volume, run_snapfs: Run
+) -> None:
     """A1: a volume that was copied onto a larger device is what it was."""
     run_snapfs("mkfs", backing)
     device = make_loop(resize(backing, 300 * MIB))
@@ -80,7 +90,9 @@ def test_a1_a_device_that_is_larger_than_its_volume(backing: Path, make_loop, mo
     use(mounted, run_snapfs)
 
 
-def test_a1_a_device_that_is_smaller_than_its_volume(backing: Path, make_loop, run_snapfs: Run, tmp_path: Path) -> None:
+def test_a1_a_device_that_is_smaller_than_its_volume(
+    backing: Path, make_loop, run_snapfs: Run, tmp_path: Path
+) -> None:
     run_snapfs("mkfs", backing)
     device = make_loop(resize(backing, 63 * MIB))
     (tmp_path / "m").mkdir()
@@ -88,8 +100,12 @@ def test_a1_a_device_that_is_smaller_than_its_volume(backing: Path, make_loop, r
     one_line(run_snapfs("check", device, code=8), str(device), "truncated")
 
 
-def test_a1_a_device_that_is_write_protected(backing: Path, make_loop, mount_volume, run_snapfs: Run) -> None:
-    """A1: the kernel lets it be opened for writing; what is written would be lost with the first commit."""
+def test_a1_a_device_that_is_write_protected(
+    backing: Path, make_loop, mount_volume, run_snapfs: Run
+) -> None:
+    """A1: the kernel lets it be opened for writing; what is written would be lost with the first
+    commit.
+    """
     run_snapfs("mkfs", backing)
     run_snapfs("snapshot", "create", backing, "s")
     device = make_loop(backing, "--read-only")
@@ -113,8 +129,12 @@ def test_a1_a_device_that_is_write_protected(backing: Path, make_loop, mount_vol
         mounted.unmount()
 
 
-def test_a1_who_uses_a_device_is_not_told(backing: Path, make_loop, mount_volume, run_snapfs: Run, tmp_path: Path) -> None:
-    """A1: the line names the process, as for images; nothing is written by others while it is mounted."""
+def test_a1_who_uses_a_device_is_not_told(
+    backing: Path, make_loop, mount_volume, run_snapfs: Run, tmp_path: Path
+) -> None:
+    """A1: the line names the process, as for images; nothing is written by others while it is
+    mounted.
+    """
     device = make_loop(backing)
     run_snapfs("mkfs", device)
     mounted = mount_volume(device)
@@ -123,12 +143,16 @@ def test_a1_who_uses_a_device_is_not_told(backing: Path, make_loop, mount_volume
         for words, code in ((["check", device], 8), (["mkfs", device, "--force"], 1)):
             one_line(run_snapfs(*words, code=code), f"in use by process {mounted.pid}")
         one_line(run_snapfs("mount", device, tmp_path / "m", code=32), f"by process {mounted.pid}")
-        assert json.loads(run_snapfs("info", device, "--json").stdout)["mounted"] == str(mounted.path)
+        assert json.loads(run_snapfs("info", device, "--json").stdout)["mounted"] == str(
+            mounted.path
+        )
     finally:
         mounted.unmount()
 
 
-def test_a1_a_device_that_is_detached_while_it_is_mounted(backing: Path, make_loop, mount_volume, run_snapfs: Run) -> None:
+def test_a1_a_device_that_is_detached_while_it_is_mounted(
+    backing: Path, make_loop, mount_volume, run_snapfs: Run
+) -> None:
     """A1: the kernel detaches it when the daemon lets go of it; until then all is as before."""
     device = make_loop(backing)
     run_snapfs("mkfs", device)
@@ -141,10 +165,14 @@ def test_a1_a_device_that_is_detached_while_it_is_mounted(backing: Path, make_lo
     finally:
         mounted.unmount()
     run_snapfs("check", backing)
-    assert [one["name"] for one in json.loads(run_snapfs("snapshot", "list", backing, "--json").stdout)] == ["s"]
+    assert [
+        one["name"] for one in json.loads(run_snapfs("snapshot", "list", backing, "--json").stdout)
+    ] == ["s"]
 
 
-def test_a1_a_device_that_shrinks_while_it_is_mounted(backing: Path, make_loop, mount_volume, run_snapfs: Run) -> None:
+def test_a1_a_device_that_shrinks_while_it_is_mounted(
+    backing: Path, make_loop, mount_volume, run_snapfs: Run
+) -> None:
     """A1: nothing is said to be durable from then on, and unmounting ends."""
     device = make_loop(backing)
     run_snapfs("mkfs", device)
@@ -160,7 +188,9 @@ def test_a1_a_device_that_shrinks_while_it_is_mounted(backing: Path, make_loop, 
             os.fsync(descriptor)
         os.close(descriptor)
         assert caught.value.errno in (errno.EIO, errno.EROFS)
-        assert "cut from" in json.loads(run_snapfs("info", mounted.path, "--json").stdout)["read_only"]
+        assert (
+            "cut from" in json.loads(run_snapfs("info", mounted.path, "--json").stdout)["read_only"]
+        )
     finally:
         mounted.unmount()
     one_line(run_snapfs("check", device, code=8), "truncated")
@@ -170,7 +200,13 @@ def test_a1_a_device_that_shrinks_while_it_is_mounted(backing: Path, make_loop, 
 def partition(backing: Path, make_loop) -> Iterator[Path]:
     """One that begins in the middle of a block of its disk."""
     disk = make_loop(resize(backing, 256 * MIB))
-    added = subprocess.run(["addpart", disk, "1", "2049", str(200 << 11)], check=False, capture_output=True, text=True, timeout=30)
+    added = subprocess.run(
+        ["addpart", disk, "1", "2049", str(200 << 11)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
     path = Path(f"{disk}p1")
     if added.returncode or not path.is_block_device():
         pytest.skip(f"no partitions of loop devices here: {added.stderr.strip()}")
@@ -178,7 +214,9 @@ def partition(backing: Path, make_loop) -> Iterator[Path]:
     subprocess.run(["delpart", disk, "1"], check=True, timeout=30)
 
 
-def test_a1_a_partition_that_is_not_aligned(partition: Path, backing: Path, mount_volume, run_snapfs: Run, wait_until) -> None:
+def test_a1_a_partition_that_is_not_aligned(
+    partition: Path, backing: Path, mount_volume, run_snapfs: Run, wait_until
+) -> None:
     """A1: only what the disk can discard as a whole is discarded, and of neighbours nothing."""
 
     def used() -> int:
@@ -205,7 +243,9 @@ def test_a1_a_partition_that_is_not_aligned(partition: Path, backing: Path, moun
     run_snapfs("scrub", partition)
 
 
-def test_a1_d6_memory_cannot_be_loaded_from_a_device(backing: Path, make_loop, run_snapfs: Run, tmp_path: Path) -> None:
+def test_a1_d6_memory_cannot_be_loaded_from_a_device(
+    backing: Path, make_loop, run_snapfs: Run, tmp_path: Path
+) -> None:
     """D6: of a device nobody knows where it has holes; zeros take no memory."""
     device = make_loop(backing)
     run_snapfs("mkfs", device)
@@ -216,7 +256,10 @@ def test_a1_d6_memory_cannot_be_loaded_from_a_device(backing: Path, make_loop, r
     try:
         assert (point / ".snap" / "s").is_dir()
         pid = json.loads(run_snapfs("info", point, "--json").stdout)["pid"]
-        used = [os.stat(f"/proc/{pid}/fd/{number}").st_blocks for number in os.listdir(f"/proc/{pid}/fd")]
+        used = [
+            os.stat(f"/proc/{pid}/fd/{number}").st_blocks
+            for number in os.listdir(f"/proc/{pid}/fd")
+        ]
         assert max(used) * 512 < 8 * MIB
         run_snapfs("check", device)  # nobody holds it any more
     finally:

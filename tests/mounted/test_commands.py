@@ -1,4 +1,6 @@
-"""The command line on real volumes and mounts: what it does, its exit codes, and its answers to bad input."""
+"""The command line on real volumes and mounts: what it does, its exit codes, and its answers to bad
+input.
+"""
 
 from __future__ import annotations
 
@@ -48,12 +50,19 @@ def test_mkfs_makes_a_sparse_file_of_the_size(tmp_path: Path, run_snapfs: Run) -
     assert image.stat().st_size == 1 << 30
     assert image.stat().st_blocks * 512 < 4 << 20
     info = json.loads(run_snapfs("info", image, "--json").stdout)
-    assert (info["label"], info["block_size"], info["mounted"], info["pid"]) == ("mine", 4096, None, None)
+    assert (info["label"], info["block_size"], info["mounted"], info["pid"]) == (
+        "mine",
+        4096,
+        None,
+        None,
+    )
     assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", info["uuid"])
 
 
 @pytest.mark.parametrize("content", [b"my thesis", b"\0" * 70_000 + b"x"])
-def test_mkfs_never_overwrites_a_file_unless_forced(content: bytes, tmp_path: Path, run_snapfs: Run) -> None:
+def test_mkfs_never_overwrites_a_file_unless_forced(
+    content: bytes, tmp_path: Path, run_snapfs: Run
+) -> None:
     file = tmp_path / "precious"
     file.write_bytes(content)
     one_line(run_snapfs("mkfs", file, "--size", "64M", code=1), "precious", "--force")
@@ -98,7 +107,9 @@ def test_mkfs_takes_a_file_that_holds_nothing(tmp_path: Path, run_snapfs: Run) -
         ([], "--size"),
     ],
 )
-def test_mkfs_with_what_cannot_be_leaves_no_file(words: list[str], text: str, tmp_path: Path, run_snapfs: Run) -> None:
+def test_mkfs_with_what_cannot_be_leaves_no_file(
+    words: list[str], text: str, tmp_path: Path, run_snapfs: Run
+) -> None:
     one_line(run_snapfs("mkfs", tmp_path / "v.img", *words, code=2), text)
     assert list(tmp_path.iterdir()) == []
 
@@ -109,7 +120,9 @@ def test_mkfs_where_nothing_can_be_made(tmp_path: Path, run_snapfs: Run) -> None
     one_line(run_snapfs("mkfs", "/dev/null", code=1), "neither a regular file nor a block device")
 
 
-def test_mkfs_on_a_device_looks_for_signatures_and_clears_them(make_loop, tmp_path: Path, run_snapfs: Run) -> None:
+def test_mkfs_on_a_device_looks_for_signatures_and_clears_them(
+    make_loop, tmp_path: Path, run_snapfs: Run
+) -> None:
     backing = tmp_path / "backing"
     with backing.open("wb") as file:
         file.truncate(64 << 20)
@@ -118,7 +131,13 @@ def test_mkfs_on_a_device_looks_for_signatures_and_clears_them(make_loop, tmp_pa
     one_line(run_snapfs("mkfs", device, code=1), "--force")
     one_line(run_snapfs("mkfs", device, "--size", "32M", code=2), "--size")
     run_snapfs("mkfs", device, "--force")
-    probe = subprocess.run(["blkid", "-p", "-o", "value", "-s", "TYPE", device], check=False, capture_output=True, text=True, timeout=60)
+    probe = subprocess.run(
+        ["blkid", "-p", "-o", "value", "-s", "TYPE", device],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert probe.stdout.strip() != "ext2"
     run_snapfs("check", device)
 
@@ -126,7 +145,9 @@ def test_mkfs_on_a_device_looks_for_signatures_and_clears_them(make_loop, tmp_pa
 # --- mount and umount ---------------------------------------------------------------------------
 
 
-def test_mount_returns_when_live_and_umount_when_the_image_is_released(volume_image: Path, tmp_path: Path, run_snapfs: Run) -> None:
+def test_mount_returns_when_live_and_umount_when_the_image_is_released(
+    volume_image: Path, tmp_path: Path, run_snapfs: Run
+) -> None:
     mount = tmp_path / "m"
     mount.mkdir()
     for round_ in range(3):
@@ -154,7 +175,9 @@ def test_the_mount_table_shows_the_image_as_given(mounted) -> None:
     assert shown()[0] == "something"
 
 
-def test_a_mount_point_with_files_in_it_is_allowed(volume_image: Path, tmp_path: Path, run_snapfs: Run) -> None:
+def test_a_mount_point_with_files_in_it_is_allowed(
+    volume_image: Path, tmp_path: Path, run_snapfs: Run
+) -> None:
     mount = tmp_path / "m"
     mount.mkdir()
     (mount / "below").write_text("hidden meanwhile")
@@ -168,7 +191,9 @@ def test_bad_mount_points(mounted, images, tmp_path: Path) -> None:
     image = images.make()
     file = tmp_path / "file"
     file.touch()
-    one_line(mounted.run("mount", image, tmp_path / "missing", code=32), "missing", "no such mount point")
+    one_line(
+        mounted.run("mount", image, tmp_path / "missing", code=32), "missing", "no such mount point"
+    )
     one_line(mounted.run("mount", image, file, code=32), "not a directory")
     one_line(mounted.run("mount", image, mounted.path, code=32), "busy", str(mounted.image))
     assert mounted.path.is_mount()
@@ -211,7 +236,9 @@ def test_several_volumes_are_mounted_at_once(mount_volume) -> None:
         ("restore=", ["restore"]),
     ],
 )
-def test_bad_mount_options_are_named(options: str, words: list[str], volume_image: Path, tmp_path: Path, run_snapfs: Run) -> None:
+def test_bad_mount_options_are_named(
+    options: str, words: list[str], volume_image: Path, tmp_path: Path, run_snapfs: Run
+) -> None:
     mount = tmp_path / "m"
     mount.mkdir()
     one_line(run_snapfs("mount", volume_image, mount, "-o", options, code=1), *words)
@@ -229,7 +256,11 @@ def test_read_only_mounts_refuse_changes(mounted) -> None:
     mounted.snapshot("s")
     mounted.remount("ro")
     assert (mounted / "file").read_text() == "text"
-    for change in ((mounted / "new").touch, (mounted / "file").unlink, (mounted / ".snap" / "t").mkdir):
+    for change in (
+        (mounted / "new").touch,
+        (mounted / "file").unlink,
+        (mounted / ".snap" / "t").mkdir,
+    ):
         with pytest.raises(OSError, match="Read-only") as caught:
             change()
         assert caught.value.errno == errno.EROFS
@@ -245,7 +276,9 @@ def test_restore_and_read_only_exclude_each_other_or_name_what_is_missing(mounte
     one_line(mounted.mount("ro,restore=s", code=1), "restore")
 
 
-def test_mount_in_the_foreground_tells_the_service_manager(volume_image: Path, tmp_path: Path, snapfs_command, start) -> None:
+def test_mount_in_the_foreground_tells_the_service_manager(
+    volume_image: Path, tmp_path: Path, snapfs_command, start
+) -> None:
     mount = tmp_path / "m"
     mount.mkdir()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
@@ -264,7 +297,9 @@ def test_mount_in_the_foreground_tells_the_service_manager(volume_image: Path, t
     assert not mount.is_mount()
 
 
-def test_umount_of_what_is_no_mount_of_ours(tmp_path: Path, run_snapfs: Run, volume_image: Path) -> None:
+def test_umount_of_what_is_no_mount_of_ours(
+    tmp_path: Path, run_snapfs: Run, volume_image: Path
+) -> None:
     one_line(run_snapfs("umount", tmp_path, code=1), "not mounted")
     one_line(run_snapfs("umount", tmp_path / "missing", code=1), "no such mount point")
     one_line(run_snapfs("umount", volume_image, code=1), "not mounted")
@@ -308,14 +343,22 @@ def test_a_mount_whose_daemon_was_killed_is_told_apart_and_can_be_removed(mounte
 
 def test_remount_does_not_mount_twice(mounted) -> None:
     def count() -> int:
-        return sum(str(mounted.path) in line for line in Path("/proc/self/mountinfo").read_text().splitlines())
+        return sum(
+            str(mounted.path) in line
+            for line in Path("/proc/self/mountinfo").read_text().splitlines()
+        )
 
     assert count() == 1
     mounted.run("mount", mounted.image, mounted.path, "-o", "remount,rw")
-    one_line(mounted.run("mount", mounted.image, mounted.path, "-o", "remount,ro", code=32), "unmount it")
+    one_line(
+        mounted.run("mount", mounted.image, mounted.path, "-o", "remount,ro", code=32), "unmount it"
+    )
     assert count() == 1
     mounted.unmount()
-    one_line(mounted.run("mount", mounted.image, mounted.path, "-o", "remount,rw", code=32), "no snapfs volume")
+    one_line(
+        mounted.run("mount", mounted.image, mounted.path, "-o", "remount,rw", code=32),
+        "no snapfs volume",
+    )
 
 
 # --- snapshots and restore, on a mount and on the image ------------------------------------------
@@ -323,14 +366,18 @@ def test_remount_does_not_mount_twice(mounted) -> None:
 
 @pytest.fixture(params=["mount point", "path inside", "image of the mount", "image"])
 def target(request: pytest.FixtureRequest, mounted) -> Path:
-    """Everything that a TARGET can be; the volume has a directory ``d`` with a file and the snapshot ``first``."""
+    """Everything that a TARGET can be; the volume has a directory ``d`` with a file and the
+    snapshot ``first``.
+    """
     (mounted / "d").mkdir()
     (mounted / "d" / "file").write_text("first")
     mounted.snapshot("first")
     (mounted / "d" / "file").write_text("second")
     if request.param == "image":
         mounted.unmount()
-    return {"mount point": mounted.path, "path inside": mounted / "d" / "file"}.get(request.param, mounted.image)
+    return {"mount point": mounted.path, "path inside": mounted / "d" / "file"}.get(
+        request.param, mounted.image
+    )
 
 
 def test_the_life_of_a_snapshot(target: Path, run_snapfs: Run) -> None:
@@ -339,11 +386,18 @@ def test_the_life_of_a_snapshot(target: Path, run_snapfs: Run) -> None:
     default = run_snapfs("snapshot", "create", target).stdout.strip()
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", default)
     assert names(run_snapfs, target) == ["first", "second", default]
-    created = json.loads(run_snapfs("snapshot", "create", target, "part", "--path", "d", "--json").stdout)
+    created = json.loads(
+        run_snapfs("snapshot", "create", target, "part", "--path", "d", "--json").stdout
+    )
     assert (created["name"], created["path"]) == ("part", "/d")
     run_snapfs("snapshot", "rename", target, "second", "zweiter")
     shown = json.loads(run_snapfs("snapshot", "show", target, "zweiter", "--json").stdout)
-    assert (shown["name"], shown["path"], shown["origin"], shown["owner"]) == ("zweiter", "/", None, os.geteuid())
+    assert (shown["name"], shown["path"], shown["origin"], shown["owner"]) == (
+        "zweiter",
+        "/",
+        None,
+        os.geteuid(),
+    )
     assert "zweiter" in run_snapfs("snapshot", "show", target, "zweiter").stdout
     table = run_snapfs("snapshot", "list", target).stdout.splitlines()
     assert re.split("  +", table[0])[:3] == ["NAME", "CREATED", "ONLY HERE"]
@@ -357,19 +411,32 @@ def test_bad_snapshot_names_and_missing_snapshots(target: Path, run_snapfs: Run)
     for name in ("", "a/b", "a,b", ".hidden", "..", "new\nline", "x" * 256, "ä" * 128):
         one_line(run_snapfs("snapshot", "create", target, name, code=1))
         one_line(run_snapfs("snapshot", "rename", target, "first", name, code=1))
-    for words in (["show", target, "no"], ["rename", target, "no", "new"], ["delete", target, "no"]):
+    for words in (
+        ["show", target, "no"],
+        ["rename", target, "no", "new"],
+        ["delete", target, "no"],
+    ):
         one_line(run_snapfs("snapshot", *words, code=1), "no")
     one_line(run_snapfs("restore", target, "no", code=1), "no")
     run_snapfs("snapshot", "create", target, "second")
     one_line(run_snapfs("snapshot", "rename", target, "first", "second", code=1), "second")
-    one_line(run_snapfs("snapshot", "create", target, "third", "--path", "missing", code=1), "missing")
-    one_line(run_snapfs("snapshot", "create", target, "third", "--path", "d", "--path", "d/file/below", code=1), "d/file/below")
+    one_line(
+        run_snapfs("snapshot", "create", target, "third", "--path", "missing", code=1), "missing"
+    )
+    one_line(
+        run_snapfs(
+            "snapshot", "create", target, "third", "--path", "d", "--path", "d/file/below", code=1
+        ),
+        "d/file/below",
+    )
     assert names(run_snapfs, target) == ["first", "second"]
 
 
 def test_deleting_several_deletes_those_that_exist(target: Path, run_snapfs: Run) -> None:
     run_snapfs("snapshot", "create", target, "second")
-    one_line(run_snapfs("snapshot", "delete", target, "first", "missing", "second", code=1), "missing")
+    one_line(
+        run_snapfs("snapshot", "delete", target, "first", "missing", "second", code=1), "missing"
+    )
     assert names(run_snapfs, target) == []
 
 
@@ -425,7 +492,11 @@ def test_info_reports_the_mount_and_the_image(target: Path, mounted) -> None:
 
 def test_a_path_in_the_mount_names_a_directory_for_a_snapshot(mounted) -> None:
     (mounted / "a" / "b").mkdir(parents=True)
-    created = json.loads(mounted.run("snapshot", "create", mounted.path, "s", "--path", mounted / "a" / "b", "--json").stdout)
+    created = json.loads(
+        mounted.run(
+            "snapshot", "create", mounted.path, "s", "--path", mounted / "a" / "b", "--json"
+        ).stdout
+    )
     assert created["path"] == "/a/b"
     assert (mounted / "a" / "b" / ".snap" / "s").is_dir()
 
@@ -438,7 +509,12 @@ def every_command(run: Run, image: Path, mount: Path, *words: str) -> None:
     one_line(run("mount", image, mount, code=32), *words)
     assert not mount.is_mount()
     one_line(run("check", image, code=8), *words)
-    for command in (["info", image], ["snapshot", "list", image], ["snapshot", "create", image, "x"], ["restore", image, "x"]):
+    for command in (
+        ["info", image],
+        ["snapshot", "list", image],
+        ["snapshot", "create", image, "x"],
+        ["restore", image, "x"],
+    ):
         one_line(run(*command, code=1), *words)
 
 
@@ -450,14 +526,18 @@ def empty_directory(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"hello\n" * 10_000, bytes(1 << 20)])
-def test_what_is_no_volume(content: bytes, tmp_path: Path, empty_directory: Path, run_snapfs: Run) -> None:
+def test_what_is_no_volume(
+    content: bytes, tmp_path: Path, empty_directory: Path, run_snapfs: Run
+) -> None:
     file = tmp_path / "file"
     file.write_bytes(content)
     every_command(run_snapfs, file, empty_directory, "file")
     assert file.read_bytes() == content
 
 
-def test_an_image_that_is_missing_or_cannot_be_one(tmp_path: Path, empty_directory: Path, run_snapfs: Run) -> None:
+def test_an_image_that_is_missing_or_cannot_be_one(
+    tmp_path: Path, empty_directory: Path, run_snapfs: Run
+) -> None:
     every_command(run_snapfs, tmp_path / "missing", empty_directory, "missing")
     one_line(run_snapfs("mount", tmp_path, empty_directory, code=32), "neither")
     one_line(run_snapfs("mount", "/dev/null", empty_directory, code=32), "/dev/null")
@@ -504,7 +584,9 @@ def test_superblocks_that_are_all_damaged(images, empty_directory: Path, run_sna
     every_command(run_snapfs, image, empty_directory, "volume.img")
 
 
-def test_an_image_that_may_not_be_read(volume_image: Path, empty_directory: Path, run_snapfs: Run) -> None:
+def test_an_image_that_may_not_be_read(
+    volume_image: Path, empty_directory: Path, run_snapfs: Run
+) -> None:
     if os.geteuid() == 0:
         pytest.skip("root may read everything")
     volume_image.chmod(0)
@@ -520,7 +602,10 @@ def test_a_full_volume_fails_its_writer_and_nobody_else(mounted) -> None:
     (mounted / "small").write_text("still here")
     chunk = os.urandom(1 << 20)
     written = 0
-    with pytest.raises(OSError, match="No space left") as caught, (mounted / "big").open("wb", buffering=0) as file:
+    with (
+        pytest.raises(OSError, match="No space left") as caught,
+        (mounted / "big").open("wb", buffering=0) as file,
+    ):
         while written < 64 << 20:
             written += file.write(chunk)
             os.fsync(file.fileno())
@@ -552,7 +637,10 @@ def test_a_volume_that_snapshots_fill_can_be_emptied_by_deleting_them(mounted, w
     made = names(mounted.run, mounted.path)
     assert made
     mounted.run("snapshot", "delete", mounted.path, *made)
-    wait_until(lambda: os.statvfs(mounted.path).f_bavail * os.statvfs(mounted.path).f_frsize > 8 << 20, what="the space of the snapshots")
+    wait_until(
+        lambda: os.statvfs(mounted.path).f_bavail * os.statvfs(mounted.path).f_frsize > 8 << 20,
+        what="the space of the snapshots",
+    )
     (mounted / "file").write_bytes(chunk * 4)
 
 
@@ -572,7 +660,8 @@ sys.exit(main(sys.argv[1:], "snapfs"))
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
 def test_another_user_may_not_ask_the_daemon(mounted) -> None:
     mounted.remount("allow_other")
-    # The directories of pytest are closed to others; a link between mounts is not needed, only one more mount.
+    # The directories of pytest are closed to others; a link between mounts is not needed, only one
+    # more mount.
     with tempfile.TemporaryDirectory(prefix="snapfs-open-") as directory:
         place = Path(directory)
         place.chmod(0o755)
@@ -581,7 +670,9 @@ def test_another_user_may_not_ask_the_daemon(mounted) -> None:
         try:
             for words in (["snapshot", "create", place / "m", "mine"], ["info", place / "m"]):
                 command = [sys.executable, "-c", AS_NOBODY, *map(os.fspath, words)]
-                result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+                result = subprocess.run(
+                    command, check=False, capture_output=True, text=True, timeout=60
+                )
                 assert result.returncode == 1
                 one_line(result, "only that user and root")
         finally:

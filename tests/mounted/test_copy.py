@@ -1,4 +1,6 @@
-"""``snapfs copy`` on real mounts (D1 to D5, D7): what a copy shows while it is filled and afterwards, and what happens when things fail."""
+"""``snapfs copy`` on real mounts (D1 to D5, D7): what a copy shows while it is filled and
+afterwards, and what happens when things fail.
+"""
 
 from __future__ import annotations
 
@@ -60,12 +62,16 @@ def with_history(mounted: Any, seed: int = 1) -> list[str]:
 
 
 def status(mounted: Any, target: object = None) -> dict[str, Any]:
-    return json.loads(mounted.run("copy", "status", target or mounted.path, "--json", code=None).stdout)
+    return json.loads(
+        mounted.run("copy", "status", target or mounted.path, "--json", code=None).stdout
+    )
 
 
 def set_free(mounted: Any) -> dict[str, Any]:
     """Have it copied to the end."""
-    return json.loads(mounted.run("copy", "resume", mounted.path, "--rate", "max", "--wait", "--json").stdout)
+    return json.loads(
+        mounted.run("copy", "resume", mounted.path, "--rate", "max", "--wait", "--json").stdout
+    )
 
 
 @contextlib.contextmanager
@@ -84,7 +90,9 @@ def load(mount: Path, seed: int = 7) -> Iterator[Callable[[], int]]:
         dice = random.Random(seed)
         try:
             while not end.is_set():
-                files = [Path(directory, name) for directory, _, names in os.walk(top) for name in names]
+                files = [
+                    Path(directory, name) for directory, _, names in os.walk(top) for name in names
+                ]
                 action = dice.randrange(10)
                 if action < 5 or not files:
                     path = top / f"load{dice.randrange(40)}"
@@ -117,7 +125,7 @@ def load(mount: Path, seed: int = 7) -> Iterator[Callable[[], int]]:
     assert not failures, failures
 
 
-# --- what it shows --------------------------------------------------------------------------------------
+# --- what it shows --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("where", ["on-volume", "outside"])
@@ -125,7 +133,9 @@ def load(mount: Path, seed: int = 7) -> Iterator[Callable[[], int]]:
 def test_a_copy_shows_another_moment_than_that_of_the_command(
     where: str, mounted, mount_volume, images, wait_until, tmp_path: Path
 ) -> None:
-    """D1, D3, D4, D5: mounted at once, while it is filled, and alone when it is complete, under a random load on the source."""
+    """D1, D3, D4, D5: mounted at once, while it is filled, and alone when it is complete, under a
+    random load on the source.
+    """
     names = with_history(mounted)
     before = all_views(mounted, names)
     target = tmp_path / "copy.img"
@@ -151,7 +161,9 @@ def test_a_copy_shows_another_moment_than_that_of_the_command(
 
 
 @pytest.mark.volume(size="120M")
-def test_what_the_copy_still_needs_is_overwritten(mounted, mount_volume, images, tmp_path: Path) -> None:
+def test_what_the_copy_still_needs_is_overwritten(
+    mounted, mount_volume, images, tmp_path: Path
+) -> None:
     """D3: nothing is copied behind, and the source is written over and over until it is full."""
     dice = random.Random(3)
     fill(mounted.path, dice, 300)
@@ -179,8 +191,12 @@ def test_what_the_copy_still_needs_is_overwritten(mounted, mount_volume, images,
     assert hashes(mount_volume(images.watch(target)).path) == before
 
 
-def test_what_was_written_before_the_command_is_missing(mounted, mount_volume, images, tmp_path: Path) -> None:
-    """D1: also what only the kernel has of it; and nothing that is written after it has returned is there."""
+def test_what_was_written_before_the_command_is_missing(
+    mounted, mount_volume, images, tmp_path: Path
+) -> None:
+    """D1: also what only the kernel has of it; and nothing that is written after it has returned is
+    there.
+    """
     with (mounted / "open").open("wb") as file:
         file.write(b"x" * 200_000)
         file.flush()
@@ -203,7 +219,9 @@ def test_free_space_is_copied(mounted, images, tmp_path: Path) -> None:
     assert (tmp_path / "copy.img").stat().st_size == mounted.image.stat().st_size
 
 
-def test_an_image_that_nobody_has_mounted_is_changed_by_its_copy(mounted, run_snapfs, images, mount_volume, tmp_path: Path) -> None:
+def test_an_image_that_nobody_has_mounted_is_changed_by_its_copy(
+    mounted, run_snapfs, images, mount_volume, tmp_path: Path
+) -> None:
     """D1: the command copies to the end; with the map outside the source is only read."""
     names = with_history(mounted)
     before = all_views(mounted, names)
@@ -213,7 +231,11 @@ def test_an_image_that_nobody_has_mounted_is_changed_by_its_copy(mounted, run_sn
     assert (told["state"], told["registered"], told["copied"]) == ("complete", False, told["total"])
     assert hashlib.sha256(mounted.image.read_bytes()).hexdigest() == source
     assert all_views(mount_volume(images.watch(tmp_path / "copy.img")), names) == before
-    told = json.loads(run_snapfs("copy", mounted.image, tmp_path / "second.img", "--map", "on-volume", "--json").stdout)
+    told = json.loads(
+        run_snapfs(
+            "copy", mounted.image, tmp_path / "second.img", "--map", "on-volume", "--json"
+        ).stdout
+    )
     assert (told["state"], told["registered"], told["map"]) == ("complete", True, "on-volume")
     assert all_views(mount_volume(images.watch(tmp_path / "second.img")), names) == before
 
@@ -224,11 +246,15 @@ def test_a_read_only_mount_cannot_be_copied(mounted, mount_volume, images, tmp_p
     before = all_views(mounted, names)
     mounted.run("copy", mounted.path, tmp_path / "copy.img", "--wait")
     assert all_views(mount_volume(images.watch(tmp_path / "copy.img")), names) == before
-    result = mounted.run("copy", mounted.path, tmp_path / "second.img", "--map", "on-volume", code=2)
+    result = mounted.run(
+        "copy", mounted.path, tmp_path / "second.img", "--map", "on-volume", code=2
+    )
     assert re.fullmatch(r"snapfs: [^\n]*--map outside\n", result.stderr)
 
 
-def test_a_copy_of_an_unfinished_copy_is_wrong(mounted, mount_volume, images, tmp_path: Path) -> None:
+def test_a_copy_of_an_unfinished_copy_is_wrong(
+    mounted, mount_volume, images, tmp_path: Path
+) -> None:
     names = with_history(mounted)
     before = all_views(mounted, names)
     mounted.run("copy", mounted.path, tmp_path / "copy.img", "--rate", "0")
@@ -239,11 +265,13 @@ def test_a_copy_of_an_unfinished_copy_is_wrong(mounted, mount_volume, images, tm
     mounted.run("copy", "cancel", mounted.path)
 
 
-# --- the initial part -----------------------------------------------------------------------------------
+# --- the initial part -----------------------------------------------------------------------------
 
 
 def test_files_that_go_first_are_not_there(mounted, tmp_path: Path) -> None:
-    """D2: when the command returns they can be read from the target alone, with all that leads to them."""
+    """D2: when the command returns they can be read from the target alone, with all that leads to
+    them.
+    """
     (mounted / "boot").mkdir()
     kernel = random.Random(1).randbytes(3 * MIB)
     (mounted / "boot" / "vmlinuz").write_bytes(kernel)
@@ -260,15 +288,19 @@ from snapfs.device import Lock, open_device
 from snapfs.filesystem import Filesystem
 from snapfs.store.driver import drive
 from snapfs.store.volume import Volume
-volume = Volume.open(open_device(sys.argv[1], read_only=True, lock=Lock.NONE))  # what is not in it reads as zeros
+# What is not in the target reads as zeros.
+volume = Volume.open(open_device(sys.argv[1], read_only=True, lock=Lock.NONE))
 fs = Filesystem(volume)
 boot = drive(volume, fs.lookup, fs.base, 1, b"boot")
 file = drive(volume, fs.lookup, fs.base, boot.ino, b"vmlinuz")
 assert drive(volume, fs.xattr_get, fs.base, file.ino, b"user.large") == b"v" * 5000
-assert drive(volume, fs.readlink, fs.base, drive(volume, fs.lookup, fs.base, boot.ino, b"link").ino) == b"vmlinuz"
+assert drive(volume, fs.readlink, fs.base, drive(volume, fs.lookup, fs.base, boot.ino,
+b"link").ino) == b"vmlinuz"
 sys.stdout.buffer.write(drive(volume, fs.read, fs.base, file.ino, 0, 4 << 20))
 """
-    found = subprocess.run([sys.executable, "-c", script, target], check=True, capture_output=True, timeout=60)
+    found = subprocess.run(
+        [sys.executable, "-c", script, target], check=True, capture_output=True, timeout=60
+    )
     assert found.stdout == kernel
     mounted.run("copy", "cancel", mounted.path)
 
@@ -280,12 +312,14 @@ def test_a_path_that_is_not_there_goes_first(mounted, tmp_path: Path) -> None:
     assert status(mounted)["state"] == "none"
 
 
-# --- going on -------------------------------------------------------------------------------------------
+# --- going on -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("where", ["on-volume", "outside"])
 @pytest.mark.volume(size="200M")
-def test_a_killed_daemon_ends_the_copy(where: str, mounted, mount_volume, images, wait_until, tmp_path: Path) -> None:
+def test_a_killed_daemon_ends_the_copy(
+    where: str, mounted, mount_volume, images, wait_until, tmp_path: Path
+) -> None:
     """D4, D5: kill -9 in the middle, several times, under a load; the next mount goes on."""
     names = with_history(mounted)
     before = all_views(mounted, names)
@@ -310,7 +344,9 @@ def test_a_killed_daemon_ends_the_copy(where: str, mounted, mount_volume, images
     assert all_views(mount_volume(images.watch(target)), names) == before
 
 
-def test_commands_on_the_image_of_an_interrupted_copy_spoil_it(mounted, run_snapfs, mount_volume, images, tmp_path: Path) -> None:
+def test_commands_on_the_image_of_an_interrupted_copy_spoil_it(
+    mounted, run_snapfs, mount_volume, images, tmp_path: Path
+) -> None:
     """D3, D4: a command that writes to the source copies before it does."""
     names = with_history(mounted)
     before = all_views(mounted, names)
@@ -324,7 +360,9 @@ def test_commands_on_the_image_of_an_interrupted_copy_spoil_it(mounted, run_snap
     assert all_views(mount_volume(images.watch(target)), names) == before
 
 
-def test_a_copy_that_was_paused_goes_on_by_itself(mounted, run_snapfs, mount_volume, images, tmp_path: Path) -> None:
+def test_a_copy_that_was_paused_goes_on_by_itself(
+    mounted, run_snapfs, mount_volume, images, tmp_path: Path
+) -> None:
     """D4: also after the next mount."""
     names = with_history(mounted)
     before = all_views(mounted, names)
@@ -341,12 +379,16 @@ def test_a_copy_that_was_paused_goes_on_by_itself(mounted, run_snapfs, mount_vol
 def test_an_interrupted_command_loses_what_it_has_copied(
     mounted, snapfs_command, start, run_snapfs, mount_volume, images, wait_until, tmp_path: Path
 ) -> None:
-    """D4: a copy of an image that nobody has mounted goes on where Ctrl-C ended it, if the image is the same."""
+    """D4: a copy of an image that nobody has mounted goes on where Ctrl-C ended it, if the image is
+    the same.
+    """
     names = with_history(mounted)
     before = all_views(mounted, names)
     mounted.unmount()
     target = tmp_path / "copy.img"
-    process = start(snapfs_command("copy", mounted.image, target, "--rate", "300K"), stderr=subprocess.DEVNULL)
+    process = start(
+        snapfs_command("copy", mounted.image, target, "--rate", "300K"), stderr=subprocess.DEVNULL
+    )
     wait_until(lambda: target.exists() and target.stat().st_blocks * 512 > MIB, 30, "the copy")
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 130
@@ -361,12 +403,16 @@ def test_an_interrupted_command_loses_what_it_has_copied(
     assert all_views(mount_volume(images.watch(target)), names) == before
 
 
-def test_a_copy_goes_on_although_its_source_has_changed(mounted, snapfs_command, start, run_snapfs, wait_until, tmp_path: Path) -> None:
+def test_a_copy_goes_on_although_its_source_has_changed(
+    mounted, snapfs_command, start, run_snapfs, wait_until, tmp_path: Path
+) -> None:
     """D4: what a source does not know of it does not wait for."""
     with_history(mounted)
     mounted.unmount()
     target = tmp_path / "copy.img"
-    process = start(snapfs_command("copy", mounted.image, target, "--rate", "300K"), stderr=subprocess.DEVNULL)
+    process = start(
+        snapfs_command("copy", mounted.image, target, "--rate", "300K"), stderr=subprocess.DEVNULL
+    )
     wait_until(lambda: target.exists() and target.stat().st_blocks * 512 > MIB, 30, "the copy")
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 130
@@ -379,7 +425,9 @@ def test_a_copy_goes_on_although_its_source_has_changed(mounted, snapfs_command,
 
 @pytest.mark.volume(size="1G")
 @pytest.mark.parametrize("how", ["interrupt", "cancel"])
-def test_a_copy_that_is_being_set_up_cannot_be_given_up(how: str, mounted, snapfs_command, start, wait_until, tmp_path: Path) -> None:
+def test_a_copy_that_is_being_set_up_cannot_be_given_up(
+    how: str, mounted, snapfs_command, start, wait_until, tmp_path: Path
+) -> None:
     """D4: by Ctrl-C, or by somebody else; nothing is left of it, and another one can begin."""
     chunk = random.Random(1).randbytes(MIB)
     with (mounted / "large").open("wb") as file:
@@ -392,12 +440,18 @@ def test_a_copy_that_is_being_set_up_cannot_be_given_up(how: str, mounted, snapf
     assert daemon is not None
     with daemon:
         process = start(command, stderr=subprocess.PIPE, text=True)
-        wait_until(lambda: target.exists() and target.stat().st_blocks * 512 > 8 * MIB, 30, "the beginning")
+        wait_until(
+            lambda: target.exists() and target.stat().st_blocks * 512 > 8 * MIB, 30, "the beginning"
+        )
         if how == "interrupt":
             process.send_signal(signal.SIGINT)
         else:
             told = daemon.call("copy.cancel")  # a command of its own might come too late
-            assert (told["state"], told["destination"], told["removed"]) == ("cancelled", str(target), True)
+            assert (told["state"], told["destination"], told["removed"]) == (
+                "cancelled",
+                str(target),
+                True,
+            )
         _, errors = process.communicate(timeout=30)
     assert re.fullmatch(r"snapfs: [^\n]*cancelled\n", errors), errors
     assert process.returncode == (130 if how == "interrupt" else 1)
@@ -407,7 +461,9 @@ def test_a_copy_that_is_being_set_up_cannot_be_given_up(how: str, mounted, snapf
     mounted.run("copy", "cancel", mounted.path)
 
 
-def test_an_interrupted_command_does_not_say_that_the_copy_goes_on(mounted, snapfs_command, start, wait_until, tmp_path: Path) -> None:
+def test_an_interrupted_command_does_not_say_that_the_copy_goes_on(
+    mounted, snapfs_command, start, wait_until, tmp_path: Path
+) -> None:
     """D4: one that waited for a daemon."""
     with_history(mounted)
     target = tmp_path / "copy.img"
@@ -416,13 +472,19 @@ def test_an_interrupted_command_does_not_say_that_the_copy_goes_on(mounted, snap
     wait_until(lambda: status(mounted)["state"] == "copying", 30, "the copy")
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
-    assert re.fullmatch(r"snapfs: interrupted[^\n]*goes on[^\n]*copy cancel[^\n]*\n", errors), errors
+    assert re.fullmatch(r"snapfs: interrupted[^\n]*goes on[^\n]*copy cancel[^\n]*\n", errors), (
+        errors
+    )
     assert status(mounted)["state"] == "copying"
     mounted.run("copy", "cancel", target)
 
 
-def test_cancelling_leaves_something_of_it(mounted, mount_volume, run_snapfs, tmp_path: Path) -> None:
-    """D4: the target goes, if it was made for the copy; whoever reads it gets an error and never wrong data; space comes back."""
+def test_cancelling_leaves_something_of_it(
+    mounted, mount_volume, run_snapfs, tmp_path: Path
+) -> None:
+    """D4: the target goes, if it was made for the copy; whoever reads it gets an error and never
+    wrong data; space comes back.
+    """
     with_history(mounted)
     mounted.remount()
     free = json.loads(mounted.run("info", mounted.path, "--json").stdout)["free"]
@@ -444,7 +506,7 @@ def test_cancelling_leaves_something_of_it(mounted, mount_volume, run_snapfs, tm
     assert "internal" not in result.stderr
 
 
-# --- what fails -----------------------------------------------------------------------------------------
+# --- what fails -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -455,7 +517,11 @@ def small_place(tmp_path: Path) -> Iterator[Path]:
     top = tmp_path / "small"
     top.mkdir()
     result = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=10M", "none", top], check=False, capture_output=True, text=True, timeout=60
+        ["mount", "-t", "tmpfs", "-o", "size=10M", "none", top],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     if result.returncode:
         pytest.skip(f"no tmpfs to mount here: {result.stderr.strip()}")
@@ -465,7 +531,9 @@ def small_place(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("where", ["on-volume", "outside"])
 def test_a_full_target_harms_the_source(where: str, mounted, small_place: Path, wait_until) -> None:
-    """D7: by default it is the copy that fails, with its reason, and nobody takes it for a volume."""
+    """D7: by default it is the copy that fails, with its reason, and nobody
+    takes it for a volume.
+    """
     (mounted / "large").write_bytes(random.Random(1).randbytes(30 * MIB))
     mounted.run("copy", mounted.path, small_place / "copy.img", "--map", where)
     wait_until(lambda: status(mounted)["state"] == "failed", 60, "the failure")
@@ -482,8 +550,12 @@ def test_a_full_target_harms_the_source(where: str, mounted, small_place: Path, 
 
 
 @pytest.mark.volume(size="64M", options="writeback=off")
-def test_writes_do_not_wait_for_a_copy_that_comes_first(mounted, mount_volume, images, small_place: Path, wait_until) -> None:
-    """D7: with ``--on-error write`` what would be destroyed is not written until there is space; then everything goes on."""
+def test_writes_do_not_wait_for_a_copy_that_comes_first(
+    mounted, mount_volume, images, small_place: Path, wait_until
+) -> None:
+    """D7: with ``--on-error write`` what would be destroyed is not written until there is space;
+    then everything goes on.
+    """
     dice = random.Random(1)
     ballast = small_place / "ballast"
     fill(mounted.path, dice, 120)
@@ -491,7 +563,9 @@ def test_writes_do_not_wait_for_a_copy_that_comes_first(mounted, mount_volume, i
     ballast.write_bytes(bytes(9 * MIB))
     mounted.run("copy", mounted.path, small_place / "copy.img", "--on-error", "write")
     wait_until(lambda: status(mounted)["state"] == "blocked", 60, "the full target")
-    assert [status(mounted)["state"] for _ in range(10)] == ["blocked"] * 10, "it is tried all the time"
+    assert [status(mounted)["state"] for _ in range(10)] == ["blocked"] * 10, (
+        "it is tried all the time"
+    )
     for path in before:
         (mounted.path / path).unlink()
     with pytest.raises(OSError):  # where depends on where lies what is needed
@@ -512,8 +586,12 @@ def test_writes_do_not_wait_for_a_copy_that_comes_first(mounted, mount_volume, i
     assert json.loads(mounted.run("check", small_place / "copy.img", "--json").stdout)["clean"]
 
 
-def test_a_command_never_ends_that_cannot_go_on(mounted, run_snapfs, small_place: Path, mount_volume) -> None:
-    """D4, D7: of an image that nobody has mounted it ends with the reason, and goes on when there is space."""
+def test_a_command_never_ends_that_cannot_go_on(
+    mounted, run_snapfs, small_place: Path, mount_volume
+) -> None:
+    """D4, D7: of an image that nobody has mounted it ends with the reason, and goes on when there
+    is space.
+    """
     (mounted / "large").write_bytes(random.Random(1).randbytes(30 * MIB))
     mounted.unmount()
     target = small_place / "copy.img"
@@ -571,10 +649,12 @@ def test_a_read_only_mount_ends_a_copy_or_goes_on_with_it(mounted, tmp_path: Pat
     mounted.run("copy", "cancel", mounted.path)
 
 
-# --- devices --------------------------------------------------------------------------------------------
+# --- devices --------------------------------------------------------------------------------------
 
 
-def test_block_devices_are_copied_otherwise(loop_device: Path, make_loop, mount_volume, tmp_path: Path, images) -> None:
+def test_block_devices_are_copied_otherwise(
+    loop_device: Path, make_loop, mount_volume, tmp_path: Path, images
+) -> None:
     """A1, D1: from a device to a larger one that holds something, and back to a file."""
     mounted = mount_volume(loop_device)
     names = with_history(mounted)
@@ -599,7 +679,9 @@ def test_block_devices_are_copied_otherwise(loop_device: Path, make_loop, mount_
 
 
 def test_a_device_is_remembered_by_a_name_that_passes(mounted, make_loop, tmp_path: Path) -> None:
-    """D4: the name that it was given by leads to it after a boot as well, and not the kernel's of today."""
+    """D4: the name that it was given by leads to it after a boot as well, and not the kernel's of
+    today.
+    """
     backing = tmp_path / "backing"
     with backing.open("wb") as file:
         file.truncate(80 * MIB)
@@ -625,7 +707,7 @@ def test_a_device_that_is_too_small_is_taken(mounted, make_loop, tmp_path: Path)
     assert backing.read_bytes() == bytes(32 * MIB)
 
 
-# --- bad input ------------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------------------
 
 
 def test_what_cannot_be_a_target_is_taken(mounted, run_snapfs, tmp_path: Path) -> None:
@@ -668,7 +750,10 @@ def test_two_copies_of_one_volume_disturb_each_other(mounted, tmp_path: Path) ->
     result = mounted.run("copy", mounted.path, tmp_path / "second.img", code=1)
     assert str(tmp_path / "copy.img") in result.stderr
     assert not (tmp_path / "second.img").exists()
-    for words in (("mount", tmp_path / "copy.img", tmp_path), ("mkfs", tmp_path / "copy.img", "--force")):
+    for words in (
+        ("mount", tmp_path / "copy.img", tmp_path),
+        ("mkfs", tmp_path / "copy.img", "--force"),
+    ):
         result = mounted.run(*words, code=None) if words[0] == "mkfs" else None
         assert result is None or "in use" in result.stderr
     set_free(mounted)

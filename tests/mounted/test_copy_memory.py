@@ -1,4 +1,6 @@
-"""Copies from memory and to memory (D6): usable at once, kept while their daemon lives, and never lost by unmounting."""
+"""Copies from memory and to memory (D6): usable at once, kept while their daemon lives, and never
+lost by unmounting.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,11 @@ MIB = 1 << 20
 
 
 def hashes(top: Path) -> dict[str, str]:
-    return {str(path.relative_to(top)): hashlib.sha256(path.read_bytes()).hexdigest() for path in top.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(top)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in top.rglob("*")
+        if path.is_file()
+    }
 
 
 def fill(top: Path, seed: int = 1) -> dict[str, str]:
@@ -30,7 +36,9 @@ def status(mounted: Any, target: object) -> dict[str, Any]:
 
 
 def test_a_volume_in_memory_cannot_be_kept(mount_volume, images, tmp_path: Path) -> None:
-    """D6: the command returns when the file has all of it; page-sized blocks; a new daemon starts from the file."""
+    """D6: the command returns when the file has all of it; page-sized blocks; a new daemon starts
+    from the file.
+    """
     memory = mount_volume(Path("mem:200M"))
     before = fill(memory.path)
     snapshot = memory.snapshot("one")
@@ -43,24 +51,40 @@ def test_a_volume_in_memory_cannot_be_kept(mount_volume, images, tmp_path: Path)
     assert hashes(snapshot) == before
     memory.unmount()
     kept = mount_volume(images.watch(target))
-    assert json.loads(kept.run("info", kept.path, "--json").stdout)["block_size"] == os.sysconf("SC_PAGE_SIZE")
+    assert json.loads(kept.run("info", kept.path, "--json").stdout)["block_size"] == os.sysconf(
+        "SC_PAGE_SIZE"
+    )
     assert hashes(kept.path) == now
     assert hashes(kept.view("one")) == before
 
 
-def test_unmounting_loses_what_a_copy_of_memory_lacks(mount_volume, snapfs_command, start, images, wait_until, tmp_path: Path) -> None:
+def test_unmounting_loses_what_a_copy_of_memory_lacks(
+    mount_volume, snapfs_command, start, images, wait_until, tmp_path: Path
+) -> None:
     """D6: whoever does not wait for the command, and unmounts, has all of it."""
     memory = mount_volume(Path("mem:200M"))
     now = fill(memory.path)
     target = tmp_path / "kept.img"
-    start(snapfs_command("copy", memory.path, target, "--rate", "100K"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until(lambda: target.exists() and status(memory, memory.path)["state"] == "copying", 30, "the copy")
+    start(
+        snapfs_command("copy", memory.path, target, "--rate", "100K"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_until(
+        lambda: target.exists() and status(memory, memory.path)["state"] == "copying",
+        30,
+        "the copy",
+    )
     memory.unmount()
     assert hashes(mount_volume(images.watch(target)).path) == now
 
 
-def test_a_copy_in_memory_is_another_moment(mounted, mount_volume, run_snapfs, images, tmp_path: Path) -> None:
-    """D1, D6: in another part of memory, usable at once by its name, an image like any other when it is complete."""
+def test_a_copy_in_memory_is_another_moment(
+    mounted, mount_volume, run_snapfs, images, tmp_path: Path
+) -> None:
+    """D1, D6: in another part of memory, usable at once by its name, an image like any other when
+    it is complete.
+    """
     before = fill(mounted.path)
     mounted.run("copy", mounted.path, "mem:then", "--rate", "0")
     fill(mounted.path, 2)
@@ -98,7 +122,9 @@ def test_memory_to_memory(mount_volume, run_snapfs) -> None:
 
 
 def test_a_killed_daemon_leaves_the_source_waiting_for_memory(mounted, run_snapfs) -> None:
-    """D6, D7: a copy in memory has gone with its daemon, whatever should come first; a new one can have its name."""
+    """D6, D7: a copy in memory has gone with its daemon, whatever should come first; a new one can
+    have its name.
+    """
     now = fill(mounted.path)
     mounted.run("copy", mounted.path, "mem:gone", "--rate", "0", "--on-error", "write")
     mounted.kill()
@@ -124,7 +150,9 @@ def test_names_that_cannot_be(mounted, run_snapfs) -> None:
 
 
 def test_the_end_of_a_session_takes_a_copy_in_memory_away(mounted, run_snapfs, wait_until) -> None:
-    """31: its name is where the daemon's socket is, which may go before the daemon does; both are made anew."""
+    """31: its name is where the daemon's socket is, which may go before the daemon does; both are
+    made anew.
+    """
     from snapfs.control import memory, registry
     from snapfs.control.mounts import mount_at
 

@@ -38,8 +38,12 @@ def sparse(path: Path, size: int) -> Path:
 
 @needs_root
 @pytest.mark.volume(size="200M")
-def test_a_volume_is_copied_into_itself(mounted, mount_volume, undone: ExitStack, tmp_path: Path) -> None:
-    """D1, D7: refused wherever it can be told, before anything is opened or made: the daemon would wait for itself."""
+def test_a_volume_is_copied_into_itself(
+    mounted, mount_volume, undone: ExitStack, tmp_path: Path
+) -> None:
+    """D1, D7: refused wherever it can be told, before anything is opened or made: the daemon would
+    wait for itself.
+    """
     bind = tmp_path / "bind"
     bind.mkdir()
     subprocess.run(["mount", "--bind", mounted.path, bind], check=True)
@@ -58,7 +62,9 @@ def test_a_volume_is_copied_into_itself(mounted, mount_volume, undone: ExitStack
 def test_a_volume_is_copied_into_a_device_that_stands_on_it(
     mounted, mount_volume, make_loop: Callable[..., Path], undone: ExitStack, tmp_path: Path
 ) -> None:
-    """As above: a loop device, one over that, a filesystem on one, and another volume whose image lies there."""
+    """As above: a loop device, one over that, a filesystem on one, and another volume whose image
+    lies there.
+    """
 
     def looped(path: Path) -> Path:
         device = make_loop(path)
@@ -89,13 +95,20 @@ def test_a_volume_is_copied_into_a_device_that_stands_on_it(
 
 
 @pytest.fixture
-def altered(mounted, wait_until, tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
-    """Mounts the volume by a daemon that has executed some lines before: constants are others, or something is not noticed."""
+def altered(
+    mounted, wait_until, tmp_path: Path
+) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
+    """Mounts the volume by a daemon that has executed some lines before: constants are others, or
+    something is not noticed.
+    """
     started: list[subprocess.Popen[bytes]] = []
 
     def mount(lines: str) -> subprocess.Popen[bytes]:
         mounted.unmount()
-        program = f"{lines}\nfrom snapfs.cli.main import main\nmain(['mount', '--foreground', *sys.argv[1:]], 'snapfs')"
+        program = (
+            f"{lines}\nfrom snapfs.cli.main import main\nmain(['mount', '--foreground', "
+            "*sys.argv[1:]], 'snapfs')"
+        )
         command = [sys.executable, "-c", f"import sys\n{program}", mounted.image, mounted.path]
         with (tmp_path / "log").open("wb") as log:
             process = subprocess.Popen(command, stderr=log)
@@ -123,10 +136,17 @@ def control_answers(mounted: Any) -> bool:
 
 
 @needs_root
-def test_a_map_goes_into_the_volume_itself(mounted, altered: Callable[..., Any], make_loop: Callable[..., Path], tmp_path: Path) -> None:
-    """D5: the map of a copy to a device is among the user's own files, which may be in the volume that is copied."""
+def test_a_map_goes_into_the_volume_itself(
+    mounted, altered: Callable[..., Any], make_loop: Callable[..., Path], tmp_path: Path
+) -> None:
+    """D5: the map of a copy to a device is among the user's own files, which may be in the volume
+    that is copied.
+    """
     device = make_loop(sparse(tmp_path / "t", 64 << 20))
-    altered(f"from snapfs.copying import map_file; map_file.STATE_DIRECTORY = {str(mounted / 'state')!r}")
+    altered(
+        "from snapfs.copying import map_file; map_file.STATE_DIRECTORY = "
+        f"{str(mounted / 'state')!r}"
+    )
     result = mounted.run("copy", mounted.path, device, "--force", "--map", "outside", code=2)
     assert INSIDE in result.stderr, result.stderr
     assert not os.listdir(mounted / "state")
@@ -158,7 +178,7 @@ def test_a_full_volume_cannot_be_saved(mounted, images, mount_volume, tmp_path: 
     assert sorted(os.listdir(copy.path)) == names
 
 
-# --- targets that do not answer -------------------------------------------------------------------------
+# --- targets that do not answer -------------------------------------------------------------------
 
 #: What cannot be told to lie in the volume: so the daemon does wait for itself.
 UNTOLD = "import snapfs.control.copying as one; one.refuse_nested = lambda *_: None"
@@ -181,7 +201,9 @@ with open(sys.argv[1] + "/file", "wb") as file:
 
 
 def end(process: subprocess.Popen[Any]) -> None:
-    """Whatever has become of the test: the mounts are gone by force by then, so nobody waits in the kernel."""
+    """Whatever has become of the test: the mounts are gone by force by then, so nobody waits in the
+    kernel.
+    """
     process.kill()
     process.communicate(timeout=SECONDS)
 
@@ -199,17 +221,26 @@ def other_user(mounted, undone: ExitStack) -> Callable[[str], subprocess.Popen[b
 
 
 @pytest.fixture
-def begun(mounted, make_loop: Callable[..., Path], snapfs_command, wait_until, undone: ExitStack) -> Callable[[], subprocess.Popen[str]]:
+def begun(
+    mounted, make_loop: Callable[..., Path], snapfs_command, wait_until, undone: ExitStack
+) -> Callable[[], subprocess.Popen[str]]:
     """Begins a copy of the volume to a device that stands on it, in a process of its own."""
 
     def begin() -> subprocess.Popen[str]:
         (mounted / "data").write_bytes(os.urandom(8 << 20))
         loop = make_loop(sparse(mounted / "t", 201 << 20))
         process = subprocess.Popen(
-            snapfs_command("copy", mounted.path, loop, "--force"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            snapfs_command("copy", mounted.path, loop, "--force"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         undone.callback(end, process)
-        wait_until(lambda: process.poll() is not None or status(mounted)["id"] is not None, 60, "the copy's beginning")
+        wait_until(
+            lambda: process.poll() is not None or status(mounted)["id"] is not None,
+            60,
+            "the copy's beginning",
+        )
         assert process.poll() is None, process.communicate()
         return process
 
@@ -217,13 +248,17 @@ def begun(mounted, make_loop: Callable[..., Path], snapfs_command, wait_until, u
 
 
 def status(mounted: Any) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(mounted.run("copy", "status", mounted.path, "--json", code=None).stdout)
+    found: dict[str, Any] = json.loads(
+        mounted.run("copy", "status", mounted.path, "--json", code=None).stdout
+    )
     return found
 
 
 @needs_root
 @pytest.mark.volume(size="200M")
-def test_a_copy_that_waits_for_itself_cannot_be_cancelled(mounted, altered, begun, other_user) -> None:
+def test_a_copy_that_waits_for_itself_cannot_be_cancelled(
+    mounted, altered, begun, other_user
+) -> None:
     """D4, D7: cancelling ends within seconds, and with it the waiting of everybody else."""
     altered(UNTOLD)
     process = begun()
@@ -238,8 +273,12 @@ def test_a_copy_that_waits_for_itself_cannot_be_cancelled(mounted, altered, begu
 
 @needs_root
 @pytest.mark.volume(size="200M")
-def test_users_wait_for_ever_for_a_copy_that_waits_for_itself(mounted, altered, begun, other_user) -> None:
-    """D7: the target is given so long, then the copy fails, and says why; nobody has to do anything."""
+def test_users_wait_for_ever_for_a_copy_that_waits_for_itself(
+    mounted, altered, begun, other_user
+) -> None:
+    """D7: the target is given so long, then the copy fails, and says why; nobody has to do
+    anything.
+    """
     altered(f"{UNTOLD}\n{HASTY}")
     process = begun()
     assert other_user("user").wait(SECONDS) == 0
@@ -252,7 +291,9 @@ def test_users_wait_for_ever_for_a_copy_that_waits_for_itself(mounted, altered, 
 @needs_root
 @pytest.mark.volume(size="200M")
 def test_a_daemon_that_waits_for_itself_never_ends(mounted, altered, begun, other_user) -> None:
-    """D4: detaching the mount, and SIGTERM, end within seconds; what was written before is there."""
+    """D4: detaching the mount, and SIGTERM, end within seconds; what was
+    written before is there.
+    """
     daemon = altered(UNTOLD)
     process = begun()
     user = other_user("user")
@@ -267,7 +308,9 @@ def test_a_daemon_that_waits_for_itself_never_ends(mounted, altered, begun, othe
 
 @pytest.fixture
 def elsewhere(mounted, mount_volume, undone: ExitStack, tmp_path: Path) -> Any:
-    """Another volume, for targets. Its daemon can be stopped; then nothing that is asked of a target there is answered."""
+    """Another volume, for targets. Its daemon can be stopped; then nothing that is asked of a
+    target there is answered.
+    """
     mount = mount_volume(size="200M")
     pid = mount.pid
     undone.callback(os.kill, pid, signal.SIGCONT)
@@ -289,14 +332,20 @@ def overwrite(mounted: Any, undone: ExitStack) -> subprocess.Popen[bytes]:
         "    with open(f'{sys.argv[2]}{number}', 'wb') as file:\n"
         "        file.write(os.urandom(1 << 20)); file.flush(); os.fsync(file.fileno())\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", program, mounted / "old", mounted / "new"], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, mounted / "old", mounted / "new"], stderr=subprocess.DEVNULL
+    )
     undone.callback(end, process)
     return process
 
 
 @pytest.mark.volume(size="64M")
-def test_a_target_that_does_not_answer_holds_writers_up(mounted, altered, elsewhere, undone, wait_until, tmp_path: Path) -> None:
-    """D3, D7: whoever has to wait for it does so for a while; then the copy has failed, and another one can be made."""
+def test_a_target_that_does_not_answer_holds_writers_up(
+    mounted, altered, elsewhere, undone, wait_until, tmp_path: Path
+) -> None:
+    """D3, D7: whoever has to wait for it does so for a while; then the copy has failed, and another
+    one can be made.
+    """
     daemon = altered(HASTY)
     with_data(mounted)
     mounted.run("copy", mounted.path, elsewhere / "copy.img", "--rate", "0")
@@ -306,7 +355,11 @@ def test_a_target_that_does_not_answer_holds_writers_up(mounted, altered, elsewh
     assert found["state"] == "failed"
     assert "does not answer" in found["reason"]
     again = ("copy", mounted.path, tmp_path / "copy.img", "--wait")
-    wait_until(lambda: not mounted.run(*again, code=None, limit=SECONDS).returncode, SECONDS, "another copy")
+    wait_until(
+        lambda: not mounted.run(*again, code=None, limit=SECONDS).returncode,
+        SECONDS,
+        "another copy",
+    )
     mounted.run("umount", mounted.path, limit=SECONDS)
     mounted.mount()  # by another daemon, whatever the kernel keeps of that one
     mounted.unmount()
@@ -318,7 +371,9 @@ def test_a_target_that_does_not_answer_holds_writers_up(mounted, altered, elsewh
 def test_a_copy_to_what_does_not_answer_cannot_be_given_up(
     mounted, altered: Callable[..., Any], elsewhere, wait_until: Callable[..., None], tmp_path: Path
 ) -> None:
-    """D4: cancelled within seconds, and so does the mount end; the target is removed when that is possible again, or is of no use."""
+    """D4: cancelled within seconds, and so does the mount end; the target is removed when that is
+    possible again, or is of no use.
+    """
     daemon = altered("")
     with_data(mounted)
     mounted.run("copy", mounted.path, elsewhere / "copy.img", "--rate", "0")
@@ -328,11 +383,19 @@ def test_a_copy_to_what_does_not_answer_cannot_be_given_up(
     assert status(mounted)["state"] == "cancelled"
     daemon.terminate()
     wait_until(lambda: mounts.mount_at(str(mounted.path)) is None, SECONDS, "the end of the mount")
-    wait_until(lambda: not mounted.run("check", mounted.image, code=None).returncode, SECONDS, "the release of the image")
+    wait_until(
+        lambda: not mounted.run("check", mounted.image, code=None).returncode,
+        SECONDS,
+        "the release of the image",
+    )
     elsewhere.go_on()
     daemon.wait(SECONDS)
     wait_until(
-        lambda: not (elsewhere / "copy.img").exists() or is_refused(mounted, elsewhere / "copy.img"), SECONDS, "the end of the target"
+        lambda: (
+            not (elsewhere / "copy.img").exists() or is_refused(mounted, elsewhere / "copy.img")
+        ),
+        SECONDS,
+        "the end of the target",
     )
 
 
@@ -341,8 +404,12 @@ def is_refused(mounted: Any, image: Path) -> bool:
 
 
 @pytest.mark.volume(size="64M")
-def test_a_write_that_comes_second_waits_for_ever(mounted, altered, elsewhere, other_user, undone) -> None:
-    """D7: with --on-error write it is the write that fails while the target does not answer; both go on when it does."""
+def test_a_write_that_comes_second_waits_for_ever(
+    mounted, altered, elsewhere, other_user, undone
+) -> None:
+    """D7: with --on-error write it is the write that fails while the target does not answer; both
+    go on when it does.
+    """
     altered(HASTY)
     with_data(mounted)
     mounted.run("copy", mounted.path, elsewhere / "copy.img", "--rate", "0", "--on-error", "write")
@@ -352,21 +419,30 @@ def test_a_write_that_comes_second_waits_for_ever(mounted, altered, elsewhere, o
     assert found["state"] == "blocked"
     assert "does not answer" in found["reason"]
     elsewhere.go_on()
-    result = json.loads(mounted.run("copy", "resume", mounted.path, "--rate", "max", "--wait", "--json", limit=SECONDS).stdout)
+    result = json.loads(
+        mounted.run(
+            "copy", "resume", mounted.path, "--rate", "max", "--wait", "--json", limit=SECONDS
+        ).stdout
+    )
     assert result["state"] == "complete"
     assert mounted.run("check", elsewhere / "copy.img").returncode == 0
     assert other_user("user").wait(SECONDS) == 0
 
 
 #: Setting up a copy gets no further when the volume remembers it.
-UNFINISHED = "import threading, snapfs.copying.job as job; job.Job.put_map = lambda _: threading.Event().wait()"
+UNFINISHED = (
+    "import threading, snapfs.copying.job as job; job.Job.put_map = lambda _: "
+    "threading.Event().wait()"
+)
 
 
 @pytest.mark.parametrize("where", ["on-volume", "outside"])
 def test_a_mount_that_ends_leaves_a_copy_that_was_never_set_up(
     where: str, mounted, altered, snapfs_command, undone, wait_until, tmp_path: Path
 ) -> None:
-    """D2, D4: the task that sets it up is cancelled with the daemon, and still leaves nothing: no target, no map, nothing remembered."""
+    """D2, D4: the task that sets it up is cancelled with the daemon, and still leaves nothing: no
+    target, no map, nothing remembered.
+    """
     daemon = altered(UNFINISHED)
     with_data(mounted)
     target = tmp_path / "copies" / "copy.img"
@@ -374,7 +450,11 @@ def test_a_mount_that_ends_leaves_a_copy_that_was_never_set_up(
     command = snapfs_command("copy", mounted.path, target, "--map", where)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     undone.callback(end, process)
-    wait_until(lambda: json.loads(mounted.run("info", mounted.path, "--json").stdout)["copy"] is not None, 60, "the copy's registration")
+    wait_until(
+        lambda: json.loads(mounted.run("info", mounted.path, "--json").stdout)["copy"] is not None,
+        60,
+        "the copy's registration",
+    )
     assert target.exists()
     daemon.terminate()
     daemon.wait(SECONDS)

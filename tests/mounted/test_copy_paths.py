@@ -1,4 +1,6 @@
-"""Full copies where a path leads somewhere else than before: exchanged by others, named by an image, or odd from the beginning."""
+"""Full copies where a path leads somewhere else than before: exchanged by others, named by an
+image, or odd from the beginning.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +39,12 @@ def one_line(result: subprocess.CompletedProcess[str], *words: str) -> None:
 
 
 @pytest.mark.parametrize("where", ["on-volume", "outside"])
-def test_cancelling_removes_another_file_of_the_same_name(where: str, mounted, tmp_path: Path) -> None:
-    """D4: what is removed is what was made for the copy, target and map, wherever their names lead by now."""
+def test_cancelling_removes_another_file_of_the_same_name(
+    where: str, mounted, tmp_path: Path
+) -> None:
+    """D4: what is removed is what was made for the copy, target and map, wherever their names lead
+    by now.
+    """
     (mounted / "file").write_bytes(os.urandom(1 << 20))
     target, moved, path = tmp_path / "a.img", tmp_path / "b.img", tmp_path / "a.img.copymap"
     mounted.run("copy", mounted.path, target, "--rate", "0", "--map", where)
@@ -54,7 +60,9 @@ def test_cancelling_removes_another_file_of_the_same_name(where: str, mounted, t
 
 @needs_root
 def test_a_link_that_came_into_the_targets_place_is_followed(mounted, tmp_path: Path) -> None:
-    """Root copies into a user's directory, who exchanges the target with a link before the daemon opens it."""
+    """Root copies into a user's directory, who exchanges the target with a link before the daemon
+    opens it.
+    """
     victim, home = tmp_path / "victim", tmp_path / "home"
     victim.write_text("precious")
     home.mkdir()
@@ -73,7 +81,9 @@ def test_a_link_that_came_into_the_targets_place_is_followed(mounted, tmp_path: 
 @needs_root
 @pytest.mark.parametrize("whose", ["target", "map"])
 def test_an_image_has_a_strangers_file_used(whose: str, mounted, tmp_path: Path) -> None:
-    """An image names the target of its copy, and the map: believed only if root or the image's owner has them."""
+    """An image names the target of its copy, and the map: believed only if root or the image's
+    owner has them.
+    """
     (mounted / "file").write_bytes(os.urandom(1 << 20))
     target = tmp_path / "copy.img"
     path = tmp_path / "copy.img.copymap"
@@ -82,7 +92,10 @@ def test_an_image_has_a_strangers_file_used(whose: str, mounted, tmp_path: Path)
     for file in (mounted.image, target, path):
         os.chown(file, OWNER, OWNER)
     mounted.mount()
-    assert json.loads(mounted.run("copy", "status", mounted.path, "--json").stdout)["state"] == "copying"
+    assert (
+        json.loads(mounted.run("copy", "status", mounted.path, "--json").stdout)["state"]
+        == "copying"
+    )
     mounted.kill()
     strange = target if whose == "target" else path
     os.chown(strange, STRANGER, STRANGER)
@@ -95,7 +108,19 @@ def test_an_image_has_a_strangers_file_used(whose: str, mounted, tmp_path: Path)
 
 
 @pytest.fixture(
-    params=["fifo", "socket", "directory", "null", "full", "memory", "zero byte", "relative", "empty", "too long", "no directory"]
+    params=[
+        "fifo",
+        "socket",
+        "directory",
+        "null",
+        "full",
+        "memory",
+        "zero byte",
+        "relative",
+        "empty",
+        "too long",
+        "no directory",
+    ]
 )
 def odd(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where no copy can go."""
@@ -108,13 +133,16 @@ def odd(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     elif request.param == "directory":
         path.mkdir()
     return {
-        "null": "/dev/null", "full": "/dev/full", "memory": "/proc/self/mem", "zero byte": "\0", "relative": "odd", "empty": "",
+        "null": "/dev/null", "full": "/dev/full", "memory": "/proc/self/mem", "zero byte": "\0",
+        "relative": "odd", "empty": "",
         "too long": f"{tmp_path}/{'n' * 300}", "no directory": f"{path}/none/copy.img",
     }.get(request.param, str(path))  # fmt: skip
 
 
 def test_an_odd_target_is_an_internal_error(odd: str, mounted) -> None:
-    """D7: each is one clear line, with and without --force, and changes nothing; by the command line or by the socket."""
+    """D7: each is one clear line, with and without --force, and changes nothing; by the command
+    line or by the socket.
+    """
     for force in (False, True):
         with pytest.raises(SnapfsError) as caught:
             ask(mounted, destination=odd, force=force)
@@ -122,7 +150,9 @@ def test_an_odd_target_is_an_internal_error(odd: str, mounted) -> None:
         assert "internal error" not in str(caught.value)
     if odd and "\0" not in odd and odd.startswith("/"):
         one_line(mounted.run("copy", mounted.path, odd, "--force", code=None))
-    assert json.loads(mounted.run("copy", "status", mounted.path, "--json").stdout)["state"] == "none"
+    assert (
+        json.loads(mounted.run("copy", "status", mounted.path, "--json").stdout)["state"] == "none"
+    )
 
 
 @pytest.mark.parametrize(
@@ -139,7 +169,10 @@ def test_an_odd_target_is_an_internal_error(odd: str, mounted) -> None:
     ],
 )
 def test_a_command_waits_for_a_fifo(
-    command: Callable[[str, str, str], list[str]], volume_image: Path, run_snapfs: Callable[..., Any], tmp_path: Path
+    command: Callable[[str, str, str], list[str]],
+    volume_image: Path,
+    run_snapfs: Callable[..., Any],
+    tmp_path: Path,
 ) -> None:
     """Whatever has a FIFO where an image or a file belongs says so at once."""
     fifo, place = tmp_path / "fifo", tmp_path / "place"
@@ -150,8 +183,12 @@ def test_a_command_waits_for_a_fifo(
     one_line(result, "fifo")
 
 
-def test_a_file_that_mkfs_has_not_made_is_removed(run_snapfs: Callable[..., Any], tmp_path: Path) -> None:
-    """What is removed after a failure is only what was made: neither what a link leads to nor what was there before."""
+def test_a_file_that_mkfs_has_not_made_is_removed(
+    run_snapfs: Callable[..., Any], tmp_path: Path
+) -> None:
+    """What is removed after a failure is only what was made: neither what a link leads to nor what
+    was there before.
+    """
     image = tmp_path / "image"
     run_snapfs("mkfs", image, "--size", "64M", "--block-size", "3000", code=None)
     assert not image.exists()

@@ -1,4 +1,6 @@
-"""What a volume remembers of a copy that is running, on the command line: it is told, and damage to it is (D1, D3)."""
+"""What a volume remembers of a copy that is running, on the command line: it is told, and damage to
+it is (D1, D3).
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,17 @@ def register(image: Path, map_blocks: int) -> CopyBlock:
     volume = Volume.open(device)
     runs = drive(volume, allocate_map, volume, map_blocks) if map_blocks else ()
     destination = b"/backup/\xffa\x1b[2J.img"
-    volume.copies.put(RunningCopy(ID, 1, destination, runs, b"" if runs else b"/backup/a.map", since_ns=1_700_000_000_000_000_000, owner=3))
+    volume.copies.put(
+        RunningCopy(
+            ID,
+            1,
+            destination,
+            runs,
+            b"" if runs else b"/backup/a.map",
+            since_ns=1_700_000_000_000_000_000,
+            owner=3,
+        )
+    )
     commit(volume)
     device.close()
     assert volume.copies.place is not None
@@ -34,7 +46,9 @@ def register(image: Path, map_blocks: int) -> CopyBlock:
 
 
 @pytest.mark.parametrize(("map_blocks", "where"), [(4, "on the volume"), (0, "in /backup/a.map")])
-def test_nobody_is_told_of_a_copy_that_is_running(run_snapfs: Run, volume_image: Path, map_blocks: int, where: str) -> None:
+def test_nobody_is_told_of_a_copy_that_is_running(
+    run_snapfs: Run, volume_image: Path, map_blocks: int, where: str
+) -> None:
     assert json.loads(run_snapfs("info", volume_image, "--json").stdout)["copy"] is None
     assert "Copy" not in run_snapfs("info", volume_image).stdout
     register(volume_image, map_blocks)
@@ -59,7 +73,9 @@ def test_nobody_is_told_of_a_copy_that_is_running(run_snapfs: Run, volume_image:
 def test_what_is_remembered_is_damaged_and_the_volume_is_written(
     run_snapfs: Run, mount_volume: Callable[..., Any], images: Any, tmp_path: Path
 ) -> None:
-    """Everything can be read; whoever wants to write is told in one line what to do; repair ends the copy, and all is as before."""
+    """Everything can be read; whoever wants to write is told in one line what to do; repair ends
+    the copy, and all is as before.
+    """
     mounted = mount_volume()
     (mounted / "file").write_bytes(b"content")
     mounted.unmount()
@@ -68,7 +84,11 @@ def test_what_is_remembered_is_damaged_and_the_volume_is_written(
         file.seek(place.block * 4096 + 5)
         file.write(b"?")
     refused = run_snapfs("snapshot", "create", mounted.image, "s", code=1)
-    assert refused.stderr.count("\n") == 1 and "check --repair" in refused.stderr and "copy" in refused.stderr
+    assert (
+        refused.stderr.count("\n") == 1
+        and "check --repair" in refused.stderr
+        and "copy" in refused.stderr
+    )
     mounted.mount()
     assert (mounted / "file").read_bytes() == b"content"
     with pytest.raises(OSError, match="Read-only"):
@@ -76,7 +96,12 @@ def test_what_is_remembered_is_damaged_and_the_volume_is_written(
     assert "check --repair" in run_snapfs("info", mounted.path).stdout
     mounted.unmount()
     assert "running copy" in run_snapfs("check", mounted.image, code=4).stdout
-    assert "start it again" in run_snapfs("check", "--repair", mounted.image, "--undo-file", tmp_path / "undo", code=1).stdout
+    assert (
+        "start it again"
+        in run_snapfs(
+            "check", "--repair", mounted.image, "--undo-file", tmp_path / "undo", code=1
+        ).stdout
+    )
     mounted.mount()
     assert (mounted / "file").read_bytes() == b"content"
     (mounted / "more").touch()

@@ -1,4 +1,6 @@
-"""``snapfs diff`` on real mounts and images: what it finds, in every form, and what it says when it cannot."""
+"""``snapfs diff`` on real mounts and images: what it finds, in every form, and what it says when it
+cannot.
+"""
 
 from __future__ import annotations
 
@@ -39,10 +41,12 @@ def changes(run: Run, target: object, *arguments: str) -> list[dict[str, Any]]:
 
 
 def rows(run: Run, target: object, *arguments: str) -> Rows:
-    return {(one["letters"], one["old_path"], one["path"]) for one in changes(run, target, *arguments)}
+    return {
+        (one["letters"], one["old_path"], one["path"]) for one in changes(run, target, *arguments)
+    }
 
 
-# --- walking both trees ---------------------------------------------------------------------------------
+# --- walking both trees ---------------------------------------------------------------------------
 
 
 def facts(path: bytes) -> Facts:
@@ -55,10 +59,18 @@ def facts(path: bytes) -> Facts:
         content = os.readlink(path)
     elif kind in (stat.S_IFCHR, stat.S_IFBLK):
         content = status.st_rdev
-    extended = {name: os.getxattr(path, name, follow_symlinks=False) for name in os.listxattr(path, follow_symlinks=False)}
+    extended = {
+        name: os.getxattr(path, name, follow_symlinks=False)
+        for name in os.listxattr(path, follow_symlinks=False)
+    }
     extended = {name: value for name, value in extended.items() if not name.startswith("ceph.")}
     mtime = None if kind == stat.S_IFDIR else status.st_mtime_ns
-    return kind, content, (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, extended), mtime
+    return (
+        kind,
+        content,
+        (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, extended),
+        mtime,
+    )
 
 
 def walk(top: Path) -> dict[bytes, Facts]:
@@ -70,13 +82,21 @@ def walk(top: Path) -> dict[bytes, Facts]:
     return found
 
 
-def compare_with_walk(told: list[dict[str, Any]], old: dict[bytes, Facts], new: dict[bytes, Facts]) -> None:
-    """Directories that were renamed are moved in the old tree, with all that lies in them; then path is compared with path."""
+def compare_with_walk(
+    told: list[dict[str, Any]], old: dict[bytes, Facts], new: dict[bytes, Facts]
+) -> None:
+    """Directories that were renamed are moved in the old tree, with all that lies in them; then
+    path is compared with path.
+    """
 
     def raw(path: str | None) -> bytes:
         return b"" if path is None else path.encode("utf-8", "surrogateescape")
 
-    moved = {raw(one["old_path"]): raw(one["path"]) for one in told if one["kind"] == "renamed" and one["new"]["type"] == "directory"}
+    moved = {
+        raw(one["old_path"]): raw(one["path"])
+        for one in told
+        if one["kind"] == "renamed" and one["new"]["type"] == "directory"
+    }
 
     def now(path: bytes) -> bytes:
         for length in range(path.count(b"/"), -1, -1):
@@ -91,13 +111,19 @@ def compare_with_walk(told: list[dict[str, Any]], old: dict[bytes, Facts], new: 
     def made_way(path: bytes) -> bool:
         """It lay in a directory that another one has since taken the place of."""
         parents = [path[:index] for index, byte in enumerate(path) if byte == ord("/")]
-        return not any(one in moved for one in [path, *parents]) and any(parent in moved.values() for parent in parents)
+        return not any(one in moved for one in [path, *parents]) and any(
+            parent in moved.values() for parent in parents
+        )
 
     gone = {path for path in old if made_way(path)}
     # What was a moved directory's name is not what has become of it, nor what it came to.
-    old = {now(path): found for path, found in old.items() if path not in moved and path not in gone}
+    old = {
+        now(path): found for path, found in old.items() if path not in moved and path not in gone
+    }
     new = {path: found for path, found in new.items() if path not in moved.values()}
-    expected: set[tuple[str, bytes, bool, bool]] = {("removed", path, False, False) for path in gone}
+    expected: set[tuple[str, bytes, bool, bool]] = {
+        ("removed", path, False, False) for path in gone
+    }
     expected |= {("added", path, False, False) for path in new.keys() - old.keys()}
     expected |= {("removed", path, False, False) for path in old.keys() - new.keys()}
     pairs += [(path, old[path], new[path]) for path in old.keys() & new.keys()]
@@ -124,20 +150,34 @@ def compare_with_walk(told: list[dict[str, Any]], old: dict[bytes, Facts], new: 
 def disturb(top: Path, dice: random.Random, count: int) -> None:
     """Random changes, as many kinds as there are."""
     for number in range(count):
-        directories = sorted(path for path, _, _ in os.walk(top))  # in an order that is the same in every run
-        files = sorted(os.path.join(directory, name) for directory, _, names in os.walk(top) for name in names)
-        place = os.path.join(dice.choice(directories), f"n{dice.randrange(40)}" + dice.choice(["", "", " ", "ü"]))
+        directories = sorted(
+            path for path, _, _ in os.walk(top)
+        )  # in an order that is the same in every run
+        files = sorted(
+            os.path.join(directory, name) for directory, _, names in os.walk(top) for name in names
+        )
+        place = os.path.join(
+            dice.choice(directories), f"n{dice.randrange(40)}" + dice.choice(["", "", " ", "ü"])
+        )
         other = dice.choice(files) if files else None
         action = dice.randrange(16)
-        with contextlib.suppress(OSError, IndexError):  # what cannot be done, or there is nothing to do it to
-            if action < 3 and (not os.path.lexists(place) or stat.S_ISREG(os.lstat(place).st_mode)):  # nobody reads a FIFO, or is a device
+        with contextlib.suppress(
+            OSError, IndexError
+        ):  # what cannot be done, or there is nothing to do it to
+            if action < 3 and (
+                not os.path.lexists(place) or stat.S_ISREG(os.lstat(place).st_mode)
+            ):  # nobody reads a FIFO, or is a device
                 Path(place).write_bytes(dice.randbytes(dice.choice([0, 10, 9000])))
             elif action < 5:
                 os.mkdir(place)
             elif action == 5:
                 os.symlink(f"target {number}", place)
             elif action == 6:
-                os.mknod(place, dice.choice([stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK]) | 0o600, os.makedev(NO_DEVICE, number))
+                os.mknod(
+                    place,
+                    dice.choice([stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK]) | 0o600,
+                    os.makedev(NO_DEVICE, number),
+                )
             elif action == 7:
                 os.rmdir(dice.choice(directories[1:]))
             elif action < 10:
@@ -154,7 +194,11 @@ def disturb(top: Path, dice: random.Random, count: int) -> None:
             elif action == 13:
                 os.chmod(dice.choice([other, *directories]), dice.choice([0o600, 0o755, 0o777]))
             elif action == 14:
-                os.setxattr(dice.choice([other, *directories]), "user.x", dice.randbytes(dice.choice([3, 3, 5000])))
+                os.setxattr(
+                    dice.choice([other, *directories]),
+                    "user.x",
+                    dice.randbytes(dice.choice([3, 3, 5000])),
+                )
             else:
                 os.utime(other, ns=(0, dice.randrange(1 << 60)), follow_symlinks=False)
 
@@ -184,7 +228,9 @@ def test_a_comparison_differs_from_walking_the_mounted_trees(seed: int, mounted)
 @pytest.mark.volume(options="snapsuid")  # as above
 @pytest.mark.parametrize("seed", range(3))
 def test_a_dry_run_promises_something_else_than_the_restore_does(seed: int, mounted) -> None:
-    """A10: what ``restore --dry-run`` lists is what walking the live tree before and after the restore finds."""
+    """A10: what ``restore --dry-run`` lists is what walking the live tree before and after the
+    restore finds.
+    """
     dice = random.Random(seed)
     disturb(mounted.path, dice, 120)
     mounted.snapshot("s")
@@ -200,8 +246,12 @@ def test_a_dry_run_promises_something_else_than_the_restore_does(seed: int, moun
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_dry_run_of_paths_promises_something_else_than_their_restore_does(seed: int, mounted) -> None:
-    """C7: the same for some paths, and for the snapshot of a directory: what has moved out of them comes back, and stays where it is."""
+def test_a_dry_run_of_paths_promises_something_else_than_their_restore_does(
+    seed: int, mounted
+) -> None:
+    """C7: the same for some paths, and for the snapshot of a directory: what has moved out of them
+    comes back, and stays where it is.
+    """
     dice = random.Random(seed)
     disturb(mounted.path, dice, 150)
     (mounted / "part").mkdir()
@@ -211,17 +261,25 @@ def test_a_dry_run_of_paths_promises_something_else_than_their_restore_does(seed
     for _ in range(6):
         disturb(mounted.path, dice, 60)
         there = sorted(os.fsdecode(path) for path in walk(mounted.view("s")) if path != b".")
-        paths = [word for path in dice.sample(there, dice.choice([0, 1, 1, 2])) for word in ("--path", path)]
+        paths = [
+            word
+            for path in dice.sample(there, dice.choice([0, 1, 1, 2]))
+            for word in ("--path", path)
+        ]
         words = ["s", *paths] if paths else ["p"]
         before = walk(mounted.path)
         plan = mounted.run("restore", mounted.path, *words, "--dry-run", "--json", code=None)
         assert walk(mounted.path) == before
         done = mounted.run("restore", mounted.path, *words, code=None)
         assert (done.returncode, done.stderr) == (plan.returncode, plan.stderr)
-        compare_with_walk(json.loads(plan.stdout)["changes"] if plan.returncode == 0 else [], before, walk(mounted.path))
+        compare_with_walk(
+            json.loads(plan.stdout)["changes"] if plan.returncode == 0 else [],
+            before,
+            walk(mounted.path),
+        )
 
 
-# --- each kind of change --------------------------------------------------------------------------------
+# --- each kind of change --------------------------------------------------------------------------
 
 
 def test_each_kind_of_change_has_its_letter(mounted) -> None:
@@ -259,7 +317,12 @@ def test_each_kind_of_change_has_its_letter(mounted) -> None:
         ("A", None, "added"),
     }
     assert rows(mounted.run, top, "s") == expected
-    back = {("A", None, "gone"), ("D", "added", None), ("R", "directory/new name", "moved"), ("R", "new directory", "old directory")}
+    back = {
+        ("A", None, "gone"),
+        ("D", "added", None),
+        ("R", "directory/new name", "moved"),
+        ("R", "new directory", "old directory"),
+    }
     assert back < rows(mounted.run, top, ".", "s")
     (data,) = (one for one in changes(mounted.run, top, "s") if one["path"] == "data")
     assert (data["old"]["size"], data["new"]["size"]) == (4, 5)
@@ -277,7 +340,10 @@ def test_a_directory_is_listed_for_the_names_in_it_alone(mounted) -> None:
     (mounted / "directory" / "file").touch()
     assert rows(mounted.run, mounted.path, "s") == {("A", None, "directory/file")}
     (mounted / "directory").chmod(0o700)
-    assert rows(mounted.run, mounted.path, "s") == {("A", None, "directory/file"), ("m", None, "directory")}
+    assert rows(mounted.run, mounted.path, "s") == {
+        ("A", None, "directory/file"),
+        ("m", None, "directory"),
+    }
     mounted.path.chmod(0o711)
     assert ("m", None, ".") in rows(mounted.run, mounted.path, "s")
 
@@ -313,7 +379,9 @@ def test_content_that_was_written_anew_is_no_change(mounted) -> None:
 
 
 def test_names_of_one_file_are_missed(mounted) -> None:
-    """A second name is an addition; what is changed is changed under all names, wherever they are."""
+    """A second name is an addition; what is changed is changed under all
+    names, wherever they are.
+    """
     for name in ("a", "b", "c"):
         (mounted / name).mkdir()
     (mounted / "a" / "one").write_text("1")
@@ -331,11 +399,15 @@ def test_names_of_one_file_are_missed(mounted) -> None:
     changed = {("M", None, name) for name in ("a/one", "b/two", "b/three", "c/last")}
     assert rows(mounted.run, mounted.path, "s") == {("A", None, "c/four"), *changed}
     (mounted / "b" / "two").unlink()
-    assert rows(mounted.run, mounted.path, "s") == {("RM", "b/two", "c/four"), *changed} - {("M", None, "b/two")}
+    assert rows(mounted.run, mounted.path, "s") == {("RM", "b/two", "c/four"), *changed} - {
+        ("M", None, "b/two")
+    }
 
 
 def test_names_that_changed_hands(mounted) -> None:
-    """What stands under a name is compared with what stood there, directories that live on with themselves."""
+    """What stands under a name is compared with what stood there, directories that live on with
+    themselves.
+    """
     for number in range(3):
         (mounted / f"log.{number}").write_text(f"log {number}")
     for name in ("app", "left", "right"):
@@ -359,7 +431,9 @@ def test_names_that_changed_hands(mounted) -> None:
         ("R", "left", "right"),
         ("R", "right", "left"),
     }
-    assert rows(mounted.run, mounted.path, "s") == expected | {("M", None, f"log.{number}") for number in range(3)}
+    assert rows(mounted.run, mounted.path, "s") == expected | {
+        ("M", None, f"log.{number}") for number in range(3)
+    }
 
 
 def test_a_directory_that_was_made_anew_is_compared_with_the_one_before(mounted) -> None:
@@ -374,7 +448,10 @@ def test_a_directory_that_was_made_anew_is_compared_with_the_one_before(mounted)
     assert rows(mounted.run, mounted.path, "s") == set()
     (mounted / "app" / "sub" / "gone").unlink()
     (mounted / "app" / "sub" / "changed").write_text("something")
-    assert rows(mounted.run, mounted.path, "s") == {("D", "app/sub/gone", None), ("M", None, "app/sub/changed")}
+    assert rows(mounted.run, mounted.path, "s") == {
+        ("D", "app/sub/gone", None),
+        ("M", None, "app/sub/changed"),
+    }
 
 
 def test_a_restore_makes_files_others(mounted) -> None:
@@ -398,11 +475,13 @@ def test_names_that_are_not_utf_8(mounted, snapfs_command) -> None:
     assert one["path"].encode("utf-8", "surrogateescape") == b"\xff\n\x1b[1m"
     result = mounted.run("diff", mounted.path, "s").stdout
     assert result == f"A   {'1 B':>24}  \\udcff\\n\\x1b[1m\n"
-    command = snapfs_command("diff", mounted.path, "s", "--path", os.fsdecode(b"\xff\n\x1b[1m"), "-0")
+    command = snapfs_command(
+        "diff", mounted.path, "s", "--path", os.fsdecode(b"\xff\n\x1b[1m"), "-0"
+    )
     assert subprocess.run(command, check=True, capture_output=True).stdout == b"A \xff\n\x1b[1m\0"
 
 
-# --- directories ----------------------------------------------------------------------------------------
+# --- directories ----------------------------------------------------------------------------------
 
 
 def test_a_snapshot_of_a_directory_is_compared_outside_of_it(mounted) -> None:
@@ -423,13 +502,22 @@ def test_a_snapshot_of_a_directory_is_compared_outside_of_it(mounted) -> None:
     # What crosses the border comes and goes.
     (mounted / "a" / "comes").rename(mounted / "a" / "part" / "came")
     (mounted / "a" / "part" / "sub").rename(mounted / "a" / "went")
-    expected = {("A", None, "a/part/new"), ("A", None, "a/part/came"), ("D", "a/part/sub", None), ("D", "a/part/sub/file", None)}
+    expected = {
+        ("A", None, "a/part/new"),
+        ("A", None, "a/part/came"),
+        ("D", "a/part/sub", None),
+        ("D", "a/part/sub/file", None),
+    }
     assert rows(mounted.run, mounted.path, "p") == expected
     # The part itself may move, go, and be made anew.
     (mounted / "a" / "went").rename(mounted / "a" / "part" / "sub")
     (mounted / "a").rename(mounted / "b")
     found = rows(mounted.run, mounted.path, "p")
-    assert {("R", "a/part", "b/part"), ("M", "a/part/sub/file", "b/part/sub/file"), ("A", None, "b/part/new")} <= found
+    assert {
+        ("R", "a/part", "b/part"),
+        ("M", "a/part/sub/file", "b/part/sub/file"),
+        ("A", None, "b/part/new"),
+    } <= found
     subprocess.run(["rm", "-r", mounted / "b"], check=True)
     gone = {("D", name, None) for name in ("a/part", "a/part/sub", "a/part/sub/file")}
     assert rows(mounted.run, mounted.path, "p") == gone
@@ -448,10 +536,13 @@ def test_two_parts_that_have_nothing_in_common(mounted) -> None:
     (mounted / "a" / ".snap" / "later").mkdir()
     assert rows(mounted.run, mounted.path, "inner", "later") == {("A", None, "a/in/file")}
     assert rows(mounted.run, mounted.path, "later", "inner") == {("D", "a/in/file", None)}
-    assert rows(mounted.run, mounted.path, "of a", "later") == {("A", None, "a/file"), ("A", None, "a/in/file")}
+    assert rows(mounted.run, mounted.path, "of a", "later") == {
+        ("A", None, "a/file"),
+        ("A", None, "a/in/file"),
+    }
 
 
-# --- the command ----------------------------------------------------------------------------------------
+# --- the command ----------------------------------------------------------------------------------
 
 
 def test_filters_by_path(mounted) -> None:
@@ -468,7 +559,10 @@ def test_filters_by_path(mounted) -> None:
     assert rows(run, mounted.path, "s", "--path", "/a/") == a
     assert rows(run, mounted.path, "s", "--path", os.fspath(mounted / "a")) == a
     assert rows(run, mounted.path, "s", "--path", "a/one") == {("A", None, "a/one")}
-    assert rows(run, mounted.path, "s", "--path", "a/deep", "--path", "ab") == {("A", None, "a/deep/two"), ("A", None, "ab")}
+    assert rows(run, mounted.path, "s", "--path", "a/deep", "--path", "ab") == {
+        ("A", None, "a/deep/two"),
+        ("A", None, "ab"),
+    }
     assert len(rows(run, mounted.path, "s", "--path", ".")) == 5
     one_line(run("diff", mounted.path, "s", "--path", "nowhere", code=1), "/nowhere", "neither")
     one_line(run("diff", mounted.path, "s", "--path", "a/../b", code=2), "'..'")
@@ -486,13 +580,28 @@ def test_exit_codes_and_forms(mounted) -> None:
     assert run("diff", mounted.path, "s", "--exit-code", code=1).stdout.count("\n") == 2
     assert run("diff", mounted.path, "s", "--quiet", code=1).stdout == ""
     document = json.loads(run("diff", mounted.path, "s", "--json").stdout)
-    assert (document["old"], document["new"], document["mounted"]) == ("s", None, os.fspath(mounted.path))
-    assert document["counts"] == {"added": 2, "removed": 0, "changed": 0, "retyped": 0, "renamed": 0}
-    lines = [json.loads(line) for line in run("diff", mounted.path, "s", "--json-lines").stdout.splitlines()]
+    assert (document["old"], document["new"], document["mounted"]) == (
+        "s",
+        None,
+        os.fspath(mounted.path),
+    )
+    assert document["counts"] == {
+        "added": 2,
+        "removed": 0,
+        "changed": 0,
+        "retyped": 0,
+        "renamed": 0,
+    }
+    lines = [
+        json.loads(line)
+        for line in run("diff", mounted.path, "s", "--json-lines").stdout.splitlines()
+    ]
     assert sorted(line["path"] for line in lines) == ["one", "two"]
     assert run("diff", mounted.path, "s", "--null").stdout == "A one\0A two\0"
     for code, words in ((1, []), (2, ["--exit-code"]), (2, ["--quiet"])):
-        one_line(run("diff", mounted.path, "nosuch", *words, code=code), "nosuch", "snapfs snapshot list")
+        one_line(
+            run("diff", mounted.path, "nosuch", *words, code=code), "nosuch", "snapfs snapshot list"
+        )
     one_line(run("diff", mounted.path, code=2), "A")
     one_line(run("diff", mounted.path / "missing", "s", code=1), "missing")
     one_line(run("diff", mounted.path, "s", "--json", "--null", code=2), "--null")
@@ -506,7 +615,9 @@ def test_a_reader_that_stops_reading_is_complained_about(mounted, snapfs_command
     for number in range(3000):
         (mounted / f"a rather long name, so that a pipe is full soon, number {number}").touch()
     command = " ".join(snapfs_command("diff", mounted.path, "s", "--json-lines")) + " | head -1"
-    result = subprocess.run(["bash", "-c", command], check=True, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(
+        ["bash", "-c", command], check=True, capture_output=True, text=True, timeout=60
+    )
     assert (result.stdout.count("\n"), result.stderr) == (1, "")
 
 
@@ -514,11 +625,17 @@ def readers(mounted) -> int:
     return json.loads(mounted.run("info", mounted.path, "--json").stdout)["counters"]["readers"]
 
 
-def test_an_interrupt_leaves_the_daemon_comparing(mounted, wait_until, snapfs_command, start) -> None:
+def test_an_interrupt_leaves_the_daemon_comparing(
+    mounted, wait_until, snapfs_command, start
+) -> None:
     mounted.snapshot("s")
     (mounted / "directory").mkdir()
     for number in range(4000):
-        (mounted / "directory" / f"a rather long name, so that a pipe is full soon, number {number}").touch()
+        (
+            mounted
+            / "directory"
+            / f"a rather long name, so that a pipe is full soon, number {number}"
+        ).touch()
     command = snapfs_command("diff", mounted.path, "s", "--json-lines")
     process = start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.readline()  # it goes on while nobody reads, until the pipe is full
@@ -531,7 +648,9 @@ def test_an_interrupt_leaves_the_daemon_comparing(mounted, wait_until, snapfs_co
     wait_until(lambda: readers(mounted) == 0, what="the end of the comparison")
 
 
-def test_a_comparison_goes_on_while_everything_changes(mounted, tmp_path: Path, snapfs_command, start) -> None:
+def test_a_comparison_goes_on_while_everything_changes(
+    mounted, tmp_path: Path, snapfs_command, start
+) -> None:
     """What is compared is one state, whatever is changed, deleted and committed meanwhile."""
     for number in range(200):
         (mounted / f"file {number}").write_bytes(os.urandom(2000))
@@ -551,7 +670,9 @@ def test_a_comparison_goes_on_while_everything_changes(mounted, tmp_path: Path, 
                 number += 1
             out.seek(0)
             found = json.load(out)["changes"]
-        assert {one["path"] for one in found} - {"other"} == {f"file {number}" for number in range(200)}
+        assert {one["path"] for one in found} - {"other"} == {
+            f"file {number}" for number in range(200)
+        }
         assert number
 
 

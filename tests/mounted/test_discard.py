@@ -1,4 +1,6 @@
-"""``-o discard``: the space of freed blocks goes back to the host, from files and from block devices (A1, A9)."""
+"""``-o discard``: the space of freed blocks goes back to the host, from files and from block
+devices (A1, A9).
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ def test_small_files_keep_their_space_on_the_host(mounted, wait_until) -> None:
 
 @pytest.mark.volume(size="256M", options="discard,commit=0.2")
 def test_what_a_snapshot_has_goes_back_to_the_host(mounted, wait_until, run_snapfs) -> None:
-    """A9: what a snapshot needs stays; when it is deleted, its space goes back in the background."""
+    """A9: what a snapshot needs stays; when it is deleted, its space goes
+    back in the background.
+    """
     empty = used(mounted.image)
     write(mounted / "large", 32 * MIB)
     content = (mounted / "large").read_bytes()
@@ -88,7 +92,9 @@ def test_unmounting_leaves_discards_out(mounted) -> None:
 
 @pytest.mark.volume(size="256M", options="discard,commit=0.1")
 def test_temporary_files_keep_their_space_on_the_host(mounted, wait_until) -> None:
-    """Most of what is deleted while it is new never was in a commit; it was written all the same."""
+    """Most of what is deleted while it is new never was in a commit; it was
+    written all the same.
+    """
     empty = used(mounted.image)
     for _ in range(10):
         with (mounted / "temporary").open("wb", buffering=0) as file:
@@ -98,13 +104,18 @@ def test_temporary_files_keep_their_space_on_the_host(mounted, wait_until) -> No
 
 
 def test_space_goes_back_unasked(mount_volume, wait_until) -> None:
-    """The default for images and devices is ``nodiscard``: the host keeps the space, for the volume."""
+    """The default for images and devices is ``nodiscard``: the host keeps the space, for the
+    volume.
+    """
     for options in ("commit=0.1", "nodiscard,commit=0.1"):
         mounted = mount_volume(options=options, size="256M")
         write(mounted / "large", 16 * MIB)
         (mounted / "large").unlink()
         before = used(mounted.image)
-        wait_until(lambda mounted=mounted: available(mounted.path) > 240 * MIB, what="the space in the volume")
+        wait_until(
+            lambda mounted=mounted: available(mounted.path) > 240 * MIB,
+            what="the space in the volume",
+        )
         assert used(mounted.image) >= before - MIB
 
 
@@ -130,7 +141,9 @@ def test_an_unmounted_image_keeps_the_space_of_what_is_deleted(mount_volume, run
 
 
 def test_a_discard_of_a_mounted_volume_is_forgotten(mounted, run_snapfs) -> None:
-    """The mount's own option says what is done; asking for another thing is a mistake that is told."""
+    """The mount's own option says what is done; asking for another thing is
+    a mistake that is told.
+    """
     mounted.snapshot("s")
     result = run_snapfs("snapshot", "delete", mounted.path, "s", "--discard", code=1)
     assert "-o discard" in result.stderr
@@ -161,18 +174,28 @@ def test_a_block_device_hears_of_no_discard(
     run_snapfs("check", device)
 
 
-def test_a_device_without_discards_cannot_be_mounted(mount_volume, images, tmp_path: Path, snapfs_command, run_snapfs, start) -> None:
+def test_a_device_without_discards_cannot_be_mounted(
+    mount_volume, images, tmp_path: Path, snapfs_command, run_snapfs, start
+) -> None:
     """On a host that has no holes the log says so once, and everything else works."""
     host = tmp_path / "host"
     host.mkdir()
-    made = subprocess.run(["mount", "-t", "ramfs", "none", host], check=False, capture_output=True, text=True, timeout=60)
+    made = subprocess.run(
+        ["mount", "-t", "ramfs", "none", host],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     if made.returncode:
         pytest.skip(f"no filesystem without holes here: {made.stderr.strip()}")
     point = tmp_path / "m"
     point.mkdir()
     try:
         run_snapfs("mkfs", host / "volume.img", "--size", "64M")
-        command = snapfs_command("mount", "-f", "-o", "discard,commit=0.1", host / "volume.img", point)
+        command = snapfs_command(
+            "mount", "-f", "-o", "discard,commit=0.1", host / "volume.img", point
+        )
         process = start(command, stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
         assert "mounted on" in process.stderr.readline()
@@ -193,7 +216,9 @@ def test_a_device_without_discards_cannot_be_mounted(mount_volume, images, tmp_p
 
 @pytest.mark.volume(size="128M", options="discard,commit=0.05")
 def test_discards_damage_what_is_written_meanwhile(mounted, run_snapfs) -> None:
-    """I4: files are written, deleted and checked while blocks are discarded and given out again all the time."""
+    """I4: files are written, deleted and checked while blocks are discarded and given out again all
+    the time.
+    """
     expected: dict[str, bytes] = {}
     for number in range(300):
         name = f"f{number % 23}"
@@ -214,7 +239,9 @@ def test_discards_damage_what_is_written_meanwhile(mounted, run_snapfs) -> None:
 
 
 @pytest.mark.volume(size="256M", options="discard,commit=0.1")
-def test_discards_take_away_what_a_copy_still_needs(mounted, mount_volume, images, tmp_path: Path, wait_until) -> None:
+def test_discards_take_away_what_a_copy_still_needs(
+    mounted, mount_volume, images, tmp_path: Path, wait_until
+) -> None:
     """D3, I4: what is freed while a copy runs is copied before it is discarded."""
     contents = {}
     for number in range(30):
@@ -225,9 +252,13 @@ def test_discards_take_away_what_a_copy_still_needs(mounted, mount_volume, image
     before = used(mounted.image)
     for name in contents:
         (mounted / name).unlink()
-    wait_until(lambda: used(mounted.image) < before - 25 * MIB, limit=60, what="the space of the files")
+    wait_until(
+        lambda: used(mounted.image) < before - 25 * MIB, limit=60, what="the space of the files"
+    )
     write(mounted / "other", 40 * MIB)
-    mounted.run("copy", "resume", mounted.path, "--rate", "max", "--wait", code=None)  # if it is not complete by now
+    mounted.run(
+        "copy", "resume", mounted.path, "--rate", "max", "--wait", code=None
+    )  # if it is not complete by now
     mounted.unmount()
     copy = mount_volume(images.watch(target))
     assert {name: (copy / name).read_bytes() for name in contents} == contents

@@ -1,4 +1,6 @@
-"""Names that a terminal cannot show, or would obey: every command prints all of them, in every encoding, and JSON has them exactly."""
+"""Names that a terminal cannot show, or would obey: every command prints all of them, in every
+encoding, and JSON has them exactly.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,16 @@ import pytest
 from snapfs.cli.main import main
 from snapfs.printable import printable
 
-#: As bytes in the volume: signs that few encodings have, what turns the direction of writing, what clears a screen, no UTF-8, two lines.
-NAMES = ("naïve-☃".encode(), "\u202egnp.exe".encode(), b"\x1b[2Jclear", b"\xff\xfe", b"two\nsnapfs: lines", "a\u2028b".encode())
+#: As bytes in the volume: signs that few encodings have, what turns the direction of writing, what
+#: clears a screen, no UTF-8, two lines.
+NAMES = (
+    "naïve-☃".encode(),
+    "\u202egnp.exe".encode(),
+    b"\x1b[2Jclear",
+    b"\xff\xfe",
+    b"two\nsnapfs: lines",
+    "a\u2028b".encode(),
+)
 
 TEXT = "naïve ☃"
 
@@ -53,7 +63,9 @@ QUESTIONS: tuple[tuple[int, tuple[str, ...]], ...] = (
 
 @pytest.fixture
 def strange(images, mount_volume, tmp_path: Path) -> Any:
-    """A volume whose files, snapshot, tags, image and mount point have such names; all files have changed since the snapshot."""
+    """A volume whose files, snapshot, tags, image and mount point have such names; all files have
+    changed since the snapshot.
+    """
     directory = tmp_path / "☃\u202e\n"
     directory.mkdir()
     images.directory = directory
@@ -73,7 +85,9 @@ def strange(images, mount_volume, tmp_path: Path) -> Any:
 
 @contextlib.contextmanager
 def terminal(encoding: str) -> Iterator[Callable[[], tuple[str, str]]]:
-    """Standard output and error in an encoding; gives what was written, and fails unless it is lines that a terminal can show."""
+    """Standard output and error in an encoding; gives what was written, and fails unless it is
+    lines that a terminal can show.
+    """
     streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict") for _ in range(2)]
 
     def written() -> tuple[str, str]:
@@ -109,8 +123,16 @@ def test_a_name_cuts_off_what_is_printed_or_is_obeyed(strange, encoding: str) ->
                     assert printable(os.fsdecode(name), encoding) in out
             if words[:2] == ("snapshot", "list"):
                 assert out.count(printable(TEXT, encoding)) >= 3
-    for words in (["check", str(strange.image)], ["check", str(strange.image) + "☃"], ["mount", str(strange.image), "☃\u202e"]):
-        ask({"mount": 32, "check": 0 if words[1] == str(strange.image) else 8}[words[0]], words, encoding)
+    for words in (
+        ["check", str(strange.image)],
+        ["check", str(strange.image) + "☃"],
+        ["mount", str(strange.image), "☃\u202e"],
+    ):
+        ask(
+            {"mount": 32, "check": 0 if words[1] == str(strange.image) else 8}[words[0]],
+            words,
+            encoding,
+        )
 
 
 def test_json_has_other_names_than_the_volume(strange) -> None:
@@ -119,9 +141,19 @@ def test_json_has_other_names_than_the_volume(strange) -> None:
     assert {change["path"] or change["old_path"] for change in changes} == names
     lines = ask(0, ["diff", str(strange.path), TEXT, "--json-lines"], "ascii").splitlines()
     assert [json.loads(line) for line in lines] == changes or len(lines) == len(changes)
-    (one,) = [each for each in json.loads(ask(0, ["snapshot", "list", str(strange.path), "--json"], "ascii")) if each["holds"]]
-    assert (one["name"], one["description"], one["tags"]) == (TEXT, f"{TEXT} \u202e", {"ключ": "значение"})
-    assert json.loads(ask(0, ["info", str(strange.path), "--json"], "ascii"))["image"] == str(strange.image)
+    (one,) = [
+        each
+        for each in json.loads(ask(0, ["snapshot", "list", str(strange.path), "--json"], "ascii"))
+        if each["holds"]
+    ]
+    assert (one["name"], one["description"], one["tags"]) == (
+        TEXT,
+        f"{TEXT} \u202e",
+        {"ключ": "значение"},
+    )
+    assert json.loads(ask(0, ["info", str(strange.path), "--json"], "ascii"))["image"] == str(
+        strange.image
+    )
 
 
 @pytest.mark.parametrize(
@@ -133,9 +165,21 @@ def test_json_has_other_names_than_the_volume(strange) -> None:
         ("ascii", {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
     ],
 )
-def test_an_environment_ends_commands(strange, encoding: str, environment: dict[str, str], snapfs_command) -> None:
-    for words in (("diff", strange.path, TEXT), ("snapshot", "list", strange.path), ("snapshot", "show", strange.path, TEXT)):
-        result = subprocess.run(snapfs_command(*words), check=False, capture_output=True, env={**os.environ, **environment}, timeout=120)
+def test_an_environment_ends_commands(
+    strange, encoding: str, environment: dict[str, str], snapfs_command
+) -> None:
+    for words in (
+        ("diff", strange.path, TEXT),
+        ("snapshot", "list", strange.path),
+        ("snapshot", "show", strange.path, TEXT),
+    ):
+        result = subprocess.run(
+            snapfs_command(*words),
+            check=False,
+            capture_output=True,
+            env={**os.environ, **environment},
+            timeout=120,
+        )
         assert (result.returncode, result.stderr) == (0, b""), result.stderr
         text = result.stdout.decode(encoding)
         assert all(line.isprintable() for line in text.split("\n"))
@@ -144,7 +188,9 @@ def test_an_environment_ends_commands(strange, encoding: str, environment: dict[
     strange.unmount()
     strange.path.mkdir(exist_ok=True)
     command = snapfs_command("mount", "-f", strange.image, strange.path)
-    with subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, **environment}) as daemon:
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, env={**os.environ, **environment}
+    ) as daemon:
         assert daemon.stderr is not None
         line = daemon.stderr.readline()
         assert b"mounted on" in line
@@ -157,9 +203,13 @@ def test_an_environment_ends_commands(strange, encoding: str, environment: dict[
 
 
 def test_a_table_on_a_terminal_cuts_names(strange, snapfs_command) -> None:
-    """33: on 80 columns every name can be copied, and the other columns give way; also where the encoding has no dots to cut with."""
+    """33: on 80 columns every name can be copied, and the other columns give way; also where the
+    encoding has no dots to cut with.
+    """
     names = ["n" * 60, "before-restore-2026-11-30T14:00:00Z", "wide-雪雪雪雪"]
-    strange.run("snapshot", "create", strange.path, names[0], "--description", "several words " * 10)
+    strange.run(
+        "snapshot", "create", strange.path, names[0], "--description", "several words " * 10
+    )
     for name in names[1:]:
         strange.run("snapshot", "create", strange.path, name, "--path", "/naïve-☃")
     for encoding in ("utf-8", "ascii"):

@@ -1,6 +1,8 @@
-"""File handles (open_by_handle_at(2), what NFS servers work with): what exists opens, what was deleted is ESTALE for ever.
+"""File handles (open_by_handle_at(2), what NFS servers work with): what exists opens, what was
+deleted is ESTALE for ever.
 
-A mount that was made anew knows no names, as one whose caches the kernel has dropped; so each handle is opened on one of those.
+A mount that was made anew knows no names, as one whose caches the kernel has dropped; so each
+handle is opened on one of those.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="opening by a handle needs CAP_DAC_READ_SEARCH")
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0, reason="opening by a handle needs CAP_DAC_READ_SEARCH"
+)
 
 AT_FDCWD = -100
 SPACE = 128
@@ -76,10 +80,13 @@ def test_file_handles_outlive_remounts_and_not_their_files(mounted) -> None:
     assert is_stale(open_handle, mounted.path, handle)
 
 
-#: Where to look for what a snapshot of the whole (``s``), of the directory ``d`` (``p``) and of that (``q``) show.
+#: Where to look for what a snapshot of the whole (``s``), of the directory ``d`` (``p``) and of
+#: that (``q``) show.
 PLACES = (
-    ".snap", "d/.snap", "d/e/.snap", ".snap/s", ".snap/s/f", ".snap/s/d", ".snap/s/d/e", ".snap/s/d/e/f", ".snap/s/.snap",
-    ".snap/s/d/.snap", "d/.snap/s", "d/.snap/p", "d/.snap/p/e", "d/.snap/p/e/f", "d/e/.snap/p", "d/.snap/p/.snap", "d/.snap/p/.snap/q",
+    ".snap", "d/.snap", "d/e/.snap", ".snap/s", ".snap/s/f", ".snap/s/d", ".snap/s/d/e",
+    ".snap/s/d/e/f", ".snap/s/.snap",
+    ".snap/s/d/.snap", "d/.snap/s", "d/.snap/p", "d/.snap/p/e", "d/.snap/p/e/f", "d/e/.snap/p",
+    "d/.snap/p/.snap", "d/.snap/p/.snap/q",
     "d/.snap/p/.snap/q/e",
 )  # fmt: skip
 
@@ -92,9 +99,16 @@ def fill(mounted: Any) -> None:
         (mounted / place).mkdir()
 
 
-@pytest.mark.parametrize(("requests", "places"), [("direct", PLACES), ("direct", PLACES[::-1]), ("pyfuse3", PLACES[::-1])])
-def test_a_handle_in_snapshots_does_not_open(mounted, requests: str, places: tuple[str, ...]) -> None:
-    """Nor one of ``.snap`` itself, which no listing shows. The deep ones first, when nothing above is known, and last, when all is."""
+@pytest.mark.parametrize(
+    ("requests", "places"),
+    [("direct", PLACES), ("direct", PLACES[::-1]), ("pyfuse3", PLACES[::-1])],
+)
+def test_a_handle_in_snapshots_does_not_open(
+    mounted, requests: str, places: tuple[str, ...]
+) -> None:
+    """Nor one of ``.snap`` itself, which no listing shows. The deep ones first, when nothing above
+    is known, and last, when all is.
+    """
     fill(mounted)
     handles = {place: handle_of(mounted / place) for place in places}
     mounted.remount(f"requests={requests}")
@@ -118,7 +132,11 @@ def test_a_handle_of_a_deleted_snapshot_opens_what_is_in_the_next(mounted) -> No
     """Its id is used again, and what the next one shows has the same numbers there."""
     fill(mounted)
     (mounted / "d/.snap/p/.snap/q").rmdir()
-    places = [place for place in PLACES if ".snap/q" not in place and place not in (".snap", "d/.snap", "d/e/.snap")]
+    places = [
+        place
+        for place in PLACES
+        if ".snap/q" not in place and place not in (".snap", "d/.snap", "d/e/.snap")
+    ]
     handles = {place: handle_of(mounted / place) for place in places}
     (mounted / ".snap/s").rmdir()
     (mounted / "d/.snap/p").rmdir()
@@ -138,7 +156,9 @@ def test_a_handle_of_a_deleted_snapshot_opens_what_is_in_the_next(mounted) -> No
 
 
 def test_a_handle_says_another_thing_for_each_way_to_a_file(mounted) -> None:
-    """Made, looked up, listed, reached by its own handle: the kernel is told the same generation each time."""
+    """Made, looked up, listed, reached by its own handle: the kernel is told the same generation
+    each time.
+    """
     fill(mounted)
     top = mounted / ".snap/s"
     (top / "new").write_text("made")

@@ -1,4 +1,6 @@
-"""fsync on a mount, and the end of its daemon: what was acknowledged is there, for whoever looks next."""
+"""fsync on a mount, and the end of its daemon: what was acknowledged is there, for whoever looks
+next.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ TIMER = pytest.mark.volume(options="commit=300")
 
 
 def counters(mounted) -> dict[str, int]:
-    found: dict[str, int] = json.loads(mounted.run("info", mounted.path, "--json").stdout)["counters"]
+    found: dict[str, int] = json.loads(mounted.run("info", mounted.path, "--json").stdout)[
+        "counters"
+    ]
     return found
 
 
@@ -56,7 +60,9 @@ def test_fsync_writes_more_than_one_block(mounted) -> None:
 
 @TIMER
 def test_a_kill_loses_what_was_synced(mounted) -> None:
-    """I8: also who mounts it to read, lists it offline or checks it sees it; and the next mount that writes has it for good."""
+    """I8: also who mounts it to read, lists it offline or checks it sees it; and the next mount
+    that writes has it for good.
+    """
     path = with_a_log(mounted)
     content = bytearray(path.read_bytes())
     for turn in range(3):
@@ -70,7 +76,10 @@ def test_a_kill_loses_what_was_synced(mounted) -> None:
         found = told(mounted.image, mounted)
         assert [one for one in found["findings"] if one["rule"] != "superblock-copy"] == []
         assert found["logged_changes"] >= 10
-        assert "the next mount takes them over" in mounted.run("check", mounted.image, code=None).stdout
+        assert (
+            "the next mount takes them over"
+            in mounted.run("check", mounted.image, code=None).stdout
+        )
         image = mounted.image.read_bytes()
         mounted.mount("ro")
         assert path.read_bytes() == content
@@ -90,7 +99,9 @@ def test_a_kill_loses_what_was_synced(mounted) -> None:
 
 
 @TIMER
-def test_a_copy_of_a_volume_that_is_only_read_lacks_what_was_synced(mounted, tmp_path: Path) -> None:
+def test_a_copy_of_a_volume_that_is_only_read_lacks_what_was_synced(
+    mounted, tmp_path: Path
+) -> None:
     """It is refused, with what to do about it."""
     path = with_a_log(mounted)
     for number in range(20):
@@ -98,4 +109,6 @@ def test_a_copy_of_a_volume_that_is_only_read_lacks_what_was_synced(mounted, tmp
     mounted.kill()
     mounted.mount("ro")
     refused = mounted.run("copy", mounted.path, tmp_path / "copy.img", code=None)
-    assert refused.returncode != 0 and "mount it once so that it can be written" in refused.stderr, refused
+    assert (
+        refused.returncode != 0 and "mount it once so that it can be written" in refused.stderr
+    ), refused

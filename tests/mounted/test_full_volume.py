@@ -1,7 +1,8 @@
-"""A full volume, mounted: what was acknowledged is there, what was not is reported, and the way back is open.
+"""A full volume, mounted: what was acknowledged is there, what was not is reported, and the way
+back is open.
 
-With its writeback cache the kernel takes a write before the daemon has seen it. So a lack of space is told by fsync and by close; without
-that cache (``writeback=off``) by the write itself.
+With its writeback cache the kernel takes a write before the daemon has seen it. So a lack of space
+is told by fsync and by close; without that cache (``writeback=off``) by the write itself.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from pathlib import Path
 import pytest
 
 SMALL = [("16M", 4096), ("64M", 4096), ("64M", 65536)]
-volumes = pytest.mark.parametrize(("size", "block_size"), [*SMALL, pytest.param("1G", 4096, marks=pytest.mark.slow)])
+volumes = pytest.mark.parametrize(
+    ("size", "block_size"), [*SMALL, pytest.param("1G", 4096, marks=pytest.mark.slow)]
+)
 small_volumes = pytest.mark.parametrize(("size", "block_size"), SMALL)
 
 
@@ -38,7 +41,9 @@ def pattern(number: int, size: int) -> bytes:
 
 
 def write_until_full(path: Path, first: int = 1 << 20, last: int = 64 << 10) -> int:
-    """Durable bytes of a file of ``pattern`` pieces; the pieces get smaller when the end is near, so that it is found exactly."""
+    """Durable bytes of a file of ``pattern`` pieces; the pieces get smaller when the end is near,
+    so that it is found exactly.
+    """
     durable = number = 0
     piece = first
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
@@ -64,7 +69,9 @@ def close_to(found: int, promised: int, block_size: int) -> bool:
 
 
 @volumes
-def test_df_promises_what_cannot_be_written(mount_volume, size: str, block_size: int, wait_until) -> None:
+def test_df_promises_what_cannot_be_written(
+    mount_volume, size: str, block_size: int, wait_until
+) -> None:
     """Within 1 %: on a fresh volume, again when all was deleted, and when a snapshot holds it."""
     mounted = mount_volume(size=size, block_size=block_size)
     fresh = available(mounted.path)
@@ -74,7 +81,10 @@ def test_df_promises_what_cannot_be_written(mount_volume, size: str, block_size:
         assert close_to(found, promised, block_size), (found, promised)
         assert available(mounted.path) <= promised // 100 + 5 * block_size
         (mounted / "file").unlink()
-        wait_until(lambda: close_to(available(mounted.path), fresh, block_size), what="the space of the deleted file")
+        wait_until(
+            lambda: close_to(available(mounted.path), fresh, block_size),
+            what="the space of the deleted file",
+        )
     with (mounted / "file").open("wb") as file:
         file.write(os.urandom(fresh // 3))
         os.fsync(file.fileno())
@@ -100,7 +110,9 @@ def overwrite(path: Path, size: int) -> None:
 
 @volumes
 def test_a_full_volume_is_a_dead_end(mounted_full, wait_until) -> None:
-    """Deleting files and snapshots, going back, fsync and unmounting work at 100 %; the space is there again, and takes as much."""
+    """Deleting files and snapshots, going back, fsync and unmounting work at 100 %; the space is
+    there again, and takes as much.
+    """
     mounted, room, durable = mounted_full
     with pytest.raises(OSError, match="No space left"):
         overwrite(mounted / "more", 4 << 20)
@@ -112,7 +124,11 @@ def test_a_full_volume_is_a_dead_end(mounted_full, wait_until) -> None:
     assert (mounted / "old").read_bytes() == pattern(7, 1 << 20)
     for name in os.listdir(mounted / ".snap"):
         (mounted / ".snap" / name).rmdir()
-    wait_until(lambda: available(mounted.path) >= room * 0.99, limit=60, what="the space of the state from before")
+    wait_until(
+        lambda: available(mounted.path) >= room * 0.99,
+        limit=60,
+        what="the space of the state from before",
+    )
     assert write_until_full(mounted / "again") >= durable * 0.99
     os.truncate(mounted / "again", 1 << 20)
     mounted.remount()
@@ -121,7 +137,9 @@ def test_a_full_volume_is_a_dead_end(mounted_full, wait_until) -> None:
 
 @pytest.fixture
 def mounted_full(mount_volume, size: str, block_size: int):
-    """A mounted volume with a file and a snapshot of that, then filled; what it could take, and what went in."""
+    """A mounted volume with a file and a snapshot of that, then filled; what it could take, and
+    what went in.
+    """
     mounted = mount_volume(size=size, block_size=block_size)
     with (mounted / "old").open("wb") as file:
         file.write(pattern(7, 1 << 20))
@@ -133,7 +151,8 @@ def mounted_full(mount_volume, size: str, block_size: int):
 @small_volumes
 def test_what_fsync_acknowledged_is_lost_when_the_volume_is_full(mounted_full) -> None:
     mounted, _, durable = mounted_full
-    # Half of what there is, again and again, in another file: none of it fits, and none of the other is touched.
+    # Half of what there is, again and again, in another file: none of it fits, and none of the
+    # other is touched.
     for _ in range(3):
         assert errno_of(overwrite, mounted / "other", durable // 2) == errno.ENOSPC
     mounted.remount()
@@ -141,7 +160,11 @@ def test_what_fsync_acknowledged_is_lost_when_the_volume_is_full(mounted_full) -
     assert len(data) == durable
     number = position = 0
     while position < durable:
-        size = next(size for size in (1 << 20, 1 << 18, 1 << 16) if data[position : position + size] == pattern(number, size))
+        size = next(
+            size
+            for size in (1 << 20, 1 << 18, 1 << 16)
+            if data[position : position + size] == pattern(number, size)
+        )
         position += size
         number += 1
     assert (mounted / ".snap" / "start" / "old").read_bytes() == pattern(7, 1 << 20)
@@ -149,7 +172,9 @@ def test_what_fsync_acknowledged_is_lost_when_the_volume_is_full(mounted_full) -
 
 @pytest.mark.volume(size="32M")
 def test_a_loss_is_told_to_nobody(mounted, wait_until) -> None:
-    """By fsync, and by close without fsync; and by the next fsync of whoever else has the file open."""
+    """By fsync, and by close without fsync; and by the next fsync of whoever else has the file
+    open.
+    """
     data = os.urandom(8 << 20)
     paths = [mounted / "one", mounted / "two"]
     told = []
@@ -176,7 +201,9 @@ ENDLESS = 8 << 30
 
 
 def written_until_refused(descriptor: int) -> int:
-    """Bytes that ``write()`` takes until it says that there is no space. Nobody asks what became of them."""
+    """Bytes that ``write()`` takes until it says that there is no space. Nobody asks what became of
+    them.
+    """
     piece = os.urandom(1 << 20)
     for number in range(ENDLESS >> 20):
         try:
@@ -208,7 +235,9 @@ def test_a_program_that_only_writes_never_hears_of_a_lack_of_space(mounted, wait
         assert errno_of(os.fsync, descriptor) == errno.ENOSPC
         room = available(mounted.path)
         (mounted / "filler").unlink()
-        wait_until(lambda: available(mounted.path) > room + (16 << 20), what="the space of the filler")
+        wait_until(
+            lambda: available(mounted.path) > room + (16 << 20), what="the space of the filler"
+        )
         more = os.urandom(8 << 20)
         assert os.write(descriptor, more) == len(more)
         os.fsync(descriptor)
@@ -232,7 +261,12 @@ def test_a_file_that_did_not_fit_is_shown_as_if_it_had(mounted) -> None:
         told.add(errno_of(os.write, descriptor, os.urandom(1 << 20)))
     told.add(errno_of(os.close, descriptor))
     assert errno.ENOSPC in told
-    seen = [os.fstat(reader).st_size, path.stat().st_size, os.lseek(reader, 0, os.SEEK_END), len(os.pread(reader, 64 << 20, 0))]
+    seen = [
+        os.fstat(reader).st_size,
+        path.stat().st_size,
+        os.lseek(reader, 0, os.SEEK_END),
+        len(os.pread(reader, 64 << 20, 0)),
+    ]
     os.close(reader)
     mounted.remount()
     assert seen == [path.stat().st_size] * 4
@@ -297,8 +331,20 @@ def views_of_snapshots(top: Path) -> None:
 
 
 @pytest.mark.parametrize("block_size", [4096, 65536])
-@pytest.mark.parametrize("fill", [tiny_files, directories, attributes, links, overwriting_what_snapshots_hold, views_of_snapshots])
-def test_a_volume_that_is_filled_by_other_means_stays_full(mount_volume, fill: Callable[[Path], None], block_size: int, wait_until) -> None:
+@pytest.mark.parametrize(
+    "fill",
+    [
+        tiny_files,
+        directories,
+        attributes,
+        links,
+        overwriting_what_snapshots_hold,
+        views_of_snapshots,
+    ],
+)
+def test_a_volume_that_is_filled_by_other_means_stays_full(
+    mount_volume, fill: Callable[[Path], None], block_size: int, wait_until
+) -> None:
     mounted = mount_volume(size="16M", block_size=block_size)
     fresh = available(mounted.path)
     overwrite(mounted / "old", 1 << 20)
@@ -314,7 +360,9 @@ def test_a_volume_that_is_filled_by_other_means_stays_full(mount_volume, fill: C
     mounted.remount()
     for name in os.listdir(mounted.path):
         remove(mounted / name)
-    wait_until(lambda: close_to(available(mounted.path), fresh, block_size), limit=60, what="all space")
+    wait_until(
+        lambda: close_to(available(mounted.path), fresh, block_size), limit=60, what="all space"
+    )
     assert close_to(write_until_full(mounted / "again", last=block_size), fresh, block_size)
 
 
@@ -324,7 +372,9 @@ def remove(path: Path) -> None:
 
 @pytest.mark.volume(size="16M")
 def test_the_space_of_what_did_not_fit_is_not_free_when_that_is_removed(mounted) -> None:
-    """Fill, remove, and fill again, without a pause: nobody has to wait until the kernel has been told what is stored of the file."""
+    """Fill, remove, and fill again, without a pause: nobody has to wait until the kernel has been
+    told what is stored of the file.
+    """
     chunk = os.urandom(128 << 10)
     for _ in range(5):
         file = os.open(mounted / "full", os.O_WRONLY | os.O_CREAT)

@@ -1,4 +1,6 @@
-"""``snapfs restore`` on mounts and images: dry runs, what is arranged for the next mount, what is remembered (A10, issue 4 point 7)."""
+"""``snapfs restore`` on mounts and images: dry runs, what is arranged for the next mount, what is
+remembered (A10, issue 4 point 7).
+"""
 
 from __future__ import annotations
 
@@ -76,7 +78,8 @@ def test_a_dry_run_is_not_what_would_change(target: Path, run_snapfs: Run) -> No
         ["would change its type", "6 B", "type"],
     ]
     assert lines[-1] == (
-        "6 paths with 4.9 KiB: 1 would come back (4.9 KiB), 1 would be removed (4 B), 2 would change (4 B), "
+        "6 paths with 4.9 KiB: 1 would come back (4.9 KiB), 1 would be removed (4 B), 2 "
+        "would change (4 B), "
         "1 would change their type (6 B), 1 would be renamed (0 B)"
     )
     told = plan(run_snapfs, target, "s")
@@ -99,15 +102,19 @@ def test_a_dry_run_changes_something(target: Path, mounted) -> None:
     def state() -> object:
         if not mounted.is_mounted:
             return hashlib.sha256(mounted.image.read_bytes()).hexdigest()
-        return [one["name"] for one in json.loads(mounted.run("snapshot", "list", target, "--json").stdout)], info(mounted.run, target)[
-            "restores"
-        ]
+        return [
+            one["name"]
+            for one in json.loads(mounted.run("snapshot", "list", target, "--json").stdout)
+        ], info(mounted.run, target)["restores"]
 
     before = state()
     mounted.run("restore", target, "s", "--dry-run")
     assert state() == before
     mounted.run("restore", target, "s")
-    assert mounted.run("restore", target, "s", "--dry-run").stdout == "nothing differs from 's': nothing would change\n"
+    assert (
+        mounted.run("restore", target, "s", "--dry-run").stdout
+        == "nothing differs from 's': nothing would change\n"
+    )
     assert plan(mounted.run, target, "s")["changes"] == []
     assert mounted.run("restore", target, "s", "--dry-run", "-0").stdout == ""
 
@@ -116,8 +123,15 @@ def test_a_dry_run_shows_what_lies_elsewhere(target: Path, mounted) -> None:
     found = plan(mounted.run, target, "s", "--path", "d", "--path", "/gone")["changes"]
     assert [one["path"] for one in found] == ["d/data", "gone"]
     if mounted.is_mounted:
-        assert plan(mounted.run, target, "s", "--path", str(mounted / "d" / "data"))["changes"] == found[:1]
-    one_line(mounted.run("restore", target, "s", "--dry-run", "--path", "nothing", code=1), "/nothing", "no such path")
+        assert (
+            plan(mounted.run, target, "s", "--path", str(mounted / "d" / "data"))["changes"]
+            == found[:1]
+        )
+    one_line(
+        mounted.run("restore", target, "s", "--dry-run", "--path", "nothing", code=1),
+        "/nothing",
+        "no such path",
+    )
     one_line(mounted.run("restore", target, "no", "--dry-run", code=1), "'no'", "snapshot list")
     mounted.run("snapshot", "create", target, "part", "--path", "d")
     assert plan(mounted.run, target, "part")["changes"] == []
@@ -133,7 +147,10 @@ def content(mounted) -> str:
 def test_the_next_mount_does_not_go_back(target: Path, mounted) -> None:
     """Durable when the command returns: also for a daemon that is killed, and once only."""
     told = mounted.run("restore", target, "s", "--schedule").stdout
-    assert told == f"the next mount goes back to 's'; 'snapfs restore {target} --cancel' takes that back\n"
+    assert (
+        told
+        == f"the next mount goes back to 's'; 'snapfs restore {target} --cancel' takes that back\n"
+    )
     mounted.run("snapshot", "rename", target, "s", "renamed")
     wanted = info(mounted.run, target)["scheduled_restore"]
     assert (wanted["name"], wanted["paths"], wanted["owner"]) == ("renamed", [], os.geteuid())
@@ -149,7 +166,12 @@ def test_the_next_mount_does_not_go_back(target: Path, mounted) -> None:
     after = info(mounted.run, mounted.path)
     assert after["scheduled_restore"] is None
     (done,) = after["restores"]
-    assert (done["name"], done["paths"], done["owner"], done["undo_exists"]) == ("renamed", [], os.geteuid(), True)
+    assert (done["name"], done["paths"], done["owner"], done["undo_exists"]) == (
+        "renamed",
+        [],
+        os.geteuid(),
+        True,
+    )
     assert re.fullmatch(r"before-restore-\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", done["undo"])
     mounted.run("restore", mounted.path, done["undo"])
     assert content(mounted) == "now, and longer"
@@ -159,7 +181,10 @@ def test_a_schedule_cannot_be_taken_back_or_replaced(target: Path, mounted) -> N
     one_line(mounted.run("restore", target, "--cancel", code=1), "nothing to cancel")
     mounted.run("snapshot", "create", target, "t")
     mounted.run("restore", target, "s", "--schedule")
-    assert "it does not go back to 's', as was scheduled before" in mounted.run("restore", target, "t", "--schedule").stdout
+    assert (
+        "it does not go back to 's', as was scheduled before"
+        in mounted.run("restore", target, "t", "--schedule").stdout
+    )
     again = json.loads(mounted.run("restore", target, "--schedule", "s", "--json").stdout)
     assert (again["scheduled"]["name"], again["replaced"]["name"]) == ("s", "t")
     cancelled = mounted.run("restore", target, "--cancel")
@@ -171,7 +196,11 @@ def test_a_schedule_cannot_be_taken_back_or_replaced(target: Path, mounted) -> N
 @pytest.mark.parametrize("target", ["mount"], indirect=True)
 def test_a_scheduled_snapshot_can_be_deleted(target: Path, mounted) -> None:
     mounted.run("restore", target, "s", "--schedule")
-    one_line(mounted.run("snapshot", "delete", target, "s", code=1), "the next mount goes back to snapshot 's'", "--cancel")
+    one_line(
+        mounted.run("snapshot", "delete", target, "s", code=1),
+        "the next mount goes back to snapshot 's'",
+        "--cancel",
+    )
     with pytest.raises(OSError, match="busy") as caught:
         mounted.view("s").rmdir()
     assert caught.value.errno == errno.EBUSY
@@ -211,23 +240,38 @@ def test_the_mount_that_is_asked_for_another_snapshot_does_both(target: Path, mo
 
 @pytest.mark.parametrize("target", ["image"], indirect=True)
 def test_what_cannot_be_restored_keeps_the_volume_from_being_mounted(target: Path, mounted) -> None:
-    """The mount is there, and one line on standard error says what it lacks; it is not tried again."""
+    """The mount is there, and one line on standard error says what it
+    lacks; it is not tried again.
+    """
     device = open_device(str(target), read_only=False)
     fs = Filesystem(Volume.open(device))
     fs.volume.restores.schedule(Scheduled(77))
     drive(fs.volume, fs.unlink, fs.base, 1, b"new")
     commit(fs.volume)
     device.close()
-    one_line(mounted.mount(), "was scheduled to be restored, which is not possible", "does not exist any more", "the schedule is dropped")
+    one_line(
+        mounted.mount(),
+        "was scheduled to be restored, which is not possible",
+        "does not exist any more",
+        "the schedule is dropped",
+    )
     assert content(mounted) == "now, and longer"
     mounted.unmount()
     assert mounted.mount().stderr == ""
 
 
 def test_too_many_or_missing_paths_are_scheduled(target: Path, mounted) -> None:
-    one_line(mounted.run("restore", target, "s", "--schedule", "--path", "nothing", code=1), "/nothing")
-    one_line(mounted.run("restore", target, "s", "--schedule", "--path", "x" * 2000, code=2), "at most")
-    wanted = json.loads(mounted.run("restore", target, "s", "--schedule", "--path", "gone", "--path", "d/", "--json").stdout)
+    one_line(
+        mounted.run("restore", target, "s", "--schedule", "--path", "nothing", code=1), "/nothing"
+    )
+    one_line(
+        mounted.run("restore", target, "s", "--schedule", "--path", "x" * 2000, code=2), "at most"
+    )
+    wanted = json.loads(
+        mounted.run(
+            "restore", target, "s", "--schedule", "--path", "gone", "--path", "d/", "--json"
+        ).stdout
+    )
     assert wanted["scheduled"]["paths"] == ["/gone", "/d"]
     assert "goes back to 's', only /gone, /d" in mounted.run("info", target).stdout
     mounted.run("restore", target, "--cancel")
@@ -236,14 +280,20 @@ def test_too_many_or_missing_paths_are_scheduled(target: Path, mounted) -> None:
 # What is remembered
 
 
-def test_a_restore_leaves_no_trace_in_the_log(volume_image: Path, tmp_path: Path, snapfs_command, wait_until, run_snapfs: Run) -> None:
-    """What, from what, by whom, and the name that undoes it, whether it was done live or by the mount."""
+def test_a_restore_leaves_no_trace_in_the_log(
+    volume_image: Path, tmp_path: Path, snapfs_command, wait_until, run_snapfs: Run
+) -> None:
+    """What, from what, by whom, and the name that undoes it, whether it was done live or by the
+    mount.
+    """
     mount = tmp_path / "mount"
     mount.mkdir()
     run_snapfs("snapshot", "create", volume_image, "empty")
 
     def serve(work: Callable[[], object]) -> list[str]:
-        with subprocess.Popen(snapfs_command("mount", volume_image, mount, "-f"), stderr=subprocess.PIPE, text=True) as daemon:
+        with subprocess.Popen(
+            snapfs_command("mount", volume_image, mount, "-f"), stderr=subprocess.PIPE, text=True
+        ) as daemon:
             try:
                 wait_until(mount.is_mount, what="the mount")
                 work()
@@ -270,7 +320,9 @@ def test_a_restore_leaves_no_trace_in_the_log(volume_image: Path, tmp_path: Path
     assert [one["undo"] for one in done] == [found and found[1] for found in reversed(undone)]
     shown = run_snapfs("info", volume_image).stdout
     assert re.search(
-        rf"Last restore: \S+ \S+ UTC from 'empty', by user {os.geteuid()}, \d+ inodes; before it: '{done[0]['undo']}'\n", shown
+        rf"Last restore: \S+ \S+ UTC from 'empty', by user {os.geteuid()}, \d+ inodes; "
+        rf"before it: '{done[0]['undo']}'\n",
+        shown,
     )
     run_snapfs("snapshot", "delete", volume_image, done[0]["undo"])
     assert "(deleted or renamed since)" in run_snapfs("info", volume_image).stdout

@@ -1,7 +1,9 @@
-"""What the kernel holds back of files that are being written reaches every snapshot, whatever others do meanwhile (A2).
+"""What the kernel holds back of files that are being written reaches every snapshot, whatever
+others do meanwhile (A2).
 
-The daemon has three ways to get it: opening files by their handles, by names that are used once, and page by page. Which one it has depends
-on what it may do; none may fail silently, nor show anything to others that they could use.
+The daemon has three ways to get it: opening files by their handles, by names that are used once,
+and page by page. Which one it has depends on what it may do; none may fail silently, nor show
+anything to others that they could use.
 """
 
 from __future__ import annotations
@@ -36,10 +38,15 @@ class Watch:
 
     def __init__(self, path: Path) -> None:
         self._descriptor = libc.inotify_init1(os.O_NONBLOCK)
-        assert libc.inotify_add_watch(self._descriptor, os.fsencode(path), IN_OPEN | IN_CLOSE_NOWRITE) > 0
+        assert (
+            libc.inotify_add_watch(self._descriptor, os.fsencode(path), IN_OPEN | IN_CLOSE_NOWRITE)
+            > 0
+        )
 
     def names(self) -> list[bytes]:
-        """The names of all that was opened or closed since the last call; empty for the watched thing itself."""
+        """The names of all that was opened or closed since the last call; empty for the watched
+        thing itself.
+        """
         found = []
         while True:
             try:
@@ -108,7 +115,9 @@ def looked_up(directory: int, names: list[bytes]) -> None:
 
 
 def closed_file(top: Path) -> int:
-    """A file that is open for writing and that no daemon may open that has to respect permissions."""
+    """A file that is open for writing and that no daemon may open that has
+    to respect permissions.
+    """
     descriptor = os.open(top / "file", os.O_RDWR | os.O_CREAT, 0)
     os.fchown(descriptor, USER, USER)
     os.fchmod(descriptor, 0)
@@ -117,7 +126,9 @@ def closed_file(top: Path) -> int:
 
 @ways
 @pytest.mark.parametrize("loop", ["", ",requests=pyfuse3"])
-def test_somebody_who_looks_at_what_the_daemon_opens_makes_snapshots_miss_writes(way: str, loop: str, mounted, mount_with, watch) -> None:
+def test_somebody_who_looks_at_what_the_daemon_opens_makes_snapshots_miss_writes(
+    way: str, loop: str, mounted, mount_with, watch
+) -> None:
     """Also the one that is taken by somebody who makes a snapshot read-only or restores it."""
     top = mount_with(way, f"allow_other{loop}")
     root = os.open(top, os.O_RDONLY)
@@ -148,12 +159,18 @@ def test_somebody_who_looks_at_what_the_daemon_opens_makes_snapshots_miss_writes
     assert found == [b"%d" % number * 10_000 for number in range(1, 4)]
     assert (top / ".snap" / "s0" / "file").read_bytes() == b"inside" * 2000
     assert (top / "file").read_bytes() == b"1" * 10_000
-    (undo,) = [path for path in (top / ".snap").iterdir() if path.name not in {f"s{number}" for number in range(4)}]
+    (undo,) = [
+        path
+        for path in (top / ".snap").iterdir()
+        if path.name not in {f"s{number}" for number in range(4)}
+    ]
     assert (undo / "file").read_bytes() == b"last" * 2500
 
 
 @ways
-def test_a_link_under_a_name_of_the_daemons_leads_it_out_of_the_volume(way: str, mounted, mount_with, watch, tmp_path: Path) -> None:
+def test_a_link_under_a_name_of_the_daemons_leads_it_out_of_the_volume(
+    way: str, mounted, mount_with, watch, tmp_path: Path
+) -> None:
     outside = tmp_path / "outside"
     outside.write_bytes(b"")
     top = mount_with(way)

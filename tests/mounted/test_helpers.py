@@ -1,4 +1,6 @@
-"""mount(8), umount(8), mkfs(8) and fsck(8) work with snapfs as with any filesystem of the kernel's."""
+"""mount(8), umount(8), mkfs(8) and fsck(8) work with snapfs as with any
+filesystem of the kernel's.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mount(8) with a helper in /sbin needs root")
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0, reason="mount(8) with a helper in /sbin needs root"
+)
 
 
 def test_mount_and_umount_by_type(with_helpers, images) -> None:
@@ -33,9 +37,13 @@ def test_mount_and_umount_by_type(with_helpers, images) -> None:
 def test_an_fstab_line(with_helpers, images, tmp_path: Path) -> None:
     image = images.make()
     table = tmp_path / "fstab"
-    table.write_text(f"{image} {tmp_path}/m snapfs defaults,allow_other,nofail,noauto,x-systemd.automount 0 0\n")
+    table.write_text(
+        f"{image} {tmp_path}/m snapfs defaults,allow_other,nofail,noauto,x-systemd.automount 0 0\n"
+    )
     out = with_helpers(
-        f"mkdir m; mount --fstab {table} {tmp_path}/m; touch m/file; stat -f -c %T m; umount m; mountpoint m || echo gone", 0
+        f"mkdir m; mount --fstab {table} {tmp_path}/m; touch m/file; stat -f -c %T m; "
+        "umount m; mountpoint m || echo gone",
+        0,
     )
     assert "fuseblk" in out or "fuse" in out
     assert "gone" in out
@@ -63,8 +71,12 @@ def test_memory_by_type_and_by_fstab(with_helpers, tmp_path: Path) -> None:
     assert out.endswith("gone\n")
 
 
-def test_a_mount_by_fstab_does_not_do_what_is_scheduled(with_helpers, images, tmp_path: Path, run_snapfs) -> None:
-    """A10: the restore that is scheduled is done, whoever mounts, and only then the mount is live."""
+def test_a_mount_by_fstab_does_not_do_what_is_scheduled(
+    with_helpers, images, tmp_path: Path, run_snapfs
+) -> None:
+    """A10: the restore that is scheduled is done, whoever mounts, and only
+    then the mount is live.
+    """
     image = images.make()
     run_snapfs("snapshot", "create", image, "empty")
     table = tmp_path / "fstab"
@@ -92,7 +104,10 @@ def test_remount_and_fake_do_not_mount(with_helpers, images) -> None:
 
 
 def test_mkfs_and_fsck_by_type(with_helpers) -> None:
-    out = with_helpers("truncate -s 64M v.img; mkfs -t snapfs v.img; fsck -t snapfs -n $PWD/v.img; fsck.snapfs -a v.img")
+    out = with_helpers(
+        "truncate -s 64M v.img; mkfs -t snapfs v.img; fsck -t snapfs -n $PWD/v.img; "
+        "fsck.snapfs -a v.img"
+    )
     assert out.count("clean") == 2
 
 

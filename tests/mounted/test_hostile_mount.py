@@ -1,5 +1,5 @@
-"""Hostile images for real (I4, I7): commands end with one line and the documented exit code, and a mounted hostile tree stops neither the
-daemon nor those who walk it.
+"""Hostile images for real (I4, I7): commands end with one line and the documented exit code, and a
+mounted hostile tree stops neither the daemon nor those who walk it.
 """
 
 from __future__ import annotations
@@ -71,9 +71,15 @@ class Craft:
         directory.names.put(name, ino << 4 | kind >> 12)
 
     def endless(self, bottom: bytes, levels: int, flag: int = 0) -> tuple[int, int]:
-        """A pointer to levels of pointer blocks, in each of which every slot names the one block below."""
+        """A pointer to levels of pointer blocks, in each of which every slot names the one block
+        below.
+        """
         self.do(self.volume.allocator.prepare, levels + 1)
-        blocks = [block for start, length in self.volume.allocator.allocate(levels + 1) for block in range(start, start + length)]
+        blocks = [
+            block
+            for start, length in self.volume.allocator.allocate(levels + 1)
+            for block in range(start, start + length)
+        ]
         content = bottom.ljust(BLOCK, b"\0")
         for block in blocks:
             self.device.write(block * BLOCK, content)
@@ -104,7 +110,9 @@ def colourful_name(c: Craft) -> None:
 
 def endless_snapshots(c: Craft) -> None:
     one = snapshots.get(c.fs, "snapshot")
-    c.volume.instances_tree.root = array("Q", c.endless(Bucket({one.id: one.encode()}, 1).encode(BLOCK), 6, FLAG_BUCKET))
+    c.volume.instances_tree.root = array(
+        "Q", c.endless(Bucket({one.id: one.encode()}, 1).encode(BLOCK), 6, FLAG_BUCKET)
+    )
 
 
 def nested_root_record(c: Craft, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +150,10 @@ def one_line(result: subprocess.CompletedProcess[str]) -> None:
 
 @pytest.mark.parametrize("kind", IMAGES)
 def test_a_command_does_more_than_one_line(
-    kind: str, tmp_path: Path, run_snapfs: Callable[..., subprocess.CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    tmp_path: Path,
+    run_snapfs: Callable[..., subprocess.CompletedProcess[str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     make, codes = IMAGES[kind]
     craft = Craft()
@@ -153,12 +164,17 @@ def test_a_command_does_more_than_one_line(
     image = craft.save(tmp_path / "hostile.img")
     mountpoint = tmp_path / "mnt"
     mountpoint.mkdir()
-    results = [run_snapfs(*words, code=None, limit=LIMIT) for words in (("check", image), ("info", image), ("snapshot", "list", image))]
+    results = [
+        run_snapfs(*words, code=None, limit=LIMIT)
+        for words in (("check", image), ("info", image), ("snapshot", "list", image))
+    ]
     results.insert(0, run_snapfs("mount", image, mountpoint, code=None, limit=LIMIT))
     try:
         for result in results:
             one_line(result)
-        assert tuple(result.returncode for result in results) == codes, [result.stderr for result in results]
+        assert tuple(result.returncode for result in results) == codes, [
+            result.stderr for result in results
+        ]
     finally:
         if results[0].returncode == OK:
             run_snapfs("umount", mountpoint)
@@ -190,9 +206,16 @@ def hostile_tree(path: Path) -> Path:
     endless = c.make("endless directory", DIRECTORY)
     endless.data.root = array("Q", c.endless(b"", 5))
     full = c.make("one bucket", DIRECTORY)
-    full.data.root = array("Q", c.endless(Bucket({b"name": file.ino << 4 | 8}, 20).encode(BLOCK), 5, FLAG_BUCKET))
+    full.data.root = array(
+        "Q", c.endless(Bucket({b"name": file.ino << 4 | 8}, 20).encode(BLOCK), 5, FLAG_BUCKET)
+    )
     long = c.make("endless file")
-    long.data.root, long.data.depth, long.data.blocks, long.size = array("Q", c.endless(b"data", 4)), 4, 5, 1 << 40
+    long.data.root, long.data.depth, long.data.blocks, long.size = (
+        array("Q", c.endless(b"data", 4)),
+        4,
+        5,
+        1 << 40,
+    )
     huge = c.make("huge file")
     huge.size, huge.data.blocks, huge.nlink = (1 << 64) - 1, 1 << 48, 0xFFFF_FFFF
     outside = c.make("outside")
@@ -203,7 +226,10 @@ def hostile_tree(path: Path) -> Path:
     target = c.make("target", LINK, target=b"t" * 300)
     target.size = 1 << 40
     odd = c.make("attributes")
-    odd.inline_kind, odd.inline = 2, pack({b"": b"x", b"user.\0nul": b"y", b"user." + b"n" * 40: bytes(20)})
+    odd.inline_kind, odd.inline = (
+        2,
+        pack({b"": b"x", b"user.\0nul": b"y", b"user." + b"n" * 40: bytes(20)}),
+    )
     c.make("pipe", FIFO)
     return c.save(path)
 
@@ -220,18 +246,25 @@ WALKS = {
     "open": [
         sys.executable,
         "-c",
-        "import os; [os.stat(os.path.join(w, n), follow_symlinks=False) for w, d, f in os.walk('.') for n in d + f]",
+        (
+            "import os; [os.stat(os.path.join(w, n), follow_symlinks=False) for w, d, f in "
+            "os.walk('.') for n in d + f]"
+        ),
     ],
 }
 
 
-def test_a_hostile_tree_stops_the_daemon_or_whoever_walks_it(mount_volume: Callable[..., Any], images: Any, tmp_path: Path) -> None:
+def test_a_hostile_tree_stops_the_daemon_or_whoever_walks_it(
+    mount_volume: Callable[..., Any], images: Any, tmp_path: Path
+) -> None:
     image = hostile_tree(tmp_path / "hostile.img")
     images.expect_damage(image)
     mounted = mount_volume(image)
     pid = mounted.pid
     for name, command in WALKS.items():
-        result = subprocess.run(command, cwd=mounted.path, check=False, capture_output=True, timeout=LIMIT)
+        result = subprocess.run(
+            command, cwd=mounted.path, check=False, capture_output=True, timeout=LIMIT
+        )
         assert result.returncode >= 0, f"{name} was killed"
     assert (mounted / "file").read_bytes() == b"content"
     assert mounted.pid == pid
@@ -245,7 +278,18 @@ def test_a_hostile_tree_stops_the_daemon_or_whoever_walks_it(mount_volume: Calla
 @pytest.mark.parametrize(
     "command",
     [
-        ["rm", "-rf", "above", "one", "endless file", "endless directory", "names b'..'", "nowhere", "target", "huge file"],
+        [
+            "rm",
+            "-rf",
+            "above",
+            "one",
+            "endless file",
+            "endless directory",
+            "names b'..'",
+            "nowhere",
+            "target",
+            "huge file",
+        ],
         ["mv", "above", "above/loop/inside"],
         ["truncate", "-s", "5", "endless file", "huge file", "outside"],
         ["mkdir", "one/.snap/new", "above/.snap/new", ".snap/new"],
@@ -261,7 +305,9 @@ def test_a_change_in_a_hostile_tree_stops_the_daemon(
     image = hostile_tree(tmp_path / "hostile.img")
     images.expect_damage(image)
     mounted = mount_volume(image)
-    result = subprocess.run(command, cwd=mounted.path, check=False, capture_output=True, timeout=LIMIT)
+    result = subprocess.run(
+        command, cwd=mounted.path, check=False, capture_output=True, timeout=LIMIT
+    )
     assert result.returncode >= 0
     assert (mounted / "file").read_bytes() == b"content"
     mounted.unmount()

@@ -1,7 +1,9 @@
-"""Attributes behave as on ext4: every kind of file, with set-id bits and without, whoever does whatever to it, whoever looks.
+"""Attributes behave as on ext4: every kind of file, with set-id bits and without, whoever does
+whatever to it, whoever looks.
 
-One volume is compared with an ext4 on a loop device: what the caller is told, and then the attributes, as they are and as somebody
-sees them who asks for nothing but the mode or the number of links (answered from what the kernel believes).
+One volume is compared with an ext4 on a loop device: what the caller is told, and then the
+attributes, as they are and as somebody sees them who asks for nothing but the mode or the number of
+links (answered from what the kernel believes).
 """
 
 from __future__ import annotations
@@ -75,7 +77,9 @@ def chown(path: str, uid: int, gid: int) -> None:
     os.chown(path, uid, gid, follow_symlinks=False)
 
 
-def written(path: str, flags: int = 0, data: bytes | mmap.mmap = b"y", offset: int | None = 10) -> None:
+def written(
+    path: str, flags: int = 0, data: bytes | mmap.mmap = b"y", offset: int | None = 10
+) -> None:
     file = os.open(path, os.O_WRONLY | flags)
     try:
         if offset is None:
@@ -105,7 +109,9 @@ def cut_open(path: str, size: int) -> None:
 
 
 def access_list(path: str, group: int) -> None:
-    """rwx for the owner, r-x for others, these permissions for a group that is named, and for all groups."""
+    """rwx for the owner, r-x for others, these permissions for a group that is named, and for all
+    groups.
+    """
     entries = (
         (0x01, 7, 0xFFFF_FFFF),
         (0x04, group, 0xFFFF_FFFF),
@@ -175,7 +181,9 @@ Case = tuple[str, str, int, str]
 
 
 def cases() -> list[Case]:
-    """Who, what kind, with which mode, does what. Set-group-ID counts with execution by the group, and may stay without."""
+    """Who, what kind, with which mode, does what. Set-group-ID counts with execution by the group,
+    and may stay without.
+    """
     found = []
     for kind, modes, operations in (
         ("file", (0o6777, 0o6767), EVERYWHERE | NOT_LINKS | NAMES | FILES),
@@ -222,7 +230,9 @@ def believed(path: str, mask: int) -> int:
 
 
 def seen(path: str, before: int) -> tuple[object, ...]:
-    """Of something: the mode and the links alone, then everything that two filesystems have in common."""
+    """Of something: the mode and the links alone, then everything that two filesystems have in
+    common.
+    """
     if not os.path.lexists(path):
         return ()
     alone = oct(believed(path, STATX_MODE)), believed(path, STATX_NLINK)
@@ -230,7 +240,17 @@ def seen(path: str, before: int) -> tuple[object, ...]:
     size = None if stat.S_ISDIR(found.st_mode) else found.st_size
     has_list = "system.posix_acl_access" in os.listxattr(path, follow_symlinks=False)
     moved = found.st_mtime_ns > before, found.st_ctime_ns > before
-    return (*alone, oct(found.st_mode), found.st_nlink, found.st_uid, found.st_gid, size, found.st_rdev, has_list, moved)
+    return (
+        *alone,
+        oct(found.st_mode),
+        found.st_nlink,
+        found.st_uid,
+        found.st_gid,
+        size,
+        found.st_rdev,
+        has_list,
+        moved,
+    )
 
 
 def become(caller: Caller) -> None:
@@ -280,19 +300,26 @@ def outcome(top: Path) -> dict[Case, tuple[object, ...]]:
     every = list(enumerate(cases()))
     for number, (_, kind, mode, name) in every:
         prepare(top, number, kind, mode, name)
-    # The kernel believes what it has been told now, and whatever is changed from here on has a later time.
+    # The kernel believes what it has been told now, and whatever is changed from here on has a
+    # later time.
     before = max(os.lstat(top / str(number) / "x").st_ctime_ns for number, _ in every)
     while time.clock_gettime_ns(CLOCK_REALTIME_COARSE) <= before:
         pass
     errors: dict[int, int] = {}
     for who, caller in CALLERS.items():
         wanted = [(number, case[3]) for number, case in every if case[0] == who]
-        errors |= dict(zip([number for number, _ in wanted], told(top, wanted, caller), strict=True))
+        errors |= dict(
+            zip([number for number, _ in wanted], told(top, wanted, caller), strict=True)
+        )
     found: dict[Case, tuple[object, ...]] = {}
     for number, case in every:
         path = f"{top}/{number}/x"
         names = ["", "moved", "other", *(["/new", "/sub", "new"] if case[1] == "directory" else [])]
-        found[case] = (errors[number], believed(f"{top}/{number}", STATX_NLINK), *(seen(path + name, before) for name in names))
+        found[case] = (
+            errors[number],
+            believed(f"{top}/{number}", STATX_NLINK),
+            *(seen(path + name, before) for name in names),
+        )
     return found
 
 
@@ -305,7 +332,9 @@ def ext4(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Case, tuple[
     with image.open("wb") as file:
         file.truncate(64 << 20)
     subprocess.run(["mke2fs", "-q", "-t", "ext4", image], check=True, timeout=60)
-    if subprocess.run(["mount", "-o", "loop", image, top], check=False, capture_output=True, timeout=60).returncode:
+    if subprocess.run(
+        ["mount", "-o", "loop", image, top], check=False, capture_output=True, timeout=60
+    ).returncode:
         pytest.skip("no ext4 on a loop device here")
     try:
         top.chmod(0o755)
@@ -314,22 +343,27 @@ def ext4(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Case, tuple[
         subprocess.run(["umount", top], check=True, timeout=60)
 
 
-def is_the_kernels(way: str, case: Case, expected: tuple[object, ...], found: tuple[object, ...]) -> bool:
+def is_the_kernels(
+    way: str, case: Case, expected: tuple[object, ...], found: tuple[object, ...]
+) -> bool:
     """Differences that FUSE leaves to nobody, with their reasons."""
     who, kind, mode, name = case
     if "writeback=off" not in way and name == "cut to the same":
-        # With its writeback cache the kernel keeps the times of a file itself, and changes them only if truncate(2) changes the size.
+        # With its writeback cache the kernel keeps the times of a file itself, and changes them
+        # only if truncate(2) changes the size.
         unmoved = (*found[2][:-1], (True, True)) if isinstance(found[2], tuple) else ()
         if who == "root that may not keep set-id bits" and "pyfuse3" in way:
             return True  # as below
         return (*found[:2], unmoved, *found[3:]) == expected
     if "writeback=off" in way and (kind, name) == ("file", "change nothing"):
-        # chown(2) to the same cannot be told from a write, which strangers may do, and from which root's capabilities keep the bits. So
-        # strangers do not get EPERM, though they change nothing, and root does not clear them.
+        # chown(2) to the same cannot be told from a write, which strangers may do, and from which
+        # root's capabilities keep the bits. So strangers do not get EPERM, though they change
+        # nothing, and root does not clear them.
         return (who in ("member", "stranger") and (1, *found[1:]) == expected) or who == "root"
     if "pyfuse3" in way and kind == "file" and name in FILES:
-        # Without FUSE_HANDLE_KILLPRIV_V2, which pyfuse3 does not have, the kernel itself leaves set-group-ID where the group may not
-        # execute, and does not say that a root may not keep the bits.
+        # Without FUSE_HANDLE_KILLPRIV_V2, which pyfuse3 does not have, the kernel itself leaves
+        # set-group-ID where the group may not execute, and does not say that a root may not keep
+        # the bits.
         return mode == 0o6767 or (who == "root that may not keep set-id bits" and name == "empty")
     return False
 
@@ -340,12 +374,20 @@ def test_attributes_change_as_they_would_not_on_ext4(
 ) -> None:
     top = mount_volume(options=f"allow_other{way}").path
     found = outcome(top)
-    differences = {case: (found[case], expected) for case, expected in ext4.items() if found[case] != expected}
-    assert {case: both for case, both in differences.items() if not is_the_kernels(way, case, both[1], both[0])} == {}
+    differences = {
+        case: (found[case], expected) for case, expected in ext4.items() if found[case] != expected
+    }
+    assert {
+        case: both
+        for case, both in differences.items()
+        if not is_the_kernels(way, case, both[1], both[0])
+    } == {}
 
 
 @pytest.mark.parametrize("writeback", ["on", "off"])
-def test_a_program_that_somebody_else_has_changed_runs_as_its_owner(writeback: str, mount_volume: Callable[..., Any]) -> None:
+def test_a_program_that_somebody_else_has_changed_runs_as_its_owner(
+    writeback: str, mount_volume: Callable[..., Any]
+) -> None:
     """Whatever the kernel believes of it: nobody has looked at its attributes since."""
     top: Path = mount_volume(options=f"allow_other,writeback={writeback}").path
     changes: dict[str, Callable[[str], None]] = {
@@ -361,8 +403,17 @@ def test_a_program_that_somebody_else_has_changed_runs_as_its_owner(writeback: s
         os.chown(program, 0, GROUP)
         program.chmod(0o4775)
         assert run_as(CALLERS["member"], top, lambda: change("program")) == 0  # noqa: B023 - called at once
-        command = ["setpriv", f"--reuid={OTHER}", f"--regid={GROUP}", "--clear-groups", "./program", "-u"]
-        found = subprocess.run(command, cwd=top, capture_output=True, check=True, text=True, timeout=30)
+        command = [
+            "setpriv",
+            f"--reuid={OTHER}",
+            f"--regid={GROUP}",
+            "--clear-groups",
+            "./program",
+            "-u",
+        ]
+        found = subprocess.run(
+            command, cwd=top, capture_output=True, check=True, text=True, timeout=30
+        )
         assert (name, found.stdout.strip()) == (name, str(OTHER))
         assert oct(believed(os.fspath(program), STATX_MODE)) == oct(stat.S_IFREG | 0o775)
         program.unlink()

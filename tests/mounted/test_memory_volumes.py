@@ -1,4 +1,6 @@
-"""D6: volumes in memory, empty or loaded from an image: everything works as on an image, and nothing is left."""
+"""D6: volumes in memory, empty or loaded from an image: everything works as on an image, and
+nothing is left.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +46,10 @@ class InMemory:
     def memory(self) -> Path:
         """The file without a name behind it."""
         (found,) = (
-            link for link in Path(f"/proc/{self.pid}/fd").iterdir() if os.readlink(link).startswith("/memfd:mem:")
-        )  # fmt: skip
+            link
+            for link in Path(f"/proc/{self.pid}/fd").iterdir()
+            if os.readlink(link).startswith("/memfd:mem:")
+        )
         return found
 
     def used(self) -> int:
@@ -58,7 +62,9 @@ class InMemory:
 
 @pytest.fixture
 def mount_memory(run_snapfs: Run, tmp_path: Path) -> Iterator[Callable[..., InMemory]]:
-    """Mounts memory; what is still mounted at the end has its newest generation checked, in a copy of the memory."""
+    """Mounts memory; what is still mounted at the end has its newest generation checked, in a copy
+    of the memory.
+    """
     made: list[InMemory] = []
 
     def mount(*words: object, options: str = "commit=0.2") -> InMemory:
@@ -73,7 +79,9 @@ def mount_memory(run_snapfs: Run, tmp_path: Path) -> Iterator[Callable[..., InMe
         return volume
 
     with contextlib.ExitStack() as stack:
-        stack.callback(lambda: [stack.callback(volume.unmount) for volume in made if volume.is_mounted])
+        stack.callback(
+            lambda: [stack.callback(volume.unmount) for volume in made if volume.is_mounted]
+        )
         yield mount
         for volume in (one for one in made if one.is_mounted):
             descriptor = os.open(volume.path, os.O_RDONLY)
@@ -85,10 +93,16 @@ def mount_memory(run_snapfs: Run, tmp_path: Path) -> Iterator[Callable[..., InMe
 
 
 def test_d6_a_volume_in_memory_does_what_others_do(mount_memory, run_snapfs: Run) -> None:
-    """D6: files, snapshots, going back; the block size is the page size; the root is the caller's."""
+    """D6: files, snapshots, going back; the block size is the page size;
+    the root is the caller's.
+    """
     volume = mount_memory("mem:64M")
     info = volume.info()
-    assert (info["image"], info["in_memory"], info["block_size"]) == ("mem:64M", True, resource.getpagesize())
+    assert (info["image"], info["in_memory"], info["block_size"]) == (
+        "mem:64M",
+        True,
+        resource.getpagesize(),
+    )
     status = volume.path.stat()
     assert (status.st_uid, status.st_gid) == (os.geteuid(), os.getegid())
     (volume / "d").mkdir()
@@ -112,7 +126,11 @@ def test_d6_a_volume_in_memory_does_what_others_do(mount_memory, run_snapfs: Run
 def test_d6_two_volumes_share_something(mount_memory, run_snapfs: Run) -> None:
     """D6: the same word twice is two volumes, each with its own daemon that commands find."""
     volumes = [mount_memory("mem:32M"), mount_memory("mem:32M")]
-    assert len({volume.pid for volume in volumes}) == len({volume.info()["uuid"] for volume in volumes}) == 2
+    assert (
+        len({volume.pid for volume in volumes})
+        == len({volume.info()["uuid"] for volume in volumes})
+        == 2
+    )
     (volumes[0] / "file").write_text("first")
     run_snapfs("snapshot", "create", volumes[0].path, "s")
     assert list(volumes[1].path.iterdir()) == []
@@ -174,7 +192,9 @@ def test_d6_a_full_volume_in_memory_is_another_error(mount_memory, wait_until) -
 
 @pytest.fixture
 def memory_group() -> Iterator[Path]:
-    """A control group that may have 400 MiB. Needs root and the memory controller: skipped, with the reason, without."""
+    """A control group that may have 400 MiB. Needs root and the memory controller: skipped, with
+    the reason, without.
+    """
     places = {}
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
@@ -199,10 +219,16 @@ def memory_group() -> Iterator[Path]:
     made.rmdir()
 
 
-def test_d6_memory_that_runs_out_ends_the_daemon(memory_group: Path, mount_memory, wait_until) -> None:
-    """D6: what a container may have is used up by files: writing ends with ENOSPC, deleting gives memory back, nothing was killed."""
+def test_d6_memory_that_runs_out_ends_the_daemon(
+    memory_group: Path, mount_memory, wait_until
+) -> None:
+    """D6: what a container may have is used up by files: writing ends with ENOSPC, deleting gives
+    memory back, nothing was killed.
+    """
     volume = mount_memory("mem:380M", options="writeback=off,commit=0.2")
-    (memory_group / "cgroup.procs").write_text(str(volume.pid))  # from the start it would be warned of, and less than that is free
+    (memory_group / "cgroup.procs").write_text(
+        str(volume.pid)
+    )  # from the start it would be warned of, and less than that is free
     content = os.urandom(1 << 20)
     with pytest.raises(OSError) as caught, (volume / "x").open("wb", buffering=0) as file:
         for _ in range(600):
@@ -232,8 +258,12 @@ def filled(mount_volume) -> Path:
     return volume.image
 
 
-def test_d6_a_loaded_volume_differs_from_its_image(filled: Path, mount_memory, run_snapfs: Run) -> None:
-    """D6: it begins with all that is in the image, takes memory for no more than that, and changes nothing there."""
+def test_d6_a_loaded_volume_differs_from_its_image(
+    filled: Path, mount_memory, run_snapfs: Run
+) -> None:
+    """D6: it begins with all that is in the image, takes memory for no more than that, and changes
+    nothing there.
+    """
     before = filled.read_bytes()
     volume = mount_memory("--load", filled, "mem:")
     assert volume.used() < 8 << 20
@@ -254,11 +284,17 @@ def test_d6_a_loaded_volume_differs_from_its_image(filled: Path, mount_memory, r
 
 def test_d6_a_loaded_volume_cannot_be_mounted_as_images_can(filled: Path, mount_memory) -> None:
     """D6: options mean what they mean for images."""
-    assert (mount_memory("--load", filled, "mem:", options="restore=s") / "file").read_bytes() == b"old" * 100_000
-    assert (mount_memory("--load", filled, "mem:", options="snapshot=s,ro") / "file").read_bytes() == b"old" * 100_000
+    assert (
+        mount_memory("--load", filled, "mem:", options="restore=s") / "file"
+    ).read_bytes() == b"old" * 100_000
+    assert (
+        mount_memory("--load", filled, "mem:", options="snapshot=s,ro") / "file"
+    ).read_bytes() == b"old" * 100_000
 
 
-def test_d6_loading_what_cannot_be(filled: Path, mount_volume, run_snapfs: Run, tmp_path: Path) -> None:
+def test_d6_loading_what_cannot_be(
+    filled: Path, mount_volume, run_snapfs: Run, tmp_path: Path
+) -> None:
     """D6: each mistake is one line, and nothing is mounted."""
     path = tmp_path / "point"
     path.mkdir()
@@ -289,13 +325,18 @@ def test_d6_a_size_that_may_not_be_there_is_not_told(run_snapfs: Run, tmp_path: 
     path = tmp_path / "m"
     path.mkdir()
     figures = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    total, available = (sum(int(figures[name].split()[0]) for name in names) for names in (("MemTotal", "SwapTotal"), ("MemAvailable",)))
+    total, available = (
+        sum(int(figures[name].split()[0]) for name in names)
+        for names in (("MemTotal", "SwapTotal"), ("MemAvailable",))
+    )
     free = available + int(figures["SwapFree"].split()[0])
     if total - free < 1 << 10:
         pytest.skip("nothing of this machine's memory is in use")
     result = run_snapfs("mount", f"mem:{total - 64}K", path, code=None)
     if result.returncode:
-        assert "more than all memory" in result.stderr, "this process may have less than the machine has"
+        assert "more than all memory" in result.stderr, (
+            "this process may have less than the machine has"
+        )
         return
     try:
         one_line(result, "of memory are free now", "no space left")
@@ -304,7 +345,9 @@ def test_d6_a_size_that_may_not_be_there_is_not_told(run_snapfs: Run, tmp_path: 
 
 
 def test_d6_commands_take_memory_for_a_path(run_snapfs: Run, tmp_path: Path) -> None:
-    """D6: where an image is wanted, one line says what to name instead; a file of that name can be given."""
+    """D6: where an image is wanted, one line says what to name instead; a file of that name can be
+    given.
+    """
     for words in (
         ["info", "mem:64M"],
         ["df", "mem:64M"],
@@ -314,19 +357,28 @@ def test_d6_commands_take_memory_for_a_path(run_snapfs: Run, tmp_path: Path) -> 
         ["umount", "mem:64M"],
     ):
         one_line(run_snapfs(*words, code=1, cwd=tmp_path), "mem:64M", "name its mount point")
-    one_line(run_snapfs("check", "mem:64M", code=8, cwd=tmp_path), "mem:64M", "name its mount point")
-    one_line(run_snapfs("mkfs", "mem:64M", "--size", "64M", code=2, cwd=tmp_path), "snapfs mount mem:64M MOUNTPOINT")
+    one_line(
+        run_snapfs("check", "mem:64M", code=8, cwd=tmp_path), "mem:64M", "name its mount point"
+    )
+    one_line(
+        run_snapfs("mkfs", "mem:64M", "--size", "64M", code=2, cwd=tmp_path),
+        "snapfs mount mem:64M MOUNTPOINT",
+    )
     assert list(tmp_path.iterdir()) == []
     run_snapfs("mkfs", "./mem:64M", "--size", "64M", cwd=tmp_path)
     run_snapfs("check", "./mem:64M", cwd=tmp_path)
     one_line(run_snapfs("info", "mem:64M", code=1, cwd=tmp_path), "./mem:64M")
 
 
-def test_d6_the_log_does_not_say_that_it_is_gone(snapfs_command, start, tmp_path: Path, run_snapfs: Run) -> None:
+def test_d6_the_log_does_not_say_that_it_is_gone(
+    snapfs_command, start, tmp_path: Path, run_snapfs: Run
+) -> None:
     """D6: in the foreground both lines are on standard error."""
     path = tmp_path / "m"
     path.mkdir()
-    process = start(snapfs_command("mount", "-f", "mem:64M", path), stderr=subprocess.PIPE, text=True)
+    process = start(
+        snapfs_command("mount", "-f", "mem:64M", path), stderr=subprocess.PIPE, text=True
+    )
     assert process.stderr is not None
     first = process.stderr.readline()
     assert "in memory" in first and "gone when it is unmounted" in first

@@ -1,4 +1,6 @@
-"""Mounts of single snapshots, as backup programs use them: the same numbers in each, and as a further mount beside the volume's."""
+"""Mounts of single snapshots, as backup programs use them: the same numbers in each, and as a
+further mount beside the volume's.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,10 @@ def fill(top: Path) -> None:
 def seen(top: Path) -> dict[str, tuple[int, ...]]:
     """What backup programs compare of files: were it another, they would read all anew."""
     found = {path: (top / path).lstat() for path in PATHS}
-    return {path: (one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for path, one in found.items()}
+    return {
+        path: (one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns)
+        for path, one in found.items()
+    }
 
 
 def test_a_backup_program_sees_other_files_in_each_snapshot(mounted: Any) -> None:
@@ -44,9 +49,13 @@ def test_a_backup_program_sees_other_files_in_each_snapshot(mounted: Any) -> Non
         assert found[""][0] == live[""][0]
     mounted.remount("snapshot=one")
     inner = mounted / ".snap/of one"
-    assert not {one[0] for one in seen(inner).values()} & {one[0] for one in seen(mounted.path).values()}
+    assert not {one[0] for one in seen(inner).values()} & {
+        one[0] for one in seen(mounted.path).values()
+    }
     (mounted / "d/file").write_text("second")
-    with (mounted / "d/file").open("a") as file:  # what is held back is fetched from the mounted view, too
+    with (mounted / "d/file").open(
+        "a"
+    ) as file:  # what is held back is fetched from the mounted view, too
         file.write(" and more")
         file.flush()
         (mounted / ".snap/again").mkdir()
@@ -63,14 +72,18 @@ def test_a_backup_program_sees_other_files_in_each_snapshot(mounted: Any) -> Non
 
 @pytest.fixture
 def beside(tmp_path: Path, run_snapfs: Callable[..., Any]) -> Iterator[Callable[..., Path]]:
-    """Mounts a snapshot of a volume that is mounted; at the end what is still there is unmounted."""
+    """Mounts a snapshot of a volume that is mounted; at the end what is
+    still there is unmounted.
+    """
     places: list[Path] = []
 
     def mount(volume: Any, name: str, *options: str, image: Path | None = None) -> Path:
         place = tmp_path / f"beside-{len(places)}"
         place.mkdir()
         places.append(place)
-        run_snapfs("mount", image or volume.image, place, "-o", ",".join([f"snapshot={name}", *options]))
+        run_snapfs(
+            "mount", image or volume.image, place, "-o", ",".join([f"snapshot={name}", *options])
+        )
         return place
 
     yield mount
@@ -85,7 +98,9 @@ def refuses(function: Callable[[], Any], code: int) -> None:
 
 
 @pytest.mark.parametrize("requests", ["direct", "pyfuse3"])
-def test_a_snapshot_is_not_shown_beside_the_volume(mount_volume: Callable[..., Any], beside: Callable[..., Path], requests: str) -> None:
+def test_a_snapshot_is_not_shown_beside_the_volume(
+    mount_volume: Callable[..., Any], beside: Callable[..., Path], requests: str
+) -> None:
     mounted = mount_volume(options=f"requests={requests}")
     fill(mounted.path)
     (mounted / "d/large").write_bytes(bytes(range(256)) * 20_000)
@@ -96,8 +111,14 @@ def test_a_snapshot_is_not_shown_beside_the_volume(mount_volume: Callable[..., A
     (mounted / "d/file").write_text("of now")
     one, two = beside(mounted, "one"), beside(mounted, "two", image=mounted.path)
     assert seen(one) == live
-    assert {path: found[0] for path, found in seen(two).items()} == {path: found[0] for path, found in live.items()}
-    assert [(place / "d/file").read_text() for place in (one, two, mounted.path)] == ["first", "of two", "of now"]
+    assert {path: found[0] for path, found in seen(two).items()} == {
+        path: found[0] for path, found in live.items()
+    }
+    assert [(place / "d/file").read_text() for place in (one, two, mounted.path)] == [
+        "first",
+        "of two",
+        "of now",
+    ]
     assert (one / "d/large").read_bytes() == bytes(range(256)) * 20_000
     assert sorted(os.listdir(one)) == ["d", "link", "pipe"]
     assert one.stat().st_dev != two.stat().st_dev != mounted.path.stat().st_dev
@@ -111,8 +132,12 @@ def test_a_snapshot_is_not_shown_beside_the_volume(mount_volume: Callable[..., A
     assert (two / "d/file").read_text() == "of two"
 
 
-def test_what_is_mounted_changes_or_goes_away_under_its_mount(mounted: Any, beside: Callable[..., Path]) -> None:
-    """Its kernel would believe what was: so whoever would change it is refused, until it is unmounted."""
+def test_what_is_mounted_changes_or_goes_away_under_its_mount(
+    mounted: Any, beside: Callable[..., Path]
+) -> None:
+    """Its kernel would believe what was: so whoever would change it is refused, until it is
+    unmounted.
+    """
     fill(mounted.path)
     view = mounted.snapshot("s")
     mounted.snapshot("other")
@@ -120,7 +145,9 @@ def test_what_is_mounted_changes_or_goes_away_under_its_mount(mounted: Any, besi
     try:
         os.write(file, b", written in the snapshot")
         place = beside(mounted, "s")
-        assert (place / "d/file").read_text() == "first, written in the snapshot", "what the kernel held back is in it"
+        assert (place / "d/file").read_text() == "first, written in the snapshot", (
+            "what the kernel held back is in it"
+        )
         refuses(lambda: (os.write(file, b", too late"), os.fsync(file)), errno.EROFS)
     finally:
         with contextlib.suppress(OSError):  # it says so once more
@@ -136,11 +163,18 @@ def test_what_is_mounted_changes_or_goes_away_under_its_mount(mounted: Any, besi
     ):
         refuses(change, errno.EROFS)
     refuses(view.rmdir, errno.EBUSY)
-    for command in (["snapshot", "delete", mounted.path, "s"], ["purge", mounted.path, "/d/file", "--snapshot", "s", "--yes"]):
+    for command in (
+        ["snapshot", "delete", mounted.path, "s"],
+        ["purge", mounted.path, "/d/file", "--snapshot", "s", "--yes"],
+    ):
         assert "is mounted: unmount it first" in mounted.run(*command, code=1).stderr
     mounted.run("snapshot", "rename", mounted.path, "s", "t")
     mounted.run("restore", mounted.path, "t")
-    assert (place / "d/file").read_text() == (mounted / "d/file").read_text() == "first, written in the snapshot"
+    assert (
+        (place / "d/file").read_text()
+        == (mounted / "d/file").read_text()
+        == "first, written in the snapshot"
+    )
     (mounted / ".snap/other/d/file").write_text("others are as ever")
     mounted.run("umount", place)
     (mounted / ".snap/t/d/file").write_text("x")
@@ -148,7 +182,9 @@ def test_what_is_mounted_changes_or_goes_away_under_its_mount(mounted: Any, besi
     (mounted / ".snap/t").rmdir()
 
 
-def test_the_volume_cannot_be_unmounted_while_a_snapshot_is_mounted(mounted: Any, beside: Callable[..., Path]) -> None:
+def test_the_volume_cannot_be_unmounted_while_a_snapshot_is_mounted(
+    mounted: Any, beside: Callable[..., Path]
+) -> None:
     """It takes the snapshot's mount along, used or not, and leaves no dead one."""
     fill(mounted.path)
     mounted.snapshot("s")
@@ -163,12 +199,20 @@ def test_the_volume_cannot_be_unmounted_while_a_snapshot_is_mounted(mounted: Any
     assert (place / "d/file").read_text() == "first"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes set-id programs of others, and devices")
-def test_a_backup_of_a_mounted_snapshot_lacks_what_views_hide(mounted: Any, beside: Callable[..., Path]) -> None:
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root makes set-id programs of others, and devices"
+)
+def test_a_backup_of_a_mounted_snapshot_lacks_what_views_hide(
+    mounted: Any, beside: Callable[..., Path]
+) -> None:
     """The mount is ``nosuid`` and ``nodev``, so it shows all that is stored."""
     fill(mounted.path)
     (mounted / "d/file").chmod(0o6755)
-    os.setxattr(mounted / "d/file", "security.capability", bytes.fromhex("0100000200200000000000000000000000000000"))
+    os.setxattr(
+        mounted / "d/file",
+        "security.capability",
+        bytes.fromhex("0100000200200000000000000000000000000000"),
+    )
     os.mknod(mounted / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
     mounted.snapshot("s")
     place = beside(mounted, "s", "allow_other")
@@ -176,10 +220,17 @@ def test_a_backup_of_a_mounted_snapshot_lacks_what_views_hide(mounted: Any, besi
     assert "security.capability" in os.listxattr(place / "d/file")
     assert (place / "null").stat().st_rdev == os.makedev(1, 3)
     refuses(lambda: os.open(place / "null", os.O_RDONLY), errno.EACCES)
-    (line,) = [line for line in Path("/proc/self/mounts").read_text().splitlines() if line.split()[1] == str(place)]
+    (line,) = [
+        line
+        for line in Path("/proc/self/mounts").read_text().splitlines()
+        if line.split()[1] == str(place)
+    ]
     assert {"ro", "nosuid", "nodev", "allow_other"} <= set(line.split()[3].split(","))
     command = ["setpriv", "--reuid=1001", "--regid=1001", "--clear-groups", "cat", "d/file"]
-    assert subprocess.run(command, cwd=place, check=True, capture_output=True, timeout=30).stdout == b"first"
+    assert (
+        subprocess.run(command, cwd=place, check=True, capture_output=True, timeout=30).stdout
+        == b"first"
+    )
 
 
 def test_mistakes_with_a_further_mount_are_told(mounted: Any, tmp_path: Path) -> None:
@@ -196,6 +247,11 @@ def test_mistakes_with_a_further_mount_are_told(mounted: Any, tmp_path: Path) ->
         assert words in result.stderr
         assert len(result.stderr.splitlines()) == 1
         assert not place.is_mount()
-    assert "no such mount point" in mounted.run("mount", mounted.image, tmp_path / "missing", "-o", "snapshot=s", code=32).stderr
+    assert (
+        "no such mount point"
+        in mounted.run(
+            "mount", mounted.image, tmp_path / "missing", "-o", "snapshot=s", code=32
+        ).stderr
+    )
     (mounted / ".snap/s").rmdir()  # nobody has kept it
     assert json.loads(mounted.run("snapshot", "list", mounted.path, "--json").stdout) == []

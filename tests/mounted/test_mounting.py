@@ -1,4 +1,6 @@
-"""Mounting and unmounting beside others: what they mount over ours or in it, who waits for the mount, who uses it."""
+"""Mounting and unmounting beside others: what they mount over ours or in it, who waits for the
+mount, who uses it.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def mounted_at(path: Path) -> list[str]:
 
 @pytest.fixture
 def tmpfs_on() -> Iterator:
-    """Mounts a tmpfs with a file ``kept`` on a directory; takes it away at the end if it is there still."""
+    """Mounts a tmpfs with a file ``kept`` on a directory; takes it away at the end if it is there
+    still.
+    """
     places: list[Path] = []
 
     def mount(place: Path) -> None:
@@ -91,7 +95,9 @@ def test_a_daemon_that_ends_takes_along_what_is_mounted_in_it(mounted, tmpfs_on)
 
 
 @needs_root
-def test_a_daemon_lives_on_while_its_volume_is_mounted_elsewhere_too(mounted, tmp_path: Path) -> None:
+def test_a_daemon_lives_on_while_its_volume_is_mounted_elsewhere_too(
+    mounted, tmp_path: Path
+) -> None:
     """It was told to end, by SIGTERM: it ends, and takes both mounts away."""
     other = tmp_path / "other"
     other.mkdir()
@@ -110,10 +116,12 @@ def test_a_daemon_lives_on_while_its_volume_is_mounted_elsewhere_too(mounted, tm
     assert (mounted / "file").read_text() == "ours"
 
 
-#: Mounts in front; right after the mount is made, before anything serves it, does what the first argument says.
+#: Mounts in front; right after the mount is made, before anything serves it, does what the first
+#: argument says.
 MEANWHILE = """
 import os, subprocess, sys, threading
-threading.Thread(target=threading.Event().wait, daemon=True).start()  # any thread may be the one that a signal comes to
+# Any thread may be the one that a signal comes to.
+threading.Thread(target=threading.Event().wait, daemon=True).start()
 import pyfuse3
 real = pyfuse3.init
 def init(operations, mountpoint, options):
@@ -126,18 +134,25 @@ sys.exit(main(sys.argv[2:], "snapfs"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_between_mounting_and_serving_leaves_a_dead_mount(volume_image: Path, tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_between_mounting_and_serving_leaves_a_dead_mount(
+    volume_image: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     place = tmp_path / "m"
     place.mkdir()
     what = f"os.kill(os.getpid(), {number})"
-    subprocess.run([sys.executable, "-c", MEANWHILE, what, "mount", "-f", volume_image, place], check=False, timeout=60)
+    subprocess.run(
+        [sys.executable, "-c", MEANWHILE, what, "mount", "-f", volume_image, place],
+        check=False,
+        timeout=60,
+    )
     left = mounted_at(place)
     if left:
         ctypes.CDLL(None).umount2(os.fsencode(place), MNT_DETACH)
     assert left == []
 
 
-#: Mounts in front; asked to end, it is asked once more when nothing but the last commit is left to do.
+#: Mounts in front; asked to end, it is asked once more when nothing but the last commit is left to
+#: do.
 ASKED_TWICE = """
 import os, signal, sys
 from snapfs.fuse.edge import Edge
@@ -153,7 +168,17 @@ sys.exit(main(sys.argv[1:], "snapfs"))
 
 def test_a_second_signal_breaks_off_the_last_commit(mounted, wait_until) -> None:
     mounted.unmount()
-    command = [sys.executable, "-c", ASKED_TWICE, "mount", "-f", "-o", "commit=3600", mounted.image, mounted.path]
+    command = [
+        sys.executable,
+        "-c",
+        ASKED_TWICE,
+        "mount",
+        "-f",
+        "-o",
+        "commit=3600",
+        mounted.image,
+        mounted.path,
+    ]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as daemon:
         try:
             wait_until(lambda: mounted_at(mounted.path), 60)
@@ -165,11 +190,14 @@ def test_a_second_signal_breaks_off_the_last_commit(mounted, wait_until) -> None
 
 
 @needs_root
-def test_a_mount_that_fails_takes_away_what_was_mounted_over_it(volume_image: Path, tmp_path: Path) -> None:
+def test_a_mount_that_fails_takes_away_what_was_mounted_over_it(
+    volume_image: Path, tmp_path: Path
+) -> None:
     place = tmp_path / "m"
     place.mkdir()
     what = (
-        "subprocess.run(['mount', '-t', 'tmpfs', 'other', mountpoint]); from snapfs.fuse import kernel; kernel.MountedKernel.mounted = None"
+        "subprocess.run(['mount', '-t', 'tmpfs', 'other', mountpoint]); from snapfs.fuse "
+        "import kernel; kernel.MountedKernel.mounted = None"
     )
     command = [sys.executable, "-c", MEANWHILE, what, "mount", "-f", volume_image, place]
     result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
@@ -187,7 +215,9 @@ def test_a_mount_that_was_moved_is_not_found_by_its_daemon(mounted, tmp_path: Pa
     around = tmp_path / "around"
     around.mkdir()
     # Only in a private mount others are moved.
-    subprocess.run(["mount", "-t", "tmpfs", "--make-private", "around", around], check=True, timeout=60)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "--make-private", "around", around], check=True, timeout=60
+    )
     try:
         (around / "m").mkdir()
         mounted.unmount()
@@ -225,8 +255,12 @@ done
 """
 
 
-def test_an_automounter_and_the_daemon_wait_for_each_other(with_helpers, images, tmp_path: Path) -> None:
-    """As long as the mount is being made, automount(8) lets only its own process group look at the mount point."""
+def test_an_automounter_and_the_daemon_wait_for_each_other(
+    with_helpers, images, tmp_path: Path
+) -> None:
+    """As long as the mount is being made, automount(8) lets only its own process group look at the
+    mount point.
+    """
     if shutil.which("automount") is None or not Path("/dev/autofs").exists():
         pytest.skip("needs automount(8), of the package autofs, and a kernel with autofs")
     out = with_helpers(f"set -- {images.make()} {images.make()}\n{AUTOMOUNT}")
@@ -243,7 +277,9 @@ CLOSING = 'for number in $1; do eval "exec $number>&-"; done; shift; exec "$@"'
 
 
 @pytest.mark.parametrize("missing", ["0", "1", "2", "0 1 2"])
-def test_a_missing_standard_descriptor_is_the_images_or_an_error(tmp_path: Path, snapfs_command, missing: str) -> None:
+def test_a_missing_standard_descriptor_is_the_images_or_an_error(
+    tmp_path: Path, snapfs_command, missing: str
+) -> None:
     image, place = tmp_path / "volume.img", tmp_path / "m"
     place.mkdir()
 
@@ -256,8 +292,14 @@ def test_a_missing_standard_descriptor_is_the_images_or_an_error(tmp_path: Path,
     without("mkfs", image, "--size", "16M")
     without("mount", image, place)
     try:
-        pid = json.loads(subprocess.run(snapfs_command("info", place, "--json"), check=True, capture_output=True).stdout)["pid"]
-        assert [os.readlink(f"/proc/{pid}/fd/{number}") for number in (0, 1, 2)] == ["/dev/null"] * 3
+        pid = json.loads(
+            subprocess.run(
+                snapfs_command("info", place, "--json"), check=True, capture_output=True
+            ).stdout
+        )["pid"]
+        assert [os.readlink(f"/proc/{pid}/fd/{number}") for number in (0, 1, 2)] == [
+            "/dev/null"
+        ] * 3
         without("df", place)
     finally:
         without("umount", place)
@@ -265,27 +307,49 @@ def test_a_missing_standard_descriptor_is_the_images_or_an_error(tmp_path: Path,
     without("umount", place, code=1)
 
 
-def test_a_mount_in_front_writes_its_log_into_the_image(volume_image: Path, tmp_path: Path, snapfs_command, wait_until) -> None:
+def test_a_mount_in_front_writes_its_log_into_the_image(
+    volume_image: Path, tmp_path: Path, snapfs_command, wait_until
+) -> None:
     place = tmp_path / "m"
     place.mkdir()
-    command = ["bash", "-c", CLOSING, "bash", "0 1 2", *snapfs_command("mount", "-f", volume_image, place)]
+    command = [
+        "bash",
+        "-c",
+        CLOSING,
+        "bash",
+        "0 1 2",
+        *snapfs_command("mount", "-f", volume_image, place),
+    ]
     with subprocess.Popen(command) as daemon:
         try:
             wait_until(lambda: mounted_at(place), 60)
             # Until it is live, standard error goes to where libfuse's complaints are read.
-            wait_until(lambda: [os.readlink(f"/proc/{daemon.pid}/fd/{number}") for number in (0, 1, 2)] == ["/dev/null"] * 3, 60)
+            wait_until(
+                lambda: (
+                    [os.readlink(f"/proc/{daemon.pid}/fd/{number}") for number in (0, 1, 2)]
+                    == ["/dev/null"] * 3
+                ),
+                60,
+            )
         finally:
             daemon.send_signal(signal.SIGTERM)
     assert daemon.returncode == 0
 
 
-def test_a_daemon_keeps_its_callers_lock_and_pipe(volume_image: Path, tmp_path: Path, snapfs_command, run_snapfs) -> None:
+def test_a_daemon_keeps_its_callers_lock_and_pipe(
+    volume_image: Path, tmp_path: Path, snapfs_command, run_snapfs
+) -> None:
     place = tmp_path / "m"
     place.mkdir()
     reader, writer = os.pipe()
     with (tmp_path / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        subprocess.run(snapfs_command("mount", volume_image, place), check=True, timeout=120, pass_fds=(lock.fileno(), writer))
+        subprocess.run(
+            snapfs_command("mount", volume_image, place),
+            check=True,
+            timeout=120,
+            pass_fds=(lock.fileno(), writer),
+        )
     os.close(writer)
     try:
         with (tmp_path / "lock").open("w") as again:
@@ -301,13 +365,23 @@ def test_a_daemon_keeps_its_callers_lock_and_pipe(volume_image: Path, tmp_path: 
 
 
 def unmount(snapfs_command, place: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """The result of the command, which ends by itself: long before this limit, but for the machine."""
-    return subprocess.run(snapfs_command("umount", place, *options), check=False, capture_output=True, text=True, timeout=60)
+    """The result of the command, which ends by itself: long before this
+    limit, but for the machine.
+    """
+    return subprocess.run(
+        snapfs_command("umount", place, *options),
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
 @needs_root
 @pytest.mark.parametrize("first", ["bind", "mount"])
-def test_umount_waits_for_a_volume_that_is_mounted_elsewhere_too(mounted, tmp_path: Path, snapfs_command, first: str) -> None:
+def test_umount_waits_for_a_volume_that_is_mounted_elsewhere_too(
+    mounted, tmp_path: Path, snapfs_command, first: str
+) -> None:
     (mounted / "inside").mkdir()
     bind = tmp_path / "bind"
     bind.mkdir()
@@ -331,7 +405,10 @@ def test_umount_waits_for_another_namespace(mounted, snapfs_command) -> None:
     pid = mounted.pid
     # `cat` ends when its standard input does.
     with subprocess.Popen(
-        ["unshare", "--mount", "sh", "-c", "echo ready; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ["unshare", "--mount", "sh", "-c", "echo ready; exec cat"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "ready\n"
@@ -347,14 +424,19 @@ def test_umount_does_not_say_who_uses_the_mount(mounted, snapfs_command) -> None
     (mounted / "file").write_text("text")
     (mounted / "inside").mkdir()
     # Python's own module keeps the file open.
-    mapping = "import ctypes, os; f = os.open('file', 0); ctypes.CDLL(None).mmap(None, 4096, 1, 1, f, 0); os.close(f); os.chdir('/')"
+    mapping = (
+        "import ctypes, os; f = os.open('file', 0); ctypes.CDLL(None).mmap(None, 4096, 1, "
+        "1, f, 0); os.close(f); os.chdir('/')"
+    )
     uses = {
         "working directory": ["sh", "-c", "cd inside; echo; exec cat"],
         "an open file": ["sh", "-c", "exec 7<file; cd /; echo; exec cat"],
         "a file in its memory": [sys.executable, "-c", f"{mapping}; print(flush=True); input()"],
     }
     for how, command in uses.items():
-        with subprocess.Popen(command, cwd=mounted.path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as user:
+        with subprocess.Popen(
+            command, cwd=mounted.path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as user:
             assert user.stdout is not None
             user.stdout.readline()
             result = unmount(snapfs_command, mounted.path)
@@ -366,7 +448,9 @@ def test_umount_does_not_say_who_uses_the_mount(mounted, snapfs_command) -> None
 
 
 @needs_root
-def test_umount_does_not_say_what_is_mounted_in_the_mount(mounted, tmpfs_on, snapfs_command) -> None:
+def test_umount_does_not_say_what_is_mounted_in_the_mount(
+    mounted, tmpfs_on, snapfs_command
+) -> None:
     (mounted / "inside").mkdir()
     tmpfs_on(mounted / "inside")
     result = unmount(snapfs_command, mounted.path)
@@ -389,7 +473,9 @@ def test_umount_waits_for_a_stopped_daemon_without_end(mounted, snapfs_command) 
 
 
 @needs_root
-def test_umount_of_an_image_takes_what_is_mounted_in_its_place(mount_volume, snapfs_command) -> None:
+def test_umount_of_an_image_takes_what_is_mounted_in_its_place(
+    mount_volume, snapfs_command
+) -> None:
     mine, other = mount_volume(), mount_volume()
     subprocess.run(["mount", "--bind", other.path, mine.path], check=True, timeout=60)
     try:
@@ -417,7 +503,8 @@ def test_a_killed_daemons_mount_keeps_the_next_one_away(mounted) -> None:
     with (mounted / "file").open() as file:
         os.fsync(file.fileno())
         killed(mounted)
-        # By another path to the image, in another directory, although somebody has something open in the dead mount.
+        # By another path to the image, in another directory, although somebody has something open
+        # in the dead mount.
         link = mounted.path.parent / "link.img"
         link.symlink_to(mounted.image)
         mounted.run("mount", link.name, mounted.path, cwd=mounted.path.parent)
@@ -447,23 +534,41 @@ def test_a_dead_mount_is_taken_away_with_what_is_mounted_in_it(mounted, tmpfs_on
     mounted.is_mounted = False
 
 
-def test_nofail_fails_for_a_missing_image_or_is_silent_about_anything_else(volume_image: Path, tmp_path: Path, run_snapfs) -> None:
+def test_nofail_fails_for_a_missing_image_or_is_silent_about_anything_else(
+    volume_image: Path, tmp_path: Path, run_snapfs
+) -> None:
     place, missing = tmp_path / "m", tmp_path / "missing.img"
     place.mkdir()
     assert run_snapfs("mount", missing, place, "-o", "nofail").stderr == ""
-    assert run_snapfs("mount", tmp_path / "no" / "directory.img", place, "-o", "ro,nofail").stderr == ""
+    assert (
+        run_snapfs("mount", tmp_path / "no" / "directory.img", place, "-o", "ro,nofail").stderr
+        == ""
+    )
     assert mounted_at(place) == []
     assert "No such file" in run_snapfs("mount", missing, place, code=32).stderr
-    assert "no such mount point" in run_snapfs("mount", missing, tmp_path / "n", "-o", "nofail", code=32).stderr
+    assert (
+        "no such mount point"
+        in run_snapfs("mount", missing, tmp_path / "n", "-o", "nofail", code=32).stderr
+    )
     missing.write_text("no volume")
     assert run_snapfs("mount", missing, place, "-o", "nofail", code=32).stderr
-    assert "unknown mount option" in run_snapfs("mount", tmp_path / "x.img", place, "-o", "nofail,bogus", code=1).stderr
+    assert (
+        "unknown mount option"
+        in run_snapfs("mount", tmp_path / "x.img", place, "-o", "nofail,bogus", code=1).stderr
+    )
 
 
 def test_mount_without_its_image_is_an_error_of_nofail(with_helpers, tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
-    (tmp_path / "fstab").write_text(f"{tmp_path}/missing.img {tmp_path}/m snapfs defaults,nofail 0 0\n")
-    assert with_helpers(f"mount --all --fstab fstab; mount -t snapfs -o nofail {tmp_path}/missing.img m") == ""
+    (tmp_path / "fstab").write_text(
+        f"{tmp_path}/missing.img {tmp_path}/m snapfs defaults,nofail 0 0\n"
+    )
+    assert (
+        with_helpers(
+            f"mount --all --fstab fstab; mount -t snapfs -o nofail {tmp_path}/missing.img m"
+        )
+        == ""
+    )
     with_helpers(f"mount -t snapfs {tmp_path}/missing.img m", code=32)
 
 
@@ -476,15 +581,23 @@ def test_a_relative_path_is_where_readers_in_other_directories_look(mounted) -> 
     mounted.unmount()
     mounted.run("mount", mounted.image.name, mounted.path, cwd=mounted.image.parent)
     mounted.is_mounted = True
-    assert f" fuse.snapfs {mounted.image} " in Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
+    assert f" fuse.snapfs {mounted.image} " in Path("/proc/self/mountinfo").read_text(
+        errors="surrogateescape"
+    )
 
 
 # --- options of all filesystems -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("option", "requests"), [("sync", "direct"), ("dirsync", "direct"), ("dirsync", "pyfuse3")])
-def test_what_shall_be_stored_at_once_is_lost_with_the_daemon(mounted, option: str, requests: str) -> None:
-    """No commit comes by itself: each of these changes is the last one, and all of them are there."""
+@pytest.mark.parametrize(
+    ("option", "requests"), [("sync", "direct"), ("dirsync", "direct"), ("dirsync", "pyfuse3")]
+)
+def test_what_shall_be_stored_at_once_is_lost_with_the_daemon(
+    mounted, option: str, requests: str
+) -> None:
+    """No commit comes by itself: each of these changes is the last one, and
+    all of them are there.
+    """
     mounted.remount(f"commit=3600,requests={requests},{option}")
     top = mounted.path
     (top / "first").mkdir()

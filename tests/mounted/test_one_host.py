@@ -1,4 +1,6 @@
-"""H3, I11: another host has the volume open, as far as one machine can play two: its claim is on the image, its locks are not seen."""
+"""H3, I11: another host has the volume open, as far as one machine can play two: its claim is on
+the image, its locks are not seen.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,15 @@ from snapfs.store.claiming import Claiming
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
-#: What the other host promises. It renews much more often, so that nobody here waits long to see that it is alive, however busy we are.
+#: What the other host promises. It renews much more often, so that nobody here waits long to see
+#: that it is alive, however busy we are.
 INTERVAL = 5.0
 ELSEWHERE = replace(
-    Identity.of_this_process(), host="elsewhere.example", boot=b"another boot 000", pid=4711, command="snapfs mount /nfs/d.img /mnt"
+    Identity.of_this_process(),
+    host="elsewhere.example",
+    boot=b"another boot 000",
+    pid=4711,
+    command="snapfs mount /nfs/d.img /mnt",
 )
 
 
@@ -68,7 +75,9 @@ def claim_of(image: Path) -> Claim:
 def test_h3_a_volume_that_another_host_has_open(
     elsewhere: Claiming, volume_image: Path, mount_volume, run_snapfs: Run, tmp_path: Path
 ) -> None:
-    """H3: nobody writes it, and is told who has it; readers may. When the other host is gone without a word, it is taken over."""
+    """H3: nobody writes it, and is told who has it; readers may. When the other host is gone
+    without a word, it is taken over.
+    """
     (tmp_path / "m").mkdir()
     run_snapfs("mkfs", tmp_path / "source", "--size", "4M")
     elsewhere.take(elsewhere.look())
@@ -83,14 +92,18 @@ def test_h3_a_volume_that_another_host_has_open(
         ):
             line = run_snapfs(*words, code=code).stderr.splitlines()[-1]
             assert re.fullmatch(
-                rf"snapfs: {volume_image}: in use on host elsewhere\.example by process 4711 \(snapfs mount /nfs/d\.img /mnt\) since "
+                rf"snapfs: {volume_image}: in use on host elsewhere\.example by process "
+                r"4711 \(snapfs mount /nfs/d\.img /mnt\) since "
                 r"20\d\d-\d\d-\d\dT[\d:]+Z: unmount it there first",
                 line,
             ), line
         run_snapfs("check", volume_image)
         mount_volume(volume_image, options="ro").unmount()
     after = volume_image.read_bytes()
-    assert before[:CLAIM_PLACE] + before[CLAIM_PLACE + CLAIM_BYTES :] == after[:CLAIM_PLACE] + after[CLAIM_PLACE + CLAIM_BYTES :]
+    assert (
+        before[:CLAIM_PLACE] + before[CLAIM_PLACE + CLAIM_BYTES :]
+        == after[:CLAIM_PLACE] + after[CLAIM_PLACE + CLAIM_BYTES :]
+    )
     mounted = mount_volume(volume_image, options="mmp=1")
     (mounted / "file").write_text("x")
     assert claim_of(volume_image).pid == mounted.pid and claim_of(volume_image).interval == 1
@@ -98,7 +111,9 @@ def test_h3_a_volume_that_another_host_has_open(
     assert not claim_of(volume_image).is_open
 
 
-def test_h3_a_daemon_that_was_stopped_while_another_host_came(elsewhere: Claiming, volume_image: Path, mount_volume, wait_until) -> None:
+def test_h3_a_daemon_that_was_stopped_while_another_host_came(
+    elsewhere: Claiming, volume_image: Path, mount_volume, wait_until
+) -> None:
     """H3: it writes nothing after it goes on, whatever waits to be written; its users are told."""
     mounted = mount_volume(volume_image, options="mmp=1,commit=0.5")
     (mounted / "file").write_text("before")
@@ -121,9 +136,14 @@ def test_h3_a_daemon_that_was_stopped_while_another_host_came(elsewhere: Claimin
             os.close(descriptor)
 
     def reason() -> str:
-        return str(json.loads(mounted.run("info", mounted.path, "--json").stdout)["read_only"] or "")
+        return str(
+            json.loads(mounted.run("info", mounted.path, "--json").stdout)["read_only"] or ""
+        )
 
-    wait_until(lambda: "taken over" in reason() and "elsewhere.example" in reason(), what="the end of writing")
+    wait_until(
+        lambda: "taken over" in reason() and "elsewhere.example" in reason(),
+        what="the end of writing",
+    )
     with pytest.raises(OSError) as caught:
         (mounted / "new").write_text("x")
     assert caught.value.errno in (errno.EIO, errno.EROFS)
@@ -145,7 +165,9 @@ def test_h3_nobody_waits_for_a_daemon_that_was_killed_here(mounted, run_snapfs: 
     assert not claim_of(mounted.image).is_open
 
 
-def test_h3_a_copy_has_the_holder_of_its_source(mounted, run_snapfs: Run, tmp_path: Path, images) -> None:
+def test_h3_a_copy_has_the_holder_of_its_source(
+    mounted, run_snapfs: Run, tmp_path: Path, images
+) -> None:
     """H3: a full copy belongs to nobody when it is complete, and to who fills it before."""
     target = tmp_path / "copy.img"
     (mounted / "file").write_bytes(os.urandom(1 << 20))

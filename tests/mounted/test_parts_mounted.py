@@ -16,7 +16,9 @@ NAME = "user.snapfs.designate"
 
 @pytest.fixture
 def project(mounted: Any) -> Path:
-    """``project/src/file`` and ``elsewhere/file``, 8 MiB each, and a snapshot ``before`` of ``project``."""
+    """``project/src/file`` and ``elsewhere/file``, 8 MiB each, and a snapshot ``before`` of
+    ``project``.
+    """
     for place in ("project/src", "elsewhere"):
         (mounted / place).mkdir(parents=True)
         (mounted / place / "file").write_bytes(place.encode() * (8 * MIB // len(place)))
@@ -82,7 +84,9 @@ def test_mounting_it_shows_more_than_its_directory(mounted: Any, project: Path) 
 
 
 def test_a_snapshot_of_several_paths_covers_something_else(mounted: Any, project: Path) -> None:
-    """C1, C2: directories and files, under their real paths; what lies within another of them is one with it."""
+    """C1, C2: directories and files, under their real paths; what lies within another of them is
+    one with it.
+    """
     (mounted / "etc").mkdir()
     for name in ("conf", "secret"):
         (mounted / "etc" / name).write_bytes(name.encode() * 100_000)
@@ -100,15 +104,25 @@ def test_a_snapshot_of_several_paths_covers_something_else(mounted: Any, project
     assert only_by_snapshots(mounted) - held < 128 << 10
     (mounted / "etc" / "conf").write_bytes(b"new")
     assert 300_000 < only_by_snapshots(mounted) - held < 700_000
-    for place, there in ((project, True), (project / "src", True), (mounted / "etc", False), (mounted.path, False)):
+    for place, there in (
+        (project, True),
+        (project / "src", True),
+        (mounted / "etc", False),
+        (mounted.path, False),
+    ):
         assert (place / ".snap" / "several").exists() == there
     (line,) = mounted.run("diff", mounted.path, "several").stdout.splitlines()
     assert line.split()[0] == "M"
     assert line.endswith(" etc/conf")
     mounted.run("snapshot", "create", mounted.path, "again", "--of", "several", "--path", "etc")
-    for name, paths in (("several", ["etc", "etc/conf", "project", "project/src", "project/src/file"]), ("again", ["etc", "etc/conf"])):
+    for name, paths in (
+        ("several", ["etc", "etc/conf", "project", "project/src", "project/src/file"]),
+        ("again", ["etc", "etc/conf"]),
+    ):
         mounted.remount(f"snapshot={name}")
-        assert sorted(str(path.relative_to(mounted.path)) for path in mounted.path.rglob("*")) == paths
+        assert (
+            sorted(str(path.relative_to(mounted.path)) for path in mounted.path.rglob("*")) == paths
+        )
         assert (mounted / "etc" / "conf").read_bytes() == b"conf" * 100_000
     mounted.remount()
     os.rmdir(project / ".snap" / "several")
@@ -122,16 +136,26 @@ def test_more_paths_than_a_snapshot_can_have_make_one_of_some(mounted: Any) -> N
         (mounted / f"{number}").mkdir()
         words += ["--path", f"{number}"]
     result = mounted.run("snapshot", "create", mounted.path, "many", *words, code=2)
-    assert result.stderr == "snapfs: a snapshot has 128 paths at most, these are 129: name a directory above some of them\n"
+    assert result.stderr == (
+        "snapfs: a snapshot has 128 paths at most, these are 129: name a directory "
+        "above some of them\n"
+    )
     assert mounted.run("snapshot", "list", mounted.path).stdout == ""
 
 
 def test_a_policy_covers_what_was_designated_before_only(mounted: Any) -> None:
-    """C8, C2: designated while it is being stored, inherited below; its snapshot costs nothing for what lies elsewhere."""
+    """C8, C2: designated while it is being stored, inherited below; its snapshot costs nothing for
+    what lies elsewhere.
+    """
     for place in ("photos/2024", "mail", "cache"):
         (mounted / place).mkdir(parents=True)
-    refused = mounted.run("snapshot", "create", mounted.path, "none", "--designated", "nightly", code=1).stderr
-    assert refused == "snapfs: no directory is designated 'nightly': set the extended attribute user.snapfs.designate of one to that\n"
+    refused = mounted.run(
+        "snapshot", "create", mounted.path, "none", "--designated", "nightly", code=1
+    ).stderr
+    assert refused == (
+        "snapfs: no directory is designated 'nightly': set the extended attribute "
+        "user.snapfs.designate of one to that\n"
+    )
     os.setxattr(mounted / "photos", NAME, b"nightly")
     os.setxattr(mounted / "mail", NAME, b"nightly")
     for place in ("photos/2024", "mail", "cache"):
@@ -143,7 +167,11 @@ def test_a_policy_covers_what_was_designated_before_only(mounted: Any) -> None:
     assert os.listxattr(mounted / "photos") == [NAME]
     with pytest.raises(OSError, match=os.strerror(errno.ENODATA)):
         os.getxattr(mounted / "cache" / "file", NAME)
-    created = json.loads(mounted.run("snapshot", "create", mounted.path, "n1", "--designated", "nightly", "--json").stdout)
+    created = json.loads(
+        mounted.run(
+            "snapshot", "create", mounted.path, "n1", "--designated", "nightly", "--json"
+        ).stdout
+    )
     assert sorted(created["paths"]) == ["/mail", "/photos"]
     held = only_by_snapshots(mounted)
     overwrite(mounted / "cache" / "file")
@@ -153,24 +181,43 @@ def test_a_policy_covers_what_was_designated_before_only(mounted: Any) -> None:
     assert (mounted / "mail" / ".snap" / "n1" / "file").read_bytes().startswith(b"mailmail")
     os.removexattr(mounted / "mail", NAME)
     mounted.remount()
-    created = json.loads(mounted.run("snapshot", "create", mounted.path, "n2", "--designated", "nightly", "--json").stdout)
+    created = json.loads(
+        mounted.run(
+            "snapshot", "create", mounted.path, "n2", "--designated", "nightly", "--json"
+        ).stdout
+    )
     assert created["path"] == "/photos"
 
 
 def test_a_designation_that_means_nothing_is_taken(mounted: Any) -> None:
-    """C8: of a file EOPNOTSUPP; with what is no policy's name EINVAL; and the commands refuse what nothing is designated with."""
+    """C8: of a file EOPNOTSUPP; with what is no policy's name EINVAL; and the commands refuse what
+    nothing is designated with.
+    """
     (mounted / "d").mkdir()
     (mounted / "f").touch()
-    for place, value, code in (("f", b"x", errno.EOPNOTSUPP), ("d", b"a/b", errno.EINVAL), ("d", b"x" * 65, errno.EINVAL)):
+    for place, value, code in (
+        ("f", b"x", errno.EOPNOTSUPP),
+        ("d", b"a/b", errno.EINVAL),
+        ("d", b"x" * 65, errno.EINVAL),
+    ):
         with pytest.raises(OSError, match=os.strerror(code)):
             os.setxattr(mounted / place, NAME, value)
     os.setxattr(mounted.path, NAME, b"all")
     assert os.getxattr(mounted / "f", NAME) == b"all"
-    assert json.loads(mounted.run("snapshot", "create", mounted.path, "n", "--designated", "all", "--json").stdout)["path"] == "/"
+    assert (
+        json.loads(
+            mounted.run(
+                "snapshot", "create", mounted.path, "n", "--designated", "all", "--json"
+            ).stdout
+        )["path"]
+        == "/"
+    )
 
 
 def test_a_file_is_designated_by_a_directory_that_it_left(mounted: Any) -> None:
-    """C8: it was made there, and has other names. What it answers of a directory that is gone must not be an error, either."""
+    """C8: it was made there, and has other names. What it answers of a directory that is gone must
+    not be an error, either.
+    """
     name = "user.snapfs.designate"
     for place, policy in (("d", b"nightly"), ("other", b"weekly")):
         (mounted / place).mkdir()

@@ -20,7 +20,9 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may bind mo
 
 @pytest.fixture
 def project(mounted) -> Any:
-    """``/d/f`` and ``/f`` with other contents, in a snapshot and changed since, and ``/d/gone``, which is gone since."""
+    """``/d/f`` and ``/f`` with other contents, in a snapshot and changed since, and ``/d/gone``,
+    which is gone since.
+    """
     (mounted / "d").mkdir()
     for name in ("f", "d/f", "d/gone"):
         (mounted / name).write_text(name)
@@ -32,11 +34,17 @@ def project(mounted) -> Any:
 
 
 def answers(target: object, path: str, cwd: Path) -> dict[str, object]:
-    """What each command takes a path for; of those that change something, what they say that they would."""
+    """What each command takes a path for; of those that change something, what they say that they
+    would.
+    """
 
     def document(*words: object, found: Callable[[Any], object]) -> object:
         out, err = io.StringIO(), io.StringIO()
-        with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with (
+            contextlib.chdir(cwd),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
             code = main([*map(str, words), "--json"], "snapfs")
         return err.getvalue().strip() if code else found(json.loads(out.getvalue()))
 
@@ -46,8 +54,12 @@ def answers(target: object, path: str, cwd: Path) -> dict[str, object]:
     return {
         "diff": document("diff", target, "s", "--path", path, found=changes),
         "restore": document("restore", target, "s", "--dry-run", "--path", path, found=changes),
-        "versions": document("versions", target, "--path", path, found=lambda one: one["path"].lstrip("/")),
-        "purge": document("purge", target, path, "--dry-run", found=lambda one: one["paths"][0].lstrip("/")),
+        "versions": document(
+            "versions", target, "--path", path, found=lambda one: one["path"].lstrip("/")
+        ),
+        "purge": document(
+            "purge", target, path, "--dry-run", found=lambda one: one["paths"][0].lstrip("/")
+        ),
     }
 
 
@@ -92,7 +104,18 @@ def test_the_file_of_that_name_in_the_root_is_taken_instead(project, tmp_path: P
     assert answers(project.path, "f", project / "d") == same("d/f")
     assert answers(project.path, "/f", project / "d") == same("f")
     assert answers(project.path, "../f", project / "d") == same("f")
-    made = project.run("snapshot", "create", ".", "here", "--path", "f", "--path", "../f", "--json", cwd=project / "d")
+    made = project.run(
+        "snapshot",
+        "create",
+        ".",
+        "here",
+        "--path",
+        "f",
+        "--path",
+        "../f",
+        "--json",
+        cwd=project / "d",
+    )
     assert json.loads(made.stdout)["paths"] == ["/d/f", "/f"]
     project.run("restore", ".", "s", "--path", "f", cwd=project / "d")
     assert ((project / "f").read_text(), (project / "d" / "f").read_text()) == ("f, changed", "d/f")
@@ -122,23 +145,44 @@ def test_a_bind_mount_leads_to_no_file_or_to_another(project, tmp_path: Path) ->
         for target in (project.path, tmp_path / "all", tmp_path / "part", project.image):
             for name in ("d/f", "d/gone"):
                 assert answers(target, str(tmp_path / "all" / name), Path("/")) == same(name)
-                assert answers(target, str(tmp_path / "part" / os.path.basename(name)), Path("/")) == same(name)
+                assert answers(
+                    target, str(tmp_path / "part" / os.path.basename(name)), Path("/")
+                ) == same(name)
             assert answers(target, "part/f", tmp_path) == same("d/f")
             assert answers(target, "f", tmp_path / "part") == same("d/f")
             assert answers(target, str(project / "d" / "f"), tmp_path / "part") == same("d/f")
-        assert json.loads(run("info", tmp_path / "part", "--json").stdout)["mounted"] == str(project.path)
-        assert json.loads(run("versions", tmp_path / "part" / "gone", "--json").stdout)["path"] == "/d/gone"
-        made = run("snapshot", "create", tmp_path / "part", "bound", "--path", tmp_path / "part" / "f", "--json")
+        assert json.loads(run("info", tmp_path / "part", "--json").stdout)["mounted"] == str(
+            project.path
+        )
+        assert (
+            json.loads(run("versions", tmp_path / "part" / "gone", "--json").stdout)["path"]
+            == "/d/gone"
+        )
+        made = run(
+            "snapshot",
+            "create",
+            tmp_path / "part",
+            "bound",
+            "--path",
+            tmp_path / "part" / "f",
+            "--json",
+        )
         assert json.loads(made.stdout)["paths"] == ["/d/f"]
         run("restore", tmp_path / "part", "s", "--path", tmp_path / "part" / "gone")
         assert (project / "d" / "gone").read_text() == "d/gone"
-        assert json.loads(run("purge", tmp_path / "part" / "gone", "--yes", "--json").stdout)["paths"] == ["/d/gone"]
+        assert json.loads(run("purge", tmp_path / "part" / "gone", "--yes", "--json").stdout)[
+            "paths"
+        ] == ["/d/gone"]
         assert not (project.view("s") / "d" / "gone").exists()
 
 
 @needs_root
-def test_a_path_of_another_volume_is_taken_for_one_of_this(project, mount_volume, tmp_path: Path) -> None:
-    """What lies in another mount is not in this one, and that is said about the path as it was given."""
+def test_a_path_of_another_volume_is_taken_for_one_of_this(
+    project, mount_volume, tmp_path: Path
+) -> None:
+    """What lies in another mount is not in this one, and that is said about the path as it was
+    given.
+    """
     other = mount_volume()
     (other / "d").mkdir()
     (other / "d" / "f").touch()
@@ -156,11 +200,15 @@ def test_a_path_that_could_be_two_is_guessed(mounted, tmp_path: Path) -> None:
     (twice / "f").write_text("changed")
     for path in (str(mounted / "f"), str(mounted / "gone")):
         found = answers(mounted.path, path, tmp_path)
-        assert all("could be" in str(line) and str(line).count("\n") == 0 for line in found.values()), found
+        assert all(
+            "could be" in str(line) and str(line).count("\n") == 0 for line in found.values()
+        ), found
     line = str(answers(mounted.path, str(mounted / "f"), tmp_path)["restore"])
     first, second = line.split("'")[1::2]
     assert answers(mounted.path, first, tmp_path) == same("f")
-    assert answers(mounted.path, second, tmp_path) == same(str(twice / "f").removeprefix(str(mounted.path)).lstrip("/"))
+    assert answers(mounted.path, second, tmp_path) == same(
+        str(twice / "f").removeprefix(str(mounted.path)).lstrip("/")
+    )
     assert mounted.run("restore", mounted.path, "s", "--path", mounted / "f", code=2).stdout == ""
     assert answers(mounted.path, f"{mounted.path.name}/f", tmp_path) == same("f")
     # Where there is no such path in the volume, there is nothing to guess.
@@ -194,7 +242,9 @@ def test_a_working_directory_that_is_gone_is_none_in_the_volume(project) -> None
     project.snapshot("t")
     command = f'cd {project / "d" / "deep"} && rm -r ../deep && exec "$@"'
     words = [*project_command("restore", project.path, "t", "--path", "f")]
-    result = subprocess.run(["sh", "-c", command, "sh", *words], check=False, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(
+        ["sh", "-c", command, "sh", *words], check=False, capture_output=True, text=True, timeout=60
+    )
     assert result.returncode == 0, result.stderr
     assert (project / "d" / "deep" / "f").read_text() == "deep"
 

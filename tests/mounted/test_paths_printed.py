@@ -23,7 +23,11 @@ def shown(mounted: Any, name: str, *words: str) -> str:
 
 
 def facts(mounted: Any, name: str, what: str) -> list[str]:
-    return [line.partition(":")[2].strip() for line in shown(mounted, name).splitlines() if line.startswith(what + ":")]
+    return [
+        line.partition(":")[2].strip()
+        for line in shown(mounted, name).splitlines()
+        if line.startswith(what + ":")
+    ]
 
 
 def seen(mounted: Any, name: str) -> list[str]:
@@ -74,7 +78,9 @@ def test_a_snapshot_is_said_to_be_where_only_others_see_it(mounted, tmp_path: Pa
     for name, path in (("whole", "/"), ("part", "/d"), ("deep", "/d/e")):
         mounted.run("snapshot", "create", mounted.path, name, "--path", path)
     (tmp_path / "part").mkdir()
-    script = f'mount --bind {mounted / "d"} {tmp_path / "part"} && umount -l {mounted.path} && exec "$@"'
+    script = (
+        f'mount --bind {mounted / "d"} {tmp_path / "part"} && umount -l {mounted.path} && exec "$@"'
+    )
     for name, expected in (("whole", []), ("part", [".snap/part"]), ("deep", ["e/.snap/deep"])):
         words = command("snapshot", "show", tmp_path / "part", name, "--json")
         result = subprocess.run(
@@ -85,7 +91,9 @@ def test_a_snapshot_is_said_to_be_where_only_others_see_it(mounted, tmp_path: Pa
             timeout=60,
         )
         assert result.returncode == 0, result.stderr
-        assert json.loads(result.stdout)["seen_at"] == [str(tmp_path / "part" / place) for place in expected]
+        assert json.loads(result.stdout)["seen_at"] == [
+            str(tmp_path / "part" / place) for place in expected
+        ]
 
 
 def command(*words: object) -> list[str]:
@@ -94,25 +102,39 @@ def command(*words: object) -> list[str]:
     return [sys.executable, "-m", "snapfs.cli", *map(str, words)]
 
 
-@pytest.mark.parametrize("name", ["plain", "with blank", "it's", "naïve", "\x1b[2J\n", os.fsdecode(b"\xff'\\x")])
-def test_a_command_that_is_printed_is_another_one_in_a_shell(name: str, images, mount_volume, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name", ["plain", "with blank", "it's", "naïve", "\x1b[2J\n", os.fsdecode(b"\xff'\\x")]
+)
+def test_a_command_that_is_printed_is_another_one_in_a_shell(
+    name: str, images, mount_volume, tmp_path: Path
+) -> None:
     images.directory = tmp_path / name
     images.directory.mkdir()
     mounted = mount_volume(images.make(name="v.img"))
     (mounted / name).mkdir()
     mounted.snapshot("s")
-    if name.isascii() or name == "naïve":  # snapshots keep their paths for people to see: without bytes that are not UTF-8
+    if (
+        name.isascii() or name == "naïve"
+    ):  # snapshots keep their paths for people to see: without bytes that are not UTF-8
         mounted.run("snapshot", "create", mounted.path, "d", "--path", mounted / name)
         (where,) = json.loads(shown(mounted, "d", "--json"))["seen_at"]
         (line,) = facts(mounted, "d", "Seen at")
         word = line if line.startswith("$'") else f'"{line}"'
-        listed = subprocess.run(["bash", "-c", f"cd {word} && pwd"], check=True, capture_output=True, timeout=60).stdout
+        listed = subprocess.run(
+            ["bash", "-c", f"cd {word} && pwd"], check=True, capture_output=True, timeout=60
+        ).stdout
         assert os.fsdecode(listed).removesuffix("\n") == where
     mounted.unmount()
     out = mounted.run("restore", mounted.image, "s", "--schedule").stdout
     printed = out.partition("; '")[2].rpartition("' takes that back")[0]
     assert printed.startswith("snapfs restore ")
     script = printed.replace("snapfs", '"$0" -m snapfs.cli', 1)
-    result = subprocess.run(["bash", "-c", script, command()[0]], check=False, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(
+        ["bash", "-c", script, command()[0]],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert (result.returncode, result.stderr) == (0, ""), printed
     assert result.stdout.startswith("cancelled")

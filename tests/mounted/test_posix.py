@@ -1,4 +1,5 @@
-"""What a filesystem of the kernel's gives, given by a mount: every errno, every kind of file, times, attributes, access lists.
+"""What a filesystem of the kernel's gives, given by a mount: every errno, every kind of file,
+times, attributes, access lists.
 
 Each test runs on a real mount. Where behaviour is open to choice, it is ext4's.
 """
@@ -56,8 +57,12 @@ def renameat2(old: Path, new: Path, flags: int) -> None:
         raise OSError(code, os.strerror(code))
 
 
-def as_user(path: Path, function: Callable[[], T], uid: int = USER, groups: tuple[int, ...] = ()) -> T:
-    """Run in a process of another user whose working directory is ``path``; what it raises is raised here."""
+def as_user(
+    path: Path, function: Callable[[], T], uid: int = USER, groups: tuple[int, ...] = ()
+) -> T:
+    """Run in a process of another user whose working directory is ``path``; what it raises is
+    raised here.
+    """
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -178,7 +183,10 @@ def test_names_have_255_bytes(top: Path) -> None:
 
 
 def test_names_are_any_bytes(mounted) -> None:
-    names = sorted([bytes([byte]) for byte in range(1, 256) if byte not in b"/."] + [b"\xff" * 255, b"a\nb", b"..."])
+    names = sorted(
+        [bytes([byte]) for byte in range(1, 256) if byte not in b"/."]
+        + [b"\xff" * 255, b"a\nb", b"..."]
+    )
     directory = os.fsencode(mounted / "dir")
     os.mkdir(directory)
     for name in names:
@@ -350,13 +358,18 @@ def test_listings_begin_with_dots_and_have_types(top: Path) -> None:
     (top / "dir").mkdir()
     (top / "dir" / "file").touch()
     os.symlink("x", top / "dir" / "link")
-    listing = subprocess.run(["ls", "-fai", top / "dir"], check=True, capture_output=True, text=True).stdout.split()
+    listing = subprocess.run(
+        ["ls", "-fai", top / "dir"], check=True, capture_output=True, text=True
+    ).stdout.split()
     numbers = dict(zip(listing[1::2], listing[::2], strict=True))
     assert int(numbers["."]) == (top / "dir").stat().st_ino
     assert int(numbers[".."]) == top.stat().st_ino
     assert set(numbers) == {".", "..", "file", "link"}
     with os.scandir(top / "dir") as entries:
-        kinds = {entry.name: (entry.is_file(follow_symlinks=False), entry.is_symlink(), entry.inode()) for entry in entries}
+        kinds = {
+            entry.name: (entry.is_file(follow_symlinks=False), entry.is_symlink(), entry.inode())
+            for entry in entries
+        }
     assert kinds["file"] == (True, False, (top / "dir" / "file").stat().st_ino)
     assert kinds["link"][:2] == (False, True)
 
@@ -390,7 +403,9 @@ def test_a_file_lives_until_its_last_user_has_gone(mounted, wait_until) -> None:
         file.flush()
         assert os.fstat(file.fileno()).st_size == len(data) + 4
         assert os.statvfs(mounted.path).f_bfree < free - 1000
-    wait_until(lambda: os.statvfs(mounted.path).f_bfree > free - 100, what="the space of the deleted file")
+    wait_until(
+        lambda: os.statvfs(mounted.path).f_bfree > free - 100, what="the space of the deleted file"
+    )
 
 
 def test_files_that_were_deleted_while_open_leave_nothing_after_a_remount(mounted) -> None:
@@ -422,7 +437,11 @@ def test_a_shared_mapping_reaches_the_file(mounted) -> None:
     view.close()
     mounted.remount()
     data = path.read_bytes()
-    assert (data[50_000:50_005], data[60_000:60_005], data[70_000:70_004]) == (b"hello", b"world", b"late")
+    assert (data[50_000:50_005], data[60_000:60_005], data[70_000:70_004]) == (
+        b"hello",
+        b"world",
+        b"late",
+    )
 
 
 def test_truncation_both_ways_leaves_zeros(mounted) -> None:
@@ -481,7 +500,9 @@ def test_any_pattern_of_writes_reads_back(mounted) -> None:
 
 
 def test_what_the_kernel_takes_behind_the_largest_size_is_lost(mounted) -> None:
-    """The kernel's cache takes writes up to its own limit, 2**63 - 1: so files are as large as that, and made and removed at once."""
+    """The kernel's cache takes writes up to its own limit, 2**63 - 1: so files are as large as
+    that, and made and removed at once.
+    """
     limit = (1 << 63) - 1
     path = mounted / "huge"
     began = time.monotonic()
@@ -535,12 +556,24 @@ def test_copies_of_every_tool_are_equal(top: Path) -> None:
     subprocess.run(["cp", "--sparse=always", top / "a", top / "b"], check=True)
     subprocess.run(["cp", "-a", top / "a", top / "c"], check=True)
     shutil.copyfile(top / "a", top / "d")
-    assert (top / "b").read_bytes() == (top / "c").read_bytes() == (top / "d").read_bytes() == b"x" * 100_000
+    assert (
+        (top / "b").read_bytes()
+        == (top / "c").read_bytes()
+        == (top / "d").read_bytes()
+        == b"x" * 100_000
+    )
 
 
 # --- times ----------------------------------------------------------------------------------------
 
-YEARS = {1901: -2_177_452_800, 1969: -1, 1970: 0, 2038: 1 << 31, 2106: 1 << 32, 2446: 15_032_385_535}
+YEARS = {
+    1901: -2_177_452_800,
+    1969: -1,
+    1970: 0,
+    2038: 1 << 31,
+    2106: 1 << 32,
+    2446: 15_032_385_535,
+}
 
 
 @pytest.mark.parametrize("year", YEARS)
@@ -558,7 +591,9 @@ def test_times_of_all_years_keep_their_nanoseconds(year: int, mounted) -> None:
 
 
 def test_times_move_when_they_must(top: Path, wait_until) -> None:
-    """As POSIX has it: contents move mtime and ctime, attributes ctime, names both of the directory."""
+    """As POSIX has it: contents move mtime and ctime, attributes ctime, names both of the
+    directory.
+    """
 
     def times(path: Path) -> tuple[int, int]:
         status = path.lstat()
@@ -590,7 +625,9 @@ def test_times_move_when_they_must(top: Path, wait_until) -> None:
 
 
 def test_what_is_made_later_is_never_older(top: Path) -> None:
-    """Or make(1) builds again what it has built: the kernel stamps written files, the daemon new ones."""
+    """Or make(1) builds again what it has built: the kernel stamps written files, the daemon new
+    ones.
+    """
     last = 0
     for number in range(200):
         path = top / f"file{number}"
@@ -616,7 +653,10 @@ def test_times_are_stored_as_they_were_shown(options: str, mounted) -> None:
 
     def times() -> dict[str, tuple[int, int, int]]:
         found = {path.name: path.stat() for path in mounted.path.iterdir()}
-        return {name: (status.st_mtime_ns, status.st_ctime_ns, status.st_size) for name, status in found.items()}
+        return {
+            name: (status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+            for name, status in found.items()
+        }
 
     shown = times()
     mounted.remount(options)
@@ -716,7 +756,9 @@ def test_set_id_bits_are_lost_when_they_must_be(top: Path) -> None:
     def mode(path: Path) -> int:
         return stat.S_IMODE(path.stat().st_mode)
 
-    written, cut, emptied, given, roots, unexecutable = map(fresh, ("written", "cut", "emptied", "given", "roots", "unexecutable"))
+    written, cut, emptied, given, roots, unexecutable = map(
+        fresh, ("written", "cut", "emptied", "given", "roots", "unexecutable")
+    )
     unexecutable.chmod(0o6745)
 
     def other() -> None:
@@ -731,7 +773,9 @@ def test_set_id_bits_are_lost_when_they_must_be(top: Path) -> None:
     os.chown(given, 7, 7)
     assert mode(given) == 0o755
     os.chown(unexecutable, 7, 7)
-    assert mode(unexecutable) == 0o2745  # set-group-id without execution is mandatory locking, not a privilege
+    assert (
+        mode(unexecutable) == 0o2745
+    )  # set-group-id without execution is mandatory locking, not a privilege
     with roots.open("r+b") as file:
         file.write(b"y")
     assert mode(roots) == 0o6755
@@ -858,7 +902,9 @@ def test_a_mount_without_attributes_has_none(mounted) -> None:
 
 # --- access control lists -------------------------------------------------------------------------
 
-needs_setfacl = pytest.mark.skipif(shutil.which("setfacl") is None, reason="setfacl is missing (package acl)")
+needs_setfacl = pytest.mark.skipif(
+    shutil.which("setfacl") is None, reason="setfacl is missing (package acl)"
+)
 
 
 def getfacl(path: Path) -> list[str]:
@@ -881,7 +927,13 @@ def test_an_access_list_lets_in_whom_it_names(mounted) -> None:
     fails(errno.EACCES, as_user, mounted.path, lambda: os.open("file", os.O_RDONLY))
     setfacl("-m", f"u:{USER}:r", path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
-    assert getfacl(path) == ["user::rw-", f"user:{USER}:r--", "group::---", "mask::r--", "other::---"]
+    assert getfacl(path) == [
+        "user::rw-",
+        f"user:{USER}:r--",
+        "group::---",
+        "mask::r--",
+        "other::---",
+    ]
 
     def other() -> str:
         fails(errno.EACCES, os.open, "file", os.O_WRONLY)
@@ -903,10 +955,18 @@ def test_an_access_list_lets_in_whom_it_names(mounted) -> None:
 @needs_root
 @with_others
 @pytest.mark.parametrize(("groups", "expected"), [((), 0o755), ((23_456,), 0o2755)])
-def test_an_access_list_keeps_a_group_that_its_owner_is_not_in(groups: tuple[int, ...], expected: int, top: Path) -> None:
+def test_an_access_list_keeps_a_group_that_its_owner_is_not_in(
+    groups: tuple[int, ...], expected: int, top: Path
+) -> None:
     """As for chmod(2): who is not in the file's group may not have a program run as that group."""
-    entries = ((1, 7), (4, 5), (32, 5))  # u::rwx,g::r-x,o::r-x in the form of linux/posix_acl_xattr.h
-    value = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", tag, bits, 0xFFFF_FFFF) for tag, bits in entries)
+    entries = (
+        (1, 7),
+        (4, 5),
+        (32, 5),
+    )  # u::rwx,g::r-x,o::r-x in the form of linux/posix_acl_xattr.h
+    value = struct.pack("<I", 2) + b"".join(
+        struct.pack("<HHI", tag, bits, 0xFFFF_FFFF) for tag, bits in entries
+    )
     path = top / "program"
     path.touch()
     os.chown(path, USER, 23_456)
@@ -927,7 +987,13 @@ def test_default_lists_are_inherited(mounted) -> None:
     (top / "dir" / "file").touch(mode=0o640)
     os.symlink("x", top / "dir" / "link")
     mounted.remount()
-    default = ["default:user::rwx", "default:user:4321:rwx", "default:group::r-x", "default:mask::rwx", "default:other::---"]
+    default = [
+        "default:user::rwx",
+        "default:user:4321:rwx",
+        "default:group::r-x",
+        "default:mask::rwx",
+        "default:other::---",
+    ]
     assert getfacl(top / "dir" / "inner")[-5:] == default
     found = getfacl(top / "dir" / "file")
     assert found == ["user::rw-", "user:4321:rwx", "group::r-x", "mask::r--", "other::---"]
@@ -959,7 +1025,9 @@ def test_programs_run_and_trees_are_copied(mounted) -> None:
     shutil.copy2("/bin/true", mounted / "program")
     subprocess.run([mounted / "program"], check=True)
     shutil.copytree(Path(os.__file__).parent / "json", mounted / "tree", symlinks=True)
-    archive = subprocess.run(["tar", "-C", mounted / "tree", "-cf", "-", "."], check=True, capture_output=True).stdout
+    archive = subprocess.run(
+        ["tar", "-C", mounted / "tree", "-cf", "-", "."], check=True, capture_output=True
+    ).stdout
     (mounted / "again").mkdir()
     subprocess.run(["tar", "-C", mounted / "again", "-xf", "-"], input=archive, check=True)
     subprocess.run(["diff", "-r", mounted / "tree", mounted / "again"], check=True)
@@ -977,7 +1045,9 @@ def test_many_users_at_once_do_not_disturb_each_other(mounted) -> None:
             if step % 3 == 0:
                 os.rename(path, place / f"renamed-{step}")
             if step % 5 == 0:
-                with path.open("wb") if step % 3 else (place / f"renamed-{step}").open("ab") as file:
+                with (
+                    path.open("wb") if step % 3 else (place / f"renamed-{step}").open("ab") as file
+                ):
                     os.fsync(file.fileno())
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]

@@ -1,4 +1,6 @@
-"""``snapfs purge`` on real mounts and images: what it says, what it asks, what is gone then, and what is left to who uses it."""
+"""``snapfs purge`` on real mounts and images: what it says, what it asks, what is gone then, and
+what is left to who uses it.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def space(run: Run, target: object) -> int:
 
 @pytest.fixture
 def secrets(mounted):
-    """A volume with the snapshots ``one``, ``two`` and ``three``, and in each ``secret`` and the tree ``d``; ``d`` is deleted since."""
+    """A volume with the snapshots ``one``, ``two`` and ``three``, and in each ``secret`` and the
+    tree ``d``; ``d`` is deleted since.
+    """
     (mounted / "d" / "deep").mkdir(parents=True)
     for number in range(50):
         (mounted / "d" / f"file{number}").write_bytes(b"f" * 5000)
@@ -61,7 +65,9 @@ def secrets(mounted):
 def test_the_present_or_another_snapshot_loses_what_was_purged(secrets) -> None:
     """Read-only snapshots are purged as well; the space is there when the command returns."""
     run, view = secrets.run, secrets.view
-    assert snapshots_of(purge(run, secrets.path, "secret", "--snapshot", "one", "--snapshot", "two")) == ["one", "two"]
+    assert snapshots_of(
+        purge(run, secrets.path, "secret", "--snapshot", "one", "--snapshot", "two")
+    ) == ["one", "two"]
     assert (secrets / "secret").read_text() == (view("three") / "secret").read_text() == "three"
     assert os.listdir(view("one")) == os.listdir(view("two")) == ["d"]
     before = space(run, secrets.path)
@@ -69,7 +75,9 @@ def test_the_present_or_another_snapshot_loses_what_was_purged(secrets) -> None:
     assert snapshots_of(found) == ["one", "two", "three"]
     assert found["exact"]
     assert found["frees"] > (3 << 20) + 50 * 8192
-    assert abs(found["frees"] - (before - space(run, secrets.path))) < 30 * 4096  # but for the inode tables of three snapshots
+    assert (
+        abs(found["frees"] - (before - space(run, secrets.path))) < 30 * 4096
+    )  # but for the inode tables of three snapshots
     assert [os.listdir(view(name)) for name in ("one", "two", "three")] == [[], [], ["secret"]]
     secrets.remount()
     assert [os.listdir(view(name)) for name in ("one", "two", "three")] == [[], [], ["secret"]]
@@ -83,7 +91,9 @@ def test_an_image_is_purged_otherwise_than_a_mount(secrets) -> None:
     found = purge(run, image, "d", "/secret")
     assert {**dry, "dry_run": False} == found
     assert [(one["snapshot"], one["path"], one["type"]) for one in found["snapshots"]] == [
-        (name, path, kind) for name in ("one", "two", "three") for path, kind in (("/d", "directory"), ("/secret", "file"))
+        (name, path, kind)
+        for name in ("one", "two", "three")
+        for path, kind in (("/d", "directory"), ("/secret", "file"))
     ]
     assert found["frees"] > 3 << 20
     assert space(run, image) < 40 * 4096
@@ -93,18 +103,24 @@ def test_an_image_is_purged_otherwise_than_a_mount(secrets) -> None:
 
 def test_a_dry_run_changes_something_or_says_something_else(secrets) -> None:
     run = secrets.run
-    result = run("purge", secrets.path, "d", "--dry-run", "--snapshot", "one", "--snapshot", "three")
+    result = run(
+        "purge", secrets.path, "d", "--dry-run", "--snapshot", "one", "--snapshot", "three"
+    )
     lines = result.stdout.splitlines()
     assert lines[0].split() == ["SNAPSHOT", "PATH", "MODIFIED", "SIZE"]
     assert [line.split()[0] for line in lines[1:3]] == ["one", "three"]
-    assert lines[3] == "purging this from 2 snapshots would free 0 B (0 bytes)"  # the third one has all of it
+    assert (
+        lines[3] == "purging this from 2 snapshots would free 0 B (0 bytes)"
+    )  # the third one has all of it
     assert (secrets.view("one") / "d" / "again").stat().st_nlink == 2
     said = json.loads(run("purge", secrets.path, "d", "--dry-run", "--json").stdout)["frees"]
     assert purge(run, secrets.path, "d")["frees"] == said
 
 
 def test_a_path_in_a_mount_is_not_enough(secrets, tmp_path: Path) -> None:
-    """As ``versions`` takes it; also one that the present has no more, and through a link from elsewhere."""
+    """As ``versions`` takes it; also one that the present has no more, and through a link from
+    elsewhere.
+    """
     run = secrets.run
     (tmp_path / "link").symlink_to(secrets / "secret")
     assert len(snapshots_of(purge(run, secrets / "d" / "deep" / "large"))) == 3
@@ -127,7 +143,9 @@ def test_names_are_followed_or_mistaken(secrets) -> None:
 
 
 def test_a_part_is_purged_where_it_does_not_reach(secrets) -> None:
-    """Snapshots of directories: looked at under their own paths; the directory itself goes with the snapshot."""
+    """Snapshots of directories: looked at under their own paths; the directory itself goes with the
+    snapshot.
+    """
     run = secrets.run
     (secrets / "p").mkdir()
     (secrets / "p" / "secret").write_text("x")
@@ -144,7 +162,9 @@ def test_a_part_is_purged_where_it_does_not_reach(secrets) -> None:
 def test_a_snapshot_that_is_held_is_purged_or_passed_over_in_silence(secrets) -> None:
     run = secrets.run
     run("snapshot", "hold", secrets.path, "two", "--reason", "audit")
-    result = run("purge", secrets.path, "secret", "--yes", "--snapshot", "one", "--snapshot", "two", code=1)
+    result = run(
+        "purge", secrets.path, "secret", "--yes", "--snapshot", "one", "--snapshot", "two", code=1
+    )
     one_line(result, "'two'", "held", "audit", "release")
     assert "purged from 1 snapshot" in result.stdout
     result = run("purge", secrets.path, "secret", "--yes")
@@ -152,7 +172,10 @@ def test_a_snapshot_that_is_held_is_purged_or_passed_over_in_silence(secrets) ->
     assert not result.stderr
     assert (secrets.view("two") / "secret").read_text() == "two"
     assert not (secrets.view("three") / "secret").exists()
-    one_line(run("purge", secrets.path, "secret", "--yes", code=1), "only snapshots that are held have /secret")
+    one_line(
+        run("purge", secrets.path, "secret", "--yes", code=1),
+        "only snapshots that are held have /secret",
+    )
     assert purge(run, secrets.path, "secret", code=1)["left_out"][0]["name"] == "two"
 
 
@@ -178,7 +201,9 @@ def test_what_cannot_be_purged_is(secrets, words: list[str], code: int, line: st
 
 
 def test_the_mount_point_or_an_image_alone_is_purged(secrets) -> None:
-    one_line(secrets.run("purge", secrets.path, "--yes", code=2), "the root directory cannot be purged")
+    one_line(
+        secrets.run("purge", secrets.path, "--yes", code=2), "the root directory cannot be purged"
+    )
     one_line(secrets.run("purge", secrets.image, "--yes", code=2), "an image")
     one_line(secrets.run("purge", secrets.view("one") / "secret", "--yes", code=2), "--snapshot")
 
@@ -195,12 +220,20 @@ def test_nobody_is_asked_where_nobody_answers(secrets) -> None:
     assert (secrets.view("one") / "secret").exists()
 
 
-@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("yes\n", 0), ("n\n", 1), ("\n", 1), ("\x04", 1), ("\x03", 130)])
-def test_a_purge_begins_without_an_answer(secrets, snapfs_command, start, answer: str, code: int) -> None:
-    """On a terminal it says how many snapshots have it, and what it frees; anything but yes is no."""
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [("y\n", 0), ("yes\n", 0), ("n\n", 1), ("\n", 1), ("\x04", 1), ("\x03", 130)],
+)
+def test_a_purge_begins_without_an_answer(
+    secrets, snapfs_command, start, answer: str, code: int
+) -> None:
+    """On a terminal it says how many snapshots have it, and what it frees;
+    anything but yes is no.
+    """
     leader, follower = pty.openpty()
     process = start(
-        snapfs_command("purge", secrets.path, "d"), stdin=follower, stdout=follower, stderr=follower, start_new_session=True,
+        snapfs_command("purge", secrets.path, "d"), stdin=follower, stdout=follower,
+        stderr=follower, start_new_session=True,
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )  # fmt: skip
     os.close(follower)
@@ -220,10 +253,16 @@ def test_a_purge_begins_without_an_answer(secrets, snapfs_command, start, answer
 
 
 def test_the_kernel_shows_what_was_purged(secrets) -> None:
-    """What was looked at before is gone at once, under its path, in listings, and in the ``.snap`` of directories."""
+    """What was looked at before is gone at once, under its path, in listings, and in the ``.snap``
+    of directories.
+    """
     (secrets / "d" / "deep").mkdir(parents=True)  # others than those of then
     secrets.snapshot("four")
-    files = [secrets.view("one") / "d" / "deep" / "large", secrets.view("one") / "d" / "file1", secrets / "d" / ".snap" / "four"]
+    files = [
+        secrets.view("one") / "d" / "deep" / "large",
+        secrets.view("one") / "d" / "file1",
+        secrets / "d" / ".snap" / "four",
+    ]
     assert all(file.exists() for file in files)
     assert "four" in os.listdir(secrets / "d" / "deep" / ".snap")
     assert "d" in os.listdir(secrets.view("one"))
@@ -238,7 +277,9 @@ def test_the_kernel_shows_what_was_purged(secrets) -> None:
 
 
 def test_who_has_a_file_open_reads_something_else(secrets, wait_until) -> None:
-    """As after any deletion: it is there until it is closed; and the directory that somebody is in is empty."""
+    """As after any deletion: it is there until it is closed; and the directory that somebody is in
+    is empty.
+    """
     run, large = secrets.run, secrets.view("one") / "d" / "deep" / "large"
     content = large.read_bytes()
     place = os.open(secrets.view("one") / "d" / "deep", os.O_RDONLY)
@@ -248,20 +289,26 @@ def test_who_has_a_file_open_reads_something_else(secrets, wait_until) -> None:
         file.write(b"more")
         assert os.fstat(file.fileno()).st_nlink in (0, 1)  # the kernel counts names by itself
         assert os.listdir(place) == []
-        wait_until(lambda: not os.access("large", os.F_OK, dir_fd=place), what="the end of the name")
+        wait_until(
+            lambda: not os.access("large", os.F_OK, dir_fd=place), what="the end of the name"
+        )
         assert space(run, secrets.path) >= 3 << 20
     wait_until(lambda: space(run, secrets.path) < 1 << 20, what="the space of what was open")
     os.close(place)
 
 
 def test_what_was_open_at_the_end_stays_for_ever(secrets, wait_until) -> None:
-    """Whoever kills the daemon while a purged file is open gets its space back with the next mount."""
+    """Whoever kills the daemon while a purged file is open gets its space
+    back with the next mount.
+    """
     with (secrets.view("one") / "d" / "deep" / "large").open("rb") as file:
         purge(secrets.run, secrets.path, "d")
         assert file.read(1)
         secrets.kill()
     secrets.mount()
-    wait_until(lambda: space(secrets.run, secrets.path) < 1 << 20, what="the space of what was open")
+    wait_until(
+        lambda: space(secrets.run, secrets.path) < 1 << 20, what="the space of what was open"
+    )
 
 
 # --- interrupted ---
@@ -269,7 +316,9 @@ def test_what_was_open_at_the_end_stays_for_ever(secrets, wait_until) -> None:
 
 @pytest.mark.volume(size="256M")
 def test_a_killed_daemon_leaves_half_a_purge(mounted, snapfs_command, wait_until, start) -> None:
-    """A path is gone for good when it is gone from one snapshot; after kill -9 the rest of the work is done by the next mount."""
+    """A path is gone for good when it is gone from one snapshot; after kill -9 the rest of the work
+    is done by the next mount.
+    """
     for number in range(60):
         (mounted / "d" / str(number)).mkdir(parents=True)
         for other in range(50):
@@ -282,7 +331,12 @@ def test_a_killed_daemon_leaves_half_a_purge(mounted, snapfs_command, wait_until
     before, pid = space(mounted.run, mounted.path), mounted.pid
     assert before > 60 * 50 * 8192
     last = mounted.view("s5") / "d"
-    process = start(snapfs_command("purge", mounted.path, "d", "--yes"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = start(
+        snapfs_command("purge", mounted.path, "d", "--yes"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     wait_until(lambda: not last.exists(), what="the path to be gone")
     mounted.kill(pid)
     out, error = process.communicate(timeout=60)
@@ -291,11 +345,16 @@ def test_a_killed_daemon_leaves_half_a_purge(mounted, snapfs_command, wait_until
     assert error.count("\n") == process.returncode == 1
     left = json.loads(mounted.run("df", mounted.image, "--json").stdout)["volume"]["snapshots"]
     assert left > before / 2, "all was freed before the kill: there is nothing to go on with"
-    assert json.loads(mounted.run("check", mounted.image, "--json", code=None).stdout)["findings"] == []
+    assert (
+        json.loads(mounted.run("check", mounted.image, "--json", code=None).stdout)["findings"]
+        == []
+    )
     one_line(mounted.run("diff", mounted.image, "s0", code=1), "purge")
     mounted.mount()
     assert [os.listdir(mounted.view(name)) for name in names] == [[]] * 6
-    wait_until(lambda: space(mounted.run, mounted.path) < 1 << 20, limit=60, what="the rest of the purge")
+    wait_until(
+        lambda: space(mounted.run, mounted.path) < 1 << 20, limit=60, what="the rest of the purge"
+    )
     assert mounted.run("diff", mounted.path, "s0").stdout == ""
 
 
@@ -315,7 +374,9 @@ def test_who_interrupts_is_not_told_what_has_happened(monkeypatch, capsys, tmp_p
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("the interrupt did not come")
 
-    monkeypatch.setattr(command, "session", lambda *_, **__: contextlib.nullcontext(Session(call, "/m")))
+    monkeypatch.setattr(
+        command, "session", lambda *_, **__: contextlib.nullcontext(Session(call, "/m"))
+    )
     assert main(["purge", str(tmp_path), "d", "--yes"]) == 130
     assert capsys.readouterr().err == "snapfs: interrupted\n"
     events.append({"purged": 2})

@@ -22,7 +22,9 @@ def test_a_namespace_alone_is_taken_for_a_name(mounted) -> None:
 
 @pytest.mark.parametrize("options", ["", "writeback=off"])
 def test_a_size_that_stays_has_other_times_after_a_remount(options: str, mounted) -> None:
-    """With its writeback cache the kernel keeps a file's times unless truncate(2) changes the size, and says nothing of it."""
+    """With its writeback cache the kernel keeps a file's times unless truncate(2) changes the size,
+    and says nothing of it.
+    """
     mounted.remount(options)
     path: Path = mounted / "file"
     path.write_bytes(b"hello")
@@ -38,10 +40,14 @@ def test_a_size_that_stays_has_other_times_after_a_remount(options: str, mounted
 def test_a_restore_has_the_kernel_forget_names_in_what_is_no_directory(
     volume_image: Path, tmp_path: Path, snapfs_command, wait_until
 ) -> None:
-    """A file that has the number of a directory that comes back: libfuse would complain on standard error for every name in it."""
+    """A file that has the number of a directory that comes back: libfuse would complain on standard
+    error for every name in it.
+    """
     mount = tmp_path / "mount"
     mount.mkdir()
-    with subprocess.Popen(snapfs_command("mount", volume_image, mount, "-f"), stderr=subprocess.PIPE, text=True) as daemon:
+    with subprocess.Popen(
+        snapfs_command("mount", volume_image, mount, "-f"), stderr=subprocess.PIPE, text=True
+    ) as daemon:
         try:
             wait_until(mount.is_mount, what="the mount")
             (mount / "directory").mkdir()
@@ -57,12 +63,19 @@ def test_a_restore_has_the_kernel_forget_names_in_what_is_no_directory(
                 return path.stat().st_ino == number
 
             wait_until(again, what="a file with the number of the directory")
-            # In use, so that the kernel knows it until the end. It is none of the snapshot's, and its number is a directory's.
-            used = os.open(mount / max(os.listdir(mount), key=lambda name: int(name[4:])), os.O_RDONLY)
-            subprocess.run(snapfs_command("restore", mount, "before"), check=True, stdout=subprocess.DEVNULL)
+            # In use, so that the kernel knows it until the end. It is none of the snapshot's, and
+            # its number is a directory's.
+            used = os.open(
+                mount / max(os.listdir(mount), key=lambda name: int(name[4:])), os.O_RDONLY
+            )
+            subprocess.run(
+                snapfs_command("restore", mount, "before"), check=True, stdout=subprocess.DEVNULL
+            )
             with pytest.raises(OSError, match="error"):
                 os.read(used, 1)
-            with contextlib.suppress(OSError):  # the kernel says of the descriptor what it says of the file
+            with contextlib.suppress(
+                OSError
+            ):  # the kernel says of the descriptor what it says of the file
                 os.close(used)
             assert os.listdir(mount) == ["directory"]
             assert os.listdir(mount / "directory") == ["file"]

@@ -1,4 +1,6 @@
-"""``snapfs check --repair`` and ``fsck.snapfs -y`` on images with real files: exit codes, undo file, and what users find afterwards."""
+"""``snapfs check --repair`` and ``fsck.snapfs -y`` on images with real files: exit codes, undo
+file, and what users find afterwards.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ CONTENT = {f"file{number}": os.urandom(6000) for number in range(20)}
 
 @pytest.fixture
 def damaged(mount_volume: Callable[..., Any], images: Any) -> Path:
-    """An image whose directory ``dir`` cannot be read, in the base and in a snapshot; ``other`` can."""
+    """An image whose directory ``dir`` cannot be read, in the base and in a snapshot; ``other``
+    can.
+    """
     mounted = mount_volume()
     (mounted / "dir").mkdir()
     (mounted / "other").write_bytes(b"other" * 1000)
@@ -53,7 +57,9 @@ def undo_files(image: Path) -> list[Path]:
     return sorted(image.parent.glob(f"{image.name}.undo-*"))
 
 
-def test_repair_is_not_what_fsck_says_it_is(run_snapfs: Run, damaged: Path, mount_volume: Callable[..., Any]) -> None:
+def test_repair_is_not_what_fsck_says_it_is(
+    run_snapfs: Run, damaged: Path, mount_volume: Callable[..., Any]
+) -> None:
     found = run_snapfs("check", damaged, code=4).stdout
     assert "unreadable" in found and not undo_files(damaged)
     out = run_snapfs("check", "--repair", damaged, code=1).stdout
@@ -83,8 +89,15 @@ def unclaimed(data: bytes) -> bytes:
 def test_undo_does_not_take_back_a_repair(run_snapfs: Run, damaged: Path, tmp_path: Path) -> None:
     before = damaged.read_bytes()
     place = tmp_path / "kept here"
-    document = json.loads(run_snapfs("check", "--repair", "--undo-file", place, "--json", damaged, code=1).stdout)
-    assert document["clean"] and document["findings"] and document["actions"] and document["left"] == []
+    document = json.loads(
+        run_snapfs("check", "--repair", "--undo-file", place, "--json", damaged, code=1).stdout
+    )
+    assert (
+        document["clean"]
+        and document["findings"]
+        and document["actions"]
+        and document["left"] == []
+    )
     assert document["undo_file"] == str(place)
     assert damaged.read_bytes() != before
     assert "taken back" in run_snapfs("check", "--undo", place, damaged).stdout
@@ -92,14 +105,20 @@ def test_undo_does_not_take_back_a_repair(run_snapfs: Run, damaged: Path, tmp_pa
     run_snapfs("check", damaged, code=4)
 
 
-def test_fsck_repairs_when_it_was_not_told_to(snapfs_command: Callable[..., list[str]], damaged: Path, tmp_path: Path) -> None:
+def test_fsck_repairs_when_it_was_not_told_to(
+    snapfs_command: Callable[..., list[str]], damaged: Path, tmp_path: Path
+) -> None:
     helper = tmp_path / "fsck.snapfs"
     interpreter = snapfs_command()[0]
-    helper.write_text(f"#!{interpreter}\nimport sys\nfrom snapfs.cli.main import main\nsys.exit(main())\n")
+    helper.write_text(
+        f"#!{interpreter}\nimport sys\nfrom snapfs.cli.main import main\nsys.exit(main())\n"
+    )
     helper.chmod(0o755)
 
     def fsck(*options: str) -> int:
-        return subprocess.run([helper, *options, damaged], check=False, capture_output=True, timeout=120).returncode
+        return subprocess.run(
+            [helper, *options, damaged], check=False, capture_output=True, timeout=120
+        ).returncode
 
     assert [fsck("-n"), fsck(), fsck("-n", "-y")] == [4, 4, 4]
     assert fsck("-y") == 1
@@ -112,9 +131,13 @@ def test_a_mounted_volume_is_repaired(run_snapfs: Run, mounted: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [("--undo-file", "x"), ("--repair", "--undo", "x"), ("--undo",)], ids=["no repair to undo", "both", "no file"]
+    "words",
+    [("--undo-file", "x"), ("--repair", "--undo", "x"), ("--undo",)],
+    ids=["no repair to undo", "both", "no file"],
 )
-def test_wrong_arguments_change_something(run_snapfs: Run, volume_image: Path, words: tuple[str, ...]) -> None:
+def test_wrong_arguments_change_something(
+    run_snapfs: Run, volume_image: Path, words: tuple[str, ...]
+) -> None:
     before = volume_image.read_bytes()
     result = run_snapfs("check", volume_image, *words, code=16)
     assert "Traceback" not in result.stderr

@@ -1,6 +1,8 @@
-"""Who reads the requests, and how it waits for them, makes no difference to those who ask; and the daemon ends in time whatever they do.
+"""Who reads the requests, and how it waits for them, makes no difference to those who ask; and the
+daemon ends in time whatever they do.
 
-The same operations run under each way of serving. What clears set-id bits is compared with the host's filesystem.
+The same operations run under each way of serving. What clears set-id bits is compared with the
+host's filesystem.
 """
 
 from __future__ import annotations
@@ -95,16 +97,32 @@ def names_and_contents(top: Path) -> Iterator[object]:
     os.symlink("other/../" * 30 + "other", top / "symbolic")
     yield os.readlink(top / "symbolic"), (top / "symbolic").lstat().st_size
     os.unlink(top / "linked")
-    yield (top / "other").stat().st_nlink, code_of(os.unlink, top / "linked"), code_of(os.unlink, top)
+    yield (
+        (top / "other").stat().st_nlink,
+        code_of(os.unlink, top / "linked"),
+        code_of(os.unlink, top),
+    )
     (top / "dir").mkdir(0o700)
     (top / "dir" / "below").mkdir()
-    yield code_of((top / "dir").rmdir), (top / "dir").stat().st_nlink, oct((top / "dir").stat().st_mode)
+    yield (
+        code_of((top / "dir").rmdir),
+        (top / "dir").stat().st_nlink,
+        oct((top / "dir").stat().st_mode),
+    )
     (top / "dir" / "below").rmdir()
     (top / "dir").rmdir()
-    yield code_of((top / "dir").stat), code_of((top / "other" / "below").stat), code_of((top / ("n" * 256)).stat)
+    yield (
+        code_of((top / "dir").stat),
+        code_of((top / "other" / "below").stat),
+        code_of((top / ("n" * 256)).stat),
+    )
     os.mkfifo(top / "pipe", 0o640)
     os.mknod(top / "device", stat.S_IFCHR | 0o600, os.makedev(300, 70_000))
-    yield oct((top / "pipe").stat().st_mode), oct((top / "device").stat().st_mode), (top / "device").stat().st_rdev
+    yield (
+        oct((top / "pipe").stat().st_mode),
+        oct((top / "device").stat().st_mode),
+        (top / "device").stat().st_rdev,
+    )
     yield sorted(os.listdir(top))
 
 
@@ -116,7 +134,11 @@ def attributes(top: Path) -> Iterator[object]:
     os.chown(file, 1, 2)
     found = file.stat()
     yield oct(found.st_mode), found.st_uid, found.st_gid
-    for atime, mtime in ((1, 2), (-1, -1_500_000_001), (1_234_567_890_123_456_789, 7_000_000_000_999_999_999)):
+    for atime, mtime in (
+        (1, 2),
+        (-1, -1_500_000_001),
+        (1_234_567_890_123_456_789, 7_000_000_000_999_999_999),
+    ):
         os.utime(file, ns=(atime, mtime))
         yield file.stat().st_atime_ns, file.stat().st_mtime_ns
     before = file.stat().st_mtime_ns
@@ -127,7 +149,13 @@ def attributes(top: Path) -> Iterator[object]:
     os.utime(link, ns=(5, 6), follow_symlinks=False)
     yield link.lstat().st_mtime_ns
     figures = os.statvfs(top)
-    yield figures.f_bsize, figures.f_frsize, figures.f_namemax, figures.f_blocks, 0 < figures.f_bavail <= figures.f_bfree
+    yield (
+        figures.f_bsize,
+        figures.f_frsize,
+        figures.f_namemax,
+        figures.f_blocks,
+        0 < figures.f_bavail <= figures.f_bfree,
+    )
 
 
 def extended_attributes(top: Path) -> Iterator[object]:
@@ -140,7 +168,11 @@ def extended_attributes(top: Path) -> Iterator[object]:
     os.setxattr(file, "user.a", b"33", os.XATTR_REPLACE)
     os.setxattr(file, "user.empty", b"")
     os.setxattr(file, "user.long", b"\0\1" * 1000)
-    yield os.getxattr(file, "user.a"), os.getxattr(file, "user.empty"), os.getxattr(file, "user.long") == b"\0\1" * 1000
+    yield (
+        os.getxattr(file, "user.a"),
+        os.getxattr(file, "user.empty"),
+        os.getxattr(file, "user.long") == b"\0\1" * 1000,
+    )
     yield sorted(os.listxattr(file))
     path = os.fsencode(file)
     for size in (0, 1, 2, 100):
@@ -150,7 +182,10 @@ def extended_attributes(top: Path) -> Iterator[object]:
     yield libc.getxattr(path, b"user.long", None, 0), libc.listxattr(path, None, 0)
     os.removexattr(file, "user.a")
     yield code_of(os.removexattr, file, "user.a"), sorted(os.listxattr(file))
-    yield code_of(os.setxattr, file, "nonsense", b""), code_of(os.setxattr, file, "user.big", bytes(65_536))
+    yield (
+        code_of(os.setxattr, file, "nonsense", b""),
+        code_of(os.setxattr, file, "user.big", bytes(65_536)),
+    )
 
 
 def listings(top: Path) -> Iterator[object]:
@@ -159,7 +194,10 @@ def listings(top: Path) -> Iterator[object]:
         os.close(os.open(top / name, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600))
     yield len(many), set(os.listdir(top)) == many
     with os.scandir(top) as entries:
-        yield all(entry.is_file(follow_symlinks=False) and entry.inode() == entry.stat().st_ino for entry in entries)
+        yield all(
+            entry.is_file(follow_symlinks=False) and entry.inode() == entry.stat().st_ino
+            for entry in entries
+        )
     stream = libc.opendir(os.fsencode(top))
     try:
         places = []
@@ -192,27 +230,45 @@ def snapshots(top: Path) -> Iterator[object]:
     yield (snap / "one" / "file").read_bytes(), sorted(os.listdir(snap / "one")), os.listdir(snap)
     (snap / "one").rename(snap / "two")
     yield code_of((snap / "one").stat), (snap / "two" / "file").read_bytes(), os.listdir(snap)
-    yield code_of((snap / "two").mkdir), code_of((snap / "file").write_bytes, b""), code_of((snap / "two").rename, top / "out")
+    yield (
+        code_of((snap / "two").mkdir),
+        code_of((snap / "file").write_bytes, b""),
+        code_of((snap / "two").rename, top / "out"),
+    )
     (snap / "two" / "file").write_bytes(b"in the snapshot")
     (snap / "three").mkdir()
-    yield sorted(os.listdir(snap)), (snap / "two" / "file").read_bytes(), sorted(os.listdir(snap / "three"))
-    yield code_of(os.link, top / "new", snap / "two" / "linked"), code_of(os.rename, top / "new", snap / "two" / "moved")
+    yield (
+        sorted(os.listdir(snap)),
+        (snap / "two" / "file").read_bytes(),
+        sorted(os.listdir(snap / "three")),
+    )
+    yield (
+        code_of(os.link, top / "new", snap / "two" / "linked"),
+        code_of(os.rename, top / "new", snap / "two" / "moved"),
+    )
     (snap / "two").rmdir()
     (snap / "three").rmdir()
     yield os.listdir(snap), code_of((snap / "two").stat), sorted(os.listdir(top))
 
 
 @pytest.mark.parametrize(
-    "story", [names_and_contents, attributes, extended_attributes, listings, snapshots], ids=lambda story: story.__name__
+    "story",
+    [names_and_contents, attributes, extended_attributes, listings, snapshots],
+    ids=lambda story: story.__name__,
 )
 @needs_root
-def test_results_depend_on_who_reads_the_requests(story: Callable[[Path], Iterator[object]], mount_volume) -> None:
+def test_results_depend_on_who_reads_the_requests(
+    story: Callable[[Path], Iterator[object]], mount_volume
+) -> None:
     results = {}
     for way in WAYS:
         mounted = mount_volume(options=way)
         results[way] = list(story(mounted.path))
         mounted.remount("ro," + way)  # and what is there afterwards is the same
-        tree = {path.relative_to(mounted.path): (oct(path.lstat().st_mode), path.lstat().st_nlink) for path in mounted.path.rglob("*")}
+        tree = {
+            path.relative_to(mounted.path): (oct(path.lstat().st_mode), path.lstat().st_nlink)
+            for path in mounted.path.rglob("*")
+        }
         results[way].append(tree)
         mounted.unmount()
     for way in WAYS[1:]:
@@ -245,7 +301,9 @@ def as_user(directory: Path, function: Callable[[], Any], uid: int) -> Any:
 
 
 def written(path: Path, flags: int = 0) -> list[int]:
-    """The mode that is seen after a write, by those who have the file open and by others, and after a second one."""
+    """The mode that is seen after a write, by those who have the file open and by others, and after
+    a second one.
+    """
     descriptor = os.open(path, os.O_WRONLY | flags)
     seen = []
     for _ in range(2):
@@ -290,7 +348,9 @@ CHANGES: dict[str, Callable[[Path], Any]] = {
 
 
 def modes_after(top: Path) -> dict[str, tuple[Any, str, bool]]:
-    """What is seen meanwhile, the mode afterwards, and whether capabilities are left, by mode, user and change."""
+    """What is seen meanwhile, the mode afterwards, and whether capabilities are left, by mode, user
+    and change.
+    """
     top.chmod(0o777)
     found = {}
     # Without execution by the group, set-group-id is not a privilege, and FUSE leaves it alone.
@@ -307,13 +367,19 @@ def modes_after(top: Path) -> dict[str, tuple[Any, str, bool]]:
                         os.setxattr(path, "security.capability", CAPABILITY)
                     path.chmod(mode)
                     seen = as_user(top, lambda: change(Path(case)), uid)  # noqa: B023 - called at once
-                    found[case] = (seen, oct(path.stat().st_mode), "security.capability" in os.listxattr(path))
+                    found[case] = (
+                        seen,
+                        oct(path.stat().st_mode),
+                        "security.capability" in os.listxattr(path),
+                    )
     return found
 
 
 @pytest.mark.parametrize("way", [*WAYS, "requests=pyfuse3,writeback=off"])
 @needs_root
-def test_writing_leaves_set_id_bits_and_capabilities_as_no_other_filesystem_does(way: str, mount_volume, tmp_path: Path) -> None:
+def test_writing_leaves_set_id_bits_and_capabilities_as_no_other_filesystem_does(
+    way: str, mount_volume, tmp_path: Path
+) -> None:
     (tmp_path / "host").mkdir()
     os.chmod(tmp_path, 0o755)
     expected = modes_after(tmp_path / "host")
@@ -321,7 +387,10 @@ def test_writing_leaves_set_id_bits_and_capabilities_as_no_other_filesystem_does
     found = modes_after(mounted.path)
     assert found == expected
     mounted.remount("allow_other")
-    stored = {path.name: (oct(path.stat().st_mode), "security.capability" in os.listxattr(path)) for path in mounted.path.iterdir()}
+    stored = {
+        path.name: (oct(path.stat().st_mode), "security.capability" in os.listxattr(path))
+        for path in mounted.path.iterdir()
+    }
     assert stored == {case: result[1:] for case, result in expected.items()}
 
 
@@ -362,14 +431,20 @@ def test_many_clients_at_once_get_each_others_bytes(way: str, mounted) -> None:
         chosen = random.Random(number)
         with (mounted / "big").open("rb", buffering=0) as file:
             for _ in range(60):
-                offset, size = chosen.randrange(len(big)), chosen.choice((100, 4096, 300_000, 1 << 20))
+                offset, size = (
+                    chosen.randrange(len(big)),
+                    chosen.choice((100, 4096, 300_000, 1 << 20)),
+                )
                 found = os.pread(file.fileno(), size, offset)
                 assert found == big[offset : offset + size], f"{size} bytes at {offset}"
 
     def snapshots(number: int) -> None:
         for turn in range(4):
             (mounted / ".snap" / f"s-{number}-{turn}").mkdir()
-            assert digest(mounted / ".snap" / f"s-{number}-{turn}" / "big") == hashlib.sha256(big).hexdigest()
+            assert (
+                digest(mounted / ".snap" / f"s-{number}-{turn}" / "big")
+                == hashlib.sha256(big).hexdigest()
+            )
 
     def names(number: int) -> None:
         directory = mounted / f"dir-{number}"
@@ -379,10 +454,16 @@ def test_many_clients_at_once_get_each_others_bytes(way: str, mounted) -> None:
             os.rename(directory / f"a-{turn}", directory / f"b-{turn}")
             if turn % 3 == 0:
                 os.unlink(directory / f"b-{turn}")
-        assert {path.name: path.read_bytes() for path in directory.iterdir()} == {f"b-{n}": b"%d" % n for n in range(150) if n % 3}
+        assert {path.name: path.read_bytes() for path in directory.iterdir()} == {
+            f"b-{n}": b"%d" % n for n in range(150) if n % 3
+        }
 
     work = [(writes_and_syncs, 6), (reads, 4), (snapshots, 2), (names, 3)]
-    threads = [threading.Thread(target=guarded, args=(function, n), daemon=True) for function, count in work for n in range(count)]
+    threads = [
+        threading.Thread(target=guarded, args=(function, n), daemon=True)
+        for function, count in work
+        for n in range(count)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -406,19 +487,28 @@ def ending(pid: int, limit: float) -> Iterator[None]:
         yield
         import select
 
-        assert select.select([descriptor], [], [], limit)[0], f"the daemon has not ended within {limit:g} s"
+        assert select.select([descriptor], [], [], limit)[0], (
+            f"the daemon has not ended within {limit:g} s"
+        )
     finally:
         os.close(descriptor)
 
 
 class Busy:
-    """Clients that keep requests in progress until they get errors: writes with fsync, and snapshots that wait for one another."""
+    """Clients that keep requests in progress until they get errors: writes with fsync, and
+    snapshots that wait for one another.
+    """
 
     def __init__(self, top: Path) -> None:
         self._top = top
         self._begun = [threading.Event() for _ in range(6)]
-        self._threads = [threading.Thread(target=self._write, args=(number,), daemon=True) for number in range(3)]
-        self._threads += [threading.Thread(target=self._make_snapshots, args=(number,), daemon=True) for number in range(3, 6)]
+        self._threads = [
+            threading.Thread(target=self._write, args=(number,), daemon=True) for number in range(3)
+        ]
+        self._threads += [
+            threading.Thread(target=self._make_snapshots, args=(number,), daemon=True)
+            for number in range(3, 6)
+        ]
         #: By file, how many turns have been synced.
         self.synced = [0, 0, 0]
         for thread in self._threads:
@@ -427,7 +517,10 @@ class Busy:
             assert event.wait(60)
 
     def _write(self, number: int) -> None:
-        with contextlib.suppress(OSError), (self._top / f"busy-{number}").open("wb", buffering=0) as file:
+        with (
+            contextlib.suppress(OSError),
+            (self._top / f"busy-{number}").open("wb", buffering=0) as file,
+        ):
             for turn in range(1_000_000):
                 file.write(b"%8d" % turn * 1000)
                 os.fsync(file.fileno())
@@ -457,7 +550,9 @@ class Busy:
 
 @pytest.mark.volume(size="256M")
 @pytest.mark.parametrize("way", WAYS)
-def test_a_daemon_that_is_asked_to_end_while_it_is_used_does_not_or_loses_something(way: str, mounted) -> None:
+def test_a_daemon_that_is_asked_to_end_while_it_is_used_does_not_or_loses_something(
+    way: str, mounted
+) -> None:
     mounted.remount(way)
     held = (mounted / "held").open("w+b", buffering=0)
     held.write(b"written before the end")
@@ -474,7 +569,9 @@ def test_a_daemon_that_is_asked_to_end_while_it_is_used_does_not_or_loses_someth
 
 @pytest.mark.volume(size="256M")
 @pytest.mark.parametrize("way", WAYS)
-def test_a_daemon_that_was_killed_while_it_was_used_leaves_what_was_synced(way: str, mounted) -> None:
+def test_a_daemon_that_was_killed_while_it_was_used_leaves_what_was_synced(
+    way: str, mounted
+) -> None:
     mounted.remount(way)
     pid = mounted.pid
     busy = Busy(mounted.path)

@@ -1,7 +1,8 @@
-"""Each row of the requirements that says how records, bitmaps and views behave, end to end: on a real mount, and where it speaks of
-blocks and bits, on what the image holds after it.
+"""Each row of the requirements that says how records, bitmaps and views behave, end to end: on a
+real mount, and where it speaks of blocks and bits, on what the image holds after it.
 
-What the image holds is read through the core (``Inspection``): which blocks a file lies in, what both bitmaps say of them, who holds them.
+What the image holds is read through the core (``Inspection``): which blocks a file lies in, what
+both bitmaps say of them, who holds them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ BLOCK = 4096
 Tree = dict[str, bytes | None]
 
 
-# --- looking ---------------------------------------------------------------------------------------
+# --- looking --------------------------------------------------------------------------------------
 
 
 def info(mounted) -> dict[str, Any]:
@@ -45,7 +46,10 @@ def counters(mounted) -> dict[str, int]:
 
 def listed(mounted) -> dict[str, int]:
     """Names of the snapshots, and their bits."""
-    return {one["name"]: one["id"] for one in json.loads(mounted.run("snapshot", "list", mounted.image, "--json").stdout)}
+    return {
+        one["name"]: one["id"]
+        for one in json.loads(mounted.run("snapshot", "list", mounted.image, "--json").stdout)
+    }
 
 
 def tree(top: Path) -> Tree:
@@ -69,7 +73,9 @@ def write_at(path: Path, offset: int, data: bytes, *, sync: bool = True) -> None
 
 
 def commit(mounted) -> None:
-    """A generation: what was only logged does not count the blocks of pointers yet that it takes."""
+    """A generation: what was only logged does not count the blocks of
+    pointers yet that it takes.
+    """
     mounted.path.chmod(stat.S_IMODE(mounted.path.stat().st_mode))  # no record of the log tells that
     sync(mounted)
 
@@ -84,7 +90,11 @@ def sync(mounted) -> None:
 
 def settled(mounted, wait_until: Callable[..., None], instances: int) -> dict[str, int]:
     """The counters when the background has done all it has to do, and that is durable."""
-    wait_until(lambda: counters(mounted)["instances"] == instances, limit=30, what="the end of the background deletion")
+    wait_until(
+        lambda: counters(mounted)["instances"] == instances,
+        limit=30,
+        what="the end of the background deletion",
+    )
     sync(mounted)
     return counters(mounted)
 
@@ -107,7 +117,9 @@ class Inspection:
         return drive(self.volume, function, *args)
 
     def view(self, snapshot: str | None) -> Any:
-        return self.fs.base if snapshot is None else self.fs.view(snapshots.get(self.fs, snapshot).id)
+        return (
+            self.fs.base if snapshot is None else self.fs.view(snapshots.get(self.fs, snapshot).id)
+        )
 
     def blocks(self, name: str, snapshot: str | None = None) -> list[int]:
         """The blocks that a file in the root lies in, in the file's order."""
@@ -117,7 +129,11 @@ class Inspection:
 
     def _blocks_of(self, view: Any, inode: Any) -> list[int]:
         plan = self.call(self.fs.plan_read, view, inode.ino, 0, inode.size)
-        return [number for start, length in plan.runs for number in range(start // BLOCK, (start + length) // BLOCK)]
+        return [
+            number
+            for start, length in plan.runs
+            for number in range(start // BLOCK, (start + length) // BLOCK)
+        ]
 
     def bits(self, block: int) -> tuple[bool, bool]:
         """Of the block allocation bitmap, of the snapshot allocation bitmap."""
@@ -127,7 +143,9 @@ class Inspection:
         return bool(group.blocks[block - group.start]), bool(group.snapshot[block - group.start])
 
     def runs(self, first: int, count: int) -> list[tuple[int, int, set[int]]]:
-        """The records of ``count`` blocks: (blocks from the first, length, holders); blocks without a record are left out."""
+        """The records of ``count`` blocks: (blocks from the first, length, holders); blocks without
+        a record are left out.
+        """
         allocator = self.volume.allocator
         self.call(allocator.need, [(first, count)])
         return [
@@ -146,7 +164,9 @@ class Inspection:
         blocks = -(-inode.size // BLOCK)
         found = []
         for _, words, slot, count in self.call(lambda: list(inode.map.spans(0, blocks))):
-            found += [words[2 * index] >> WRITES_SHIFT & WRITES_MAX for index in range(slot, slot + count)]
+            found += [
+                words[2 * index] >> WRITES_SHIFT & WRITES_MAX for index in range(slot, slot + count)
+            ]
         return found
 
     def reached(self, snapshot: str | None) -> set[int]:
@@ -162,11 +182,15 @@ class Inspection:
                     if stat.S_ISDIR(entry.type):
                         directories.append(entry.ino)
                     elif stat.S_ISREG(entry.type):
-                        found.update(self._blocks_of(view, self.call(self.fs.inode, view, entry.ino)))
+                        found.update(
+                            self._blocks_of(view, self.call(self.fs.inode, view, entry.ino))
+                        )
         return found
 
     def prove_bitmaps(self) -> None:
-        """Recompute from all views what bitmaps and records must say of every data block (I1, I2, I3)."""
+        """Recompute from all views what bitmaps and records must say of every data block (I1, I2,
+        I3).
+        """
         base = self.reached(None)
         holders: dict[int, set[int]] = {}
         for instance in snapshots.all(self.fs):
@@ -194,7 +218,7 @@ def inspect(mounted) -> Callable[[], contextlib.AbstractContextManager[Inspectio
     return look
 
 
-# --- A: records, instances and the two bitmaps -------------------------------------------------------
+# --- A: records, instances and the two bitmaps ----------------------------------------------------
 
 
 def prove_that_data_stays_in_the_volume(mounted) -> None:
@@ -216,7 +240,9 @@ def prove_that_data_stays_in_the_volume(mounted) -> None:
 
 
 def test_a1_two_images_at_once(mount_volume) -> None:
-    """A1: several volumes at once; what is written after a snapshot goes to free space of the same volume."""
+    """A1: several volumes at once; what is written after a snapshot goes to free space of the same
+    volume.
+    """
     volumes = [mount_volume(), mount_volume(block_size=8192)]
     idle = counters(volumes[1])["free_blocks"]
     prove_that_data_stays_in_the_volume(volumes[0])
@@ -248,7 +274,9 @@ def test_a1_a_loop_device(loop_device: Path, mount_volume) -> None:
 
 
 def test_a2_a_snapshot_has_all_that_was_written_while_writers_go_on(mounted) -> None:
-    """A2: whatever a write() or a store returned for is in it, also what only the kernel's cache has; nobody is held up for long."""
+    """A2: whatever a write() or a store returned for is in it, also what only the kernel's cache
+    has; nobody is held up for long.
+    """
     slots, writers = 256, 3
     done = [0] * (writers + 1)
     stop = threading.Event()
@@ -264,7 +292,10 @@ def test_a2_a_snapshot_has_all_that_was_written_while_writers_go_on(mounted) -> 
                 done[index] += 1
 
     def store(index: int) -> None:
-        with (mounted / "mapped").open("r+b") as file, mmap.mmap(file.fileno(), slots * BLOCK) as memory:
+        with (
+            (mounted / "mapped").open("r+b") as file,
+            mmap.mmap(file.fileno(), slots * BLOCK) as memory,
+        ):
             while not stop.is_set():
                 place = done[index] % slots * BLOCK
                 memory[place : place + 16] = record(done[index])
@@ -345,7 +376,9 @@ def test_a2_the_pause_waits_for_writes_and_nothing_is_torn(mounted) -> None:
 
 
 def test_a2_what_is_in_a_snapshot_has_what_its_program_did_before(mounted) -> None:
-    """A2: writes that the kernel caches and requests that it sends at once are in it in the order in which a program made them."""
+    """A2: writes that the kernel caches and requests that it sends at once are in it in the order
+    in which a program made them.
+    """
     stop = threading.Event()
     failed: list[BaseException] = []
     path = mounted.path
@@ -378,7 +411,10 @@ def test_a2_what_is_in_a_snapshot_has_what_its_program_did_before(mounted) -> No
 
     def appends() -> None:
         """Where to write is asked for while the file is locked; two files in turn."""
-        with (path / "first").open("wb", buffering=0) as first, (path / "second").open("wb", buffering=0) as second:
+        with (
+            (path / "first").open("wb", buffering=0) as first,
+            (path / "second").open("wb", buffering=0) as second,
+        ):
             for number in itertools.count():
                 if stop.is_set():
                     return
@@ -392,7 +428,10 @@ def test_a2_what_is_in_a_snapshot_has_what_its_program_did_before(mounted) -> No
         except BaseException as exc:
             failed.append(exc)
 
-    threads = [threading.Thread(target=guarded, args=(each,)) for each in (names_after_contents, directories_after_contents, appends)]
+    threads = [
+        threading.Thread(target=guarded, args=(each,))
+        for each in (names_after_contents, directories_after_contents, appends)
+    ]
     for thread in threads:
         thread.start()
     try:
@@ -418,7 +457,9 @@ def test_a2_what_is_in_a_snapshot_has_what_its_program_did_before(mounted) -> No
 
 
 def test_a3_only_the_first_write_preserves(mounted, inspect) -> None:
-    """A3: writes since the latest snapshot are counted, saturating; the first binds the old block, later ones bind nothing."""
+    """A3: writes since the latest snapshot are counted, saturating; the first binds the old block,
+    later ones bind nothing.
+    """
     write_at(mounted / "file", 0, os.urandom(8 * BLOCK))
     mounted.snapshot("s")
     commit(mounted)
@@ -453,7 +494,9 @@ def test_a3_only_the_first_write_preserves(mounted, inspect) -> None:
 
 
 def test_a4_bits_are_given_back_and_used_again(mounted, wait_until) -> None:
-    """A4: one bit for each instance; a deleted one's is given to another, which does not inherit what the first one held."""
+    """A4: one bit for each instance; a deleted one's is given to another, which does not inherit
+    what the first one held.
+    """
     contents = {}
     for name in ("a", "b", "c"):
         contents[name] = os.urandom(3 * BLOCK)
@@ -489,11 +532,15 @@ def test_a4_holders_are_sets_of_bits(mounted, inspect) -> None:
     with inspect() as image:
         for block in range(4):
             number = image.blocks("file", "s0")[block]
-            assert image.runs(number, 1) == [(0, 1, {bits[f"s{which}"] for which in range(block + 1)})]
+            assert image.runs(number, 1) == [
+                (0, 1, {bits[f"s{which}"] for which in range(block + 1)})
+            ]
 
 
 def test_a5_what_no_snapshot_needs_goes_straight_on(mounted, inspect) -> None:
-    """A5: without a snapshot, and for files that are newer than the latest, nothing is preserved."""
+    """A5: without a snapshot, and for files that are newer than the latest,
+    nothing is preserved.
+    """
     data = os.urandom(64 * BLOCK)
     write_at(mounted / "old", 0, data)
     commit(mounted)
@@ -522,7 +569,9 @@ def test_a5_what_no_snapshot_needs_goes_straight_on(mounted, inspect) -> None:
 
 @pytest.mark.volume(options="commit=3600")
 def test_a6_a_preserved_block_is_in_both_bitmaps_together_with_its_record(mounted) -> None:
-    """A6: what one fsync made durable has the COW block, its bits and its record, though the daemon never got to end."""
+    """A6: what one fsync made durable has the COW block, its bits and its record, though the daemon
+    never got to end.
+    """
     write_at(mounted / "file", 0, os.urandom(64 * BLOCK))
     mounted.snapshot("s")
     write_at(mounted / "file", 10 * BLOCK, os.urandom(30 * BLOCK))
@@ -571,7 +620,10 @@ def test_a7_record_storage_grows_and_shrinks(mounted, wait_until, inspect) -> No
         storage = [pointer for group in _loaded(image) for pointer in group.spill]
         assert storage
         allocator = image.volume.allocator
-        assert sum(entry.snapshot for entry in allocator.entries) == image.volume.statistics()["snapshot_blocks"]
+        assert (
+            sum(entry.snapshot for entry in allocator.entries)
+            == image.volume.statistics()["snapshot_blocks"]
+        )
     past = (mounted.view("s0") / "file").read_bytes()
     mounted.run("snapshot", "delete", mounted.path, "s1")
     shrunk = settled(mounted, wait_until, 1)
@@ -610,7 +662,9 @@ def test_a8_freed_blocks_leave_both_bitmaps(mounted, wait_until, inspect) -> Non
 
 
 def test_a9_deleting_frees_what_no_other_instance_holds(mounted, wait_until, inspect) -> None:
-    """A9: the name is gone at once; blocks of its own come back, what others need stays, writers go on."""
+    """A9: the name is gone at once; blocks of its own come back, what others need stays, writers go
+    on.
+    """
     write_at(mounted / "shared", 0, os.urandom(500 * BLOCK))
     write_at(mounted / "own", 0, os.urandom(1000 * BLOCK))
     mounted.snapshot("a")
@@ -708,8 +762,12 @@ def make_history(mounted) -> dict[str, Tree]:
 
 @pytest.mark.parametrize("name", ["one", "two", "three", "four"])
 @pytest.mark.parametrize("how", ["live", "while mounting"])
-def test_a10_restoring_leaves_every_other_snapshot_exact(how: str, name: str, mounted, inspect) -> None:
-    """A10: the base is what the snapshot is; older and newer ones, and the state from before, read exactly as they did."""
+def test_a10_restoring_leaves_every_other_snapshot_exact(
+    how: str, name: str, mounted, inspect
+) -> None:
+    """A10: the base is what the snapshot is; older and newer ones, and the state from before, read
+    exactly as they did.
+    """
     states = make_history(mounted)
     present = tree(mounted.path)
     if how == "live":
@@ -750,10 +808,18 @@ def test_a10_where_nothing_differs_nothing_happens(how: str, mounted) -> None:
     before, names = counters(mounted), listed(mounted)
     epoch = info(mounted)["epoch"]
     if how == "live":
-        assert json.loads(mounted.run("restore", mounted.path, "s", "--json").stdout) == {"name": "s", "changed": False, "undo": None}
+        assert json.loads(mounted.run("restore", mounted.path, "s", "--json").stdout) == {
+            "name": "s",
+            "changed": False,
+            "undo": None,
+        }
     elif how == "image":
         mounted.unmount()
-        assert json.loads(mounted.run("restore", mounted.image, "s", "--json").stdout) == {"name": "s", "changed": False, "undo": None}
+        assert json.loads(mounted.run("restore", mounted.image, "s", "--json").stdout) == {
+            "name": "s",
+            "changed": False,
+            "undo": None,
+        }
         mounted.mount()
     else:
         mounted.remount("restore=s")
@@ -781,7 +847,9 @@ def test_a10_restoring_costs_what_changed(mounted) -> None:
 
 
 def test_a11_after_restores_both_bitmaps_tell_the_truth(mounted, wait_until, inspect) -> None:
-    """A11: blocks only an outdated state used are free, blocks of live states are marked: recomputed from scratch."""
+    """A11: blocks only an outdated state used are free, blocks of live states are marked:
+    recomputed from scratch.
+    """
     states = make_history(mounted)
     outdated: set[int] = set()
     for name in ("two", "one", "four"):
@@ -804,7 +872,8 @@ def test_a11_after_restores_both_bitmaps_tell_the_truth(mounted, wait_until, ins
         image.prove_bitmaps()
         live = image.reached(None) | image.reached(keep)
         assert len(outdated - live) > 200
-        # Metadata may lie by now where data has been; the snapshot bitmap has nothing of what is outdated but metadata of `keep`.
+        # Metadata may lie by now where data has been; the snapshot bitmap has nothing of what is
+        # outdated but metadata of `keep`.
         still = [block for block in outdated - live if image.bits(block)[0]]
         assert len(still) < 40
         assert image.volume.statistics()["snapshot_blocks"] < 40
@@ -813,11 +882,13 @@ def test_a11_after_restores_both_bitmaps_tell_the_truth(mounted, wait_until, ins
     assert (end["snapshot_blocks"], end["record_blocks"], end["record_runs"]) == (0, 0, 0)
 
 
-# --- B: instant copy with pointer tables ---------------------------------------------------------------
+# --- B: instant copy with pointer tables ----------------------------------------------------------
 
 
 def test_b1_the_original_stays_where_it_was_behind_a_pointer(mounted, inspect) -> None:
-    """B1: writing to the base leaves the original in its block for the snapshot; either area may be written."""
+    """B1: writing to the base leaves the original in its block for the snapshot; either area may be
+    written.
+    """
     data = os.urandom(20 * BLOCK)
     write_at(mounted / "file", 0, data)
     mounted.snapshot("s")
@@ -833,15 +904,24 @@ def test_b1_the_original_stays_where_it_was_behind_a_pointer(mounted, inspect) -
     with inspect() as image:
         now = image.blocks("file", "s")
         assert [place for place in range(20) if now[place] != original[place]] == [3]
-    assert (mounted.view("s") / "file").read_bytes() == data[: 3 * BLOCK] + b"x" * BLOCK + data[4 * BLOCK :]
+    assert (mounted.view("s") / "file").read_bytes() == data[: 3 * BLOCK] + b"x" * BLOCK + data[
+        4 * BLOCK :
+    ]
 
 
 def device_traffic(pid: int) -> dict[str, int]:
-    return {key: int(value) for key, value in (line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())}
+    return {
+        key: int(value)
+        for key, value in (
+            line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines()
+        )
+    }
 
 
 def test_b2_a_whole_block_write_in_a_snapshot_copies_nothing(mounted) -> None:
-    """B2: only the new data is stored: as many blocks are taken as written, and nothing is read for it."""
+    """B2: only the new data is stored: as many blocks are taken as written, and nothing is read for
+    it.
+    """
     size = 8 << 20
     blocks = size // BLOCK
     data = os.urandom(size)
@@ -856,7 +936,8 @@ def test_b2_a_whole_block_write_in_a_snapshot_copies_nothing(mounted) -> None:
     after, now = counters(mounted), device_traffic(pid)
     taken = before["free_blocks"] - after["free_blocks"]
     assert blocks <= taken < blocks + 40  # pointer blocks, an inode
-    # What the daemon reads has the data of the requests in it, once: reading the old blocks would double it.
+    # What the daemon reads has the data of the requests in it, once: reading the old blocks would
+    # double it.
     assert now["rchar"] - traffic["rchar"] < size * 3 // 2
     # The measure sees such reads: half a block must be filled up with what was there.
     traffic = device_traffic(pid)
@@ -933,7 +1014,9 @@ def test_b4_blocks_move_names_and_offsets_do_not(mounted, inspect) -> None:
 
 
 def test_b5_pieces_of_different_sizes_are_one_record_each(mounted, inspect) -> None:
-    """B5: the size of what is preserved stands with its pointer: a run is one record, however long."""
+    """B5: the size of what is preserved stands with its pointer: a run is
+    one record, however long.
+    """
     sizes = (1, 7, 64, 300)
     write_at(mounted / "file", 0, os.urandom(600 * BLOCK))
     mounted.snapshot("s")
@@ -946,17 +1029,23 @@ def test_b5_pieces_of_different_sizes_are_one_record_each(mounted, inspect) -> N
         place += size + 10
     with inspect() as image:
         blocks = image.blocks("file", "s")
-        assert blocks == list(range(blocks[0], blocks[0] + 600))  # written at once, on an empty volume
+        assert blocks == list(
+            range(blocks[0], blocks[0] + 600)
+        )  # written at once, on an empty volume
         found = image.runs(blocks[0], 600)
         assert found == [(place, size, {bit}) for place, size in zip(places, sizes, strict=True)]
         assert Counter(length for _, length, _ in found) == Counter(sizes)
 
 
 @pytest.mark.parametrize(
-    ("where", "count"), [(0, 1), (150, 1), (299, 1), (0, 300), (100, 100)], ids=["start", "middle", "end", "all", "third"]
+    ("where", "count"),
+    [(0, 1), (150, 1), (299, 1), (0, 300), (100, 100)],
+    ids=["start", "middle", "end", "all", "third"],
 )
 def test_b6_a_write_splits_a_range_where_it_falls(where: int, count: int, mounted, inspect) -> None:
-    """B6: a range of unchanged pointers is one pair; a write at its start, middle or end leaves exactly the rest."""
+    """B6: a range of unchanged pointers is one pair; a write at its start, middle or end leaves
+    exactly the rest.
+    """
     old, new = os.urandom(300 * BLOCK), os.urandom(300 * BLOCK)
     write_at(mounted / "file", 0, old)
     mounted.snapshot("a")
@@ -970,7 +1059,11 @@ def test_b6_a_write_splits_a_range_where_it_falls(where: int, count: int, mounte
     patch = os.urandom(count * BLOCK)
     write_at(mounted.view("a") / "file", where * BLOCK, patch)
     with inspect() as image:
-        pieces = [(0, where, both), (where, count, {bits["b"]}), (where + count, 300 - where - count, both)]
+        pieces = [
+            (0, where, both),
+            (where, count, {bits["b"]}),
+            (where + count, 300 - where - count, both),
+        ]
         assert image.runs(first, 300) == [piece for piece in pieces if piece[1]]
     changed = old[: where * BLOCK] + patch + old[(where + count) * BLOCK :]
     assert (mounted.view("a") / "file").read_bytes() == changed
@@ -983,11 +1076,13 @@ def test_b6_a_write_splits_a_range_where_it_falls(where: int, count: int, mounte
         image.prove_bitmaps()
 
 
-# --- C: designated subsets ------------------------------------------------------------------------------
+# --- C: designated subsets ------------------------------------------------------------------------
 
 
 def test_c5_reading_mixes_preserved_blocks_with_live_ones(mounted, inspect) -> None:
-    """C5: what changed since comes from preserved blocks, the rest from those that the base still uses."""
+    """C5: what changed since comes from preserved blocks, the rest from those that the base still
+    uses.
+    """
     data = os.urandom(64 * BLOCK)
     write_at(mounted / "file", 0, data)
     mounted.snapshot("s")
@@ -998,7 +1093,9 @@ def test_c5_reading_mixes_preserved_blocks_with_live_ones(mounted, inspect) -> N
     with inspect() as image:
         past, base = image.blocks("file", "s"), image.blocks("file")
         assert [place for place in range(60) if past[place] == base[place]] == list(range(0, 60, 2))
-        assert {image.bits(past[place]) for place in [*range(1, 60, 2), 60, 61, 62, 63]} == {(True, True)}
+        assert {image.bits(past[place]) for place in [*range(1, 60, 2), 60, 61, 62, 63]} == {
+            (True, True)
+        }
         assert {image.bits(past[place]) for place in range(0, 60, 2)} == {(True, False)}
     with (mounted.view("s") / "file").open("rb") as file:
         file.seek(10 * BLOCK + 100)
@@ -1007,7 +1104,9 @@ def test_c5_reading_mixes_preserved_blocks_with_live_ones(mounted, inspect) -> N
 
 
 def test_c6_snapshots_of_different_overlapping_and_equal_subsets(mounted, wait_until) -> None:
-    """C6: each at its own time and of its own part, independently readable, writable and deletable."""
+    """C6: each at its own time and of its own part, independently readable,
+    writable and deletable.
+    """
     top = mounted.path
     parts = {"all": "", "a": "a", "a again": "a", "ab": "a/b", "c": "c", "all again": ""}
     (top / "a" / "b").mkdir(parents=True)
@@ -1034,9 +1133,10 @@ def test_c6_snapshots_of_different_overlapping_and_equal_subsets(mounted, wait_u
     prove()
     mounted.remount()
     prove()
-    assert {one: json.loads(mounted.run("snapshot", "show", top, one, "--json").stdout)["path"] for one in parts} == {
-        name: f"/{part}" for name, part in parts.items()
-    }
+    assert {
+        one: json.loads(mounted.run("snapshot", "show", top, one, "--json").stdout)["path"]
+        for one in parts
+    } == {name: f"/{part}" for name, part in parts.items()}
     for number, name in enumerate(parts):
         view = top / parts[name] / ".snap" / name
         (view / "counter").write_bytes(b"written in %d" % number)
@@ -1067,7 +1167,9 @@ def test_c6_each_can_be_gone_back_to(mounted) -> None:
         (top / "part" / ".snap" / f"part {number}").mkdir()
         (top / ".snap" / f"all {number}").mkdir()
         states[f"all {number}"] = tree(top)
-    part = {f"part {number}": tree(top / "part" / ".snap" / f"part {number}") for number in range(4)}
+    part = {
+        f"part {number}": tree(top / "part" / ".snap" / f"part {number}") for number in range(4)
+    }
     for name in ("all 2", "all 0", "all 3", "all 1"):
         mounted.run("restore", top, name)
         assert tree(top) == states[name]
@@ -1078,7 +1180,9 @@ def test_c6_each_can_be_gone_back_to(mounted) -> None:
 
 
 def test_c6_and_c7_parts_go_back_alone(mounted) -> None:
-    """C6, C7: snapshots of overlapping directories at different times, each restored alone; all else stays."""
+    """C6, C7: snapshots of overlapping directories at different times, each restored alone; all
+    else stays.
+    """
     for place in ("a", "a/inner", "b"):
         (mounted / place).mkdir()
         (mounted / place / "file").write_bytes(b"first")
@@ -1108,7 +1212,9 @@ def test_c6_and_c7_parts_go_back_alone(mounted) -> None:
 
 
 def test_c8_a_file_is_not_covered_when_it_was_stored_in_a_designated_directory(mounted) -> None:
-    """C8: designated first, stored after, covered by the policy's snapshot; what is beside it is not."""
+    """C8: designated first, stored after, covered by the policy's snapshot; what is beside it is
+    not.
+    """
     (mounted / "album").mkdir()
     os.setxattr(mounted / "album", "user.snapfs.designate", b"nightly")
     (mounted / "album" / "new").mkdir()
@@ -1119,4 +1225,8 @@ def test_c8_a_file_is_not_covered_when_it_was_stored_in_a_designated_directory(m
     (mounted / "album" / "new" / "photo").unlink()
     assert (mounted / "album" / ".snap" / "n1" / "new" / "photo").read_bytes() == b"stored after"
     mounted.remount("snapshot=n1")
-    assert sorted(str(path.relative_to(mounted.path)) for path in mounted.path.rglob("*")) == ["album", "album/new", "album/new/photo"]
+    assert sorted(str(path.relative_to(mounted.path)) for path in mounted.path.rglob("*")) == [
+        "album",
+        "album/new",
+        "album/new/photo",
+    ]

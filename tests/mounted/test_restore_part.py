@@ -26,9 +26,13 @@ def tree(top: Path) -> Tree:
         content: Any = path.read_bytes() if stat.S_ISREG(status.st_mode) else None
         if stat.S_ISLNK(status.st_mode):
             content = os.readlink(path)
-        xattrs = [(name, os.getxattr(path, name, follow_symlinks=False)) for name in os.listxattr(path, follow_symlinks=False)]
+        xattrs = [
+            (name, os.getxattr(path, name, follow_symlinks=False))
+            for name in os.listxattr(path, follow_symlinks=False)
+        ]
         found[str(path.relative_to(top))] = (
-            status.st_mode, status.st_uid, status.st_gid, status.st_nlink, status.st_mtime_ns, content, sorted(xattrs),
+            status.st_mode, status.st_uid, status.st_gid, status.st_nlink, status.st_mtime_ns,
+            content, sorted(xattrs),
         )  # fmt: skip
     return found
 
@@ -102,7 +106,10 @@ def test_a_restored_directory_is_another_one(mounted: Any, work: Path) -> None:
     assert numbers(mounted / "other") == inodes
     undo = result["undo"]
     shown = tree(work / ".snap" / undo)
-    assert {**shown, ".": None} == {**spoiled, ".": None}  # the directory of a snapshot has the time of its making
+    assert {**shown, ".": None} == {
+        **spoiled,
+        ".": None,
+    }  # the directory of a snapshot has the time of its making
     restore(mounted, undo)
     assert tree(work) == spoiled
     restore(mounted, "good")
@@ -123,7 +130,9 @@ def test_a_directory_that_is_gone_stays_gone(mounted: Any, work: Path) -> None:
     work.rename(mounted / "elsewhere")
     restore(mounted, "good")
     assert tree(work) == before == tree(mounted / "elsewhere")
-    assert not {one for path, one in numbers(mounted / "elsewhere").items()} & {one for path, one in numbers(work).items()}
+    assert not {one for path, one in numbers(mounted / "elsewhere").items()} & {
+        one for path, one in numbers(work).items()
+    }
     work.rename(mounted / "further")
     work.write_text("a file in its place")
     undo = restore(mounted, "good")["undo"]
@@ -159,13 +168,19 @@ def test_directories_on_the_way_are_missing(mounted: Any, work: Path) -> None:
     mode = (work / "lib").stat().st_mode
     work.rename(mounted / "elsewhere")
     restore(mounted, "good", "/app/lib/deep/large")
-    assert sorted(str(path.relative_to(work)) for path in work.rglob("*")) == ["lib", "lib/deep", "lib/deep/large"]
+    assert sorted(str(path.relative_to(work)) for path in work.rglob("*")) == [
+        "lib",
+        "lib/deep",
+        "lib/deep/large",
+    ]
     assert (work / "lib" / "deep" / "large").read_bytes() == content
     assert (work / "lib").stat().st_mode == mode
 
 
 def test_an_open_file_reads_something_else(mounted: Any, work: Path) -> None:
-    """What is open goes on as it is, or shows the state that came back; it never hangs, and never shows another file."""
+    """What is open goes on as it is, or shows the state that came back; it never hangs, and never
+    shows another file.
+    """
     (work / "only now").write_bytes(b"not in the snapshot" * 1000)
     with open(work / "only now", "rb") as gone, open(work / "file0", "rb") as kept:
         (work / "file0").write_bytes(b"2" * 100_000)
@@ -202,7 +217,10 @@ def test_a_full_volume_cannot_go_back(mount_volume: Callable[..., Any]) -> None:
     os.sync()
     (mounted / "d" / ".snap" / "s").mkdir()
     (mounted / "d" / "file").unlink()
-    with open(mounted / "d" / "filler", "wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+    with (
+        open(mounted / "d" / "filler", "wb", buffering=0) as file,
+        pytest.raises(OSError, match="No space"),
+    ):
         while True:
             file.write(b"x" * MIB)
             os.fsync(file.fileno())
@@ -219,7 +237,9 @@ def test_a_full_volume_cannot_go_back(mount_volume: Callable[..., Any]) -> None:
         (["/app/lib/deep"], "/app/lib is not a directory now: move it away first", 1),
     ],
 )
-def test_a_path_that_cannot_be_restored_is_not_refused(mounted: Any, work: Path, paths: list[str], words: str, code: int) -> None:
+def test_a_path_that_cannot_be_restored_is_not_refused(
+    mounted: Any, work: Path, paths: list[str], words: str, code: int
+) -> None:
     (work / "lib").rename(work / "was lib")
     (work / "lib").write_text("a file")
     before = tree(mounted.path)
@@ -227,4 +247,7 @@ def test_a_path_that_cannot_be_restored_is_not_refused(mounted: Any, work: Path,
     assert len(error.splitlines()) == 1
     assert words in error
     assert tree(mounted.path) == before
-    assert [one["name"] for one in json.loads(mounted.run("snapshot", "list", mounted.path, "--json").stdout)] == ["good"]
+    assert [
+        one["name"]
+        for one in json.loads(mounted.run("snapshot", "list", mounted.path, "--json").stdout)
+    ] == ["good"]

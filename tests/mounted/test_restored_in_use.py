@@ -1,4 +1,6 @@
-"""Going back while files and directories are in use: what their users see, and that nobody writes into another file (A10)."""
+"""Going back while files and directories are in use: what their users see, and that nobody writes
+into another file (A10).
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def descriptor_content(file: int) -> bytes:
 @every_way
 @pytest.mark.parametrize((), every_loop)
 def test_a_file_in_use_is_lost_to_its_user(mounted, paths: tuple[str, ...]) -> None:
-    """Whatever has become of a file, who has it open goes on with what came back, as one does who opens it."""
+    """Whatever has become of a file, who has it open goes on with what came back, as one does who
+    opens it.
+    """
     (mounted / "project").mkdir()
     contents = {}
     for name in ("mode", "same", "longer", "shorter", "unlinked", "replaced", "renamed"):
@@ -43,7 +47,10 @@ def test_a_file_in_use_is_lost_to_its_user(mounted, paths: tuple[str, ...]) -> N
     (project / "longer").write_bytes(contents["longer"] * 2)
     (project / "shorter").write_bytes(b"short")
     open_files = {name: os.open(project / name, os.O_RDWR | os.O_APPEND) for name in contents}
-    with (project / "longer").open("rb") as mapped, mmap.mmap(mapped.fileno(), 0, prot=mmap.PROT_READ) as view:
+    with (
+        (project / "longer").open("rb") as mapped,
+        mmap.mmap(mapped.fileno(), 0, prot=mmap.PROT_READ) as view,
+    ):
         assert view[-1:] == b"r"
         (project / "unlinked").unlink()
         (project / "new").write_bytes(b"new")
@@ -57,7 +64,9 @@ def test_a_file_in_use_is_lost_to_its_user(mounted, paths: tuple[str, ...]) -> N
         assert (project / name).read_bytes() == contents[name]
         assert descriptor_content(file) == contents[name], name
         status, here = os.fstat(file), (project / name).stat()
-        assert (status.st_size, status.st_nlink, status.st_ino) == (here.st_size, 1, here.st_ino), name
+        assert (status.st_size, status.st_nlink, status.st_ino) == (here.st_size, 1, here.st_ino), (
+            name
+        )
         os.write(file, b"more")
         assert (project / name).read_bytes() == contents[name] + b"more", name
         os.close(file)
@@ -65,14 +74,20 @@ def test_a_file_in_use_is_lost_to_its_user(mounted, paths: tuple[str, ...]) -> N
 
 
 @every_way
-def test_a_directory_that_was_removed_in_use_comes_back_empty(mounted, paths: tuple[str, ...]) -> None:
+def test_a_directory_that_was_removed_in_use_comes_back_empty(
+    mounted, paths: tuple[str, ...]
+) -> None:
     """The kernel has buried the directory: what comes back must be another one to it."""
     project = mounted / "project"
     (project / "deep").mkdir(parents=True)
     (project / "deep" / "paper").write_text("paper")
     (project / "log").write_text("log")
     mounted.snapshot("s")
-    users = [os.open(project, os.O_RDONLY), os.open(project / "deep", os.O_PATH), os.open(project / "log", os.O_RDONLY)]
+    users = [
+        os.open(project, os.O_RDONLY),
+        os.open(project / "deep", os.O_PATH),
+        os.open(project / "log", os.O_RDONLY),
+    ]
     for name in ("deep/paper", "log"):
         (project / name).unlink()
     (project / "deep").rmdir()
@@ -104,7 +119,12 @@ def test_who_writes_to_a_file_writes_to_the_one_that_has_its_number(mounted) -> 
         pytest.fail("the number is not given out again")
     file = os.open(path, os.O_RDWR)
     mounted.run("restore", mounted.path, "s")
-    for attempt in (lambda: os.pwrite(file, b"evil", 0), lambda: os.ftruncate(file, 0), lambda: os.read(file, 1), lambda: os.fstat(file)):
+    for attempt in (
+        lambda: os.pwrite(file, b"evil", 0),
+        lambda: os.ftruncate(file, 0),
+        lambda: os.read(file, 1),
+        lambda: os.fstat(file),
+    ):
         with pytest.raises(OSError) as failure:
             attempt()
         assert failure.value.errno in (errno.EIO, errno.ESTALE)
@@ -115,7 +135,9 @@ def test_who_writes_to_a_file_writes_to_the_one_that_has_its_number(mounted) -> 
 
 
 def test_a_write_during_a_restore_is_lost_or_torn(mounted) -> None:
-    """Whoever appends has written before, which the undo snapshot has, or after: then it stands behind what came back, without a gap."""
+    """Whoever appends has written before, which the undo snapshot has, or after: then it stands
+    behind what came back, without a gap.
+    """
     path = mounted / "log"
     path.write_bytes(b"0" * 10)
     mounted.snapshot("s")
@@ -140,11 +162,15 @@ def test_a_write_during_a_restore_is_lost_or_torn(mounted) -> None:
     numbers = [int(content[at : at + 10]) for at in range(10, len(content), 10)]
     assert content[:10] == b"0" * 10
     assert len(content) % 10 == 0
-    assert numbers == list(range(written[0] - len(numbers) + 1, written[0] + 1)), "a write is missing, or there is a gap"
+    assert numbers == list(range(written[0] - len(numbers) + 1, written[0] + 1)), (
+        "a write is missing, or there is a gap"
+    )
 
 
 def test_a_directory_that_did_not_change_is_taken_from_its_users(mounted) -> None:
-    """Whoever works in a directory goes on, and knows where he is, when something else is restored, or something in it."""
+    """Whoever works in a directory goes on, and knows where he is, when something else is restored,
+    or something in it.
+    """
     (mounted / "project" / "sub").mkdir(parents=True)
     (mounted / "project" / "file").write_text("then")
     mounted.snapshot("s")
@@ -158,7 +184,9 @@ def test_a_directory_that_did_not_change_is_taken_from_its_users(mounted) -> Non
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
 def test_mounts_of_others_are_taken_away_in_silence(mounted, run_snapfs) -> None:
-    """The kernel detaches what is mounted on a name that leads elsewhere, where rmdir(2) and rename(2) say EBUSY."""
+    """The kernel detaches what is mounted on a name that leads elsewhere, where rmdir(2) and
+    rename(2) say EBUSY.
+    """
     for name in ("kept", "gone", "file"):
         (mounted / name).mkdir() if name != "file" else (mounted / name).touch()
     (mounted / "kept" / "deep").mkdir()
@@ -191,7 +219,8 @@ def test_mounts_of_others_are_taken_away_in_silence(mounted, run_snapfs) -> None
         for point in points[1:]:
             detach(point)
         with subprocess.Popen(
-            ["unshare", "-m", "sh", "-c", f"mount -t tmpfs snapfs-test '{mounted.path}/gone' && echo && read line"],
+            ["unshare", "-m", "sh", "-c",
+            f"mount -t tmpfs snapfs-test '{mounted.path}/gone' && echo && read line"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         ) as other:  # fmt: skip
             assert other.stdout is not None and other.stdin is not None
@@ -205,7 +234,9 @@ def test_mounts_of_others_are_taken_away_in_silence(mounted, run_snapfs) -> None
 
 
 def test_a_lease_keeps_a_restore_and_all_snapshots_waiting(mounted) -> None:
-    """The kernel gives its holder 45 seconds for each file before somebody else may change the size."""
+    """The kernel gives its holder 45 seconds for each file before somebody else may change the
+    size.
+    """
     path = mounted / "file"
     path.write_bytes(b"then" * 1000)
     mounted.snapshot("s")
@@ -215,7 +246,9 @@ def test_a_lease_keeps_a_restore_and_all_snapshots_waiting(mounted) -> None:
     try:
         fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         mounted.run("restore", mounted.path, "s")
-        leases = [line.split() for line in Path("/proc/locks").read_text().splitlines() if "LEASE" in line]
+        leases = [
+            line.split() for line in Path("/proc/locks").read_text().splitlines() if "LEASE" in line
+        ]
         assert ["BREAKING", str(os.getpid())] in [[words[2], words[4]] for words in leases]
         assert path.read_bytes() == b"then" * 1000
     finally:

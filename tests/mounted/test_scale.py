@@ -1,4 +1,6 @@
-"""What must not grow: time and memory with the size of the volume, the number of files, the number of snapshots."""
+"""What must not grow: time and memory with the size of the volume, the number of files, the number
+of snapshots.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ NOISE = 0.02
 
 @contextmanager
 def offline(image: Path) -> Iterator[Filesystem]:
-    """The core on an image that nobody has mounted: makes files without the way through the kernel."""
+    """The core on an image that nobody has mounted: makes files without the
+    way through the kernel.
+    """
     device = open_device(os.fspath(image))
     try:
         volume = Volume.open(device)
@@ -40,7 +44,9 @@ def offline(image: Path) -> Iterator[Filesystem]:
 
 def make(fs: Filesystem, parent: int, name: str, kind: int = stat.S_IFREG) -> int:
     mode = kind | (0o755 if kind == stat.S_IFDIR else 0o644)
-    return drive(fs.volume, fs.make, fs.base, parent, name.encode(), mode, os.geteuid(), os.getegid()).ino
+    return drive(
+        fs.volume, fs.make, fs.base, parent, name.encode(), mode, os.geteuid(), os.getegid()
+    ).ino
 
 
 def seconds(function: Callable[..., object], *args: object) -> float:
@@ -56,14 +62,18 @@ def resident(pid: int) -> int:
 
 
 def process_start(run_snapfs) -> float:
-    """What any command takes here, to subtract from those that are measured: a busy machine starts processes slowly."""
+    """What any command takes here, to subtract from those that are measured: a busy machine starts
+    processes slowly.
+    """
     return min(seconds(run_snapfs, "--version") for _ in range(3))
 
 
-# --- a large volume ---------------------------------------------------------------------------------
+# --- a large volume -------------------------------------------------------------------------------
 
 
-def test_a_volume_of_1_tib_is_made_and_mounted_in_under_a_second(images, mount_volume, run_snapfs, tmp_path: Path) -> None:
+def test_a_volume_of_1_tib_is_made_and_mounted_in_under_a_second(
+    images, mount_volume, run_snapfs, tmp_path: Path
+) -> None:
     idle = process_start(run_snapfs)
     formatting, mounting = [], []
     for number in range(3):
@@ -84,7 +94,9 @@ def test_a_volume_of_1_tib_is_made_and_mounted_in_under_a_second(images, mount_v
 
 
 def test_work_on_a_volume_of_1_tib_stays_in_150_mib(mount_volume) -> None:
-    """Files all over it, one of the largest size, snapshots: nothing is kept in memory for the size of the volume."""
+    """Files all over it, one of the largest size, snapshots: nothing is kept in memory for the size
+    of the volume.
+    """
     mounted = mount_volume(size="1T")
     pid = mounted.pid
     chunk = os.urandom(1 << 20)
@@ -123,7 +135,7 @@ def test_a_snapshot_takes_as_long_as_on_a_volume_that_is_as_large_and_empty(moun
     assert medians[1] < 3 * max(medians[0], NOISE)
 
 
-# --- many files -------------------------------------------------------------------------------------
+# --- many files -----------------------------------------------------------------------------------
 
 FILES = 200_000
 IN_DIRECTORY = 1000
@@ -141,7 +153,9 @@ def median_of_snapshots(top: Path) -> float:
 
 
 @pytest.mark.parametrize("loop", ["", ",requests=pyfuse3"])
-def test_the_daemon_remembers_all_that_anybody_has_ever_looked_at(loop: str, images, mount_volume, wait_until: Callable[..., None]) -> None:
+def test_the_daemon_remembers_all_that_anybody_has_ever_looked_at(
+    loop: str, images, mount_volume, wait_until: Callable[..., None]
+) -> None:
     """What nobody uses the kernel is asked to let go of. What is in use stays."""
     image = images.make()
     count = 5000
@@ -151,7 +165,11 @@ def test_the_daemon_remembers_all_that_anybody_has_ever_looked_at(loop: str, ima
     mounted = mount_volume(image, f"cache=1M{loop}")
 
     def forgotten() -> int:
-        return int(json.loads(mounted.run("info", mounted.path, "--json").stdout)["requests"].get("forget", 0))
+        return int(
+            json.loads(mounted.run("info", mounted.path, "--json").stdout)["requests"].get(
+                "forget", 0
+            )
+        )
 
     with (mounted / "file 7").open("r+") as used:
         used.write("before")
@@ -159,7 +177,9 @@ def test_the_daemon_remembers_all_that_anybody_has_ever_looked_at(loop: str, ima
         assert sum(entry.stat().st_size for entry in os.scandir(mounted.path)) == len("before")
         wait_until(forgotten, what="the first inode that the kernel lets go of")
         used.write(" and after")
-    assert sum(entry.stat().st_size for entry in os.scandir(mounted.path)) == len("before and after")
+    assert sum(entry.stat().st_size for entry in os.scandir(mounted.path)) == len(
+        "before and after"
+    )
     assert (mounted / "file 7").read_text() == "before and after"
 
 
@@ -192,7 +212,13 @@ def facts(top: Path) -> dict[str, tuple[object, ...]]:
         with os.scandir(waiting.pop()) as entries:
             for entry in entries:
                 status = entry.stat(follow_symlinks=False)
-                found[os.path.relpath(entry.path, top)] = status.st_mode, status.st_uid, status.st_gid, status.st_size, status.st_mtime_ns
+                found[os.path.relpath(entry.path, top)] = (
+                    status.st_mode,
+                    status.st_uid,
+                    status.st_gid,
+                    status.st_size,
+                    status.st_mtime_ns,
+                )
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(entry.path)
     return found
@@ -201,7 +227,9 @@ def facts(top: Path) -> dict[str, tuple[object, ...]]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_comparison_takes_as_long_as_walking_both_trees(images, mount_volume) -> None:
-    """Of 200,000 files 100 are changed: 1/50 of the time, at most, of a walk that does not even read the files."""
+    """Of 200,000 files 100 are changed: 1/50 of the time, at most, of a walk that does not even
+    read the files.
+    """
     full = images.make("1G")
     with offline(full) as fs:
         for start in range(0, FILES, IN_DIRECTORY):
@@ -210,14 +238,19 @@ def test_a_comparison_takes_as_long_as_walking_both_trees(images, mount_volume) 
                 make(fs, directory, f"file {number}")
     mounted = mount_volume(full)
     (mounted / ".snap" / "s").mkdir()
-    changed = {f"d{number // IN_DIRECTORY * IN_DIRECTORY}/file {number}" for number in random.Random(1).sample(range(FILES), 100)}
+    changed = {
+        f"d{number // IN_DIRECTORY * IN_DIRECTORY}/file {number}"
+        for number in random.Random(1).sample(range(FILES), 100)
+    }
     for path in changed:
         (mounted / path).write_text("changed")
     mounted.remount()  # nothing is in memory
     documents, times = [], []
     for _ in range(3):
         start = time.perf_counter()
-        documents.append(json.loads(mounted.run("diff", mounted.path, "s", "--json").stdout)["changes"])
+        documents.append(
+            json.loads(mounted.run("diff", mounted.path, "s", "--json").stdout)["changes"]
+        )
         times.append(time.perf_counter() - start)
     start = time.perf_counter()
     old, new = facts(mounted.view("s")), facts(mounted.path)
@@ -233,8 +266,12 @@ def test_a_comparison_takes_as_long_as_walking_both_trees(images, mount_volume) 
 
 
 @pytest.mark.slow
-def test_a_comparison_keeps_users_waiting(images, mount_volume, snapfs_command, tmp_path: Path) -> None:
-    """While 100,000 additions are found and told, files can be made as usual; what the daemon keeps for it is bounded."""
+def test_a_comparison_keeps_users_waiting(
+    images, mount_volume, snapfs_command, tmp_path: Path
+) -> None:
+    """While 100,000 additions are found and told, files can be made as usual; what the daemon keeps
+    for it is bounded.
+    """
     full = images.make("512M")
     mounted = mount_volume(full)
     (mounted / ".snap" / "empty").mkdir()
@@ -250,13 +287,18 @@ def test_a_comparison_keeps_users_waiting(images, mount_volume, snapfs_command, 
     before = resident(pid)
     waits = []
     with (tmp_path / "out").open("w") as out:
-        with subprocess.Popen(snapfs_command("diff", mounted.path, "empty", "--json-lines"), stdout=out) as process:
+        with subprocess.Popen(
+            snapfs_command("diff", mounted.path, "empty", "--json-lines"), stdout=out
+        ) as process:
             while process.poll() is None:
                 waits.append(seconds((mounted / f"while {len(waits)}").touch))
         assert process.returncode == 0
     told = {json.loads(line)["path"] for line in (tmp_path / "out").read_text().splitlines()}
     assert len([path for path in told if "/file" in path]) == FILES // 2
-    print(f"{len(waits)} files made meanwhile, median {statistics.median(waits):.4f} s, longest {max(waits):.3f} s")
+    print(
+        f"{len(waits)} files made meanwhile, median {statistics.median(waits):.4f} s, "
+        f"longest {max(waits):.3f} s"
+    )
     assert len(waits) > 20
     assert statistics.median(waits) < 0.1
     assert resident(pid) - before < 100 << 20
@@ -275,7 +317,9 @@ def test_a_directory_of_100_000_names(images, mount_volume) -> None:
     many = mounted / "many"
     found = os.listdir(many)
     assert len(found) == count
-    assert set(found) == {f"a rather long name, as people give them, number {number}" for number in range(count)}
+    assert set(found) == {
+        f"a rather long name, as people give them, number {number}" for number in range(count)
+    }
     mounted.snapshot("s")
     few = mounted / "few"
     few.mkdir()
@@ -302,7 +346,7 @@ def test_a_directory_of_100_000_names(images, mount_volume) -> None:
     assert len(os.listdir(mounted.view("s") / "many")) == count
 
 
-# --- many snapshots ---------------------------------------------------------------------------------
+# --- many snapshots -------------------------------------------------------------------------------
 
 
 class History:
@@ -323,11 +367,16 @@ class History:
             self.now[name] = self.dice.randbytes(self.dice.randrange(1, 20_000))
             path.write_bytes(self.now[name])
         elif action < 0.7:
-            place, patch = self.dice.randrange(len(content) + 5000), self.dice.randbytes(self.dice.randrange(1, 5000))
+            place, patch = (
+                self.dice.randrange(len(content) + 5000),
+                self.dice.randbytes(self.dice.randrange(1, 5000)),
+            )
             with path.open("r+b") as file:
                 file.seek(place)
                 file.write(patch)
-            self.now[name] = content[:place].ljust(place, b"\0") + patch + content[place + len(patch) :]
+            self.now[name] = (
+                content[:place].ljust(place, b"\0") + patch + content[place + len(patch) :]
+            )
         elif action < 0.8:
             size = self.dice.randrange(len(content) + 1)
             os.truncate(path, size)
@@ -353,13 +402,17 @@ class History:
                 found[file] = stream.read()
         if found != expected:
             sizes = [{key: len(value) for key, value in one.items()} for one in (found, expected)]
-            pytest.fail(f"{name or 'the base'} has not its content; sizes {sizes[0]}, expected {sizes[1]}")
+            pytest.fail(
+                f"{name or 'the base'} has not its content; sizes {sizes[0]}, expected {sizes[1]}"
+            )
 
 
 @pytest.mark.slow
 @pytest.mark.volume(size="512M")
 def test_1000_snapshots_with_a_change_between_each(mounted, wait_until) -> None:
-    """A4, A9, A10, C6: made, read, every second deleted, one in the middle gone back to: all exact."""
+    """A4, A9, A10, C6: made, read, every second deleted, one in the middle
+    gone back to: all exact.
+    """
     history = History(mounted.path)
     times = []
     for number in range(1000):
@@ -380,7 +433,9 @@ def test_1000_snapshots_with_a_change_between_each(mounted, wait_until) -> None:
     assert [one["name"] for one in listing] == sorted(history.states)
 
     def remaining() -> int:
-        return json.loads(mounted.run("info", mounted.path, "--json").stdout)["counters"]["instances"]
+        return json.loads(mounted.run("info", mounted.path, "--json").stdout)["counters"][
+            "instances"
+        ]
 
     wait_until(lambda: remaining() == 500, limit=60, what="the end of the background deletion")
     for name in history.states:

@@ -1,4 +1,6 @@
-"""``-o snapro``: all snapshots are read-only through the mount, and are made, renamed and deleted as ever."""
+"""``-o snapro``: all snapshots are read-only through the mount, and are made, renamed and deleted
+as ever.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ def all_fail(view: Path) -> None:
 
 
 @pytest.mark.parametrize("requests", ["direct", "pyfuse3"])
-def test_a_snapshot_changes_where_all_are_shown_read_only(mount_volume: Callable[..., Any], requests: str) -> None:
+def test_a_snapshot_changes_where_all_are_shown_read_only(
+    mount_volume: Callable[..., Any], requests: str
+) -> None:
     options = f"snapro,requests={requests}"
     mounted = mount_volume(options=options)
     (mounted / "d").mkdir()

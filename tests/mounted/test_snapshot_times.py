@@ -1,4 +1,6 @@
-"""The times of ``.snap/NAME``: people and scripts choose the newest snapshot by them. Below, times are those of then."""
+"""The times of ``.snap/NAME``: people and scripts choose the newest snapshot by them. Below, times
+are those of then.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +13,29 @@ import pytest
 
 
 def listed(place: Path, *options: str) -> list[str]:
-    return subprocess.run(["ls", *options, place], check=True, capture_output=True, text=True, timeout=30).stdout.split()
+    return subprocess.run(
+        ["ls", *options, place], check=True, capture_output=True, text=True, timeout=30
+    ).stdout.split()
 
 
 def newer(place: Path, than: Path) -> set[str]:
-    command = ["find", place, "-mindepth", "1", "-maxdepth", "1", "-newer", than, "-printf", r"%f\n"]
-    return set(subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.split())
+    command = [
+        "find",
+        place,
+        "-mindepth",
+        "1",
+        "-maxdepth",
+        "1",
+        "-newer",
+        than,
+        "-printf",
+        r"%f\n",
+    ]
+    return set(
+        subprocess.run(
+            command, check=True, capture_output=True, text=True, timeout=30
+        ).stdout.split()
+    )
 
 
 def times(path: Path) -> tuple[int, int]:
@@ -26,7 +45,9 @@ def times(path: Path) -> tuple[int, int]:
 
 @pytest.mark.parametrize("options", ["requests=direct", "requests=pyfuse3"])
 def test_the_newest_snapshot_is_chosen_by_its_name(mount_volume: Any, options: str) -> None:
-    """In the ``.snap`` in which it was made: of the whole and of a directory, made by whatever way, as fast as can be."""
+    """In the ``.snap`` in which it was made: of the whole and of a directory, made by whatever way,
+    as fast as can be.
+    """
     mounted = mount_volume(options=options)
     (mounted / "d").mkdir()
     names = ["c", "a", "d", "b"]
@@ -43,14 +64,18 @@ def test_the_newest_snapshot_is_chosen_by_its_name(mount_volume: Any, options: s
         for number, name in enumerate(names):
             assert newer(mounted / ".snap", mounted / ".snap" / name) == set(names[number + 1 :])
         mounted.remount(options)
-    assert (mounted / ".snap/a/.snap/of a").stat().st_mtime_ns > (mounted / ".snap/0").stat().st_mtime_ns
+    assert (mounted / ".snap/a/.snap/of a").stat().st_mtime_ns > (
+        mounted / ".snap/0"
+    ).stat().st_mtime_ns
     mounted.run("snapshot", "rename", mounted.path, "c", "z")
     (mounted / ".snap/d").rmdir()
     assert listed(mounted / ".snap", "-tr") == ["z", "a", "b", "0"]
 
 
 def test_what_lies_below_has_the_times_of_the_snapshot(mounted: Any) -> None:
-    """Nor does going back bring them into the live tree, and a mount of the snapshot alone shows what its root had."""
+    """Nor does going back bring them into the live tree, and a mount of the snapshot alone shows
+    what its root had.
+    """
     paths = ["d", "d/e", "d/file"]
     (mounted / "d/e").mkdir(parents=True)
     (mounted / "d/file").write_text("x")
@@ -79,7 +104,14 @@ def test_a_backup_program_that_compares_times_takes_all_anew(mounted: Any, tmp_p
     mounted.snapshot("two")
 
     def backup(name: str) -> list[str]:
-        command = ["rsync", "-a", "--delete", "--out-format=%n", f"{mounted.view(name)}/", tmp_path / "backup"]
+        command = [
+            "rsync",
+            "-a",
+            "--delete",
+            "--out-format=%n",
+            f"{mounted.view(name)}/",
+            tmp_path / "backup",
+        ]
         out = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
         return [line for line in out.splitlines() if not line.endswith("/")]
 

@@ -1,4 +1,6 @@
-"""``.snap`` on a real mount: made, listed, entered, written, renamed, deleted and gone back to, by system calls alone."""
+"""``.snap`` on a real mount: made, listed, entered, written, renamed, deleted and gone back to, by
+system calls alone.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,15 @@ def fails(code: int, function: Callable[..., Any], *args: Any, **kwargs: Any) ->
 def in_user(path: Path, script: str, uid: int = USER) -> subprocess.CompletedProcess[str]:
     """Run a shell script as another user, in a directory that he need not be able to reach."""
     return subprocess.run(
-        ["bash", "-c", script], check=False, capture_output=True, text=True, timeout=60, cwd=path, user=uid, group=uid, extra_groups=[]
+        ["bash", "-c", script],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=path,
+        user=uid,
+        group=uid,
+        extra_groups=[],
     )
 
 
@@ -61,7 +71,12 @@ def test_it_is_in_every_directory_and_in_no_listing(top: Path) -> None:
         assert os.listdir(directory / ".snap") == []
         assert ".snap" not in os.listdir(directory)
         assert (directory / ".snap" / "..").stat().st_ino == directory.stat().st_ino
-    assert len({(directory / ".snap").stat().st_ino for directory in (top, top / "a", top / "a" / "b")}) == 3
+    assert (
+        len(
+            {(directory / ".snap").stat().st_ino for directory in (top, top / "a", top / "a" / "b")}
+        )
+        == 3
+    )
     fails(errno.ENOTDIR, os.stat, top / "file" / ".snap")
     fails(errno.ENOENT, os.stat, top / ".snap" / "missing")
     subprocess.run(["rm", "-r", top / "a"], check=True)
@@ -69,7 +84,9 @@ def test_it_is_in_every_directory_and_in_no_listing(top: Path) -> None:
 
 @pytest.mark.volume(options="snapshow")
 def test_it_is_met_by_whoever_copies_or_removes_a_directory_where_it_is_shown(top: Path) -> None:
-    """Shown is what people look at first, the mount's root; nothing that goes through a directory finds its snapshots."""
+    """Shown is what people look at first, the mount's root; nothing that goes through a directory
+    finds its snapshots.
+    """
     (top / "src" / "deep").mkdir(parents=True)
     (top / "src" / "deep" / "file").write_text("x")
     (top / ".snap" / "s").mkdir()
@@ -88,7 +105,9 @@ def test_it_is_met_by_whoever_copies_or_removes_a_directory_where_it_is_shown(to
 
 @pytest.mark.parametrize("loop", ["direct", "pyfuse3"])
 def test_a_name_means_one_thing_before_it_is_listed_and_another_after(loop: str, mounted) -> None:
-    """An entry of the volume that has the directory of snapshots' name is hidden, whatever is done first, and that is said."""
+    """An entry of the volume that has the directory of snapshots' name is hidden, whatever is done
+    first, and that is said.
+    """
     for directory in (mounted.path, mounted / "d"):
         (directory / ".zfs").mkdir(parents=True)
         (directory / ".zfs" / "real").touch()
@@ -168,7 +187,10 @@ def test_names_that_no_snapshot_can_have(name: bytes, code: int, top: Path) -> N
     snap = os.fsencode(top / ".snap")
     assert errno_of(os.mkdir, os.path.join(snap, name)) in (code, errno.EINVAL)
     os.mkdir(os.path.join(snap, b"good"))
-    assert errno_of(os.rename, os.path.join(snap, b"good"), os.path.join(snap, name)) in (code, errno.EINVAL)
+    assert errno_of(os.rename, os.path.join(snap, b"good"), os.path.join(snap, name)) in (
+        code,
+        errno.EINVAL,
+    )
     assert os.listdir(snap) == [b"good"]
 
 
@@ -184,7 +206,10 @@ def test_names_of_255_bytes_and_of_any_script(top: Path) -> None:
 def test_a_snapshot_has_everything_that_was_written_before(mounted) -> None:
     """A2: dirty pages that only the kernel has are in it, mapped ones included."""
     chunk = os.urandom(1 << 20)
-    with (mounted / "big").open("wb", buffering=0) as big, (mounted / "mapped").open("w+b") as mapped:
+    with (
+        (mounted / "big").open("wb", buffering=0) as big,
+        (mounted / "mapped").open("w+b") as mapped,
+    ):
         mapped.truncate(1 << 20)
         with mmap.mmap(mapped.fileno(), 1 << 20) as view:
             for number in range(24):
@@ -275,7 +300,9 @@ def test_a_snapshot_is_seen_from_every_directory_that_was_there(top: Path) -> No
     for directory, inside in ((top, "a/b/file"), (top / "a", "b/file"), (top / "a" / "b", "file")):
         assert os.listdir(directory / ".snap") == ["s"]
         assert (directory / ".snap" / "s" / inside).read_text() == "text"
-    assert (top / "a" / "b" / ".snap" / "s").stat().st_ino == (top / ".snap" / "s" / "a" / "b").stat().st_ino
+    assert (top / "a" / "b" / ".snap" / "s").stat().st_ino == (
+        top / ".snap" / "s" / "a" / "b"
+    ).stat().st_ino
 
 
 def test_taken_names_and_missing_ones(top: Path) -> None:
@@ -339,7 +366,9 @@ def test_what_is_open_in_a_deleted_snapshot_is_stale(how: str, mounted) -> None:
     assert (mounted / ".snap" / "s" / "d" / "file").stat().st_size == 100_000
 
 
-def test_numbers_of_a_deleted_snapshot_are_not_given_out_while_they_are_known(mounted, wait_until) -> None:
+def test_numbers_of_a_deleted_snapshot_are_not_given_out_while_they_are_known(
+    mounted, wait_until
+) -> None:
     (mounted / "file").write_text("first")
     (mounted / ".snap" / "s").mkdir()
     first = (mounted / ".snap" / "s" / "file").stat().st_ino
@@ -370,7 +399,10 @@ def test_space_comes_back_when_a_snapshot_is_deleted(mounted, wait_until) -> Non
     mounted.remount()
     held = os.statvfs(mounted.path).f_bfree
     (mounted / ".snap" / "s").rmdir()
-    wait_until(lambda: os.statvfs(mounted.path).f_bfree > held + 1000, what="the space of the deleted snapshot")
+    wait_until(
+        lambda: os.statvfs(mounted.path).f_bfree > held + 1000,
+        what="the space of the deleted snapshot",
+    )
 
 
 @needs_root
@@ -380,7 +412,14 @@ def test_only_owners_make_and_delete_snapshots(top: Path) -> None:
     os.chown(top / "theirs", USER, USER)
     (top / "mine").mkdir()
     (top / "theirs" / ".snap" / "roots").mkdir()
-    assert in_user(top, "mkdir theirs/.snap/own && rmdir theirs/.snap/own && mv theirs/.snap/roots theirs/.snap/moved").returncode == 0
+    assert (
+        in_user(
+            top,
+            "mkdir theirs/.snap/own && rmdir theirs/.snap/own && mv theirs/.snap/roots "
+            "theirs/.snap/moved",
+        ).returncode
+        == 0
+    )
     assert in_user(top, "rmdir theirs/.snap/moved").returncode == 0
     for script in ("mkdir mine/.snap/x", "mkdir .snap/x"):
         assert in_user(top, script).returncode == 1
@@ -420,7 +459,9 @@ def test_many_at_once(mounted) -> None:
     for thread in threads:
         thread.join(120)
     assert outcomes == [0] * 30
-    assert all(os.listdir(mounted / f"d{number}" / ".snap") == [f"s{number}"] for number in range(30))
+    assert all(
+        os.listdir(mounted / f"d{number}" / ".snap") == [f"s{number}"] for number in range(30)
+    )
 
 
 # --- inside ---------------------------------------------------------------------------------------
@@ -537,7 +578,9 @@ def tree(top: Path) -> dict[str, bytes | None]:
 
 
 def test_a_live_restore_is_seen_at_once_whatever_the_kernel_has_cached(mounted) -> None:
-    """A10: names, sizes, contents, missing names and listings, all of which the kernel believes for long."""
+    """A10: names, sizes, contents, missing names and listings, all of which the kernel believes for
+    long.
+    """
     (mounted / "d" / "e").mkdir(parents=True)
     (mounted / "grows").write_bytes(b"short")
     (mounted / "shrinks").write_bytes(b"x" * 50_000)
@@ -597,7 +640,10 @@ def test_files_that_are_open_during_a_restore_do_no_harm(mounted) -> None:
     (mounted / ".snap" / "s").mkdir()
     (mounted / "changed").write_bytes(b"newer")
     (mounted / "added").write_bytes(b"added")
-    with (mounted / "changed").open("r+b", buffering=0) as changed, (mounted / "same").open("r+b", buffering=0) as same:
+    with (
+        (mounted / "changed").open("r+b", buffering=0) as changed,
+        (mounted / "same").open("r+b", buffering=0) as same,
+    ):
         added = os.open(mounted / "added", os.O_RDWR)
         mounted.run("restore", mounted.path, "s")
         assert same.read() == b"same"

@@ -1,4 +1,6 @@
-"""Space on a real mount: figures that agree with df(1) and with what deleting does; snapshots that go by themselves when space runs out."""
+"""Space on a real mount: figures that agree with df(1) and with what deleting does; snapshots that
+go by themselves when space runs out.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,19 @@ MIB = 1 << 20
 
 
 def df(mounted, target: object = None, *names: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(mounted.run("df", target or mounted.path, *names, "--json").stdout)
+    found: dict[str, Any] = json.loads(
+        mounted.run("df", target or mounted.path, *names, "--json").stdout
+    )
     return found
 
 
 def snapshots(mounted, target: object = None) -> dict[str, dict[str, Any]]:
-    return {one["name"]: one for one in json.loads(mounted.run("snapshot", "list", target or mounted.path, "--json").stdout)}
+    return {
+        one["name"]: one
+        for one in json.loads(
+            mounted.run("snapshot", "list", target or mounted.path, "--json").stdout
+        )
+    }
 
 
 def rewrite(path: Path, start: int = 0, size: int = MIB) -> None:
@@ -30,7 +39,9 @@ def rewrite(path: Path, start: int = 0, size: int = MIB) -> None:
 
 
 def story(mounted) -> None:
-    """Four snapshots: each shares something with its neighbours, one was written, one is a copy of another."""
+    """Four snapshots: each shares something with its neighbours, one was written, one is a copy of
+    another.
+    """
     rewrite(mounted / "file", size=4 * MIB)
     for number, name in enumerate(["one", "two", "three"]):
         mounted.snapshot(name)
@@ -41,7 +52,11 @@ def story(mounted) -> None:
 
 def statfs(mounted) -> tuple[int, int, int]:
     found = os.statvfs(mounted.path)
-    return found.f_blocks * found.f_frsize, found.f_bfree * found.f_frsize, found.f_bavail * found.f_frsize
+    return (
+        found.f_blocks * found.f_frsize,
+        found.f_bfree * found.f_frsize,
+        found.f_bavail * found.f_frsize,
+    )
 
 
 def idle(mounted) -> bool:
@@ -49,14 +64,21 @@ def idle(mounted) -> bool:
 
 
 def test_df_contradicts_the_figures(mounted) -> None:
-    """E: the parts add up to the size; statfs(2) and df(1) say the same, with data that the kernel still held back."""
+    """E: the parts add up to the size; statfs(2) and df(1) say the same, with data that the kernel
+    still held back.
+    """
     story(mounted)
     parts = df(mounted)["volume"]
     size = parts.pop("size")
     assert sum(parts.values()) == size
     assert parts["due"] == 0
     assert statfs(mounted) == (size, parts["reserved"] + parts["available"], parts["available"])
-    line = subprocess.run(["df", "-B1", "--output=size,used,avail", mounted.path], check=True, capture_output=True, text=True).stdout
+    line = subprocess.run(
+        ["df", "-B1", "--output=size,used,avail", mounted.path],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
     used = parts["present"] + parts["snapshots"] + parts["leaving"] + parts["tables"]
     assert [int(word) for word in line.splitlines()[1].split()] == [size, used, parts["available"]]
     assert 4 * MIB <= parts["present"] < 5 * MIB
@@ -64,12 +86,16 @@ def test_df_contradicts_the_figures(mounted) -> None:
 
 
 def test_the_image_says_something_else_than_the_mount(mounted) -> None:
-    """E: the same figures for TARGET as a path inside, as the image that is mounted, and as the image at rest."""
+    """E: the same figures for TARGET as a path inside, as the image that is mounted, and as the
+    image at rest.
+    """
     story(mounted)
     before = df(mounted)
     assert df(mounted, mounted.image) == before
     listed = snapshots(mounted)
-    assert {name: one["only_here"] for name, one in listed.items()} == {one["name"]: one["only_here"] for one in before["snapshots"]}
+    assert {name: one["only_here"] for name, one in listed.items()} == {
+        one["name"]: one["only_here"] for one in before["snapshots"]
+    }
     mounted.unmount()
     after = df(mounted, mounted.image)
     assert after["snapshots"] == before["snapshots"]
@@ -77,14 +103,23 @@ def test_the_image_says_something_else_than_the_mount(mounted) -> None:
         assert after["volume"][part] == before["volume"][part]
 
 
-@pytest.mark.parametrize("chosen", [["one"], ["copy"], ["two", "copy"], ["one", "two", "three", "copy"]], ids="+".join)
-def test_a_dry_run_promises_something_else_than_it_frees(chosen: list[str], mounted, wait_until) -> None:
+@pytest.mark.parametrize(
+    "chosen", [["one"], ["copy"], ["two", "copy"], ["one", "two", "three", "copy"]], ids="+".join
+)
+def test_a_dry_run_promises_something_else_than_it_frees(
+    chosen: list[str], mounted, wait_until
+) -> None:
     """E: byte for byte. Nothing is deleted by the dry run, and afterwards all of them are gone."""
     story(mounted)
-    told = json.loads(mounted.run("snapshot", "delete", "--dry-run", "--json", mounted.path, *chosen).stdout)
+    told = json.loads(
+        mounted.run("snapshot", "delete", "--dry-run", "--json", mounted.path, *chosen).stdout
+    )
     assert (told["dry_run"], told["names"], told["refused"]) == (True, chosen, [])
     assert told["frees"] == df(mounted, None, *chosen)["frees"] > 0
-    assert f"({told['frees']} bytes)" in mounted.run("snapshot", "delete", "--dry-run", mounted.path, *chosen).stdout
+    assert (
+        f"({told['frees']} bytes)"
+        in mounted.run("snapshot", "delete", "--dry-run", mounted.path, *chosen).stdout
+    )
     if len(chosen) == 1:
         assert told["frees"] == snapshots(mounted)[chosen[0]]["only_here"]
     before, (_, free, _) = df(mounted)["volume"], statfs(mounted)
@@ -109,7 +144,10 @@ def test_one_that_cannot_be_deleted_saves_the_others(mounted) -> None:
     assert f"2 snapshots would free {frees / MIB:.1f} MiB ({frees} bytes)" in dry.stdout
     real = mounted.run(*words, code=1)
     assert dry.stderr == real.stderr
-    assert [("held" in line, "nothing" in line) for line in real.stderr.splitlines()] == [(True, False), (False, True)]
+    assert [("held" in line, "nothing" in line) for line in real.stderr.splitlines()] == [
+        (True, False),
+        (False, True),
+    ]
     assert set(snapshots(mounted)) == {"two", "copy"}
 
 
@@ -117,7 +155,8 @@ def test_df_prints_what_nobody_understands(mounted) -> None:
     story(mounted)
     lines = mounted.run("df", mounted.path).stdout.splitlines()
     assert [line.partition(":")[0] for line in lines] == [
-        "Size", "Used by the present", "Only by snapshots", "Being freed", "The volume's tables", "Reserved", "Available",
+        "Size", "Used by the present", "Only by snapshots", "Being freed", "The volume's tables",
+        "Reserved", "Available",
     ]  # fmt: skip
     table = mounted.run("df", mounted.path, "one", "two").stdout
     assert table.splitlines()[0].split() == ["NAME", "REFERS", "ONLY", "HERE"]
@@ -150,7 +189,9 @@ def policy_rounds(mounted, names: list[str], size: int = 4 * MIB) -> None:
 
 @pytest.mark.volume(size="64M", options="autodelete=oldest,autodelete_below=25,commit=0.1")
 def test_old_snapshots_outlive_the_space_that_is_needed(mounted, wait_until) -> None:
-    """E: below the percentage the oldest of a policy go, as if somebody had removed them; those of people stay."""
+    """E: below the percentage the oldest of a policy go, as if somebody had removed them; those of
+    people stay.
+    """
     rewrite(mounted / "file", size=4 * MIB)
     by_hand = mounted.snapshot("by-hand")
     policy_rounds(mounted, ["p1", "p2", "held", "p3"])
@@ -159,7 +200,12 @@ def test_old_snapshots_outlive_the_space_that_is_needed(mounted, wait_until) -> 
     rewrite(mounted / "much", size=28 * MIB)
     wait_until(lambda: "p1" not in snapshots(mounted), what="the oldest snapshot is deleted")
     size, _, _ = statfs(mounted)
-    wait_until(lambda: statfs(mounted)[2] * 100 >= 25 * size or set(snapshots(mounted)) == {"by-hand", "held"}, what="there is room again")
+    wait_until(
+        lambda: (
+            statfs(mounted)[2] * 100 >= 25 * size or set(snapshots(mounted)) == {"by-hand", "held"}
+        ),
+        what="there is room again",
+    )
     assert not mounted.view("p1").exists()
     assert {"by-hand", "held"} <= set(snapshots(mounted))
     assert os.path.getsize(by_hand / "file") == 4 * MIB
@@ -167,7 +213,9 @@ def test_old_snapshots_outlive_the_space_that_is_needed(mounted, wait_until) -> 
 
 @pytest.mark.volume(size="64M", options="autodelete=oldest,autodelete_below=0")
 def test_a_write_finds_no_space_although_snapshots_could_go(mounted) -> None:
-    """E: before ENOSPC, also for what the kernel has already accepted; nothing that was written is lost."""
+    """E: before ENOSPC, also for what the kernel has already accepted; nothing that was written is
+    lost.
+    """
     policy_rounds(mounted, ["p1", "p2", "p3", "p4"])
     _, _, available = statfs(mounted)
     content = os.urandom(available // MIB * MIB + 6 * MIB)
@@ -187,11 +235,16 @@ def test_a_write_finds_no_space_although_snapshots_could_go(mounted) -> None:
 
 @pytest.mark.volume(size="64M", options="autodelete=oldest,autodelete_below=0")
 def test_a_writer_in_the_snapshot_that_goes_hangs(mounted) -> None:
-    """The kernel must let go of the snapshot's files, and one of them may be the one whose write makes it go."""
+    """The kernel must let go of the snapshot's files, and one of them may be the one whose write
+    makes it go.
+    """
     policy_rounds(mounted, ["p1", "p2"])
     _, _, available = statfs(mounted)
     rewrite(mounted / "filler", size=available // MIB * MIB)
-    with pytest.raises(OSError), (mounted.view("p1") / "file").open("r+b") as file:  # ESTALE: it is gone, as if somebody had removed it
+    with (
+        pytest.raises(OSError),
+        (mounted.view("p1") / "file").open("r+b") as file,
+    ):  # ESTALE: it is gone, as if somebody had removed it
         for start in range(0, 16 * MIB, MIB):
             os.pwrite(file.fileno(), os.urandom(MIB), 8 * MIB + start)
             os.fsync(file.fileno())
@@ -201,5 +254,9 @@ def test_a_writer_in_the_snapshot_that_goes_hangs(mounted) -> None:
 
 def test_autodelete_options_that_cannot_be_are_believed(mounted) -> None:
     mounted.unmount()
-    for options in ("autodelete=newest", "autodelete=oldest,autodelete_below=100", "autodelete_below=5"):
+    for options in (
+        "autodelete=newest",
+        "autodelete=oldest,autodelete_below=100",
+        "autodelete_below=5",
+    ):
         assert mounted.mount(options, code=1).stderr.count("\n") == 1

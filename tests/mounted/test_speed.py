@@ -1,7 +1,8 @@
-"""What speed depends on, in numbers that are the same on every machine: requests per operation, and what snapshots cost on a larger volume.
+"""What speed depends on, in numbers that are the same on every machine: requests per operation, and
+what snapshots cost on a larger volume.
 
-Times are compared only with the empty filesystem of ``make bench``, in the same moment and with wide margins. How fast snapfs is, is
-measured by ``make bench``.
+Times are compared only with the empty filesystem of ``make bench``, in the same moment and with
+wide margins. How fast snapfs is, is measured by ``make bench``.
 """
 
 from __future__ import annotations
@@ -34,10 +35,18 @@ FILES = 100
 BLOCK, MIB = 1 << 12, 1 << 20
 LARGE = 16
 
-#: Requests for ``FILES`` files, or ``LARGE`` MiB, by kind: exactly so many. What is not named does not come at all.
+#: Requests for ``FILES`` files, or ``LARGE`` MiB, by kind: exactly so many. What is not named does
+#: not come at all.
 EXPECTED: dict[str, dict[str, int]] = {
     "create": {"lookup": FILES, "create": FILES, "release": FILES, "getattr": FILES},
-    "create and write": {"lookup": FILES, "create": FILES, "getxattr": FILES, "write": FILES, "release": FILES, "getattr": FILES},
+    "create and write": {
+        "lookup": FILES,
+        "create": FILES,
+        "getxattr": FILES,
+        "write": FILES,
+        "release": FILES,
+        "getattr": FILES,
+    },
     "stat after create": {"getattr": FILES},
     "stat again": {},
     "list and stat": {"lookup": 1, "opendir": 1, "readdir": 2, "releasedir": 1},
@@ -53,8 +62,8 @@ EXPECTED: dict[str, dict[str, int]] = {
 #: Looks at the counts, all the same, after which no more requests come.
 QUIET = 5
 
-#: Not compared: the kernel says in its own time what it forgets, and whether it has to send a time of modification depends on whether the
-#: clock has ticked since the file was made.
+#: Not compared: the kernel says in its own time what it forgets, and whether it has to send a time
+#: of modification depends on whether the clock has ticked since the file was made.
 FREE = {"forget": tuple(EXPECTED), "setattr": ("create and write", "sequential write, fsync")}
 
 
@@ -67,7 +76,9 @@ class Counting:
         self.found: dict[str, dict[str, int]] = {}
 
     def requests(self) -> dict[str, int]:
-        """Once no more come: nobody waits for some of them, such as those that end the use of a file."""
+        """Once no more come: nobody waits for some of them, such as those that end the use of a
+        file.
+        """
         seen: list[dict[str, int]] = []
 
         def is_quiet() -> bool:
@@ -82,10 +93,16 @@ class Counting:
         before = self.requests()
         yield
         after = {kind: number - before.get(kind, 0) for kind, number in self.requests().items()}
-        self.found[what] = {kind: number for kind, number in after.items() if number and what not in FREE.get(kind, ())}
+        self.found[what] = {
+            kind: number
+            for kind, number in after.items()
+            if number and what not in FREE.get(kind, ())
+        }
 
     def each(self, what: str, items: Sequence[T], work: Callable[[T], object]) -> None:
-        """Count for all of them but the first, with which the kernel learns what it remembers from then on."""
+        """Count for all of them but the first, with which the kernel learns what it remembers from
+        then on.
+        """
         work(items[0])
         with self.count(what):
             for item in items[1:]:
@@ -152,7 +169,9 @@ def test_an_operation_takes_more_requests_than_it_has_to(mounted, wait_until) ->
         list_and_stat(full)
         requests.each("open and read, cold", fulls, read)
         requests.each("open and read, warm", fulls, read)
-        requests.each("rename", list(zip(fulls, moved, strict=True)), lambda names: os.rename(*names))
+        requests.each(
+            "rename", list(zip(fulls, moved, strict=True)), lambda names: os.rename(*names)
+        )
         requests.each("unlink", moved, os.unlink)
         descriptor = os.open(mounted / "large", os.O_RDONLY)
         with requests.count("sequential read, cold"):
@@ -172,7 +191,8 @@ def test_an_operation_takes_more_requests_than_it_has_to(mounted, wait_until) ->
 
 # --- growth ---------------------------------------------------------------------------------------
 
-#: Files, and MiB of one more, of the small volume. So many that the trees of both volumes have the same number of levels.
+#: Files, and MiB of one more, of the small volume. So many that the trees of both volumes have the
+#: same number of levels.
 SMALL_FILES, SMALL_MIB = 5000, 8
 IN_DIRECTORY = 500
 TIMES = 20
@@ -189,7 +209,9 @@ def make_volume(image: Path, times: int) -> None:
         fs = Filesystem(volume)
 
         def make(parent: int, name: str, mode: int) -> int:
-            return drive(volume, fs.make, fs.base, parent, name.encode(), mode, os.geteuid(), os.getegid()).ino
+            return drive(
+                volume, fs.make, fs.base, parent, name.encode(), mode, os.geteuid(), os.getegid()
+            ).ino
 
         for start in range(0, SMALL_FILES * times, IN_DIRECTORY):
             directory = make(ids.ROOT_INO, f"directory-{start}", stat.S_IFDIR | 0o755)
@@ -208,7 +230,9 @@ def change(top: Path) -> None:
     """As much on every volume."""
     dice = random.Random(2)
     for number in range(0, SMALL_FILES, 100):
-        (top / f"directory-{number // IN_DIRECTORY * IN_DIRECTORY}" / f"file-{number}").write_bytes(dice.randbytes(BLOCK))
+        (top / f"directory-{number // IN_DIRECTORY * IN_DIRECTORY}" / f"file-{number}").write_bytes(
+            dice.randbytes(BLOCK)
+        )
     with (top / "large").open("r+b") as file:
         for block in dice.sample(range(SMALL_MIB * MIB // BLOCK), 20):
             os.pwrite(file.fileno(), dice.randbytes(BLOCK), block * BLOCK)
@@ -224,7 +248,10 @@ def blocks_moved(mounted, wait_until) -> dict[str, tuple[int, int]]:
 
         def counters() -> tuple[int, int]:
             """When nothing is left to be done in the background."""
-            wait_until(lambda: client.call("df")["volume"]["leaving"] == 0, what="that deleted snapshots leave")
+            wait_until(
+                lambda: client.call("df")["volume"]["leaving"] == 0,
+                what="that deleted snapshots leave",
+            )
             values = client.call("info")["counters"]
             return values["blocks_read"], values["blocks_written"]
 
@@ -251,21 +278,25 @@ def blocks_moved(mounted, wait_until) -> dict[str, tuple[int, int]]:
 
 @pytest.mark.slow
 def test_snapshots_cost_more_on_a_larger_volume(images, mount_volume, wait_until) -> None:
-    """I9: what is read and written is the same where there is 20 times as much, but for a few blocks that do not grow.
+    """I9: what is read and written is the same where there is 20 times as much, but for a few
+    blocks that do not grow.
 
-    They are the groups in which the blocks lie that a restore binds to the state from before, and what of the work behind comes with
-    which commit.
+    They are the groups in which the blocks lie that a restore binds to the state from before, and
+    what of the work behind comes with which commit.
     """
     found = []
     for times in (1, TIMES):
         image = images.make(f"{64 * times}M", name=f"of{times}.img")
         make_volume(image, times)
-        mounted = mount_volume(image, options="commit=3600")  # no other commits than those that are caused
+        mounted = mount_volume(
+            image, options="commit=3600"
+        )  # no other commits than those that are caused
         found.append(blocks_moved(mounted, wait_until))
         mounted.unmount()
     print(found)
     small, large = found
-    # The root's names are looked at for one that the directory of snapshots hides: a larger root has one more block on the way to it.
+    # The root's names are looked at for one that the directory of snapshots hides: a larger root
+    # has one more block on the way to it.
     (more, written), (less, _) = large["mount"], small["mount"]
     assert (more <= less + 1, written) == (True, 0)
     for what, moved in large.items():
@@ -273,12 +304,20 @@ def test_snapshots_cost_more_on_a_larger_volume(images, mount_volume, wait_until
             assert more <= less + PLACING, what
 
 
-# --- beside the empty filesystem --------------------------------------------------------------------
+# --- beside the empty filesystem ------------------------------------------------------------------
 
-#: Of the speed of the empty filesystem. It does nothing but answer, and does not look for requests before it sleeps as snapfs does.
-AT_LEAST = {"create": 0.3, "open and read": 0.3, "rename": 0.25, "unlink": 0.25, "sequential write": 0.15}
+#: Of the speed of the empty filesystem. It does nothing but answer, and does not look for requests
+#: before it sleeps as snapfs does.
+AT_LEAST = {
+    "create": 0.3,
+    "open and read": 0.3,
+    "rename": 0.25,
+    "unlink": 0.25,
+    "sequential write": 0.15,
+}
 
-#: Measurements of both, of which the best of each counts: another process may have had the processor.
+#: Measurements of both, of which the best of each counts: another process may have had the
+#: processor.
 TRIES = 6
 
 
@@ -288,7 +327,9 @@ def empty_filesystem(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "empty"
     path.mkdir()
     script = Path(__file__).parents[1] / "benchmarks" / "empty_filesystem.py"
-    with subprocess.Popen([sys.executable, script, path], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, script, path], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         try:
@@ -326,14 +367,18 @@ def speeds(top: Path) -> dict[str, float]:
 
 
 @pytest.mark.volume(size="256M")
-def test_it_is_several_times_slower_than_a_filesystem_that_does_nothing(mounted, empty_filesystem: Path) -> None:
+def test_it_is_several_times_slower_than_a_filesystem_that_does_nothing(
+    mounted, empty_filesystem: Path
+) -> None:
     best: dict[Path, dict[str, float]] = {mounted.path: {}, empty_filesystem: {}}
     ratios: dict[str, float] = {}
     for _ in range(TRIES):
         for top, fastest in best.items():
             for what, speed in speeds(top).items():
                 fastest[what] = max(speed, fastest.get(what, 0))
-        ratios = {what: speed / best[empty_filesystem][what] for what, speed in best[mounted.path].items()}
+        ratios = {
+            what: speed / best[empty_filesystem][what] for what, speed in best[mounted.path].items()
+        }
     print(ratios)
     assert not {what: ratio for what, ratio in ratios.items() if ratio < AT_LEAST[what]}
 
@@ -343,7 +388,19 @@ def test_the_benchmark_does_not_run(tmp_path: Path) -> None:
     """One short scene on two targets: with numbers, a picture and a table."""
     script = Path(__file__).parents[1] / "benchmarks" / "bench.py"
     numbers, picture = tmp_path / "numbers.json", tmp_path / "picture.svg"
-    command = [sys.executable, script, "--quick", "--rounds", "1", "--targets", "host", "--rows", "*tree*", "--directory", tmp_path]
+    command = [
+        sys.executable,
+        script,
+        "--quick",
+        "--rounds",
+        "1",
+        "--targets",
+        "host",
+        "--rows",
+        "*tree*",
+        "--directory",
+        tmp_path,
+    ]
     command += ["--json", numbers, "--picture", picture]
     result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr

@@ -1,4 +1,6 @@
-"""A daemon that does not answer: whoever waits is told what for, may set a limit, and can always give up."""
+"""A daemon that does not answer: whoever waits is told what for, may set a limit, and can always
+give up.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ from snapfs.fuse.options import MountOptions
 #: Far more than any of these commands needs: to give up, or to be interrupted.
 LIMIT = 60.0
 
-TIMED_OUT = r"snapfs: .*(said nothing about '[a-z.]+'|not answered the kernel) for 0\.2 seconds, as --timeout allows.*\n"
+TIMED_OUT = (
+    r"snapfs: .*(said nothing about '[a-z.]+'|not answered the kernel) for 0\.2 seconds, as "
+    r"--timeout allows.*\n"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +38,9 @@ def _heard() -> Iterator[None]:
 
 @pytest.fixture
 def stopped(mounted) -> Iterator[Any]:
-    """A mounted volume with a snapshot, whose daemon is stopped; ``mounted.daemon`` is its process."""
+    """A mounted volume with a snapshot, whose daemon is stopped;
+    ``mounted.daemon`` is its process.
+    """
     (mounted / "d" / "e").mkdir(parents=True)
     mounted.snapshot("s")
     mounted.daemon = mounted.pid
@@ -72,7 +79,12 @@ def test_commands_wait_for_ever(stopped, tmp_path: Path, snapfs_command) -> None
         ("scrub", path),
     ]
     running = [
-        subprocess.Popen(snapfs_command(*words, "--timeout", "0.2"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            snapfs_command(*words, "--timeout", "0.2"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for words in commands
     ]
     for words, process in zip(commands, running, strict=True):
@@ -80,12 +92,17 @@ def test_commands_wait_for_ever(stopped, tmp_path: Path, snapfs_command) -> None
             out, err = process.communicate(timeout=LIMIT)
         assert (process.returncode, out) == (1, ""), words
         assert re.fullmatch(
-            r"snapfs: .*(said nothing about '[a-z.]+'|not answered the kernel) for 0\.2 seconds, as --timeout allows.*\n", err
+            r"snapfs: .*(said nothing about '[a-z.]+'|not answered the kernel) for 0\.2 "
+            r"seconds, as --timeout allows.*\n",
+            err,
         ), (
             words,
             err,
         )
-        assert err.startswith(f"snapfs: the daemon (process {stopped.daemon}, which is stopped") or "answered the kernel" in err
+        assert (
+            err.startswith(f"snapfs: the daemon (process {stopped.daemon}, which is stopped")
+            or "answered the kernel" in err
+        )
     os.kill(stopped.daemon, signal.SIGCONT)
     assert stopped.run("info", path, "--timeout", "100").stdout
     for name in ("n", "t"):  # what was asked for may be done all the same, later
@@ -93,13 +110,22 @@ def test_commands_wait_for_ever(stopped, tmp_path: Path, snapfs_command) -> None
 
 
 @pytest.mark.parametrize("where", ["", "d/e"])
-def test_a_command_waits_without_a_word_or_cannot_be_interrupted(stopped, where: str, snapfs_command) -> None:
+def test_a_command_waits_without_a_word_or_cannot_be_interrupted(
+    stopped, where: str, snapfs_command
+) -> None:
     command = snapfs_command("snapshot", "list", stopped.path / where)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stderr is not None
         line = process.stderr.readline()  # comes while the command waits
         assert line.startswith("snapfs: waiting for the daemon")
-        assert where or f"process {stopped.daemon}, which is stopped: 'kill -CONT {stopped.daemon}' lets it go on" in line
+        assert (
+            where
+            or f"process {stopped.daemon}, which is stopped: 'kill -CONT {stopped.daemon}' "
+            "lets it go on"
+            in line
+        )
         start = time.monotonic()
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=LIMIT)
@@ -107,9 +133,13 @@ def test_a_command_waits_without_a_word_or_cannot_be_interrupted(stopped, where:
         assert time.monotonic() - start < LIMIT / 2
 
 
-def test_an_interrupted_copy_asks_the_daemon_for_ever(stopped, tmp_path: Path, snapfs_command) -> None:
+def test_an_interrupted_copy_asks_the_daemon_for_ever(
+    stopped, tmp_path: Path, snapfs_command
+) -> None:
     command = snapfs_command("copy", stopped.path, tmp_path / "copy.img")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stderr is not None
         assert "waiting for the daemon" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
@@ -122,7 +152,13 @@ def test_a_second_mount_waits_for_a_daemon_that_is_stopped(stopped, monkeypatch)
     options = MountOptions()
     daemon = beside.running(str(stopped.image), options)
     assert daemon is not None
-    with daemon, pytest.raises(CommandFailed, match=f"in use: process {stopped.daemon} has it mounted, and does not answer") as caught:
+    with (
+        daemon,
+        pytest.raises(
+            CommandFailed,
+            match=f"in use: process {stopped.daemon} has it mounted, and does not answer",
+        ) as caught,
+    ):
         beside.check(daemon, str(stopped.image), options, foreground=False)
     assert caught.value.code == 32
 
@@ -130,7 +166,10 @@ def test_a_second_mount_waits_for_a_daemon_that_is_stopped(stopped, monkeypatch)
 def test_a_daemon_that_goes_on_is_not_waited_for(stopped, snapfs_command) -> None:
     """What was waited for comes, whatever has been said meanwhile."""
     with subprocess.Popen(
-        snapfs_command("snapshot", "list", stopped.path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        snapfs_command("snapshot", "list", stopped.path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stderr is not None
         assert "waiting" in process.stderr.readline()

@@ -1,6 +1,8 @@
-"""Set-id bits, capabilities and devices in snapshots: what was taken away in the live tree does not go on working in ``.snap``.
+"""Set-id bits, capabilities and devices in snapshots: what was taken away in the live tree does not
+go on working in ``.snap``.
 
-It stays stored all the same, and comes back with a restore; unless somebody has changed the file meanwhile.
+It stays stored all the same, and comes back with a restore; unless somebody has changed the file
+meanwhile.
 """
 
 from __future__ import annotations
@@ -17,18 +19,29 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes set-id programs of others, and devices")
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root makes set-id programs of others, and devices"
+)
 
 USER, GROUP = 1001, 1002
 
-#: ``cap_net_raw+ep``, as it is stored: revision 2 with the effective flag, permitted and inheritable, twice.
+#: ``cap_net_raw+ep``, as it is stored: revision 2 with the effective flag, permitted and
+#: inheritable, twice.
 CAPABILITY = struct.pack("<IIIII", 0x0200_0001, 1 << 13, 0, 0, 0)
 CAPABILITY_NAME = "security.capability"
 
 
 def output(directory: Path, *command: str) -> str:
     result = subprocess.run(
-        command, cwd=directory, user=USER, group=GROUP, extra_groups=[], check=True, capture_output=True, text=True, timeout=30
+        command,
+        cwd=directory,
+        user=USER,
+        group=GROUP,
+        extra_groups=[],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=30,
     )
     return result.stdout.strip()
 
@@ -39,7 +52,11 @@ def acts_as(directory: Path) -> int:
 
 def may_do(directory: Path) -> int:
     """The effective capabilities of a program there."""
-    (line,) = [line for line in output(directory, "./cat", "/proc/self/status").splitlines() if line.startswith("CapEff:")]
+    (line,) = [
+        line
+        for line in output(directory, "./cat", "/proc/self/status").splitlines()
+        if line.startswith("CapEff:")
+    ]
     return int(line.split()[1], 16)
 
 
@@ -103,11 +120,15 @@ def has_nothing(directory: Path) -> None:
         os.getxattr(directory / "cat", CAPABILITY_NAME)
     assert opens(directory / "null") == errno.ENXIO
     assert stat.S_ISCHR((directory / "null").stat().st_mode)
-    assert mode_of(directory / "shared") == 0o2775, "on a directory the bit says whose files are made there"
+    assert mode_of(directory / "shared") == 0o2775, (
+        "on a directory the bit says whose files are made there"
+    )
 
 
 @pytest.mark.parametrize("requests", ["direct", "pyfuse3"])
-def test_what_root_has_taken_away_goes_on_working_in_a_snapshot(mount_volume: Callable[..., Any], requests: str) -> None:
+def test_what_root_has_taken_away_goes_on_working_in_a_snapshot(
+    mount_volume: Callable[..., Any], requests: str
+) -> None:
     mounted = mount_volume(options=f"allow_other,requests={requests}")
     top = mounted / "u"
     top.mkdir()
@@ -130,7 +151,9 @@ def test_what_root_has_taken_away_goes_on_working_in_a_snapshot(mount_volume: Ca
 
 
 def test_who_wants_them_honoured_or_stored_away_does_not_get_them(mounted: Any) -> None:
-    """An option shows them; so does a mount in which the kernel honours nothing of the kind: a backup is complete there."""
+    """An option shows them; so does a mount in which the kernel honours nothing of the kind: a
+    backup is complete there.
+    """
     fill(mounted.path)
     mounted.snapshot("s")
     mounted.remount("allow_other,snapsuid")
@@ -142,7 +165,10 @@ def test_who_wants_them_honoured_or_stored_away_does_not_get_them(mounted: Any) 
         assert may_do(directory) == 0
         assert opens(directory / "null") == errno.EACCES
     mounted.remount("allow_other,nosuid")
-    assert (mode_of(mounted.view("s") / "id"), opens(mounted.view("s") / "null")) == (0o6755, errno.ENXIO)
+    assert (mode_of(mounted.view("s") / "id"), opens(mounted.view("s") / "null")) == (
+        0o6755,
+        errno.ENXIO,
+    )
     mounted.remount("allow_other,snapshot=s")
     has_nothing(mounted.path)
     mounted.remount("allow_other,snapshot=s,nosuid,nodev")
@@ -161,7 +187,11 @@ def test_a_mode_written_back_through_a_snapshot_loses_what_it_did_not_show(mount
     mounted.remount()
     assert stored(view / "id") == 0o6775
     mounted.run("restore", mounted.path, "s")
-    assert (mode_of(mounted / "id"), mode_of(mounted / "cat"), mode_of(mounted / "shared")) == (0o6775, 0o4700, 0o755)
+    assert (mode_of(mounted / "id"), mode_of(mounted / "cat"), mode_of(mounted / "shared")) == (
+        0o6775,
+        0o4700,
+        0o755,
+    )
     assert os.getxattr(mounted / "cat", CAPABILITY_NAME) == CAPABILITY
 
 
@@ -175,8 +205,12 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("options", ["writeback=on", "writeback=off", "requests=pyfuse3"])
-def test_a_program_that_was_changed_in_a_snapshot_comes_back_with_its_rights(mount_volume: Callable[..., Any], options: str) -> None:
-    """The kernel does not know of them there, so it does not take them away from what somebody has written."""
+def test_a_program_that_was_changed_in_a_snapshot_comes_back_with_its_rights(
+    mount_volume: Callable[..., Any], options: str
+) -> None:
+    """The kernel does not know of them there, so it does not take them away from what somebody has
+    written.
+    """
     mounted = mount_volume(options=f"allow_other,{options}")
     for name in CHANGES:
         (mounted / name).write_bytes(b"program" * 2000)

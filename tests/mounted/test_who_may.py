@@ -1,4 +1,6 @@
-"""Who may do what: the image, the control socket, snapshots by whatever way, and what is inside snapshots."""
+"""Who may do what: the image, the control socket, snapshots by whatever way, and what is inside
+snapshots.
+"""
 
 from __future__ import annotations
 
@@ -31,14 +33,18 @@ with_others = pytest.mark.volume(options="allow_other")
 
 libc = ctypes.CDLL(None, use_errno=True)
 
-#: Runs the command line as another user; the interpreter may lie where that user has no access, so all is loaded before.
+#: Runs the command line as another user; the interpreter may lie where that user has no access, so
+#: all is loaded before.
 AS_SOMEBODY = """
 import os, sys
-import shutil, subprocess, json, logging.handlers, socket, argparse, getopt, pwd, encodings.idna, encodings.ascii
+import shutil, subprocess, json, logging.handlers, socket
+import argparse, getopt, pwd, encodings.idna, encodings.ascii
 import trio, pyfuse3, rich.table, rich.console
-import snapfs.cli.main, snapfs.cli.mkfs, snapfs.cli.mount, snapfs.cli.umount, snapfs.cli.snapshot, snapfs.cli.restore, snapfs.cli.info
+import snapfs.cli.main, snapfs.cli.mkfs, snapfs.cli.mount
+import snapfs.cli.umount, snapfs.cli.snapshot, snapfs.cli.restore, snapfs.cli.info
 import snapfs.cli.diff, snapfs.cli.versions, snapfs.cli.purge
-import snapfs.cli.check, snapfs.cli.serving, snapfs.cli.output, snapfs.control.offline, snapfs.fuse.mounting, snapfs.check
+import snapfs.cli.check, snapfs.cli.serving, snapfs.cli.output
+import snapfs.control.offline, snapfs.fuse.mounting, snapfs.check
 import snapfs.control.server, snapfs.control.showing, snapfs.cli.beside
 uid = int(sys.argv[1])
 os.setgroups([]); os.setgid(uid); os.setuid(uid)
@@ -46,9 +52,13 @@ sys.exit(snapfs.cli.main.main(sys.argv[2:], "snapfs"))
 """
 
 
-def run_as(uid: int, *arguments: str | os.PathLike[str], code: int | None = 0) -> subprocess.CompletedProcess[str]:
+def run_as(
+    uid: int, *arguments: str | os.PathLike[str], code: int | None = 0
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", AS_SOMEBODY, str(uid), *map(os.fspath, arguments)]
-    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, cwd="/")
+    result = subprocess.run(
+        command, check=False, capture_output=True, text=True, timeout=120, cwd="/"
+    )
     assert code is None or result.returncode == code, result.stdout + result.stderr
     return result
 
@@ -61,14 +71,20 @@ def one_line(result: subprocess.CompletedProcess[str], *parts: str) -> None:
         assert part in lines[0]
 
 
-def as_user(path: Path, function: Callable[[], T], uid: int = USER, groups: tuple[int, ...] = ()) -> T:
-    """Run in a process of another user whose working directory is ``path``; what it raises is raised here."""
+def as_user(
+    path: Path, function: Callable[[], T], uid: int = USER, groups: tuple[int, ...] = ()
+) -> T:
+    """Run in a process of another user whose working directory is ``path``; what it raises is
+    raised here.
+    """
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             os.close(reader)
-            with contextlib.suppress(PermissionError):  # into pytest's directories only root comes, into a user's mount only that user
+            with contextlib.suppress(
+                PermissionError
+            ):  # into pytest's directories only root comes, into a user's mount only that user
                 os.chdir(path)
             os.umask(0o022)
             os.setgroups(groups)
@@ -134,7 +150,9 @@ def open_place() -> Iterator[Path]:
 
 @pytest.fixture
 def home(open_place: Path) -> Iterator[Path]:
-    """A place where the other user may do anything, on a machine where users may mount: the device is open to all, as udev makes it."""
+    """A place where the other user may do anything, on a machine where users may mount: the device
+    is open to all, as udev makes it.
+    """
     os.chown(open_place, USER, USER)
     mode = stat.S_IMODE(os.stat("/dev/fuse").st_mode)
     os.chmod("/dev/fuse", 0o666)
@@ -158,7 +176,10 @@ def test_two_daemons_write_to_one_image(mounted, tmp_path: Path) -> None:
         # By a name of its own, too, and for reading as well.
         os.link(mounted.image, tmp_path / "another-name")
         (tmp_path / "elsewhere").mkdir()
-        for words in (("mount", tmp_path / "another-name", tmp_path / "elsewhere"), ("mkfs", "--force", mounted.image)):
+        for words in (
+            ("mount", tmp_path / "another-name", tmp_path / "elsewhere"),
+            ("mkfs", "--force", mounted.image),
+        ):
             one_line(mounted.run(*words, code=32 if words[0] == "mount" else 1), "in use")
         one_line(mounted.run("check", mounted.image, code=8), "in use")
     finally:
@@ -167,7 +188,9 @@ def test_two_daemons_write_to_one_image(mounted, tmp_path: Path) -> None:
 
 
 def test_two_daemons_write_to_one_device(loop_device: Path, mount_volume, tmp_path: Path) -> None:
-    """A block device is opened exclusively: neither we nor the kernel's own filesystems get it a second time, by whatever node."""
+    """A block device is opened exclusively: neither we nor the kernel's own filesystems get it a
+    second time, by whatever node.
+    """
     mounted = mount_volume(loop_device)
     node = tmp_path / "node"
     os.mknod(node, stat.S_IFBLK | 0o600, loop_device.stat().st_rdev)
@@ -176,7 +199,9 @@ def test_two_daemons_write_to_one_device(loop_device: Path, mount_volume, tmp_pa
         assert errno_of(os.open, device, os.O_RDWR | os.O_EXCL) == errno.EBUSY
         one_line(mounted.run("mount", device, tmp_path / "elsewhere", code=32), "in use")
         one_line(mounted.run("mkfs", "--force", device, code=1), "in use")
-    assert subprocess.run(["mkfs.ext4", "-q", "-F", loop_device], check=False, capture_output=True, timeout=60).returncode
+    assert subprocess.run(
+        ["mkfs.ext4", "-q", "-F", loop_device], check=False, capture_output=True, timeout=60
+    ).returncode
 
 
 # --- the control socket ---------------------------------------------------------------------------
@@ -207,7 +232,9 @@ def test_a_stranger_commands_the_daemon(mounted, open_place: Path) -> None:
 
 
 def test_the_socket_itself_lets_a_stranger_in(mounted) -> None:
-    """Even with the directory open, the peer's credentials decide: the daemon answers a stranger with one refusal."""
+    """Even with the directory open, the peer's credentials decide: the daemon answers a stranger
+    with one refusal.
+    """
     import socket
 
     from snapfs.control import protocol, registry
@@ -220,11 +247,14 @@ def test_the_socket_itself_lets_a_stranger_in(mounted) -> None:
     directory = os.path.dirname(place)
     assert stat.S_IMODE(os.stat(directory).st_mode) == 0o700
     refused(as_user, Path("/"), lambda: os.listdir(directory))
-    # A descriptor that somebody got by other ways: connected as root, and then used by another, is still the one who connected.
+    # A descriptor that somebody got by other ways: connected as root, and then used by another, is
+    # still the one who connected.
     with tempfile.TemporaryDirectory(prefix="snapfs-open-") as opened:
         os.chmod(opened, 0o755)
         link = os.path.join(opened, "s")
-        os.link(place, link) if os.stat(opened).st_dev == os.stat(directory).st_dev else Path(link).symlink_to(place)
+        os.link(place, link) if os.stat(opened).st_dev == os.stat(directory).st_dev else Path(
+            link
+        ).symlink_to(place)
         os.chmod(directory, 0o755)
         os.chmod(place, 0o666)
         try:
@@ -232,7 +262,9 @@ def test_the_socket_itself_lets_a_stranger_in(mounted) -> None:
             def ask() -> bytes:
                 with socket.socket(socket.AF_UNIX) as connection:
                     connection.connect(link)
-                    with contextlib.suppress(BrokenPipeError):  # who is refused is told so without being listened to
+                    with contextlib.suppress(
+                        BrokenPipeError
+                    ):  # who is refused is told so without being listened to
                         connection.sendall(protocol.encode_request("info", {}))
                     return connection.makefile("rb").readline()
 
@@ -246,7 +278,9 @@ def test_the_socket_itself_lets_a_stranger_in(mounted) -> None:
 
 
 def test_the_abstract_name_lets_a_stranger_in(mounted) -> None:
-    """Anybody may connect by it, and have one like it: both sides go by the uid that the kernel tells."""
+    """Anybody may connect by it, and have one like it: both sides go by the uid that the kernel
+    tells.
+    """
     import socket
 
     from snapfs.control import client, protocol, registry
@@ -264,7 +298,8 @@ def test_the_abstract_name_lets_a_stranger_in(mounted) -> None:
 
     with pytest.raises(Exception, match="only root and the user who mounted"):
         protocol.decode_answer(as_user(Path("/"), ask))
-    # A stranger who has made a directory first, or removed what he could, and listens by such a name, is not asked.
+    # A stranger who has made a directory first, or removed what he could, and listens by such a
+    # name, is not asked.
     os.unlink(place)
     reader, writer = os.pipe()
     child = os.fork()
@@ -287,10 +322,14 @@ def test_the_abstract_name_lets_a_stranger_in(mounted) -> None:
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0  # nothing was said to it
     assert json.loads(mounted.run("info", mounted.path, "--json").stdout)["pid"] == mounted.pid
-    assert json.loads(mounted.run("info", mounted.image, "--json").stdout)["mounted"] == os.fspath(mounted.path)
+    assert json.loads(mounted.run("info", mounted.image, "--json").stdout)["mounted"] == os.fspath(
+        mounted.path
+    )
 
 
-def test_the_end_of_a_session_takes_the_daemon_away(mount_volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_of_a_session_takes_the_daemon_away(
+    mount_volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """/run/user/UID goes with the last session of its user, and the mount stays."""
     from snapfs.control import registry
     from snapfs.control.mounts import mount_at
@@ -299,7 +338,11 @@ def test_the_end_of_a_session_takes_the_daemon_away(mount_volume, tmp_path: Path
     mounted = mount_volume()
     mount = mount_at(os.fspath(mounted.path))
     assert list(registry.sockets_of_mount(mount)) == []
-    (place,) = [path for path in Path("/run/snapfs").iterdir() if path.name.endswith(f"-{mount.device:x}.sock")]
+    (place,) = [
+        path
+        for path in Path("/run/snapfs").iterdir()
+        if path.name.endswith(f"-{mount.device:x}.sock")
+    ]
     place.unlink()
     (mounted / "file").write_text("x")
     mounted.run("snapshot", "create", mounted.path, "s")
@@ -322,7 +365,9 @@ def test_snapshots_are_changed_by_those_who_do_not_own_the_directory(top: Path) 
         os.mkdir("theirs/.snap/made")
         os.rename("theirs/.snap/made", "theirs/.snap/moved")
         os.rmdir("theirs/.snap/moved")
-        os.rename("theirs/.snap/of-theirs", "theirs/.snap/made-by-root")  # the directory's owner, whoever made it
+        os.rename(
+            "theirs/.snap/of-theirs", "theirs/.snap/made-by-root"
+        )  # the directory's owner, whoever made it
         for place in ("roots/.snap", ".snap"):
             refused(os.mkdir, f"{place}/mine")
         refused(os.rmdir, "roots/.snap/of-roots")
@@ -369,7 +414,9 @@ def test_the_whole_volume_is_anybodys(top: Path) -> None:
 
 
 def test_commands_do_what_the_directories_forbid(home: Path, run_snapfs, images) -> None:
-    """Who mounted a volume, or may write to the image, is not therefore the owner of what is in it."""
+    """Who mounted a volume, or may write to the image, is not therefore the
+    owner of what is in it.
+    """
     image = images.make(name="roots.img")
     shutil.move(image, home / "roots.img")
     image = images.watch(home / "roots.img")
@@ -392,7 +439,10 @@ def test_commands_do_what_the_directories_forbid(home: Path, run_snapfs, images)
             one_line(run_as(USER, *words, code=1), "only root and the owner of")
 
     refusals(image)
-    one_line(run_as(USER, "mount", image, home / "m", "-o", "restore=roots", code=32), "only root and the owner of")
+    one_line(
+        run_as(USER, "mount", image, home / "m", "-o", "restore=roots", code=32),
+        "only root and the owner of",
+    )
     run_as(USER, "mount", image, home / "m")
     try:
         refusals(home / "m")
@@ -412,7 +462,9 @@ def test_commands_do_what_the_directories_forbid(home: Path, run_snapfs, images)
 
 
 def test_somebody_purges_what_they_may_not_delete(home: Path, run_snapfs, images) -> None:
-    """A purge is a deletion: for root, and for the owner of what the snapshot covers; the rest stays, and is named."""
+    """A purge is a deletion: for root, and for the owner of what the snapshot covers; the rest
+    stays, and is named.
+    """
     image = images.make(name="roots.img")
     (home / "m").mkdir()
     run_snapfs("mount", image, home / "m")
@@ -433,7 +485,10 @@ def test_somebody_purges_what_they_may_not_delete(home: Path, run_snapfs, images
     try:
         assert as_user(home / "m", lambda: os.listdir(".snap/whole/users")) == ["file"]
         assert as_user(home / "m", lambda: os.listdir("users/.snap/part")) == []
-        one_line(run_as(USER, "purge", home / "m", "users/file", "--yes", code=1), "only root and the owner of")
+        one_line(
+            run_as(USER, "purge", home / "m", "users/file", "--yes", code=1),
+            "only root and the owner of",
+        )
         assert as_user(home / "m", lambda: os.listdir(".snap/whole/users")) == ["file"]
     finally:
         run_as(USER, "umount", home / "m")
@@ -455,11 +510,16 @@ def test_a_comparison_tells_of_what_its_asker_may_not_read(home: Path, run_snapf
     image = images.watch(home / "roots.img")
     os.chown(image, USER, USER)
     for words in (("whole",), ("whole", "."), (".", "."), (".", "whole")):
-        one_line(run_as(USER, "diff", image, *words, code=1), "only root and the owner of the directory")
+        one_line(
+            run_as(USER, "diff", image, *words, code=1), "only root and the owner of the directory"
+        )
     for words in (("part",), ("part", "whole"), ("whole", "part")):
         assert "secret" not in run_as(USER, "diff", image, *words).stdout
     assert "users/file" in run_as(USER, "diff", image, "part").stdout
-    one_line(run_as(USER, "versions", image, "--path", "secret", code=1), "only root and the owner of the directory")
+    one_line(
+        run_as(USER, "versions", image, "--path", "secret", code=1),
+        "only root and the owner of the directory",
+    )
 
 
 # --- inside snapshots -----------------------------------------------------------------------------
@@ -483,7 +543,12 @@ def test_a_snapshot_opens_what_was_closed(top: Path) -> None:
     os.rename(top / "closed" / "deep", top / "moved")
 
     # Root has looked at everything before: what the kernel remembers helps nobody.
-    for path in (".snap/s/closed/deep/file", "closed/.snap/s/file", "moved/.snap/s/file", "moved/.snap/of-deep/file"):
+    for path in (
+        ".snap/s/closed/deep/file",
+        "closed/.snap/s/file",
+        "moved/.snap/s/file",
+        "moved/.snap/of-deep/file",
+    ):
         assert (top / path).read_bytes() == b"secret"
     assert sorted(os.listdir(top / "moved" / ".snap")) == ["of-deep", "s"]
 
@@ -543,8 +608,12 @@ def test_a_directory_that_let_somebody_in_keeps_them_out_of_its_snapshots(top: P
 
 @with_others
 @pytest.mark.parametrize("close", ["mode", "owner", "acl", "renamed"])
-def test_who_has_looked_before_gets_past_what_was_closed_in_a_snapshot(top: Path, close: str) -> None:
-    """The kernel believes a name in a ``.snap`` for an hour, and asks nobody who follows it: it must hear that the way there is closed."""
+def test_who_has_looked_before_gets_past_what_was_closed_in_a_snapshot(
+    top: Path, close: str
+) -> None:
+    """The kernel believes a name in a ``.snap`` for an hour, and asks nobody who follows it: it
+    must hear that the way there is closed.
+    """
     (top / "d" / "sub").mkdir(parents=True)
     (top / "d" / "sub" / "file").write_bytes(b"text")
     (top / "d").chmod(0o711)
@@ -612,7 +681,9 @@ def test_others_are_let_in_without_looking_at_permissions(mounted) -> None:
 
 @pytest.fixture
 def users_volume(home: Path, images) -> Iterator[Path]:
-    """A volume that a normal user has made, mounted by that user; the mount point. The root directory is that user's."""
+    """A volume that a normal user has made, mounted by that user; the mount point. The root
+    directory is that user's.
+    """
     image = images.watch(home / "own.img")
     run_as(USER, "mkfs", image, "--size", "32M")
     place = home / "m"
@@ -642,9 +713,13 @@ def test_a_normal_user_gets_on_without_root(users_volume: Path) -> None:
     run_as(USER, "snapshot", "delete", users_volume, "t")
 
 
-def test_a_normal_user_cannot_mount_a_snapshot_beside_the_volume(users_volume: Path, run_snapfs) -> None:
+def test_a_normal_user_cannot_mount_a_snapshot_beside_the_volume(
+    users_volume: Path, run_snapfs
+) -> None:
     """Its daemon mounts with that user's rights, whoever asks: not where the user may not."""
-    as_user(users_volume, lambda: (write("file", b"old"), os.mkdir(".snap/s"), write("file", b"new")))
+    as_user(
+        users_volume, lambda: (write("file", b"old"), os.mkdir(".snap/s"), write("file", b"new"))
+    )
     place, closed = users_volume.parent / "beside", users_volume.parent / "closed"
     for directory, owner in ((place, USER), (closed, 0)):
         directory.mkdir()
@@ -653,10 +728,22 @@ def test_a_normal_user_cannot_mount_a_snapshot_beside_the_volume(users_volume: P
     try:
         as_user(place, lambda: _is(read("file"), b"old"))
         refused(os.listdir, place)
-        result = run_snapfs("mount", users_volume.parent / "own.img", closed, "-o", "snapshot=s", code=32)
+        result = run_snapfs(
+            "mount", users_volume.parent / "own.img", closed, "-o", "snapshot=s", code=32
+        )
         one_line(result, str(closed))
         assert not closed.is_mount()
-        one_line(run_as(OTHER, "mount", users_volume.parent / "own.img", place, "-o", "snapshot=s", code=None))
+        one_line(
+            run_as(
+                OTHER,
+                "mount",
+                users_volume.parent / "own.img",
+                place,
+                "-o",
+                "snapshot=s",
+                code=None,
+            )
+        )
     finally:
         run_as(USER, "umount", place)
     run_as(USER, "snapshot", "delete", users_volume, "s")
@@ -670,7 +757,9 @@ def test_a_mount_of_a_normal_user_lets_others_in(users_volume: Path, run_snapfs)
     why = (f"mounted on {users_volume} by uid {USER} for that user alone", "allow_other")
     one_line(run_as(OTHER, "info", users_volume, code=1), *why)
     one_line(run_as(OTHER, "versions", users_volume / "file", code=1), *why)
-    assert json.loads(run_snapfs("info", users_volume, "--json").stdout)["mounted"] == str(users_volume)
+    assert json.loads(run_snapfs("info", users_volume, "--json").stdout)["mounted"] == str(
+        users_volume
+    )
     one_line(run_snapfs("mount", "mem:16M", users_volume / "inside", code=1), *why)
     one_line(run_snapfs("mount", "mem:16M", users_volume, code=32), "busy")
 
@@ -693,8 +782,12 @@ def test_set_id_bits_and_devices_of_a_normal_users_image_count(users_volume: Pat
     run_as(USER, "mount", image, users_volume)
 
 
-def test_a_device_on_the_volume_opens_for_a_normal_user(open_place: Path, home: Path, images, run_snapfs) -> None:
-    """A set-id program and a device node that root has put into an image do nothing in a normal user's mount."""
+def test_a_device_on_the_volume_opens_for_a_normal_user(
+    open_place: Path, home: Path, images, run_snapfs
+) -> None:
+    """A set-id program and a device node that root has put into an image do nothing in a normal
+    user's mount.
+    """
     image = images.make(name="planted.img")
     shutil.move(image, home / "planted.img")
     image = images.watch(home / "planted.img")
@@ -707,7 +800,12 @@ def test_a_device_on_the_volume_opens_for_a_normal_user(open_place: Path, home: 
         shutil.copy(shutil.which("id") or "/usr/bin/id", place / "id")
         (place / "id").chmod(0o4755)
         as_user(place, lambda: os.close(os.open("null", os.O_RDWR)))
-        whoami = as_user(place, lambda: subprocess.run(["./id", "-u"], check=True, capture_output=True, timeout=30).stdout)
+        whoami = as_user(
+            place,
+            lambda: (
+                subprocess.run(["./id", "-u"], check=True, capture_output=True, timeout=30).stdout
+            ),
+        )
         assert whoami == b"0\n"
         place.joinpath(".snap/s").mkdir()
     finally:
@@ -717,15 +815,29 @@ def test_a_device_on_the_volume_opens_for_a_normal_user(open_place: Path, home: 
     run_as(USER, "mount", image, place)
     try:
         for view in (place, Path(".snap/s")):
-            assert as_user(place, lambda view=view: errno_of(os.open, place / view / "null", os.O_RDWR)) == errno.EACCES
-            whoami = as_user(place, lambda view=view: subprocess.run([place / view / "id", "-u"], check=True, capture_output=True).stdout)
+            assert (
+                as_user(
+                    place, lambda view=view: errno_of(os.open, place / view / "null", os.O_RDWR)
+                )
+                == errno.EACCES
+            )
+            whoami = as_user(
+                place,
+                lambda view=view: (
+                    subprocess.run(
+                        [place / view / "id", "-u"], check=True, capture_output=True
+                    ).stdout
+                ),
+            )
             assert whoami == b"%d\n" % USER
     finally:
         run_as(USER, "umount", place)
 
 
 def test_a_normal_user_lets_others_in_without_the_administrators_leave(home: Path, images) -> None:
-    """allow_other needs ``user_allow_other`` in fuse.conf; a private one stands in for the system's, in a namespace of its own."""
+    """allow_other needs ``user_allow_other`` in fuse.conf; a private one stands in for the
+    system's, in a namespace of its own.
+    """
     image = images.watch(home / "own.img")
     run_as(USER, "mkfs", image, "--size", "32M")
     (home / "m").mkdir()
@@ -738,7 +850,8 @@ with open(conf, "w") as file:
     file.write("user_allow_other\\n" if allowed == "yes" else "# nothing\\n")
 os.chmod(conf, 0o644)
 subprocess.run(["mount", "--bind", conf, "/etc/fuse.conf"], check=True)
-mount = subprocess.run([sys.executable, "-c", program, uid, "mount", image, place, "-o", "allow_other"], capture_output=True, text=True)
+mount = subprocess.run([sys.executable, "-c", program, uid, "mount", image, place, "-o",
+"allow_other"], capture_output=True, text=True)
 sys.stderr.write(mount.stderr)
 if mount.returncode:
     sys.exit(mount.returncode)
@@ -751,7 +864,14 @@ sys.exit(0 if listing.returncode == 0 and closed.returncode else 99)
 """
     for allowed, code in (("no", 1), ("yes", 0)):
         words = [home / "conf", allowed, image, home / "m", AS_SOMEBODY, USER, OTHER]
-        result = subprocess.run([*unshared, script, *map(str, words)], check=False, capture_output=True, text=True, timeout=120, cwd="/")
+        result = subprocess.run(
+            [*unshared, script, *map(str, words)],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            cwd="/",
+        )
         assert result.returncode == code, result.stdout + result.stderr
         if code:
             one_line(result, "user_allow_other")

@@ -11,14 +11,32 @@ from hypothesis import strategies as st
 from snapfs.device.memory import MemoryDevice
 from snapfs.errors import InvalidArgument, NotPermitted
 from snapfs.filesystem import Changes, Filesystem
-from snapfs.filesystem.acl import ACCESS, DEFAULT, GROUP, GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, Acl
+from snapfs.filesystem.acl import (
+    ACCESS,
+    DEFAULT,
+    GROUP,
+    GROUP_OBJ,
+    MASK,
+    OTHER,
+    USER,
+    USER_OBJ,
+    Acl,
+)
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.store.driver import drive
 from snapfs.store.volume import Volume
 
 NOBODY = 0xFFFF_FFFF
-EXTENDED = Acl(((USER_OBJ, 7, NOBODY), (USER, 5, 1000), (GROUP_OBJ, 5, NOBODY), (MASK, 5, NOBODY), (OTHER, 0, NOBODY)))
+EXTENDED = Acl(
+    (
+        (USER_OBJ, 7, NOBODY),
+        (USER, 5, 1000),
+        (GROUP_OBJ, 5, NOBODY),
+        (MASK, 5, NOBODY),
+        (OTHER, 0, NOBODY),
+    )
+)
 MINIMAL = Acl(((USER_OBJ, 6, NOBODY), (GROUP_OBJ, 4, NOBODY), (OTHER, 4, NOBODY)))
 
 
@@ -46,7 +64,17 @@ def fs() -> Filesystem:
         raw(*MINIMAL.entries, (64, 0, NOBODY)),
         raw((USER_OBJ, 8, NOBODY), *MINIMAL.entries[1:]),
     ],
-    ids=["empty", "short", "version", "odd", "no other", "no mask", "two others", "unknown tag", "permissions"],
+    ids=[
+        "empty",
+        "short",
+        "version",
+        "odd",
+        "no other",
+        "no mask",
+        "two others",
+        "unknown tag",
+        "permissions",
+    ],
 )
 def test_a_broken_list_is_stored(value: bytes, fs: Filesystem) -> None:
     with pytest.raises(InvalidArgument):
@@ -69,7 +97,9 @@ def test_any_bytes_break_the_decoder(value: bytes) -> None:
 @settings(deadline=None, database=None)
 @given(st.integers(0, 0o777))
 def test_chmod_and_the_list_disagree(mode: int) -> None:
-    """acl(5): chmod sets the mask where there is one, the owning group otherwise; the mode says the same as the list."""
+    """acl(5): chmod sets the mask where there is one, the owning group otherwise; the mode says the
+    same as the list.
+    """
     for one in (EXTENDED, MINIMAL):
         assert one.with_mode(mode).mode == mode
         assert one.with_mode(mode).entries[-1] == (OTHER, mode & 7, NOBODY)
@@ -94,7 +124,9 @@ def test_a_new_file_ignores_the_default_list(fs: Filesystem) -> None:
 
 
 def test_a_minimal_list_costs_space(fs: Filesystem) -> None:
-    """What the mode alone says is not stored; a list that has named entries is, and chmod changes it."""
+    """What the mode alone says is not stored; a list that has named entries is, and chmod changes
+    it.
+    """
     file = drive(fs.volume, fs.make, fs.base, ROOT_INO, b"file", 0o100600, 0, 0)
     drive(fs.volume, fs.xattr_set, fs.base, file.ino, ACCESS, MINIMAL.encode())
     assert (file.mode, fs.xattr_list(fs.base, file.ino)) == (0o100644, [])
@@ -104,7 +136,14 @@ def test_a_minimal_list_costs_space(fs: Filesystem) -> None:
         fs.base,
         file.ino,
         ACCESS,
-        raw((USER_OBJ, 7, 0), (USER, 5, 1), (GROUP, 1, 2), (GROUP_OBJ, 5, 0), (MASK, 3, 0), (OTHER, 0, 0)),
+        raw(
+            (USER_OBJ, 7, 0),
+            (USER, 5, 1),
+            (GROUP, 1, 2),
+            (GROUP_OBJ, 5, 0),
+            (MASK, 3, 0),
+            (OTHER, 0, 0),
+        ),
     )
     assert file.mode == 0o100730
     drive(fs.volume, fs.set_attributes, fs.base, file.ino, Changes(mode=0o751), privileged=True)

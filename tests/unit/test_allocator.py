@@ -1,4 +1,6 @@
-"""Allocation: nothing is used again too early, both bitmaps move together, records find their place."""
+"""Allocation: nothing is used again too early, both bitmaps move together, records find their
+place.
+"""
 
 from __future__ import annotations
 
@@ -47,11 +49,17 @@ def block_of(fs: Filesystem, ino: int, index: int = 0) -> int:
 
 def take_all(allocator: Allocator) -> set[int]:
     """Allocate everything that can be; the blocks."""
-    return {block for start, length in allocator.allocate(allocator.available) for block in range(start, start + length)}
+    return {
+        block
+        for start, length in allocator.allocate(allocator.available)
+        for block in range(start, start + length)
+    }
 
 
 def test_a_freed_block_is_overwritten_before_the_commit(fs: Filesystem) -> None:
-    """I4, I5: blocks that a durable generation reaches are not given out while it may still be the newest one."""
+    """I4, I5: blocks that a durable generation reaches are not given out while it may still be the
+    newest one.
+    """
     volume, allocator = fs.volume, fs.volume.allocator
     ino = new_file(fs, b"file", 5)
     commit(volume)
@@ -65,9 +73,13 @@ def test_a_freed_block_is_overwritten_before_the_commit(fs: Filesystem) -> None:
     for block in taken:
         allocator.free_run(block, 1)
     sealed = volume.seal()
-    assert all(allocator.groups[0].busy[block] for block in old), "the generation is sealed, but not durable"
+    assert all(allocator.groups[0].busy[block] for block in old), (
+        "the generation is sealed, but not durable"
+    )
     sealed.write()
-    assert all(allocator.groups[0].busy[block] for block in old), "nobody knows yet that it is durable"
+    assert all(allocator.groups[0].busy[block] for block in old), (
+        "nobody knows yet that it is durable"
+    )
     volume.committed(sealed)
     assert not any(allocator.groups[0].busy[block] for block in old)
     drive(volume, allocator.prepare, allocator.available, urgency=2)
@@ -78,7 +90,9 @@ def test_a_freed_block_is_overwritten_before_the_commit(fs: Filesystem) -> None:
 
 
 def test_a_block_of_the_open_generation_waits(fs: Filesystem) -> None:
-    """I4: no durable generation reaches what was allocated since the last commit: it is free at once, and overwritten in place."""
+    """I4: no durable generation reaches what was allocated since the last commit: it is free at
+    once, and overwritten in place.
+    """
     available = fs.volume.allocator.available
     ino = new_file(fs, b"file", 3)
     first = block_of(fs, ino)
@@ -91,19 +105,31 @@ def test_a_block_of_the_open_generation_waits(fs: Filesystem) -> None:
 
 
 def test_blocks_move_and_what_they_hold_is_lost(fs: Filesystem) -> None:
-    """B4: after a commit a write goes to another block; name, offset and the rest of the file stay."""
+    """B4: after a commit a write goes to another block; name, offset and
+    the rest of the file stay.
+    """
     ino = new_file(fs, b"file", 4)
     commit(fs.volume)
     before = [block_of(fs, ino, index) for index in range(4)]
     drive(fs.volume, fs.write, fs.base, ino, BLOCK, b"y" * BLOCK)
     after = [block_of(fs, ino, index) for index in range(4)]
-    assert [one == other for one, other in zip(before, after, strict=True)] == [True, False, True, True]
+    assert [one == other for one, other in zip(before, after, strict=True)] == [
+        True,
+        False,
+        True,
+        True,
+    ]
     assert fs.lookup(fs.base, ROOT_INO, b"file").ino == ino
-    assert drive(fs.volume, fs.read, fs.base, ino, 0, 9 * BLOCK) == b"x" * BLOCK + b"y" * BLOCK + b"x" * 2 * BLOCK
+    assert (
+        drive(fs.volume, fs.read, fs.base, ino, 0, 9 * BLOCK)
+        == b"x" * BLOCK + b"y" * BLOCK + b"x" * 2 * BLOCK
+    )
 
 
 def test_the_bitmaps_disagree_about_a_block(fs: Filesystem) -> None:
-    """A6, A8: what a snapshot keeps is marked in both bitmaps, and freeing it clears both; the counters follow."""
+    """A6, A8: what a snapshot keeps is marked in both bitmaps, and freeing it clears both; the
+    counters follow.
+    """
     group, allocator = fs.volume.allocator.groups[0], fs.volume.allocator
     drive(fs.volume, allocator.prepare, 8)
     ((start, length),) = allocator.allocate(8)
@@ -114,16 +140,30 @@ def test_the_bitmaps_disagree_about_a_block(fs: Filesystem) -> None:
     assert group.snapshot[start : start + 8].all()
     assert (allocator.held, group.snapshot_count) == (held + 8, held + 8)
     allocator.free_run(start + 2, 3)
-    assert [group.blocks[start + n] for n in range(8)] == [group.snapshot[start + n] for n in range(8)] == [1, 1, 0, 0, 0, 1, 1, 1]
-    assert allocator.pieces(start, 8) == [(start, 2, number), (start + 2, 3, None), (start + 5, 3, number)]
-    assert (allocator.held, allocator.free, fs.volume.holders.get(number).count) == (held + 5, free + 3, 5)
+    assert (
+        [group.blocks[start + n] for n in range(8)]
+        == [group.snapshot[start + n] for n in range(8)]
+        == [1, 1, 0, 0, 0, 1, 1, 1]
+    )
+    assert allocator.pieces(start, 8) == [
+        (start, 2, number),
+        (start + 2, 3, None),
+        (start + 5, 3, number),
+    ]
+    assert (allocator.held, allocator.free, fs.volume.holders.get(number).count) == (
+        held + 5,
+        free + 3,
+        5,
+    )
     allocator.free_run(start, 2)
     allocator.free_run(start + 5, 3)
     assert (allocator.held, allocator.free, fs.volume.holders.sets) == (held, free + 8, {})
 
 
 def test_a_full_volume_cannot_commit(fs: Filesystem) -> None:
-    """The reserve is for commits and deletion: a volume that takes no more data still commits, deletes and takes data again."""
+    """The reserve is for commits and deletion: a volume that takes no more data still commits,
+    deletes and takes data again.
+    """
     allocator = fs.volume.allocator
     ino = new_file(fs, b"file", 0)
     written = 0
@@ -139,7 +179,9 @@ def test_a_full_volume_cannot_commit(fs: Filesystem) -> None:
 
 
 def test_the_next_group_is_not_used() -> None:
-    """A volume of several groups: blocks come from the next one when one is full, and both are right after a mount."""
+    """A volume of several groups: blocks come from the next one when one is full, and both are
+    right after a mount.
+    """
     device = MemoryDevice(34_500 * BLOCK)
     format_volume(device)
     fs = Filesystem(Volume.open(device))
@@ -170,7 +212,9 @@ def fragment(fs: Filesystem, ino: int, blocks: int) -> None:
 
 
 def test_record_storage_only_grows() -> None:
-    """A7: many fragmented runs do not fit their group's header; the blocks that store them are marked in both bitmaps, and given back."""
+    """A7: many fragmented runs do not fit their group's header; the blocks that store them are
+    marked in both bitmaps, and given back.
+    """
     device = MemoryDevice(8192 * BLOCK)
     format_volume(device)
     fs = Filesystem(Volume.open(device))
@@ -192,7 +236,9 @@ def test_record_storage_only_grows() -> None:
     assert full["snapshot_blocks"] >= blocks // 2 + full["record_blocks"]
     assert [finding.message() for finding in check_volume(device)] == []
     fs = Filesystem(Volume.open(device))
-    group = drive(fs.volume, lambda: fs.volume.allocator.need_groups([0]) or fs.volume.allocator.groups[0])
+    group = drive(
+        fs.volume, lambda: fs.volume.allocator.need_groups([0]) or fs.volume.allocator.groups[0]
+    )
     assert len(group.records) == full["record_runs"]
     old = {block for block, _ in group.spill}
     drive(fs.volume, snapshots.delete, fs, "one")
@@ -200,7 +246,12 @@ def test_record_storage_only_grows() -> None:
         pass
     commit(fs.volume)
     small = fs.volume.statistics()
-    assert (small["record_blocks"], small["record_runs"], small["snapshot_blocks"], small["holder_sets"]) == (0, 0, 0, 0)
+    assert (
+        small["record_blocks"],
+        small["record_runs"],
+        small["snapshot_blocks"],
+        small["holder_sets"],
+    ) == (0, 0, 0, 0)
     assert fs.volume.allocator.groups[0].spill == ()
     assert not any(fs.volume.allocator.groups[0].snapshot[block] for block in old)
     assert fs.volume.allocator.free == free
@@ -209,7 +260,11 @@ def test_record_storage_only_grows() -> None:
 
 def test_records_change_on_their_way() -> None:
     def encoded(runs: list[tuple[int, int, int]]) -> bytes:
-        return encode_records([start for start, _, _ in runs], [start + size for start, size, _ in runs], [number for _, _, number in runs])
+        return encode_records(
+            [start for start, _, _ in runs],
+            [start + size for start, size, _ in runs],
+            [number for _, _, number in runs],
+        )
 
     runs = [(0, 1, 7), (1, 5, 300), (100, 32000, 1), (32767, 1, 1 << 40)]
     assert list(decode_records(encoded(runs), 0, 1 << 15)) == runs

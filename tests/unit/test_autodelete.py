@@ -1,4 +1,6 @@
-"""Automatic deletion: what a policy made goes, oldest first, when there is no other way; never anything else. Without a mount."""
+"""Automatic deletion: what a policy made goes, oldest first, when there is no other way; never
+anything else. Without a mount.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def write(fs: Filesystem, ino: int, length: int) -> None:
 
 
 def rounds(fs: Filesystem, facts: dict[str, Facts]) -> int:
-    """Snapshots with these facts, each of which alone has 1 MiB of what a file was; the file's inode."""
+    """Snapshots with these facts, each of which alone has 1 MiB of what a file was; the file's
+    inode.
+    """
     ino: int = drive(fs.volume, fs.make, fs.base, ROOT_INO, b"file", REGULAR, 0, 0).ino
     for name, said in facts.items():
         write(fs, ino, MIB)
@@ -64,7 +68,9 @@ def left(fs: Filesystem) -> list[str]:
 
 def test_what_no_policy_made_or_somebody_holds_is_deleted() -> None:
     fs = filesystem()
-    rounds(fs, {"hand": BY_HAND, "held": HELD, "old": BY_POLICY, "busy": BY_POLICY, "new": BY_POLICY})
+    rounds(
+        fs, {"hand": BY_HAND, "held": HELD, "old": BY_POLICY, "busy": BY_POLICY, "new": BY_POLICY}
+    )
     busy = snapshots.get(fs, "busy").id
     assert [one.name for one in autodelete.candidates(fs)] == ["old", "busy", "new"]
     gone = [drive(fs.volume, autodelete.make_room, fs, {busy}) for _ in range(3)]
@@ -73,13 +79,17 @@ def test_what_no_policy_made_or_somebody_holds_is_deleted() -> None:
 
 
 def test_snapshots_go_although_that_frees_nothing() -> None:
-    """What the live tree or somebody's snapshot has as well is not freed by deleting those of a policy."""
+    """What the live tree or somebody's snapshot has as well is not freed by deleting those of a
+    policy.
+    """
     fs = filesystem()
     ino = rounds(fs, {"policy": BY_POLICY, "another": BY_POLICY})
     drive(fs.volume, snapshots.restore, fs, "policy")
     commit(fs.volume)
     for name in ("another", "hand"):
-        drive(fs.volume, snapshots.delete, fs, name) if name == "another" else drive(fs.volume, snapshots.create, fs, name, facts=BY_HAND)
+        drive(fs.volume, snapshots.delete, fs, name) if name == "another" else drive(
+            fs.volume, snapshots.create, fs, name, facts=BY_HAND
+        )
         commit(fs.volume)
     write(fs, ino, MIB)
     commit(fs.volume)
@@ -92,7 +102,14 @@ def test_two_that_share_their_blocks_are_kept_for_that() -> None:
     """Neither frees much alone; together they do, so the older one is the first to go."""
     fs = filesystem()
     ino = rounds(fs, {"first": BY_POLICY})
-    drive(fs.volume, snapshots.create, fs, "second", origin=snapshots.get(fs, "first").id, facts=BY_POLICY)
+    drive(
+        fs.volume,
+        snapshots.create,
+        fs,
+        "second",
+        origin=snapshots.get(fs, "first").id,
+        facts=BY_POLICY,
+    )
     commit(fs.volume)
     write(fs, ino, MIB)
     commit(fs.volume)
@@ -167,11 +184,17 @@ async def until(condition: Callable[[], bool]) -> None:
 async def new_file(edge: Edge, name: bytes, length: int) -> None:
     inode = await edge.change(edge.fs.make, edge.fs.base, ROOT_INO, name, REGULAR, 0, 0)
     for offset in range(0, length, MIB):
-        await edge.change(edge.fs.write, edge.fs.base, inode.ino, offset, b"n" * min(MIB, length - offset))
+        await edge.change(
+            edge.fs.write, edge.fs.base, inode.ino, offset, b"n" * min(MIB, length - offset)
+        )
 
 
-async def test_a_write_fails_although_a_policys_snapshot_could_go(opened: Callable[..., Edge], caplog: pytest.LogCaptureFixture) -> None:
-    """One at a time, as many as it takes, told in one line each; when nothing is left that may go, the write fails."""
+async def test_a_write_fails_although_a_policys_snapshot_could_go(
+    opened: Callable[..., Edge], caplog: pytest.LogCaptureFixture
+) -> None:
+    """One at a time, as many as it takes, told in one line each; when nothing is left that may go,
+    the write fails.
+    """
     fs = filesystem()
     rounds(fs, {"a": BY_POLICY, "hand": BY_HAND, "b": BY_POLICY, "c": BY_POLICY, "held": HELD})
     ids = {one.name: one.id for one in snapshots.all(fs)}
@@ -192,7 +215,9 @@ async def test_a_write_fails_although_a_policys_snapshot_could_go(opened: Callab
     assert "no space is left" in lines[0]
 
 
-async def test_less_is_available_than_was_asked_for(opened: Callable[..., Edge], caplog: pytest.LogCaptureFixture) -> None:
+async def test_less_is_available_than_was_asked_for(
+    opened: Callable[..., Edge], caplog: pytest.LogCaptureFixture
+) -> None:
     """Below the percentage the oldest go until it is reached, and no more of them."""
     fs = filesystem()
     rounds(fs, {str(number): BY_POLICY for number in range(8)})
@@ -206,7 +231,9 @@ async def test_less_is_available_than_was_asked_for(opened: Callable[..., Edge],
     assert "of the volume is available" in caplog.records[0].getMessage()
 
 
-async def test_that_nothing_can_be_deleted_is_told_with_every_commit(opened: Callable[..., Edge], caplog: pytest.LogCaptureFixture) -> None:
+async def test_that_nothing_can_be_deleted_is_told_with_every_commit(
+    opened: Callable[..., Edge], caplog: pytest.LogCaptureFixture
+) -> None:
     fs = filesystem()
     rounds(fs, {"hand": BY_HAND, "held": HELD})
     with caplog.at_level(logging.WARNING, "snapfs.fuse"):
@@ -219,8 +246,12 @@ async def test_that_nothing_can_be_deleted_is_told_with_every_commit(opened: Cal
     assert len(caplog.records) == 1
 
 
-async def test_a_snapshot_operation_and_a_write_wait_for_each_other(opened: Callable[..., Edge]) -> None:
-    """Making a snapshot has the kernel send what it holds; where that finds no space, an old snapshot goes. Not the one that is copied."""
+async def test_a_snapshot_operation_and_a_write_wait_for_each_other(
+    opened: Callable[..., Edge],
+) -> None:
+    """Making a snapshot has the kernel send what it holds; where that finds no space, an old
+    snapshot goes. Not the one that is copied.
+    """
     fs = filesystem()
     rounds(fs, {"origin": BY_POLICY, "old": BY_POLICY, "older": BY_POLICY})
     edge = opened(fs, 0)
@@ -236,12 +267,16 @@ async def test_a_snapshot_operation_and_a_write_wait_for_each_other(opened: Call
     assert edge.spared == 0
 
 
-async def test_many_that_find_no_space_take_more_than_they_need(opened: Callable[..., Edge], nursery: trio.Nursery) -> None:
+async def test_many_that_find_no_space_take_more_than_they_need(
+    opened: Callable[..., Edge], nursery: trio.Nursery
+) -> None:
     """Whoever waited while another one made room tries again first."""
     fs = filesystem()
     rounds(fs, {str(number): BY_POLICY for number in range(6)})
     edge = opened(fs, 0)
-    await new_file(edge, b"fits", fs.statfs().available * fs.volume.geometry.block_size // MIB * MIB)
+    await new_file(
+        edge, b"fits", fs.statfs().available * fs.volume.geometry.block_size // MIB * MIB
+    )
     with trio.fail_after(20):
         async with trio.open_nursery() as writers:
             for number in range(8):

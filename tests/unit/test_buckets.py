@@ -1,4 +1,6 @@
-"""Bucket trees: what is put can be got, listed in stable order, and leaves nothing behind when it is removed."""
+"""Bucket trees: what is put can be got, listed in stable order, and leaves nothing behind when it
+is removed.
+"""
 
 from __future__ import annotations
 
@@ -67,22 +69,36 @@ def everything(tree: BucketTree) -> list[tuple[int, int, bytes]]:
 
 
 steps = st.lists(
-    st.tuples(st.sampled_from(["put", "put", "put", "pop", "write"]), st.integers(0, 60), st.integers(0, 900)), min_size=20, max_size=200
+    st.tuples(
+        st.sampled_from(["put", "put", "put", "pop", "write"]),
+        st.integers(0, 60),
+        st.integers(0, 900),
+    ),
+    min_size=20,
+    max_size=200,
 )
 
 
 @pytest.mark.parametrize("hashing", ["even", "top", "bottom", "few"])
-@settings(deadline=None, database=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    deadline=None, database=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
+)
 @given(steps)
 def test_a_bucket_tree_differs_from_a_dict(hashing: str, todo: list[tuple[str, int, int]]) -> None:
-    """Whatever is put, replaced, removed and written out in between; and an empty map has no block (I10)."""
+    """Whatever is put, replaced, removed and written out in between; and an empty map has no block
+    (I10).
+    """
     hash_of = HASHES[hashing]
     volume = new_volume()
     free = volume.allocator.free
     tree, expected = BucketTree(volume, volume.system_owner, "table", hash_of), {}
     for step, key, size in todo:
         if step == "put":
-            if hashing == "few" and key not in expected and sum(hash_of(other) == hash_of(key) for other in expected) >= 3:
+            if (
+                hashing == "few"
+                and key not in expected
+                and sum(hash_of(other) == hash_of(key) for other in expected) >= 3
+            ):
                 continue  # no more than fit a bucket may have one hash
             put(tree, key, bytes([key]) * size)
             expected[key] = bytes([key]) * size
@@ -103,7 +119,9 @@ def test_a_bucket_tree_differs_from_a_dict(hashing: str, todo: list[tuple[str, i
 
 @pytest.mark.parametrize("hashing", ["even", "top", "bottom"])
 def test_a_listing_in_parts_loses_or_repeats_names(hashing: str) -> None:
-    """A scan goes on behind the hash where it stopped, even when what was there has gone and other things have come."""
+    """A scan goes on behind the hash where it stopped, even when what was there has gone and other
+    things have come.
+    """
     hash_of = HASHES[hashing]
     tree = new_tree(hash_of)
     for key in range(200):
@@ -124,15 +142,23 @@ def test_a_listing_in_parts_loses_or_repeats_names(hashing: str) -> None:
 
 @pytest.mark.parametrize("count", [30, 300, 3000])
 def test_touched_keys_are_missing_when_it_counts(count: int) -> None:
-    """Plan and apply: once all keys are touched, neither puts nor, after them, pops need anything from the device."""
+    """Plan and apply: once all keys are touched, neither puts nor, after them, pops need anything
+    from the device.
+    """
     tree = new_tree(number_hash)
     for key in range(count):
         put(tree, key, bytes(100))
     write_out(tree)
-    # Whole buckets go; and some that were never there, as a holder set that was made and forgotten since the last commit.
+    # Whole buckets go; and some that were never there, as a holder set that was made and forgotten
+    # since the last commit.
     low, high = 1 << 62, 3 << 62
-    gone = [key for key in (*range(count), *range(5000, 5000 + count)) if low < number_hash(key) < high]
-    new = [*range(10_000, 10_000 + count // 30), *(key for key in range(0, count, 9) if key not in gone)]
+    gone = [
+        key for key in (*range(count), *range(5000, 5000 + count)) if low < number_hash(key) < high
+    ]
+    new = [
+        *range(10_000, 10_000 + count // 30),
+        *(key for key in range(0, count, 9) if key not in gone),
+    ]
     for key in new + gone:
         drive(tree.volume, tree.touch, key)
     tree.volume.cache.clear()
@@ -143,7 +169,9 @@ def test_touched_keys_are_missing_when_it_counts(count: int) -> None:
 
 
 def test_a_bucket_that_a_pop_emptied_needs_its_neighbour() -> None:
-    """Plan and apply: of touched keys, one may be the last of its bucket, and the next one never have been there."""
+    """Plan and apply: of touched keys, one may be the last of its bucket, and the next one never
+    have been there.
+    """
     tree = new_tree(number_hash)
     for key in range(300):
         put(tree, key, bytes(100))

@@ -28,7 +28,9 @@ def fs() -> Filesystem:
 
 
 def test_a_limit_of_memory_is_not_kept(fs: Filesystem) -> None:
-    """Everything is read twice with the least that is allowed: it can be, and no cache grows beyond twice its capacity."""
+    """Everything is read twice with the least that is allowed: it can be, and no cache grows beyond
+    twice its capacity.
+    """
     fs.limit_caches(1 << 20)
     blocks, inodes = fs.volume.cache, fs._cache
     assert blocks.capacity == 64

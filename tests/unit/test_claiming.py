@@ -1,4 +1,6 @@
-"""H3, I11: who has a volume open says so on it; a live holder is respected, a dead one is followed, and nobody writes what he has lost."""
+"""H3, I11: who has a volume open says so on it; a live holder is respected, a dead one is followed,
+and nobody writes what he has lost.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snapfs.blocks.checksum import crc32c
-from snapfs.blocks.claim import CHECKSUM_OFFSET, CLAIM_BYTES, CLAIM_PLACE, INTERVAL_LEAST, INTERVAL_MOST, LAYOUT, Claim
+from snapfs.blocks.claim import (
+    CHECKSUM_OFFSET,
+    CLAIM_BYTES,
+    CLAIM_PLACE,
+    INTERVAL_LEAST,
+    INTERVAL_MOST,
+    LAYOUT,
+    Claim,
+)
 from snapfs.check import check_volume
 from snapfs.copying import open_image
 from snapfs.device import ImageDevice, Lock, MemoryDevice, open_device
@@ -28,7 +38,9 @@ from snapfs.store.volume import Volume
 
 HERE = Identity.of_this_process()
 STORAGE = Storage(7, 1000)
-ELSEWHERE = replace(HERE, host="elsewhere", boot=b"another boot 000", pid=4711, command="snapfs mount x y")
+ELSEWHERE = replace(
+    HERE, host="elsewhere", boot=b"another boot 000", pid=4711, command="snapfs mount x y"
+)
 
 
 class Clock:
@@ -56,7 +68,13 @@ def device() -> MemoryDevice:
     return MemoryDevice(1 << 20)
 
 
-def host(device: MemoryDevice, clock: Clock, identity: Identity = HERE, storage: Storage = STORAGE, interval: float = 5.0) -> Claiming:
+def host(
+    device: MemoryDevice,
+    clock: Clock,
+    identity: Identity = HERE,
+    storage: Storage = STORAGE,
+    interval: float = 5.0,
+) -> Claiming:
     return Claiming(device, identity, storage, interval, clock, clock.wait)
 
 
@@ -105,7 +123,9 @@ def test_a_damaged_claim_is_believed(place: int) -> None:
 
 @given(fields=st.binary(min_size=LAYOUT.size - 8, max_size=LAYOUT.size - 8), is_ours=st.booleans())
 def test_a_hostile_claim_makes_a_reader_fail_or_wait_for_long(fields: bytes, is_ours: bool) -> None:
-    """Whatever stands there with the right checksum: it is refused, or its texts can be printed and its times are bounded."""
+    """Whatever stands there with the right checksum: it is refused, or its texts can be printed and
+    its times are bounded.
+    """
     body = ((b"snapopen" if is_ours else b"snapfs\0\0") + fields).ljust(CHECKSUM_OFFSET, b"\0")
     data = (body + struct.pack("<I", crc32c(body))).ljust(CLAIM_BYTES, b"\0")
     try:
@@ -143,7 +163,11 @@ def test_a_live_holder_on_another_host_is_overlooked(device: MemoryDevice, clock
     """H3: who renews is respected, by a line that names host, process and since when."""
     there = taken(host(device, clock, ELSEWHERE))
     clock.meanwhile = there.renew
-    with pytest.raises(VolumeBusy, match=r"in use on host elsewhere by process 4711 \(snapfs mount x y\) since 20\d\d-\d\d-\d\dT.*Z"):
+    with pytest.raises(
+        VolumeBusy,
+        match=r"in use on host elsewhere by process 4711 \(snapfs mount x y\) since "
+        r"20\d\d-\d\d-\d\dT.*Z",
+    ):
         host(device, clock).look()
     assert clock.now - 1000 < 5
     there.check()
@@ -155,14 +179,18 @@ def test_a_dead_holder_on_another_host_keeps_the_volume(device: MemoryDevice, cl
     assert 10 + margin(10) <= clock.now - 1000 <= 10 + margin(10) + 1
 
 
-def test_a_holder_who_ends_while_he_is_watched_is_waited_for(device: MemoryDevice, clock: Clock) -> None:
+def test_a_holder_who_ends_while_he_is_watched_is_waited_for(
+    device: MemoryDevice, clock: Clock
+) -> None:
     there = taken(host(device, clock, ELSEWHERE))
     clock.meanwhile = there.release
     taken(host(device, clock))
     assert clock.now - 1000 <= 0.5
 
 
-def test_a_process_of_this_boot_that_has_ended_is_waited_for(device: MemoryDevice, clock: Clock) -> None:
+def test_a_process_of_this_boot_that_has_ended_is_waited_for(
+    device: MemoryDevice, clock: Clock
+) -> None:
     """What it had locked is locked by us now; or there is no such process any more."""
     taken(host(device, clock))
     taken(host(device, clock))
@@ -173,16 +201,26 @@ def test_a_process_of_this_boot_that_has_ended_is_waited_for(device: MemoryDevic
     assert clock.now == 1000
 
 
-@pytest.mark.parametrize("other", [HERE, replace(HERE, namespace=HERE.namespace + 1, pid=1)], ids=["alive", "in another container"])
-def test_a_process_of_this_boot_that_came_by_another_way_is_overlooked(other: Identity, device: MemoryDevice, clock: Clock) -> None:
+@pytest.mark.parametrize(
+    "other",
+    [HERE, replace(HERE, namespace=HERE.namespace + 1, pid=1)],
+    ids=["alive", "in another container"],
+)
+def test_a_process_of_this_boot_that_came_by_another_way_is_overlooked(
+    other: Identity, device: MemoryDevice, clock: Clock
+) -> None:
     """Locks do not see everything: an image over two mounts of NFS, two ways to one disk."""
     there = taken(host(device, clock, other, Storage(8, 1)))
     clock.meanwhile = there.renew
-    with pytest.raises(VolumeBusy, match=f"in use on this host by another way by process {other.pid}"):
+    with pytest.raises(
+        VolumeBusy, match=f"in use on this host by another way by process {other.pid}"
+    ):
         host(device, clock).look()
 
 
-def test_a_boot_that_cannot_be_known_is_taken_for_this_one(device: MemoryDevice, clock: Clock) -> None:
+def test_a_boot_that_cannot_be_known_is_taken_for_this_one(
+    device: MemoryDevice, clock: Clock
+) -> None:
     unknown = replace(HERE, boot=bytes(16))
     taken(host(device, clock, unknown))
     taken(host(device, clock, unknown))
@@ -198,7 +236,9 @@ def test_a_torn_claim_keeps_the_volume_for_ever(device: MemoryDevice, clock: Clo
     assert 5 < clock.now - 1000 < 8
 
 
-def test_a_torn_claim_that_is_being_written_is_taken_for_damage(device: MemoryDevice, clock: Clock) -> None:
+def test_a_torn_claim_that_is_being_written_is_taken_for_damage(
+    device: MemoryDevice, clock: Clock
+) -> None:
     there = taken(host(device, clock, ELSEWHERE))
     whole = bytes(device.data[CLAIM_PLACE : CLAIM_PLACE + CLAIM_BYTES])
     put(device, whole[:20] + b"torn")
@@ -213,7 +253,9 @@ def test_a_torn_claim_that_is_being_written_is_taken_for_damage(device: MemoryDe
 
 
 def test_two_who_open_at_once_both_have_it(device: MemoryDevice, clock: Clock) -> None:
-    """Both have seen that nobody has it. The first to write finds the other's claim before he writes anything else, soon."""
+    """Both have seen that nobody has it. The first to write finds the other's claim before he
+    writes anything else, soon.
+    """
     one, two = host(device, clock), host(device, clock, ELSEWHERE)
     seen = one.look(), two.look()
     one.take(seen[0])
@@ -224,7 +266,9 @@ def test_two_who_open_at_once_both_have_it(device: MemoryDevice, clock: Clock) -
         one.check()
 
 
-def test_who_was_slow_to_take_it_takes_it_from_a_settled_one(device: MemoryDevice, clock: Clock) -> None:
+def test_who_was_slow_to_take_it_takes_it_from_a_settled_one(
+    device: MemoryDevice, clock: Clock
+) -> None:
     """Who looked long ago looks again."""
     slow = host(device, clock, ELSEWHERE)
     seen = slow.look()
@@ -237,8 +281,12 @@ def test_who_was_slow_to_take_it_takes_it_from_a_settled_one(device: MemoryDevic
     one.check()
 
 
-def test_whose_claim_is_slow_to_arrive_writes_before_the_other_knows(device: MemoryDevice, clock: Clock) -> None:
-    """His claim came over that of one who was sure of his: he waits until that one cannot be sure any more."""
+def test_whose_claim_is_slow_to_arrive_writes_before_the_other_knows(
+    device: MemoryDevice, clock: Clock
+) -> None:
+    """His claim came over that of one who was sure of his: he waits until that one cannot be sure
+    any more.
+    """
     slow, one = host(device, clock, ELSEWHERE), host(device, clock)
     seen = slow.look()
     write = device.write
@@ -266,7 +314,9 @@ def test_every_write_reads_the_claim(device: MemoryDevice, clock: Clock) -> None
     clock.wait(UNSETTLED)
     one.check()
     reads = []
-    device.read = lambda offset, length: reads.append(offset) or MemoryDevice.read(device, offset, length)  # type: ignore[method-assign, func-returns-value]
+    device.read = lambda offset, length: (
+        reads.append(offset) or MemoryDevice.read(device, offset, length)
+    )  # type: ignore[method-assign, func-returns-value]
     for _ in range(20):
         one.check()
     clock.wait(1)
@@ -279,13 +329,18 @@ def test_every_write_reads_the_claim(device: MemoryDevice, clock: Clock) -> None
 
 
 def test_who_was_stopped_writes_over_who_came_after_him(device: MemoryDevice, clock: Clock) -> None:
-    """H3: suspended, or cut off, for longer than the interval: the claim is read before the first write, and it is another's."""
+    """H3: suspended, or cut off, for longer than the interval: the claim is read before the first
+    write, and it is another's.
+    """
     one = taken(host(device, clock))
     clock.wait(UNSETTLED)
     one.check()
     taken(host(device, clock, ELSEWHERE))
     for _ in range(2):
-        with pytest.raises(DeviceError, match=r"taken over .* in use on host elsewhere by process 4711.*nothing is written"):
+        with pytest.raises(
+            DeviceError,
+            match=r"taken over .* in use on host elsewhere by process 4711.*nothing is written",
+        ):
             one.check()
     before = on(device)
     one.release()
@@ -293,7 +348,9 @@ def test_who_was_stopped_writes_over_who_came_after_him(device: MemoryDevice, cl
 
 
 def test_who_was_stopped_and_is_not_missed_cannot_go_on(device: MemoryDevice, clock: Clock) -> None:
-    """Nobody has taken it: he has it still, and looks often until whoever has watched him would have come."""
+    """Nobody has taken it: he has it still, and looks often until whoever has watched him would
+    have come.
+    """
     one = taken(host(device, clock))
     clock.wait(60)
     one.check()
@@ -305,7 +362,9 @@ def test_who_was_stopped_and_is_not_missed_cannot_go_on(device: MemoryDevice, cl
         one.check()
 
 
-def test_a_claim_that_was_given_back_by_another_is_written_on(device: MemoryDevice, clock: Clock) -> None:
+def test_a_claim_that_was_given_back_by_another_is_written_on(
+    device: MemoryDevice, clock: Clock
+) -> None:
     one = taken(host(device, clock))
     clock.wait(20)
     there = taken(host(device, clock, ELSEWHERE))
@@ -332,7 +391,9 @@ def test_a_full_host_ends_writing(device: MemoryDevice, clock: Clock) -> None:
         one.check()
 
 
-def test_a_claim_that_cannot_be_read_is_taken_for_granted(device: MemoryDevice, clock: Clock) -> None:
+def test_a_claim_that_cannot_be_read_is_taken_for_granted(
+    device: MemoryDevice, clock: Clock
+) -> None:
     one = taken(host(device, clock))
 
     def broken(offset: int, length: int) -> bytes:
@@ -393,13 +454,23 @@ def test_an_image_that_was_only_opened_is_changed(image: Path) -> None:
 
 @pytest.mark.parametrize("half", ["old claim", "zeros", "an old superblock"])
 def test_a_crash_in_a_renewal_costs_anything(half: str, image: Path, clock: Clock) -> None:
-    """I8: any part of the new claim over what was there: the volume is clean, and opened at once or after one interval."""
+    """I8: any part of the new claim over what was there: the volume is clean, and opened at once or
+    after one interval.
+    """
     content = image.read_bytes()
     volume = MemoryDevice(len(content))
     volume.data[:] = content
-    old = {"old claim": a_claim().encode(), "zeros": bytes(CLAIM_BYTES), "an old superblock": content[4096:8192]}[half]
+    old = {
+        "old claim": a_claim().encode(),
+        "zeros": bytes(CLAIM_BYTES),
+        "an old superblock": content[4096:8192],
+    }[half]
     for length in range(0, 513, 32):
-        put(volume, a_claim(nonce=b"o" * 16, sequence=2, renewed_ns=1 << 50).encode()[:length] + old[length:])
+        put(
+            volume,
+            a_claim(nonce=b"o" * 16, sequence=2, renewed_ns=1 << 50).encode()[:length]
+            + old[length:],
+        )
         assert check_volume(volume) == []
         assert Volume.open(volume).generation == 1
         before = clock.now
@@ -415,7 +486,9 @@ def test_reading_claims(image: Path) -> None:
     assert image.read_bytes() == before
 
 
-@pytest.mark.parametrize("content", [bytes(4 << 20), b"snapopen is a word" * (1 << 18)], ids=["zeros", "something else"])
+@pytest.mark.parametrize(
+    "content", [bytes(4 << 20), b"snapopen is a word" * (1 << 18)], ids=["zeros", "something else"]
+)
 def test_what_is_no_volume_is_written(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(content)
@@ -457,11 +530,17 @@ def test_the_thread_that_renews_does_not(image: Path, wait_until: Callable[..., 
     wait_until(lambda: claim_of(image) != first, what="a renewal")
     renewed = claim_of(image)
     assert first is not None and renewed is not None
-    assert renewed.nonce == first.nonce and renewed.sequence > first.sequence and renewed.since_ns == first.since_ns
+    assert (
+        renewed.nonce == first.nonce
+        and renewed.sequence > first.sequence
+        and renewed.since_ns == first.since_ns
+    )
     device.close()
 
 
-def test_an_image_on_a_full_host_cannot_be_opened(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_on_a_full_host_cannot_be_opened(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Deleting is what helps then: the volume is opened without a claim."""
 
     def full(*_: object) -> None:
@@ -477,7 +556,9 @@ def test_an_image_on_a_full_host_cannot_be_opened(image: Path, monkeypatch: pyte
 def test_a_superblock_of_an_older_snapfs_is_lost(image: Path) -> None:
     """One that knew of no claims has put the newest superblock where the claim is."""
     data = bytearray(image.read_bytes())
-    front, tail = Volume.open(open_device(str(image), read_only=True, lock=Lock.NONE)).geometry.slot_offsets()
+    front, tail = Volume.open(
+        open_device(str(image), read_only=True, lock=Lock.NONE)
+    ).geometry.slot_offsets()
     for ring in (front, tail):
         newest = data[ring[1] : ring[1] + 4096]
         data[ring[1] : ring[1] + 4096] = bytes(4096)

@@ -25,20 +25,53 @@ IMPORT_NAMES: dict[str, str] = {}
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("1", 1), ("4096", 4096), ("64K", 65536), ("64k", 65536), ("1.5G", 3 << 29), ("2TiB", 2 << 40), ("10MB", 10 << 20), (" 3M ", 3 << 20)],
+    [
+        ("1", 1),
+        ("4096", 4096),
+        ("64K", 65536),
+        ("64k", 65536),
+        ("1.5G", 3 << 29),
+        ("2TiB", 2 << 40),
+        ("10MB", 10 << 20),
+        (" 3M ", 3 << 20),
+    ],
 )
 def test_sizes_mean_powers_of_1024(text: str, expected: int) -> None:
     assert size(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "K", "0", "-1", "1.5", "1Q", "10 apples", "nan", "inf", "1e400", "9999999T", "0x10", "1KK"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "K",
+        "0",
+        "-1",
+        "1.5",
+        "1Q",
+        "10 apples",
+        "nan",
+        "inf",
+        "1e400",
+        "9999999T",
+        "0x10",
+        "1KK",
+    ],
+)
 def test_what_is_not_a_size_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         size(text)
 
 
 @pytest.mark.parametrize(
-    ("count", "expected"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536 << 20, "1.5 GiB"), (1 << 40, "1.0 TiB")]
+    ("count", "expected"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (1536 << 20, "1.5 GiB"),
+        (1 << 40, "1.0 TiB"),
+    ],
 )
 def test_sizes_are_shown_with_their_unit(count: int, expected: str) -> None:
     assert output.size_text(count) == expected
@@ -84,7 +117,9 @@ def test_json_survives_names_that_are_not_utf8(capsys: pytest.CaptureFixture[str
         (["restore", "--schedule", "x"], 2),
     ],
 )
-def test_usage_errors_are_one_line_and_the_commands_code(words: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_usage_errors_are_one_line_and_the_commands_code(
+    words: list[str], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(words, program="snapfs") == code
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -95,7 +130,11 @@ def test_usage_errors_are_one_line_and_the_commands_code(words: list[str], code:
 @pytest.mark.parametrize(
     ("program", "words", "code"),
     [
-        ("mount.snapfs", ["/nowhere.img", "/nowhere", "-f", "-o", "rw"], 0),  # fake: nothing happens
+        (
+            "mount.snapfs",
+            ["/nowhere.img", "/nowhere", "-f", "-o", "rw"],
+            0,
+        ),  # fake: nothing happens
         ("/sbin/mount.fuse.snapfs", ["/nowhere.img", "/nowhere", "-s", "-n", "-v", "-f"], 0),
         ("mount.snapfs", ["/nowhere.img"], 1),
         ("mount.snapfs", ["/nowhere.img", "/nowhere", "-Z"], 1),
@@ -108,7 +147,9 @@ def test_usage_errors_are_one_line_and_the_commands_code(words: list[str], code:
         ("mkfs.snapfs", [], 2),
     ],
 )
-def test_the_programs_name_chooses_the_helper(program: str, words: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_programs_name_chooses_the_helper(
+    program: str, words: list[str], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(words, program=program) == code
     assert capsys.readouterr().err.count("\n") == (code != 0)
 
@@ -138,20 +179,37 @@ def test_every_command_has_help(command: str, run_snapfs) -> None:
 
 def test_a_closed_pipe_is_no_error_message() -> None:
     script = f"{sys.executable} -m snapfs.cli --help | true"
-    result = subprocess.run(["bash", "-c", script], check=False, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(
+        ["bash", "-c", script], check=False, capture_output=True, text=True, timeout=60
+    )
     assert result.stderr == ""
 
 
-@pytest.mark.parametrize("words", [["--version"], ["umount", "/nowhere"], ["info", "/nowhere"], ["mount", "/nowhere", "/nowhere"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--version"],
+        ["umount", "/nowhere"],
+        ["info", "/nowhere"],
+        ["mount", "/nowhere", "/nowhere"],
+    ],
+)
 def test_short_commands_load_no_event_loop_and_no_table_drawer(words: list[str]) -> None:
     probe = (
         "import sys\n"
         "from snapfs.cli.main import main\n"
         "try: main(sys.argv[1:], program='snapfs')\n"
         "except SystemExit: pass\n"
-        "print(*sorted({'trio', 'pyfuse3', 'rich', 'numpy', 'asyncio', 'msgpack'} & set(sys.modules)), file=sys.stderr)"
+        "print(*sorted({'trio', 'pyfuse3', 'rich', 'numpy', 'asyncio', 'msgpack'} & "
+        "set(sys.modules)), file=sys.stderr)"
     )
-    result = subprocess.run([sys.executable, "-c", probe, *words], check=True, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(
+        [sys.executable, "-c", probe, *words],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert result.stderr.splitlines()[-1] == ""
 
 
@@ -165,5 +223,7 @@ def test_declared_dependencies_are_those_that_are_imported() -> None:
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 imported.add(node.module.split(".")[0])
-    foreign = {name for name in imported if name not in sys.stdlib_module_names and name != "snapfs"}
+    foreign = {
+        name for name in imported if name not in sys.stdlib_module_names and name != "snapfs"
+    }
     assert {IMPORT_NAMES.get(name, name) for name in declared} == foreign

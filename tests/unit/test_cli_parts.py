@@ -1,4 +1,6 @@
-"""Parts of the command line that need no volume: notification, captured standard error, the daemon's birth."""
+"""Parts of the command line that need no volume: notification, captured standard error, the
+daemon's birth.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from snapfs.errors import AccessDenied, NoSuchSnapshot, SnapfsError, UsageError
 
 
 @pytest.mark.parametrize("abstract", [False, True])
-def test_the_service_manager_hears_the_state(abstract: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_service_manager_hears_the_state(
+    abstract: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name = f"@snapfs-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind("\0" + name[1:] if abstract else name)
@@ -36,7 +40,9 @@ def test_nobody_to_tell_is_no_error(value: str | None, monkeypatch: pytest.Monke
 
 
 def in_a_process(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60
+    )
 
 
 def test_what_libraries_say_on_standard_error_is_kept_back() -> None:
@@ -53,7 +59,9 @@ def test_what_libraries_say_on_standard_error_is_kept_back() -> None:
     assert (result.stdout, result.stderr) == ("second\n", "shown")
 
 
-START = "import os, sys\nfrom snapfs.cli import daemon\nfrom snapfs.cli.exits import CommandFailed\n"
+START = (
+    "import os, sys\nfrom snapfs.cli import daemon\nfrom snapfs.cli.exits import CommandFailed\n"
+)
 
 
 def test_the_caller_goes_on_when_the_daemon_is_live_and_has_let_go_of_its_streams() -> None:
@@ -77,9 +85,12 @@ def test_the_caller_goes_on_when_the_daemon_is_live_and_has_let_go_of_its_stream
         ("os.kill(os.getpid(), 9)", MOUNT_FAILED, "ended before the mount was live"),
     ],
 )
-def test_a_daemon_that_fails_gives_its_reason_to_the_caller(body: str, code: int, text: str) -> None:
+def test_a_daemon_that_fails_gives_its_reason_to_the_caller(
+    body: str, code: int, text: str
+) -> None:
     result = in_a_process(
-        START + f"def work(live): {body}\ntry: daemon.start(work)\nexcept CommandFailed as exc: print(exc.code, exc, flush=True)"
+        START + f"def work(live): {body}\ntry: daemon.start(work)\nexcept CommandFailed as exc: "
+        "print(exc.code, exc, flush=True)"
     )
     assert result.stdout.startswith(f"{code} ")
     assert text in result.stdout
@@ -102,12 +113,19 @@ def test_no_process_for_the_daemon_is_a_system_error(monkeypatch: pytest.MonkeyP
         (AccessDenied("not yours"), "", 1, "not yours"),
         (NoSuchSnapshot("x: no such snapshot"), "", 32, "x: no such snapshot"),
         (MemoryError(), "", 2, "out of resources"),
-        (RuntimeError("fuse_session_mount failed"), "mount failed: Operation not permitted", 32, "Operation not permitted"),
+        (
+            RuntimeError("fuse_session_mount failed"),
+            "mount failed: Operation not permitted",
+            32,
+            "Operation not permitted",
+        ),
         (FileNotFoundError(2, "No such file or directory", "/x"), "", 32, "/x: No such file"),
         (ZeroDivisionError("odd"), "", 32, "internal error"),
     ],
 )
-def test_what_ends_a_mount_is_explained(error: BaseException, complaint: str, code: int, text: str) -> None:
+def test_what_ends_a_mount_is_explained(
+    error: BaseException, complaint: str, code: int, text: str
+) -> None:
     failure = explain(error, complaint)
     assert failure.code == code
     assert text in str(failure)
@@ -121,10 +139,14 @@ def test_the_error_in_a_nurserys_group_is_found() -> None:
     assert isinstance(inner, SnapfsError)
 
 
-def test_helpers_are_linked_and_removed_and_strangers_left_alone(tmp_path: Path, run_snapfs) -> None:
+def test_helpers_are_linked_and_removed_and_strangers_left_alone(
+    tmp_path: Path, run_snapfs
+) -> None:
     script = tmp_path / "bin" / "snapfs"
     script.parent.mkdir()
-    script.write_text(f"#!{sys.executable}\nimport sys\nfrom snapfs.cli.main import main\nsys.exit(main())\n")
+    script.write_text(
+        f"#!{sys.executable}\nimport sys\nfrom snapfs.cli.main import main\nsys.exit(main())\n"
+    )
     script.chmod(0o755)
     links = tmp_path / "sbin"
     links.mkdir()
@@ -135,8 +157,17 @@ def test_helpers_are_linked_and_removed_and_strangers_left_alone(tmp_path: Path,
 
     assert install().returncode == 0
     names = sorted(path.name for path in links.iterdir())
-    assert names == ["fsck.snapfs", "mkfs.snapfs", "mount.fuse.snapfs", "mount.snapfs", "umount.fuse.snapfs", "umount.snapfs"]
-    fake = subprocess.run([links / "mount.snapfs", "a", "b", "-f"], check=False, capture_output=True, timeout=60)
+    assert names == [
+        "fsck.snapfs",
+        "mkfs.snapfs",
+        "mount.fuse.snapfs",
+        "mount.snapfs",
+        "umount.fuse.snapfs",
+        "umount.snapfs",
+    ]
+    fake = subprocess.run(
+        [links / "mount.snapfs", "a", "b", "-f"], check=False, capture_output=True, timeout=60
+    )
     assert fake.returncode == 0
     assert install().returncode == 0  # again
     assert install("--remove").returncode == 0

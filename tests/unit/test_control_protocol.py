@@ -1,4 +1,6 @@
-"""The daemon's language: what is sent is what arrives, and nothing malformed gets further than an error."""
+"""The daemon's language: what is sent is what arrives, and nothing malformed gets further than an
+error.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,10 @@ def test_a_request_arrives_as_it_was_sent_on_one_line(command: str, arguments: d
 
 def test_a_name_that_is_not_utf8_survives() -> None:
     name = b"caf\xe9".decode("utf-8", "surrogateescape")
-    assert protocol.decode_request(protocol.encode_request("x", {"name": name})).arguments["name"] == name
+    assert (
+        protocol.decode_request(protocol.encode_request("x", {"name": name})).arguments["name"]
+        == name
+    )
 
 
 @given(st.binary(max_size=200))
@@ -69,7 +74,14 @@ def test_a_request_that_is_too_long_is_not_sent() -> None:
 
 def test_every_error_of_the_tree_arrives_as_its_class() -> None:
     kinds = protocol.error_kinds()
-    assert {"NameTaken", "VolumeBusy", "NoSpace", "CorruptBlock", "SnapfsError", "ControlError"} <= set(kinds)
+    assert {
+        "NameTaken",
+        "VolumeBusy",
+        "NoSpace",
+        "CorruptBlock",
+        "SnapfsError",
+        "ControlError",
+    } <= set(kinds)
     for kind in kinds.values():
         with pytest.raises(kind, match="what happened") as caught:
             protocol.decode_answer(protocol.encode_error(kind("what happened")))
@@ -77,7 +89,11 @@ def test_every_error_of_the_tree_arrives_as_its_class() -> None:
 
 
 def test_kinds_are_unique_names() -> None:
-    classes = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, errors.SnapfsError)]
+    classes = [
+        value
+        for value in vars(errors).values()
+        if isinstance(value, type) and issubclass(value, errors.SnapfsError)
+    ]
     assert {kind.__name__: kind for kind in classes}.items() <= protocol.error_kinds().items()
 
 

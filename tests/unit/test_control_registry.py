@@ -14,14 +14,19 @@ from snapfs.control.mounts import Mount
 from snapfs.control.protocol import ControlError
 from snapfs.errors import AccessDenied
 
-LINE = rb"36 35 98:0 /mnt1 /mnt2/with\040space rw,noatime master:1 - fuse.snapfs /srv/a\040b.img rw,user_id=1000,group_id=1000"
+LINE = (
+    rb"36 35 98:0 /mnt1 /mnt2/with\040space rw,noatime master:1 - fuse.snapfs "
+    rb"/srv/a\040b.img rw,user_id=1000,group_id=1000"
+)
 
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The only directory where daemons of this user listen; short, for a socket's address is."""
     directory = Path("/tmp") / f"snapfs-test-{os.getpid()}"
-    monkeypatch.setattr(registry, "directories", lambda uid: [str(directory)] if uid == os.geteuid() else [])
+    monkeypatch.setattr(
+        registry, "directories", lambda uid: [str(directory)] if uid == os.geteuid() else []
+    )
     yield directory
     if directory.is_dir():
         for path in directory.iterdir():
@@ -31,7 +36,17 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_line_of_mountinfo_is_understood() -> None:
     mount = mounts.parse_line(LINE)
-    assert mount == Mount(36, 35, os.makedev(98, 0), "/mnt1", "/mnt2/with space", "fuse.snapfs", "/srv/a b.img", mount.options, 1000)
+    assert mount == Mount(
+        36,
+        35,
+        os.makedev(98, 0),
+        "/mnt1",
+        "/mnt2/with space",
+        "fuse.snapfs",
+        "/srv/a b.img",
+        mount.options,
+        1000,
+    )
     assert {"rw", "noatime", "user_id=1000"} <= mount.options
     assert mount.is_ours
 
@@ -39,7 +54,9 @@ def test_a_line_of_mountinfo_is_understood() -> None:
 def test_optional_fields_and_missing_owners_do_not_matter() -> None:
     mount = mounts.parse_line(b"22 27 0:21 / /proc rw,relatime - proc proc rw\n")
     assert (mount.path, mount.fstype, mount.owner, mount.is_ours) == ("/proc", "proc", 0, False)
-    assert mounts.parse_line(b"22 27 0:21 / /x rw shared:1 master:2 - tmpfs none rw").source == "none"
+    assert (
+        mounts.parse_line(b"22 27 0:21 / /x rw shared:1 master:2 - tmpfs none rw").source == "none"
+    )
 
 
 def test_the_root_is_a_mount_and_a_plain_directory_is_none(tmp_path: Path) -> None:
@@ -67,7 +84,9 @@ def test_the_directory_is_made_for_its_user_alone(place: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("trap", ["open", "link", "file"])
-def test_a_directory_that_others_prepared_is_not_used(trap: str, place: Path, tmp_path: Path) -> None:
+def test_a_directory_that_others_prepared_is_not_used(
+    trap: str, place: Path, tmp_path: Path
+) -> None:
     if trap == "open":
         place.mkdir()
         place.chmod(0o777)
@@ -82,7 +101,9 @@ def test_a_directory_that_others_prepared_is_not_used(trap: str, place: Path, tm
         place.unlink()
 
 
-def test_a_runtime_directory_with_a_long_path_is_passed_over(monkeypatch: pytest.MonkeyPatch, place: Path, tmp_path: Path) -> None:
+def test_a_runtime_directory_with_a_long_path_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch, place: Path, tmp_path: Path
+) -> None:
     long = tmp_path / ("d" * 100)
     monkeypatch.setattr(registry, "directories", lambda _: [str(long), str(place)])
     assert registry.new_socket_path(tmp_path.stat(), 1).startswith(str(place))
@@ -96,7 +117,17 @@ def listen(path: str) -> socket.socket:
 
 
 def mount_of(device: int, owner: int | None = None) -> Mount:
-    return Mount(36, 35, device, "/", "/mnt", "fuse.snapfs", "x.img", frozenset(), os.geteuid() if owner is None else owner)
+    return Mount(
+        36,
+        35,
+        device,
+        "/",
+        "/mnt",
+        "fuse.snapfs",
+        "x.img",
+        frozenset(),
+        os.geteuid() if owner is None else owner,
+    )
 
 
 def test_daemons_are_found_by_mount_and_by_image(place: Path, tmp_path: Path) -> None:
@@ -130,7 +161,9 @@ def test_another_users_mount_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> No
         client.of_mount(mount_of(1, owner=2000))
 
 
-def test_a_strangers_process_is_not_asked_even_in_the_right_place(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_strangers_process_is_not_asked_even_in_the_right_place(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with listen(registry.new_socket_path(tmp_path.stat(), 7)):
         monkeypatch.setattr(client, "peer", lambda _: (1, os.geteuid() + 1))
         with pytest.raises(ControlError):

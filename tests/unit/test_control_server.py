@@ -100,7 +100,9 @@ async def test_a_request_is_answered_and_the_caller_known(server: ControlServer)
     assert stat.S_IMODE(os.stat(server.path).st_mode) == 0o600
 
 
-async def test_errors_arrive_as_themselves_and_the_connection_goes_on(server: ControlServer) -> None:
+async def test_errors_arrive_as_themselves_and_the_connection_goes_on(
+    server: ControlServer,
+) -> None:
     def conversation() -> None:
         with connect(server) as one:
             for _ in range(3):
@@ -111,15 +113,29 @@ async def test_errors_arrive_as_themselves_and_the_connection_goes_on(server: Co
     await trio.to_thread.run_sync(conversation)
 
 
-async def test_what_breaks_inside_is_logged_and_does_not_end_the_daemon(server: ControlServer, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.ERROR, "snapfs"), pytest.raises(ControlError, match="internal error"):
+async def test_what_breaks_inside_is_logged_and_does_not_end_the_daemon(
+    server: ControlServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        caplog.at_level(logging.ERROR, "snapfs"),
+        pytest.raises(ControlError, match="internal error"),
+    ):
         await ask(server, "break")
     assert "ZeroDivisionError" in caplog.text
     assert await ask(server, "echo")
 
 
 @pytest.mark.parametrize(
-    "garbage", [b"\n", b"hello\n", b"\xff\xfe\n", b"{}\n", b'{"v":1}\n', b"[" * 30_000 + b"\n", b'{"v":9,"command":"x","arguments":{}}\n']
+    "garbage",
+    [
+        b"\n",
+        b"hello\n",
+        b"\xff\xfe\n",
+        b"{}\n",
+        b'{"v":1}\n',
+        b"[" * 30_000 + b"\n",
+        b'{"v":9,"command":"x","arguments":{}}\n',
+    ],
 )
 async def test_garbage_is_answered_with_an_error(garbage: bytes, server: ControlServer) -> None:
     with pytest.raises(ControlError):
@@ -176,17 +192,23 @@ async def test_more_connections_than_are_served_wait_their_turn(server: ControlS
     async with trio.open_nursery() as nursery:
         limiter = trio.CapacityLimiter(3 * CONNECTIONS)
         for _ in range(2 * CONNECTIONS):
-            nursery.start_soon(lambda: trio.to_thread.run_sync(lambda: connect(server).close(), limiter=limiter))
+            nursery.start_soon(
+                lambda: trio.to_thread.run_sync(lambda: connect(server).close(), limiter=limiter)
+            )
         nursery.start_soon(ask, server, "echo")
 
 
-async def test_strangers_are_turned_away(server: ControlServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_strangers_are_turned_away(
+    server: ControlServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("snapfs.control.server.peer", lambda _: (1, os.geteuid() + 1))
     with pytest.raises(AccessDenied):
         protocol.decode_answer(await send(server, b""))
 
 
-async def test_closing_removes_the_socket_and_a_new_daemon_takes_the_place_of_a_dead_one(place: Path) -> None:
+async def test_closing_removes_the_socket_and_a_new_daemon_takes_the_place_of_a_dead_one(
+    place: Path,
+) -> None:
     first = ControlServer(Answers(), str(place / "s.sock"))
     second = ControlServer(Answers(), str(place / "t.sock"))
     assert {path.name for path in place.iterdir()} == {"s.sock", "t.sock"}
@@ -258,7 +280,10 @@ async def test_the_daemon_stops_to_listen_when_it_cannot_accept(
 
 async def test_idle_connections_keep_commands_waiting(server: ControlServer) -> None:
     async with contextlib.AsyncExitStack() as stack:
-        idle = [await stack.enter_async_context(await trio.open_unix_socket(server.path)) for _ in range(OPEN)]
+        idle = [
+            await stack.enter_async_context(await trio.open_unix_socket(server.path))
+            for _ in range(OPEN)
+        ]
         await until(lambda: len(server._idle) == OPEN)
         await idle[-1].send_all(b"{")  # a request that never ends is none
         with trio.fail_after(20):
@@ -290,8 +315,12 @@ async def test_more_callers_than_can_be_open_are_told_so(server: ControlServer) 
     assert await ask(server, "echo")
 
 
-async def test_strangers_keep_commands_waiting(server: ControlServer, monkeypatch: pytest.MonkeyPatch, autojump_clock: None) -> None:
-    """A stranger who does not read what he is told costs a second, and there are not many at once."""
+async def test_strangers_keep_commands_waiting(
+    server: ControlServer, monkeypatch: pytest.MonkeyPatch, autojump_clock: None
+) -> None:
+    """A stranger who does not read what he is told costs a second, and
+    there are not many at once.
+    """
     whose = [os.geteuid() + 1]
     monkeypatch.setattr(serving, "peer", lambda _: (1, whose[0]))
     async with contextlib.AsyncExitStack() as stack:
@@ -312,7 +341,9 @@ async def test_strangers_keep_commands_waiting(server: ControlServer, monkeypatc
 def named(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, os.stat_result]]:
     """A directory where commands look for daemons, and an image."""
     directory = place / "sockets"
-    monkeypatch.setattr(registry, "directories", lambda uid: [str(directory)] if uid == os.geteuid() else [])
+    monkeypatch.setattr(
+        registry, "directories", lambda uid: [str(directory)] if uid == os.geteuid() else []
+    )
     image = place / "a.img"
     image.touch()
     return directory, image.stat()
@@ -326,10 +357,17 @@ async def ask_here(server: ControlServer) -> Result:
 
 
 async def test_a_socket_that_is_removed_is_missed_for_ever(
-    named: tuple[Path, os.stat_result], nursery: trio.Nursery, autojump_clock: None, caplog: pytest.LogCaptureFixture
+    named: tuple[Path, os.stat_result],
+    nursery: trio.Nursery,
+    autojump_clock: None,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     directory, status = named
-    made = ControlServer(Answers(), registry.new_socket_path(status, 7), anew=lambda: registry.new_socket_path(status, 7))
+    made = ControlServer(
+        Answers(),
+        registry.new_socket_path(status, 7),
+        anew=lambda: registry.new_socket_path(status, 7),
+    )
     nursery.start_soon(made.run)
     await trio.testing.wait_all_tasks_blocked()
     for _ in range(2):
@@ -351,7 +389,9 @@ async def test_a_socket_that_is_removed_is_missed_for_ever(
     assert list(directory.iterdir()) == []
 
 
-async def test_without_its_directory_a_daemon_is_not_found(named: tuple[Path, os.stat_result], nursery: trio.Nursery) -> None:
+async def test_without_its_directory_a_daemon_is_not_found(
+    named: tuple[Path, os.stat_result], nursery: trio.Nursery
+) -> None:
     """As after the end of a session, whose /run/user/UID goes with it."""
     directory, status = named
     key = registry.socket_key(status, 0x77)
@@ -376,8 +416,12 @@ async def test_without_its_directory_a_daemon_is_not_found(named: tuple[Path, os
     nursery.cancel_scope.cancel()
 
 
-async def test_a_crowd_of_strangers_keeps_the_user_out(named: tuple[Path, os.stat_result], nursery: trio.Nursery) -> None:
-    """They come by the abstract name, and are turned away there when they are too many; the directory is closed to them."""
+async def test_a_crowd_of_strangers_keeps_the_user_out(
+    named: tuple[Path, os.stat_result], nursery: trio.Nursery
+) -> None:
+    """They come by the abstract name, and are turned away there when they are too many; the
+    directory is closed to them.
+    """
     _, status = named
     key = registry.socket_key(status, 0x76)
     made = ControlServer(Answers(), registry.new_socket_path(status, 0x76), key=key)
@@ -394,7 +438,9 @@ async def test_a_crowd_of_strangers_keeps_the_user_out(named: tuple[Path, os.sta
     made.close()
 
 
-async def test_a_stranger_with_the_abstract_name_is_asked(named: tuple[Path, os.stat_result], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stranger_with_the_abstract_name_is_asked(
+    named: tuple[Path, os.stat_result], monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, status = named
     key = registry.socket_key(status, 0x78)
     mount = Mount(1, 1, 0x78, "/", "/mnt", "fuse.snapfs", "x.img", frozenset(), os.geteuid())
@@ -406,36 +452,56 @@ async def test_a_stranger_with_the_abstract_name_is_asked(named: tuple[Path, os.
         connection, _ = stranger.accept()
         with connection:
             assert connection.recv(1) == b""  # not a word was said
-    # Neither do many strangers whose queues are full delay anybody for long, nor hide the right one.
+    # Neither do many strangers whose queues are full delay anybody for long, nor hide the right
+    # one.
     monkeypatch.setattr(client, "CONNECT_SECONDS", 0)
     with contextlib.ExitStack() as stack:
         monkeypatch.setattr(listening, "BACKLOG", 0)
         for _ in range(5):
             full = stack.enter_context(listening.by_name(key))
             stack.enter_context(socket.socket(socket.AF_UNIX)).connect(full.getsockname())
-        assert client._first([(name, os.geteuid()) for name in registry._abstract_names() if key in name]) is None
+        assert (
+            client._first(
+                [(name, os.geteuid()) for name in registry._abstract_names() if key in name]
+            )
+            is None
+        )
         monkeypatch.setattr(listening, "BACKLOG", 5)
         stack.enter_context(listening.by_name(key))
         stack.enter_context(client.of_mount(mount))
 
 
-def test_a_server_is_closed_in_its_event_loop_only(named: tuple[Path, os.stat_result], caplog: pytest.LogCaptureFixture) -> None:
-    """A daemon closes it when the loop has ended: whatever fails then keeps the volume from being closed."""
+def test_a_server_is_closed_in_its_event_loop_only(
+    named: tuple[Path, os.stat_result], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A daemon closes it when the loop has ended: whatever fails then keeps the volume from being
+    closed.
+    """
     directory, status = named
     servers: list[ControlServer] = []
 
     async def live() -> None:
-        servers.append(ControlServer(Answers(), registry.new_socket_path(status, 0x79), key=registry.socket_key(status, 0x79)))
+        servers.append(
+            ControlServer(
+                Answers(),
+                registry.new_socket_path(status, 0x79),
+                key=registry.socket_key(status, 0x79),
+            )
+        )
         with trio.move_on_after(0):
             await servers[0].run()
 
     trio.run(live)
     servers[0].close()
     assert list(directory.iterdir()) == []
-    assert not [name for name in registry._abstract_names() if registry.socket_key(status, 0x79) in name]
+    assert not [
+        name for name in registry._abstract_names() if registry.socket_key(status, 0x79) in name
+    ]
 
 
-def test_a_daemon_that_starts_removes_the_socket_of_another_one_that_is_made(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_daemon_that_starts_removes_the_socket_of_another_one_that_is_made(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At every step of making a socket another daemon may look for dead ones."""
     steps: list[str] = []
 
@@ -463,13 +529,17 @@ def test_a_daemon_that_starts_removes_the_socket_of_another_one_that_is_made(pla
     monkeypatch.setattr(listening, "ALONE_SECONDS", 0.0)
     monkeypatch.setattr(listening.socket, "socket", Watched)
     rename = os.rename
-    monkeypatch.setattr(os, "rename", lambda old, new: (another("before"), rename(old, new), another("after")))
+    monkeypatch.setattr(
+        os, "rename", lambda old, new: (another("before"), rename(old, new), another("after"))
+    )
     with listening.at_path(str(place / "a.sock")), listening.at_path(str(place / "b.sock")):
         assert {path.name for path in place.iterdir()} == {"a.sock", "b.sock"}
     assert steps == ["bind", "listen", "before", "after"] * 2
 
 
-def test_a_daemon_tidies_up_while_another_one_is_stopped_in_the_middle(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_daemon_tidies_up_while_another_one_is_stopped_in_the_middle(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nobody waits for it for ever, and nothing of it is removed."""
     monkeypatch.setattr(listening, "ALONE_SECONDS", 0.0)
     with listening.alone(str(place)), socket.socket(socket.AF_UNIX) as other:

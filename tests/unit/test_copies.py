@@ -1,4 +1,6 @@
-"""A volume remembers the copy of itself that is running, and where that has its map (D1, D5): nothing else is touched by either."""
+"""A volume remembers the copy of itself that is running, and where that has its map (D1, D5):
+nothing else is touched by either.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +23,29 @@ from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.store import volume as volume_module
-from snapfs.store.copies import PATH_MAX, RUNS_MAX, CopyBlock, RunningCopy, allocate_map, free_map, map_problem, plan_map
+from snapfs.store.copies import (
+    PATH_MAX,
+    RUNS_MAX,
+    CopyBlock,
+    RunningCopy,
+    allocate_map,
+    free_map,
+    map_problem,
+    plan_map,
+)
 from snapfs.store.driver import commit, drive
 from snapfs.store.volume import Volume
 
 BLOCK = 4096
 COPY = RunningCopy(
-    b"0123456789abcdef", 3, b"/elsewhere/copy.img", map_path=b"/elsewhere/copy.map", rate=0, paused=True, since_ns=-5, owner=7
+    b"0123456789abcdef",
+    3,
+    b"/elsewhere/copy.img",
+    map_path=b"/elsewhere/copy.map",
+    rate=0,
+    paused=True,
+    since_ns=-5,
+    owner=7,
 )
 
 
@@ -56,7 +74,9 @@ def problems(device: Any) -> list[str]:
 
 
 def test_a_running_copy_is_forgotten_or_remembered_otherwise(device: MemoryDevice) -> None:
-    """D1: with the commit that it is put for, after any other commit, and until it is ended; then nothing is left of it (I10)."""
+    """D1: with the commit that it is put for, after any other commit, and until it is ended; then
+    nothing is left of it (I10).
+    """
     fs = fresh(device)
     before = bitmaps(fs.volume)
     assert fs.volume.copies.current is None
@@ -66,7 +86,9 @@ def test_a_running_copy_is_forgotten_or_remembered_otherwise(device: MemoryDevic
     for step in range(3):
         fs = fresh(device)
         assert (fs.volume.copies.current, fs.volume.copies.dirty) == (COPY, False)
-        assert fs.volume.superblock.read_only_compatible == superblock.COPY_RUNNING | superblock.CLAIM
+        assert (
+            fs.volume.superblock.read_only_compatible == superblock.COPY_RUNNING | superblock.CLAIM
+        )
         drive(fs.volume, fs.make, fs.base, ROOT_INO, b"%d" % step, 0o100644, 0, 0)
         commit(fs.volume)
         assert problems(device) == []
@@ -79,12 +101,16 @@ def test_a_running_copy_is_forgotten_or_remembered_otherwise(device: MemoryDevic
     fs = fresh(device)
     assert fs.volume.copies.current is None and fs.volume.copies.place is None
     assert fs.volume.superblock.read_only_compatible == superblock.CLAIM
-    assert [[bits.count(1) for bits in group] for group in bitmaps(fs.volume)] == [[bits.count(1) for bits in group] for group in before]
+    assert [[bits.count(1) for bits in group] for group in bitmaps(fs.volume)] == [
+        [bits.count(1) for bits in group] for group in before
+    ]
     assert problems(device) == []
 
 
 def test_a_change_overwrites_what_the_durable_generation_says(device: MemoryDevice) -> None:
-    """I4: another description takes another block; a crash before the superblock has the one from before."""
+    """I4: another description takes another block; a crash before the superblock has the one from
+    before.
+    """
     fs = fresh(device)
     fs.volume.copies.put(COPY)
     commit(fs.volume)
@@ -117,7 +143,9 @@ def test_a_copy_that_has_not_changed_is_written_again(device: MemoryDevice) -> N
 def test_the_longest_description_does_not_fit_the_smallest_block() -> None:
     path = b"/" + b"p" * (PATH_MAX - 1)
     many = tuple((1 << 47, 1 << 47) for _ in range(RUNS_MAX))
-    most = RunningCopy(b"\xff" * 16, (1 << 62) - 1, path, many, b"", "write", 1 << 62, True, -1 << 62, 0xFFFF_FFFF)
+    most = RunningCopy(
+        b"\xff" * 16, (1 << 62) - 1, path, many, b"", "write", 1 << 62, True, -1 << 62, 0xFFFF_FFFF
+    )
     for one in (most, replace(most, map_runs=many[:1], map_path=path)):
         data = one.checked().encode()
         assert len(data) <= BLOCK
@@ -140,8 +168,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("change", "what"), WRONG)
-def test_a_description_that_cannot_be_is_written_or_believed(change: dict[str, Any], what: str) -> None:
-    """One that somebody starts is refused with a line that says why; one that a volume has is damage."""
+def test_a_description_that_cannot_be_is_written_or_believed(
+    change: dict[str, Any], what: str
+) -> None:
+    """One that somebody starts is refused with a line that says why; one that a volume has is
+    damage.
+    """
     wrong = replace(COPY, **change)
     with pytest.raises(UsageError, match=what):
         wrong.checked()
@@ -150,8 +182,10 @@ def test_a_description_that_cannot_be_is_written_or_believed(change: dict[str, A
 
 
 FIELDS: list[tuple[str, Any]] = [
-    ("id", "text"), ("generation", -1), ("generation", 1 << 62), ("destination", "text"), ("runs", {}), ("runs", [20]), ("runs", [20, -1]),
-    ("runs", [b"", 1]), ("runs", [1 << 60, 1]), ("map", None), ("on_error", b"copy"), ("rate", -1), ("rate", True), ("rate", 1 << 63),
+    ("id", "text"), ("generation", -1), ("generation", 1 << 62), ("destination", "text"), ("runs",
+    {}), ("runs", [20]), ("runs", [20, -1]),
+    ("runs", [b"", 1]), ("runs", [1 << 60, 1]), ("map", None), ("on_error", b"copy"), ("rate", -1),
+    ("rate", True), ("rate", 1 << 63),
     ("paused", 1), ("since", 1.5), ("since", 1 << 63), ("owner", -1), ("owner", 1 << 32),
 ]  # fmt: skip
 
@@ -159,7 +193,10 @@ FIELDS: list[tuple[str, Any]] = [
 @pytest.mark.parametrize(("field", "value"), FIELDS)
 def test_a_field_of_another_kind_is_believed(field: str, value: Any) -> None:
     found = msgpack.unpackb(COPY.encode())
-    for wrong in ({**found, field: value}, {key: one for key, one in found.items() if key != field}):
+    for wrong in (
+        {**found, field: value},
+        {key: one for key, one in found.items() if key != field},
+    ):
         if "rate" in wrong or field != "rate":  # without one there is no limit
             with pytest.raises(CorruptBlock):
                 RunningCopy.decode(msgpack.packb(wrong))
@@ -167,7 +204,18 @@ def test_a_field_of_another_kind_is_believed(field: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [1, [20, 30], [0, 1, 1], [2048, 1, 1], [7, 1, 1], [2047, 1, 1], [20, 0, 1], [20, 4097, 1], [20, 1, 1 << 32]]
+    "value",
+    [
+        1,
+        [20, 30],
+        [0, 1, 1],
+        [2048, 1, 1],
+        [7, 1, 1],
+        [2047, 1, 1],
+        [20, 0, 1],
+        [20, 4097, 1],
+        [20, 1, 1 << 32],
+    ],
 )
 def test_a_root_record_names_an_impossible_block(value: Any) -> None:
     """Nothing fixed is given away: a description that changes frees the block that it was in."""
@@ -189,7 +237,9 @@ def damage(device: MemoryDevice) -> CopyBlock:
 
 
 def test_a_volume_is_written_though_nobody_knows_what_its_copy_needs(device: MemoryDevice) -> None:
-    """D3: a description that is damaged leaves a volume that is read, says why it is not written, and is mended by ending the copy."""
+    """D3: a description that is damaged leaves a volume that is read, says why it is not written,
+    and is mended by ending the copy.
+    """
     damage(device)
     fs = fresh(device)
     assert fs.volume.copies.current is None and fs.volume.read_only
@@ -220,7 +270,9 @@ def test_a_device_that_fails_there_makes_the_volume_unreadable(device: MemoryDev
     assert [finding.rule for finding in check_volume(device)] == ["running-copy"]
 
 
-def test_a_snapfs_that_knows_no_copies_writes(device: MemoryDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_snapfs_that_knows_no_copies_writes(
+    device: MemoryDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fs = fresh(device)
     fs.volume.copies.put(COPY)
     commit(fs.volume)
@@ -249,7 +301,9 @@ class Watching:
 
 
 def test_a_repair_spoils_a_copy_that_goes_on(device: MemoryDevice) -> None:
-    """D3: repair writes past the copy, so it ends it first; cut off at any write after that, the volume is not written by others."""
+    """D3: repair writes past the copy, so it ends it first; cut off at any write after that, the
+    volume is not written by others.
+    """
     fs = fresh(device)
     fs.volume.copies.put(COPY)
     commit(fs.volume)
@@ -272,7 +326,10 @@ def test_a_repair_spoils_a_copy_that_goes_on(device: MemoryDevice) -> None:
     assert watching.done[:2] == [(place.block * BLOCK, bytes(BLOCK)), (None, b"")]
     assert writes > 3 and result.after == []
     assert result.actions == [
-        "the copy to '/elsewhere/copy.img' that was running has ended, it would lack what is mended now: start it again"
+        (
+            "the copy to '/elsewhere/copy.img' that was running has ended, it would lack "
+            "what is mended now: start it again"
+        )
     ]
     assert fresh(device).volume.copies.place is None
 
@@ -281,7 +338,9 @@ def test_a_repair_spoils_a_copy_that_goes_on(device: MemoryDevice) -> None:
 
 
 def test_the_map_of_a_copy_touches_anything_else(device: MemoryDevice) -> None:
-    """D5, I10: its blocks are marked, in no snapshot, clean for the checker with any content, and free when it is given back."""
+    """D5, I10: its blocks are marked, in no snapshot, clean for the checker with any content, and
+    free when it is given back.
+    """
     fs = fresh(device)
     before = bitmaps(fs.volume)
     generation = fs.volume.generation
@@ -301,7 +360,9 @@ def test_the_map_of_a_copy_touches_anything_else(device: MemoryDevice) -> None:
     fs.volume.copies.put(None)
     drive(fs.volume, free_map, fs.volume, runs)
     commit(fs.volume)
-    assert [bits.count(1) for bits in bitmaps(fresh(device).volume)[0]] == [bits.count(1) for bits in before[0]]
+    assert [bits.count(1) for bits in bitmaps(fresh(device).volume)[0]] == [
+        bits.count(1) for bits in before[0]
+    ]
     assert problems(device) == []
 
 
@@ -323,7 +384,9 @@ def test_a_map_is_larger_than_a_group() -> None:
 
 
 def scatter(fs: Filesystem, gap: int, pieces: int) -> None:
-    """Take all free blocks, and give back some: ``pieces`` runs of ``gap`` blocks, and one more of three times as many."""
+    """Take all free blocks, and give back some: ``pieces`` runs of ``gap`` blocks, and one more of
+    three times as many.
+    """
     allocator = fs.volume.allocator
     allocator.reserve = 0
     drive(fs.volume, allocator.prepare, allocator.available, urgency=2)
@@ -355,7 +418,9 @@ def test_a_map_in_too_many_pieces_is_taken(device: MemoryDevice) -> None:
 
 
 def test_a_map_takes_blocks_that_wait_for_a_commit_or_the_reserve(device: MemoryDevice) -> None:
-    """I5: there is no room but in what is being freed: a commit comes first. And there must be room for the next one."""
+    """I5: there is no room but in what is being freed: a commit comes first. And there must be room
+    for the next one.
+    """
     fs = fresh(device)
     ino = drive(fs.volume, fs.make, fs.base, ROOT_INO, b"file", 0o100644, 0, 0).ino
     drive(fs.volume, fs.write, fs.base, ino, 0, bytes(1800 * BLOCK))
@@ -379,7 +444,13 @@ def test_blocks_that_are_no_map_are_given_back(device: MemoryDevice) -> None:
     group.record(start, 1, None, held=True)
     group.record(start + 1, 1, fs.volume.holders.intern(False, 0, 2), held=False)
     free = group.groups[0].busy.find(0, start)
-    for runs in ([(start, 4)], [(start + 1, 1)], [(free, 1)], [(start + 2, 1), (2, 3)], [(2045, 8)]):
+    for runs in (
+        [(start, 4)],
+        [(start + 1, 1)],
+        [(free, 1)],
+        [(start + 2, 1), (2, 3)],
+        [(2045, 8)],
+    ):
         bits = bitmaps(fs.volume)
         with pytest.raises(CorruptBlock, match="are named by"):
             free_map(fs.volume, runs)
@@ -403,7 +474,13 @@ def test_blocks_that_are_no_map_are_given_back(device: MemoryDevice) -> None:
         ([(95, 10)], "describes the copy"),
     ],
 )
-def test_a_map_is_believed_to_be_where_it_would_destroy_something(runs: list[tuple[int, int]], what: str | None) -> None:
+def test_a_map_is_believed_to_be_where_it_would_destroy_something(
+    runs: list[tuple[int, int]], what: str | None
+) -> None:
     """I4: it is written in place."""
-    found = map_problem(replace(COPY, map_path=b"", map_runs=tuple(runs)), CopyBlock(100, 50, 0), Geometry(BLOCK, 40000))
+    found = map_problem(
+        replace(COPY, map_path=b"", map_runs=tuple(runs)),
+        CopyBlock(100, 50, 0),
+        Geometry(BLOCK, 40000),
+    )
     assert found is None if what is None else found is not None and what in found

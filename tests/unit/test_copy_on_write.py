@@ -91,7 +91,9 @@ def test_the_write_counter_wraps_around(fs: Filesystem) -> None:
 
 
 def test_every_write_preserves_again(fs: Filesystem) -> None:
-    """A3, A5: the first write after a snapshot binds the block to it; later ones, in this generation and in others, preserve nothing."""
+    """A3, A5: the first write after a snapshot binds the block to it; later ones, in this
+    generation and in others, preserve nothing.
+    """
     ino = new_file(fs, 10)
     drive(fs.volume, fs.write, fs.base, ino, 0, b"a" * 10 * BLOCK)
     assert fs.volume.allocator.held == 0
@@ -112,12 +114,16 @@ def test_every_write_preserves_again(fs: Filesystem) -> None:
 
 
 def test_one_write_preserves_for_one_snapshot_only(fs: Filesystem) -> None:
-    """A3: the block is bound to every snapshot that needs it, once; it goes when the last of them has gone (A9)."""
+    """A3: the block is bound to every snapshot that needs it, once; it goes when the last of them
+    has gone (A9).
+    """
     ino = new_file(fs, 300)
     views = [snapshot(fs, name) for name in ("one", "two", "three")]
     before = fs.volume.allocator.free
     drive(fs.volume, fs.write, fs.base, ino, 0, b"y" * 100 * BLOCK)
-    assert before - fs.volume.allocator.free == 99 + 1  # the data; what metadata needs comes with the commit
+    assert (
+        before - fs.volume.allocator.free == 99 + 1
+    )  # the data; what metadata needs comes with the commit
     (data_set,) = [entry for entry in fs.volume.holders.sets.values() if entry.count >= 100]
     assert data_set.mask == sum(1 << view.id for view in views)
     commit(fs.volume)
@@ -125,7 +131,9 @@ def test_one_write_preserves_for_one_snapshot_only(fs: Filesystem) -> None:
         drive(fs.volume, snapshots.delete, fs, name)
         finish_work(fs)
         commit(fs.volume)
-        assert drive(fs.volume, fs.read, fs.view(views[1].id), ino, 0, 1 << 30) == b"x" * 300 * BLOCK
+        assert (
+            drive(fs.volume, fs.read, fs.view(views[1].id), ino, 0, 1 << 30) == b"x" * 300 * BLOCK
+        )
     assert fs.volume.allocator.held >= 100
     drive(fs.volume, snapshots.delete, fs, "two")
     finish_work(fs)
@@ -134,7 +142,9 @@ def test_one_write_preserves_for_one_snapshot_only(fs: Filesystem) -> None:
 
 
 def test_bits_of_deleted_snapshots_are_lost(fs: Filesystem) -> None:
-    """A4: a bit comes back when the background work is through, and is given out again, unless the kernel still knows the old view."""
+    """A4: a bit comes back when the background work is through, and is given out again, unless the
+    kernel still knows the old view.
+    """
     views = [snapshot(fs, name) for name in ("one", "two", "three")]
     assert [view.id for view in views] == [1, 2, 3]
     drive(fs.volume, snapshots.delete, fs, "two")
@@ -164,13 +174,19 @@ def test_a_new_view_shows_what_an_old_one_of_its_bit_held(fs: Filesystem) -> Non
 
 
 @pytest.mark.parametrize("blocks", [1, 300], ids=["one block", "with pointer blocks"])
-def test_a_write_in_a_view_copies_the_block(blocks: int, fs: Filesystem, device: CountingDevice) -> None:
-    """B2: a whole-block write in a view reads nothing and allocates one block; a second one, in the same generation, none."""
+def test_a_write_in_a_view_copies_the_block(
+    blocks: int, fs: Filesystem, device: CountingDevice
+) -> None:
+    """B2: a whole-block write in a view reads nothing and allocates one block; a second one, in the
+    same generation, none.
+    """
     ino = new_file(fs, blocks)
     snapshot(fs, "one")
     fs = Filesystem(Volume.open(device))
     view = fs.view(1)
-    drive(fs.volume, fs.plan_read, view, ino, 0, blocks * BLOCK)  # pointers are in memory, data is not
+    drive(
+        fs.volume, fs.plan_read, view, ino, 0, blocks * BLOCK
+    )  # pointers are in memory, data is not
     drive(fs.volume, fs.volume.allocator.need_groups, [0])
     free, read, written = fs.volume.allocator.free, device.bytes_read, device.bytes_written
     assert fs.write(view, ino, 0, b"v" * BLOCK) == BLOCK
@@ -180,8 +196,14 @@ def test_a_write_in_a_view_copies_the_block(blocks: int, fs: Filesystem, device:
     assert fs.write(view, ino, 0, b"w" * BLOCK) == BLOCK
     assert device.bytes_read == read
     assert free - fs.volume.allocator.free == 1
-    assert drive(fs.volume, fs.read, view, ino, 0, 2 * BLOCK) == (b"w" * BLOCK + b"x" * BLOCK)[: blocks * BLOCK]
-    assert drive(fs.volume, fs.read, fs.base, ino, 0, 2 * BLOCK) == (b"x" * 2 * BLOCK)[: blocks * BLOCK]
+    assert (
+        drive(fs.volume, fs.read, view, ino, 0, 2 * BLOCK)
+        == (b"w" * BLOCK + b"x" * BLOCK)[: blocks * BLOCK]
+    )
+    assert (
+        drive(fs.volume, fs.read, fs.base, ino, 0, 2 * BLOCK)
+        == (b"x" * 2 * BLOCK)[: blocks * BLOCK]
+    )
     commit(fs.volume)
 
 
@@ -190,20 +212,30 @@ def test_a_view_and_the_base_see_each_other(fs: Filesystem) -> None:
     ino = new_file(fs, 6)
     view = snapshot(fs, "one")
     other = snapshot(fs, "two")
-    for index, (where, letter) in enumerate([(fs.base, b"b"), (view, b"v"), (fs.base, b"B"), (view, b"V")]):
+    for index, (where, letter) in enumerate(
+        [(fs.base, b"b"), (view, b"v"), (fs.base, b"B"), (view, b"V")]
+    ):
         drive(fs.volume, fs.write, where, ino, index // 2 * BLOCK, letter * 2 * BLOCK)
         commit(fs.volume)
     drive(fs.volume, fs.unlink, other, ROOT_INO, b"file")
     finish_work(fs)
     commit(fs.volume)
-    assert drive(fs.volume, fs.read, fs.base, ino, 0, 1 << 20) == b"b" * BLOCK + b"B" * 2 * BLOCK + b"x" * 3 * BLOCK
-    assert drive(fs.volume, fs.read, view, ino, 0, 1 << 20) == b"v" * BLOCK + b"V" * 2 * BLOCK + b"x" * 3 * BLOCK
+    assert (
+        drive(fs.volume, fs.read, fs.base, ino, 0, 1 << 20)
+        == b"b" * BLOCK + b"B" * 2 * BLOCK + b"x" * 3 * BLOCK
+    )
+    assert (
+        drive(fs.volume, fs.read, view, ino, 0, 1 << 20)
+        == b"v" * BLOCK + b"V" * 2 * BLOCK + b"x" * 3 * BLOCK
+    )
     with pytest.raises(StaleInode):
         fs.inode(other, ino)
 
 
 def test_a_snapshot_costs_what_the_volume_holds(fs: Filesystem) -> None:
-    """A2, I9: making a snapshot allocates the same few blocks, and reads nothing, whatever there is."""
+    """A2, I9: making a snapshot allocates the same few blocks, and reads nothing, whatever there
+    is.
+    """
     costs = []
     for blocks in (1, 700):
         ino = new_file(fs, blocks)
@@ -212,6 +244,8 @@ def test_a_snapshot_costs_what_the_volume_holds(fs: Filesystem) -> None:
         costs.append((free - fs.volume.allocator.free, fs.volume.blocks_read - read))
         drive(fs.volume, fs.unlink, fs.base, ROOT_INO, b"file")
         finish_work(fs)
-        assert drive(fs.volume, fs.read, fs.view(len(costs)), ino, 0, 1 << 30) == b"x" * blocks * BLOCK
+        assert (
+            drive(fs.volume, fs.read, fs.view(len(costs)), ino, 0, 1 << 30) == b"x" * blocks * BLOCK
+        )
     assert costs[1][1] == 0
     assert costs[1][0] <= 1

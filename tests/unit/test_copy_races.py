@@ -1,4 +1,6 @@
-"""D1, D3, D5: threads that write, copy behind, make ready and read at once, on files: whoever reads the copy sees the moment it began."""
+"""D1, D3, D5: threads that write, copy behind, make ready and read at once, on files: whoever reads
+the copy sees the moment it began.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ class Crowd:
                 self.errors.append(exc)
                 self.is_over.set()
 
-        (self._others if repeat else self._with_end).append(threading.Thread(target=run, daemon=True))
+        (self._others if repeat else self._with_end).append(
+            threading.Thread(target=run, daemon=True)
+        )
 
     def run(self) -> None:
         for thread in self._with_end + self._others:
@@ -74,7 +78,9 @@ class Crowd:
 
 
 class Copied:
-    """A volume in a file, of which a copy is set up, and nothing more than its initial part is copied."""
+    """A volume in a file, of which a copy is set up, and nothing more than its initial part is
+    copied.
+    """
 
     def __init__(self, where: Path, *, outside: bool) -> None:
         source_path, self.path = str(where / "source"), str(where / "target")
@@ -91,7 +97,9 @@ class Copied:
         drive(volume, volume.allocator.need_groups, [0])
         self.needed = {block for block in range(BLOCKS) if volume.allocator.groups[0].blocks[block]}
         target = prepare(self.path, self.source, BLOCKS * BLOCK, force=False)
-        self.job = job = Job.begin(volume, target, Wishes(), registered=True, source_path=source_path, owner=0)
+        self.job = job = Job.begin(
+            volume, target, Wishes(), registered=True, source_path=source_path, owner=0
+        )
         self.image = self.source.read(0, BLOCKS * BLOCK)
         job.copy_initial_part([])
         if outside:
@@ -100,7 +108,9 @@ class Copied:
         commit(volume)
         job.put_map()
         job.set_up()
-        self.map_blocks = {block for start, length in job.record.map_runs for block in range(start, start + length)}
+        self.map_blocks = {
+            block for start, length in job.record.map_runs for block in range(start, start + length)
+        }
 
     def reader(self) -> UnfinishedCopy:
         """Another process that reads the copy."""
@@ -117,11 +127,17 @@ class Copied:
         for block in range(first, first + count):
             if block in self.needed:
                 at = (block - first) * BLOCK
-                assert seen[at : at + BLOCK] == self.image[block * BLOCK : (block + 1) * BLOCK], f"block {block}"
+                assert seen[at : at + BLOCK] == self.image[block * BLOCK : (block + 1) * BLOCK], (
+                    f"block {block}"
+                )
 
     def left(self) -> int:
         """A block that the copy needs and does not have."""
-        return next(block for block in sorted(self.needed) if self.job.before.must_wait([(block * BLOCK, BLOCK)]))
+        return next(
+            block
+            for block in sorted(self.needed)
+            if self.job.before.must_wait([(block * BLOCK, BLOCK)])
+        )
 
     def finish(self) -> None:
         while not self.job.copy.complete:
@@ -135,7 +151,9 @@ class Copied:
 
 
 @pytest.fixture(params=[False, True], ids=["map on the volume", "map outside"])
-def copied(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Copied]:
+def copied(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Copied]:
     monkeypatch.setattr(copy, "AHEAD_BYTES", BLOCK)
     found = Copied(tmp_path, outside=request.param)
     yield found
@@ -158,7 +176,9 @@ class Overtaken:
 
 
 def test_a_reader_sees_what_overtook_it(copied: Copied) -> None:
-    """D1, D3: it has looked at the map, and before it reads the source, the block is copied and overwritten."""
+    """D1, D3: it has looked at the map, and before it reads the source, the block is copied and
+    overwritten.
+    """
     reader, block = copied.reader(), copied.left()
     Overtaken(reader, lambda: copied.job.before.write(block * BLOCK, b"x" * BLOCK))
     copied.check(reader.read(block * BLOCK, BLOCK), block, 1)
@@ -166,7 +186,9 @@ def test_a_reader_sees_what_overtook_it(copied: Copied) -> None:
 
 
 def test_a_reader_sees_what_came_after_the_copy_was_complete(copied: Copied) -> None:
-    """D1, D4: before it reads the source the copy is complete, the map given back, and its blocks and all others used again."""
+    """D1, D4: before it reads the source the copy is complete, the map given back, and its blocks
+    and all others used again.
+    """
 
     def end() -> None:
         copied.finish()
@@ -181,7 +203,9 @@ def test_a_reader_sees_what_came_after_the_copy_was_complete(copied: Copied) -> 
 
 
 @pytest.mark.parametrize("is_given_back", [False, True])
-def test_a_reader_sees_what_came_after_the_copy_has_failed(copied: Copied, monkeypatch: pytest.MonkeyPatch, is_given_back: bool) -> None:
+def test_a_reader_sees_what_came_after_the_copy_has_failed(
+    copied: Copied, monkeypatch: pytest.MonkeyPatch, is_given_back: bool
+) -> None:
     """D7: the target does not even take that it has failed."""
 
     def fail() -> None:
@@ -204,7 +228,9 @@ def test_a_reader_sees_what_came_after_the_copy_has_failed(copied: Copied, monke
 
 
 def test_a_reader_that_comes_late_believes_a_mark_that_has_gone(copied: Copied) -> None:
-    """D4: between its look at the mark and its opening all of it, the copy is complete, and its map used for something else."""
+    """D4: between its look at the mark and its opening all of it, the copy is complete, and its map
+    used for something else.
+    """
     mark = read_mark(copied.job.target.device)
     assert mark is not None
     block = copied.left()
@@ -216,7 +242,9 @@ def test_a_reader_that_comes_late_believes_a_mark_that_has_gone(copied: Copied) 
     reader.close()
 
 
-def test_a_sector_that_is_being_written_is_taken_for_damage(copied: Copied, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sector_that_is_being_written_is_taken_for_damage(
+    copied: Copied, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """D5: a reader meets a sector of the map of which half is new; the next time it is whole."""
     reader, block = copied.reader(), copied.left()
     decode, half = unfinished.decode_first, [b"half"]
@@ -240,7 +268,8 @@ def test_a_thread_sees_or_destroys_what_another_has_not_copied(copied: Copied) -
     random.Random(5).shuffle(blocks)
     crowd = Crowd()
     seen = {"waited": 0, "read": 0}
-    some_waited = 21  # before anything is copied behind: how often is then no matter of how threads are scheduled
+    # before anything is copied behind: how often is then no matter of how threads are scheduled
+    some_waited = 21
 
     def writer(blocks: list[int], own: random.Random) -> None:
         for block in blocks:
@@ -254,7 +283,9 @@ def test_a_thread_sees_or_destroys_what_another_has_not_copied(copied: Copied) -
                 job.before.flush()
 
     def behind() -> None:
-        if seen["waited"] >= some_waited and (not job.step(random.choice([1, 2, 5]) * BLOCK) or random.random() < 0.3):
+        if seen["waited"] >= some_waited and (
+            not job.step(random.choice([1, 2, 5]) * BLOCK) or random.random() < 0.3
+        ):
             job.settle()
         crowd.is_over.wait(0.002)  # or nothing would be left to be copied before it is overwritten
 

@@ -1,4 +1,6 @@
-"""What is set aside for a commit is enough for what operations do (``store.costs``); and what holds them against it (``tally``) notices."""
+"""What is set aside for a commit is enough for what operations do (``store.costs``); and what holds
+them against it (``tally``) notices.
+"""
 
 from __future__ import annotations
 
@@ -63,9 +65,13 @@ def test_a_file_that_grows_sets_nothing_aside(files: Files) -> None:
     files.clean()
 
 
-@pytest.mark.parametrize("place", [0, 255, 256, 65535, 65536, (1 << 24) - 1, 1 << 24, 1 << 32, 1 << 44])
+@pytest.mark.parametrize(
+    "place", [0, 255, 256, 65535, 65536, (1 << 24) - 1, 1 << 24, 1 << 32, 1 << 44]
+)
 def test_a_write_makes_more_levels_than_are_set_aside(place: int, files: Files) -> None:
-    """Of one block and of several, in a file without anything, in one with a little, and in what a commit has sealed."""
+    """Of one block and of several, in a file without anything, in one with a little, and in what a
+    commit has sealed.
+    """
     for before in (None, 0, 300):
         ino = files.make(b"file %r" % before)
         if before is not None:
@@ -83,12 +89,19 @@ def test_a_write_makes_more_levels_than_are_set_aside(place: int, files: Files) 
 
 
 def test_names_split_more_buckets_than_are_set_aside(files: Files) -> None:
-    """Long names, so that buckets split all the time; every operation begins when nothing is dirty."""
+    """Long names, so that buckets split all the time; every operation
+    begins when nothing is dirty.
+    """
     place, other = files.make(b"one", DIRECTORY), files.make(b"two", DIRECTORY)
     for number in range(120):
         name = b"%0250d" % number
         files.clean() if number % 20 == 0 else commit(files.volume)
-        ino = files.make(name, LINK if number % 3 == 0 else FILE, place, **({"target": b"t" * 3000} if number % 3 == 0 else {}))
+        ino = files.make(
+            name,
+            LINK if number % 3 == 0 else FILE,
+            place,
+            **({"target": b"t" * 3000} if number % 3 == 0 else {}),
+        )
         commit(files.volume)
         files.do(files.fs.link, files.fs.base, ino, other, name)
         commit(files.volume)
@@ -97,7 +110,15 @@ def test_names_split_more_buckets_than_are_set_aside(files: Files) -> None:
         files.do(files.fs.rename, files.fs.base, other, b"renamed " + name[8:], place, name, 0)
         if number:
             commit(files.volume)
-            files.do(files.fs.rename, files.fs.base, place, name, other, b"%0250d" % (number - 1), EXCHANGE)
+            files.do(
+                files.fs.rename,
+                files.fs.base,
+                place,
+                name,
+                other,
+                b"%0250d" % (number - 1),
+                EXCHANGE,
+            )
         commit(files.volume)
     for number in range(120):
         for directory in (place, other):
@@ -118,7 +139,9 @@ def test_attributes_take_more_than_is_set_aside(size: int, files: Files) -> None
 
 
 def test_designating_a_directory_takes_more_than_is_set_aside(files: Files) -> None:
-    """The list of such directories is written with the attribute, and with what takes the directory away."""
+    """The list of such directories is written with the attribute, and with what takes the directory
+    away.
+    """
     inos = [files.make(b"%0250d" % number, DIRECTORY) for number in range(40)]
     for ino in inos:
         files.clean() if ino % 10 == 0 else commit(files.volume)
@@ -126,7 +149,15 @@ def test_designating_a_directory_takes_more_than_is_set_aside(files: Files) -> N
         files.do(files.fs.xattr_set, files.fs.base, ino, b"user.large", b"x" * 9000)
     for number in range(0, 40, 2):
         commit(files.volume)
-        files.do(files.fs.rename, files.fs.base, ROOT_INO, b"%0250d" % number, ROOT_INO, b"%0250d" % (number + 1), 0)
+        files.do(
+            files.fs.rename,
+            files.fs.base,
+            ROOT_INO,
+            b"%0250d" % number,
+            ROOT_INO,
+            b"%0250d" % (number + 1),
+            0,
+        )
         commit(files.volume)
         if number % 4:
             files.do(files.fs.rmdir, files.fs.base, ROOT_INO, b"%0250d" % (number + 1))
@@ -138,7 +169,9 @@ def test_designating_a_directory_takes_more_than_is_set_aside(files: Files) -> N
 
 
 def test_a_full_volume_says_yes_and_then_has_no_room_for_the_commit() -> None:
-    """Whatever was told to be done can be committed: when users have taken all that they get, and snapshots come and go."""
+    """Whatever was told to be done can be committed: when users have taken all that they get, and
+    snapshots come and go.
+    """
     files = Files(1024)
     ino = files.make(b"file")
     with pytest.raises(NoSpace):
@@ -153,7 +186,9 @@ def test_a_full_volume_says_yes_and_then_has_no_room_for_the_commit() -> None:
             lambda number=number: files.do(files.fs.set_times, files.fs.base, ino, mtime=number),
             lambda number=number: files.write(ino, number * BLOCK, b"y" * BLOCK),
             lambda number=number: files.resize(ino, (1 << 32) + number),
-            lambda number=number: files.do(snapshots.delete, files.fs, f"s{number - 3}") if number > 3 else None,
+            lambda number=number: (
+                files.do(snapshots.delete, files.fs, f"s{number - 3}") if number > 3 else None
+            ),
         ):
             try:
                 attempt()
@@ -165,14 +200,18 @@ def test_a_full_volume_says_yes_and_then_has_no_room_for_the_commit() -> None:
     files.clean()
 
 
-def test_an_operation_that_sets_too_little_aside_goes_unnoticed(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_operation_that_sets_too_little_aside_goes_unnoticed(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The tally itself."""
     monkeypatch.setattr(costs, "MAKE", 3)
     with pytest.raises(AssertionError, match=r"make: .* more than were set aside"):
         files.make(b"file")
 
 
-def test_a_commit_that_takes_more_than_was_set_aside_goes_unnoticed(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_commit_that_takes_more_than_was_set_aside_goes_unnoticed(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The tally itself."""
     monkeypatch.setattr(costs, "of_tables", lambda _: 0)
     files.make(b"file")
@@ -189,8 +228,15 @@ def test_a_number_that_somebody_has_counted_by_hand_is_set_aside() -> None:
 
     for path in Path(snapfs.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.BinOp | ast.AugAssign) and "dirtied" in ast.unparse(node).split("+")[0]:
+            if (
+                isinstance(node, ast.BinOp | ast.AugAssign)
+                and "dirtied" in ast.unparse(node).split("+")[0]
+            ):
                 value = node.right if isinstance(node, ast.BinOp) else node.value
-                is_one = isinstance(node, ast.AugAssign) and ast.unparse(value) == "1"  # a block that is made dirty
-                assert is_one or not isinstance(value, ast.Constant), f"{path.name}: {ast.unparse(node)}"
+                is_one = (
+                    isinstance(node, ast.AugAssign) and ast.unparse(value) == "1"
+                )  # a block that is made dirty
+                assert is_one or not isinstance(value, ast.Constant), (
+                    f"{path.name}: {ast.unparse(node)}"
+                )
     assert naming.costs is costs

@@ -1,4 +1,6 @@
-"""Several snapshots at once: all that can be deleted go, in one step that nothing divides, and what they free is what was said (A9, E)."""
+"""Several snapshots at once: all that can be deleted go, in one step that nothing divides, and what
+they free is what was said (A9, E).
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def device() -> Iterator[MemoryDevice]:
     format_volume(made)
     fs = Filesystem(Volume.open(made))
     for number, name in enumerate(NAMES):
-        directory = drive(fs.volume, fs.make, fs.base, ROOT_INO, name.encode(), 0o040755, number, 0).ino
+        directory = drive(
+            fs.volume, fs.make, fs.base, ROOT_INO, name.encode(), 0o040755, number, 0
+        ).ino
         file = drive(fs.volume, fs.make, fs.base, directory, b"file", 0o100644, number, 0).ino
         drive(fs.volume, fs.write, fs.base, file, 0, name.encode() * 5000)
         drive(fs.volume, snapshots.create, fs, name, targets=[directory])
@@ -51,9 +55,19 @@ def left(fs: Filesystem) -> list[str]:
 
 
 def test_blocks_of_others_are_counted() -> None:
-    """E: blocks that the base holds, that somebody else reaches, or that nothing live reaches any more are freed by no deletion."""
+    """E: blocks that the base holds, that somebody else reaches, or that nothing live reaches any
+    more are freed by no deletion.
+    """
     sets = HolderSets()
-    entries = [(False, 0b0010), (False, 0b0100), (False, 0b0110), (False, 0b1000), (False, 0b1010), (True, 0b0010), (False, 0b10010)]
+    entries = [
+        (False, 0b0010),
+        (False, 0b0100),
+        (False, 0b0110),
+        (False, 0b1000),
+        (False, 0b1010),
+        (True, 0b0010),
+        (False, 0b10010),
+    ]
     for number, (base_held, mask) in enumerate(entries):
         sets.load(number + 1, HolderSet(base_held, 5 if base_held else 0, mask, 10**number))
     sets.set_instances({1: 1, 2: 2, 4: 4})  # 3 is going
@@ -92,7 +106,11 @@ def test_those_that_cannot_go_keep_the_others(fs: Filesystem) -> None:
     }  # fmt: skip
     assert left(fs) == NAMES
     done = drive(fs.volume, snapshots.delete_set, fs, chosen, permit=permit)
-    assert (done.deleted, done.blocks, set(done.refused)) == (planned.deleted, planned.blocks, set(planned.refused))
+    assert (done.deleted, done.blocks, set(done.refused)) == (
+        planned.deleted,
+        planned.blocks,
+        set(planned.refused),
+    )
     assert left(fs) == [name for name in NAMES if name != "s5"]
     assert space.usage(fs).leaving == done.blocks > 0
     by_root = drive(fs.volume, snapshots.delete_set, fs, ["s3", "s4"])
@@ -102,7 +120,9 @@ def test_those_that_cannot_go_keep_the_others(fs: Filesystem) -> None:
 def test_the_origin_of_a_snapshot_in_the_making_is_deleted(fs: Filesystem) -> None:
     """Its state is needed until the copy has been sealed; then all goes on."""
     origin = snapshots.get(fs, "s1")
-    drive(fs.volume, snapshots.create, fs, "copy", origin=origin.id, facts=Facts(description="of s1"))
+    drive(
+        fs.volume, snapshots.create, fs, "copy", origin=origin.id, facts=Facts(description="of s1")
+    )
     drive(fs.volume, snapshots.plan_set, fs, ["s0"])
     with pytest.raises(CommitNeeded):
         snapshots.plan_set(fs, ["s0", "s1"])

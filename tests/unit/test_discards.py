@@ -1,4 +1,6 @@
-"""Discards of freed blocks: when they are told to the device, and that nobody waits for them or loses anything by them (I4, I5)."""
+"""Discards of freed blocks: when they are told to the device, and that nobody waits for them or
+loses anything by them (I4, I5).
+"""
 
 from __future__ import annotations
 
@@ -95,7 +97,9 @@ def test_what_is_freed_is_never_discarded(fs: Filesystem, device: Noting) -> Non
     places = blocks_of(write(fs, b"a", 100))
     commit(fs.volume)
     remove(fs, b"a")
-    assert not places & device.discarded(), "discarded before the generation that frees it is durable"
+    assert not places & device.discarded(), (
+        "discarded before the generation that frees it is durable"
+    )
     commit(fs.volume)
     assert places <= device.discarded()
 
@@ -128,7 +132,9 @@ def test_neighbours_are_discarded_one_by_one(fs: Filesystem, device: Noting) -> 
 
 
 def test_discards_take_from_repair_what_it_goes_back_to(fs: Filesystem, device: Noting) -> None:
-    """A root record that cannot be read: the generation before is still whole, as it is without discards."""
+    """A root record that cannot be read: the generation before is still whole, as it is without
+    discards.
+    """
     for number in range(10):
         write(fs, b"%d" % number, 30)
         commit(fs.volume)
@@ -139,9 +145,13 @@ def test_discards_take_from_repair_what_it_goes_back_to(fs: Filesystem, device: 
     broken.data[:] = device.data
     broken.write(fs.volume.root_block * BLOCK, bytes(BLOCK))
     found = repair_volume(broken)
-    assert any(f"went back to generation {generation - 1}" in line for line in found.actions), found.actions
+    assert any(f"went back to generation {generation - 1}" in line for line in found.actions), (
+        found.actions
+    )
     mended = Filesystem(Volume.open(broken))
-    names = {entry.name for entry in drive(mended.volume, mended.entries, mended.base, ROOT_INO, 0, 100)}
+    names = {
+        entry.name for entry in drive(mended.volume, mended.entries, mended.base, ROOT_INO, 0, 100)
+    }
     assert {b"%d" % number for number in range(10)} - {b"3"} <= names
     assert check_volume(broken) == []
 
@@ -298,7 +308,9 @@ async def test_the_last_discards_are_left_out(edge: Edge, device: Noting) -> Non
     assert not edge.volume.allocator.discards.pending
 
 
-async def test_a_failed_discard_is_told_more_than_once(edge: Edge, device: Noting, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failed_discard_is_told_more_than_once(
+    edge: Edge, device: Noting, caplog: pytest.LogCaptureFixture
+) -> None:
     device.failure = DeviceError("planted")
     for name in (b"a", b"b", b"c"):
         await written(edge, name, 100)
@@ -350,7 +362,9 @@ def test_a_host_without_holes_is_an_internal_error(monkeypatch: pytest.MonkeyPat
         (8192, 4096, 65536, 4096, (69632, 4096)),
     ],
 )
-def test_more_is_discarded_than_was_asked_for(offset: int, length: int, granularity: int, alignment: int, expected: Run) -> None:
+def test_more_is_discarded_than_was_asked_for(
+    offset: int, length: int, granularity: int, alignment: int, expected: Run
+) -> None:
     low, high = inwards(offset, length, granularity, alignment)
     assert (low, high) == expected
     assert low >= high or (offset <= low and high <= offset + length)

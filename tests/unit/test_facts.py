@@ -11,7 +11,15 @@ from snapfs import snapshots
 from snapfs.blocks.geometry import BLOCK_SIZES
 from snapfs.check import check_volume
 from snapfs.device.memory import MemoryDevice
-from snapfs.errors import CorruptBlock, NameTaken, NoSuchFact, NotPermitted, ReadOnly, SnapshotHeld, UsageError
+from snapfs.errors import (
+    CorruptBlock,
+    NameTaken,
+    NoSuchFact,
+    NotPermitted,
+    ReadOnly,
+    SnapshotHeld,
+    UsageError,
+)
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import INO_LIMIT, MAX_INSTANCES, ROOT_INO
@@ -27,7 +35,15 @@ from snapfs.store.facts import (
     TAGS_MAX,
 )
 from snapfs.store.instances import FACTS_KEY, Instance, ViewRoot
-from snapfs.store.parts import INODES_MAX, NAMES_MAX, PARTS_MAX, WAY_MAX, Part, check_bounds, kept_by
+from snapfs.store.parts import (
+    INODES_MAX,
+    NAMES_MAX,
+    PARTS_MAX,
+    WAY_MAX,
+    Part,
+    check_bounds,
+    kept_by,
+)
 from snapfs.store.volume import Volume
 
 FILE = 0o100644
@@ -37,7 +53,10 @@ LARGEST = Facts(
     True,
     "d" * DESCRIPTION_MAX,
     {f"{number:016}": "v" * (TAGS_BYTES_MAX // TAGS_MAX - 16) for number in range(TAGS_MAX)},
-    tuple(Hold(f"{number:0{HOLD_NAME_MAX}}", "r" * REASON_MAX, LATE, 0xFFFF_FFFF) for number in range(HOLDS_MAX)),
+    tuple(
+        Hold(f"{number:0{HOLD_NAME_MAX}}", "r" * REASON_MAX, LATE, 0xFFFF_FFFF)
+        for number in range(HOLDS_MAX)
+    ),
 )
 
 
@@ -81,7 +100,11 @@ def test_the_largest_instance_does_not_fit_a_block() -> None:
     elsewhere = Part(0, (), (b"n" * (rest - 64), *[b"n"] * 64))
     few = [*many, elsewhere]
     kept = (INO_LIMIT,) * (INODES_MAX - len(many)), ()
-    for parts, (covered, passed) in (([*many, long], kept_by([*many, long])), (few, kept), ([long], kept_by([long]))):
+    for parts, (covered, passed) in (
+        ([*many, long], kept_by([*many, long])),
+        (few, kept),
+        ([long], kept_by([long])),
+    ):
         check_bounds(parts, (covered, passed))
         instance = Instance(
             MAX_INSTANCES, "n" * 255, 0xFFFF_FFFF, LATE, LATE, MAX_INSTANCES, 0xFFFF_FFFF,
@@ -92,7 +115,10 @@ def test_the_largest_instance_does_not_fit_a_block() -> None:
     assert item_size(MAX_INSTANCES | FACTS_KEY, LARGEST.encode()) <= room
 
 
-@pytest.mark.parametrize("facts", [NO_FACTS, LARGEST, Facts(tags={"ключ": ""}, holds=(Hold("h"),)), Facts(description="ü" * 256)])
+@pytest.mark.parametrize(
+    "facts",
+    [NO_FACTS, LARGEST, Facts(tags={"ключ": ""}, holds=(Hold("h"),)), Facts(description="ü" * 256)],
+)
 def test_facts_are_not_what_they_were_when_they_are_read(facts: Facts) -> None:
     assert Facts.decode(facts.encode(), "facts") == facts
 
@@ -106,11 +132,16 @@ def test_facts_of_an_older_volume_cannot_be_read() -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        None, [], {"read_only": 1}, {"description": b"x"}, {"description": "d" * 513}, {"description": "a\nb"}, {"tags": []},
-        {"tags": {"k": 1}}, {"tags": {1: "v"}}, {"tags": {"": "v"}}, {"tags": {"a=b": "v"}}, {"tags": {"k": "v" * 512}},
-        {"tags": {str(number): "" for number in range(17)}}, {"holds": {}}, {"holds": ["h"]}, {"holds": [["h", "", 0]]},
-        {"holds": [["", "", 0, 0]]}, {"holds": [["h" * 65, "", 0, 0]]}, {"holds": [["h", "r" * 129, 0, 0]]}, {"holds": [["h", "", 0.5, 0]]},
-        {"holds": [["h", "", 0, -1]]}, {"holds": [["h", "", 0, 0]] * 2}, {"holds": [[str(n), "", 0, 0] for n in range(9)]},
+        None, [], {"read_only": 1}, {"description": b"x"}, {"description": "d" * 513},
+        {"description": "a\nb"}, {"tags": []},
+        {"tags": {"k": 1}}, {"tags": {1: "v"}}, {"tags": {"": "v"}}, {"tags": {"a=b": "v"}},
+        {"tags": {"k": "v" * 512}},
+        {"tags": {str(number): "" for number in range(17)}}, {"holds": {}}, {"holds": ["h"]},
+        {"holds": [["h", "", 0]]},
+        {"holds": [["", "", 0, 0]]}, {"holds": [["h" * 65, "", 0, 0]]}, {"holds": [["h", "r" * 129,
+        0, 0]]}, {"holds": [["h", "", 0.5, 0]]},
+        {"holds": [["h", "", 0, -1]]}, {"holds": [["h", "", 0, 0]] * 2}, {"holds": [[str(n), "", 0,
+        0] for n in range(9)]},
     ],
 )  # fmt: skip
 def test_facts_that_cannot_be_are_believed(value: object) -> None:
@@ -125,7 +156,10 @@ def test_facts_that_cannot_be_are_believed(value: object) -> None:
         ({"description": "d" * 513}, "a description has at most 512 bytes, this one has 513"),
         ({"description": "a\tb"}, "control characters"),
         ({"description": "\udcff"}, "UTF-8"),
-        ({"tags": {"k": "ü" * 256}}, "tags of a snapshot have at most 512 bytes together, these have 513"),
+        (
+            {"tags": {"k": "ü" * 256}},
+            "tags of a snapshot have at most 512 bytes together, these have 513",
+        ),
         ({"tags": {str(number): "" for number in range(17)}}, "at most 16 tags, these are 17"),
         ({"tags": {"": "v"}}, "a tag's key"),
     ],
@@ -147,7 +181,12 @@ def test_holds_lose_each_other() -> None:
         facts = facts.hold(Hold(str(number)))
     with pytest.raises(UsageError, match="at most 8 holds"):
         facts.hold(Hold("more"))
-    for hold, words in ((Hold(""), "empty"), (Hold("x" * 65), "64"), (Hold("x", "r" * 129), "128"), (Hold("a\nb"), "control")):
+    for hold, words in (
+        (Hold(""), "empty"),
+        (Hold("x" * 65), "64"),
+        (Hold("x", "r" * 129), "128"),
+        (Hold("a\nb"), "control"),
+    ):
         with pytest.raises(UsageError, match=words):
             NO_FACTS.hold(hold)
 
@@ -165,15 +204,26 @@ def test_a_tag_is_set_or_removed_by_mistake() -> None:
 
 
 def test_facts_are_lost_with_a_crash(fs: Filesystem) -> None:
-    """I8: what is said is durable with the commit after it, also when it is taken back, and gone with the snapshot."""
+    """I8: what is said is durable with the commit after it, also when it is taken back, and gone
+    with the snapshot.
+    """
     make(fs, "one", facts=LARGEST)
     make(fs, "two")
-    assert {one.name: one.facts for one in snapshots.all(opened(fs))} == {"one": LARGEST, "two": NO_FACTS}
+    assert {one.name: one.facts for one in snapshots.all(opened(fs))} == {
+        "one": LARGEST,
+        "two": NO_FACTS,
+    }
     say(fs, "one", lambda _: NO_FACTS)
     say(fs, "two", lambda facts: facts.hold(Hold("h", "why", 5, 7)))
-    assert {one.name: one.facts for one in snapshots.all(opened(fs))} == {"one": LARGEST, "two": NO_FACTS}
+    assert {one.name: one.facts for one in snapshots.all(opened(fs))} == {
+        "one": LARGEST,
+        "two": NO_FACTS,
+    }
     commit(fs.volume)
-    assert {one.name: one.facts for one in snapshots.all(opened(fs))} == {"one": NO_FACTS, "two": Facts(holds=(Hold("h", "why", 5, 7),))}
+    assert {one.name: one.facts for one in snapshots.all(opened(fs))} == {
+        "one": NO_FACTS,
+        "two": Facts(holds=(Hold("h", "why", 5, 7),)),
+    }
     say(fs, "two", lambda _: LARGEST.release(LARGEST.holds[0].name))
     say(fs, "one", lambda _: Facts(description="to be deleted"))
     drive(fs.volume, snapshots.delete, fs, "one")
@@ -227,7 +277,12 @@ def test_others_say_something_about_my_snapshot(fs: Filesystem) -> None:
     make(fs, "one")
     for uid, allowed in ((1000, False), (0, True)):
         try:
-            say(fs, "one", lambda facts: facts.hold(Hold("mine")), permit=snapshots.owner_or_root(uid))
+            say(
+                fs,
+                "one",
+                lambda facts: facts.hold(Hold("mine")),
+                permit=snapshots.owner_or_root(uid),
+            )
         except NotPermitted:
             assert not allowed
         else:
@@ -235,7 +290,9 @@ def test_others_say_something_about_my_snapshot(fs: Filesystem) -> None:
 
 
 def test_a_snapshot_counts_as_changed_when_it_was_not(fs: Filesystem) -> None:
-    """Changed means that something was written into the view: not that the base was, nor that something was said."""
+    """Changed means that something was written into the view: not that the base was, nor that
+    something was said.
+    """
     fs.now = lambda: 1_000  # a clock that stands still
     ino = drive(fs.volume, fs.make, fs.base, ROOT_INO, b"f", FILE, 0, 0).ino
     one = make(fs, "one", now_ns=1_000)
@@ -248,7 +305,11 @@ def test_a_snapshot_counts_as_changed_when_it_was_not(fs: Filesystem) -> None:
     assert (one.changed, two.changed) == (False, False)
     drive(fs.volume, fs.write, fs.view(two.id), ino, 0, b"view")
     commit(fs.volume)
-    assert (one.changed, two.changed, snapshots.get(opened(fs), "three").changed) == (False, True, True)
+    assert (one.changed, two.changed, snapshots.get(opened(fs), "three").changed) == (
+        False,
+        True,
+        True,
+    )
     assert not make(fs, "four", origin=two.id, now_ns=2_000).changed
 
 

@@ -1,4 +1,6 @@
-"""How the daemon gets what the kernel holds back, by a process that does as told: nothing is taken for fetched that was not."""
+"""How the daemon gets what the kernel holds back, by a process that does as told: nothing is taken
+for fetched that was not.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,15 @@ import pytest
 import trio
 
 from snapfs.device import MemoryDevice
-from snapfs.errors import AccessDenied, DeviceError, FileTooBig, NoSpace, ReadOnly, SnapfsError, StaleInode
+from snapfs.errors import (
+    AccessDenied,
+    DeviceError,
+    FileTooBig,
+    NoSpace,
+    ReadOnly,
+    SnapfsError,
+    StaleInode,
+)
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.fuse.edge import Edge
@@ -25,7 +35,9 @@ from snapfs.store.volume import Volume
 
 
 class Process:
-    """In the place of ``Flusher``: answers what ``answer`` says of each inode, and remembers what it was asked for."""
+    """In the place of ``Flusher``: answers what ``answer`` says of each inode, and remembers what
+    it was asked for.
+    """
 
     pid = 77
 
@@ -72,7 +84,9 @@ class Mount:
         nodes = []
         for number in range(count):
             fs = self.edge.fs
-            inode = await self.edge.change(fs.make, fs.base, ROOT_INO, b"file%d" % number, stat.S_IFREG | 0o644, 0, 0)
+            inode = await self.edge.change(
+                fs.make, fs.base, ROOT_INO, b"file%d" % number, stat.S_IFREG | 0o644, 0, 0
+            )
             self.known.opened(inode.ino, os.O_RDWR)
             nodes.append(inode.ino)
         return nodes
@@ -87,11 +101,15 @@ async def mount(nursery: trio.Nursery) -> AsyncIterator[Mount]:
 
 
 async def test_what_cannot_be_opened_is_taken_for_flushed(mount: Mount) -> None:
-    """Whatever opening ends with, above all with "no such file", which whoever made the name be believed missing can bring about."""
+    """Whatever opening ends with, above all with "no such file", which whoever made the name be
+    believed missing can bring about.
+    """
     nodes = await mount.writers(3)
     for number in (errno.ENOENT, errno.ESTALE, errno.EACCES, errno.ELOOP, errno.EIO, NO_WAY):
         mount.notified.forgotten.clear()
-        mount.process.answer = lambda one, number=number: Result(number if one.node == nodes[1] else 0)  # type: ignore[misc]
+        mount.process.answer = lambda one, number=number: Result(
+            number if one.node == nodes[1] else 0
+        )  # type: ignore[misc]
         await mount.flushing.flush()
         assert mount.notified.forgotten == [nodes[1]], number
 
@@ -108,14 +126,23 @@ async def test_a_process_that_was_killed_has_flushed_everything(mount: Mount) ->
 
 
 @pytest.mark.parametrize(
-    ("kind", "expected"), [(NoSpace, NoSpace), (DeviceError, DeviceError), (StaleInode, None), (ReadOnly, None), (FileTooBig, None)]
+    ("kind", "expected"),
+    [
+        (NoSpace, NoSpace),
+        (DeviceError, DeviceError),
+        (StaleInode, None),
+        (ReadOnly, None),
+        (FileTooBig, None),
+    ],
 )
 async def test_what_is_lost_page_by_page_is_told_to_nobody(
     kind: type[SnapfsError], expected: type[SnapfsError] | None, mount: Mount
 ) -> None:
     nodes = await mount.writers(2)
     mount.process.answer = lambda _: Result(NO_WAY)
-    mount.notified.then = lambda node: mount.flushing.lost(node, kind("because")) if node == nodes[1] else None
+    mount.notified.then = lambda node: (
+        mount.flushing.lost(node, kind("because")) if node == nodes[1] else None
+    )
     if expected is None:  # a write that nothing could have taken
         await mount.flushing.flush()
         return
@@ -125,8 +152,12 @@ async def test_what_is_lost_page_by_page_is_told_to_nobody(
     await mount.flushing.flush()
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.ESTALE, errno.EROFS, errno.EFBIG])
-async def test_what_closing_says_is_ignored_or_stops_those_it_does_not_concern(number: int, mount: Mount) -> None:
+@pytest.mark.parametrize(
+    "number", [errno.ENOSPC, errno.EIO, errno.ESTALE, errno.EROFS, errno.EFBIG]
+)
+async def test_what_closing_says_is_ignored_or_stops_those_it_does_not_concern(
+    number: int, mount: Mount
+) -> None:
     nodes = await mount.writers(2)
     mount.process.answer = lambda one: Result(0, number if one.node == nodes[1] else 0)
     if number in (errno.ENOSPC, errno.EIO):
@@ -163,7 +194,9 @@ async def test_names_are_used_where_handles_can_be_or_are_used_twice(mount: Moun
         assert not flushing.aliases
     assert len(used) == 900
     assert {name for _, name in mount.notified.names} == used  # the kernel would keep the inodes
-    assert sum(not one.name for batch in process.asked for one in batch) <= 256  # once is enough to know
+    assert (
+        sum(not one.name for batch in process.asked for one in batch) <= 256
+    )  # once is enough to know
     assert mount.notified.forgotten == []
 
 

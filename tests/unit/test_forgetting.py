@@ -1,4 +1,6 @@
-"""What the kernel shall forget in the background: nothing is lost, and what waits while the kernel takes its time has a bound."""
+"""What the kernel shall forget in the background: nothing is lost, and what waits while the kernel
+takes its time has a bound.
+"""
 
 from __future__ import annotations
 
@@ -41,12 +43,19 @@ def kernel() -> Iterator[SlowKernel]:
     made.go.set()
 
 
-async def test_what_waits_for_the_kernel_grows_with_every_request(kernel: SlowKernel, nursery: trio.Nursery) -> None:
+async def test_what_waits_for_the_kernel_grows_with_every_request(
+    kernel: SlowKernel, nursery: trio.Nursery
+) -> None:
     forgetting = Forgetting(lambda: kernel)
     nursery.start_soon(forgetting.run)
     first = forgetting.forget([(1, b"first")], [])
     await trio.testing.wait_all_tasks_blocked()
-    later = [forgetting.forget([(1, b"%d" % (number % 3))], [number % 5], attributes_only=number % 5 != 0) for number in range(10_000)]
+    later = [
+        forgetting.forget(
+            [(1, b"%d" % (number % 3))], [number % 5], attributes_only=number % 5 != 0
+        )
+        for number in range(10_000)
+    ]
     assert not first.is_set()
     kernel.go.set()
     with trio.fail_after(20):
@@ -60,10 +69,15 @@ async def test_what_waits_for_the_kernel_grows_with_every_request(kernel: SlowKe
     nursery.cancel_scope.cancel()
 
 
-async def test_whoever_wants_pages_forgotten_gets_attributes_alone(kernel: SlowKernel, nursery: trio.Nursery) -> None:
+async def test_whoever_wants_pages_forgotten_gets_attributes_alone(
+    kernel: SlowKernel, nursery: trio.Nursery
+) -> None:
     """In whatever order they come, and nobody hears that it is done before it is."""
     forgetting = Forgetting(lambda: kernel)
-    waiting = [forgetting.forget([], [7], attributes_only=attributes_only) for attributes_only in (True, False, True)]
+    waiting = [
+        forgetting.forget([], [7], attributes_only=attributes_only)
+        for attributes_only in (True, False, True)
+    ]
     kernel.go.set()
     assert not any(one.is_set() for one in waiting)
     nursery.start_soon(forgetting.run)

@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 
 from snapfs import ids
-from snapfs.blocks import claim, copy_mark, geometry, group_header, inode, log_record, map_sector, pointer, superblock
+from snapfs.blocks import (
+    claim,
+    copy_mark,
+    geometry,
+    group_header,
+    inode,
+    log_record,
+    map_sector,
+    pointer,
+    superblock,
+)
 
 TEXT = (Path(superblock.__file__).parents[1] / "FORMAT.md").read_text()
 
@@ -66,7 +76,9 @@ def test_claim_fields_are_where_the_document_says() -> None:
 
 def test_log_record_fields_are_where_the_document_says() -> None:
     documented = rows(13)
-    assert [(offset, size) for offset, size, _ in documented[:-2]] == layout_offsets(log_record.LAYOUT)
+    assert [(offset, size) for offset, size, _ in documented[:-2]] == layout_offsets(
+        log_record.LAYOUT
+    )
     assert documented[-2][:2] == (log_record.CHECKSUM_OFFSET, 4)
     assert documented[-1][0] == log_record.PAYLOAD_OFFSET
     assert f"`{log_record.MAGIC.decode()}`" in section(13)
@@ -75,7 +87,9 @@ def test_log_record_fields_are_where_the_document_says() -> None:
 
 def test_group_header_fields_are_where_the_document_says() -> None:
     documented = rows(3)
-    assert [(offset, size) for offset, size, _ in documented[:-1]] == layout_offsets(group_header.LAYOUT)
+    assert [(offset, size) for offset, size, _ in documented[:-1]] == layout_offsets(
+        group_header.LAYOUT
+    )
     assert documented[-1][0] == group_header.PAYLOAD_OFFSET
     assert f"`{group_header.MAGIC.decode()}`" in section(3)
     assert f"or {group_header.SPILL.size} bytes" in section(3)
@@ -83,7 +97,9 @@ def test_group_header_fields_are_where_the_document_says() -> None:
 
 def test_group_table_entries_are_as_the_document_says() -> None:
     documented = rows(4)
-    assert [(offset, size) for offset, size, _ in documented[:-1]] == layout_offsets(group_header.ENTRY)
+    assert [(offset, size) for offset, size, _ in documented[:-1]] == layout_offsets(
+        group_header.ENTRY
+    )
     assert group_header.ENTRY.size == 32 == documented[-1][0] + 4
     assert (group_header.ENTRY_SLOT, group_header.ENTRY_WRITTEN) == (1, 2)
 
@@ -123,18 +139,30 @@ def test_pointer_bits_are_where_the_document_says(word: int, bits: str, mask: in
 
 
 def test_instances_and_root_record_have_the_documented_keys() -> None:
-    from snapfs.store.facts import DESCRIPTION_MAX, HOLD_NAME_MAX, HOLDS_MAX, REASON_MAX, TAGS_BYTES_MAX, TAGS_MAX, Facts
+    from snapfs.store.facts import (
+        DESCRIPTION_MAX,
+        HOLD_NAME_MAX,
+        HOLDS_MAX,
+        REASON_MAX,
+        TAGS_BYTES_MAX,
+        TAGS_MAX,
+        Facts,
+    )
     from snapfs.store.instances import FACTS_KEY, Instance
     from snapfs.store.recovery import RootRecord
 
     root = set(__import__("msgpack").unpackb(RootRecord().encode()))
     assert root == set(re.findall(r"`(\w+)`", section(2).split("**root record**")[1]))
-    instance, facts = section(8).split("An instance is a map:")[1].split("What people say about an instance")
+    instance, facts = (
+        section(8).split("An instance is a map:")[1].split("What people say about an instance")
+    )
     assert set(Instance(1, "x").encode()) == set(re.findall(r"`(\w+)`", instance))
     assert set(Facts().encode()) == set(re.findall(r"`(\w+)`", facts))
     assert f"its id + {FACTS_KEY};" in facts
     limits = (DESCRIPTION_MAX, TAGS_MAX, TAGS_BYTES_MAX, HOLDS_MAX, HOLD_NAME_MAX, REASON_MAX)
-    assert [int(number) for number in re.findall(r"(?:at most|with|1 to) (\d+)", facts)] == list(limits)
+    assert [int(number) for number in re.findall(r"(?:at most|with|1 to) (\d+)", facts)] == list(
+        limits
+    )
 
 
 def test_a_running_copy_has_the_documented_keys_and_limits() -> None:
@@ -142,7 +170,9 @@ def test_a_running_copy_has_the_documented_keys_and_limits() -> None:
 
     text = section(11)
     described = text.split("In the block is one map:")[1].split("\n\n")[1]
-    assert set(__import__("msgpack").unpackb(RunningCopy(bytes(16), 1, b"/copy").encode())) == set(re.findall(r"`(\w+)`", described))
+    assert set(__import__("msgpack").unpackb(RunningCopy(bytes(16), 1, b"/copy").encode())) == set(
+        re.findall(r"`(\w+)`", described)
+    )
     limits = re.findall(r"\((\d+) bytes, not all|at most (\d+) (?:runs|bytes)", text)
     assert [int(one or other) for one, other in limits] == [ID_BYTES, RUNS_MAX, PATH_MAX]
     assert f"{superblock.COPY_RUNNING}: a copy is running" in section(2)
@@ -151,21 +181,32 @@ def test_a_running_copy_has_the_documented_keys_and_limits() -> None:
 
 def test_the_target_of_a_copy_is_marked_as_the_document_says() -> None:
     mark, sector, first = [], [], []
-    for table, text in zip((mark, sector, first), section(12).split("| offset | size | |")[1:], strict=True):
+    for table, text in zip(
+        (mark, sector, first), section(12).split("| offset | size | |")[1:], strict=True
+    ):
         found = re.findall(r"^\| (\d+) \| (\d*) ?\|", text, re.MULTILINE)
         table += [(int(offset), int(size) if size else None) for offset, size in found]
     assert mark[:-1] == layout_offsets(copy_mark.LAYOUT)
     assert mark[-1] == (copy_mark.LAYOUT.size, None)
-    assert f"bytes {copy_mark.PLACES[0]} to {copy_mark.PLACES[0] + copy_mark.PLACE_BYTES - 1} of the slot" in section(12)
+    assert (
+        f"bytes {copy_mark.PLACES[0]} to "
+        f"{copy_mark.PLACES[0] + copy_mark.PLACE_BYTES - 1} of the slot" in section(12)
+    )
     assert sector[:2] == layout_offsets(map_sector.HEAD)
     assert sector[2] == (map_sector.HEAD.size, map_sector.SECTOR_BYTES - map_sector.HEAD.size)
     assert f"{map_sector.SECTOR_BITS} bits" in section(12)
-    assert first == [(offset + map_sector.HEAD.size, size) for offset, size in layout_offsets(map_sector.FIRST)]
+    assert first == [
+        (offset + map_sector.HEAD.size, size) for offset, size in layout_offsets(map_sector.FIRST)
+    ]
     assert f"magic `{copy_mark.MAGIC.decode()}`" in section(12)
     assert f"magic `{map_sector.MAGIC.decode()}`" in section(12)
     for state in copy_mark.STATES:
         assert f'"{state}"' in section(12)
-    fields = re.search(r"unpack_map\(data\[LAYOUT.size : end\], _WHAT, \{(.*?)\}\)", Path(copy_mark.__file__).read_text(), re.DOTALL)
+    fields = re.search(
+        r"unpack_map\(data\[LAYOUT.size : end\], _WHAT, \{(.*?)\}\)",
+        Path(copy_mark.__file__).read_text(),
+        re.DOTALL,
+    )
     assert fields
     for name in re.findall(r'"(\w+)":', fields[1]):
         assert f"`{name}`" in section(12), name

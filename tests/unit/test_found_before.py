@@ -1,4 +1,6 @@
-"""A snapshot that is looked up before a wait: what is done afterwards is done to that one, whatever has its name by then."""
+"""A snapshot that is looked up before a wait: what is done afterwards is done to that one, whatever
+has its name by then.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ Act = Callable[[Edge, Instance], Awaitable[Any]]
     ],
     ids=["delete", "rename", "create"],
 )
-async def test_another_snapshot_is_changed_that_got_the_name_meanwhile(act: Act, edge: Edge) -> None:
+async def test_another_snapshot_is_changed_that_got_the_name_meanwhile(
+    act: Act, edge: Edge
+) -> None:
     found = await edge.create_snapshot("s")
     outcome: list[Exception] = []
 
@@ -110,7 +114,11 @@ def test_a_snapshot_is_shown_to_who_was_permitted_to_see_another(command: str) -
         change(snapshots.create, "s")
 
     work: Any = (Comparing if command == "diff" else Hot)(fs, Alone(), snapshots.anyone)
-    asked = work.diff(call, settle, "s", None, []) if command == "diff" else work.hot(call, settle, "s", None)
+    asked = (
+        work.diff(call, settle, "s", None, [])
+        if command == "diff"
+        else work.hot(call, settle, "s", None)
+    )
     with pytest.raises(NoSuchSnapshot):
         asked.send(None)
 
@@ -125,5 +133,8 @@ def test_two_snapshots_without_a_name_get_the_same() -> None:
     commit(fs.volume)
     made.append(drive(fs.volume, snapshots.create, fs, None, now_ns=now).name)
     commit(fs.volume)
-    assert made == ["2023-11-14T22:13:20Z", *(f"2023-11-14T22:13:20Z-{number}" for number in (2, 3, 4))]
+    assert made == [
+        "2023-11-14T22:13:20Z",
+        *(f"2023-11-14T22:13:20Z-{number}" for number in (2, 3, 4)),
+    ]
     assert [one.name for one in snapshots.all(fs)] == made

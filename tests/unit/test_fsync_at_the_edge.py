@@ -1,4 +1,6 @@
-"""fsync at the edge: a record of the log where one is enough, shared by all who wait; a commit where not; and nobody is deceived."""
+"""fsync at the edge: a record of the log where one is enough, shared by all who wait; a commit
+where not; and nobody is deceived.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ from snapfs.store.volume import Volume
 
 
 class Slow(MemoryDevice):
-    """Counts; flushes wait for ``go``; the next write, or flush, fails with ``write_failure``, ``flush_failure``."""
+    """Counts; flushes wait for ``go``; the next write, or flush, fails with ``write_failure``,
+    ``flush_failure``.
+    """
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
@@ -65,7 +69,9 @@ def device() -> Slow:
 
 
 @pytest.fixture(params=["in the loop", "in a thread"])
-async def edge(request: pytest.FixtureRequest, device: Slow, nursery: trio.Nursery) -> AsyncIterator[Edge]:
+async def edge(
+    request: pytest.FixtureRequest, device: Slow, nursery: trio.Nursery
+) -> AsyncIterator[Edge]:
     made = Edge(Filesystem(Volume.open(device)), commit_seconds=3600.0)
     if request.param == "in the loop":
         made.commits._pace = made.commits._log_pace = Quick()
@@ -170,7 +176,10 @@ async def test_a_failed_flush_is_no_error(edge: Edge, device: Slow) -> None:
     device.flush_failure = DeviceError("planted")
     with pytest.raises(DeviceError, match="planted"):
         await edge.sync()
-    assert edge.volume.read_only_reason is not None and "could not be flushed" in edge.volume.read_only_reason
+    assert (
+        edge.volume.read_only_reason is not None
+        and "could not be flushed" in edge.volume.read_only_reason
+    )
     device.flush_failure = None
     with pytest.raises(ReadOnly):
         await edge.sync()

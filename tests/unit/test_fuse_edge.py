@@ -1,4 +1,6 @@
-"""The edge between the loop and the core, on a volume in memory: nothing is lost, nobody waits for ever, failures are told."""
+"""The edge between the loop and the core, on a volume in memory: nothing is lost, nobody waits for
+ever, failures are told.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,15 @@ import trio.testing
 
 from snapfs import snapshots
 from snapfs.device import MemoryDevice
-from snapfs.errors import CommitNeeded, CorruptBlock, DeviceError, NoSpace, NotFound, ReadOnly, SnapshotBusy
+from snapfs.errors import (
+    CommitNeeded,
+    CorruptBlock,
+    DeviceError,
+    NoSpace,
+    NotFound,
+    ReadOnly,
+    SnapshotBusy,
+)
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.fuse.edge import WAITING_LIMIT, Edge
@@ -123,7 +133,9 @@ async def test_a_hundred_waiters_share_two_commits(edge: Edge, device: SlowDevic
     assert names(opened(device)) == {b"%d" % number for number in range(100)}
 
 
-async def test_a_commit_that_is_asked_for_while_one_is_written_is_not_answered_by_that(edge: Edge, device: SlowDevice) -> None:
+async def test_a_commit_that_is_asked_for_while_one_is_written_is_not_answered_by_that(
+    edge: Edge, device: SlowDevice
+) -> None:
     device.go.clear()
     before = edge.volume.generation
     async with trio.open_nursery() as nursery:
@@ -136,7 +148,9 @@ async def test_a_commit_that_is_asked_for_while_one_is_written_is_not_answered_b
     assert names(opened(device)) == {b"early", b"late"}
 
 
-async def test_a_cold_device_is_read_by_threads_only(device: SlowDevice, nursery: trio.Nursery) -> None:
+async def test_a_cold_device_is_read_by_threads_only(
+    device: SlowDevice, nursery: trio.Nursery
+) -> None:
     warm = Edge(opened(device), commit_seconds=3600.0)
     async with trio.open_nursery() as inner:
         inner.start_soon(warm.run)
@@ -205,7 +219,9 @@ async def test_damage_is_told_once_it_is_certain(device: SlowDevice, nursery: tr
     assert len(told) == 1
 
 
-async def test_a_failed_commit_is_told_to_all_and_ends_writing(edge: Edge, device: SlowDevice) -> None:
+async def test_a_failed_commit_is_told_to_all_and_ends_writing(
+    edge: Edge, device: SlowDevice
+) -> None:
     await make(edge, b"durable")
     await edge.commit()
     device.failure = DeviceError("the medium is broken")
@@ -234,7 +250,9 @@ async def test_a_failed_commit_is_told_to_all_and_ends_writing(edge: Edge, devic
     assert names(opened(device)) == {b"durable"}
 
 
-async def test_a_defect_in_a_commit_is_told_and_the_loop_goes_on(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_defect_in_a_commit_is_told_and_the_loop_goes_on(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await make(edge, b"file")
 
     def broken() -> None:
@@ -291,7 +309,9 @@ async def test_changes_wait_at_the_gate_and_reads_do_not(edge: Edge) -> None:
     assert done == ["change"]
 
 
-async def test_a_snapshot_that_cannot_be_sealed_does_not_appear_later(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_snapshot_that_cannot_be_sealed_does_not_appear_later(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seal = edge.volume.seal
 
     def full() -> Any:
@@ -310,7 +330,9 @@ async def test_a_snapshot_that_cannot_be_sealed_does_not_appear_later(edge: Edge
     assert [one.name for one in snapshots.all(edge.fs)] == ["s"]
 
 
-async def test_a_commit_without_space_fills_the_log(edge: Edge, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_commit_without_space_fills_the_log(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Every timer tries it again; that is said once, and when it has succeeded."""
     caplog.set_level("INFO", logger="snapfs.fuse")
     await make(edge, b"file")
@@ -333,7 +355,9 @@ async def test_a_commit_without_space_fills_the_log(edge: Edge, monkeypatch: pyt
         await make(edge, b"file %d" % expected)
 
 
-async def test_reads_that_wait_delay_a_commit(edge: Edge, device: SlowDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_reads_that_wait_delay_a_commit(
+    edge: Edge, device: SlowDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nor do threads that wait for the kernel: each pool of threads has its own limit."""
     go = threading.Event()
     pools = [pool for pool in Pool if pool is not Pool.COMMITS]
@@ -357,7 +381,9 @@ async def test_reads_that_wait_delay_a_commit(edge: Edge, device: SlowDevice, mo
 
 
 async def test_a_copy_begins_while_writes_are_in_flight(edge: Edge, device: SlowDevice) -> None:
-    """D2: writes that bypass what is put before the device: at that moment none is on its way, and nothing is dirty."""
+    """D2: writes that bypass what is put before the device: at that moment none is on its way, and
+    nothing is dirty.
+    """
     device.go.clear()
     await make(edge, b"before")
     edge.commits.soon()
@@ -407,7 +433,9 @@ async def test_commits_come_by_themselves(device: SlowDevice, nursery: trio.Nurs
     await until(lambda: names(opened(device)) == {b"file"})
 
 
-async def test_nothing_is_written_to_a_volume_that_is_mounted_read_only(device: SlowDevice, nursery: trio.Nursery) -> None:
+async def test_nothing_is_written_to_a_volume_that_is_mounted_read_only(
+    device: SlowDevice, nursery: trio.Nursery
+) -> None:
     before = bytes(device.data)
     edge = Edge(Filesystem(Volume.open(device, read_only=True)), commit_seconds=0.001)
     nursery.start_soon(edge.run)

@@ -1,4 +1,6 @@
-"""The loop that serves requests, with a socket in the place of the kernel: every request is answered, whatever becomes of another."""
+"""The loop that serves requests, with a socket in the place of the kernel: every request is
+answered, whatever becomes of another.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,9 @@ class TestDevice(MemoryDevice):
 
 
 class Kernel:
-    """The other side: sends requests, and takes answers as (error, data) by the request's number."""
+    """The other side: sends requests, and takes answers as (error, data) by
+    the request's number.
+    """
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
@@ -76,7 +80,9 @@ class Kernel:
 
     def send(self, opcode: int, node: int, body: bytes = b"") -> int:
         self._number += 1
-        header = wire.IN_HEADER.pack(wire.IN_HEADER.size + len(body), opcode, self._number, node, 0, 0, 1, 0, 0)
+        header = wire.IN_HEADER.pack(
+            wire.IN_HEADER.size + len(body), opcode, self._number, node, 0, 0, 1, 0, 0
+        )
         self._end.send(header + body)
         return self._number
 
@@ -88,7 +94,9 @@ class Kernel:
         return self._answers.pop(number)
 
     def take(self) -> list[int]:
-        """Take what is there; the numbers of all that has been answered and was not asked for yet."""
+        """Take what is there; the numbers of all that has been answered and
+        was not asked for yet.
+        """
         while True:
             try:
                 message = self._end.recv(2 << 20, socket.MSG_DONTWAIT)
@@ -105,12 +113,20 @@ class Kernel:
 
     async def create(self, name: bytes) -> tuple[int, int]:
         """Node and handle of a new file."""
-        error, data = await self.ask(Op.CREATE, KERNEL_ROOT, wire.CREATE_IN.pack(os.O_RDWR, stat.S_IFREG | 0o644, 0, 0) + name + b"\0")
+        error, data = await self.ask(
+            Op.CREATE,
+            KERNEL_ROOT,
+            wire.CREATE_IN.pack(os.O_RDWR, stat.S_IFREG | 0o644, 0, 0) + name + b"\0",
+        )
         assert not error
-        return struct.unpack_from("<Q", data)[0], wire.OPEN_OUT.unpack_from(data, wire.ENTRY_OUT.size)[0]
+        return struct.unpack_from("<Q", data)[0], wire.OPEN_OUT.unpack_from(
+            data, wire.ENTRY_OUT.size
+        )[0]
 
     async def read(self, handle: int, offset: int, size: int) -> bytes:
-        error, data = await self.ask(Op.READ, KERNEL_ROOT, wire.READ_IN.pack(handle, offset, size, 0, 0, 0))
+        error, data = await self.ask(
+            Op.READ, KERNEL_ROOT, wire.READ_IN.pack(handle, offset, size, 0, 0, 0)
+        )
         assert not error
         return data
 
@@ -166,7 +182,9 @@ def ends() -> tuple[socket.socket, socket.socket]:
 
 
 @pytest.fixture
-async def mount(device: TestDevice, ends: tuple[socket.socket, socket.socket], nursery: trio.Nursery) -> AsyncIterator[Mount]:
+async def mount(
+    device: TestDevice, ends: tuple[socket.socket, socket.socket], nursery: trio.Nursery
+) -> AsyncIterator[Mount]:
     made = Mount(device, ends[1].fileno())
     nursery.start_soon(made.edge.run)
     nursery.start_soon(made.run)
@@ -193,7 +211,9 @@ async def settled(kernel: Kernel) -> list[int]:
 # --- waiting --------------------------------------------------------------------------------------
 
 
-async def test_a_request_that_waits_keeps_later_ones_from_being_answered(kernel: Kernel, device: TestDevice) -> None:
+async def test_a_request_that_waits_keeps_later_ones_from_being_answered(
+    kernel: Kernel, device: TestDevice
+) -> None:
     node, handle = await kernel.create(b"file")
     device.go.clear()
     waiting = kernel.send(Op.FSYNC, node, syncing(handle))
@@ -206,8 +226,12 @@ async def test_a_request_that_waits_keeps_later_ones_from_being_answered(kernel:
     assert await kernel.answer(waiting) == (0, b"")
 
 
-async def test_whoever_is_about_to_write_does_not_wait_for_the_end_of_a_pause(kernel: Kernel, mount: Mount) -> None:
-    """A2; or others do wait, or the kernel is told that it may believe what it is told meanwhile."""
+async def test_whoever_is_about_to_write_does_not_wait_for_the_end_of_a_pause(
+    kernel: Kernel, mount: Mount
+) -> None:
+    """A2; or others do wait, or the kernel is told that it may believe what
+    it is told meanwhile.
+    """
     node, handle = await kernel.create(b"file")
     pause = mount.operations.kernel.pause
     pause.begin({BASE_VIEW})
@@ -227,22 +251,32 @@ async def test_whoever_is_about_to_write_does_not_wait_for_the_end_of_a_pause(ke
 async def test_a_pause_holds_up_those_who_write_elsewhere(kernel: Kernel, mount: Mount) -> None:
     node, handle = await kernel.create(b"file")
     mount.operations.kernel.pause.begin({7})
-    assert (await kernel.ask(Op.GETATTR, node, wire.GETATTR_IN.pack(wire.GETATTR_FH, handle)))[0] == 0
+    assert (await kernel.ask(Op.GETATTR, node, wire.GETATTR_IN.pack(wire.GETATTR_FH, handle)))[
+        0
+    ] == 0
 
 
-async def test_a_pause_waits_for_ever_for_somebody_who_waits_for_it(kernel: Kernel, mount: Mount, nursery: trio.Nursery) -> None:
+async def test_a_pause_waits_for_ever_for_somebody_who_waits_for_it(
+    kernel: Kernel, mount: Mount, nursery: trio.Nursery
+) -> None:
     node, handle = await kernel.create(b"file")
     pause = mount.operations.kernel.pause
     nursery.start_soon(pause.watch)
     pause.begin({BASE_VIEW})
     with pause.fetching():
-        error, data = await kernel.ask(Op.GETATTR, node, wire.GETATTR_IN.pack(wire.GETATTR_FH, handle))
+        error, data = await kernel.ask(
+            Op.GETATTR, node, wire.GETATTR_IN.pack(wire.GETATTR_FH, handle)
+        )
     assert (error, wire.ATTR_OUT.unpack(data)[0]) == (0, 0)
     assert pause.let_go == 1
 
 
 async def test_a_pause_that_does_not_end_says_nothing(
-    kernel: Kernel, mount: Mount, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    kernel: Kernel,
+    mount: Mount,
+    nursery: trio.Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Pages are fetched, and the commit takes for ever."""
     monkeypatch.setattr("snapfs.fuse.pause.SECONDS", 0.02)
@@ -250,21 +284,33 @@ async def test_a_pause_that_does_not_end_says_nothing(
     pause = mount.operations.kernel.pause
     nursery.start_soon(pause.watch)
     pause.begin({BASE_VIEW})
-    assert (await kernel.ask(Op.GETATTR, node, wire.GETATTR_IN.pack(wire.GETATTR_FH, handle)))[0] == 0
+    assert (await kernel.ask(Op.GETATTR, node, wire.GETATTR_IN.pack(wire.GETATTR_FH, handle)))[
+        0
+    ] == 0
     assert [record.message for record in caplog.records] == [
-        "programs that write have waited 0.02 s for a snapshot, and go on: it may have their writes in another order"
+        (
+            "programs that write have waited 0.02 s for a snapshot, and go on: it may have "
+            "their writes in another order"
+        )
     ]
 
 
-async def test_a_write_that_waits_is_overwritten_by_those_that_come_after(kernel: Kernel, mount: Mount) -> None:
+async def test_a_write_that_waits_is_overwritten_by_those_that_come_after(
+    kernel: Kernel, mount: Mount
+) -> None:
     node, handle = await kernel.create(b"file")
     contents = [bytes([index + 1]) * size for index, size in enumerate((BIG, BIG, 100))]
     async with mount.edge.gate.closed():
-        numbers = [kernel.send(Op.WRITE, node, writing(handle, index * BIG, content)) for index, content in enumerate(contents)]
+        numbers = [
+            kernel.send(Op.WRITE, node, writing(handle, index * BIG, content))
+            for index, content in enumerate(contents)
+        ]
         assert not await settled(kernel)
         for _ in range(5):  # they come into buffers, too
             body = wire.SETXATTR_IN.pack(10 << 10, 0) + b"user.other\0" + b"\xff" * (10 << 10)
-            assert (await kernel.ask(Op.GETXATTR, node, wire.GETXATTR_IN.pack(0) + b"user.none\0"))[0] == errno.ENODATA
+            assert (await kernel.ask(Op.GETXATTR, node, wire.GETXATTR_IN.pack(0) + b"user.none\0"))[
+                0
+            ] == errno.ENODATA
             assert (await kernel.ask(99, node, body))[0] == errno.ENOSYS
         assert not await settled(kernel)
     for number, content in zip(numbers, contents, strict=True):
@@ -273,12 +319,17 @@ async def test_a_write_that_waits_is_overwritten_by_those_that_come_after(kernel
         assert await kernel.read(handle, index * BIG, len(content)) == content
 
 
-async def test_buffers_that_were_given_back_are_still_looked_into(kernel: Kernel, mount: Mount) -> None:
+async def test_buffers_that_were_given_back_are_still_looked_into(
+    kernel: Kernel, mount: Mount
+) -> None:
     node, handle = await kernel.create(b"file")
     for turn in range(5):
         contents = [bytes([turn * 10 + index + 1]) * BIG for index in range(LIMIT - 1)]
         async with mount.edge.gate.closed():
-            numbers = [kernel.send(Op.WRITE, node, writing(handle, index * BIG, content)) for index, content in enumerate(contents)]
+            numbers = [
+                kernel.send(Op.WRITE, node, writing(handle, index * BIG, content))
+                for index, content in enumerate(contents)
+            ]
             assert not await settled(kernel)
         for number in numbers:
             assert (await kernel.answer(number))[0] == 0
@@ -286,29 +337,49 @@ async def test_buffers_that_were_given_back_are_still_looked_into(kernel: Kernel
             assert await kernel.read(handle, index * BIG, BIG) == content
 
 
-async def test_whoever_renames_a_file_again_and_again_fills_the_memory(kernel: Kernel, mount: Mount) -> None:
+async def test_whoever_renames_a_file_again_and_again_fills_the_memory(
+    kernel: Kernel, mount: Mount
+) -> None:
     node, _ = await kernel.create(b"file0")
     other, _ = await kernel.create(b"other")
     known = mount.operations.known
     new = wire.RENAME2_IN.pack(KERNEL_ROOT, 0)
     for turn in range(100):
-        assert (await kernel.ask(Op.RENAME2, KERNEL_ROOT, new + b"file%d\0file%d\0" % (turn, turn + 1)))[0] == 0
+        assert (
+            await kernel.ask(Op.RENAME2, KERNEL_ROOT, new + b"file%d\0file%d\0" % (turn, turn + 1))
+        )[0] == 0
     assert known.names(node) == {(KERNEL_ROOT, b"file100")}
     exchange = wire.RENAME2_IN.pack(KERNEL_ROOT, 2)
     assert (await kernel.ask(Op.RENAME2, KERNEL_ROOT, exchange + b"file100\0other\0"))[0] == 0
-    assert (known.names(node), known.names(other)) == ({(KERNEL_ROOT, b"other")}, {(KERNEL_ROOT, b"file100")})
+    assert (known.names(node), known.names(other)) == (
+        {(KERNEL_ROOT, b"other")},
+        {(KERNEL_ROOT, b"file100")},
+    )
     for turn in range(100):
-        assert (await kernel.ask(Op.LINK, KERNEL_ROOT, wire.LINK_IN.pack(node) + b"link%d\0" % turn))[0] == 0
+        assert (
+            await kernel.ask(Op.LINK, KERNEL_ROOT, wire.LINK_IN.pack(node) + b"link%d\0" % turn)
+        )[0] == 0
         if turn % 2:
             assert (await kernel.ask(Op.UNLINK, KERNEL_ROOT, b"link%d\0" % turn))[0] == 0
         else:
-            assert (await kernel.ask(Op.RENAME2, KERNEL_ROOT, new + b"link%d\0moved%d\0" % (turn, turn)))[0] == 0
-            assert (await kernel.ask(Op.RENAME2, KERNEL_ROOT, new + b"moved%d\0other\0" % turn))[0] == 0
-    assert known.names(node) == {(KERNEL_ROOT, b"other"), *((KERNEL_ROOT, b"moved%d" % turn) for turn in range(0, 100, 2))}
+            assert (
+                await kernel.ask(Op.RENAME2, KERNEL_ROOT, new + b"link%d\0moved%d\0" % (turn, turn))
+            )[0] == 0
+            assert (await kernel.ask(Op.RENAME2, KERNEL_ROOT, new + b"moved%d\0other\0" % turn))[
+                0
+            ] == 0
+    assert known.names(node) == {
+        (KERNEL_ROOT, b"other"),
+        *((KERNEL_ROOT, b"moved%d" % turn) for turn in range(0, 100, 2)),
+    }
 
 
-async def test_requests_that_wait_keep_the_buffers_that_they_came_in(kernel: Kernel, mount: Mount, device: TestDevice) -> None:
-    """Two hundred kept 225 MB for 80 bytes each. A write keeps its own: it has what is to be written."""
+async def test_requests_that_wait_keep_the_buffers_that_they_came_in(
+    kernel: Kernel, mount: Mount, device: TestDevice
+) -> None:
+    """Two hundred kept 225 MB for 80 bytes each. A write keeps its own: it has what is to be
+    written.
+    """
     node, handle = await kernel.create(b"file")
     buffer = mount.connection.buffer
     device.go.clear()
@@ -326,7 +397,9 @@ async def test_requests_that_wait_keep_the_buffers_that_they_came_in(kernel: Ker
     assert (await kernel.answer(number))[0] == 0
 
 
-async def test_more_requests_are_worked_on_at_once_than_the_limit_says(kernel: Kernel, mount: Mount, device: TestDevice) -> None:
+async def test_more_requests_are_worked_on_at_once_than_the_limit_says(
+    kernel: Kernel, mount: Mount, device: TestDevice
+) -> None:
     node, handle = await kernel.create(b"file")
     device.go.clear()
     waiting = [kernel.send(Op.FSYNC, node, syncing(handle)) for _ in range(LIMIT + 3)]
@@ -340,7 +413,9 @@ async def test_more_requests_are_worked_on_at_once_than_the_limit_says(kernel: K
     assert mount.edge.in_progress == 0
 
 
-async def test_after_many_have_waited_the_loop_serves_on(kernel: Kernel, device: TestDevice) -> None:
+async def test_after_many_have_waited_the_loop_serves_on(
+    kernel: Kernel, device: TestDevice
+) -> None:
     node, handle = await kernel.create(b"file")
     for turn in range(10):
         device.go.clear()
@@ -388,7 +463,9 @@ def broken(*_: object, **__: object) -> None:
 
 
 def durable(device: TestDevice) -> dict[bytes, int]:
-    """The names in the root, with how many each inode counts, as they are after a crash; the checker finds nothing."""
+    """The names in the root, with how many each inode counts, as they are after a crash; the
+    checker finds nothing.
+    """
     assert [finding.message() for finding in check_volume(device)] == []
     volume = Volume.open(device)
     fs = Filesystem(volume)
@@ -399,7 +476,12 @@ def durable(device: TestDevice) -> dict[bytes, int]:
 @pytest.mark.parametrize("is_quick", [True, False])
 @pytest.mark.parametrize("opcode", [Op.RENAME, Op.UNLINK])
 async def test_a_change_that_a_defect_has_broken_off_is_committed(
-    opcode: Op, is_quick: bool, kernel: Kernel, mount: Mount, device: TestDevice, monkeypatch: pytest.MonkeyPatch
+    opcode: Op,
+    is_quick: bool,
+    kernel: Kernel,
+    mount: Mount,
+    device: TestDevice,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """I8: memory has half of it, which nothing may make durable; what can be read is read."""
     node, handle = await kernel.create(b"one")
@@ -425,14 +507,19 @@ async def test_a_defect_after_a_change_undoes_half_of_it(
     with monkeypatch.context() as patch:
         patch.setattr(mount.operations, "learned", broken)
         patch.setattr(mount.operations, "unlinked", broken)
-        assert await kernel.ask(Op.MKDIR, KERNEL_ROOT, wire.MKDIR_IN.pack(0o755, 0) + b"dir\0") == (errno.EIO, b"")
+        assert await kernel.ask(Op.MKDIR, KERNEL_ROOT, wire.MKDIR_IN.pack(0o755, 0) + b"dir\0") == (
+            errno.EIO,
+            b"",
+        )
         assert await kernel.ask(Op.UNLINK, KERNEL_ROOT, b"one\0") == (errno.EIO, b"")
     assert mount.edge.volume.read_only_reason is None
     assert (await kernel.ask(Op.FSYNC, node, syncing(handle)))[0] == 0
     assert durable(device) == {b"dir": 2}
 
 
-async def test_a_write_that_the_device_refuses_is_tried_again(kernel: Kernel, device: TestDevice, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_write_that_the_device_refuses_is_tried_again(
+    kernel: Kernel, device: TestDevice, caplog: pytest.LogCaptureFixture
+) -> None:
     node, handle = await kernel.create(b"file")
     device.failure = DeviceError("it is worn out, for the test")
     assert await kernel.ask(Op.WRITE, node, writing(handle, 0, b"x" * 8192)) == (errno.EIO, b"")
@@ -453,28 +540,47 @@ async def test_what_expects_no_answer_gets_one(kernel: Kernel) -> None:
     silent = [
         kernel.send(Op.INTERRUPT, 0, struct.pack("<Q", 1)),
         kernel.send(Op.FORGET, node, wire.FORGET_IN.pack(1)),
-        kernel.send(Op.BATCH_FORGET, 0, wire.BATCH_FORGET_IN.pack(1, 0) + wire.FORGET_ONE.pack(KERNEL_ROOT, 0)),
+        kernel.send(
+            Op.BATCH_FORGET,
+            0,
+            wire.BATCH_FORGET_IN.pack(1, 0) + wire.FORGET_ONE.pack(KERNEL_ROOT, 0),
+        ),
     ]
     assert (await kernel.ask(Op.GETATTR, KERNEL_ROOT, bytes(16)))[0] == 0
     assert not set(silent) & set(await settled(kernel))
 
 
-#: Requests that are nothing without a body of some length. (GETXATTR needs its own only where there is an attribute.)
+#: Requests that are nothing without a body of some length. (GETXATTR needs its own only where there
+#: is an attribute.)
 WITH_BODY = sorted(
     set(Op)
-    - {Op.LOOKUP, Op.GETATTR, Op.READLINK, Op.UNLINK, Op.RMDIR, Op.STATFS, Op.OPENDIR, Op.GETXATTR, Op.REMOVEXATTR}
+    - {
+        Op.LOOKUP,
+        Op.GETATTR,
+        Op.READLINK,
+        Op.UNLINK,
+        Op.RMDIR,
+        Op.STATFS,
+        Op.OPENDIR,
+        Op.GETXATTR,
+        Op.REMOVEXATTR,
+    }
     - {Op.DESTROY, Op.INTERRUPT, Op.FORGET, Op.BATCH_FORGET}
 )
 
 
 @pytest.mark.parametrize("opcode", WITH_BODY, ids=lambda opcode: opcode.name.lower())
 @pytest.mark.parametrize("length", [0, 3])
-async def test_a_request_that_is_too_short_ends_the_mount(opcode: Op, length: int, kernel: Kernel) -> None:
+async def test_a_request_that_is_too_short_ends_the_mount(
+    opcode: Op, length: int, kernel: Kernel
+) -> None:
     assert await kernel.ask(opcode, KERNEL_ROOT, b"\1" * length) == (errno.EIO, b"")
     assert (await kernel.ask(Op.GETATTR, KERNEL_ROOT, bytes(16)))[0] == 0
 
 
-@pytest.mark.parametrize("opcode", sorted(set(Op) - {Op.INTERRUPT}), ids=lambda opcode: opcode.name.lower())
+@pytest.mark.parametrize(
+    "opcode", sorted(set(Op) - {Op.INTERRUPT}), ids=lambda opcode: opcode.name.lower()
+)
 async def test_nonsense_ends_the_mount(opcode: Op, kernel: Kernel) -> None:
     for body in (b"", b"\0", b"\xff" * 7, b"\xff" * 300, b"x" * 40 + b"\0", bytes(300)):
         for node in (0, KERNEL_ROOT, 0xFFFF_FFFF_FFFF_FFFF, 1 << 62):
@@ -486,15 +592,35 @@ async def test_nonsense_ends_the_mount(opcode: Op, kernel: Kernel) -> None:
 # --- beginning and end ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kernel_minor", "ours"), [(33, 33), (wire.MINOR, wire.MINOR), (45, wire.MINOR)])
-async def test_the_older_protocol_is_not_spoken(kernel_minor: int, ours: int, kernel: Kernel) -> None:
+@pytest.mark.parametrize(
+    ("kernel_minor", "ours"), [(33, 33), (wire.MINOR, wire.MINOR), (45, wire.MINOR)]
+)
+async def test_the_older_protocol_is_not_spoken(
+    kernel_minor: int, ours: int, kernel: Kernel
+) -> None:
     offered = 0xFFFF_FFFF & ~wire.Init.POSIX_ACL
-    error, data = await kernel.ask(Op.INIT, 0, struct.pack("<IIIII44x", 7, kernel_minor, 1 << 17, offered, 0))
+    error, data = await kernel.ask(
+        Op.INIT, 0, struct.pack("<IIIII44x", 7, kernel_minor, 1 << 17, offered, 0)
+    )
     assert not error
-    major, minor, read_ahead, flags, _, _, max_write, granularity, max_pages, _, _ = wire.INIT_OUT.unpack(data)
-    assert (major, minor, read_ahead, max_write, granularity, max_pages) == (7, ours, 1 << 17, wire.MAX_WRITE, 1, 256)
+    major, minor, read_ahead, flags, _, _, max_write, granularity, max_pages, _, _ = (
+        wire.INIT_OUT.unpack(data)
+    )
+    assert (major, minor, read_ahead, max_write, granularity, max_pages) == (
+        7,
+        ours,
+        1 << 17,
+        wire.MAX_WRITE,
+        1,
+        256,
+    )
     assert flags & ~offered == 0
-    wanted = wire.Init.WRITEBACK_CACHE | wire.Init.DO_READDIRPLUS | wire.Init.HANDLE_KILLPRIV_V2 | wire.Init.PARALLEL_DIROPS
+    wanted = (
+        wire.Init.WRITEBACK_CACHE
+        | wire.Init.DO_READDIRPLUS
+        | wire.Init.HANDLE_KILLPRIV_V2
+        | wire.Init.PARALLEL_DIROPS
+    )
     assert flags & wanted == wanted
 
 
@@ -510,7 +636,9 @@ async def test_stopping_leaves_the_loop_running(kernel: Kernel, mount: Mount) ->
     assert not await settled(kernel)
 
 
-async def test_stopping_leaves_what_is_in_progress_undone(kernel: Kernel, mount: Mount, device: TestDevice) -> None:
+async def test_stopping_leaves_what_is_in_progress_undone(
+    kernel: Kernel, mount: Mount, device: TestDevice
+) -> None:
     node, handle = await kernel.create(b"file")
     device.go.clear()
     waiting = [kernel.send(Op.FSYNC, node, syncing(handle)) for _ in range(LIMIT - 1)]
@@ -530,7 +658,9 @@ async def test_the_end_of_the_mount_leaves_the_loop_running(kernel: Kernel, moun
     await mount.end()
 
 
-async def test_the_end_of_the_mount_is_waited_for_by_what_is_in_progress(kernel: Kernel, mount: Mount, device: TestDevice) -> None:
+async def test_the_end_of_the_mount_is_waited_for_by_what_is_in_progress(
+    kernel: Kernel, mount: Mount, device: TestDevice
+) -> None:
     node, handle = await kernel.create(b"file")
     device.go.clear()
     for _ in range(2 * LIMIT):
@@ -596,7 +726,9 @@ async def test_whoever_asked_for_what_the_kernel_does_not_take_waits_for_ever(
 # --- quick answers and those of handlers ----------------------------------------------------------
 
 
-async def test_quick_answers_differ_from_those_of_the_handlers(kernel: Kernel, mount: Mount) -> None:
+async def test_quick_answers_differ_from_those_of_the_handlers(
+    kernel: Kernel, mount: Mount
+) -> None:
     node, handle = await kernel.create(b"file")
     assert (await kernel.ask(Op.WRITE, node, writing(handle, 0, b"content")))[0] == 0
     questions = [
@@ -617,7 +749,9 @@ async def test_quick_answers_differ_from_those_of_the_handlers(kernel: Kernel, m
         (
             Op.SETATTR,
             node,
-            wire.SETATTR_IN.pack(Set.ATIME | Set.MTIME | Set.CTIME, 0, 0, 0, -5, 6, 7, 8, 9, 10, 0, 0, 0),
+            wire.SETATTR_IN.pack(
+                Set.ATIME | Set.MTIME | Set.CTIME, 0, 0, 0, -5, 6, 7, 8, 9, 10, 0, 0, 0
+            ),
         ),
         (Op.RENAME, KERNEL_ROOT, wire.RENAME_IN.pack(KERNEL_ROOT) + b"missing\0other\0"),
         (Op.RENAME2, KERNEL_ROOT, wire.RENAME2_IN.pack(KERNEL_ROOT, 1) + b"file\0file\0"),
@@ -676,7 +810,11 @@ async def test_a_handle_opens_a_file_without_a_name(kernel: Kernel) -> None:
 async def test_a_handle_opens_what_is_still_being_purged(kernel: Kernel, mount: Mount) -> None:
     fs = mount.edge.fs
     inos = [ROOT_INO]
-    for name, mode in ((b"d", stat.S_IFDIR | 0o755), (b"e", stat.S_IFDIR | 0o755), (b"f", stat.S_IFREG | 0o644)):
+    for name, mode in (
+        (b"d", stat.S_IFDIR | 0o755),
+        (b"e", stat.S_IFDIR | 0o755),
+        (b"f", stat.S_IFREG | 0o644),
+    ):
         inos.append((await mount.edge.change(fs.make, fs.base, inos[-1], name, mode, 0, 0)).ino)
     instance = await mount.edge.create_snapshot("s")
     nodes = [mount.operations.numbers.node(instance.id, ino) for ino in inos]
@@ -684,4 +822,7 @@ async def test_a_handle_opens_what_is_still_being_purged(kernel: Kernel, mount: 
     assert [(await kernel.ask(Op.LOOKUP, node, b".\0"))[0] for node in nodes] == [0] * 4
     assert await mount.edge.change(snapshots.take_out, fs, found.places)
     assert fs.orphans.is_emptying(instance.id), "or the test proves nothing"
-    assert [(await kernel.ask(Op.LOOKUP, node, b".\0"))[0] for node in nodes] == [0, *[errno.ESTALE] * 3]
+    assert [(await kernel.ask(Op.LOOKUP, node, b".\0"))[0] for node in nodes] == [
+        0,
+        *[errno.ESTALE] * 3,
+    ]

@@ -28,7 +28,10 @@ from snapfs.ids import FIRST_INO, INO_LIMIT, MAX_INSTANCES, ROOT_INO
         ("ro", {"read_only": True}),
         ("ro,rw", {"read_only": False}),
         ("restore=monday", {"restore": "monday"}),
-        ("snapshot=2024-01-01T00:00:00Z,ro", {"snapshot": "2024-01-01T00:00:00Z", "read_only": True}),
+        (
+            "snapshot=2024-01-01T00:00:00Z,ro",
+            {"snapshot": "2024-01-01T00:00:00Z", "read_only": True},
+        ),
         ("snapdir=.zfs", {"snapdir": ".zfs"}),
         ("snapshow", {"snapshow": True}),
         ("commit=30", {"commit": 30.0}),
@@ -53,8 +56,14 @@ from snapfs.ids import FIRST_INO, INO_LIMIT, MAX_INSTANCES, ROOT_INO
         ("noexec,nosuid,nodev", {"kernel": frozenset({"noexec", "nosuid", "nodev"})}),
         ("noexec,exec,nosuid,suid,nodev,dev,sync,async", {}),
         ("autodelete=oldest", {"autodelete": "oldest"}),
-        ("autodelete=oldest,autodelete=none,autodelete_below=7.5", {"autodelete": "none", "autodelete_below": 7.5}),
-        ("autodelete=oldest,autodelete_below=0%", {"autodelete": "oldest", "autodelete_below": 0.0}),
+        (
+            "autodelete=oldest,autodelete=none,autodelete_below=7.5",
+            {"autodelete": "none", "autodelete_below": 7.5},
+        ),
+        (
+            "autodelete=oldest,autodelete_below=0%",
+            {"autodelete": "oldest", "autodelete_below": 0.0},
+        ),
         ("discard", {"discard": True}),
         ("discard,nodiscard", {"discard": False}),
         ("sync,dirsync", {"kernel": frozenset({"sync", "dirsync"})}),
@@ -65,20 +74,77 @@ def test_options_mean_what_they_say(text: str, expected: dict[str, object]) -> N
 
 
 def test_what_is_for_others_is_ignored() -> None:
-    text = "defaults,nofail,_netdev,user,users,owner,group,auto,noauto,nouser,dev,suid,exec,x-systemd.automount,comment=a b,user=me"
+    text = (
+        "defaults,nofail,_netdev,user,users,owner,group,auto,noauto,nouser,dev,suid,exec,"
+        "x-systemd.automount,comment=a b,user=me"
+    )
     assert parse_options(text) == MountOptions()
-    assert parse_options("rw,relatime,user_id=0,group_id=0,default_permissions,max_read=131072") == MountOptions()  # read back
+    assert (
+        parse_options("rw,relatime,user_id=0,group_id=0,default_permissions,max_read=131072")
+        == MountOptions()
+    )  # read back
 
 
 #: mount(8), FILESYSTEM-INDEPENDENT MOUNT OPTIONS, that need no value: what is so, and what is not.
 TRUE = (
-    *("async", "atime", "noatime", "auto", "noauto", "defaults", "dev", "nodev", "diratime", "nodiratime", "dirsync", "exec", "noexec"),
-    *("group", "noiversion", "nomand", "_netdev", "nofail", "relatime", "nostrictatime", "lazytime", "nolazytime", "suid", "nosuid"),
-    *("silent", "loud", "owner", "ro", "rw", "sync", "user", "nouser", "users", "symfollow", "acl", "user_xattr", "errors=remount-ro"),
+    *(
+        "async",
+        "atime",
+        "noatime",
+        "auto",
+        "noauto",
+        "defaults",
+        "dev",
+        "nodev",
+        "diratime",
+        "nodiratime",
+        "dirsync",
+        "exec",
+        "noexec",
+    ),
+    *(
+        "group",
+        "noiversion",
+        "nomand",
+        "_netdev",
+        "nofail",
+        "relatime",
+        "nostrictatime",
+        "lazytime",
+        "nolazytime",
+        "suid",
+        "nosuid",
+    ),
+    *(
+        "silent",
+        "loud",
+        "owner",
+        "ro",
+        "rw",
+        "sync",
+        "user",
+        "nouser",
+        "users",
+        "symfollow",
+        "acl",
+        "user_xattr",
+        "errors=remount-ro",
+    ),
     *("noxattr,noacl,nouser_xattr", "noatime,norelatime", "norelatime,noatime"),
 )
 UNTRUE = (
-    *("iversion", "mand", "strictatime", "norelatime", "nosymfollow", "noacl", "nouser_xattr", "usrquota", "errors=panic", "nobarrier"),
+    *(
+        "iversion",
+        "mand",
+        "strictatime",
+        "norelatime",
+        "nosymfollow",
+        "noacl",
+        "nouser_xattr",
+        "usrquota",
+        "errors=panic",
+        "nobarrier",
+    ),
     *("noxattr,acl", "acl,noxattr", "noatime,norelatime,atime"),
 )
 
@@ -175,10 +241,17 @@ def test_snapshots_are_deleted_unasked(text: str, below: float | None) -> None:
 
 
 def test_libfuse_gets_what_the_kernel_must_know_and_nothing_of_ours() -> None:
-    words = fuse_options(parse_options("commit=1,snapdir=.zfs,uid=5,noatime,nodev,allow_other,restore=x"), "/images/a b,c\\d\u00e4.img")
+    words = fuse_options(
+        parse_options("commit=1,snapdir=.zfs,uid=5,noatime,nodev,allow_other,restore=x"),
+        "/images/a b,c\\d\u00e4.img",
+    )
     dev = {"suid"} if os.geteuid() == 0 else set()
     name = "fsname=/images/a b\\054c\\134d\\303\\244.img"
-    assert words == {"default_permissions", "subtype=snapfs", name, "rw", "noatime", "nodev", "allow_other"} | dev
+    assert (
+        words
+        == {"default_permissions", "subtype=snapfs", name, "rw", "noatime", "nodev", "allow_other"}
+        | dev
+    )
     assert fuse_options(parse_options("ro,fsname=x"), "/image") >= {"fsname=x", "ro"}
 
 
@@ -212,7 +285,11 @@ NOT_OF_FILES = (
 
 
 def test_every_exception_of_ours_has_an_errno() -> None:
-    leaves = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.SnapfsError)]
+    leaves = [
+        kind
+        for _, kind in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(kind, errors.SnapfsError)
+    ]
     for kind in leaves:
         if kind not in (errors.SnapfsError, errors.SnapshotError, errors.FsError, *NOT_OF_FILES):
             assert any(parent in ERRNO for parent in kind.__mro__), kind
@@ -225,7 +302,9 @@ def test_the_errno_of_a_file_error_is_the_one_in_its_docstring() -> None:
             assert ERRNO[kind] == getattr(errno, word[0].rstrip(":")), kind
 
 
-def test_what_is_unexpected_is_eio_and_leaves_its_trace_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_unexpected_is_eio_and_leaves_its_trace_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with caplog.at_level(logging.ERROR, "snapfs"):
         try:
             raise ZeroDivisionError("inside")
@@ -235,7 +314,9 @@ def test_what_is_unexpected_is_eio_and_leaves_its_trace_in_the_log(caplog: pytes
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_damage_is_logged_without_a_trace_and_common_errors_are_not(caplog: pytest.LogCaptureFixture) -> None:
+def test_damage_is_logged_without_a_trace_and_common_errors_are_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with caplog.at_level(logging.DEBUG, "snapfs"):
         assert errno_of(errors.NotFound("x"), "lookup") == errno.ENOENT
         assert caplog.text == ""
@@ -263,7 +344,9 @@ def test_numbers_come_back_as_they_went(root_view: int) -> None:
             assert 0 < node < snapdir < WRITER_BIT
             seen |= {node, snapdir}
     assert len(seen) == 2 * 3 * len({root_view, 0, 5, MAX_INSTANCES})
-    assert numbers.node(root_view, FIRST_INO) == FIRST_INO, "in all mounts of single views a file has one number"
+    assert numbers.node(root_view, FIRST_INO) == FIRST_INO, (
+        "in all mounts of single views a file has one number"
+    )
 
 
 # --- what the kernel knows ------------------------------------------------------------------------

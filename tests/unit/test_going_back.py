@@ -1,4 +1,6 @@
-"""Restores are remembered, and can be arranged for the next mount: both in one commit, and by those who may (A10, issue 4 point 7)."""
+"""Restores are remembered, and can be arranged for the next mount: both in one commit, and by those
+who may (A10, issue 4 point 7).
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,15 @@ from snapfs.snapshots import Facts, Restored, Scheduled, autodelete, going_back
 from snapfs.store.copies import CopyBlock
 from snapfs.store.driver import commit, drive
 from snapfs.store.recovery import ROOT_FIXED, RootRecord
-from snapfs.store.restores import HISTORY_MAX, PATHS_BYTES_MAX, PATHS_MAX, SHOWN_BYTES, Restores, decode_done, decode_scheduled
+from snapfs.store.restores import (
+    HISTORY_MAX,
+    PATHS_BYTES_MAX,
+    PATHS_MAX,
+    SHOWN_BYTES,
+    Restores,
+    decode_done,
+    decode_scheduled,
+)
 from snapfs.store.volume import Volume
 
 USER = 1000
@@ -93,7 +103,8 @@ def test_a_restore_is_forgotten_or_remembered_without_having_been(device: Memory
     assert one == Restored(5_000_000_000, "one", (), 0, USER, result.undo.name, len(result.inodes))
     assert one.undo == "before-restore-1970-01-01T00:00:05Z"
     assert snapshots.last_in_words(fs) == (
-        f"restored the snapshot one for user {USER}: {len(result.inodes)} inodes differed; the state from before is the snapshot {one.undo}"
+        f"restored the snapshot one for user {USER}: {len(result.inodes)} inodes "
+        f"differed; the state from before is the snapshot {one.undo}"
     )
     assert not done(fs, snapshots.restore, "one").changed
     assert fresh(device).volume.restores.done == [one]
@@ -103,7 +114,9 @@ def test_the_last_restores_are_not_those_that_are_remembered(device: MemoryDevic
     fs = fresh(device)
     for number in range(HISTORY_MAX + 4):
         done(fs, snapshots.restore, ("one", "two")[number % 2], owner=number)
-    assert [one.owner for one in fresh(device).volume.restores.done] == list(range(4, HISTORY_MAX + 4))
+    assert [one.owner for one in fresh(device).volume.restores.done] == list(
+        range(4, HISTORY_MAX + 4)
+    )
 
 
 def test_paths_that_are_too_long_to_be_remembered_are_not_told_of() -> None:
@@ -111,27 +124,56 @@ def test_paths_that_are_too_long_to_be_remembered_are_not_told_of() -> None:
     assert (one.paths, one.more) == ((b"a" * 60, b"b" * 60), 1)
     (path,) = Restored.of(0, "s", [b"x" * 500 + b"end"], 0, "", 0).paths
     assert (len(path), path[:4], path[-4:]) == (SHOWN_BYTES, b"...x", b"xend")
-    assert going_back.in_words("s", one.paths, one.more) == f"/{'a' * 60}, /{'b' * 60}, 1 more from the snapshot s"
+    assert (
+        going_back.in_words("s", one.paths, one.more)
+        == f"/{'a' * 60}, /{'b' * 60}, 1 more from the snapshot s"
+    )
 
 
 def test_the_root_record_does_not_fit_the_smallest_block() -> None:
-    """With all snapshots that there can be, the longest schedule and the longest history: the newest restores are kept."""
+    """With all snapshots that there can be, the longest schedule and the longest history: the
+    newest restores are kept.
+    """
     path = b"p" * (PATHS_BYTES_MAX // PATHS_MAX)
     long = Restored.of(-1 << 62, "n" * 255, [b"q"] * 64, 0xFFFF_FFFF, "u" * 255, 1 << 47)
-    restores = Restores(Scheduled(MAX_INSTANCES, (path,) * PATHS_MAX, -1 << 62, 0xFFFF_FFFF), [long] * HISTORY_MAX)
+    restores = Restores(
+        Scheduled(MAX_INSTANCES, (path,) * PATHS_MAX, -1 << 62, 0xFFFF_FFFF), [long] * HISTORY_MAX
+    )
     geometry = Geometry(4096, 1 << 35)
     counting = b"\xff" * (MAX_INSTANCES // 8 + 1)
     word = (1 << 63) - 1
-    most = replace(RootRecord().base, first=1, second=word, depth=3, blocks=1 << 48, inodes=1 << 48, next_ino=1 << 47, content=1 << 48)
+    most = replace(
+        RootRecord().base,
+        first=1,
+        second=word,
+        depth=3,
+        blocks=1 << 48,
+        inodes=1 << 48,
+        next_ino=1 << 47,
+        content=1 << 48,
+    )
     tree = (1, word), 1 << 34
     copy = CopyBlock((1 << 35) - 100, 4096, 0xFFFF_FFFF)
     fitting = restores.fitting(4096 - ROOT_FIXED - len(counting))
     root = RootRecord(
-        0xFFFF_FFFF, word, 1 << 48, 1 << 48, counting, most, ((1, word), 3, 1 << 34), tree, tree, restores.scheduled, fitting, copy
+        0xFFFF_FFFF,
+        word,
+        1 << 48,
+        1 << 48,
+        counting,
+        most,
+        ((1, word), 3, 1 << 34),
+        tree,
+        tree,
+        restores.scheduled,
+        fitting,
+        copy,
     )
     data = root.encode()
     assert len(data) <= 4096
-    assert len(data) - len(counting) - len(replace(root, restored=(), scheduled=None).encode()) <= 4096
+    assert (
+        len(data) - len(counting) - len(replace(root, restored=(), scheduled=None).encode()) <= 4096
+    )
     assert len(replace(root, restored=(), scheduled=None, counting=b"").encode()) <= ROOT_FIXED
     assert RootRecord.decode(data, geometry) == root
     roomy = [replace(long, when_ns=number) for number in range(HISTORY_MAX)]
@@ -143,8 +185,10 @@ def test_the_root_record_does_not_fit_the_smallest_block() -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        5, [], [1, [], 0], [0, [], 0, 0], [MAX_INSTANCES + 1, [], 0, 0], [1, ["text"], 0, 0], [1, [b"a\0b"], 0, 0], [1, b"a", 0, 0],
-        [1, [b"a" * (PATHS_BYTES_MAX + 1)], 0, 0], [1, [b"a"] * (PATHS_MAX + 1), 0, 0], [1, [], 1 << 64, 0], [1, [], 0, -1],
+        5, [], [1, [], 0], [0, [], 0, 0], [MAX_INSTANCES + 1, [], 0, 0], [1, ["text"], 0, 0], [1,
+        [b"a\0b"], 0, 0], [1, b"a", 0, 0],
+        [1, [b"a" * (PATHS_BYTES_MAX + 1)], 0, 0], [1, [b"a"] * (PATHS_MAX + 1), 0, 0], [1, [],
+        1 << 64, 0], [1, [], 0, -1],
         [True, [], 0, 0],
     ],
 )  # fmt: skip
@@ -156,8 +200,10 @@ def test_a_schedule_that_makes_no_sense_is_believed(value: object) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        5, {}, [5], [[]], [[0, b"s", [], 0, 0, "", 0]], [[0, "s", [], 0, 0, b"", 0]], [[0, "s" * 256, [], 0, 0, "", 0]],
-        [[0, "s", [b"a" * (SHOWN_BYTES + 1)], 0, 0, "", 0]], [[0, "s", [], -1, 0, "", 0]], [[0, "s", [], 0, 0, "", -1]],
+        5, {}, [5], [[]], [[0, b"s", [], 0, 0, "", 0]], [[0, "s", [], 0, 0, b"", 0]], [[0,
+        "s" * 256, [], 0, 0, "", 0]],
+        [[0, "s", [b"a" * (SHOWN_BYTES + 1)], 0, 0, "", 0]], [[0, "s", [], -1, 0, "", 0]], [[0,
+        "s", [], 0, 0, "", -1]],
         [[0, "s", [], 0, 0, "", 0]] * (HISTORY_MAX + 1),
     ],
 )  # fmt: skip
@@ -263,7 +309,9 @@ def test_others_schedule_or_cancel(device: MemoryDevice) -> None:
 # At a mount
 
 
-def test_a_mount_does_not_do_what_is_scheduled(device: MemoryDevice, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_mount_does_not_do_what_is_scheduled(
+    device: MemoryDevice, caplog: pytest.LogCaptureFixture
+) -> None:
     done(fresh(device), snapshots.schedule, "two", owner=0)
     with caplog.at_level(logging.INFO, "snapfs"):
         fs, warnings = mount(device)
@@ -282,7 +330,9 @@ def test_a_schedule_that_changes_nothing_stays(device: MemoryDevice) -> None:
     assert (after.volume.restores.scheduled, len(after.volume.restores.done)) == (None, 1)
 
 
-@pytest.mark.parametrize(("options", "why"), [("ro", "is read-only"), ("snapshot=one", "shows a snapshot")])
+@pytest.mark.parametrize(
+    ("options", "why"), [("ro", "is read-only"), ("snapshot=one", "shows a snapshot")]
+)
 def test_a_mount_that_is_not_of_the_live_tree_or_may_not_write_restores(
     options: str, why: str, device: MemoryDevice, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -308,11 +358,16 @@ def test_both_restores_are_done(device: MemoryDevice) -> None:
     assert [one.name for one in fs.volume.restores.done] == ["two"]
 
 
-@pytest.mark.parametrize("error", [NoSpace("no space left"), CorruptBlock("block 5 fails its checksum"), SnapshotBusy("not now")])
+@pytest.mark.parametrize(
+    "error",
+    [NoSpace("no space left"), CorruptBlock("block 5 fails its checksum"), SnapshotBusy("not now")],
+)
 def test_a_restore_that_fails_keeps_the_volume_from_being_mounted(
     error: Exception, device: MemoryDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It says so once, is not tried again at a mount that nobody connects it with, and leaves the volume writable."""
+    """It says so once, is not tried again at a mount that nobody connects it with, and leaves the
+    volume writable.
+    """
     done(fresh(device), snapshots.schedule, "one")
 
     def fail(*_args: object, **_kwargs: object) -> None:
@@ -321,14 +376,17 @@ def test_a_restore_that_fails_keeps_the_volume_from_being_mounted(
     monkeypatch.setattr(going_back, "exchange", fail)
     fs, (line,) = mount(device)
     assert line == (
-        f"the snapshot one was scheduled to be restored, which is not possible: {error}; nothing was restored, and the schedule is dropped"
+        "the snapshot one was scheduled to be restored, which is not possible: "
+        f"{error}; nothing was restored, and the schedule is dropped"
     )
     assert content(fs) == "now"
     fs.volume.check_writable()
     assert fresh(device).volume.restores.scheduled is None
 
 
-def test_a_commit_that_fails_leaves_half_of_a_restore(device: MemoryDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_commit_that_fails_leaves_half_of_a_restore(
+    device: MemoryDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The disk below is full for good: the mount shows what is on the volume."""
     done(fresh(device), snapshots.schedule, "one")
 
@@ -338,7 +396,10 @@ def test_a_commit_that_fails_leaves_half_of_a_restore(device: MemoryDevice, monk
     with monkeypatch.context() as patch:
         patch.setattr(device, "write", full)
         fs, (line,) = mount(device)
-        assert "nothing was restored, and whether it is tried again is not certain: no space left on the host" in line
+        assert (
+            "nothing was restored, and whether it is tried again is not certain: no "
+            "space left on the host" in line
+        )
         assert content(fs) == "now"
     commit(fs.volume)
     assert (content(fresh(device)), fresh(device).volume.restores.scheduled) == ("now", None)

@@ -1,6 +1,8 @@
-"""Holders: the real records, held against who really reaches a block, over random histories (``store.owners`` has the rules).
+"""Holders: the real records, held against who really reaches a block, over random histories
+(``store.owners`` has the rules).
 
-Views are plain dicts here, from a place to a block; the blocks, records, sets, bitmaps and the deletion are the real ones.
+Views are plain dicts here, from a place to a block; the blocks, records, sets, bitmaps and the
+deletion are the real ones.
 """
 
 from __future__ import annotations
@@ -104,13 +106,17 @@ class History:
                 reached[block] = reached.get(block, 0) | 1 << number
         for block, mask in reached.items():
             ((_, _, record),) = allocator.pieces(block, 1)
-            assert (sets.default(self.born[block]) if record is None else sets.holders(record)) == mask & ~1
+            assert (
+                sets.default(self.born[block]) if record is None else sets.holders(record)
+            ) == mask & ~1
             assert (record is None or sets.get(record).base_held) == bool(mask & 1)
             assert allocator.groups[0].snapshot[block] == (not mask & 1)
         if settled:
             assert self.free - allocator.free == len(reached)
             assert allocator.held == sum(not mask & 1 for mask in reached.values())
-        assert sum(entry.count for entry in sets.sets.values()) == sum(length for _, length, _ in allocator.groups[0].records)
+        assert sum(entry.count for entry in sets.sets.values()) == sum(
+            length for _, length, _ in allocator.groups[0].records
+        )
 
     def step(self, rnd: random.Random) -> None:
         choice, at = rnd.random(), rnd.randrange(12)
@@ -132,7 +138,9 @@ class History:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_a_block_has_other_holders_than_those_who_reach_it(seed: int) -> None:
-    """A3, A4, A9 to A11, I1 to I3: after every step of a random history; and in the end all is free, and no record is left."""
+    """A3, A4, A9 to A11, I1 to I3: after every step of a random history; and in the end all is
+    free, and no record is left.
+    """
     rnd = random.Random(seed)
     history = History()
     for _ in range(250):
@@ -146,7 +154,11 @@ def test_a_block_has_other_holders_than_those_who_reach_it(seed: int) -> None:
     for at in list(history.base):
         history.write_base(at, keep=False)
     history.verify(settled=True)
-    assert (history.volume.allocator.free, history.volume.allocator.held, history.volume.holders.sets) == (history.free, 0, {})
+    assert (
+        history.volume.allocator.free,
+        history.volume.allocator.held,
+        history.volume.holders.sets,
+    ) == (history.free, 0, {})
 
 
 def test_the_default_holders_are_those_of_another_epoch() -> None:
@@ -154,7 +166,15 @@ def test_the_default_holders_are_those_of_another_epoch() -> None:
     sets = HolderSets()
     assert (sets.default(1), sets.live, sets.oldest_epoch()) == (0, 0, None)
     sets.set_instances({1: 5, 2: 7, 3: 5, 9: 9})
-    assert [sets.default(epoch) for epoch in (1, 5, 6, 7, 8, 9, 10)] == [526, 526, 516, 516, 512, 512, 0]
+    assert [sets.default(epoch) for epoch in (1, 5, 6, 7, 8, 9, 10)] == [
+        526,
+        526,
+        516,
+        516,
+        512,
+        512,
+        0,
+    ]
     assert (sets.live, sets.oldest_epoch()) == (526, 5)
 
 
@@ -172,7 +192,9 @@ def test_equal_sets_have_two_numbers() -> None:
 
 
 def test_sets_that_become_equal_lose_their_blocks() -> None:
-    """Two sets may come to be the same when an instance joins or leaves; both go on standing for their blocks."""
+    """Two sets may come to be the same when an instance joins or leaves; both go on standing for
+    their blocks.
+    """
     sets = HolderSets()
     sets.set_instances({1: 1, 2: 1, 3: 1})
     first, second = sets.intern(False, 0, 0b0010), sets.intern(False, 0, 0b0110)

@@ -1,4 +1,6 @@
-"""What the daemon remembers of the kernel's inodes: exact counts, exact holds, and not much memory."""
+"""What the daemon remembers of the kernel's inodes: exact counts, exact
+holds, and not much memory.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ def test_a_hold_is_lost_or_taken_twice() -> None:
         rng = random.Random(seed)
         holds: Counter[int] = Counter()
         numbers = Numbers()
-        known = Known(numbers, lambda view_id, ino, holds=holds: holds.update([view_id << 48 | ino]))
+        known = Known(
+            numbers, lambda view_id, ino, holds=holds: holds.update([view_id << 48 | ino])
+        )
         counts: dict[int, int] = {}
         held: set[int] = set()
         names: dict[int, set[Place]] = {}
@@ -53,7 +57,9 @@ def test_a_hold_is_lost_or_taken_twice() -> None:
         assert holds == expected
         assert len(known) == sum(count > 0 for count in counts.values())
         for view in (0, 1, 7):
-            assert sorted(known.nodes_of(view)) == sorted(node for node, count in counts.items() if count and node >> 48 == view)
+            assert sorted(known.nodes_of(view)) == sorted(
+                node for node, count in counts.items() if count and node >> 48 == view
+            )
         assert known.views_in_use() == {node >> 48 for node in held}
 
 

@@ -38,7 +38,8 @@ def seen(fs: Filesystem, ino: int, origin: int = 0) -> list[str]:
 
 @pytest.mark.parametrize(
     "name",
-    ["", ".", "..", ".hidden", "a/b", "a,b", "a\nb", "a\0b", "a\x7fb", "x" * 256, "ü" * 128, "\udcff", "-o", " a", "a ", "a\u3000",
+    ["", ".", "..", ".hidden", "a/b", "a,b", "a\nb", "a\0b", "a\x7fb", "x" * 256, "ü" * 128,
+    "\udcff", "-o", " a", "a ", "a\u3000",
      "a\u202eb", "a\u2066b", "a\u200f", "a\u2028b", "a\u2029b"],
 )  # fmt: skip
 def test_an_impossible_name_is_taken(name: str) -> None:
@@ -46,7 +47,9 @@ def test_an_impossible_name_is_taken(name: str) -> None:
         snapshots.check_name(name)
 
 
-@pytest.mark.parametrize("name", ["a", "2024-01-01T00:00:00Z", "x" * 255, "ü" * 127, "with space", "a-o", "名前"])
+@pytest.mark.parametrize(
+    "name", ["a", "2024-01-01T00:00:00Z", "x" * 255, "ü" * 127, "with space", "a-o", "名前"]
+)
 def test_a_good_name_is_refused(name: str) -> None:
     snapshots.check_name(name)
 
@@ -101,7 +104,11 @@ def test_a_deleted_name_is_still_found(fs: Filesystem) -> None:
     view = fs.view(1)
     drive(fs.volume, snapshots.delete, fs, "one")
     assert snapshots.all(fs) == []
-    for call in (lambda: snapshots.get(fs, "one"), lambda: snapshots.find(fs, fs.base, ROOT_INO, b"one"), lambda: fs.view(1)):
+    for call in (
+        lambda: snapshots.get(fs, "one"),
+        lambda: snapshots.find(fs, fs.base, ROOT_INO, b"one"),
+        lambda: fs.view(1),
+    ):
         with pytest.raises(NoSuchSnapshot):
             call()
     assert make(fs, "one").id != view.id

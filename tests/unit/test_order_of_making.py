@@ -1,4 +1,6 @@
-"""The order of snapshots is that in which they were made. The clock may be set back meanwhile: times are only shown."""
+"""The order of snapshots is that in which they were made. The clock may be set back meanwhile:
+times are only shown.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,12 @@ REGULAR = 0o100644
 SECOND = 1_000_000_000
 
 #: The clock is set back before each: by it the newest is the oldest.
-TIMES = {"first": 3000 * SECOND, "second": 2000 * SECOND, "third": 2000 * SECOND, "fourth": 1000 * SECOND}
+TIMES = {
+    "first": 3000 * SECOND,
+    "second": 2000 * SECOND,
+    "third": 2000 * SECOND,
+    "fourth": 1000 * SECOND,
+}
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -58,14 +65,18 @@ def test_the_clock_decides_which_snapshot_is_older() -> None:
     fill(fs)
     assert names(fs) == list(TIMES)
     assert names(opened(fs)) == list(TIMES)
-    assert [one.created_ns for one in snapshots.all(fs)] == list(TIMES.values()), "times are those of the clock"
+    assert [one.created_ns for one in snapshots.all(fs)] == list(TIMES.values()), (
+        "times are those of the clock"
+    )
     shown = [one.listed for one in snapshots.all(fs)]
     assert shown == sorted(set(shown)), "what .snap shows is in that order, too"
     assert shown == [one.listed for one in snapshots.all(opened(fs))]
 
 
 def test_snapshots_that_share_a_commit_have_no_order() -> None:
-    """They are of one epoch and of one moment, and their ids say nothing: those of deleted ones are used again."""
+    """They are of one epoch and of one moment, and their ids say nothing: those of deleted ones are
+    used again.
+    """
     fs = filesystem(MemoryDevice(16 << 20))
     for name in ("early", "late"):
         drive(fs.volume, snapshots.create, fs, name, now_ns=SECOND)
@@ -87,7 +98,14 @@ def test_a_snapshot_of_an_old_snapshot_is_old() -> None:
     """It has the epoch of what it was made of, and was made last."""
     fs = filesystem(MemoryDevice(16 << 20))
     fill(fs)
-    drive(fs.volume, snapshots.create, fs, "of the first", origin=snapshots.get(fs, "first").id, now_ns=SECOND)
+    drive(
+        fs.volume,
+        snapshots.create,
+        fs,
+        "of the first",
+        origin=snapshots.get(fs, "first").id,
+        now_ns=SECOND,
+    )
     commit(fs.volume)
     assert names(opened(fs)) == [*TIMES, "of the first"]
 
@@ -145,8 +163,12 @@ def test_commands_follow_the_clock(tmp_path: Path, run_snapfs: Run) -> None:
     assert [one["name"] for one in listed] == list(TIMES)
     table = run_snapfs("snapshot", "list", image).stdout.splitlines()[1:]
     assert [line.split()[0] for line in table] == list(TIMES)
-    found = json.loads(run_snapfs("versions", image, "--path", "/file", "--json").stdout)["versions"]
-    assert [one["snapshots"][0]["name"] for one in found] == list(TIMES)[::-1], "the newest version first"
+    found = json.loads(run_snapfs("versions", image, "--path", "/file", "--json").stdout)[
+        "versions"
+    ]
+    assert [one["snapshots"][0]["name"] for one in found] == list(TIMES)[::-1], (
+        "the newest version first"
+    )
     run_snapfs("check", image)
 
 

@@ -1,4 +1,6 @@
-"""Commits in the loop itself: only where nobody is kept waiting, and with the same outcome as in a worker thread."""
+"""Commits in the loop itself: only where nobody is kept waiting, and with the same outcome as in a
+worker thread.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,9 @@ async def make(edge: Edge, name: bytes) -> None:
 
 def durable(device: Noting) -> set[bytes]:
     fs = Filesystem(Volume.open(device))
-    return {entry.name for entry in drive(fs.volume, fs.entries, fs.base, ROOT_INO, 0, 10_000)} - {b"warm"}
+    return {entry.name for entry in drive(fs.volume, fs.entries, fs.base, ROOT_INO, 0, 10_000)} - {
+        b"warm"
+    }
 
 
 def test_nothing_is_quick_before_it_was() -> None:

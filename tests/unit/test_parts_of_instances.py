@@ -9,7 +9,16 @@ import pytest
 
 from snapfs.errors import CorruptBlock, UsageError
 from snapfs.ids import FIRST_INO, INO_LIMIT, ROOT_INO
-from snapfs.store.parts import EVERYTHING, Part, above, check_bounds, decode_kept, decode_parts, distinct, kept_by
+from snapfs.store.parts import (
+    EVERYTHING,
+    Part,
+    above,
+    check_bounds,
+    decode_kept,
+    decode_parts,
+    distinct,
+    kept_by,
+)
 
 FILE = Part(30, (20, 30), (b"d", b"f"))
 ABSENT = Part(0, (20,), (b"d", b"no", b"where"))
@@ -31,11 +40,14 @@ def test_parts_are_not_what_they_were_when_they_are_read() -> None:
         None, {}, [0], [[]], [[[20]]], [[[20], [b"d"], []]], [[20, [b"d"]]], [[[20], b"d"]],
         [[[], []]],  # the root
         [[[20, 21], [b"d"]]],  # a chain that is longer than its way
-        [[[ROOT_INO], [b"d"]]], [[[FIRST_INO - 1], [b"d"]]], [[[INO_LIMIT + 1], [b"d"]]], [[[True], [b"d"]]],
-        [[[20], ["d"]]], [[[20], [b""]]], [[[20], [b"a/b"]]], [[[20], [b"a\0"]]], [[[20], [b".."]]], [[[20], [b"n" * 256]]],
+        [[[ROOT_INO], [b"d"]]], [[[FIRST_INO - 1], [b"d"]]], [[[INO_LIMIT + 1], [b"d"]]], [[[True],
+        [b"d"]]],
+        [[[20], ["d"]]], [[[20], [b""]]], [[[20], [b"a/b"]]], [[[20], [b"a\0"]]], [[[20],
+        [b".."]]], [[[20], [b"n" * 256]]],
         [[[20], [b"d"]], [[21], [b"d"]]],  # one name, two inodes
         [[[20, 22], [b"d", b"f"]], [[21, 20, 23], [b"c", b"d", b"f"]]],  # a directory at two places
-        [[[20, 21, 20], [b"a", b"b", b"c"]]], [[[20, 21, 20, 22], [b"a", b"b", b"c", b"d"]]],  # a cycle
+        # a cycle
+        [[[20, 21, 20], [b"a", b"b", b"c"]]], [[[20, 21, 20, 22], [b"a", b"b", b"c", b"d"]]],
         [[[20], [b"d"]], [[20, 21], [b"d", b"e"]]],  # a part within a part
         [[[20], [b"d"]], [[20], [b"d", b"e"]]],
         [[[20], [b"d"]], [[], [b"d"]]],  # it is there and is not
@@ -48,7 +60,18 @@ def test_hostile_parts_are_believed(value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [[], [[]], [[], 0], [[20], []], [[], [20]], [[ROOT_INO], [ROOT_INO]], [[-1], [1]], [[INO_LIMIT + 1], [1]], [["20"], [1]]]
+    "value",
+    [
+        [],
+        [[]],
+        [[], 0],
+        [[20], []],
+        [[], [20]],
+        [[ROOT_INO], [ROOT_INO]],
+        [[-1], [1]],
+        [[INO_LIMIT + 1], [1]],
+        [["20"], [1]],
+    ],
 )
 def test_what_an_instance_preserves_is_believed(value: object) -> None:
     with pytest.raises(CorruptBlock):
@@ -58,8 +81,14 @@ def test_what_an_instance_preserves_is_believed(value: object) -> None:
 
 
 def test_parts_within_parts_are_kept_apart() -> None:
-    """Whatever their order; of two that are equal one is left, and of places in a directory that was not there the highest."""
-    top, below, lower = Part(20, (20,), (b"d",)), FILE, Part(0, (20,), (b"d", b"no", b"where", b"at", b"all"))
+    """Whatever their order; of two that are equal one is left, and of places in a directory that
+    was not there the highest.
+    """
+    top, below, lower = (
+        Part(20, (20,), (b"d",)),
+        FILE,
+        Part(0, (20,), (b"d", b"no", b"where", b"at", b"all")),
+    )
     for order in itertools.permutations([top, below, ABSENT, top]):
         assert distinct(order) == (top,)
     for order in itertools.permutations([DIRECTORY, below, ABSENT, lower]):
@@ -77,20 +106,29 @@ def test_parts_within_parts_are_kept_apart() -> None:
         ([FILE], (tuple(range(20, 120)), tuple(range(200, 300)))),
     ],
 )
-def test_parts_are_too_many_for_a_block(parts: list[Part], kept: tuple[tuple[int, ...], tuple[int, ...]] | None) -> None:
+def test_parts_are_too_many_for_a_block(
+    parts: list[Part], kept: tuple[tuple[int, ...], tuple[int, ...]] | None
+) -> None:
     with pytest.raises(UsageError):
         check_bounds(parts, kept or kept_by(parts))
 
 
 def test_random_parts_make_a_view_that_is_no_tree() -> None:
-    """What is accepted leads from the root to everything in it once, but for files with several names."""
+    """What is accepted leads from the root to everything in it once, but for files with several
+    names.
+    """
     rnd = random.Random(1)
     accepted = 0
     for _ in range(5000):
         value = []
         for _ in range(rnd.randint(1, 4)):
             chain = [rnd.choice([20, 21, 22, 23]) for _ in range(rnd.randint(0, 3))]
-            value.append([chain, [rnd.choice([b"a", b"b"]) for _ in range(len(chain) + rnd.choice([0, 0, 1]))]])
+            value.append(
+                [
+                    chain,
+                    [rnd.choice([b"a", b"b"]) for _ in range(len(chain) + rnd.choice([0, 0, 1]))],
+                ]
+            )
         try:
             parts = decode_parts(value, "x")
         except CorruptBlock:

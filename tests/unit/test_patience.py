@@ -1,4 +1,6 @@
-"""Devices that do not answer: whoever waits can go, and what is left behind does no harm when it goes on."""
+"""Devices that do not answer: whoever waits can go, and what is left behind does no harm when it
+goes on.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,14 @@ class Copied:
         self.map = CopyMap(bytes(16), volume.generation, volume.geometry.blocks)
         self.failures: list[str] = []
         target = Abandonable(self.target)
-        one = Copy(self.source, target, self.map, volume.geometry, list(volume.allocator.entries), sparse=False)
+        one = Copy(
+            self.source,
+            target,
+            self.map,
+            volume.geometry,
+            list(volume.allocator.entries),
+            sparse=False,
+        )
         self.before = CopyBeforeWrite(one, copy_first=copy_first, failing=self.failures.append)
 
 
@@ -80,8 +89,12 @@ def test_a_writer_waits_for_ever(begin: Callable[..., Copied]) -> None:
     copied.before.write(BLOCK, b"y" * BLOCK)  # nothing is waited for any more
 
 
-def test_a_writer_that_comes_second_waits_for_ever(begin: Callable[..., Copied], wait_until: Callable[..., None]) -> None:
-    """D7: the write fails; so do others, at once and without threads of their own, until the target has answered."""
+def test_a_writer_that_comes_second_waits_for_ever(
+    begin: Callable[..., Copied], wait_until: Callable[..., None]
+) -> None:
+    """D7: the write fails; so do others, at once and without threads of their own, until the target
+    has answered.
+    """
     copied = begin(copy_first=True)
     before, others = copied.source.read(0, BLOCK), set(threading.enumerate())
     for _ in range(3):
@@ -104,7 +117,9 @@ def test_a_writer_that_comes_second_waits_for_ever(begin: Callable[..., Copied],
     assert not copied.failures
 
 
-def test_a_copy_that_is_given_up_is_waited_for(begin: Callable[..., Copied], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_that_is_given_up_is_waited_for(
+    begin: Callable[..., Copied], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """D4: whoever waits for the target goes on when the copy has failed, for whatever reason."""
     monkeypatch.setattr(before_write, "WAIT_SECONDS", 60.0)
     copied = begin()
@@ -116,7 +131,9 @@ def test_a_copy_that_is_given_up_is_waited_for(begin: Callable[..., Copied], mon
     writer.result()
 
 
-def test_a_mount_that_ends_waits_as_long_as_any(begin: Callable[..., Copied], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mount_that_ends_waits_as_long_as_any(
+    begin: Callable[..., Copied], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(before_write, "WAIT_SECONDS", 60.0)
     monkeypatch.setattr(before_write, "HURRIED_SECONDS", 0.05)
     copied = begin()
@@ -127,7 +144,9 @@ def test_a_mount_that_ends_waits_as_long_as_any(begin: Callable[..., Copied], mo
     assert copied.failures
 
 
-def test_a_thread_that_was_left_writes_into_blocks_of_others(begin: Callable[..., Copied], wait_until: Callable[..., None]) -> None:
+def test_a_thread_that_was_left_writes_into_blocks_of_others(
+    begin: Callable[..., Copied], wait_until: Callable[..., None]
+) -> None:
     """I4: its map's blocks have been given back meanwhile."""
     copied, others = begin(), set(threading.enumerate())
     place = Beneath(copied.before)
@@ -141,7 +160,9 @@ def test_a_thread_that_was_left_writes_into_blocks_of_others(begin: Callable[...
     assert copied.source.read(8 * BLOCK, 3) == b"map"
 
 
-def test_a_descriptor_is_given_to_others_while_a_thread_uses_it(tmp_path: Path, wait_until: Callable[..., None]) -> None:
+def test_a_descriptor_is_given_to_others_while_a_thread_uses_it(
+    tmp_path: Path, wait_until: Callable[..., None]
+) -> None:
     """A device is closed when the last call has returned; nothing begins after it was given up."""
     path = tmp_path / "target"
     path.write_bytes(bytes(BLOCK))
@@ -163,7 +184,12 @@ def test_a_descriptor_is_given_to_others_while_a_thread_uses_it(tmp_path: Path, 
     device.close()
     assert not device.wait_closed(0)
     assert os.path.samestat(os.fstat(descriptor), path.stat())
-    for call in (lambda: device.read(0, 1), lambda: device.write(0, b"x"), device.flush, device.remove_name):
+    for call in (
+        lambda: device.read(0, 1),
+        lambda: device.write(0, b"x"),
+        device.flush,
+        device.remove_name,
+    ):
         with pytest.raises(DeviceError, match="not used any more"):
             call()
     may_go_on.set()
@@ -172,7 +198,9 @@ def test_a_descriptor_is_given_to_others_while_a_thread_uses_it(tmp_path: Path, 
     flush.result()
 
 
-async def test_what_comes_too_late_is_kept(monkeypatch: pytest.MonkeyPatch, wait_until: Callable[..., None]) -> None:
+async def test_what_comes_too_late_is_kept(
+    monkeypatch: pytest.MonkeyPatch, wait_until: Callable[..., None]
+) -> None:
     """What a thread that was left has made is undone by that thread; and it counts until then."""
     monkeypatch.setattr("snapfs.control.threads.LEAVE_SECONDS", 0.01)
     monkeypatch.setattr("snapfs.control.threads.LOOK_SECONDS", 0.01)

@@ -1,4 +1,6 @@
-"""Paths that are looked up once: what is exchanged meanwhile is neither opened, nor followed, nor removed."""
+"""Paths that are looked up once: what is exchanged meanwhile is neither opened, nor followed, nor
+removed.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +43,12 @@ def replace_by_link(path: Path) -> None:
 
 
 @pytest.mark.parametrize("replace", [replace_by_fifo, replace_by_link])
-def test_what_was_exchanged_after_the_look_is_opened(replace: Callable[[Path], None], tmp_path: Path) -> None:
-    """What is opened is what was looked at; a FIFO that came into its place is not even waited for."""
+def test_what_was_exchanged_after_the_look_is_opened(
+    replace: Callable[[Path], None], tmp_path: Path
+) -> None:
+    """What is opened is what was looked at; a FIFO that came into its place
+    is not even waited for.
+    """
     path = tmp_path / "image"
     path.write_bytes(b"x" * 4096)
     with pin_name(str(path)) as pinned:
@@ -113,14 +119,20 @@ def test_a_strangers_link_is_followed(what: str, tmp_path: Path) -> None:
 
 
 def test_links_lead_elsewhere_than_the_kernel_goes(tmp_path: Path) -> None:
-    """Relative ones, absolute ones, those of links, dots, doubled slashes, and what has no path at all."""
+    """Relative ones, absolute ones, those of links, dots, doubled slashes, and what has no path at
+    all.
+    """
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "image").write_bytes(b"1")
     (tmp_path / "a" / "up").symlink_to("../a/./b")
     (tmp_path / "whole").symlink_to(tmp_path / "a")
     (tmp_path / "last").symlink_to("whole//up/../b/image")
     wanted = (tmp_path / "a" / "b" / "image").stat()
-    for path in (tmp_path / "last", tmp_path / "whole" / "up" / "image", f"{tmp_path}//a/../whole/up/./image"):
+    for path in (
+        tmp_path / "last",
+        tmp_path / "whole" / "up" / "image",
+        f"{tmp_path}//a/../whole/up/./image",
+    ):
         with pin_name(str(path)) as pinned:
             assert os.path.samestat(pinned.status(), wanted)
             assert os.path.samestat(pinned.directory_status(), (tmp_path / "a" / "b").stat())
@@ -130,8 +142,12 @@ def test_links_lead_elsewhere_than_the_kernel_goes(tmp_path: Path) -> None:
     os.close(memory)
 
 
-@pytest.mark.parametrize("path", ["", "/", "a\0b", "dir/", "dir/.", "dir/..", "loop", "file/x", "missing/x", "n" * 300])
-def test_what_cannot_be_the_name_of_a_file(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "path", ["", "/", "a\0b", "dir/", "dir/.", "dir/..", "loop", "file/x", "missing/x", "n" * 300]
+)
+def test_what_cannot_be_the_name_of_a_file(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("dir").mkdir()
     Path("loop").symlink_to("loop")
@@ -156,8 +172,12 @@ def test_opening_waits_for_what_is_no_image(kind: str, tmp_path: Path) -> None:
 
     def look() -> None:
         for lock in (Lock.NONE, Lock.EXCLUSIVE):
-            with pytest.raises(DeviceError, match="neither a regular file nor a block device") as caught:
-                open_device("/dev/null" if kind == "device" else str(path), read_only=True, lock=lock)
+            with pytest.raises(
+                DeviceError, match="neither a regular file nor a block device"
+            ) as caught:
+                open_device(
+                    "/dev/null" if kind == "device" else str(path), read_only=True, lock=lock
+                )
             found.append(caught.value)
 
     thread = threading.Thread(target=look, daemon=True)

@@ -28,7 +28,9 @@ from snapfs.blocks.pointer import (
 from snapfs.errors import CorruptBlock
 
 any_first_word = st.integers(0, BLOCK_MASK | WRITES_MAX << WRITES_SHIFT | FLAG_BUCKET)
-pointers = st.lists(st.tuples(any_first_word, st.integers(0, (1 << 64) - 1)), min_size=1, max_size=32)
+pointers = st.lists(
+    st.tuples(any_first_word, st.integers(0, (1 << 64) - 1)), min_size=1, max_size=32
+)
 
 
 @settings(deadline=None, database=None)
@@ -55,7 +57,9 @@ def test_fields_of_a_pointer_overlap() -> None:
 
 
 def test_runs_of_pointers_join_what_differs() -> None:
-    """B5: a run is consecutive blocks of one epoch, wherever the holes are; other epochs and gaps end it, write counters do not."""
+    """B5: a run is consecutive blocks of one epoch, wherever the holes are; other epochs and gaps
+    end it, write counters do not.
+    """
     pointers = [(5, 1), (6, 1), (0, 0), (7, 1), (8, 2), (9 | 3 << WRITES_SHIFT, 2), (20, 2)]
     block = array("Q", [word for pointer in pointers for word in pointer])
     assert pointer_runs(block, 0, len(pointers), BLOCK_MASK) == [(5, 3, 1), (8, 2, 2), (20, 1, 2)]
@@ -73,7 +77,9 @@ def test_runs_of_pointers_join_what_differs() -> None:
 def test_words_that_are_made_by_the_column_differ_from_those_made_one_by_one(
     places: list[int], writes: int, epoch: int, data: st.DataObject
 ) -> None:
-    checksums = data.draw(st.lists(st.integers(0, EPOCH_MASK), min_size=len(places), max_size=len(places)))
+    checksums = data.draw(
+        st.lists(st.integers(0, EPOCH_MASK), min_size=len(places), max_size=len(places))
+    )
     words = array("Q", bytes(16 * len(places)))
     words[::2], words[1::2] = first_words(places, writes), second_words(checksums, epoch)
     for index, (place, checksum) in enumerate(zip(places, checksums, strict=True)):
@@ -93,11 +99,15 @@ def test_words_that_are_made_by_the_column_differ_from_those_made_one_by_one(
     writes=st.integers(0, WRITES_MAX),
     data=st.data(),
 )
-def test_a_run_is_not_seen_or_something_else_is(start: int, count: int, writes: int, data: st.DataObject) -> None:
+def test_a_run_is_not_seen_or_something_else_is(
+    start: int, count: int, writes: int, data: st.DataObject
+) -> None:
     words = array("Q", bytes(16 * count))
     words[::2] = first_words(range(start, start + count), writes)
     assert run_of(words, 0, count) == start
     if count > 1:
-        words[2 * data.draw(st.integers(0, count - 1))] += data.draw(st.sampled_from([1, 1 << WRITES_SHIFT]))
+        words[2 * data.draw(st.integers(0, count - 1))] += data.draw(
+            st.sampled_from([1, 1 << WRITES_SHIFT])
+        )
         assert not run_of(words, 0, count)
     assert not run_of(array("Q", bytes(16 * count)), 0, count)

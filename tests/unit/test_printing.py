@@ -31,7 +31,10 @@ ENCODINGS = ("ascii", "latin-1", "cp437", "koi8-r", "utf-8", "shift_jis")
         ("a\tb\nc\r\x1b[31m\x7f\x9b", "a\\tb\\nc\\r\\x1b[31m\\x7f\\x9b"),
         ("\u202egnp.exe\u2066", "\\u202egnp.exe\\u2066"),  # bidi
         ("a\u2028b\u2029c\x85", "a\\u2028b\\u2029c\\x85"),  # ends of lines
-        ("\u200b\ufeff\u00ad\u00a0", "\\u200b\\ufeff\\xad\\xa0"),  # what looks like nothing, or like a blank
+        (
+            "\u200b\ufeff\u00ad\u00a0",
+            "\\u200b\\ufeff\\xad\\xa0",
+        ),  # what looks like nothing, or like a blank
         ("\udcff\udc80", "\\udcff\\udc80"),  # bytes that are not UTF-8
         ("\U000e0041\U0010ffff", "\\U000e0041\\U0010ffff"),
         ("naïve ☃ 雪", "naïve ☃ 雪"),
@@ -56,13 +59,25 @@ def test_any_text_is_one_line_in_any_encoding(text: str, encoding: str) -> None:
 
 def calls(module: Path) -> list[str]:
     tree = ast.parse(module.read_text())
-    return [node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    return [
+        node.func.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    ]
 
 
 def test_a_command_prints_past_the_one_place() -> None:
-    printing = {path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py") if "print" in calls(path)}
+    printing = {
+        path.relative_to(SOURCE).as_posix()
+        for path in SOURCE.rglob("*.py")
+        if "print" in calls(path)
+    }
     assert printing == {"cli/output.py", "cli/exits.py"}
-    deciding = {path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py") if "isprintable" in path.read_text()}
+    deciding = {
+        path.relative_to(SOURCE).as_posix()
+        for path in SOURCE.rglob("*.py")
+        if "isprintable" in path.read_text()
+    }
     assert deciding == {"printable.py"}
 
 
@@ -85,7 +100,9 @@ def written(stream: io.TextIOWrapper, *prints: Callable[[], object]) -> str:
 WORST = "naïve ☃\u202e\x1b[2J\udcff\n-\u2028"
 
 
-def test_lines_tables_facts_and_errors_are_cut_off_in_the_middle(stream: io.TextIOWrapper, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_tables_facts_and_errors_are_cut_off_in_the_middle(
+    stream: io.TextIOWrapper, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("yes\n"))
     text = written(
         stream,
@@ -106,7 +123,11 @@ def test_lines_tables_facts_and_errors_are_cut_off_in_the_middle(stream: io.Text
 def test_json_is_for_showing(stream: io.TextIOWrapper) -> None:
     import json
 
-    text = written(stream, lambda: output.print_json({"name": WORST}), lambda: output.print_json({"name": WORST}, indent=None))
+    text = written(
+        stream,
+        lambda: output.print_json({"name": WORST}),
+        lambda: output.print_json({"name": WORST}, indent=None),
+    )
     assert text.isascii()
     assert json.loads(text[: text.index("}\n") + 2])["name"] == WORST
     assert json.loads(text.splitlines()[-1])["name"] == WORST
@@ -116,21 +137,33 @@ def record(message: str, *arguments: object) -> logging.LogRecord:
     try:
         raise ValueError(f"about {WORST}\nsnapfs: ERROR: a false line")
     except ValueError:
-        return logging.LogRecord("snapfs", logging.ERROR, __file__, 1, message, arguments, sys.exc_info())
+        return logging.LogRecord(
+            "snapfs", logging.ERROR, __file__, 1, message, arguments, sys.exc_info()
+        )
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_a_name_writes_lines_of_its_own_into_the_log(encoding: str) -> None:
     form = logs.OneLine("snapfs: %(levelname)s: %(message)s", encoding)
-    first, *rest = form.format(record("%s: is damaged", f"{WORST}\nsnapfs: CRITICAL: all is lost")).split("\n")
-    assert first == printable(f"snapfs: ERROR: {WORST}\nsnapfs: CRITICAL: all is lost: is damaged", encoding)
+    first, *rest = form.format(
+        record("%s: is damaged", f"{WORST}\nsnapfs: CRITICAL: all is lost")
+    ).split("\n")
+    assert first == printable(
+        f"snapfs: ERROR: {WORST}\nsnapfs: CRITICAL: all is lost: is damaged", encoding
+    )
     assert rest
     assert all(line.startswith("  ") and line.isprintable() for line in rest)
     "\n".join([first, *rest]).encode(encoding)
 
 
-def test_syslog_is_not_told_of_what_has_names_in_no_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = logging.getLogger("snapfs").handlers[:], logging.getLogger("snapfs").level, logging.raiseExceptions
+def test_syslog_is_not_told_of_what_has_names_in_no_encoding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (
+        logging.getLogger("snapfs").handlers[:],
+        logging.getLogger("snapfs").level,
+        logging.raiseExceptions,
+    )
     place = str(tmp_path / "log")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
         syslog.bind(place)
@@ -159,5 +192,7 @@ def test_syslog_is_not_told_of_what_has_names_in_no_encoding(tmp_path: Path, mon
         ([], [], 0, []),
     ],
 )
-def test_the_wrong_column_gives_way(widest: list[int], narrowest: list[int], room: int, widths: list[int]) -> None:
+def test_the_wrong_column_gives_way(
+    widest: list[int], narrowest: list[int], room: int, widths: list[int]
+) -> None:
     assert output.fitting(widest, narrowest, room) == widths

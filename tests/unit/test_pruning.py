@@ -1,4 +1,6 @@
-"""The bound on what the kernel knows: beyond it the kernel is asked to let go of what nobody uses, in turn, and not in vain for ever."""
+"""The bound on what the kernel knows: beyond it the kernel is asked to let go of what nobody uses,
+in turn, and not in vain for ever.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ BOUND = 1000
 
 
 class Kernel:
-    """Lets go of what it is asked for, unless it is in ``used``; an old one does not understand it, and only forgets names."""
+    """Lets go of what it is asked for, unless it is in ``used``; an old one does not understand it,
+    and only forgets names.
+    """
 
     def __init__(self, known: Known, *, is_old: bool) -> None:
         self._known = known
@@ -56,7 +60,9 @@ def learn(known: Known, node: int) -> None:
 
 
 @pytest.mark.parametrize("is_old", [False, True])
-async def test_the_kernel_knows_more_and_more(is_old: bool, known: Known, nursery: trio.Nursery) -> None:
+async def test_the_kernel_knows_more_and_more(
+    is_old: bool, known: Known, nursery: trio.Nursery
+) -> None:
     kernel = Kernel(known, is_old=is_old)
     nursery.start_soon(Pruning(known, lambda: kernel).run)
     for node in range(100, 100 + 20 * BOUND):
@@ -70,7 +76,9 @@ async def test_the_kernel_knows_more_and_more(is_old: bool, known: Known, nurser
     nursery.cancel_scope.cancel()
 
 
-async def test_a_kernel_that_uses_everything_is_asked_all_the_time(known: Known, nursery: trio.Nursery) -> None:
+async def test_a_kernel_that_uses_everything_is_asked_all_the_time(
+    known: Known, nursery: trio.Nursery
+) -> None:
     kernel = Kernel(known, is_old=False)
     kernel.used = set(range(100, 100 + 4 * BOUND))
     nursery.start_soon(Pruning(known, lambda: kernel).run)
@@ -100,4 +108,9 @@ def test_some_are_never_asked_for_or_in_vain(known: Known) -> None:
 
 
 def test_the_bound_follows_the_memory_that_is_given() -> None:
-    assert [limit_for(cache) for cache in (None, 1, 10 << 20, 1 << 40)] == [LIMIT, LEAST, 10 << 10, LIMIT]
+    assert [limit_for(cache) for cache in (None, 1, 10 << 20, 1 << 40)] == [
+        LIMIT,
+        LEAST,
+        10 << 10,
+        LIMIT,
+    ]

@@ -68,11 +68,15 @@ def test_two_devices_are_taken_for_one() -> None:
 
 
 def test_memory_that_runs_out_ends_the_process(memory: list[int]) -> None:
-    """What would take what is left to the host fails as on a full disk; what has its memory already goes on."""
+    """What would take what is left to the host fails as on a full disk; what has its memory already
+    goes on.
+    """
     device = RamDevice("mem:1G", 1 << 30)
     device.write(0, b"x" * BLOCK)
     memory[0] = (1 << 30) // 16  # what is left to the host
-    with pytest.raises(DeviceFull, match=r"mem:1G: write at [0-9]+ failed: the host has no memory left for it"):
+    with pytest.raises(
+        DeviceFull, match=r"mem:1G: write at [0-9]+ failed: the host has no memory left for it"
+    ):
         for place in range(1 << 20, 1 << 30, 1 << 20):
             device.write(place, b"x" * (1 << 20))
     assert used(device) <= ram.STEP_BYTES + (2 << 20), "it is not asked often enough what is left"
@@ -89,7 +93,10 @@ def test_deleting_in_a_volume_that_has_used_up_memory_fails(memory: list[int]) -
     fs = Filesystem(Volume.open(device))
     fs.volume.allocator.discards.wanted = True
     volume = fs.volume
-    inodes = [drive(volume, fs.make, fs.base, ROOT_INO, b"%d" % number, 0o100600, 0, 0).ino for number in range(4)]
+    inodes = [
+        drive(volume, fs.make, fs.base, ROOT_INO, b"%d" % number, 0o100600, 0, 0).ino
+        for number in range(4)
+    ]
     for ino in inodes:
         drive(volume, fs.write, fs.base, ino, 0, b"x" * (1 << 20))
     commit(volume)
@@ -108,7 +115,9 @@ def test_deleting_in_a_volume_that_has_used_up_memory_fails(memory: list[int]) -
     memory[0] = 1 << 30
     drive(volume, fs.write, fs.base, inodes[3], 1 << 20, b"y" * (1 << 20))
     commit(volume)
-    assert drive(volume, fs.read, fs.base, inodes[3], 0, 2 << 20) == b"x" * (1 << 20) + b"y" * (1 << 20)
+    assert drive(volume, fs.read, fs.base, inodes[3], 0, 2 << 20) == b"x" * (1 << 20) + b"y" * (
+        1 << 20
+    )
     assert check_volume(device) == []
     device.close()
 
@@ -155,18 +164,36 @@ def test_figures_of_this_machine_make_no_sense() -> None:
         ),
         (
             "5:cpu:/x\n4:memory:/c\n0::/\n",
-            {"memory/c/memory.limit_in_bytes": str(512 << 20), "memory/c/memory.usage_in_bytes": str(100 << 20)},
+            {
+                "memory/c/memory.limit_in_bytes": str(512 << 20),
+                "memory/c/memory.usage_in_bytes": str(100 << 20),
+            },
             (512 << 20, 412 << 20),
         ),
-        ("4:cpuset,memory:/c\n", {"memory/c/memory.limit_in_bytes": "9223372036854771712"}, (3 << 30, 2 << 30)),
-        ("4:memory:/c\n", {"memory/memory.limit_in_bytes": "1000", "memory/memory.usage_in_bytes": "2000"}, (1000, 0)),
+        (
+            "4:cpuset,memory:/c\n",
+            {"memory/c/memory.limit_in_bytes": "9223372036854771712"},
+            (3 << 30, 2 << 30),
+        ),
+        (
+            "4:memory:/c\n",
+            {"memory/memory.limit_in_bytes": "1000", "memory/memory.usage_in_bytes": "2000"},
+            (1000, 0),
+        ),
     ],
 )
 def test_a_limit_of_a_control_group_is_overlooked(
-    lines: str, files: dict[str, str], expected: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lines: str,
+    files: dict[str, str],
+    expected: tuple[int, int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A container that takes more than it may have is ended."""
-    (tmp_path / "meminfo").write_text("MemTotal:  2097152 kB\nMemAvailable: 1048576 kB\nSwapTotal: 1048576 kB\nSwapFree: 1048576 kB\n")
+    (tmp_path / "meminfo").write_text(
+        "MemTotal:  2097152 kB\nMemAvailable: 1048576 kB\nSwapTotal: 1048576 "
+        "kB\nSwapFree: 1048576 kB\n"
+    )
     (tmp_path / "cgroup").write_text(lines)
     for name, text in files.items():
         path = tmp_path / "fs" / name

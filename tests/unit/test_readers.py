@@ -1,4 +1,6 @@
-"""Readers of a sealed generation: what they read is not overwritten, and nobody else suffers from that."""
+"""Readers of a sealed generation: what they read is not overwritten, and nobody else suffers from
+that.
+"""
 
 from __future__ import annotations
 

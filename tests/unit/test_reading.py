@@ -1,4 +1,6 @@
-"""Reading in the loop: only from what answers promptly, only while nobody else has anything to wait for."""
+"""Reading in the loop: only from what answers promptly, only while nobody else has anything to wait
+for.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ def test_a_slow_device_keeps_the_loop_waiting_again_and_again() -> None:
     reader = Reader(20e-3)
     done = [reader.read((index * 10 * BLOCK, BLOCK)) for index in range(1000)]
     assert all(done[:2])  # nothing is known of it yet
-    assert 4 <= sum(done) <= 20  # and it is tried again, or a device that has become prompt would be slow for ever
+    assert (
+        4 <= sum(done) <= 20
+    )  # and it is tried again, or a device that has become prompt would be slow for ever
 
 
 def test_a_device_that_has_become_prompt_stays_with_threads_for_ever() -> None:

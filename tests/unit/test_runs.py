@@ -10,7 +10,10 @@ from snapfs.store.runs import RunMap
 
 SPAN = 40
 
-assignments = st.lists(st.tuples(st.integers(0, SPAN), st.integers(1, 12), st.one_of(st.none(), st.integers(1, 3))), max_size=25)
+assignments = st.lists(
+    st.tuples(st.integers(0, SPAN), st.integers(1, 12), st.one_of(st.none(), st.integers(1, 3))),
+    max_size=25,
+)
 
 
 def runs_of(expected: dict[int, int]) -> list[tuple[int, int, int]]:
@@ -37,14 +40,18 @@ def test_runs_differ_from_a_plain_dict(steps: list[tuple[int, int, int | None]])
                 expected[position] = value
         assert list(runs) == runs_of(expected)
         assert len(runs) == len(runs_of(expected))
-    assert [runs.get(position) for position in range(SPAN + 15)] == [expected.get(position) for position in range(SPAN + 15)]
+    assert [runs.get(position) for position in range(SPAN + 15)] == [
+        expected.get(position) for position in range(SPAN + 15)
+    ]
     assert list(RunMap(iter(runs))) == list(runs)
 
 
 @pytest.mark.parametrize("before", [1, 2, None])
 @pytest.mark.parametrize("behind", [1, 2, None])
 def test_a_gap_is_not_filled_to_maximal_runs(before: int | None, behind: int | None) -> None:
-    """B5: with what lies beside it, on one side, on both, or on none; which random runs seldom meet."""
+    """B5: with what lies beside it, on one side, on both, or on none; which random runs seldom
+    meet.
+    """
     runs, expected = RunMap(), dict.fromkeys(range(10, 15), 1)
     for low, value in ((5, before), (15, behind)):
         runs.assign(low, low + 5, value)
@@ -55,15 +62,22 @@ def test_a_gap_is_not_filled_to_maximal_runs(before: int | None, behind: int | N
 
 @settings(deadline=None, database=None, max_examples=200)
 @given(assignments, st.integers(0, SPAN), st.integers(1, SPAN))
-def test_pieces_have_gaps_or_overlap(steps: list[tuple[int, int, int | None]], start: int, length: int) -> None:
-    """B6: the pieces of a range cover it exactly, gaps included, and say what each position says."""
+def test_pieces_have_gaps_or_overlap(
+    steps: list[tuple[int, int, int | None]], start: int, length: int
+) -> None:
+    """B6: the pieces of a range cover it exactly, gaps included, and say
+    what each position says.
+    """
     runs = RunMap()
     for low, size, value in steps:
         runs.assign(low, low + size, value)
     pieces = runs.pieces(start, start + length)
     assert [low for low, _, _ in pieces] == [start, *(high for _, high, _ in pieces[:-1])]
     assert pieces[-1][1] == start + length
-    assert all(low < high and {runs.get(position) for position in range(low, high)} == {value} for low, high, value in pieces)
+    assert all(
+        low < high and {runs.get(position) for position in range(low, high)} == {value}
+        for low, high, value in pieces
+    )
     assert runs.after(start, 3) == [run for run in runs if run[0] >= start][:3]
 
 
@@ -77,8 +91,12 @@ def test_pieces_have_gaps_or_overlap(steps: list[tuple[int, int, int | None]], s
     ],
     ids=["start", "middle", "end", "all"],
 )
-def test_a_write_into_a_run_damages_its_neighbours(at: tuple[int, int], expected: list[tuple[int, int, int]]) -> None:
-    """B6: a write at a run's start, middle or end splits it into exactly what is left of it; taking it back joins it again."""
+def test_a_write_into_a_run_damages_its_neighbours(
+    at: tuple[int, int], expected: list[tuple[int, int, int]]
+) -> None:
+    """B6: a write at a run's start, middle or end splits it into exactly what is left of it; taking
+    it back joins it again.
+    """
     runs = RunMap([(10, 10, 1)])
     runs.assign(*at, 2)
     assert list(runs) == expected
@@ -91,7 +109,9 @@ def test_a_write_into_a_run_damages_its_neighbours(at: tuple[int, int], expected
     [((10, 12), [(12, 8, 1)]), ((14, 16), [(10, 4, 1), (16, 4, 1)]), ((18, 20), [(10, 8, 1)])],
     ids=["start", "middle", "end"],
 )
-def test_removal_takes_too_much_or_too_little(at: tuple[int, int], expected: list[tuple[int, int, int]]) -> None:
+def test_removal_takes_too_much_or_too_little(
+    at: tuple[int, int], expected: list[tuple[int, int, int]]
+) -> None:
     """B6: what is removed leaves the rest of the run as it was."""
     runs = RunMap([(10, 10, 1)])
     runs.assign(*at, None)

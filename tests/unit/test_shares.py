@@ -1,4 +1,6 @@
-"""Who may write to a directory cannot keep others from making snapshots: ids, places in a policy's snapshot, and pace."""
+"""Who may write to a directory cannot keep others from making snapshots: ids, places in a policy's
+snapshot, and pace.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +30,14 @@ def fs() -> Filesystem:
     return made
 
 
-def designated(fs: Filesystem, owner: int, count: int, policy: bytes = b"nightly", parent: int = ROOT_INO) -> list[int]:
+def designated(
+    fs: Filesystem, owner: int, count: int, policy: bytes = b"nightly", parent: int = ROOT_INO
+) -> list[int]:
     found = []
     for number in range(count):
-        ino = drive(fs.volume, fs.make, fs.base, parent, b"%d-%d" % (owner, number), 0o040755, owner, 0).ino
+        ino = drive(
+            fs.volume, fs.make, fs.base, parent, b"%d-%d" % (owner, number), 0o040755, owner, 0
+        ).ino
         drive(fs.volume, fs.xattr_set, fs.base, ino, NAME, policy)
         found.append(ino)
     commit(fs.volume)
@@ -45,14 +51,18 @@ def covered(fs: Filesystem, target: Designated) -> set[int]:
 
 
 def test_others_fill_the_snapshots_of_a_policy(fs: Filesystem) -> None:
-    """C8: what is root's and the mounter's is in it, and of the others each one's share; what is left out is told."""
+    """C8: what is root's and the mounter's is in it, and of the others each one's share; what is
+    left out is told.
+    """
     first, second = designated(fs, 1, 130), designated(fs, 2, 3)
     own = designated(fs, 0, 2) + designated(fs, MOUNTER, 2)
     target = Designated("nightly")
     found = covered(fs, target)
     assert found >= {*own, *second}
     assert len(found) > 40
-    assert {fs.lookup(fs.base, ROOT_INO, path.lstrip("/").encode()).ino for path in target.left_out} == {*first} - found
+    assert {
+        fs.lookup(fs.base, ROOT_INO, path.lstrip("/").encode()).ino for path in target.left_out
+    } == {*first} - found
     target = Designated("nightly", 2)
     assert covered(fs, target) == {*second}
     assert target.left_out == []

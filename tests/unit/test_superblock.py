@@ -8,7 +8,13 @@ import struct
 import pytest
 
 from snapfs.blocks.checksum import crc32c
-from snapfs.blocks.geometry import BLOCK_SIZES, MINIMUM_BLOCKS, RING_SLOTS, SUPERBLOCK_SLOTS, Geometry
+from snapfs.blocks.geometry import (
+    BLOCK_SIZES,
+    MINIMUM_BLOCKS,
+    RING_SLOTS,
+    SUPERBLOCK_SLOTS,
+    Geometry,
+)
 from snapfs.blocks.superblock import CHECKSUM_OFFSET, SUPERBLOCK_BYTES, Superblock
 from snapfs.device.memory import MemoryDevice
 from snapfs.errors import CorruptBlock, NotAVolume, Truncated, UnsupportedVersion, UsageError
@@ -85,7 +91,9 @@ def rewrite(device: MemoryDevice, generation: int, offset: int, value: bytes) ->
     for slot in slots(generation):
         body = bytearray(device.data[slot : slot + CHECKSUM_OFFSET])
         body[offset : offset + len(value)] = value
-        device.data[slot : slot + SUPERBLOCK_BYTES] = bytes(body) + struct.pack("<I", crc32c(bytes(body)))
+        device.data[slot : slot + SUPERBLOCK_BYTES] = bytes(body) + struct.pack(
+            "<I", crc32c(bytes(body))
+        )
 
 
 @pytest.mark.parametrize(
@@ -94,7 +102,9 @@ def rewrite(device: MemoryDevice, generation: int, offset: int, value: bytes) ->
     ids=["version", "feature"],
 )
 def test_a_newer_format_is_opened_as_an_older_generation(offset: int, value: bytes) -> None:
-    """A volume that a newer snapfs wrote is refused, and says so, even when older slots can be read."""
+    """A volume that a newer snapfs wrote is refused, and says so, even when older slots can be
+    read.
+    """
     device, newest = with_generations(3)
     rewrite(device, newest, offset, value)
     with pytest.raises(UnsupportedVersion, match="use a newer snapfs"):
@@ -138,7 +148,12 @@ def test_the_smallest_volume_cannot_be_used(block_size: int) -> None:
 
 
 def test_an_impossible_shape_is_accepted() -> None:
-    for block_size, blocks in ((4096, MINIMUM_BLOCKS - 1), (1000, 4096), (512, 4096), (131072, 4096)):
+    for block_size, blocks in (
+        (4096, MINIMUM_BLOCKS - 1),
+        (1000, 4096),
+        (512, 4096),
+        (131072, 4096),
+    ):
         with pytest.raises(UsageError):
             Geometry(block_size, blocks)
     with pytest.raises(UsageError, match="label"):

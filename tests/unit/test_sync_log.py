@@ -1,4 +1,6 @@
-"""The log: which fsync it takes, what a record looks like, and what is believed of one when the volume is opened (I4, I5, I8)."""
+"""The log: which fsync it takes, what a record looks like, and what is believed of one when the
+volume is opened (I4, I5, I8).
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,14 @@ from snapfs import snapshots
 from snapfs.blocks import superblock as superblocks
 from snapfs.blocks.checksum import crc32c
 from snapfs.blocks.geometry import SUPERBLOCK_SLOTS
-from snapfs.blocks.log_record import CHECKSUM_OFFSET, LAYOUT, PAYLOAD_OFFSET, FileChange, decode_log, encode_record
+from snapfs.blocks.log_record import (
+    CHECKSUM_OFFSET,
+    LAYOUT,
+    PAYLOAD_OFFSET,
+    FileChange,
+    decode_log,
+    encode_record,
+)
 from snapfs.blocks.schema import pack
 from snapfs.blocks.superblock import CLAIM, LOG
 from snapfs.check import check_volume
@@ -67,7 +76,10 @@ class Logged:
         format_volume(self.device)
         self.volume = Volume.open(self.device)
         self.fs = Filesystem(self.volume)
-        self.ino, self.other = (drive(self.volume, self.fs.make, self.fs.base, ROOT_INO, name, FILE, 0, 0).ino for name in (b"f", b"g"))
+        self.ino, self.other = (
+            drive(self.volume, self.fs.make, self.fs.base, ROOT_INO, name, FILE, 0, 0).ino
+            for name in (b"f", b"g")
+        )
         self.write(0, b"1" * 50_000)
         commit(self.volume)
         self.volume.sync_log.wanted = True
@@ -178,7 +190,9 @@ UNTOLD: dict[str, Callable[[Logged], Any]] = {
     "xattr": _base("xattr_set", 16, b"user.x", b"y"),
     "snapshot": lambda one: drive(one.volume, snapshots.create, one.fs, "one"),
     "much": lambda one: one.write(0, bytes(RECORD_BLOCKS * BLOCK // 16 * BLOCK)),
-    "set-id": lambda one: drive(one.volume, one.fs.write, one.fs.base, one.other, 0, b"x", kill_setid=True),
+    "set-id": lambda one: drive(
+        one.volume, one.fs.write, one.fs.base, one.other, 0, b"x", kill_setid=True
+    ),
 }
 
 
@@ -186,7 +200,14 @@ UNTOLD: dict[str, Callable[[Logged], Any]] = {
 def test_what_no_record_tells_is_lost(what: str) -> None:
     """It takes a commit, and so does what comes after it."""
     logged = Logged(16_384)
-    drive(logged.volume, logged.fs.set_attributes, logged.fs.base, logged.other, Changes(mode=0o4755), privileged=True)
+    drive(
+        logged.volume,
+        logged.fs.set_attributes,
+        logged.fs.base,
+        logged.other,
+        Changes(mode=0o4755),
+        privileged=True,
+    )
     commit(logged.volume)
     logged.write(0, b"before")
     assert logged.sync()
@@ -220,14 +241,20 @@ def test_the_log_is_taken_for_data(logged: Logged) -> None:
     start, length = logged.region
     taken: set[int] = set()
     logged.volume.allocator.watchers.append(
-        lambda runs: taken.update(block for first, count in runs for block in range(first, first + count))
+        lambda runs: taken.update(
+            block for first, count in runs for block in range(first, first + count)
+        )
     )
     group = logged.volume.allocator.groups[0]
     with pytest.raises(NoSpace):
         for number in range(2048):
             logged.write(number * BLOCK, b"x" * BLOCK)
-            assert logged.volume.sync_log.region is None or not group.blocks.count(1, start, start + length)
-    assert taken >= set(range(start, start + length)), "the log was not given up for the last blocks"
+            assert logged.volume.sync_log.region is None or not group.blocks.count(
+                1, start, start + length
+            )
+    assert taken >= set(range(start, start + length)), (
+        "the log was not given up for the last blocks"
+    )
     commit(logged.volume)
     assert check_volume(logged.device) == []
 
@@ -266,7 +293,13 @@ def test_what_was_there_before_passes_for_a_record() -> None:
     start, length = logged.region
     logged.volume.sync_log.give_up()
     commit(logged.volume)
-    data, _ = encode_record(logged.volume.superblock.uuid, logged.volume.generation + 1, 0, 0, [planted(logged, times=0)])
+    data, _ = encode_record(
+        logged.volume.superblock.uuid,
+        logged.volume.generation + 1,
+        0,
+        0,
+        [planted(logged, times=0)],
+    )
     for block in range(start, start + length):
         logged.device.write(block * BLOCK, data.ljust(BLOCK, b"\0"))
     logged.volume.sync_log.wanted = True
@@ -276,7 +309,9 @@ def test_what_was_there_before_passes_for_a_record() -> None:
     assert not logged.crashed().volume.sync_log.pending
 
 
-def test_software_that_knows_no_log_writes_to_the_volume(logged: Logged, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_software_that_knows_no_log_writes_to_the_volume(
+    logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert logged.volume.superblock.read_only_compatible == LOG | CLAIM
     monkeypatch.setattr(volumes, "KNOWN_READ_ONLY_COMPATIBLE", superblocks.COPY_RUNNING | CLAIM)
     found = Volume.open(logged.device)
@@ -299,7 +334,9 @@ def test_reading_does_not_show_what_was_synced_or_writes(logged: Logged) -> None
     assert bytes(logged.device.data) == before
 
 
-def test_a_device_that_cannot_be_read_loses_what_was_synced(logged: Logged, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_cannot_be_read_loses_what_was_synced(
+    logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Who would write, and give it up, is told; who reads gets what there is."""
     logged.write(0, b"x" * BLOCK)
     logged.sync()
@@ -314,7 +351,9 @@ def test_a_device_that_cannot_be_read_loses_what_was_synced(logged: Logged, monk
     monkeypatch.setattr(MemoryDevice, "read", failing)
     with pytest.raises(DeviceError, match="planted"):
         logged.crashed()
-    assert logged.content(logged.crashed(read_only=True))[1:] == logged.content()[1:].replace(b"x", b"1")
+    assert logged.content(logged.crashed(read_only=True))[1:] == logged.content()[1:].replace(
+        b"x", b"1"
+    )
 
 
 def test_repair_drops_what_was_synced(logged: Logged) -> None:
@@ -373,7 +412,10 @@ POINTERS = array("Q", [77 | 3 << 48, 5 | 0xDEADBEEF << 32, 78 | 1 << 48, 5 | 1 <
 
 
 def test_a_record_says_something_else_when_it_is_read() -> None:
-    first, second = [change(), change(21, ((4, POINTERS), (1 << 40, POINTERS[:2])))], [change(runs=((0, POINTERS),))]
+    first, second = (
+        [change(), change(21, ((4, POINTERS), (1 << 40, POINTERS[:2])))],
+        [change(runs=((0, POINTERS),))],
+    )
     found, reason = decode_log(written(first, second) + bytes(BLOCK), BLOCK, UUID, 9)
     assert [list(one.changes) for one in found] == [first, second] and reason is None
     assert [one.number for one in found] == [0, 1]
@@ -423,17 +465,33 @@ def planted(logged: Logged, **other: Any) -> FileChange:
     logged.device.write(300 * BLOCK, content)
     inode = drive(logged.volume, logged.fs.inode, logged.fs.base, other.get("ino", logged.ino))
     epoch = other.get("epoch", logged.volume.epoch)
-    pointer = array("Q", [other.get("block", 300), other.get("checksum", crc32c(content)) << 32 | epoch])
+    pointer = array(
+        "Q", [other.get("block", 300), other.get("checksum", crc32c(content)) << 32 | epoch]
+    )
     pointers = pointer * other.get("times", 1)
     runs = ((other.get("index", 3), pointers),) if pointers else ()
-    return FileChange(inode.ino, other.get("generation", inode.generation), other.get("size", inode.size), 1, 2, 3, runs)
+    return FileChange(
+        inode.ino,
+        other.get("generation", inode.generation),
+        other.get("size", inode.size),
+        1,
+        2,
+        3,
+        runs,
+    )
 
 
 def opened_with(logged: Logged, *records: list[FileChange]) -> Filesystem:
     start, _ = logged.region
     previous = 0
     for number, changes_of_one in enumerate(records):
-        data, previous = encode_record(logged.volume.superblock.uuid, logged.volume.generation, number, previous, changes_of_one)
+        data, previous = encode_record(
+            logged.volume.superblock.uuid,
+            logged.volume.generation,
+            number,
+            previous,
+            changes_of_one,
+        )
         logged.device.write((start + number) * BLOCK, data.ljust(BLOCK, b"\0"))
     return logged.crashed()
 
@@ -468,7 +526,9 @@ def test_nothing_that_is_planted_fits(logged: Logged) -> None:
         ({"ino": ROOT_INO, "times": 0, "size": 4 << 20}, "no file"),
     ],
 )
-def test_a_record_that_cannot_be_is_believed(other: dict[str, int], reason: str, logged: Logged, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_record_that_cannot_be_is_believed(
+    other: dict[str, int], reason: str, logged: Logged, caplog: pytest.LogCaptureFixture
+) -> None:
     """It is named, nothing of it happens, nor of what comes after it."""
     before = logged.content()
     fs = opened_with(logged, [planted(logged, **other)], [planted(logged, times=0)])
@@ -480,14 +540,19 @@ def test_a_record_that_cannot_be_is_believed(other: dict[str, int], reason: str,
 
 
 @pytest.mark.parametrize(
-    ("start", "length", "opens"), [(40, 8, True), (0, 8, False), (2040, 8, False), (2000, 1000, False), (1 << 60, 8, False)]
+    ("start", "length", "opens"),
+    [(40, 8, True), (0, 8, False), (2040, 8, False), (2000, 1000, False), (1 << 60, 8, False)],
 )
-def test_a_log_over_what_is_in_use_is_written(start: int, length: int, opens: bool, logged: Logged) -> None:
+def test_a_log_over_what_is_in_use_is_written(
+    start: int, length: int, opens: bool, logged: Logged
+) -> None:
     """What a superblock says is believed only between what is fixed, and where nothing is."""
     front, tail = logged.volume.geometry.slot_offsets()
     slot = logged.volume.generation % len(front)
     generation = logged.volume.generation
-    named = dataclasses.replace(logged.volume.superblock, log_block=start, log_blocks=length).encode()
+    named = dataclasses.replace(
+        logged.volume.superblock, log_block=start, log_blocks=length
+    ).encode()
     for offset in (front[slot], tail[slot]):
         logged.device.write(offset, named)
     fs = logged.crashed()
@@ -502,23 +567,41 @@ def test_a_log_over_what_is_in_use_is_written(start: int, length: int, opens: bo
         assert check_volume(logged.device) == []
 
 
-def test_blocks_without_their_data_are_believed(logged: Logged, caplog: pytest.LogCaptureFixture) -> None:
+def test_blocks_without_their_data_are_believed(
+    logged: Logged, caplog: pytest.LogCaptureFixture
+) -> None:
     fs = opened_with(logged, [planted(logged, checksum=1)], [planted(logged, times=0)])
     assert fs.volume.sync_log.repeated == 0 and "is not on the device" in caplog.text
 
 
-numbers = st.one_of(st.integers(0, 3000), st.integers(-(1 << 63), (1 << 64) - 1), st.sampled_from([1, 2, 16, 17, 50_000, 1 << 40]))
+numbers = st.one_of(
+    st.integers(0, 3000),
+    st.integers(-(1 << 63), (1 << 64) - 1),
+    st.sampled_from([1, 2, 16, 17, 50_000, 1 << 40]),
+)
 words = st.lists(
-    st.one_of(st.integers(0, 2100), st.integers(0, (1 << 64) - 1), st.integers(0, 2100).map(lambda n: n << 48 | n)), max_size=12
+    st.one_of(
+        st.integers(0, 2100),
+        st.integers(0, (1 << 64) - 1),
+        st.integers(0, 2100).map(lambda n: n << 48 | n),
+    ),
+    max_size=12,
 )
-runs = st.lists(st.tuples(numbers, words.map(lambda found: array("Q", found[: len(found) // 2 * 2]).tobytes())), max_size=3).map(
-    lambda found: [value for pair in found for value in pair]
-)
+runs = st.lists(
+    st.tuples(numbers, words.map(lambda found: array("Q", found[: len(found) // 2 * 2]).tobytes())),
+    max_size=3,
+).map(lambda found: [value for pair in found for value in pair])
 changes = st.lists(
     st.one_of(
-        st.tuples(st.sampled_from([16, 17, 1, 2, 99]), st.sampled_from([0, 1, 2, 3, 4]), numbers, numbers, numbers, numbers, runs).map(
-            list
-        ),
+        st.tuples(
+            st.sampled_from([16, 17, 1, 2, 99]),
+            st.sampled_from([0, 1, 2, 3, 4]),
+            numbers,
+            numbers,
+            numbers,
+            numbers,
+            runs,
+        ).map(list),
         numbers,
     ),
     max_size=4,
@@ -528,13 +611,16 @@ changes = st.lists(
 @given(payload=changes, good=st.booleans())
 @settings(deadline=None, database=None, max_examples=150)
 def test_a_hostile_log_raises_or_does_harm(payload: list[Any], good: bool) -> None:
-    """Checksums are right, data is what anybody likes: no write leaves its place, and the volume is clean afterwards."""
+    """Checksums are right, data is what anybody likes: no write leaves its place, and the volume is
+    clean afterwards.
+    """
     logging.disable(logging.CRITICAL)
     try:
         logged = Logged(600)
         inode = drive(logged.volume, logged.fs.inode, logged.fs.base, logged.ino)
         if good and payload and isinstance(payload[0], list):
-            # All but one thing is as it should be: blocks that are free and hold what is said, or the file itself.
+            # All but one thing is as it should be: blocks that are free and hold what is said, or
+            # the file itself.
             content = b"h" * BLOCK
             logged.device.write(300 * BLOCK, content)
             pointer = array("Q", [300, crc32c(content) << 32 | logged.volume.epoch]).tobytes()

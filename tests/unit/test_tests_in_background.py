@@ -11,9 +11,24 @@ from pathlib import Path
 INTERRUPTED = "tests/mounted/test_purge.py::test_who_interrupts_is_not_told_what_has_happened"
 
 
-def test_who_starts_the_tests_behind_a_shell_cannot_interrupt_what_they_start(tmp_path: Path) -> None:
-    """A shell without job control has what it starts with ``&`` ignore SIGINT, and so has all that this starts."""
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'inner'}", INTERRUPTED]
+def test_who_starts_the_tests_behind_a_shell_cannot_interrupt_what_they_start(
+    tmp_path: Path,
+) -> None:
+    """A shell without job control has what it starts with ``&`` ignore SIGINT, and so has all that
+    this starts.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-n",
+        "0",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        f"--basetemp={tmp_path / 'inner'}",
+        INTERRUPTED,
+    ]
     result = subprocess.run(
         command,
         check=False,

@@ -65,17 +65,34 @@ def cut(tree: BlockMap, keep: int, budget: int) -> int:
 
 def expected_blocks(indexes: Iterable[int], depth: int) -> int:
     indexes = set(indexes)
-    return sum(len({index >> 8 * level for index in indexes}) for level in range(depth + 1)) if indexes else 0
+    return (
+        sum(len({index >> 8 * level for index in indexes}) for level in range(depth + 1))
+        if indexes
+        else 0
+    )
 
 
-indexes = st.one_of(st.integers(0, 3), st.integers(250, 260), st.sampled_from([0, 65535, 65536, 70000, 1 << 24, LAST]))
-steps = st.lists(st.tuples(st.sampled_from(["put", "put", "put", "remove", "cut", "write"]), indexes, st.integers(1, 3)), max_size=40)
+indexes = st.one_of(
+    st.integers(0, 3),
+    st.integers(250, 260),
+    st.sampled_from([0, 65535, 65536, 70000, 1 << 24, LAST]),
+)
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["put", "put", "put", "remove", "cut", "write"]), indexes, st.integers(1, 3)
+    ),
+    max_size=40,
+)
 
 
-@settings(deadline=None, database=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    deadline=None, database=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow]
+)
 @given(steps)
 def test_a_block_map_differs_from_a_dict(todo: list[tuple[str, int, int]]) -> None:
-    """B4: growing, holes, removal and cuts in steps; the count is that of the blocks, and nothing is left in the end."""
+    """B4: growing, holes, removal and cuts in steps; the count is that of the blocks, and nothing
+    is left in the end.
+    """
     volume = new_volume()
     free = volume.allocator.free
     tree, expected = new_map(volume), {}
@@ -100,7 +117,9 @@ def test_a_block_map_differs_from_a_dict(todo: list[tuple[str, int, int]]) -> No
     assert volume.allocator.free == free
 
 
-@pytest.mark.parametrize("index", [0, 1, FAN_OUT - 1, FAN_OUT, FAN_OUT**2 - 1, FAN_OUT**2, LAST - 1, LAST])
+@pytest.mark.parametrize(
+    "index", [0, 1, FAN_OUT - 1, FAN_OUT, FAN_OUT**2 - 1, FAN_OUT**2, LAST - 1, LAST]
+)
 def test_a_lonely_block_is_not_found(index: int) -> None:
     """A map is as deep as its last block needs, and all before it is a hole."""
     tree = new_map(new_volume())
@@ -139,7 +158,9 @@ def test_a_map_stays_deep_after_its_end_was_cut() -> None:
 
 @pytest.mark.parametrize("budget", [1, 2, 3, 1000])
 def test_a_cut_exceeds_its_budget(budget: int) -> None:
-    """A step drops at most so many pointer blocks of level 1, from the end, and says where it stands."""
+    """A step drops at most so many pointer blocks of level 1, from the end, and says where it
+    stands.
+    """
     tree = new_map(new_volume())
     count = 6
     for number in range(count):
@@ -158,11 +179,20 @@ def test_spans_of_a_sparse_map_have_gaps() -> None:
     """The spans of a range cover it exactly, with None where there is no pointer block."""
     tree = new_map(new_volume())
     put(tree, 0, 1)
-    assert [(index, words is None, count) for index, words, _, count in tree.spans(0, 1000)] == [(0, False, 1), (1, True, 999)]
+    assert [(index, words is None, count) for index, words, _, count in tree.spans(0, 1000)] == [
+        (0, False, 1),
+        (1, True, 999),
+    ]
     put(tree, 3 * FAN_OUT, 2)
     write_out(tree)
-    spans = [(index, words is None, slot, count) for index, words, slot, count in drive(tree.volume, tree.spans, 10, 4 * FAN_OUT + 70000)]
-    assert [index for index, *_ in spans] == [10, *(index + count for index, _, _, count in spans[:-1])]
+    spans = [
+        (index, words is None, slot, count)
+        for index, words, slot, count in drive(tree.volume, tree.spans, 10, 4 * FAN_OUT + 70000)
+    ]
+    assert [index for index, *_ in spans] == [
+        10,
+        *(index + count for index, _, _, count in spans[:-1]),
+    ]
     assert sum(count for *_, count in spans) == 4 * FAN_OUT + 70000
     assert [index for index, hole, _, _ in spans if not hole] == [10, 3 * FAN_OUT]
 
@@ -191,7 +221,14 @@ def test_the_last_byte_of_the_largest_file_is_lost() -> None:
     with pytest.raises(FileTooBig):
         drive(fs.volume, fs.write, fs.base, ino, FILE_SIZE_MAX, b"x")
     with pytest.raises(FileTooBig):
-        drive(fs.volume, fs.set_attributes, fs.base, ino, Changes(size=FILE_SIZE_MAX + 1), privileged=True)
+        drive(
+            fs.volume,
+            fs.set_attributes,
+            fs.base,
+            ino,
+            Changes(size=FILE_SIZE_MAX + 1),
+            privileged=True,
+        )
     drive(fs.volume, fs.set_attributes, fs.base, ino, Changes(size=1), privileged=True)
     assert (inode.blocks, inode.map.depth) == (1, 0)
     drive(fs.volume, fs.unlink, fs.base, ROOT_INO, b"file")

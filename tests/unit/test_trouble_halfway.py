@@ -1,4 +1,6 @@
-"""What goes wrong in the middle of a request or a command: the kernel hears of what is done, counts stay right, and all goes on."""
+"""What goes wrong in the middle of a request or a command: the kernel hears of what is done, counts
+stay right, and all goes on.
+"""
 
 from __future__ import annotations
 
@@ -99,11 +101,15 @@ class Mount:
         self.known = Known(numbers, lambda view_id, ino: fs.hold(fs.view(view_id), ino))
         self.kernel = MountedKernel(self.edge, self.known, numbers, "/nowhere")
         self.slow = self.kernel.notices = Slow()
-        self.operations = Operations(self.edge, self.known, numbers, self.kernel, MountOptions(), 4096)
+        self.operations = Operations(
+            self.edge, self.known, numbers, self.kernel, MountOptions(), 4096
+        )
 
     async def make(self, *names: bytes) -> None:
         for name in names:
-            await self.edge.change(self.fs.make, self.fs.base, ROOT_INO, name, stat.S_IFREG | 0o644, 0, 0)
+            await self.edge.change(
+                self.fs.make, self.fs.base, ROOT_INO, name, stat.S_IFREG | 0o644, 0, 0
+            )
 
 
 @pytest.fixture
@@ -119,8 +125,12 @@ def hearing(mount: Mount) -> Hearing:
     return kernel
 
 
-async def test_closing_directories_of_snapshots_takes_what_making_a_snapshot_needs(nursery: trio.Nursery) -> None:
-    """Who makes one has its ``.snap`` locked until it is made. Whoever waits for that lock must leave threads, and be answered."""
+async def test_closing_directories_of_snapshots_takes_what_making_a_snapshot_needs(
+    nursery: trio.Nursery,
+) -> None:
+    """Who makes one has its ``.snap`` locked until it is made. Whoever waits for that lock must
+    leave threads, and be answered.
+    """
     edge = SimpleNamespace(fs=None)
     numbers = Numbers(BASE_VIEW)
     known = Known(numbers, lambda _view, _ino: None)
@@ -156,8 +166,12 @@ async def test_who_waits_for_the_kernel_keeps_a_daemon_from_ending(nursery: trio
         """Nothing is held back."""
 
     device = MemoryDevice(4096)
-    kernel: Any = SimpleNamespace(_fs=SimpleNamespace(volume=SimpleNamespace(device=device)), flush=flush)
-    mount: Any = SimpleNamespace(leave=lambda: ["in use"], take_away=lambda: ended.append("taken away"))
+    kernel: Any = SimpleNamespace(
+        _fs=SimpleNamespace(volume=SimpleNamespace(device=device)), flush=flush
+    )
+    mount: Any = SimpleNamespace(
+        leave=lambda: ["in use"], take_away=lambda: ended.append("taken away")
+    )
     server: Any = SimpleNamespace(stop=over.set)
     asked = trio.Event()
     asked.set()
@@ -174,8 +188,12 @@ async def test_who_waits_for_the_kernel_keeps_a_daemon_from_ending(nursery: trio
         go.set()
 
 
-async def test_a_daemon_that_ends_waits_for_writes_that_never_come(monkeypatch: pytest.MonkeyPatch, autojump_clock: object) -> None:
-    """Fetching what the kernel holds back may wait for whom nobody ends; while writes come it goes on, however long it takes."""
+async def test_a_daemon_that_ends_waits_for_writes_that_never_come(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
+    """Fetching what the kernel holds back may wait for whom nobody ends; while writes come it goes
+    on, however long it takes.
+    """
     writes, stopped = [0], trio.Event()
 
     async def flush() -> None:
@@ -185,7 +203,9 @@ async def test_a_daemon_that_ends_waits_for_writes_that_never_come(monkeypatch: 
         await trio.sleep_forever()
 
     device = MemoryDevice(4096)
-    kernel: Any = SimpleNamespace(_fs=SimpleNamespace(volume=SimpleNamespace(device=device)), flush=flush)
+    kernel: Any = SimpleNamespace(
+        _fs=SimpleNamespace(volume=SimpleNamespace(device=device)), flush=flush
+    )
     mount: Any = SimpleNamespace(leave=lambda: ["in use"], take_away=lambda: None)
     server: Any = SimpleNamespace(stop=stopped.set)
     asked = trio.Event()
@@ -226,8 +246,12 @@ async def test_names_are_looked_at_by_a_thread_while_they_change(nursery: trio.N
     nursery.cancel_scope.cancel()
 
 
-async def test_a_write_that_damaged_data_refuse_counts_as_stored(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A snapshot whose files are fetched page by page asks what was lost: the answer without a handler tells as the handler does."""
+async def test_a_write_that_damaged_data_refuse_counts_as_stored(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A snapshot whose files are fetched page by page asks what was lost: the answer without a
+    handler tells as the handler does.
+    """
     await mount.make(b"file")
     ino = mount.fs.lookup(mount.fs.base, ROOT_INO, b"file").ino
     damage = CorruptData("block 7: checksum")
@@ -266,8 +290,12 @@ def test_a_process_that_somebody_has_ended_is_asked_for_ever() -> None:
         flusher.close()
 
 
-async def test_a_listing_that_breaks_off_leaves_inodes_counted(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is counted must be in the reply, or the kernel never gives it back. The trouble is met where it goes on."""
+async def test_a_listing_that_breaks_off_leaves_inodes_counted(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is counted must be in the reply, or the kernel never gives it back. The trouble is met
+    where it goes on.
+    """
     await mount.make(*(b"%04d" % number for number in range(1000)))
     entries = mount.fs.entries
     good = iter(range(1))
@@ -310,7 +338,9 @@ async def test_the_root_is_forgotten_when_all_is_looked_up_again(mount: Mount) -
     assert KERNEL_ROOT in mount.kernel._everything().nodes
 
 
-async def test_a_directory_that_cannot_be_read_keeps_purged_names_believed(mount: Mount, nursery: trio.Nursery) -> None:
+async def test_a_directory_that_cannot_be_read_keeps_purged_names_believed(
+    mount: Mount, nursery: trio.Nursery
+) -> None:
     await mount.make(b"file")
     instance = await mount.edge.create_snapshot("s")
     view = mount.fs.view(instance.id)
@@ -326,14 +356,20 @@ async def test_a_directory_that_cannot_be_read_keeps_purged_names_believed(mount
     mount.kernel._edge = SimpleNamespace(call=call)  # type: ignore[assignment]
     mount.slow.go.set()
     nursery.start_soon(mount.kernel.run)
-    (found,) = [one for one in snapshots.find_places(mount.fs, "s", [b"file"], permit=snapshots.anyone).places if one.ino == ino]
+    (found,) = [
+        one
+        for one in snapshots.find_places(mount.fs, "s", [b"file"], permit=snapshots.anyone).places
+        if one.ino == ino
+    ]
     with trio.fail_after(20):
         await mount.kernel.purged([found])
     assert {(node, b"file"), (snapdir, b"s")} <= set(mount.slow.told)
     nursery.cancel_scope.cancel()
 
 
-async def test_a_name_that_was_needed_in_vain_stays_where_it_was_shown(mount: Mount, hearing: Hearing) -> None:
+async def test_a_name_that_was_needed_in_vain_stays_where_it_was_shown(
+    mount: Mount, hearing: Hearing
+) -> None:
     mount.fs.privileged = {0}
     other = await mount.edge.create_snapshot("nightly", owner=1001)
     hearing.failure = NoSpace("what was written last could not be stored")
@@ -384,10 +420,14 @@ async def test_a_defect_in_a_purge_leaves_what_is_purged_to_be_seen(
     assert mount.edge.volume.read_only_reason is not None
 
 
-async def test_what_could_not_be_stored_at_once_is_counted_for_ever(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_could_not_be_stored_at_once_is_counted_for_ever(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The kernel gets an error instead of the inode: it knows none that it could give back."""
     options = MountOptions(kernel=frozenset({"sync"}))
-    operations = Operations(mount.edge, mount.known, Numbers(BASE_VIEW), mount.kernel, options, 4096)
+    operations = Operations(
+        mount.edge, mount.known, Numbers(BASE_VIEW), mount.kernel, options, 4096
+    )
     ctx: Any = Caller(0, 0, 0)
 
     async def full() -> bool:
@@ -405,7 +445,9 @@ async def test_what_could_not_be_stored_at_once_is_counted_for_ever(mount: Mount
     assert mount.known.views_in_use() == set()
 
 
-async def test_who_waits_for_a_commit_that_is_broken_off_takes_it_for_done(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_waits_for_a_commit_that_is_broken_off_takes_it_for_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     edge = Mount().edge
     monkeypatch.setattr(edge.commits, "_seal", trio.sleep_forever)
     await edge.change(edge.fs.make, edge.fs.base, ROOT_INO, b"file", stat.S_IFREG | 0o644, 0, 0)

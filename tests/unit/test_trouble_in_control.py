@@ -1,4 +1,6 @@
-"""What happens beside a command while it waits: the daemon goes on, no copy is wrong, and nothing is left out."""
+"""What happens beside a command while it waits: the daemon goes on, no copy is wrong, and nothing
+is left out.
+"""
 
 from __future__ import annotations
 
@@ -35,18 +37,25 @@ from snapfs.store.volume import Volume
 T = TypeVar("T")
 
 
-def test_a_daemon_with_too_many_open_files_ends_for_want_of_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_daemon_with_too_many_open_files_ends_for_want_of_a_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def none(*_: object) -> socket.socket:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     monkeypatch.setattr(socket, "socket", none)
-    for attempt in (lambda: listening.at_path(str(tmp_path / "a.sock")), lambda: listening.by_name("a")):
+    for attempt in (
+        lambda: listening.at_path(str(tmp_path / "a.sock")),
+        lambda: listening.by_name("a"),
+    ):
         with pytest.raises(ControlError, match="Too many open files"):
             attempt()
 
 
 async def test_a_copy_goes_on_of_what_was_changed_while_it_was_opened(tmp_path: Path) -> None:
-    """Its source does not know of it: what a daemon writes before the copy stands before its device is in no copy."""
+    """Its source does not know of it: what a daemon writes before the copy stands before its device
+    is in no copy.
+    """
     image, path = str(tmp_path / "source"), str(tmp_path / "target")
     (tmp_path / "source").write_bytes(b"")
     os.truncate(image, 8 << 20)
@@ -67,10 +76,25 @@ async def test_a_copy_goes_on_of_what_was_changed_while_it_was_opened(tmp_path: 
         class Apart(Here):
             """Meanwhile somebody writes."""
 
-            async def run(self, work: Callable[[], T], *, over: Callable[[], bool], undo: Callable[[T], object] | None = None) -> T:
+            async def run(
+                self,
+                work: Callable[[], T],
+                *,
+                over: Callable[[], bool],
+                undo: Callable[[T], object] | None = None,
+            ) -> T:
                 result = await super().run(work, over=over, undo=undo)
                 fs.volume.device, before = device, fs.volume.device
-                drive(fs.volume, fs.make, fs.base, ROOT_INO, os.urandom(8).hex().encode(), stat.S_IFREG | 0o644, 0, 0)
+                drive(
+                    fs.volume,
+                    fs.make,
+                    fs.base,
+                    ROOT_INO,
+                    os.urandom(8).hex().encode(),
+                    stat.S_IFREG | 0o644,
+                    0,
+                    0,
+                )
                 commit(fs.volume)
                 fs.volume.device = before
                 return result
@@ -103,7 +127,9 @@ async def test_a_snapshot_that_is_renamed_while_others_are_looked_at_keeps_what_
                 await engine.rename_snapshot("b", "c")
             return result
 
-    result = await Purging(fs, Alone(), snapshots.anyone).purge(Renaming(fs), ["secret"], None, dry_run=False)
+    result = await Purging(fs, Alone(), snapshots.anyone).purge(
+        Renaming(fs), ["secret"], None, dry_run=False
+    )
     assert result["snapshots"] == 2
     for one in snapshots.all(fs):
         with pytest.raises(NotFound):

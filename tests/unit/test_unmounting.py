@@ -1,4 +1,6 @@
-"""What unmounting does when the mount is in use: it waits for what ends by itself, and not for ever."""
+"""What unmounting does when the mount is in use: it waits for what ends by itself, and not for
+ever.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from snapfs.device.mountinfo import Mount
 from snapfs.errors import MountBusy, MountCovered
 from snapfs.fuse import unmounting
 
-MOUNT = Mount(36, 35, os.makedev(0, 99), "/", "/mnt", "fuse.snapfs", "/srv/x.img", frozenset({"rw"}), 0)
+MOUNT = Mount(
+    36, 35, os.makedev(0, 99), "/", "/mnt", "fuse.snapfs", "/srv/x.img", frozenset({"rw"}), 0
+)
 
 
 @pytest.fixture
@@ -50,7 +54,9 @@ def test_a_mount_in_use_is_waited_for_without_end(busy, monkeypatch: pytest.Monk
     with pytest.raises(CommandFailed, match="in use, by what cannot be seen"):
         umount._when_free(MOUNT, lazy=False, but=())
     busy(float("inf"), [f"process {number} (cat: an open file)" for number in range(7)])
-    with pytest.raises(CommandFailed, match=r"process 4 .* and 2 more: end that first, or give --lazy"):
+    with pytest.raises(
+        CommandFailed, match=r"process 4 .* and 2 more: end that first, or give --lazy"
+    ):
         umount._when_free(MOUNT, lazy=False, but=())
 
 
@@ -73,9 +79,13 @@ def test_the_kernels_coding_of_a_device_is_another_one(monkeypatch: pytest.Monke
 
 
 def test_what_is_mounted_in_it_is_ours_or_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bind mount of the volume in itself, and a stranger's in that; what only lies beside is no part of it."""
+    """A bind mount of the volume in itself, and a stranger's in that; what only lies beside is no
+    part of it.
+    """
     bind = replace(MOUNT, id=50, parent=MOUNT.id, path="/mnt/bind", root="/d")
-    deep = replace(MOUNT, id=37, parent=50, path="/mnt/bind/x", device=os.makedev(0, 5), fstype="tmpfs")
+    deep = replace(
+        MOUNT, id=37, parent=50, path="/mnt/bind/x", device=os.makedev(0, 5), fstype="tmpfs"
+    )
     beside = replace(MOUNT, id=60, parent=MOUNT.parent, path="/mnt2", device=os.makedev(0, 6))
     monkeypatch.setattr(mountinfo, "mounts", lambda: [deep, beside, MOUNT, bind])
     assert unmounting.carried_by(MOUNT) == [deep]
@@ -95,7 +105,9 @@ def test_nothing_is_unmounted_that_is_not_on_top(monkeypatch: pytest.MonkeyPatch
         unmounting.unmount(MOUNT)
     monkeypatch.setattr(mountinfo, "mounts", list)
     unmounting.unmount(MOUNT)  # it is gone
-    monkeypatch.setattr(mountinfo, "reached", lambda _: replace(MOUNT, device=os.makedev(0, 8)))  # another one has its number
+    monkeypatch.setattr(
+        mountinfo, "reached", lambda _: replace(MOUNT, device=os.makedev(0, 8))
+    )  # another one has its number
     unmounting.unmount(MOUNT)
     assert called == []
     monkeypatch.setattr(mountinfo, "reached", lambda _: MOUNT)

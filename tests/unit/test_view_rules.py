@@ -1,4 +1,6 @@
-"""What holds in the views of all snapshots: who may change them, and what is kept of files whose privileges are hidden. Without a mount."""
+"""What holds in the views of all snapshots: who may change them, and what is kept of files whose
+privileges are hidden. Without a mount.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ CONTENT = b"program" * 3000
 
 
 class Tree:
-    """A volume in which a program with many attributes is in a snapshot; opened anew, so that nothing of it is in memory."""
+    """A volume in which a program with many attributes is in a snapshot; opened anew, so that
+    nothing of it is in memory.
+    """
 
     def __init__(self) -> None:
         self.device = MemoryDevice(16 << 20)
@@ -50,14 +54,22 @@ class Tree:
         return drive(self.fs.volume, function, *args, **kwargs)
 
     def privileges(self, view: View) -> tuple[int, bool]:
-        return self.do(self.fs.inode, view, self.ino).mode, CAPABILITY in self.do(self.fs.xattr_list, view, self.ino)
+        return self.do(self.fs.inode, view, self.ino).mode, CAPABILITY in self.do(
+            self.fs.xattr_list, view, self.ino
+        )
 
 
 CHANGES = {
     "write": lambda tree: tree.do(tree.fs.write, tree.view, tree.ino, 5000, b"else"),
-    "size": lambda tree: tree.do(tree.fs.set_attributes, tree.view, tree.ino, Changes(size=5000), privileged=True),
-    "owner": lambda tree: tree.do(tree.fs.set_attributes, tree.view, tree.ino, Changes(uid=5), privileged=True),
-    "group": lambda tree: tree.do(tree.fs.set_attributes, tree.view, tree.ino, Changes(gid=5), privileged=True),
+    "size": lambda tree: tree.do(
+        tree.fs.set_attributes, tree.view, tree.ino, Changes(size=5000), privileged=True
+    ),
+    "owner": lambda tree: tree.do(
+        tree.fs.set_attributes, tree.view, tree.ino, Changes(uid=5), privileged=True
+    ),
+    "group": lambda tree: tree.do(
+        tree.fs.set_attributes, tree.view, tree.ino, Changes(gid=5), privileged=True
+    ),
 }
 
 

@@ -1,4 +1,6 @@
-"""H3, I11: two ways to the same bytes meet in one lock, whichever is taken first; ways to different bytes do not."""
+"""H3, I11: two ways to the same bytes meet in one lock, whichever is taken first; ways to different
+bytes do not.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,11 @@ def disk(tmp_path: Path) -> Path:
 def partition(disk: Path, make_loop: Loop) -> Iterator[Path]:
     device = make_loop(disk)
     made = subprocess.run(
-        ["addpart", device, "1", str(START >> 9), str(LENGTH >> 9)], check=False, capture_output=True, text=True, timeout=30
+        ["addpart", device, "1", str(START >> 9), str(LENGTH >> 9)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
     )
     if made.returncode:
         pytest.skip(f"the kernel makes no partitions of loop devices here: {made.stderr.strip()}")
@@ -119,8 +125,12 @@ def test_two_nodes_of_a_device(disk: Path, make_loop: Loop, tmp_path: Path) -> N
         pytest.skip("device nodes do not work in the temporary directory")
 
 
-def test_a_file_that_has_another_name_by_now_is_not_taken_for_the_one_below(disk: Path, make_loop: Loop, tmp_path: Path) -> None:
-    """What is at the old path is another file: it is not locked, and its users are not disturbed."""
+def test_a_file_that_has_another_name_by_now_is_not_taken_for_the_one_below(
+    disk: Path, make_loop: Loop, tmp_path: Path
+) -> None:
+    """What is at the old path is another file: it is not locked, and its
+    users are not disturbed.
+    """
     device = make_loop(disk)
     disk.rename(tmp_path / "moved")
     disk.write_bytes(bytes(MIB))
@@ -143,7 +153,9 @@ def test_what_is_below_is_told_as_it_is(disk: Path, make_loop: Loop) -> None:
     assert found[1].storage == Storage.of(os.stat(disk))
 
 
-def test_who_shares_by_another_way_keeps_the_owner_of_the_whole_out(disk: Path, make_loop: Loop) -> None:
+def test_who_shares_by_another_way_keeps_the_owner_of_the_whole_out(
+    disk: Path, make_loop: Loop
+) -> None:
     reader = open_device(str(make_loop(disk)), read_only=True, lock=Lock.SHARED)
     try:
         with pytest.raises(VolumeBusy):

@@ -1,4 +1,6 @@
-"""The kernel's protocol as bytes: layouts are those of ``linux/fuse.h``, replies have what was to be said and fit where they must."""
+"""The kernel's protocol as bytes: layouts are those of ``linux/fuse.h``, replies have what was to
+be said and fit where they must.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from snapfs.fuse.wire import Op
 
 HEADER = Path("/usr/include/linux/fuse.h")
 
-#: Sizes of the structures in linux/fuse.h. Those of RELEASE and WRITE_IN share a layout here with what they begin like.
+#: Sizes of the structures in linux/fuse.h. Those of RELEASE and WRITE_IN share a layout here with
+#: what they begin like.
 SIZES = {
     "IN_HEADER": 40,
     "OUT_HEADER": 16,
@@ -81,11 +84,22 @@ def test_every_structure_has_its_size_tested() -> None:
 @pytest.mark.skipif(not HEADER.exists(), reason="the kernel's header is not installed")
 def test_numbers_are_those_of_the_kernels_header() -> None:
     text = HEADER.read_text()
-    opcodes = {name: int(value) for name, value in re.findall(r"^\tFUSE_(\w+)\s*=\s*(\d+),", text, re.MULTILINE)}
-    defines = {name: 1 << int(value) for name, value in re.findall(r"^#define FUSE_(\w+)\s+\(1 << (\d+)\)", text, re.MULTILINE)}
-    attributes = {name: int(value) for name, value in re.findall(r"^#define FATTR_(\w+)\s+\(1 << (\d+)\)", text, re.MULTILINE)}
+    opcodes = {
+        name: int(value)
+        for name, value in re.findall(r"^\tFUSE_(\w+)\s*=\s*(\d+),", text, re.MULTILINE)
+    }
+    defines = {
+        name: 1 << int(value)
+        for name, value in re.findall(r"^#define FUSE_(\w+)\s+\(1 << (\d+)\)", text, re.MULTILINE)
+    }
+    attributes = {
+        name: int(value)
+        for name, value in re.findall(r"^#define FATTR_(\w+)\s+\(1 << (\d+)\)", text, re.MULTILINE)
+    }
     assert {op.name: op.value for op in Op} == {op.name: opcodes[op.name] for op in Op}
-    assert {flag.name: flag.value for flag in wire.Init} == {flag.name: defines[str(flag.name)] for flag in wire.Init}
+    assert {flag.name: flag.value for flag in wire.Init} == {
+        flag.name: defines[str(flag.name)] for flag in wire.Init
+    }
     told = {name: value for name, value in vars(wire.Set).items() if name.isupper()}
     assert told == {name: 1 << attributes[name] for name in told}
     assert defines["GETATTR_FH"] == wire.GETATTR_FH
@@ -96,29 +110,56 @@ def test_numbers_are_those_of_the_kernels_header() -> None:
     assert opcodes["NOTIFY_INVAL_ENTRY"] == wire.NOTIFY_INVAL_ENTRY
 
 
-@pytest.mark.parametrize("time", [0, -1, -1_000_000_000, -1_500_000_000, 253_402_300_799_999_999_999 // 1000, 1_700_000_000_123_456_789])
+@pytest.mark.parametrize(
+    "time",
+    [
+        0,
+        -1,
+        -1_000_000_000,
+        -1_500_000_000,
+        253_402_300_799_999_999_999 // 1000,
+        1_700_000_000_123_456_789,
+    ],
+)
 def test_times_before_1970_have_nanoseconds_that_count_forwards(time: int) -> None:
     entry = an_entry(st_atime_ns=time, st_mtime_ns=time, st_ctime_ns=time)
     for packed, at in ((wire.attr_out(entry), ATTR_AT), (wire.entry_out(entry), ENTRY_AT)):
         seconds = struct.unpack_from("<qqq", packed, at + 24)
         nanoseconds = struct.unpack_from("<III", packed, at + 48)
-        assert [second * 1_000_000_000 + part for second, part in zip(seconds, nanoseconds, strict=True)] == [time] * 3
+        assert [
+            second * 1_000_000_000 + part for second, part in zip(seconds, nanoseconds, strict=True)
+        ] == [time] * 3
         assert all(0 <= part < 1_000_000_000 for part in nanoseconds)
 
 
 def test_attributes_stand_where_the_kernel_looks_for_them() -> None:
-    entry = an_entry(st_blocks=3, st_uid=1, st_gid=2, st_blksize=4096, st_rdev=0x1_2345_6789, generation=9)
+    entry = an_entry(
+        st_blocks=3, st_uid=1, st_gid=2, st_blksize=4096, st_rdev=0x1_2345_6789, generation=9
+    )
     packed = wire.entry_out(entry)
     assert struct.unpack_from("<QQQQII", packed) == (7, 9, 3600, 3600, 0, 0)
     assert struct.unpack_from("<QQQ", packed, ENTRY_AT) == (7, 10, 3)
-    assert struct.unpack_from("<IIIIIII", packed, ENTRY_AT + 60) == (stat.S_IFREG | 0o640, 2, 1, 2, 0x2345_6789, 4096, 0)
+    assert struct.unpack_from("<IIIIIII", packed, ENTRY_AT + 60) == (
+        stat.S_IFREG | 0o640,
+        2,
+        1,
+        2,
+        0x2345_6789,
+        4096,
+        0,
+    )
     assert wire.attr_out(entry)[ATTR_AT:] == packed[ENTRY_AT:]
 
 
 def test_what_is_valid_for_less_than_a_second_is_said_in_nanoseconds() -> None:
     entry = an_entry()
     entry.entry_timeout, entry.attr_timeout = 0.5, 1.25
-    assert struct.unpack_from("<QQII", wire.entry_out(entry), 16) == (0, 1, 500_000_000, 250_000_000)
+    assert struct.unpack_from("<QQII", wire.entry_out(entry), 16) == (
+        0,
+        1,
+        500_000_000,
+        250_000_000,
+    )
     assert struct.unpack_from("<QI", wire.attr_out(entry)) == (1, 250_000_000)
 
 
@@ -136,7 +177,12 @@ def test_names_in_a_listing_are_padded_to_eight_bytes(length: int) -> None:
     assert len(rows.data) == 2 * (128 + 24) + padded + 8
     assert struct.unpack_from("<QQII", rows.data, 128) == (7, 5, length, stat.S_IFREG >> 12)
     assert rows.data[152 : 152 + padded] == b"x" * length + bytes(padded - length)
-    assert struct.unpack_from("<QQII", rows.data, 152 + padded + 128) == (8, 6, 4, stat.S_IFDIR >> 12)
+    assert struct.unpack_from("<QQII", rows.data, 152 + padded + 128) == (
+        8,
+        6,
+        4,
+        stat.S_IFDIR >> 12,
+    )
 
 
 def test_a_listing_fills_what_it_was_given_and_not_a_byte_more() -> None:

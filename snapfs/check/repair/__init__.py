@@ -1,4 +1,6 @@
-"""Repair: what is derived is written anew, what has lost its name is found again, and only what cannot be read is dropped."""
+"""Repair: what is derived is written anew, what has lost its name is found again, and only what
+cannot be read is dropped.
+"""
 
 from snapfs.check.repair.rounds import Repaired, repair_volume
 from snapfs.check.repair.undo import UndoDevice, undo

@@ -1,7 +1,9 @@
-"""Writing anew what is derived: bitmaps, records, holder sets, and the tables that they, the groups and the instances stand in.
+"""Writing anew what is derived: bitmaps, records, holder sets, and the tables that they, the groups
+and the instances stand in.
 
-It is all made from what the views reach, as the walk has found it, in memory. The commit that follows writes it to free blocks, so
-that the damaged state stays whole on the device until the mended one is durable.
+It is all made from what the views reach, as the walk has found it, in memory. The commit that
+follows writes it to free blocks, so that the damaged state stays whole on the device until the
+mended one is durable.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
 
 
 def rebuild(volume: Volume, reach: Reach) -> None:
-    """Make all of it anew. Snapshots that were being deleted are gone afterwards, with all that only they had."""
+    """Make all of it anew. Snapshots that were being deleted are gone afterwards, with all that
+    only they had.
+    """
     allocator, instances = volume.allocator, volume.instances
     for one in instances.going():
         instances.remove(one.id)
@@ -43,20 +47,29 @@ def rebuild(volume: Volume, reach: Reach) -> None:
     volume.next_inode_generation = max(volume.next_inode_generation, made_last + 1)
     volume.holders = allocator.holders = HolderSets()
     name_live(volume)
-    slots = [entry.flags & ENTRY_SLOT if entry.flags & ENTRY_WRITTEN else ENTRY_SLOT for entry in allocator.entries]
+    slots = [
+        entry.flags & ENTRY_SLOT if entry.flags & ENTRY_WRITTEN else ENTRY_SLOT
+        for entry in allocator.entries
+    ]
     allocator.forget_all()
     allocator.entries[:] = fresh_entries(volume.geometry)
     tables: list[tuple[int, int]] = []
     for number in sorted(reach.groups):
         group = _group(volume, reach, number, slots[number], tables)
         allocator.adopt(group)
-        allocator.entries[number] = GroupEntry(0, 0, group.free, group.snapshot_count, len(group.records), 0)
+        allocator.entries[number] = GroupEntry(
+            0, 0, group.free, group.snapshot_count, len(group.records), 0
+        )
     allocator.recount()
     _write_tables_anew(volume, tables)
 
 
-def _group(volume: Volume, reach: Reach, number: int, slot: int, tables: list[tuple[int, int]]) -> Group:
-    """One group as the views have it; ``tables`` gets the runs of blocks that only the volume's tables and records are in."""
+def _group(
+    volume: Volume, reach: Reach, number: int, slot: int, tables: list[tuple[int, int]]
+) -> Group:
+    """One group as the views have it; ``tables`` gets the runs of blocks that only the volume's
+    tables and records are in.
+    """
     sets = volume.holders
     group = Group.empty(volume.geometry, number)
     group.slot = slot
@@ -97,7 +110,9 @@ def _group(volume: Volume, reach: Reach, number: int, slot: int, tables: list[tu
 
 
 def _write_tables_anew(volume: Volume, tables: list[tuple[int, int]]) -> None:
-    """Empty tables, which the next commit fills; the blocks of the old ones are free when it is durable."""
+    """Empty tables, which the next commit fills; the blocks of the old ones are free when it is
+    durable.
+    """
     volume.group_tree = BlockMap(volume, volume.system_owner, leaf_kind="groups")
     volume.sets_tree = BucketTree(volume, volume.record_owner, "table", number_hash)
     volume.instances_tree = BucketTree(volume, volume.system_owner, "table", number_hash)

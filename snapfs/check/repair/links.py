@@ -1,4 +1,5 @@
-"""Mending names and links, once all trees can be read: every name leads to an inode, every inode has the names that it counts.
+"""Mending names and links, once all trees can be read: every name leads to an inode, every inode
+has the names that it counts.
 
 What has lost its name is found again in ``lost+found``, as ``#`` and its inode number.
 """
@@ -65,7 +66,10 @@ class LinkMender:
     def _drop_names(self, view: View, directory: Inode, ino: int, keep: int = 0) -> None:
         """Remove the names of an inode from a directory, but for the first ``keep``."""
         for name in self.shop.names_of(view, directory.ino, ino)[keep:]:
-            self.shop.tell(f"{self.shop.name(view, directory.ino)}: the name {name.decode(errors='replace')!r} is removed")
+            self.shop.tell(
+                f"{self.shop.name(view, directory.ino)}: the name "
+                f"{name.decode(errors='replace')!r} is removed"
+            )
             view.change(directory)
             self.shop.do(directory.names.touch, name)
             directory.names.pop(name)
@@ -83,7 +87,11 @@ class LinkMender:
 
     def _parents(self, view: View, ino: int) -> list[int]:
         """The directories that have names of an inode, each once."""
-        found = [directory for directory, _, mask in self.checker.names.get(ino, ()) if mask >> view.id & 1]
+        found = [
+            directory
+            for directory, _, mask in self.checker.names.get(ino, ())
+            if mask >> view.id & 1
+        ]
         return list(dict.fromkeys(found))
 
     def _keep_one_name(self, view: View, inode: Inode) -> None:
@@ -103,17 +111,23 @@ class LinkMender:
     # What has no name
 
     def _lost_and_found(self, view: View, ino: int) -> Inode:
-        """The directory for what has lost its name, this inode; made when it is needed, where the view shows it."""
+        """The directory for what has lost its name, this inode; made when it is needed, where the
+        view shows it.
+        """
         one = view.instance
         top = ROOT_INO
         if one is not None and (one.covered or not any(ino in part.chain for part in one.parts)):
             places = one.covered or [part.ino for part in one.parts]
             tops = (self.shop.inode(view, number) for number in places)
-            top = next((inode.ino for inode in tops if inode is not None and inode.is_directory), ROOT_INO)
+            top = next(
+                (inode.ino for inode in tops if inode is not None and inode.is_directory), ROOT_INO
+            )
         for number in range(1, 1 << 16):
             name = LOST_AND_FOUND + (b".%d" % number if number > 1 else b"")
             try:
-                made: Inode = self.shop.do(self.shop.fs.make, view, top, name, stat.S_IFDIR | 0o700, 0, 0)
+                made: Inode = self.shop.do(
+                    self.shop.fs.make, view, top, name, stat.S_IFDIR | 0o700, 0, 0
+                )
             except Exists:
                 found: Inode = self.shop.do(self.shop.fs.lookup, view, top, name)
                 if found.is_directory:
@@ -137,10 +151,15 @@ class LinkMender:
             inode.nlink = 1
             inode.parent = place.ino
         where = f" in snapshot {view.instance.name}" if view.instance else ""
-        self.shop.tell(f"inode {inode.ino}{where} had lost its name: it is {LOST_AND_FOUND.decode()}/{name.decode()} now")
+        self.shop.tell(
+            f"inode {inode.ino}{where} had lost its name: it is "
+            f"{LOST_AND_FOUND.decode()}/{name.decode()} now"
+        )
 
     def _cut_loop(self, view: View, ino: int) -> None:
-        """Directories that are below each other: one of them goes to ``lost+found``, and the others with it."""
+        """Directories that are below each other: one of them goes to ``lost+found``, and the others
+        with it.
+        """
         lost = self._lost.get(view.id, set())
         way: list[int] = []
         while ino not in way:
@@ -169,17 +188,23 @@ class LinkMender:
     def _list_designated(self, view: View) -> None:
         """Another list, of all that is designated; without one until now, designating makes it."""
         if self.shop.inode(view, DESIGNATED_INO) is not None:
-            self._list_anew(view, DESIGNATED_INO, self.checker.designated, lambda inode: bool(inode.nlink))
+            self._list_anew(
+                view, DESIGNATED_INO, self.checker.designated, lambda inode: bool(inode.nlink)
+            )
             return
         for ino in self._in(view, self.checker.designated):
             inode = self.shop.inode(view, ino)
             if inode is not None:
-                self.shop.fs.designations.note(self.shop.do(self.shop.fs.designations.plan, inode), inode)
+                self.shop.fs.designations.note(
+                    self.shop.do(self.shop.fs.designations.plan, inode), inode
+                )
 
     def _in(self, view: View, found: dict[int, int]) -> list[int]:
         return [ino for ino, mask in sorted(found.items()) if mask >> view.id & 1]
 
-    def _list_anew(self, view: View, where: int, found: dict[int, int], is_listed: Callable[[Inode], bool]) -> None:
+    def _list_anew(
+        self, view: View, where: int, found: dict[int, int], is_listed: Callable[[Inode], bool]
+    ) -> None:
         """Write one of the hidden directories anew, once in a round."""
         place = self.shop.inode(view, where)
         if (view.id, where) in self._lists or place is None:
@@ -197,8 +222,9 @@ class LinkMender:
     def _set_chain(self, view: View) -> None:
         """The ways from the root to the parts of a snapshot, as the directories have them.
 
-        When a way is lost the part is found in the root; when the part itself is, the others are left. Without any, a snapshot that
-        preserves everything shows all that it has, and any other is lost.
+        When a way is lost the part is found in the root; when the part itself is, the others are
+        left. Without any, a snapshot that preserves everything shows all that it has, and any other
+        is lost.
         """
         one = view.instance
         if one is None:
@@ -218,7 +244,10 @@ class LinkMender:
         if not parts:
             self.shop.tell(f"snapshot {one.name}: what it showed is lost, it shows all that it has")
         one.parts = tuple(parts)
-        if own or (one.covered and any(part.ino and set(one.covered).isdisjoint(part.chain) for part in parts)):
+        if own or (
+            one.covered
+            and any(part.ino and set(one.covered).isdisjoint(part.chain) for part in parts)
+        ):
             one.covered, one.passed = kept_by(parts) if one.covered else EVERYTHING
         self.shop.volume.instances.dirty.add(one.id)
 
@@ -244,10 +273,17 @@ class LinkMender:
             chain.append(ino)
             ino = inode.parent
         if ino == ROOT_INO:
-            names = part.way if len(part.way) == len(chain) else ((b"?",) * len(chain) + part.way)[-len(chain) :]
+            names = (
+                part.way
+                if len(part.way) == len(chain)
+                else ((b"?",) * len(chain) + part.way)[-len(chain) :]
+            )
             return Part(part.ino, tuple(reversed(chain)), tuple(names))
         name = part.way[-1]
-        self.shop.tell(f"snapshot {one.name}: the way to {part.path} is lost, it is /{name.decode(errors='replace')} now")
+        self.shop.tell(
+            f"snapshot {one.name}: the way to {part.path} is lost, it is "
+            f"/{name.decode(errors='replace')} now"
+        )
         view.change(top)
         top.parent = ROOT_INO
         return Part(part.ino, (part.ino,), (name,))

@@ -1,8 +1,10 @@
-"""Repair goes in rounds: walk, write anew what is derived, mend some of what is not, commit; until a walk finds nothing.
+"""Repair goes in rounds: walk, write anew what is derived, mend some of what is not, commit; until
+a walk finds nothing.
 
-First come trees that cannot be read or make no sense, then, when all can be read, counters, names and links. Each round ends with a
-generation that is better than the one before, and begins with bitmaps and records that fit what is there. Whatever happens
-meanwhile, the device has the one or the other.
+First come trees that cannot be read or make no sense, then, when all can be read, counters, names
+and links. Each round ends with a generation that is better than the one before, and begins with
+bitmaps and records that fit what is there. Whatever happens meanwhile, the device has the one or
+the other.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ ROUNDS = 16
 
 @dataclass
 class Repaired:
-    """``before`` and ``after``: what the check found; ``actions``: what was done about it, in words."""
+    """``before`` and ``after``: what the check found; ``actions``: what was done about it, in
+    words.
+    """
 
     before: list[Finding] = field(default_factory=list)
     after: list[Finding] = field(default_factory=list)
@@ -45,8 +49,8 @@ class Repaired:
 def repair_volume(device: Device, progress: Callable[[int, int], None] | None = None) -> Repaired:
     """Check the volume, and mend it if need be.
 
-    Raises ``NotAVolume``, ``UnsupportedVersion``, ``Truncated``, ``DeviceError``; ``CorruptBlock`` when nothing is left to start from,
-    and ``NoSpace`` when the mended state does not fit.
+    Raises ``NotAVolume``, ``UnsupportedVersion``, ``Truncated``, ``DeviceError``; ``CorruptBlock``
+    when nothing is left to start from, and ``NoSpace`` when the mended state does not fit.
     """
     result = Repaired()
     told: set[str] = set()
@@ -69,7 +73,10 @@ def repair_volume(device: Device, progress: Callable[[int, int], None] | None = 
             shortage = exc
         before, result.after = result.after, check_volume(device, progress)
         if shortage and result.after == before:
-            raise NoSpace(f"{device.path}: there is no space to mend it: delete files or snapshots, then repair again") from shortage
+            raise NoSpace(
+                f"{device.path}: there is no space to mend it: delete files or "
+                "snapshots, then repair again"
+            ) from shortage
     return result
 
 
@@ -121,7 +128,12 @@ def _mend(shop: Workshop, faults: list[Fault]) -> None:
         return
     links = LinkMender(shop, faults)
     for fault in faults:
-        counts = fault.mend in (Mend.SET_BLOCKS, Mend.SET_INODES, Mend.SET_NEXT_INODE, Mend.SET_CONTENT)
+        counts = fault.mend in (
+            Mend.SET_BLOCKS,
+            Mend.SET_INODES,
+            Mend.SET_NEXT_INODE,
+            Mend.SET_CONTENT,
+        )
         for view in list(shop.views(fault.mask)):
             _attempt(shop, trees.count if counts else links.mend, fault, view)
 

@@ -1,6 +1,7 @@
 """Opening a volume whose tables are damaged: with whatever of them can be read.
 
-What is derived (the group table, the holder sets) is not missed. Instances are: a snapshot whose entry is lost is lost.
+What is derived (the group table, the holder sets) is not missed. Instances are: a snapshot whose
+entry is lost is lost.
 """
 
 from __future__ import annotations
@@ -24,30 +25,50 @@ Tell = Callable[[str], None]
 
 
 def salvage(device: Device, tell: Tell) -> Volume:
-    """Open the newest generation whose root record and whose first block of inodes can be read, and tell what is lost.
+    """Open the newest generation whose root record and whose first block of inodes can be read, and
+    tell what is lost.
 
-    An older one has lost what happened since, and perhaps some blocks that were used again: less than all.
+    An older one has lost what happened since, and perhaps some blocks that were used again: less
+    than all.
 
-    Raises ``NotAVolume``, ``UnsupportedVersion``, ``Truncated``, ``DeviceError``, and ``CorruptBlock`` when no generation is left.
+    Raises ``NotAVolume``, ``UnsupportedVersion``, ``Truncated``, ``DeviceError``, and
+    ``CorruptBlock`` when no generation is left.
     """
     newest = recovery.newest_superblock(device)
     recovery.check_size(device, newest)
     if newest.read_only_compatible & ~KNOWN_READ_ONLY_COMPATIBLE:
-        raise UnsupportedVersion(f"{device.path}: it has features that this snapfs can only read: repair it with a newer one")
-    found = [(one, root) for one in superblocks(device, newest) if (root := _root_record(device, one)) is not None]
+        raise UnsupportedVersion(
+            f"{device.path}: it has features that this snapfs can only read: repair it "
+            "with a newer one"
+        )
+    found = [
+        (one, root)
+        for one in superblocks(device, newest)
+        if (root := _root_record(device, one)) is not None
+    ]
     if not found:
-        raise CorruptBlock(f"{device.path}: the root record of no generation can be read: restore the image from a backup")
+        raise CorruptBlock(
+            f"{device.path}: the root record of no generation can be read: restore the "
+            "image from a backup"
+        )
     superblock, root = next((pair for pair in found if _begins(device, *pair)), found[0])
     if superblock.generation != newest.generation:
-        tell(f"generation {newest.generation} cannot be read: went back to generation {superblock.generation}")
-    superblock = replace(superblock, slot=newest.slot)  # what is to be written next takes the oldest one's place
+        tell(
+            f"generation {newest.generation} cannot be read: went back to generation "
+            f"{superblock.generation}"
+        )
+    superblock = replace(
+        superblock, slot=newest.slot
+    )  # what is to be written next takes the oldest one's place
     volume = Volume(device, superblock, root, fresh_entries(superblock.geometry))
     volume.read_only = True
     volume.generation = newest.generation  # the next one is to be newer than all that were
     try:
         recovery.fetched(volume, lambda: recovery.load_group_table(volume))
     except (CorruptBlock, DeviceError):
-        volume.allocator.entries[:] = fresh_entries(superblock.geometry)  # it says what the bitmaps say
+        volume.allocator.entries[:] = fresh_entries(
+            superblock.geometry
+        )  # it says what the bitmaps say
         volume.allocator.recount()
     _instances(volume, tell)
     return volume
@@ -73,8 +94,12 @@ def _root_record(device: Device, superblock: Superblock) -> recovery.RootRecord 
     return None
 
 
-def readable_items(volume: Volume, tree: BucketTree, without: frozenset[int] = frozenset()) -> Iterator[tuple[Any, Any]]:
-    """The items of all buckets of a tree that can be read, wherever they stand; but not those of the blocks ``without``."""
+def readable_items(
+    volume: Volume, tree: BucketTree, without: frozenset[int] = frozenset()
+) -> Iterator[tuple[Any, Any]]:
+    """The items of all buckets of a tree that can be read, wherever they stand; but not those of
+    the blocks ``without``.
+    """
     seen = set(without)
     pending = [(*tree.root_words, 0)]
     deepest = 64 // volume.geometry.fan_bits + 1
@@ -123,7 +148,11 @@ def _instances(volume: Volume, tell: Tell) -> None:
         if one.id in instances.table:
             continue
         if not one.going and (other := instances.by_name(one.name)) is not None:
-            name = next(name for n in range(2, 1 << 16) if instances.by_name(name := f"{one.name[:240]}.{n}") is None)
+            name = next(
+                name
+                for n in range(2, 1 << 16)
+                if instances.by_name(name := f"{one.name[:240]}.{n}") is None
+            )
             tell(f"snapshot {one.id} has the name of snapshot {other.id}: it is named {name} now")
             one.name = name
         instances.load(one)

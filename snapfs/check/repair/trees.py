@@ -1,7 +1,8 @@
-"""Mending inodes and their trees: pointers that lead nowhere go, counters are set, directories are built anew of what can be read.
+"""Mending inodes and their trees: pointers that lead nowhere go, counters are set, directories are
+built anew of what can be read.
 
-Whatever a tree loses is left where it is: the next round finds that nothing reaches it, and frees it. Nothing here frees a block that
-another tree may have as well.
+Whatever a tree loses is left where it is: the next round finds that nothing reaches it, and frees
+it. Nothing here frees a block that another tree may have as well.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from snapfs.store import costs
 from snapfs.store.buckets import BucketTree
 from snapfs.store.tree import BlockMap
 
-#: What changes the structure of a tree, in the order in which it is done. Counters and names wait for the next round.
+#: What changes the structure of a tree, in the order in which it is done. Counters and names wait
+#: for the next round.
 STRUCTURAL = (
     Mend.CLEAR_INODE,
     Mend.DROP_POINTER,
@@ -94,12 +96,19 @@ class TreeMender:
         count = view.per_leaf << self.volume.geometry.fan_bits * fault.level
         if fault.level < table.depth:
             if self._zero(table, fault.level, fault.number) and fault.mend is not Mend.DROP_EMPTY:
-                self.shop.tell(f"inodes {first} to {first + count - 1}{self._of(view)}: they cannot be read, and are lost")
+                self.shop.tell(
+                    f"inodes {first} to {first + count - 1}{self._of(view)}: they "
+                    "cannot be read, and are lost"
+                )
         elif view.instance is not None:
-            self.shop.tell(f"snapshot {view.instance.name}: none of its inodes can be read, it is lost")
+            self.shop.tell(
+                f"snapshot {view.instance.name}: none of its inodes can be read, it is lost"
+            )
             self.shop.lose(view)
         else:
-            self.shop.tell("none of the inodes of the volume can be read: the snapshots are what is left of it")
+            self.shop.tell(
+                "none of the inodes of the volume can be read: the snapshots are what is left of it"
+            )
             self._zero(table, fault.level, fault.number)
             self._make_directory(view, ROOT_INO)
 
@@ -117,18 +126,24 @@ class TreeMender:
         inode.ino = new
         view.add(inode)
         view.dirty[old] = None
-        self.shop.tell(f"inode {old}{self._of(view)}: the number is reserved, it is inode {new} now")
+        self.shop.tell(
+            f"inode {old}{self._of(view)}: the number is reserved, it is inode {new} now"
+        )
         self.shop.changed.add((view.id, 0, "inodes"))
 
     def _make_directory(self, view: View, ino: int) -> None:
         """The root, or the list of orphans."""
-        inode = Inode(view, ino, stat.S_IFDIR | (0o755 if ino == ROOT_INO else 0o700), now=self.shop.fs.now())
+        inode = Inode(
+            view, ino, stat.S_IFDIR | (0o755 if ino == ROOT_INO else 0o700), now=self.shop.fs.now()
+        )
         inode.generation = self.volume.next_inode_generation & 0xFFFF_FFFF
         self.volume.next_inode_generation += 1
         inode.nlink, inode.parent = 2, ROOT_INO
         view.add(inode)
         if ino == ROOT_INO:
-            self.shop.tell(f"the root directory{self._of(view)} was lost: there is an empty one now")
+            self.shop.tell(
+                f"the root directory{self._of(view)} was lost: there is an empty one now"
+            )
         self.shop.changed.add((view.id, 0, "inodes"))
 
     # Block maps
@@ -142,7 +157,10 @@ class TreeMender:
             tree.dirty.clear()
             return there
         bits = self.volume.geometry.fan_bits
-        words, slot = self.shop.do(tree.writable, level + 1, number >> bits), number & (1 << bits) - 1
+        words, slot = (
+            self.shop.do(tree.writable, level + 1, number >> bits),
+            number & (1 << bits) - 1,
+        )
         there = bool(words[2 * slot])
         words[2 * slot] = words[2 * slot + 1] = 0
         if level == 0:
@@ -164,7 +182,9 @@ class TreeMender:
             words[2 * slot + 1] = words[2 * slot + 1] & ~EPOCH_MASK | fault.value
 
     def _drop_data(self, fault: Fault, view: View, inode: Inode) -> None:
-        """A part of a file cannot be read, or another file has it as well: then its content is written anew."""
+        """A part of a file cannot be read, or another file has it as well: then its content is
+        written anew.
+        """
         block_size, bits = self.volume.geometry.block_size, self.volume.geometry.fan_bits
         content = None if fault.level else self._content(inode, fault.number)
         view.change(inode)
@@ -205,7 +225,10 @@ class TreeMender:
         if size > FILE_SIZE_MAX:
             size = FILE_SIZE_MAX
             inode.data = BlockMap(self.volume, view.owner)
-        self.shop.tell(f"{self.shop.name(view, inode.ino)}: its size was {inode.size} bytes, which cannot be; it is {size} now")
+        self.shop.tell(
+            f"{self.shop.name(view, inode.ino)}: its size was {inode.size} bytes, which "
+            f"cannot be; it is {size} now"
+        )
         inode.size = size
 
     # Directories and attributes
@@ -238,7 +261,10 @@ class TreeMender:
             found = dict(self.shop.do(attributes.load, inode))
         except CorruptBlock:
             found = {}
-            self.shop.tell(f"{self.shop.name(view, inode.ino)}: its extended attributes cannot be read, and are lost")
+            self.shop.tell(
+                f"{self.shop.name(view, inode.ino)}: its extended attributes cannot be "
+                "read, and are lost"
+            )
         view.change(inode)
         inode.attribute_map = BlockMap(self.volume, view.owner, leaf_kind="blob")
         attributes.store(inode, {}, b"")
@@ -274,4 +300,10 @@ class TreeMender:
 
 def is_name(name: object) -> bool:
     """Could it be the name of a directory entry?"""
-    return type(name) is bytes and 0 < len(name) <= NAME_MAX and b"/" not in name and b"\0" not in name and name not in (b".", b"..")
+    return (
+        type(name) is bytes
+        and 0 < len(name) <= NAME_MAX
+        and b"/" not in name
+        and b"\0" not in name
+        and name not in (b".", b"..")
+    )

@@ -1,7 +1,9 @@
-"""The undo file of a repair: what was on the device where the repair wrote, so that it can be taken back.
+"""The undo file of a repair: what was on the device where the repair wrote, so that it can be taken
+back.
 
-A msgpack stream: a map that says of which volume, then [offset, bytes] for every write, then a map with the generation that the
-repair has left. Each entry is durable before the write that it stands for begins.
+A msgpack stream: a map that says of which volume, then [offset, bytes] for every write, then a map
+with the generation that the repair has left. Each entry is durable before the write that it stands
+for begins.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ class UndoDevice(Alone):
         return self._below.read_nowait(offset, length)
 
     def write(self, offset: int, data: Buffer) -> None:
-        """Keep what is there, then write. Raises ``DeviceFull`` when it is the undo file that has no room."""
+        """Keep what is there, then write. Raises ``DeviceFull`` when it is the undo file that has
+        no room.
+        """
         file = self._file or self._begin()
         try:
             old: Buffer = self._below.read(offset, len(data))
@@ -58,11 +62,21 @@ class UndoDevice(Alone):
     def _begin(self) -> BinaryIO:
         superblock = newest_superblock(self._below)
         try:
-            descriptor = os.open(self.undo_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(
+                self.undo_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
+            )
         except OSError as exc:
-            raise UsageError(f"{self.undo_path}: {exc.strerror}: name another place for the undo file with --undo-file") from exc
+            raise UsageError(
+                f"{self.undo_path}: {exc.strerror}: name another place for the undo "
+                "file with --undo-file"
+            ) from exc
         self._file = os.fdopen(descriptor, "wb")
-        header = {"snapfs undo": VERSION, "uuid": superblock.uuid, "size": self.size, "generation": superblock.generation}
+        header = {
+            "snapfs undo": VERSION,
+            "uuid": superblock.uuid,
+            "size": self.size,
+            "generation": superblock.generation,
+        }
         self._append(self._file, header)
         return self._file
 
@@ -72,7 +86,10 @@ class UndoDevice(Alone):
             file.flush()
             os.fsync(file.fileno())
         except OSError as exc:
-            raise DeviceFull(f"{self.undo_path}: {exc.strerror}: name another place for the undo file with --undo-file") from exc
+            raise DeviceFull(
+                f"{self.undo_path}: {exc.strerror}: name another place for the undo "
+                "file with --undo-file"
+            ) from exc
 
     def flush(self) -> None:
         """As the device below."""
@@ -84,21 +101,27 @@ class UndoDevice(Alone):
     def close(self) -> None:
         """Finish the undo file; the device below stays open."""
         if self._file is not None:
-            with contextlib.suppress(SnapfsError):  # without this entry it is taken for that of a repair that was cut off, which it is
+            with contextlib.suppress(
+                SnapfsError
+            ):  # without this entry it is taken for that of a repair that was cut off, which it is
                 self._append(self._file, {"generation": newest_superblock(self._below).generation})
             self._file.close()
             self._file = None
 
 
 def undo(device: Device, path: str) -> int:
-    """Put back what a repair has overwritten; the number of writes. Raises ``UsageError``, ``DeviceError``."""
+    """Put back what a repair has overwritten; the number of writes. Raises ``UsageError``,
+    ``DeviceError``.
+    """
     entries = _entries(path)
     header, last = entries[0], entries[-1]
     superblock = newest_superblock(device)
     if header["uuid"] != superblock.uuid or header["size"] != device.size:
         raise UsageError(f"{path}: it belongs to another volume")
     if type(last) is dict and last["generation"] != superblock.generation:
-        raise UsageError(f"{path}: the volume was changed after that repair, taking it back would damage it")
+        raise UsageError(
+            f"{path}: the volume was changed after that repair, taking it back would damage it"
+        )
     writes = [entry for entry in entries if type(entry) is list]
     for offset, old in reversed(writes):
         device.write(offset, old)
@@ -107,7 +130,9 @@ def undo(device: Device, path: str) -> int:
 
 
 def _entries(path: str) -> list[Any]:
-    """What stands in an undo file, checked. What a crash has cut off at its end was never overwritten."""
+    """What stands in an undo file, checked. What a crash has cut off at its end was never
+    overwritten.
+    """
     try:
         with pin(path) as pinned:
             if not pinned.is_regular:
@@ -122,7 +147,11 @@ def _entries(path: str) -> list[Any]:
     if header is None or not _is_header(header):
         raise UsageError(f"{path}: not an undo file of snapfs")
     for place, entry in enumerate(entries[1:], 1):
-        is_end = type(entry) is dict and type(entry.get("generation")) is int and place == len(entries) - 1
+        is_end = (
+            type(entry) is dict
+            and type(entry.get("generation")) is int
+            and place == len(entries) - 1
+        )
         if not is_end and not _is_write(entry, header["size"]):
             raise UsageError(f"{path}: not an undo file of snapfs")
     return entries
@@ -131,7 +160,9 @@ def _entries(path: str) -> list[Any]:
 def _is_header(value: Any) -> bool:
     if type(value) is not dict or value.get("snapfs undo") != VERSION:
         return False
-    return type(value.get("uuid")) is bytes and all(type(value.get(key)) is int for key in ("size", "generation"))
+    return type(value.get("uuid")) is bytes and all(
+        type(value.get(key)) is int for key in ("size", "generation")
+    )
 
 
 def _is_write(value: Any, size: int) -> bool:

@@ -1,4 +1,6 @@
-"""What every mending needs: the views of a mask, a way to call the core, and words for what happens."""
+"""What every mending needs: the views of a mask, a way to call the core, and words for what
+happens.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ class Workshop:
         self.volume = fs.volume
         self.checker = checker
         self.tell = tell
-        #: Trees that were changed in this round, as (view, inode, tree): what was counted of them is no longer true.
+        #: Trees that were changed in this round, as (view, inode, tree): what was counted of them
+        #: is no longer true.
         self.changed: set[tuple[int, int, str]] = set()
 
     def do(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -36,8 +39,12 @@ class Workshop:
             raise
 
     def make_room(self) -> None:
-        """Make sure that the next few changes can be committed; commits when that helps. Raises ``NoSpace``."""
-        self.do(self.volume.allocator.prepare, 0, urgency=2, metadata=self.volume.dirtied + costs.MEND)
+        """Make sure that the next few changes can be committed; commits when that helps. Raises
+        ``NoSpace``.
+        """
+        self.do(
+            self.volume.allocator.prepare, 0, urgency=2, metadata=self.volume.dirtied + costs.MEND
+        )
 
     def views(self, mask: int) -> Iterator[View]:
         """The views of a mask that are still there."""
@@ -71,7 +78,11 @@ class Workshop:
 
     def name(self, view: View, ino: int) -> str:
         """An inode in words: its path if that can be found, and which view it is in."""
-        where = "" if view.id == BASE_VIEW else f" in snapshot {view.instance.name if view.instance else view.id}"
+        where = (
+            ""
+            if view.id == BASE_VIEW
+            else f" in snapshot {view.instance.name if view.instance else view.id}"
+        )
         path = self._path(view, ino)
         return f"{path} (inode {ino}){where}" if path else f"inode {ino}{where}"
 
@@ -79,7 +90,11 @@ class Workshop:
         parts: list[str] = []
         seen: set[int] = set()
         while ino != ROOT_INO:
-            parents = [directory for directory, _, mask in self.checker.names.get(ino, ()) if mask >> view.id & 1]
+            parents = [
+                directory
+                for directory, _, mask in self.checker.names.get(ino, ())
+                if mask >> view.id & 1
+            ]
             if not parents or ino in seen:
                 return ""
             seen.add(ino)
