@@ -5,8 +5,7 @@
     SnapfsError
     ├── DeviceError                the device failed a read, write or flush
     │   └── DeviceFull             no space below a sparse image
-    │       └── CopyBlocked        what a write would destroy cannot be copied,
-    and the copy comes first
+    │       └── CopyBlocked        what a write would destroy cannot be copied before
     ├── VolumeError                what is on the device cannot be used
     │   ├── NotAVolume             no superblock of ours
     │   ├── UnsupportedVersion     a newer format, or an unknown feature
@@ -40,7 +39,7 @@
     └── CommitNeeded
 
 A message is one line that says what is wrong and, where there is something to do, what to do.
-The mapping to errno values is in ``snapfs.fuse.errno`` and nowhere else.
+The mapping to errno values is in ``snapfs.fuse.protocol.errno`` and nowhere else.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from snapfs.store.cache import Want
+    from snapfs.store.trees.cache import Want
 
 
 class SnapfsError(Exception):

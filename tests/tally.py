@@ -1,5 +1,5 @@
-"""Holds every operation and every commit against what ``store.costs`` says that they take: in all
-tests, in this process and in daemons.
+"""Holds every operation and every commit against what ``store.commit.costs`` says that they take:
+in all tests, in this process and in daemons.
 
 An operation may make no more dirty than it had set aside (``Allocator.prepare``); a commit may take
 no more blocks than are counted as dirty, and what the tables come to. ``install`` replaces
@@ -15,9 +15,10 @@ from typing import Any
 from snapfs import snapshots
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.orphans import Orphans
-from snapfs.store import commit, copies, costs
-from snapfs.store.allocator import Allocator
-from snapfs.store.volume import Volume
+from snapfs.store.commit import commit, costs
+from snapfs.store.commit.volume import Volume
+from snapfs.store.space.allocator import Allocator
+from snapfs.store.tables import copies
 
 #: What begins a call of the core that changes something.
 _METHODS = [

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from snapfs.check.compare import Comparison
 from snapfs.check.findings import Finding, Findings
-from snapfs.check.reach import Reach
-from snapfs.check.tables import check_copy, check_superblocks, check_tables
-from snapfs.check.trees import Walker
-from snapfs.check.views import ViewChecker
+from snapfs.check.walk.compare import Comparison
+from snapfs.check.walk.reach import Reach
+from snapfs.check.walk.tables import (
+    check_copy,
+    check_superblocks,
+    check_tables,
+)
+from snapfs.check.walk.trees import Walker
+from snapfs.check.walk.views import ViewChecker
 from snapfs.device.base import Device
 from snapfs.errors import CorruptBlock
 from snapfs.filesystem import Filesystem
-from snapfs.store.recovery import newest_superblock
-from snapfs.store.volume import Volume
+from snapfs.store.commit.recovery import newest_superblock
+from snapfs.store.commit.volume import Volume
 
 
 def check_volume(

@@ -10,9 +10,14 @@ from typing import TYPE_CHECKING
 from snapfs.blocks.checksum import crc32c
 from snapfs.blocks.group_header import fresh_entries
 from snapfs.errors import CorruptBlock, DeviceError, SnapfsError, Truncated
-from snapfs.store.driver import drive
-from snapfs.store.recovery import RootRecord, load_group_table, load_tables, newest_superblock
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import drive
+from snapfs.store.commit.recovery import (
+    RootRecord,
+    load_group_table,
+    load_tables,
+    newest_superblock,
+)
+from snapfs.store.commit.volume import Volume
 
 if TYPE_CHECKING:
     from snapfs.device import Device

@@ -1,5 +1,5 @@
-"""Differences between two states, as commands get them (``control.comparing``) and print them: for
-``diff``, and for dry runs.
+"""Differences between two states, as commands get them (``control.commands.comparing``) and print
+them: for ``diff``, and for dry runs.
 """
 
 from __future__ import annotations

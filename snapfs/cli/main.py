@@ -139,7 +139,7 @@ def run_command(chosen: str, words: Sequence[str]) -> int:
         )
         subparser.usage_code = command.usage_code
         if name == chosen:
-            module = importlib.import_module(f"snapfs.cli.{command.module}")
+            module = importlib.import_module(f"snapfs.cli.commands.{command.module}")
             module.configure(subparser)
     arguments = parser.parse_args(words)
     if module is None:
@@ -149,6 +149,6 @@ def run_command(chosen: str, words: Sequence[str]) -> int:
 
 def run_helper(command: str, words: Sequence[str]) -> int:
     """As a helper of util-linux; the command's module knows the words that it is called with."""
-    module = importlib.import_module(f"snapfs.cli.{COMMANDS[command].module}")
+    module = importlib.import_module(f"snapfs.cli.commands.{COMMANDS[command].module}")
     code: int = module.run_helper(words)
     return code

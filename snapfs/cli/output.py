@@ -163,8 +163,8 @@ def time_json(nanoseconds: int) -> str:
 
 
 def shown_json(one: dict[str, Any]) -> dict[str, Any]:
-    """What a state shows under a path (``control.comparing``), for programs: the mode in octal,
-    times as text.
+    """What a state shows under a path (``control.commands.comparing``), for programs: the mode in
+    octal, times as text.
     """
     document = {name: value for name, value in one.items() if name != "mtime_ns"}
     return {**document, "mode": f"{one['mode']:04o}", "mtime": time_json(one["mtime_ns"])}

@@ -16,7 +16,12 @@ from typing import Final
 from snapfs.cli.exits import USAGE, CommandFailed
 from snapfs.cli.target import Session, as_sent, locate
 from snapfs.cli.waiting import looked, patience
-from snapfs.control.mounts import Mount, is_below, mount_of, seen_from_here
+from snapfs.control.socket.mounts import (
+    Mount,
+    is_below,
+    mount_of,
+    seen_from_here,
+)
 from snapfs.errors import UsageError
 
 #: For the help of every command that takes paths.

@@ -10,7 +10,7 @@ from typing import Any
 
 from snapfs.cli.target import Session
 from snapfs.cli.waiting import looked
-from snapfs.control.mounts import is_below, seen_from_here
+from snapfs.control.socket.mounts import is_below, seen_from_here
 from snapfs.errors import NoSuchSnapshot
 from snapfs.printable import printable, quoted
 

@@ -16,14 +16,14 @@ from typing import Final
 
 from snapfs.cli.exits import CommandFailed, describe_os_error, report
 from snapfs.cli.waiting import looked, patience
-from snapfs.control import client, mounts
-from snapfs.control.client import Patience
-from snapfs.control.memory import resolve
-from snapfs.control.mounts import Mount
-from snapfs.control.protocol import Request, Result
+from snapfs.control.copies.memory import resolve
+from snapfs.control.socket import client, mounts
+from snapfs.control.socket.client import Patience
+from snapfs.control.socket.mounts import Mount
+from snapfs.control.socket.protocol import Request, Result
 from snapfs.device.base import NO_PATH, is_memory
 
-#: How names travel to a daemon: as UTF-8, whatever the locale (``control.comparing``).
+#: How names travel to a daemon: as UTF-8, whatever the locale (``control.commands.comparing``).
 CODING: Final = ("utf-8", "surrogateescape")
 
 #: Arguments that are words of the command line: names and texts. Paths are others (``cli.paths``),
@@ -55,7 +55,7 @@ NO_LIMIT: Final = patience(None)
 @dataclass
 class Session:
     """A volume that answers. ``mountpoint`` is None when nobody has it mounted; ``call(command,
-    **arguments)`` as of ``control.client``.
+    **arguments)`` as of ``control.socket.client``.
 
     ``device``: the ``st_dev`` of what is in the mount, None when nobody has it mounted.
     """
@@ -134,8 +134,8 @@ def session(
             yield Session(_sending(found.call), hello["mounted"], hello.get("device"), limit)
         return
 
-    from snapfs.control import offline
-    from snapfs.control.caller import Alone
+    from snapfs.control.commands import offline
+    from snapfs.control.socket.caller import Alone
 
     with offline.opened(target, write=write, damaged=damaged, go_on=go_on) as handlers:
         uid = os.geteuid()

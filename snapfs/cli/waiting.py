@@ -1,9 +1,9 @@
 """Waiting for a daemon: who waits is told so after a while, may set a limit, and can always be
 interrupted.
 
-A daemon is asked by its socket (``control.client``), and by the kernel, when a path in its mount is
-looked at. What the kernel waits for it lets nobody interrupt, so such looks are a thread's: whoever
-waits for that can give up, and its end comes with that of the process.
+A daemon is asked by its socket (``control.socket.client``), and by the kernel, when a path in its
+mount is looked at. What the kernel waits for it lets nobody interrupt, so such looks are a
+thread's: whoever waits for that can give up, and its end comes with that of the process.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final, ParamSpec, TypeVar
 
 from snapfs.cli.exits import CommandFailed, report
-from snapfs.control.client import Patience
+from snapfs.control.socket.client import Patience
 
 #: After so many seconds without an answer to the kernel whoever waits is told so.
 SILENT_SECONDS: Final = 5.0

@@ -18,9 +18,9 @@ from snapfs.copying.as_it_was import AsItWas
 from snapfs.errors import CorruptBlock, NotFound
 from snapfs.filesystem import Filesystem
 from snapfs.ids import ROOT_INO
-from snapfs.store.driver import drive
-from snapfs.store.recovery import read_group
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import drive
+from snapfs.store.commit.recovery import read_group
+from snapfs.store.commit.volume import Volume
 
 if TYPE_CHECKING:
     from snapfs.copying.copy import Copy

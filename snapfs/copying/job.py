@@ -23,10 +23,15 @@ from snapfs.copying.target import Target, clear_mark, share, write_mark
 from snapfs.device import ImageDevice, Lock, RamDevice
 from snapfs.device.locking import take_lock
 from snapfs.errors import CopyError, CorruptBlock, DeviceError, NoSpace, SnapfsError
-from snapfs.store.copies import RunningCopy, Runs, allocate_map, free_map
+from snapfs.store.tables.copies import (
+    RunningCopy,
+    Runs,
+    allocate_map,
+    free_map,
+)
 
 if TYPE_CHECKING:
-    from snapfs.store.volume import Volume
+    from snapfs.store.commit.volume import Volume
 
 #: What a copy can be. It goes on by itself in the first three.
 SETTING_UP: Final = "setting up"

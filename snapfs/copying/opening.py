@@ -13,8 +13,8 @@ from snapfs.copying.unfinished import UnfinishedCopy, refuse
 from snapfs.device import Device, Lock, Pinned, open_device, open_pinned, pin_image
 from snapfs.errors import CopyError, DeviceError, SnapfsError
 from snapfs.printable import quoted
-from snapfs.store.claiming import claim
-from snapfs.store.recovery import newest_superblock
+from snapfs.store.commit.claiming import claim
+from snapfs.store.commit.recovery import newest_superblock
 
 
 def mark_of(path: str) -> CopyMark | None:

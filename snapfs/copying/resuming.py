@@ -26,10 +26,10 @@ from snapfs.copying.target import Target, clear_mark, reopen, write_mark
 from snapfs.device import ImageDevice
 from snapfs.errors import CopyError, CorruptBlock, SnapfsError
 from snapfs.printable import quoted
-from snapfs.store.copies import RunningCopy
-from snapfs.store.driver import commit, drive
-from snapfs.store.recovery import newest_superblock
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.recovery import newest_superblock
+from snapfs.store.commit.volume import Volume
+from snapfs.store.tables.copies import RunningCopy
 
 log = logging.getLogger("snapfs.copying")
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from snapfs.blocks.inode import FLAG_HEIR, FLAG_LINKED
 from snapfs.errors import StaleInode
 from snapfs.ids import HIDDEN_INOS, ROOT_INO
-from snapfs.store.owners import TreeOwner
+from snapfs.store.trees.owners import TreeOwner
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from snapfs.filesystem.filesystem import Filesystem
     from snapfs.filesystem.inode import Inode
     from snapfs.filesystem.view import View
-    from snapfs.store.instances import Instance
+    from snapfs.store.tables.instances import Instance
 
 
 class Heir(NamedTuple):

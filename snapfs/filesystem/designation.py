@@ -24,17 +24,17 @@ from snapfs.errors import (
     NotSupported,
     StaleInode,
 )
-from snapfs.filesystem import attributes, names
+from snapfs.filesystem import names, xattrs
 from snapfs.filesystem.inode import Inode
 from snapfs.filesystem.searching import name_of
 from snapfs.ids import DESIGNATED_INO, ROOT_INO
-from snapfs.store import costs
-from snapfs.store.instances import name_fault
+from snapfs.store.commit import costs
+from snapfs.store.tables.instances import name_fault
 
 if TYPE_CHECKING:
     from snapfs.filesystem.filesystem import Filesystem
     from snapfs.filesystem.view import View
-    from snapfs.store.cache import Want
+    from snapfs.store.trees.cache import Want
 
 #: The attribute. Its value is the name of a policy.
 NAME: Final = b"user.snapfs.designate"
@@ -95,7 +95,7 @@ class Designations:
         it has no name there any more, ``known_as`` count, directories and names that it may have:
         others could only be searched for in the whole view.
         """
-        found = attributes.load(inode).get(NAME)
+        found = xattrs.load(inode).get(NAME)
         place = self._list(inode.view)
         if found is None and inode.nlink:
             tops = (
@@ -118,7 +118,7 @@ class Designations:
     @staticmethod
     def _climb(directory: Inode) -> bytes | None:
         seen = {directory.ino}
-        while (found := attributes.load(directory).get(NAME)) is None and directory.ino != ROOT_INO:
+        while (found := xattrs.load(directory).get(NAME)) is None and directory.ino != ROOT_INO:
             directory = directory.view.inode(directory.parent)
             if directory.ino in seen:
                 raise CorruptBlock("directories form a cycle")
@@ -178,7 +178,7 @@ class Designations:
             try:
                 if (
                     inode.is_directory
-                    and NAME in attributes.load(inode)
+                    and NAME in xattrs.load(inode)
                     and self.plan(inode, urgency=1) is not None
                 ):
                     found.append(inode)
@@ -218,7 +218,7 @@ class Designations:
         for ino in (ROOT_INO, *self._listed(view)):
             try:
                 inode = view.inode(ino)
-                if attributes.load(inode).get(NAME) == policy:
+                if xattrs.load(inode).get(NAME) == policy:
                     found.append(inode)
             except NotCached as exc:
                 wants.update(dict.fromkeys(exc.wants))

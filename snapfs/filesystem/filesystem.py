@@ -23,7 +23,6 @@ from snapfs.errors import (
     NoSuchSnapshot,
 )
 from snapfs.filesystem import (
-    attributes,
     designation,
     logged,
     names,
@@ -31,6 +30,7 @@ from snapfs.filesystem import (
     reading,
     setting,
     writing,
+    xattrs,
 )
 from snapfs.filesystem.coverage import Coverage
 from snapfs.filesystem.designation import Designations
@@ -43,14 +43,14 @@ from snapfs.filesystem.rules import Rules
 from snapfs.filesystem.setting import Changes
 from snapfs.filesystem.view import InodeCache, View
 from snapfs.ids import BASE_VIEW
-from snapfs.store import costs
-from snapfs.store.deletion import Deletion
+from snapfs.store.commit import costs
+from snapfs.store.commit.deletion import Deletion
 
 if TYPE_CHECKING:
     from snapfs.blocks.log_record import FileChange
     from snapfs.device.base import Buffer
-    from snapfs.store.sealing import Sealing
-    from snapfs.store.volume import Volume
+    from snapfs.store.commit.volume import Volume
+    from snapfs.store.trees.sealing import Sealing
 
 #: Bytes of memory that an inode takes with its trees' roots, and what is kept of inodes and blocks
 #: however little is allowed.
@@ -269,12 +269,12 @@ class Filesystem:
         return (
             self.designations.answer(inode, known_as)
             if name == designation.NAME
-            else attributes.get(inode, name)
+            else xattrs.get(inode, name)
         )
 
     def xattr_list(self, view: View, ino: int) -> list[bytes]:
         """The names of all extended attributes."""
-        return sorted(attributes.load(view.inode(ino)))
+        return sorted(xattrs.load(view.inode(ino)))
 
     def xattr_set(
         self,
@@ -451,7 +451,7 @@ class Filesystem:
             self.deletion.work()
         return self.has_work
 
-    # Commit: ``store.volume.Contents``
+    # Commit: ``store.commit.volume.Contents``
 
     @property
     def dirty(self) -> bool:

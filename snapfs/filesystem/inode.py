@@ -20,8 +20,8 @@ from snapfs.blocks.pointer import BLOCK_MASK, FLAG_DIRTY
 from snapfs.blocks.schema import COUNT_MAX, as_count
 from snapfs.errors import CorruptBlock
 from snapfs.ids import FILE_SIZE_MAX, INO_LIMIT, LINK_MAX
-from snapfs.store.buckets import BucketTree
-from snapfs.store.tree import BlockMap
+from snapfs.store.trees.buckets import BucketTree
+from snapfs.store.trees.tree import BlockMap
 
 if TYPE_CHECKING:
     from snapfs.blocks.geometry import Geometry

@@ -21,7 +21,7 @@ from snapfs.filesystem.view import HASH_UNIT, View
 from snapfs.ids import FIRST_INO, INO_LIMIT, NAME_MAX, ROOT_INO
 
 if TYPE_CHECKING:
-    from snapfs.store.cache import Want
+    from snapfs.store.trees.cache import Want
 
 TYPE_BITS = 4
 

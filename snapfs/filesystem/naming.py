@@ -25,12 +25,12 @@ from snapfs.errors import (
     NotPermitted,
     TooManyLinks,
 )
-from snapfs.filesystem import acl, attributes
+from snapfs.filesystem import acl, xattrs
 from snapfs.filesystem.inode import Inode
 from snapfs.filesystem.names import check_changeable, check_name, directory, entry_value, named
 from snapfs.filesystem.view import View
 from snapfs.ids import LINK_MAX, ROOT_INO, SYMLINK_MAX
-from snapfs.store import costs
+from snapfs.store.commit import costs
 
 if TYPE_CHECKING:
     from snapfs.filesystem.filesystem import Filesystem
@@ -79,7 +79,7 @@ def make(
         if kind == stat.S_IFDIR:
             mode |= stat.S_ISGID
     inherited = {}
-    default = attributes.load(parent).get(acl.DEFAULT)
+    default = xattrs.load(parent).get(acl.DEFAULT)
     if default is not None and kind != stat.S_IFLNK:
         access = acl.Acl.decode(default).inherited(mode & 0o777)
         mode = mode & ~0o777 | access.mode
@@ -89,7 +89,7 @@ def make(
             inherited[acl.DEFAULT] = default
     ino = view.plan_new()
     volume.allocator.prepare(
-        0, metadata=volume.dirtied + costs.MAKE + attributes.blocks_for(view, inherited)
+        0, metadata=volume.dirtied + costs.MAKE + xattrs.blocks_for(view, inherited)
     )
     _touch(parent, name)
     now = fs.now()
@@ -109,7 +109,7 @@ def make(
     inode.parent = parent_ino
     inode.rdev = rdev if kind in (stat.S_IFCHR, stat.S_IFBLK) else 0
     if inherited:
-        attributes.store_new(inode, inherited)
+        xattrs.store_new(inode, inherited)
     if kind == stat.S_IFLNK:
         inode.size = len(target)
         if len(target) <= INLINE_BYTES and not inode.inline:

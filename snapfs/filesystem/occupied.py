@@ -7,7 +7,7 @@ from typing import Final
 
 from snapfs.device import ImageDevice
 from snapfs.errors import NotAVolume, Occupied, SnapfsError
-from snapfs.store.volume import Volume
+from snapfs.store.commit.volume import Volume
 
 #: Where the signatures of filesystems and partition tables are: this much at both ends of a device.
 SIGNATURE_SPAN: Final = 1 << 20

@@ -5,9 +5,9 @@ While the volume runs they are in memory; a commit lists those that it cannot fr
 orphan directory of their view, so that nothing is lost after a crash but the time to free them. A
 snapshot's instance says whether its list has any.
 
-An orphan may be a directory that still has names (``snapshots.purge``). It loses them some at a
-time; what has no other name becomes an orphan in turn, and is freed before the rest, so that there
-are never many.
+An orphan may be a directory that still has names (``snapshots.purge.taking_out``). It loses them
+some at a time; what has no other name becomes an orphan in turn, and is freed before the rest, so
+that there are never many.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from snapfs.filesystem import names
 from snapfs.filesystem.coverage import Handed
 from snapfs.filesystem.inode import Inode
 from snapfs.ids import BASE_VIEW, ORPHANS_INO
-from snapfs.store import costs
+from snapfs.store.commit import costs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from snapfs.filesystem.filesystem import Filesystem
     from snapfs.filesystem.view import View
-    from snapfs.store.cache import Want
+    from snapfs.store.trees.cache import Want
 
 #: Pointer blocks of level 1 that one step of freeing drops.
 STEP_BUDGET = 64

@@ -20,15 +20,15 @@ from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, EPOCH_MASK, FLAG_B
 from snapfs.errors import CorruptBlock, DeviceError, StaleInode
 from snapfs.filesystem.reading import block_checksums
 from snapfs.ids import FILE_SIZE_MAX
-from snapfs.store import costs
-from snapfs.store.guard import broke_off
-from snapfs.store.recovery import fetched
+from snapfs.store.commit import costs
+from snapfs.store.commit.guard import broke_off
+from snapfs.store.commit.recovery import fetched
 
 if TYPE_CHECKING:
     from snapfs.blocks.log_record import FileChange, LogRecord
     from snapfs.filesystem.inode import Inode
     from snapfs.filesystem.view import View
-    from snapfs.store.volume import Volume
+    from snapfs.store.commit.volume import Volume
 
 log = logging.getLogger("snapfs.filesystem")
 

@@ -14,13 +14,18 @@ from typing import TYPE_CHECKING
 
 from snapfs.blocks.inode import FLAG_HEIR
 from snapfs.errors import InvalidArgument, IsDirectory, NotPermitted
-from snapfs.filesystem import acl, attributes, designation, writing
+from snapfs.filesystem import (
+    acl,
+    designation,
+    writing,
+    xattrs,
+)
 from snapfs.filesystem.inode import Inode
 from snapfs.filesystem.rules import SET_ID
 from snapfs.filesystem.view import View
 from snapfs.ids import BASE_VIEW
-from snapfs.store import costs
-from snapfs.store.tree import BlockMap
+from snapfs.store.commit import costs
+from snapfs.store.trees.tree import BlockMap
 
 if TYPE_CHECKING:
     from snapfs.filesystem.filesystem import Filesystem
@@ -83,7 +88,7 @@ def set_attributes(
         return set_times(fs, view, ino, changes.atime, changes.mtime, changes.ctime)
     inode = _changeable(view, ino)
     now = fs.now()
-    access = attributes.load(inode).get(acl.ACCESS) if changes.mode is not None else None
+    access = xattrs.load(inode).get(acl.ACCESS) if changes.mode is not None else None
     stamp = stamp or changes != Changes(size=inode.size)
     if view.hides_set_id and (changes.size, changes.uid, changes.gid) != (None, None, None):
         lose_privileges(inode)
@@ -111,9 +116,9 @@ def set_attributes(
         if mode & stat.S_ISGID and not privileged and in_group is False and not inode.is_directory:
             mode &= ~stat.S_ISGID
         if access is not None:
-            found = attributes.load(inode)
+            found = xattrs.load(inode)
             updated = {**found, acl.ACCESS: acl.Acl.decode(access).with_mode(mode).encode()}
-            attributes.store(inode, updated, attributes.plan_store(inode, updated))
+            xattrs.store(inode, updated, xattrs.plan_store(inode, updated))
         # Who was not shown the bits does not mean to take them away.
         hidden = inode.mode & SET_ID if view.hides_set_id and stat.S_ISREG(inode.mode) else 0
         inode.mode = stat.S_IFMT(inode.mode) | mode | hidden
@@ -162,8 +167,8 @@ def lose_privileges(inode: Inode) -> None:
     """
     if not stat.S_ISREG(inode.mode):
         return
-    if attributes.CAPABILITY in attributes.load(inode):
-        attributes.remove(inode, attributes.CAPABILITY)
+    if xattrs.CAPABILITY in xattrs.load(inode):
+        xattrs.remove(inode, xattrs.CAPABILITY)
     if inode.mode & SET_ID:
         inode.view.volume.allocator.prepare(
             0, urgency=1, metadata=inode.view.volume.dirtied + costs.INODE
@@ -189,7 +194,7 @@ def xattr_set(
     if name == designation.NAME:
         designation.check(inode, value)
         place = fs.designations.plan(inode)
-    attributes.set_value(
+    xattrs.set_value(
         inode,
         name,
         value,
@@ -207,7 +212,7 @@ def xattr_remove(fs: Filesystem, view: View, ino: int, name: bytes) -> None:
     """Remove an extended attribute. See ``Filesystem.xattr_remove``."""
     inode = _changeable(view, ino)
     designated = fs.designations.plan_forget(inode) if name == designation.NAME else []
-    attributes.remove(inode, name)
+    xattrs.remove(inode, name)
     if (
         inode.ino not in view.dirty
     ):  # there was none to remove, as with an access list that says no more than the mode

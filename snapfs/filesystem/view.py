@@ -14,17 +14,21 @@ from snapfs.filesystem.inode import EMPTY_SLOT, Inode, content_blocks
 from snapfs.filesystem.number_set import NumberSet
 from snapfs.filesystem.rules import Rules
 from snapfs.ids import BASE_VIEW, FIRST_INO, INO_LIMIT
-from snapfs.store.costs import FREED, INODE
-from snapfs.store.instances import Instance, ViewRoot
-from snapfs.store.owners import BaseOwner, Owner, ViewOwner
-from snapfs.store.parts import above
-from snapfs.store.tree import BlockMap
+from snapfs.store.commit.costs import FREED, INODE
+from snapfs.store.tables.instances import Instance, ViewRoot
+from snapfs.store.tables.parts import above
+from snapfs.store.trees.owners import (
+    BaseOwner,
+    Owner,
+    ViewOwner,
+)
+from snapfs.store.trees.tree import BlockMap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from snapfs.store.sealing import Sealing
-    from snapfs.store.volume import Volume
+    from snapfs.store.commit.volume import Volume
+    from snapfs.store.trees.sealing import Sealing
 
 #: Decoded inodes that are kept at least, over all views.
 INODES_KEPT = 5120

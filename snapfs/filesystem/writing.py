@@ -26,12 +26,16 @@ from snapfs.blocks.pointer import (
 from snapfs.errors import DeviceError, DeviceFull, FileTooBig, Interrupt, NotCached, NotReady
 from snapfs.filesystem.reading import block_checksums
 from snapfs.ids import FILE_SIZE_MAX
-from snapfs.store.costs import INODE, of_cut, of_write
+from snapfs.store.commit.costs import (
+    INODE,
+    of_cut,
+    of_write,
+)
 
 if TYPE_CHECKING:
     from snapfs.device.base import Buffer
     from snapfs.filesystem.inode import Inode
-    from snapfs.store.cache import Want
+    from snapfs.store.trees.cache import Want
 
 #: Pointer blocks of level 1 that one step of a truncation drops at most. What fits one step happens
 #: whole or not at all.

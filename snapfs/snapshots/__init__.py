@@ -1,19 +1,18 @@
 """Snapshots: creating, naming, finding, deleting and going back to them. The rules of who holds a
-block are in ``store.owners``.
+block are in ``store.trees.owners``.
 """
 
-from snapfs.snapshots.deleting import SetDeletion, delete_set, plan_set
-from snapfs.snapshots.diff import Diff
-from snapfs.snapshots.differing import Difference, Shown
-from snapfs.snapshots.going_back import (
-    cancel,
-    in_words,
-    last_in_words,
-    restore,
-    restore_scheduled,
-    schedule,
-    scheduled_snapshot,
+from snapfs.snapshots.compare.diff import Diff
+from snapfs.snapshots.compare.differing import Difference, Shown
+from snapfs.snapshots.compare.sides import State
+from snapfs.snapshots.compare.versions import (
+    Deleted,
+    Lost,
+    Seen,
+    Version,
+    Versions,
 )
+from snapfs.snapshots.deleting import SetDeletion, delete_set, plan_set
 from snapfs.snapshots.lifecycle import (
     abandon,
     change_facts,
@@ -35,12 +34,29 @@ from snapfs.snapshots.naming import (
     view_inode,
     visible,
 )
-from snapfs.snapshots.purge import Found, Place, check_paths, find_places, portions, take_out
-from snapfs.snapshots.purge_space import Had, PurgeSpace
-from snapfs.snapshots.restore import RestoreResult
-from snapfs.snapshots.restore import give_up as give_up_restore
-from snapfs.snapshots.restore_plan import RestorePlan
-from snapfs.snapshots.restore_plan import check as check_restore
+from snapfs.snapshots.purge.space import Had, PurgeSpace
+from snapfs.snapshots.purge.taking_out import (
+    Found,
+    Place,
+    check_paths,
+    find_places,
+    portions,
+    take_out,
+)
+from snapfs.snapshots.restore.dry_run import RestorePlan
+from snapfs.snapshots.restore.dry_run import check as check_restore
+from snapfs.snapshots.restore.scheduled import (
+    cancel,
+    in_words,
+    last_in_words,
+    restore,
+    restore_scheduled,
+    schedule,
+    scheduled_snapshot,
+)
+from snapfs.snapshots.restore.staying import stays
+from snapfs.snapshots.restore.whole import RestoreResult
+from snapfs.snapshots.restore.whole import give_up as give_up_restore
 from snapfs.snapshots.rights import (
     Permit,
     anyone,
@@ -50,15 +66,16 @@ from snapfs.snapshots.rights import (
     owner_or_root,
 )
 from snapfs.snapshots.shares import is_privileged
-from snapfs.snapshots.sides import State
 from snapfs.snapshots.space import frees
-from snapfs.snapshots.staying import stays
 from snapfs.snapshots.targets import Designated, Target, part_at
-from snapfs.snapshots.versions import Deleted, Lost, Seen, Version, Versions
-from snapfs.store.facts import NO_FACTS, Facts, Hold
-from snapfs.store.instances import Instance
-from snapfs.store.parts import Part
-from snapfs.store.restores import Restored, Scheduled
+from snapfs.store.tables.facts import (
+    NO_FACTS,
+    Facts,
+    Hold,
+)
+from snapfs.store.tables.instances import Instance
+from snapfs.store.tables.parts import Part
+from snapfs.store.tables.restores import Restored, Scheduled
 
 __all__ = [
     "NO_FACTS",

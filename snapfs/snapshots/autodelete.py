@@ -15,7 +15,7 @@ from snapfs.snapshots.space import frees
 
 if TYPE_CHECKING:
     from snapfs.filesystem import Filesystem
-    from snapfs.store.instances import Instance
+    from snapfs.store.tables.instances import Instance
 
 #: The tag of snapshots that a policy has made; its value is the policy's name.
 POLICY: Final = "policy"

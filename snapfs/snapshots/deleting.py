@@ -12,12 +12,12 @@ from snapfs.errors import FsError, NotCached, SnapfsError, SnapshotError
 from snapfs.snapshots.lifecycle import deletable, leave
 from snapfs.snapshots.rights import Permit, anyone
 from snapfs.snapshots.space import frees
-from snapfs.store import costs
+from snapfs.store.commit import costs
 
 if TYPE_CHECKING:
     from snapfs.filesystem import Filesystem
-    from snapfs.store.cache import Want
-    from snapfs.store.instances import Instance
+    from snapfs.store.tables.instances import Instance
+    from snapfs.store.trees.cache import Want
 
 
 @dataclass(frozen=True, slots=True)

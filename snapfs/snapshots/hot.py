@@ -17,12 +17,24 @@ from snapfs.blocks.inode import LAYOUT
 from snapfs.blocks.pointer import EPOCH_MASK, WRITES_MAX, WRITES_SHIFT
 from snapfs.filesystem import Inode
 from snapfs.ids import HIDDEN_INOS
-from snapfs.snapshots.sides import PAUSE, Side, State, Steps, ask, join, same_file
-from snapfs.store.difference import MapDifference, MapRoot, SlotDifference
+from snapfs.snapshots.compare.sides import (
+    PAUSE,
+    Side,
+    State,
+    Steps,
+    ask,
+    join,
+    same_file,
+)
+from snapfs.store.trees.difference import (
+    MapDifference,
+    MapRoot,
+    SlotDifference,
+)
 
 if TYPE_CHECKING:
-    from snapfs.store.instances import Instance
-    from snapfs.store.volume import Volume
+    from snapfs.store.commit.volume import Volume
+    from snapfs.store.tables.instances import Instance
 
 #: Files, and blocks, that are shown when nobody says how many; and at most.
 HOT_LIMIT: Final = 10

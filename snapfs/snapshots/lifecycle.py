@@ -21,14 +21,14 @@ from snapfs.snapshots.naming import check_name, default_name, free_name, get
 from snapfs.snapshots.rights import Permit, anyone, check_permitted
 from snapfs.snapshots.shares import check_share
 from snapfs.snapshots.targets import Target, parts_of, sized, subjects
-from snapfs.store import costs
-from snapfs.store.commit import name_live
-from snapfs.store.facts import NO_FACTS, Facts
-from snapfs.store.instances import Instance
+from snapfs.store.commit import costs
+from snapfs.store.commit.commit import name_live
+from snapfs.store.tables.facts import NO_FACTS, Facts
+from snapfs.store.tables.instances import Instance
 
 if TYPE_CHECKING:
     from snapfs.filesystem import Filesystem
-    from snapfs.store.parts import Part
+    from snapfs.store.tables.parts import Part
 
 
 def new_instance(

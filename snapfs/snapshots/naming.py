@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from snapfs.errors import BadName, CorruptBlock, NoSuchSnapshot, NotCached, StaleInode
 from snapfs.filesystem.searching import name_of
 from snapfs.ids import NAME_MAX, ROOT_INO
-from snapfs.store.instances import Instance, name_fault
+from snapfs.store.tables.instances import Instance, name_fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from snapfs.filesystem import Filesystem, Inode, View
-    from snapfs.store.cache import Want
+    from snapfs.store.trees.cache import Want
 
 
 #: Bytes of a directory's path that an instance keeps, for people to see.

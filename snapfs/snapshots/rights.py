@@ -12,7 +12,7 @@ from snapfs.snapshots.targets import subjects
 
 if TYPE_CHECKING:
     from snapfs.filesystem import Filesystem, Inode, View
-    from snapfs.store.instances import Instance
+    from snapfs.store.tables.instances import Instance
 
 #: Called with each directory or file that a snapshot covers, in the synchronous stretch of the
 #: change. Raises ``NotPermitted``.

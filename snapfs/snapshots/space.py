@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from snapfs.filesystem import Filesystem
-    from snapfs.store.instances import Instance
-    from snapfs.store.volume import Volume
+    from snapfs.store.commit.volume import Volume
+    from snapfs.store.tables.instances import Instance
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,14 @@ from snapfs.filesystem.designation import NAME
 from snapfs.ids import ROOT_INO
 from snapfs.snapshots.naming import ancestry, is_cut_off, way_to
 from snapfs.snapshots.shares import fair_choice, is_privileged
-from snapfs.store.parts import EVERYTHING, Kept, Part, check_bounds, distinct, kept_by
+from snapfs.store.tables.parts import (
+    EVERYTHING,
+    Kept,
+    Part,
+    check_bounds,
+    distinct,
+    kept_by,
+)
 
 if TYPE_CHECKING:
     from snapfs.filesystem import Filesystem, View

@@ -24,7 +24,7 @@ from goals import GROWTH_GOAL, VIEW_GOAL, Missed
 from rows import BLOCK, MIB, make_cold
 from targets import mounted, snapfs
 
-from snapfs.control.client import Client
+from snapfs.control.socket.client import Client
 
 #: How many times as large as the small volume the large one is, in everything.
 TIMES = 20

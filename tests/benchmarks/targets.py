@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from snapfs.control.client import Client, of_image
+from snapfs.control.socket.client import Client, of_image
 
 #: Of every image; sparse.
 IMAGE_SIZE = 4 << 30

@@ -34,7 +34,7 @@ from snapfs.errors import (
     SnapshotError,
 )
 from snapfs.filesystem import Filesystem
-from snapfs.store.volume import Volume
+from snapfs.store.commit.volume import Volume
 
 BLOCK = 4096
 

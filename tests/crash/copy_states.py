@@ -37,8 +37,8 @@ from snapfs.device.memory import MemoryDevice
 from snapfs.errors import CorruptBlock, NoSpace, NotAVolume, SnapfsError
 from snapfs.filesystem import Filesystem
 from snapfs.ids import ROOT_INO
-from snapfs.store.driver import commit, drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
 
 #: Where a mark is, in a target, or was, and who has it open.
 MARKS = list(OWN)

@@ -17,8 +17,8 @@ from snapfs.device.memory import MemoryDevice
 from snapfs.errors import NoSpace
 from snapfs.filesystem import Filesystem, View
 from snapfs.ids import ROOT_INO
-from snapfs.store.driver import commit, drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
 
 Dump = dict[str, dict[bytes, tuple[Any, ...]]]
 

@@ -23,9 +23,13 @@ from snapfs.filesystem import orphans as orphans_of_views
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.snapshots import Facts, Hold, autodelete
-from snapfs.store import deletion as background
-from snapfs.store.copies import RunningCopy, allocate_map, free_map
-from snapfs.store.volume import Volume
+from snapfs.store.commit import deletion as background
+from snapfs.store.commit.volume import Volume
+from snapfs.store.tables.copies import (
+    RunningCopy,
+    allocate_map,
+    free_map,
+)
 
 FILE = stat.S_IFREG | 0o644
 DIRECTORY = stat.S_IFDIR | 0o755

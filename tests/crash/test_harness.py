@@ -17,12 +17,12 @@ from run_states import replay, run, tell
 
 from snapfs.blocks.log_record import LAYOUT, MAGIC
 from snapfs.filesystem import replay as replay_log
-from snapfs.store import commit, sync_log
-from snapfs.store.account import Account
-from snapfs.store.allocator import Allocator, Waiting
-from snapfs.store.sealing import Sealed
-from snapfs.store.sync_log import LogWrite
-from snapfs.store.volume import Volume
+from snapfs.store.commit import commit, sync_log
+from snapfs.store.commit.sync_log import LogWrite
+from snapfs.store.commit.volume import Volume
+from snapfs.store.space.account import Account
+from snapfs.store.space.allocator import Allocator, Waiting
+from snapfs.store.trees.sealing import Sealed
 
 
 def test_a_missing_flush_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from types import ModuleType
 
 #: What loads these has the core loaded, and is about to use it: a daemon, or a command for an image
 #: that nobody has mounted.
-_USERS = ("snapfs.fuse.mounting", "snapfs.control.offline")
+_USERS = ("snapfs.fuse.mount.mounting", "snapfs.control.commands.offline")
 
 
 class _BeforeUse(MetaPathFinder):

@@ -22,7 +22,7 @@ from oracle import Dump, Oracle
 from ordeal import STORIES, FaultStage, Story
 
 import snapfs
-from snapfs.store import driver, guard
+from snapfs.store.commit import driver, guard
 
 _CORE = str(Path(snapfs.__file__).parent)
 

@@ -38,14 +38,19 @@ from snapfs.device.memory import MemoryDevice
 from snapfs.filesystem import Inode, writing
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import DESIGNATED_INO, FIRST_INO, INO_LIMIT, ORPHANS_INO, ROOT_INO
-from snapfs.store import commit, copies
-from snapfs.store.buckets import DEPTH_BITS, Bucket
-from snapfs.store.copies import RunningCopy
-from snapfs.store.group import Group
-from snapfs.store.parts import Kept, Part, kept_by
-from snapfs.store.restores import Scheduled
-from snapfs.store.sealing import Sealing
-from snapfs.store.volume import Volume
+from snapfs.store.commit import commit
+from snapfs.store.commit.volume import Volume
+from snapfs.store.space.group import Group
+from snapfs.store.tables import copies
+from snapfs.store.tables.copies import RunningCopy
+from snapfs.store.tables.parts import (
+    Kept,
+    Part,
+    kept_by,
+)
+from snapfs.store.tables.restores import Scheduled
+from snapfs.store.trees.buckets import DEPTH_BITS, Bucket
+from snapfs.store.trees.sealing import Sealing
 
 template = functools.cache(build)
 

@@ -32,8 +32,8 @@ from snapfs.errors import CopyBlocked, CorruptBlock, DeviceError, NoSpace, NotAV
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
-from snapfs.store.driver import commit, drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
 
 BLOCKS = 320
 FILE = stat.S_IFREG | 0o644

@@ -26,10 +26,14 @@ from snapfs.errors import DeviceError, DeviceFull, NoSpace, ReadOnly, SnapfsErro
 from snapfs.filesystem import Filesystem, View
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
-from snapfs.store.driver import commit, drive, sync
-from snapfs.store.sealing import Sealed
-from snapfs.store.sync_log import LogWrite
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import (
+    commit,
+    drive,
+    sync,
+)
+from snapfs.store.commit.sync_log import LogWrite
+from snapfs.store.commit.volume import Volume
+from snapfs.store.trees.sealing import Sealed
 
 BLOCK = 4096
 FILE = stat.S_IFREG | 0o600

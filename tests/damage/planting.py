@@ -22,13 +22,13 @@ from snapfs.errors import CorruptBlock
 from snapfs.filesystem import Filesystem, Inode, View
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import DESIGNATED_INO, ORPHANS_INO, ROOT_INO
-from snapfs.store import copies
-from snapfs.store.buckets import BucketTree
-from snapfs.store.driver import commit, drive
-from snapfs.store.group import Group
-from snapfs.store.holders import HolderSet
-from snapfs.store.tree import BlockMap
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
+from snapfs.store.space.group import Group
+from snapfs.store.space.holders import HolderSet
+from snapfs.store.tables import copies
+from snapfs.store.trees.buckets import BucketTree
+from snapfs.store.trees.tree import BlockMap
 
 BLOCK = 4096
 SPAN = 8 * BLOCK

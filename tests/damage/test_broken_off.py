@@ -14,7 +14,7 @@ import pytest
 from breaking import Breaking
 from ordeal import LARGE, STORIES
 
-from snapfs.store import guard
+from snapfs.store.commit import guard
 
 BREAKS = os.environ.get("SNAPFS_BREAKS", "5")
 
@@ -43,7 +43,7 @@ def test_half_of_a_change_is_committed(name: str) -> None:
 def test_a_guard_that_lets_writing_go_on_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """The harness itself."""
     monkeypatch.setattr(guard, "broke_off", lambda *_: None)
-    monkeypatch.setattr("snapfs.store.driver.broke_off", lambda *_: None)
+    monkeypatch.setattr("snapfs.store.commit.driver.broke_off", lambda *_: None)
     breaking = Breaking.learn("rename_over")
     with pytest.raises(AssertionError, match="writing goes on"):
         breaking.suffer(breaking.sample(1)[0])

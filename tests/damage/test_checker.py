@@ -17,7 +17,7 @@ import snapfs.check
 from snapfs.blocks.geometry import SUPERBLOCK_SLOTS
 from snapfs.blocks.pointer import FLAG_BUCKET, FLAG_DIRTY
 from snapfs.errors import CorruptBlock, DeviceError, VolumeError
-from snapfs.store import recovery, volume
+from snapfs.store.commit import recovery, volume
 
 
 def test_the_volume_that_is_damaged_is_not_clean_before() -> None:

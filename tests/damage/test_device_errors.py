@@ -37,10 +37,10 @@ from snapfs.errors import (
 )
 from snapfs.filesystem import Filesystem, writing
 from snapfs.filesystem.format import format_volume
-from snapfs.fuse.edge import Edge
+from snapfs.fuse.driving.edge import Edge
 from snapfs.ids import ROOT_INO
-from snapfs.store.driver import commit, drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
 
 #: Stories with more operations, or a larger volume, than a normal run has time for: so many of the
 #: faults, at least.
@@ -80,7 +80,9 @@ def suffer_all(name: str, *kinds: Kind) -> None:
 def test_blocks_of_a_failed_write_that_stay_taken_are_caught(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("snapfs.store.allocator.Allocator.give_back", lambda *_args, **_named: None)
+    monkeypatch.setattr(
+        "snapfs.store.space.allocator.Allocator.give_back", lambda *_args, **_named: None
+    )
     with pytest.raises(AssertionError, match="leaked"):
         suffer_all("files", Kind.WRITE)
 

@@ -23,20 +23,20 @@ from planting import BLOCK, Overlay, Planted
 
 from snapfs.errors import NoSuchSnapshot, SnapfsError
 from snapfs.filesystem import Filesystem
-from snapfs.fuse import wire
-from snapfs.fuse.connection import Connection
-from snapfs.fuse.edge import Edge
-from snapfs.fuse.errno import errno_of
-from snapfs.fuse.kernel import MountedKernel
-from snapfs.fuse.known import Known
-from snapfs.fuse.loop import Loop
-from snapfs.fuse.numbers import WRITER_BIT, Numbers
-from snapfs.fuse.operations import Operations
-from snapfs.fuse.options import MountOptions
-from snapfs.fuse.wire import Op, Set
+from snapfs.fuse.driving.edge import Edge
+from snapfs.fuse.kernel.known import Known
+from snapfs.fuse.kernel.mounted import MountedKernel
+from snapfs.fuse.mount.options import MountOptions
+from snapfs.fuse.protocol import wire
+from snapfs.fuse.protocol.connection import Connection
+from snapfs.fuse.protocol.errno import errno_of
+from snapfs.fuse.protocol.numbers import WRITER_BIT, Numbers
+from snapfs.fuse.protocol.wire import Op, Set
+from snapfs.fuse.requests.operations import Operations
+from snapfs.fuse.serving.loop import Loop
 from snapfs.ids import BASE_VIEW
-from snapfs.store.driver import commit, drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
 
 #: Files, by the snapshots that show them; and directories.
 FILES = {

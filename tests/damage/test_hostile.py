@@ -35,9 +35,9 @@ from snapfs.errors import CorruptBlock, NoSpace, TooManySnapshots, Truncated, Us
 from snapfs.filesystem import Changes, Filesystem, Inode
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import FIRST_INO, INO_LIMIT, ROOT_INO
-from snapfs.store.buckets import Bucket
-from snapfs.store.driver import commit, drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
+from snapfs.store.trees.buckets import Bucket
 
 #: Cases of the fixed budget: they take about twenty seconds.
 EXAMPLES = 250

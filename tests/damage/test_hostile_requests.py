@@ -22,9 +22,13 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snapfs.control import mounts, protocol, registry
-from snapfs.control import server as serving
-from snapfs.control.server import ControlServer
+from snapfs.control.socket import (
+    mounts,
+    protocol,
+    registry,
+)
+from snapfs.control.socket import server as serving
+from snapfs.control.socket.server import ControlServer
 from snapfs.errors import AccessDenied, SnapfsError, UsageError
 
 STRANGER = 12_345

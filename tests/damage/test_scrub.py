@@ -43,20 +43,21 @@ from snapfs.blocks.claim import CLAIM_PLACE
 from snapfs.blocks.geometry import SLOT_BYTES, SUPERBLOCK_SLOTS
 from snapfs.blocks.pointer import BLOCK_MASK
 from snapfs.check.opening import open_damaged
-from snapfs.check.places import Damage
-from snapfs.check.scrub import Scrub
-from snapfs.control import offline, protocol, scrubbing
-from snapfs.control.caller import Alone
-from snapfs.control.handlers import Handlers
-from snapfs.control.protocol import Event
-from snapfs.control.server import ControlServer
+from snapfs.check.scrub.places import Damage
+from snapfs.check.scrub.scrubbing import Scrub
+from snapfs.control.commands import offline, scrubbing
+from snapfs.control.commands.handlers import Handlers
+from snapfs.control.socket import protocol
+from snapfs.control.socket.caller import Alone
+from snapfs.control.socket.protocol import Event
+from snapfs.control.socket.server import ControlServer
 from snapfs.device import open_device
 from snapfs.device.memory import MemoryDevice
 from snapfs.errors import NoSpace, NotFound, SnapfsError, StaleInode, VolumeError
 from snapfs.filesystem import Changes, Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ORPHANS_INO, ROOT_INO
-from snapfs.store.volume import Volume
+from snapfs.store.commit.volume import Volume
 
 Findings = list[dict[str, Any]]
 Run = Callable[..., subprocess.CompletedProcess[str]]

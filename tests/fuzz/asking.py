@@ -17,17 +17,18 @@ from mutations import Choices
 
 from snapfs import snapshots
 from snapfs.check import check_volume
-from snapfs.control import offline, protocol
-from snapfs.control.caller import Alone
-from snapfs.control.handlers import Handlers
-from snapfs.control.offline import OfflineEngine
+from snapfs.control.commands import offline
+from snapfs.control.commands.handlers import Handlers
+from snapfs.control.commands.offline import OfflineEngine
+from snapfs.control.socket import protocol
+from snapfs.control.socket.caller import Alone
 from snapfs.device import MemoryDevice
 from snapfs.errors import SnapfsError
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
-from snapfs.store.driver import commit, drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
 
 #: Longest input in bytes: a dozen requests.
 LENGTH: Final = 400

@@ -107,7 +107,7 @@ def check_forging() -> None:
     """
     from volumes import seed
 
-    from snapfs.store.volume import Volume
+    from snapfs.store.commit.volume import Volume
 
     Volume.open(seed(0).image.copy())
 

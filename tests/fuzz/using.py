@@ -26,23 +26,31 @@ from snapfs.blocks.schema import unpack
 from snapfs.blocks.superblock import CHECKSUM_OFFSET, Superblock
 from snapfs.check import check_volume
 from snapfs.check.repair import repair_volume
-from snapfs.control.handlers import Handlers
-from snapfs.control.offline import OfflineEngine, run
-from snapfs.control.protocol import Request
+from snapfs.control.commands.handlers import Handlers
+from snapfs.control.commands.offline import OfflineEngine, run
+from snapfs.control.socket.protocol import Request
 from snapfs.errors import CorruptBlock, SnapfsError
 from snapfs.filesystem import Changes, Filesystem, Inode, View, designation
-from snapfs.fuse import listing
-from snapfs.fuse.attributes import Attributes
-from snapfs.fuse.numbers import Numbers
-from snapfs.fuse.options import parse_options
-from snapfs.fuse.pause import Pause
+from snapfs.fuse.kernel.pause import Pause
+from snapfs.fuse.mount.options import parse_options
+from snapfs.fuse.protocol.numbers import Numbers
+from snapfs.fuse.requests import listing
+from snapfs.fuse.requests.attributes import Attributes
 from snapfs.ids import ROOT_INO
 from snapfs.snapshots.naming import ancestry, path_of
-from snapfs.store.buckets import Bucket
-from snapfs.store.copies import RunningCopy, allocate_map, free_map
-from snapfs.store.driver import commit, drive
-from snapfs.store.recovery import RootRecord, decode_set, newest_superblock
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.recovery import (
+    RootRecord,
+    decode_set,
+    newest_superblock,
+)
+from snapfs.store.commit.volume import Volume
+from snapfs.store.tables.copies import (
+    RunningCopy,
+    allocate_map,
+    free_map,
+)
+from snapfs.store.trees.buckets import Bucket
 
 #: Inodes that one walk visits in a view: what is cyclic goes on for ever.
 WALK = 250

@@ -19,11 +19,11 @@ from snapfs.errors import SnapfsError
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import HIDDEN_INOS, ROOT_INO
-from snapfs.store.buckets import BucketTree
-from snapfs.store.copies import RunningCopy, allocate_map
-from snapfs.store.driver import commit, drive
-from snapfs.store.tree import BlockMap
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
+from snapfs.store.tables.copies import RunningCopy, allocate_map
+from snapfs.store.trees.buckets import BucketTree
+from snapfs.store.trees.tree import BlockMap
 
 #: Block size and blocks: two groups, one of them with spilled records; medium ones; the largest
 #: blocks; one that is nearly empty.

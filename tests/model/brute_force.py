@@ -21,10 +21,10 @@ from snapfs.blocks.pointer import BLOCK_MASK, EPOCH_MASK, FLAG_BUCKET
 from snapfs.errors import StaleInode
 from snapfs.filesystem import Filesystem
 from snapfs.ids import HIDDEN_INOS, ROOT_INO
-from snapfs.store.buckets import BucketTree
-from snapfs.store.driver import commit, drive
-from snapfs.store.tree import BlockMap
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
+from snapfs.store.trees.buckets import BucketTree
+from snapfs.store.trees.tree import BlockMap
 
 Reached = Iterator[tuple[int, int]]  # block, epoch
 

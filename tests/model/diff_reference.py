@@ -1,5 +1,5 @@
 """What differs between two trees, found by walking both: the plainest way there is, which
-``snapshots.diff`` is compared with.
+``snapshots.compare.diff`` is compared with.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 from snapfs.errors import CorruptBlock, UsageError
 from snapfs.filesystem import Filesystem, View
 from snapfs.ids import ROOT_INO
-from snapfs.snapshots.diff import Diff
-from snapfs.snapshots.differing import Difference
-from snapfs.snapshots.sides import State
-from snapfs.store.volume import Volume
+from snapfs.snapshots.compare.diff import Diff
+from snapfs.snapshots.compare.differing import Difference
+from snapfs.snapshots.compare.sides import State
+from snapfs.store.commit.volume import Volume
 
 #: kind, old path, path, do data differ, do attributes differ
 Row = tuple[str, bytes | None, bytes | None, bool, bool]

@@ -20,8 +20,13 @@ from snapfs.device import MemoryDevice
 from snapfs.device.identity import Identity
 from snapfs.device.storage import Storage
 from snapfs.errors import DeviceError, VolumeBusy
-from snapfs.store import claiming as module
-from snapfs.store.claiming import RECHECK, UNSETTLED, Claiming, margin
+from snapfs.store.commit import claiming as module
+from snapfs.store.commit.claiming import (
+    RECHECK,
+    UNSETTLED,
+    Claiming,
+    margin,
+)
 
 INTERVAL = 5.0
 NOBODY = Identity("", bytes(16), bytes(16), 0, 0, 0, "")

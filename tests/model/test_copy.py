@@ -30,7 +30,7 @@ from snapfs.device.base import Buffer
 from snapfs.device.memory import MemoryDevice
 from snapfs.errors import DeviceError, NoSpace, NotReady, SnapfsError
 from snapfs.filesystem import Filesystem
-from snapfs.store.volume import Volume
+from snapfs.store.commit.volume import Volume
 
 #: How much longer than usual to look, for a night.
 EFFORT = int(os.environ.get("SNAPFS_MODEL_EFFORT", "1"))

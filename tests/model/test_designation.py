@@ -22,8 +22,8 @@ from snapfs.filesystem.designation import NAME
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import DESIGNATED_INO, ROOT_INO
 from snapfs.snapshots import Designated
-from snapfs.store.driver import commit, drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
 
 FILE, DIRECTORY = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755
 

@@ -12,8 +12,8 @@ from diff_reference import Tree, chosen, expected, rows, run, state, top_of, wal
 from world import World
 
 from snapfs.errors import UsageError
-from snapfs.snapshots.diff import Diff
-from snapfs.store.volume import Volume
+from snapfs.snapshots.compare.diff import Diff
+from snapfs.store.commit.volume import Volume
 
 EFFORT = int(os.environ.get("SNAPFS_MODEL_EFFORT", "1"))
 
@@ -65,7 +65,7 @@ def test_a_comparison_differs_from_walking_both_trees(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(6 * EFFORT))
 def test_a_comparison_shows_what_was_changed_after_it_began(seed: int) -> None:
     """Everything may be changed, deleted and sealed meanwhile: both states stay what they were
-    (``store.readers``).
+    (``store.space.readers``).
     """
     rnd = random.Random(seed)
     world = World(4096, 16384)

@@ -22,8 +22,8 @@ from snapfs.errors import NoSpace
 from snapfs.filesystem import Filesystem, View
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
-from snapfs.store.driver import commit, drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
 
 FILE = stat.S_IFREG | 0o644
 DIRECTORY = stat.S_IFDIR | 0o755

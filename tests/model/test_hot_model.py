@@ -21,8 +21,8 @@ from snapfs.filesystem import Filesystem, View
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.snapshots.hot import Heat
-from snapfs.store.driver import commit, drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
 
 FILE, DIRECTORY = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755
 BLOCK = 4096

@@ -11,7 +11,7 @@ import pytest
 from world import NothingToDoItTo, World
 
 from snapfs.errors import NoSpace
-from snapfs.store.driver import drive
+from snapfs.store.commit.driver import drive
 
 
 def write_some(world: World, rnd: random.Random) -> None:

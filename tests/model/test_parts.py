@@ -23,8 +23,8 @@ from snapfs.filesystem.format import format_volume
 from snapfs.ids import BASE_VIEW, ROOT_INO
 from snapfs.snapshots import Diff, Instance, State
 from snapfs.snapshots.lifecycle import new_instance
-from snapfs.store.driver import commit, drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
 
 FILE, DIRECTORY = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755
 BLOCK = 4096

@@ -20,9 +20,14 @@ from snapfs.errors import CommitNeeded, NoSpace, NotPermitted, ReadOnly, Snapsho
 from snapfs.filesystem import Filesystem, View, orphans
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
-from snapfs.snapshots import Found, Hold, PurgeSpace, purge_space
-from snapfs.store.driver import commit, drive
-from snapfs.store.volume import Volume
+from snapfs.snapshots import (
+    Found,
+    Hold,
+    PurgeSpace,
+)
+from snapfs.snapshots.purge import space as purge_space
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
 
 FILE, DIRECTORY = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755
 BLOCK = 4096
@@ -130,7 +135,7 @@ def volume() -> Volumes:
 
 
 def space_of(fs: Filesystem, found: list[Found]) -> PurgeSpace:
-    """The figure, as ``control.purging`` finds it."""
+    """The figure, as ``control.commands.purging`` finds it."""
     space = PurgeSpace(fs, found)
     for step in space.steps():
         if isinstance(step, list) and step:

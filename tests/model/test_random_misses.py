@@ -17,8 +17,8 @@ import pytest
 from world import World
 
 from snapfs.errors import CommitNeeded, NotCached
-from snapfs.store.cache import BlockCache
-from snapfs.store.driver import commit, drive
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.trees.cache import BlockCache
 
 
 class ForgetfulCache(BlockCache):

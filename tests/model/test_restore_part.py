@@ -15,7 +15,7 @@ from snapfs import snapshots
 from snapfs.errors import NotPermitted
 from snapfs.filesystem import Changes
 from snapfs.ids import ROOT_INO
-from snapfs.store.driver import commit
+from snapfs.store.commit.driver import commit
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from snapfs import snapshots
 from snapfs.device.memory import MemoryDevice
 from snapfs.filesystem import Filesystem
 from snapfs.snapshots import Instance, space
-from snapfs.store.driver import commit, drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
 
 HISTORIES = range(50)
 

@@ -15,7 +15,13 @@ from world import World
 
 from snapfs import snapshots
 from snapfs.errors import IsDirectory, NotDirectory, NotFound
-from snapfs.snapshots.versions import Deleted, Lost, Seen, Version, Versions
+from snapfs.snapshots.compare.versions import (
+    Deleted,
+    Lost,
+    Seen,
+    Version,
+    Versions,
+)
 
 EFFORT = int(os.environ.get("SNAPFS_MODEL_EFFORT", "1"))
 

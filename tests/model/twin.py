@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from snapfs.control import client, mounts
+from snapfs.control.socket import client, mounts
 
 #: umount2(2).
 MNT_FORCE, MNT_DETACH = 1, 2
@@ -30,8 +30,8 @@ LIMIT = 60.0
 _LOADED = """
 import os, sys
 import pyfuse3, trio
-import snapfs.cli.main, snapfs.cli.mount, snapfs.cli.serving
-import snapfs.cli.before_mount, snapfs.fuse.mounting, snapfs.control.server
+import snapfs.cli.main, snapfs.cli.commands.mount, snapfs.cli.mounting.serving
+import snapfs.cli.mounting.before_mount, snapfs.fuse.mount.mounting, snapfs.control.socket.server
 for line in sys.stdin:
     image, mountpoint, options = line.rstrip("\\n").split("\\t")
     child = os.fork()

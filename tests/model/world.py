@@ -25,9 +25,17 @@ from snapfs.filesystem import Changes, Filesystem, View
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.snapshots import Designated
-from snapfs.store.copies import RunningCopy, allocate_map, free_map
-from snapfs.store.driver import commit, drive, sync
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import (
+    commit,
+    drive,
+    sync,
+)
+from snapfs.store.commit.volume import Volume
+from snapfs.store.tables.copies import (
+    RunningCopy,
+    allocate_map,
+    free_map,
+)
 
 NAMES = [b"a", b"b", b"c", b"d", b"e.txt", "ü".encode(), b"n" * 255]
 ATTRIBUTES = [b"user.x", b"user.y", b"trusted.z"]

@@ -650,7 +650,7 @@ def test_a_volume_that_snapshots_fill_can_be_emptied_by_deleting_them(mounted, w
 #: Becomes nobody once everything is loaded: the interpreter may lie where nobody has no access.
 AS_NOBODY = """
 import os, shutil, sys
-import snapfs.cli.info, snapfs.cli.snapshot, snapfs.cli.umount
+import snapfs.cli.commands.info, snapfs.cli.commands.snapshot, snapfs.cli.commands.umount
 from snapfs.cli.main import main
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 sys.exit(main(sys.argv[1:], "snapfs"))

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from snapfs.control import client
+from snapfs.control.socket import client
 
 Hashes = dict[str, str]
 
@@ -286,8 +286,8 @@ import sys
 from snapfs.copying import mark_of
 from snapfs.device import Lock, open_device
 from snapfs.filesystem import Filesystem
-from snapfs.store.driver import drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import drive
+from snapfs.store.commit.volume import Volume
 # What is not in the target reads as zeros.
 volume = Volume.open(open_device(sys.argv[1], read_only=True, lock=Lock.NONE))
 fs = Filesystem(volume)

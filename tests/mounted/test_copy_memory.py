@@ -153,8 +153,9 @@ def test_the_end_of_a_session_takes_a_copy_in_memory_away(mounted, run_snapfs, w
     """31: its name is where the daemon's socket is, which may go before the daemon does; both are
     made anew.
     """
-    from snapfs.control import memory, registry
-    from snapfs.control.mounts import mount_at
+    from snapfs.control.copies import memory
+    from snapfs.control.socket import registry
+    from snapfs.control.socket.mounts import mount_at
 
     name = f"mem:lasting-{os.getpid()}"
     mounted.run("copy", mounted.path, name, "--wait")

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from snapfs.control import client, mounts
+from snapfs.control.socket import client, mounts
 from snapfs.errors import SnapfsError
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="loop devices and bind mounts need root")
@@ -181,7 +181,7 @@ def test_a_full_volume_cannot_be_saved(mounted, images, mount_volume, tmp_path: 
 # --- targets that do not answer -------------------------------------------------------------------
 
 #: What cannot be told to lie in the volume: so the daemon does wait for itself.
-UNTOLD = "import snapfs.control.copying as one; one.refuse_nested = lambda *_: None"
+UNTOLD = "import snapfs.control.copies.copying as one; one.refuse_nested = lambda *_: None"
 
 #: Whoever writes waits for the target so long, and not half a minute.
 HASTY = "import snapfs.copying.before_write as other; other.WAIT_SECONDS = 1.0"

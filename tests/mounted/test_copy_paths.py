@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from snapfs.control import client, mounts
+from snapfs.control.socket import client, mounts
 from snapfs.errors import SnapfsError
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to other users")

@@ -14,9 +14,13 @@ from typing import Any
 import pytest
 
 from snapfs.device import open_device
-from snapfs.store.copies import CopyBlock, RunningCopy, allocate_map
-from snapfs.store.driver import commit, drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
+from snapfs.store.tables.copies import (
+    CopyBlock,
+    RunningCopy,
+    allocate_map,
+)
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -45,7 +45,7 @@ def test_the_demo_proves_what_it_shows(tmp_path: Path) -> None:
 
 
 def test_the_options_in_the_readme_are_those_that_are_accepted() -> None:
-    from snapfs.fuse.options import parse_options
+    from snapfs.fuse.mount.options import parse_options
 
     table = (ROOT / "README.md").read_text().split("## Mount options")[1].split("##")[0]
     examples = {"NAME": "x", "SECONDS": "5", "PERCENT": "5", "SIZE": "1M", "": "0"}

@@ -19,8 +19,8 @@ import pytest
 from snapfs.device import open_device
 from snapfs.filesystem import Filesystem
 from snapfs.snapshots import Scheduled
-from snapfs.store.driver import commit, drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

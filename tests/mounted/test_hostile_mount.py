@@ -24,10 +24,10 @@ from snapfs.device.memory import MemoryDevice
 from snapfs.filesystem import Filesystem, Inode
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
-from snapfs.store import recovery
-from snapfs.store.buckets import Bucket
-from snapfs.store.driver import commit, drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit import recovery
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
+from snapfs.store.trees.buckets import Bucket
 
 BLOCK = 4096
 FILE, DIRECTORY, LINK, FIFO = 0o100644, 0o40755, 0o120777, 0o10600

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from snapfs.fuse.allowance import AT_ONCE
+from snapfs.fuse.driving.allowance import AT_ONCE
 
 USER, OTHER = 1001, 1002
 

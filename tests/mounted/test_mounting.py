@@ -155,7 +155,7 @@ def test_a_signal_between_mounting_and_serving_leaves_a_dead_mount(
 #: do.
 ASKED_TWICE = """
 import os, signal, sys
-from snapfs.fuse.edge import Edge
+from snapfs.fuse.driving.edge import Edge
 real = Edge.finish
 async def finish(self):
     os.kill(os.getpid(), signal.SIGTERM)
@@ -196,8 +196,8 @@ def test_a_mount_that_fails_takes_away_what_was_mounted_over_it(
     place = tmp_path / "m"
     place.mkdir()
     what = (
-        "subprocess.run(['mount', '-t', 'tmpfs', 'other', mountpoint]); from snapfs.fuse "
-        "import kernel; kernel.MountedKernel.mounted = None"
+        "subprocess.run(['mount', '-t', 'tmpfs', 'other', mountpoint]); "
+        "from snapfs.fuse.kernel.mounted import MountedKernel; MountedKernel.mounted = None"
     )
     command = [sys.executable, "-c", MEANWHILE, what, "mount", "-f", volume_image, place]
     result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)

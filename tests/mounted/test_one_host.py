@@ -22,7 +22,7 @@ from snapfs.blocks.claim import CLAIM_BYTES, CLAIM_PLACE, Claim
 from snapfs.device import Lock, open_device
 from snapfs.device.identity import Identity
 from snapfs.device.storage import Storage
-from snapfs.store.claiming import Claiming
+from snapfs.store.commit.claiming import Claiming
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

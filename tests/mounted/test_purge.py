@@ -362,7 +362,7 @@ def test_who_interrupts_is_not_told_what_has_happened(monkeypatch, capsys, tmp_p
     """Once the path is gone, it is; before, nothing has happened."""
     import contextlib
 
-    from snapfs.cli import purge as command
+    from snapfs.cli.commands import purge as command
     from snapfs.cli.main import main
     from snapfs.cli.target import Session
 

@@ -19,8 +19,8 @@ from snapfs.blocks.pointer import BLOCK_MASK
 from snapfs.device import open_device
 from snapfs.filesystem import Filesystem
 from snapfs.ids import ROOT_INO
-from snapfs.store.driver import drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import drive
+from snapfs.store.commit.volume import Volume
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -26,8 +26,8 @@ from snapfs import ids, snapshots
 from snapfs.blocks.pointer import WRITES_MAX, WRITES_SHIFT
 from snapfs.device import open_device
 from snapfs.filesystem import Filesystem
-from snapfs.store.driver import drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import drive
+from snapfs.store.commit.volume import Volume
 
 BLOCK = 4096
 Tree = dict[str, bytes | None]

@@ -20,8 +20,8 @@ import pytest
 from snapfs import ids
 from snapfs.device import open_device
 from snapfs.filesystem import Filesystem
-from snapfs.store.driver import commit, drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
 
 #: Seconds below which differences between two medians are noise of the machine.
 NOISE = 0.02

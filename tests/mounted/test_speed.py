@@ -23,11 +23,11 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from snapfs import ids
-from snapfs.control.client import Client, of_image
+from snapfs.control.socket.client import Client, of_image
 from snapfs.device import open_device
 from snapfs.filesystem import Filesystem
-from snapfs.store.driver import commit, drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
 
 T = TypeVar("T")
 

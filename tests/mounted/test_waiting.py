@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from snapfs.cli import beside
 from snapfs.cli.exits import CommandFailed
-from snapfs.fuse.options import MountOptions
+from snapfs.cli.mounting import beside
+from snapfs.fuse.mount.options import MountOptions
 
 #: Far more than any of these commands needs: to give up, or to be interrupted.
 LIMIT = 60.0

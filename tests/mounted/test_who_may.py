@@ -40,12 +40,13 @@ import os, sys
 import shutil, subprocess, json, logging.handlers, socket
 import argparse, getopt, pwd, encodings.idna, encodings.ascii
 import trio, pyfuse3, rich.table, rich.console
-import snapfs.cli.main, snapfs.cli.mkfs, snapfs.cli.mount
-import snapfs.cli.umount, snapfs.cli.snapshot, snapfs.cli.restore, snapfs.cli.info
-import snapfs.cli.diff, snapfs.cli.versions, snapfs.cli.purge
-import snapfs.cli.check, snapfs.cli.serving, snapfs.cli.output
-import snapfs.control.offline, snapfs.fuse.mounting, snapfs.check
-import snapfs.control.server, snapfs.control.showing, snapfs.cli.beside
+import snapfs.cli.main, snapfs.cli.commands.mkfs, snapfs.cli.commands.mount
+import snapfs.cli.commands.umount, snapfs.cli.commands.snapshot
+import snapfs.cli.commands.restore, snapfs.cli.commands.info
+import snapfs.cli.commands.diff, snapfs.cli.commands.versions, snapfs.cli.commands.purge
+import snapfs.cli.commands.check, snapfs.cli.mounting.serving, snapfs.cli.output
+import snapfs.control.commands.offline, snapfs.fuse.mount.mounting, snapfs.check
+import snapfs.control.socket.server, snapfs.control.commands.showing, snapfs.cli.mounting.beside
 uid = int(sys.argv[1])
 os.setgroups([]); os.setgid(uid); os.setuid(uid)
 sys.exit(snapfs.cli.main.main(sys.argv[2:], "snapfs"))
@@ -237,8 +238,8 @@ def test_the_socket_itself_lets_a_stranger_in(mounted) -> None:
     """
     import socket
 
-    from snapfs.control import protocol, registry
-    from snapfs.control.mounts import mount_at
+    from snapfs.control.socket import protocol, registry
+    from snapfs.control.socket.mounts import mount_at
 
     mount = mount_at(os.fspath(mounted.path))
     assert mount is not None
@@ -283,8 +284,12 @@ def test_the_abstract_name_lets_a_stranger_in(mounted) -> None:
     """
     import socket
 
-    from snapfs.control import client, protocol, registry
-    from snapfs.control.mounts import mount_at
+    from snapfs.control.socket import (
+        client,
+        protocol,
+        registry,
+    )
+    from snapfs.control.socket.mounts import mount_at
 
     mount = mount_at(os.fspath(mounted.path))
     assert mount is not None
@@ -331,8 +336,8 @@ def test_the_end_of_a_session_takes_the_daemon_away(
     mount_volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """/run/user/UID goes with the last session of its user, and the mount stays."""
-    from snapfs.control import registry
-    from snapfs.control.mounts import mount_at
+    from snapfs.control.socket import registry
+    from snapfs.control.socket.mounts import mount_at
 
     monkeypatch.setattr(registry, "directories", lambda _uid: [])
     mounted = mount_volume()
@@ -666,7 +671,7 @@ def test_writing_in_a_snapshot_asks_nobody(top: Path) -> None:
 @with_others
 def test_others_are_let_in_without_looking_at_permissions(mounted) -> None:
     """allow_other brings default_permissions."""
-    from snapfs.control.mounts import mount_at
+    from snapfs.control.socket.mounts import mount_at
 
     found = mount_at(os.fspath(mounted.path))
     assert found is not None
@@ -766,7 +771,7 @@ def test_a_mount_of_a_normal_user_lets_others_in(users_volume: Path, run_snapfs)
 
 def test_set_id_bits_and_devices_of_a_normal_users_image_count(users_volume: Path) -> None:
     """Whoever makes an image may put anything into it, so nothing in it gives rights."""
-    from snapfs.control.mounts import mount_at
+    from snapfs.control.socket.mounts import mount_at
 
     found = mount_at(os.fspath(users_volume))
     assert found is not None

@@ -24,8 +24,8 @@ from snapfs.filesystem.acl import (
 )
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
-from snapfs.store.driver import drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import drive
+from snapfs.store.commit.volume import Volume
 
 NOBODY = 0xFFFF_FFFF
 EXTENDED = Acl(

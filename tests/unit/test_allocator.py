@@ -16,9 +16,9 @@ from snapfs.errors import CorruptBlock, NoSpace
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
-from snapfs.store.allocator import Allocator
-from snapfs.store.driver import commit, drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
+from snapfs.store.space.allocator import Allocator
 
 BLOCK = 4096
 

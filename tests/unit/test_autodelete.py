@@ -17,13 +17,13 @@ from snapfs.device import MemoryDevice
 from snapfs.errors import NoSpace, ReadOnly
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
-from snapfs.fuse.autodelete import AutoDelete
-from snapfs.fuse.edge import Edge
-from snapfs.fuse.neighbours import NoKernel
+from snapfs.fuse.driving.autodelete import AutoDelete
+from snapfs.fuse.driving.edge import Edge
+from snapfs.fuse.driving.neighbours import NoKernel
 from snapfs.ids import ROOT_INO
 from snapfs.snapshots import Facts, Hold, autodelete, space
-from snapfs.store.driver import commit, drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
 
 REGULAR = 0o100644
 MIB = 1 << 20

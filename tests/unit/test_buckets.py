@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from snapfs.device.memory import MemoryDevice
 from snapfs.errors import CorruptBlock, NoSpace
 from snapfs.filesystem.format import format_volume
-from snapfs.store.buckets import Bucket, BucketTree
-from snapfs.store.driver import drive
-from snapfs.store.sealing import Sealing
-from snapfs.store.volume import Volume, number_hash
+from snapfs.store.commit.driver import drive
+from snapfs.store.commit.volume import Volume, number_hash
+from snapfs.store.trees.buckets import Bucket, BucketTree
+from snapfs.store.trees.sealing import Sealing
 
 #: How keys are spread: evenly, into the top bits, the bottom bits, few values, all into one.
 HASHES: dict[str, Callable[[int], int]] = {

@@ -32,9 +32,15 @@ from snapfs.device.identity import Identity, start_of
 from snapfs.device.storage import Storage
 from snapfs.errors import CorruptBlock, DeviceError, DeviceFull, VolumeBusy
 from snapfs.filesystem.format import format_volume
-from snapfs.store import claiming as module
-from snapfs.store.claiming import PROMPT, RECHECK, UNSETTLED, Claiming, margin
-from snapfs.store.volume import Volume
+from snapfs.store.commit import claiming as module
+from snapfs.store.commit.claiming import (
+    PROMPT,
+    RECHECK,
+    UNSETTLED,
+    Claiming,
+    margin,
+)
+from snapfs.store.commit.volume import Volume
 
 HERE = Identity.of_this_process()
 STORAGE = Storage(7, 1000)

@@ -160,7 +160,7 @@ def test_an_unexpected_error_is_one_line_and_shows_its_place_on_request(
     def broken(*_: object) -> int:
         raise ZeroDivisionError("of all things\nin two lines")
 
-    monkeypatch.setattr("snapfs.cli.umount.run", broken)
+    monkeypatch.setattr("snapfs.cli.commands.umount.run", broken)
     monkeypatch.delenv("SNAPFS_DEBUG", raising=False)
     assert main(["umount", "x"], program="snapfs") == 1
     quiet = capsys.readouterr().err

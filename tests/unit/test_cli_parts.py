@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from snapfs.cli import daemon
 from snapfs.cli.exits import MOUNT_FAILED, CommandFailed
-from snapfs.cli.notify import notify
-from snapfs.cli.serving import _single, explain
+from snapfs.cli.mounting import daemon
+from snapfs.cli.mounting.notify import notify
+from snapfs.cli.mounting.serving import _single, explain
 from snapfs.errors import AccessDenied, NoSuchSnapshot, SnapfsError, UsageError
 
 
@@ -48,7 +48,7 @@ def in_a_process(code: str) -> subprocess.CompletedProcess[str]:
 def test_what_libraries_say_on_standard_error_is_kept_back() -> None:
     result = in_a_process(
         "import os\n"
-        "from snapfs.cli.stderr import captured\n"
+        "from snapfs.cli.mounting.stderr import captured\n"
         "with captured() as complaints:\n"
         "    os.system('echo fusermount3: first >&2; echo fusermount3: second >&2')\n"
         "    text = complaints.text()\n"
@@ -60,7 +60,8 @@ def test_what_libraries_say_on_standard_error_is_kept_back() -> None:
 
 
 START = (
-    "import os, sys\nfrom snapfs.cli import daemon\nfrom snapfs.cli.exits import CommandFailed\n"
+    "import os, sys\nfrom snapfs.cli.mounting import daemon\nfrom snapfs.cli.exits import "
+    "CommandFailed\n"
 )
 
 

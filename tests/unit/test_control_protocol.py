@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snapfs import errors
-from snapfs.control import protocol
-from snapfs.control.protocol import ControlError, Request
+from snapfs.control.socket import protocol
+from snapfs.control.socket.protocol import ControlError, Request
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),

@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from snapfs.control import client, mounts, registry
-from snapfs.control.mounts import Mount
-from snapfs.control.protocol import ControlError
+from snapfs.control.socket import (
+    client,
+    mounts,
+    registry,
+)
+from snapfs.control.socket.mounts import Mount
+from snapfs.control.socket.protocol import ControlError
 from snapfs.errors import AccessDenied
 
 LINE = (

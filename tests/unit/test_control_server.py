@@ -19,13 +19,26 @@ import pytest
 import trio
 import trio.testing
 
-from snapfs.control import client, listening, protocol, registry
-from snapfs.control import server as serving
-from snapfs.control.caller import Caller
-from snapfs.control.client import Client
-from snapfs.control.mounts import Mount
-from snapfs.control.protocol import ControlError, Request, Result
-from snapfs.control.server import CONNECTIONS, OPEN, ControlServer
+from snapfs.control.socket import (
+    client,
+    listening,
+    protocol,
+    registry,
+)
+from snapfs.control.socket import server as serving
+from snapfs.control.socket.caller import Caller
+from snapfs.control.socket.client import Client
+from snapfs.control.socket.mounts import Mount
+from snapfs.control.socket.protocol import (
+    ControlError,
+    Request,
+    Result,
+)
+from snapfs.control.socket.server import (
+    CONNECTIONS,
+    OPEN,
+    ControlServer,
+)
 from snapfs.errors import AccessDenied, NoSuchSnapshot
 
 
@@ -201,7 +214,7 @@ async def test_more_connections_than_are_served_wait_their_turn(server: ControlS
 async def test_strangers_are_turned_away(
     server: ControlServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("snapfs.control.server.peer", lambda _: (1, os.geteuid() + 1))
+    monkeypatch.setattr("snapfs.control.socket.server.peer", lambda _: (1, os.geteuid() + 1))
     with pytest.raises(AccessDenied):
         protocol.decode_answer(await send(server, b""))
 

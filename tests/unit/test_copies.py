@@ -22,8 +22,10 @@ from snapfs.errors import CommitNeeded, CorruptBlock, DeviceError, NoSpace, Read
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
-from snapfs.store import volume as volume_module
-from snapfs.store.copies import (
+from snapfs.store.commit import volume as volume_module
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
+from snapfs.store.tables.copies import (
     PATH_MAX,
     RUNS_MAX,
     CopyBlock,
@@ -33,8 +35,6 @@ from snapfs.store.copies import (
     map_problem,
     plan_map,
 )
-from snapfs.store.driver import commit, drive
-from snapfs.store.volume import Volume
 
 BLOCK = 4096
 COPY = RunningCopy(

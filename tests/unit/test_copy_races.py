@@ -24,8 +24,8 @@ from snapfs.errors import CopyError, DeviceError
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
-from snapfs.store.driver import commit, drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
 
 BLOCK = 4096
 BLOCKS = 1200

@@ -1,5 +1,5 @@
-"""What is set aside for a commit is enough for what operations do (``store.costs``); and what holds
-them against it (``tally``) notices.
+"""What is set aside for a commit is enough for what operations do (``store.commit.costs``); and
+what holds them against it (``tally``) notices.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from snapfs.errors import NoSpace, NoSuchSnapshot
 from snapfs.filesystem import Changes, Filesystem, naming
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
-from snapfs.store import costs
-from snapfs.store.driver import commit, drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit import costs
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
 
 FILE, DIRECTORY, LINK = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755, stat.S_IFLNK | 0o777
 BLOCK = 4096

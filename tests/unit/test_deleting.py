@@ -16,9 +16,9 @@ from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.snapshots import Facts, Hold, space
-from snapfs.store.driver import commit, drive
-from snapfs.store.holders import HolderSet, HolderSets
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
+from snapfs.store.space.holders import HolderSet, HolderSets
 
 NAMES = [f"s{number}" for number in range(12)]
 

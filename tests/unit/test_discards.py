@@ -21,10 +21,10 @@ from snapfs.device.discarding import inwards
 from snapfs.errors import DeviceError, NoSpace
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
-from snapfs.fuse.edge import Edge
+from snapfs.fuse.driving.edge import Edge
 from snapfs.ids import ROOT_INO
-from snapfs.store.driver import commit, drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
 
 BLOCK = 4096
 BLOCKS = 2048

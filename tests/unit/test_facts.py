@@ -24,9 +24,9 @@ from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import INO_LIMIT, MAX_INSTANCES, ROOT_INO
 from snapfs.snapshots import NO_FACTS, Facts, Hold
-from snapfs.store.buckets import MAP_HEADER, item_size
-from snapfs.store.driver import commit, drive
-from snapfs.store.facts import (
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
+from snapfs.store.tables.facts import (
     DESCRIPTION_MAX,
     HOLD_NAME_MAX,
     HOLDS_MAX,
@@ -34,8 +34,12 @@ from snapfs.store.facts import (
     TAGS_BYTES_MAX,
     TAGS_MAX,
 )
-from snapfs.store.instances import FACTS_KEY, Instance, ViewRoot
-from snapfs.store.parts import (
+from snapfs.store.tables.instances import (
+    FACTS_KEY,
+    Instance,
+    ViewRoot,
+)
+from snapfs.store.tables.parts import (
     INODES_MAX,
     NAMES_MAX,
     PARTS_MAX,
@@ -44,7 +48,7 @@ from snapfs.store.parts import (
     check_bounds,
     kept_by,
 )
-from snapfs.store.volume import Volume
+from snapfs.store.trees.buckets import MAP_HEADER, item_size
 
 FILE = 0o100644
 LATE = (1 << 63) - 1

@@ -25,13 +25,18 @@ from snapfs.errors import (
 )
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
-from snapfs.fuse.edge import Edge
-from snapfs.fuse.flusher import NO_WAY, Result, Wanted, flush_all
-from snapfs.fuse.flushing import Flushing
-from snapfs.fuse.known import Known
-from snapfs.fuse.numbers import Numbers
+from snapfs.fuse.driving.edge import Edge
+from snapfs.fuse.kernel.flusher import (
+    NO_WAY,
+    Result,
+    Wanted,
+    flush_all,
+)
+from snapfs.fuse.kernel.flushing import Flushing
+from snapfs.fuse.kernel.known import Known
+from snapfs.fuse.protocol.numbers import Numbers
 from snapfs.ids import BASE_VIEW, ROOT_INO
-from snapfs.store.volume import Volume
+from snapfs.store.commit.volume import Volume
 
 
 class Process:

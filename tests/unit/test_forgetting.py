@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from snapfs.fuse.forgetting import Forgetting
+from snapfs.fuse.kernel.forgetting import Forgetting
 
 
 class SlowKernel:

@@ -139,7 +139,8 @@ def test_pointer_bits_are_where_the_document_says(word: int, bits: str, mask: in
 
 
 def test_instances_and_root_record_have_the_documented_keys() -> None:
-    from snapfs.store.facts import (
+    from snapfs.store.commit.recovery import RootRecord
+    from snapfs.store.tables.facts import (
         DESCRIPTION_MAX,
         HOLD_NAME_MAX,
         HOLDS_MAX,
@@ -148,8 +149,7 @@ def test_instances_and_root_record_have_the_documented_keys() -> None:
         TAGS_MAX,
         Facts,
     )
-    from snapfs.store.instances import FACTS_KEY, Instance
-    from snapfs.store.recovery import RootRecord
+    from snapfs.store.tables.instances import FACTS_KEY, Instance
 
     root = set(__import__("msgpack").unpackb(RootRecord().encode()))
     assert root == set(re.findall(r"`(\w+)`", section(2).split("**root record**")[1]))
@@ -166,7 +166,12 @@ def test_instances_and_root_record_have_the_documented_keys() -> None:
 
 
 def test_a_running_copy_has_the_documented_keys_and_limits() -> None:
-    from snapfs.store.copies import ID_BYTES, PATH_MAX, RUNS_MAX, RunningCopy
+    from snapfs.store.tables.copies import (
+        ID_BYTES,
+        PATH_MAX,
+        RUNS_MAX,
+        RunningCopy,
+    )
 
     text = section(11)
     described = text.split("In the block is one map:")[1].split("\n\n")[1]

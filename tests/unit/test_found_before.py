@@ -12,18 +12,18 @@ import pytest
 import trio
 
 from snapfs import snapshots
-from snapfs.control.caller import Alone
-from snapfs.control.comparing import Comparing
-from snapfs.control.hot import Hot
+from snapfs.control.commands.comparing import Comparing
+from snapfs.control.commands.hot import Hot
+from snapfs.control.socket.caller import Alone
 from snapfs.device import MemoryDevice
 from snapfs.errors import NoSuchSnapshot, SnapfsError
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
-from snapfs.fuse.edge import Edge
-from snapfs.fuse.errno import errno_of
+from snapfs.fuse.driving.edge import Edge
+from snapfs.fuse.protocol.errno import errno_of
 from snapfs.snapshots import Instance
-from snapfs.store.driver import commit, drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
 
 
 def volume() -> Filesystem:

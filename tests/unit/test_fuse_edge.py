@@ -27,12 +27,16 @@ from snapfs.errors import (
 )
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
-from snapfs.fuse.edge import WAITING_LIMIT, Edge
-from snapfs.fuse.errno import errno_of
-from snapfs.fuse.threads import THREADS, Pool, in_thread
+from snapfs.fuse.driving.edge import WAITING_LIMIT, Edge
+from snapfs.fuse.driving.threads import (
+    THREADS,
+    Pool,
+    in_thread,
+)
+from snapfs.fuse.protocol.errno import errno_of
 from snapfs.ids import ROOT_INO
-from snapfs.store.driver import drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import drive
+from snapfs.store.commit.volume import Volume
 
 REGULAR = 0o100644
 

@@ -23,21 +23,21 @@ from snapfs.device.base import Buffer
 from snapfs.errors import DeviceError
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
-from snapfs.fuse import connection as connection_module
-from snapfs.fuse import wire
-from snapfs.fuse.attributes import VALID
-from snapfs.fuse.connection import Connection
-from snapfs.fuse.edge import Edge
-from snapfs.fuse.kernel import MountedKernel
-from snapfs.fuse.known import Known
-from snapfs.fuse.loop import Loop
-from snapfs.fuse.numbers import KERNEL_ROOT, Numbers
-from snapfs.fuse.operations import Operations
-from snapfs.fuse.options import MountOptions
-from snapfs.fuse.wire import Op, Set
+from snapfs.fuse.driving.edge import Edge
+from snapfs.fuse.kernel.known import Known
+from snapfs.fuse.kernel.mounted import MountedKernel
+from snapfs.fuse.mount.options import MountOptions
+from snapfs.fuse.protocol import connection as connection_module
+from snapfs.fuse.protocol import wire
+from snapfs.fuse.protocol.connection import Connection
+from snapfs.fuse.protocol.numbers import KERNEL_ROOT, Numbers
+from snapfs.fuse.protocol.wire import Op, Set
+from snapfs.fuse.requests.attributes import VALID
+from snapfs.fuse.requests.operations import Operations
+from snapfs.fuse.serving.loop import Loop
 from snapfs.ids import BASE_VIEW, ROOT_INO
-from snapfs.store.driver import drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import drive
+from snapfs.store.commit.volume import Volume
 
 #: Bytes that fit into one message of a socket whatever the system's limits are.
 BIG = 64 << 10
@@ -279,7 +279,7 @@ async def test_a_pause_that_does_not_end_says_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Pages are fetched, and the commit takes for ever."""
-    monkeypatch.setattr("snapfs.fuse.pause.SECONDS", 0.02)
+    monkeypatch.setattr("snapfs.fuse.kernel.pause.SECONDS", 0.02)
     node, handle = await kernel.create(b"file")
     pause = mount.operations.kernel.pause
     nursery.start_soon(pause.watch)

@@ -12,11 +12,15 @@ import pytest
 
 from snapfs import errors
 from snapfs.errors import UsageError
-from snapfs.fuse.errno import ERRNO, errno_of
-from snapfs.fuse.known import Known
-from snapfs.fuse.mounting import _escaped, fuse_options
-from snapfs.fuse.numbers import KERNEL_ROOT, WRITER_BIT, Numbers
-from snapfs.fuse.options import MountOptions, parse_options
+from snapfs.fuse.kernel.known import Known
+from snapfs.fuse.mount.mounting import _escaped, fuse_options
+from snapfs.fuse.mount.options import MountOptions, parse_options
+from snapfs.fuse.protocol.errno import ERRNO, errno_of
+from snapfs.fuse.protocol.numbers import (
+    KERNEL_ROOT,
+    WRITER_BIT,
+    Numbers,
+)
 from snapfs.ids import FIRST_INO, INO_LIMIT, MAX_INSTANCES, ROOT_INO
 
 

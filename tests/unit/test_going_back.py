@@ -15,7 +15,7 @@ from snapfs import snapshots
 from snapfs.blocks.geometry import Geometry
 from snapfs.check import check_volume
 from snapfs.check.repair import repair_volume
-from snapfs.cli.before_mount import opened
+from snapfs.cli.mounting.before_mount import opened
 from snapfs.device.memory import MemoryDevice
 from snapfs.errors import (
     CorruptBlock,
@@ -31,13 +31,20 @@ from snapfs.errors import (
 )
 from snapfs.filesystem import Changes, Filesystem
 from snapfs.filesystem.format import format_volume
-from snapfs.fuse.options import parse_options
+from snapfs.fuse.mount.options import parse_options
 from snapfs.ids import MAX_INSTANCES, ROOT_INO
-from snapfs.snapshots import Facts, Restored, Scheduled, autodelete, going_back
-from snapfs.store.copies import CopyBlock
-from snapfs.store.driver import commit, drive
-from snapfs.store.recovery import ROOT_FIXED, RootRecord
-from snapfs.store.restores import (
+from snapfs.snapshots import (
+    Facts,
+    Restored,
+    Scheduled,
+    autodelete,
+)
+from snapfs.snapshots.restore import scheduled as going_back
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.recovery import ROOT_FIXED, RootRecord
+from snapfs.store.commit.volume import Volume
+from snapfs.store.tables.copies import CopyBlock
+from snapfs.store.tables.restores import (
     HISTORY_MAX,
     PATHS_BYTES_MAX,
     PATHS_MAX,
@@ -46,7 +53,6 @@ from snapfs.store.restores import (
     decode_done,
     decode_scheduled,
 )
-from snapfs.store.volume import Volume
 
 USER = 1000
 

@@ -1,5 +1,5 @@
 """Holders: the real records, held against who really reaches a block, over random histories
-(``store.owners`` has the rules).
+(``store.trees.owners`` has the rules).
 
 Views are plain dicts here, from a place to a block; the blocks, records, sets, bitmaps and the
 deletion are the real ones.
@@ -16,13 +16,13 @@ from snapfs.device.memory import MemoryDevice
 from snapfs.errors import CorruptBlock
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
-from snapfs.snapshots.restore import exchange
-from snapfs.store.commit import name_live
-from snapfs.store.driver import drive
-from snapfs.store.holders import HolderSet, HolderSets
-from snapfs.store.instances import Instance
-from snapfs.store.owners import ViewOwner
-from snapfs.store.volume import Volume
+from snapfs.snapshots.restore.whole import exchange
+from snapfs.store.commit.commit import name_live
+from snapfs.store.commit.driver import drive
+from snapfs.store.commit.volume import Volume
+from snapfs.store.space.holders import HolderSet, HolderSets
+from snapfs.store.tables.instances import Instance
+from snapfs.store.trees.owners import ViewOwner
 
 FORMATTED = MemoryDevice(1024 * 4096)
 format_volume(FORMATTED)

@@ -10,8 +10,8 @@ import tracemalloc
 from collections import Counter
 
 from snapfs.filesystem.number_set import NumberSet
-from snapfs.fuse.known import Known, Place
-from snapfs.fuse.numbers import Numbers
+from snapfs.fuse.kernel.known import Known, Place
+from snapfs.fuse.protocol.numbers import Numbers
 
 
 def test_a_hold_is_lost_or_taken_twice() -> None:

@@ -10,8 +10,8 @@ from snapfs.errors import BadName, NameTaken, NoSuchSnapshot, NotDirectory
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
-from snapfs.store.driver import commit, drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
 
 
 @pytest.fixture

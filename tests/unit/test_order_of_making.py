@@ -20,9 +20,9 @@ from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.snapshots import Facts, autodelete
-from snapfs.store.driver import commit, drive
-from snapfs.store.instances import Instance
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
+from snapfs.store.tables.instances import Instance
 
 REGULAR = 0o100644
 SECOND = 1_000_000_000

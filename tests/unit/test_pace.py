@@ -15,11 +15,15 @@ from snapfs.device import MemoryDevice
 from snapfs.errors import DeviceError, DeviceFull, ReadOnly
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
-from snapfs.fuse.edge import Edge
-from snapfs.fuse.pace import QUICK, SMALL, Pace
+from snapfs.fuse.driving.edge import Edge
+from snapfs.fuse.driving.pace import (
+    QUICK,
+    SMALL,
+    Pace,
+)
 from snapfs.ids import ROOT_INO
-from snapfs.store.driver import drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import drive
+from snapfs.store.commit.volume import Volume
 
 
 class Noting(MemoryDevice):

@@ -9,7 +9,7 @@ import pytest
 
 from snapfs.errors import CorruptBlock, UsageError
 from snapfs.ids import FIRST_INO, INO_LIMIT, ROOT_INO
-from snapfs.store.parts import (
+from snapfs.store.tables.parts import (
     EVERYTHING,
     Part,
     above,

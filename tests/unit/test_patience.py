@@ -12,8 +12,12 @@ from pathlib import Path
 import pytest
 import trio
 
-from snapfs.control.apart import Left, at_once, never
-from snapfs.control.threads import Threads
+from snapfs.control.copies.apart import (
+    Left,
+    at_once,
+    never,
+)
+from snapfs.control.copies.threads import Threads
 from snapfs.copying import before_write, copy
 from snapfs.copying.before_write import Beneath, CopyBeforeWrite
 from snapfs.copying.copy import Copy
@@ -22,7 +26,7 @@ from snapfs.copying.patience import Abandonable, Attempt
 from snapfs.device import ImageDevice, MemoryDevice, open_device
 from snapfs.errors import CopyBlocked, DeviceError
 from snapfs.filesystem.format import format_volume
-from snapfs.store.volume import Volume
+from snapfs.store.commit.volume import Volume
 
 BLOCK = 4096
 
@@ -202,8 +206,8 @@ async def test_what_comes_too_late_is_kept(
     monkeypatch: pytest.MonkeyPatch, wait_until: Callable[..., None]
 ) -> None:
     """What a thread that was left has made is undone by that thread; and it counts until then."""
-    monkeypatch.setattr("snapfs.control.threads.LEAVE_SECONDS", 0.01)
-    monkeypatch.setattr("snapfs.control.threads.LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("snapfs.control.copies.threads.LEAVE_SECONDS", 0.01)
+    monkeypatch.setattr("snapfs.control.copies.threads.LOOK_SECONDS", 0.01)
     threads, may_go_on, undone = Threads(), threading.Event(), list[str]()
 
     def work() -> str:

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import snapfs
-from snapfs.cli import exits, logs, output
+from snapfs.cli import exits, output
+from snapfs.cli.mounting import logs
 from snapfs.printable import printable
 
 SOURCE = Path(snapfs.__file__).parent

@@ -13,9 +13,14 @@ import pytest
 import trio
 import trio.testing
 
-from snapfs.fuse.known import Known
-from snapfs.fuse.numbers import KERNEL_ROOT, Numbers
-from snapfs.fuse.pruning import LEAST, LIMIT, Pruning, limit_for
+from snapfs.fuse.kernel.known import Known
+from snapfs.fuse.kernel.pruning import (
+    LEAST,
+    LIMIT,
+    Pruning,
+    limit_for,
+)
+from snapfs.fuse.protocol.numbers import KERNEL_ROOT, Numbers
 
 BOUND = 1000
 

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from snapfs.check import check_volume
-from snapfs.control.registry import image_key
+from snapfs.control.socket.registry import image_key
 from snapfs.device import DirectReader, RamDevice, headroom, open_device, ram
 from snapfs.device.in_use import lock_holder
 from snapfs.errors import DeviceFull
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
-from snapfs.store.driver import commit, drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
 
 BLOCK = 4096
 

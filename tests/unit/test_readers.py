@@ -14,9 +14,9 @@ from snapfs.errors import NoSpace
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
-from snapfs.store import readers
-from snapfs.store.driver import commit, drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
+from snapfs.store.space import readers
 
 BLOCK = 4096
 BLOCKS = 2048

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from snapfs.device.base import Alone
 from snapfs.filesystem import ReadPlan
-from snapfs.fuse import reading
-from snapfs.fuse.reading import AHEAD, Reading
+from snapfs.fuse.serving import reading
+from snapfs.fuse.serving.reading import AHEAD, Reading
 
 BLOCK = 4096
 

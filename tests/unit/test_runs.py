@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snapfs.store.runs import RunMap
+from snapfs.store.space.runs import RunMap
 
 SPAN = 40
 

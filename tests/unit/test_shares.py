@@ -12,11 +12,15 @@ from snapfs.errors import NotFound, SnapshotBusy, TooManySnapshots, UsageError
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.designation import NAME
 from snapfs.filesystem.format import format_volume
-from snapfs.fuse.allowance import AT_ONCE, SECONDS, Allowance
+from snapfs.fuse.driving.allowance import (
+    AT_ONCE,
+    SECONDS,
+    Allowance,
+)
 from snapfs.ids import MAX_INSTANCES, ROOT_INO
 from snapfs.snapshots import Designated, Instance, shares
-from snapfs.store.driver import commit, drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
 
 MOUNTER = 1000
 

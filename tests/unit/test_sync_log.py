@@ -39,10 +39,14 @@ from snapfs.errors import DeviceError, NoSpace, ReadOnly
 from snapfs.filesystem import Changes, Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
-from snapfs.store import volume as volumes
-from snapfs.store.driver import commit, drive, sync
-from snapfs.store.sync_log import RECORD_BLOCKS
-from snapfs.store.volume import Volume
+from snapfs.store.commit import volume as volumes
+from snapfs.store.commit.driver import (
+    commit,
+    drive,
+    sync,
+)
+from snapfs.store.commit.sync_log import RECORD_BLOCKS
+from snapfs.store.commit.volume import Volume
 
 BLOCK = 4096
 FILE = stat.S_IFREG | 0o644

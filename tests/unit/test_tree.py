@@ -13,10 +13,10 @@ from snapfs.errors import CorruptBlock, FileTooBig
 from snapfs.filesystem import Changes, Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import FILE_SIZE_MAX, ROOT_INO
-from snapfs.store.driver import commit, drive
-from snapfs.store.sealing import Sealing
-from snapfs.store.tree import BlockMap, check_pointer
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
+from snapfs.store.trees.sealing import Sealing
+from snapfs.store.trees.tree import BlockMap, check_pointer
 
 FORMATTED = MemoryDevice(2048 * 4096)
 format_volume(FORMATTED)

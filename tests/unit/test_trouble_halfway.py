@@ -23,24 +23,38 @@ from snapfs.device import MemoryDevice
 from snapfs.errors import CorruptData, DeviceError, DeviceFull, NoSpace
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
-from snapfs.fuse import listing, wire
-from snapfs.fuse.edge import NOWHERE, Edge
-from snapfs.fuse.flusher import NO_WAY, Flusher, Result, Wanted
-from snapfs.fuse.kernel import MountedKernel
-from snapfs.fuse.known import Known
-from snapfs.fuse.mounting import Ending
-from snapfs.fuse.neighbours import NoKernel
-from snapfs.fuse.numbers import KERNEL_ROOT, WRITER_BIT, Numbers
-from snapfs.fuse.operations import Operations
-from snapfs.fuse.options import MountOptions
-from snapfs.fuse.outdated import Outdated
-from snapfs.fuse.pruning import Pruning
-from snapfs.fuse.quick import Quick
-from snapfs.fuse.threads import THREADS, Pool, in_thread
-from snapfs.fuse.wire import Caller
+from snapfs.fuse.driving.edge import NOWHERE, Edge
+from snapfs.fuse.driving.neighbours import NoKernel
+from snapfs.fuse.driving.threads import (
+    THREADS,
+    Pool,
+    in_thread,
+)
+from snapfs.fuse.kernel.flusher import (
+    NO_WAY,
+    Flusher,
+    Result,
+    Wanted,
+)
+from snapfs.fuse.kernel.known import Known
+from snapfs.fuse.kernel.mounted import MountedKernel
+from snapfs.fuse.kernel.outdated import Outdated
+from snapfs.fuse.kernel.pruning import Pruning
+from snapfs.fuse.mount.mounting import Ending
+from snapfs.fuse.mount.options import MountOptions
+from snapfs.fuse.protocol import wire
+from snapfs.fuse.protocol.numbers import (
+    KERNEL_ROOT,
+    WRITER_BIT,
+    Numbers,
+)
+from snapfs.fuse.protocol.wire import Caller
+from snapfs.fuse.requests import listing
+from snapfs.fuse.requests.operations import Operations
+from snapfs.fuse.serving.quick import Quick
 from snapfs.ids import BASE_VIEW, ROOT_INO
 from snapfs.snapshots import Place, RestoreResult
-from snapfs.store.volume import Volume
+from snapfs.store.commit.volume import Volume
 
 VIEW = 3
 

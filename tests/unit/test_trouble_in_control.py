@@ -16,13 +16,13 @@ from typing import Any, TypeVar
 import pytest
 
 from snapfs import snapshots
-from snapfs.control import listening
-from snapfs.control.apart import Here
-from snapfs.control.caller import Alone
-from snapfs.control.copying import Copying
-from snapfs.control.offline import OfflineEngine
-from snapfs.control.protocol import ControlError
-from snapfs.control.purging import Purging
+from snapfs.control.commands.offline import OfflineEngine
+from snapfs.control.commands.purging import Purging
+from snapfs.control.copies.apart import Here
+from snapfs.control.copies.copying import Copying
+from snapfs.control.socket import listening
+from snapfs.control.socket.caller import Alone
+from snapfs.control.socket.protocol import ControlError
 from snapfs.copying import Job, Wishes
 from snapfs.copying.map_file import make_map
 from snapfs.copying.target import prepare
@@ -31,8 +31,8 @@ from snapfs.errors import CopyError, NotFound
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
-from snapfs.store.driver import commit, drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from snapfs.check.repair.undo import VERSION, undo
 from snapfs.device.memory import MemoryDevice
 from snapfs.errors import DeviceError, UsageError
 from snapfs.filesystem.format import format_volume
-from snapfs.store.recovery import newest_superblock
+from snapfs.store.commit.recovery import newest_superblock
 
 DEVICE = MemoryDevice(1024 * 4096)
 format_volume(DEVICE)

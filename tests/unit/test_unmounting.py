@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import pytest
 
-from snapfs.cli import umount
+from snapfs.cli.commands import umount
 from snapfs.cli.exits import CommandFailed
 from snapfs.device import mount_users, mountinfo
 from snapfs.device.mountinfo import Mount
 from snapfs.errors import MountBusy, MountCovered
-from snapfs.fuse import unmounting
+from snapfs.fuse.mount import unmounting
 
 MOUNT = Mount(
     36, 35, os.makedev(0, 99), "/", "/mnt", "fuse.snapfs", "/srv/x.img", frozenset({"rw"}), 0

@@ -13,12 +13,12 @@ from snapfs.check import check_volume
 from snapfs.device import MemoryDevice
 from snapfs.errors import ReadOnly, SnapshotBusy
 from snapfs.filesystem import Changes, Filesystem, View
-from snapfs.filesystem.attributes import CAPABILITY
 from snapfs.filesystem.format import format_volume
+from snapfs.filesystem.xattrs import CAPABILITY
 from snapfs.ids import ROOT_INO
 from snapfs.snapshots import Facts, autodelete
-from snapfs.store.driver import commit, drive
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
 
 PROGRAM = 0o100000 | 0o6755
 CONTENT = b"program" * 3000

@@ -12,8 +12,8 @@ from pathlib import Path
 import pyfuse3
 import pytest
 
-from snapfs.fuse import wire
-from snapfs.fuse.wire import Op
+from snapfs.fuse.protocol import wire
+from snapfs.fuse.protocol.wire import Op
 
 HEADER = Path("/usr/include/linux/fuse.h")
 

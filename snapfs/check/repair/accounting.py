@@ -15,17 +15,21 @@ from typing import TYPE_CHECKING
 from bitarray import bitarray
 
 from snapfs.blocks.group_header import ENTRY_SLOT, ENTRY_WRITTEN, GroupEntry, fresh_entries
-from snapfs.check.reach import BASE, VOLUME, Reach
+from snapfs.check.walk.reach import (
+    BASE,
+    VOLUME,
+    Reach,
+)
 from snapfs.ids import BASE_VIEW
-from snapfs.store.buckets import BucketTree
-from snapfs.store.commit import name_live
-from snapfs.store.group import Group
-from snapfs.store.holders import HolderSets
-from snapfs.store.tree import BlockMap
-from snapfs.store.volume import number_hash
+from snapfs.store.commit.commit import name_live
+from snapfs.store.commit.volume import number_hash
+from snapfs.store.space.group import Group
+from snapfs.store.space.holders import HolderSets
+from snapfs.store.trees.buckets import BucketTree
+from snapfs.store.trees.tree import BlockMap
 
 if TYPE_CHECKING:
-    from snapfs.store.volume import Volume
+    from snapfs.store.commit.volume import Volume
 
 
 def rebuild(volume: Volume, reach: Reach) -> None:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from snapfs.check.reach import Reach
 from snapfs.check.repair.salvage import Tell
+from snapfs.check.walk.reach import Reach
 from snapfs.device.base import Device
 from snapfs.errors import CorruptBlock, DeviceError, SnapfsError
 from snapfs.filesystem import Filesystem
-from snapfs.store.driver import commit
-from snapfs.store.recovery import newest_superblock, read_copy
-from snapfs.store.volume import Volume
+from snapfs.store.commit.driver import commit
+from snapfs.store.commit.recovery import newest_superblock, read_copy
+from snapfs.store.commit.volume import Volume
 
 
 def take_over_log(device: Device, tell: Tell) -> None:

@@ -15,9 +15,15 @@ from snapfs.errors import CorruptBlock, Exists, UsageError
 from snapfs.filesystem import Inode, View
 from snapfs.filesystem.names import entry_value
 from snapfs.ids import DESIGNATED_INO, FIRST_INO, ORPHANS_INO, ROOT_INO
-from snapfs.store.buckets import BucketTree
-from snapfs.store.instances import Instance
-from snapfs.store.parts import EVERYTHING, Part, above, check_bounds, kept_by
+from snapfs.store.tables.instances import Instance
+from snapfs.store.tables.parts import (
+    EVERYTHING,
+    Part,
+    above,
+    check_bounds,
+    kept_by,
+)
+from snapfs.store.trees.buckets import BucketTree
 
 LOST_AND_FOUND = b"lost+found"
 

@@ -16,20 +16,24 @@ from snapfs.blocks.geometry import SLOT_BYTES
 from snapfs.blocks.group_header import ENTRY_WRITTEN
 from snapfs.check.checker import check_volume
 from snapfs.check.findings import Fault, Finding, Findings, Mend, everywhere
-from snapfs.check.reach import RECORDS, Reach
 from snapfs.check.repair.accounting import rebuild
 from snapfs.check.repair.ending import clear_description, forget_copy, take_over_log
 from snapfs.check.repair.links import LinkMender
 from snapfs.check.repair.salvage import Tell, salvage
 from snapfs.check.repair.trees import STRUCTURAL, TreeMender
 from snapfs.check.repair.workshop import Workshop
-from snapfs.check.tables import check_superblocks, check_tables, load_group
-from snapfs.check.trees import Walker
-from snapfs.check.views import ViewChecker
+from snapfs.check.walk.reach import RECORDS, Reach
+from snapfs.check.walk.tables import (
+    check_superblocks,
+    check_tables,
+    load_group,
+)
+from snapfs.check.walk.trees import Walker
+from snapfs.check.walk.views import ViewChecker
 from snapfs.device.base import Device
 from snapfs.errors import CorruptBlock, NoSpace, SnapfsError
 from snapfs.filesystem import Filesystem, View
-from snapfs.store.driver import commit
+from snapfs.store.commit.driver import commit
 
 #: Rounds after which repair gives up: damage that goes deeper needs as many as trees have levels.
 ROUNDS = 16

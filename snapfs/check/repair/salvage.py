@@ -16,10 +16,10 @@ from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, FLAG_BUCKET
 from snapfs.blocks.superblock import KNOWN_READ_ONLY_COMPATIBLE, Superblock
 from snapfs.device.base import Device
 from snapfs.errors import CorruptBlock, DeviceError, UnsupportedVersion
-from snapfs.store import recovery
-from snapfs.store.buckets import BucketTree
-from snapfs.store.instances import FACTS_KEY, Instance
-from snapfs.store.volume import Volume
+from snapfs.store.commit import recovery
+from snapfs.store.commit.volume import Volume
+from snapfs.store.tables.instances import FACTS_KEY, Instance
+from snapfs.store.trees.buckets import BucketTree
 
 Tell = Callable[[str], None]
 

@@ -14,12 +14,17 @@ from snapfs.check.findings import Fault, Mend
 from snapfs.check.repair.salvage import readable_items
 from snapfs.check.repair.workshop import Workshop
 from snapfs.errors import CorruptBlock, SnapfsError
-from snapfs.filesystem import Inode, View, attributes, writing
+from snapfs.filesystem import (
+    Inode,
+    View,
+    writing,
+    xattrs,
+)
 from snapfs.filesystem.names import TYPE_BITS
 from snapfs.ids import FILE_SIZE_MAX, FIRST_INO, HIDDEN_INOS, INO_LIMIT, NAME_MAX, ROOT_INO
-from snapfs.store import costs
-from snapfs.store.buckets import BucketTree
-from snapfs.store.tree import BlockMap
+from snapfs.store.commit import costs
+from snapfs.store.trees.buckets import BucketTree
+from snapfs.store.trees.tree import BlockMap
 
 #: What changes the structure of a tree, in the order in which it is done. Counters and names wait
 #: for the next round.
@@ -258,7 +263,7 @@ class TreeMender:
     def _store_attributes_anew(self, view: View, inode: Inode) -> None:
         """In blocks of their own, if they can be read."""
         try:
-            found = dict(self.shop.do(attributes.load, inode))
+            found = dict(self.shop.do(xattrs.load, inode))
         except CorruptBlock:
             found = {}
             self.shop.tell(
@@ -267,12 +272,12 @@ class TreeMender:
             )
         view.change(inode)
         inode.attribute_map = BlockMap(self.volume, view.owner, leaf_kind="blob")
-        attributes.store(inode, {}, b"")
+        xattrs.store(inode, {}, b"")
         self.shop.do(self._plan_and_store, inode, found)
 
     @staticmethod
     def _plan_and_store(inode: Inode, found: dict[bytes, bytes]) -> None:
-        attributes.store(inode, found, attributes.plan_store(inode, found))
+        xattrs.store(inode, found, xattrs.plan_store(inode, found))
 
     # Counters
 

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from snapfs.check.repair.salvage import Tell
-from snapfs.check.views import ViewChecker
+from snapfs.check.walk.views import ViewChecker
 from snapfs.errors import CorruptBlock, SnapfsError
 from snapfs.filesystem import Filesystem, Inode, View
 from snapfs.filesystem.names import TYPE_BITS
 from snapfs.ids import BASE_VIEW, ORPHANS_INO, ROOT_INO
-from snapfs.store import costs
-from snapfs.store.commit import name_live
-from snapfs.store.driver import drive
+from snapfs.store.commit import costs
+from snapfs.store.commit.commit import name_live
+from snapfs.store.commit.driver import drive
 
 
 class Workshop:

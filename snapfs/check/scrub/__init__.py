@@ -1,0 +1,1 @@
+"""Scrubbing: reading everything once, and telling where damage shows."""

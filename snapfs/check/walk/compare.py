@@ -1,0 +1,219 @@
+"""Bitmaps, records and holder sets, held against what the views and tables reach (I1 to I3)."""
+
+from __future__ import annotations
+
+from array import array
+from collections import defaultdict
+from itertools import groupby
+
+from snapfs.blocks.group_header import ENTRY_WRITTEN
+from snapfs.check.findings import Findings, Severity, everywhere
+from snapfs.check.walk.reach import (
+    BASE,
+    COPY,
+    RECORDS,
+    VOLUME,
+    Reach,
+)
+from snapfs.check.walk.tables import load_group
+from snapfs.store.commit.volume import Volume
+from snapfs.store.space.group import Group
+
+
+class Comparison:
+    """Compares group after group, and sums up what must fit the totals."""
+
+    def __init__(self, volume: Volume, reach: Reach, findings: Findings) -> None:
+        self.volume = volume
+        self.reach = reach
+        self.findings = findings
+        self.set_counts: dict[int, int] = defaultdict(int)
+        self.partial = sum(1 << one.id for one in volume.instances.live() if one.covered)
+        self.going = sum(1 << one.id for one in volume.instances.going())
+
+    def run(self) -> None:
+        """Compare all groups that were written or are reached."""
+        volume = self.volume
+        entries = volume.allocator.entries
+        groups: dict[int, Group] = {}
+        numbers = sorted(
+            self.reach.groups
+            | {n for n, entry in enumerate(entries) if entry.flags & ENTRY_WRITTEN}
+        )
+        # Record storage may lie in any group: it is claimed before any group is compared.
+        spills = 0
+        unreadable = set()
+        for number in numbers:
+            if not entries[number].flags & ENTRY_WRITTEN:
+                continue
+            group = load_group(volume, number, self.findings)
+            if group is None:
+                unreadable.add(number)
+                continue
+            for block, _ in group.spill:
+                self.reach.claim(block, 1, RECORDS, 0, everywhere(f"records of group {number}"))
+                spills += 1
+            if len(groups) < 64:
+                groups[number] = group
+        for number in sorted(self.reach.groups.union(numbers) - unreadable):
+            few = None if entries[number].flags & ENTRY_WRITTEN else self.reach.few_of_group(number)
+            if few is not None:  # nothing is marked in it, and what is fixed cannot be claimed
+                for offset, mask, epoch in few:
+                    self._run(
+                        volume.geometry.group_start(number) + offset, 1, mask, epoch, -1, 0, 0, 0
+                    )
+                continue
+            group = groups.pop(number, None) or load_group(volume, number, self.findings)
+            if group is not None:
+                self._group(group)
+        if spills + volume.sets_tree.blocks != volume.record_blocks:
+            self.findings.add(
+                "format",
+                "record-blocks",
+                "root record",
+                f"{spills + volume.sets_tree.blocks} blocks store records, "
+                f"{volume.record_blocks} are counted",
+                Severity.WARNING,
+            )
+        for number, entry in volume.holders.sets.items():
+            if entry.count != self.set_counts.get(number, 0):
+                self.findings.add(
+                    "I3",
+                    "set-count",
+                    f"holder set {number}",
+                    f"records name it for {self.set_counts.get(number, 0)} blocks, "
+                    f"{entry.count} are counted",
+                )
+
+    def _group(self, group: Group) -> None:
+        volume = self.volume
+        entry = volume.allocator.entries[group.number]
+        where = f"group {group.number}"
+        if (group.free, group.snapshot_count, len(group.records)) != (
+            entry.free,
+            entry.snapshot,
+            entry.runs,
+        ):
+            self.findings.add("format", "group-counts", where, "the group table counts differently")
+        for _, length, number in group.records:
+            self.set_counts[number] += length
+        span = volume.geometry.group_span
+        masks, ids, epochs = self.reach.of_group(group.number)
+        records = array("q", [-1]) * span
+        for start, length, number in group.records:
+            records[start : start + length] = array("q", [number]) * length
+        fixed = bytearray(span)
+        for first, last in volume.geometry.fixed_ranges(group.number):
+            fixed[first:last] = b"\1" * (last - first)
+        blocks, snapshot = group.blocks.tolist(), group.snapshot.tolist()
+        position = 0
+        for key, run in groupby(zip(ids, epochs, records, fixed, blocks, snapshot, strict=True)):
+            length = sum(1 for _ in run)
+            self._run(group.start + position, length, masks[key[0]], *key[1:])
+            position += length
+
+    def _differ(self, named: int, possible: int, found: int) -> bool:
+        """Are the holders that were found others than those that are named, and those that are so
+        by default?
+
+        Of the latter, instances that cover parts of the volume only may be missing.
+        """
+        return bool(found & ~possible or possible & ~found & (named | ~self.partial))
+
+    def _run(
+        self,
+        start: int,
+        length: int,
+        mask: int,
+        epoch: int,
+        record: int,
+        fixed: int,
+        marked: int,
+        held: int,
+    ) -> None:
+        where = f"block {start}" if length == 1 else f"blocks {start} to {start + length - 1}"
+        add = self.findings.add
+        sets = self.volume.holders
+        entry = sets.sets.get(record) if record >= 0 else None
+        if record >= 0 and entry is None:
+            add(
+                "I3",
+                "unknown-set",
+                where,
+                f"the record names holder set {record}, which does not exist",
+            )
+            return
+        leaving = (
+            entry is not None
+            and not mask
+            and not entry.base_held
+            and bool(entry.mask & self.going)
+            and not entry.mask & sets.live
+        )
+        if marked and not (fixed or mask or leaving):
+            add("I1", "leaked", where, "marked in the block bitmap, and nothing reaches it")
+        if not marked and (fixed or mask):
+            add("I1", "not-marked", where, "reached, and not marked in the block bitmap")
+        if mask & COPY and mask & ~COPY:
+            add(
+                "I4",
+                "copy-shared",
+                where,
+                "the running copy has it, which writes it in place, and something else "
+                "reaches it as well",
+            )
+        needs = bool(mask & RECORDS) or leaving or (bool(mask) and not mask & (BASE | VOLUME))
+        if needs != bool(held):
+            add(
+                "I2",
+                "snapshot-bitmap",
+                where,
+                "marked in the snapshot bitmap for no reason"
+                if held
+                else "not marked in the snapshot bitmap, though only snapshots or records need it",
+            )
+        holders = mask & ~(BASE | VOLUME)
+        if leaving:
+            return
+        if entry is None:
+            if mask & BASE:
+                if self._differ(0, sets.default(epoch), holders):
+                    add(
+                        "I3",
+                        "holders",
+                        where,
+                        f"by its epoch {epoch} its holders are "
+                        f"{names(sets.default(epoch))}, those that reach it are "
+                        f"{names(holders)}",
+                    )
+            elif holders:
+                add(
+                    "I3",
+                    "no-record",
+                    where,
+                    f"only snapshots reach it ({names(holders)}), and no record covers it",
+                )
+            return
+        if not mask & ~VOLUME:
+            add(
+                "I3",
+                "record-of-nothing",
+                where,
+                f"a record covers it, and no view reaches it (holder set {record})",
+            )
+        elif entry.base_held != bool(mask & BASE):
+            add("I3", "base-held", where, "its record is wrong about whether the base reaches it")
+        elif self._differ(entry.mask & sets.live, sets.holders(record), holders):
+            add(
+                "I3",
+                "holders",
+                where,
+                f"its record names {names(sets.holders(record))}, those that reach it "
+                f"are {names(holders)}",
+            )
+
+
+def names(mask: int) -> str:
+    """The instances of a mask, for people."""
+    bits = [str(bit) for bit in range(mask.bit_length()) if mask >> bit & 1]
+    return "{" + ", ".join(bits[:8]) + (", ..." if len(bits) > 8 else "") + "}"

@@ -1,0 +1,1 @@
+"""What the mount command does around the daemon."""

@@ -1,0 +1,219 @@
+"""The life of a daemon: opens the image (``before_mount``), mounts, serves, and lets go in order.
+
+Runs in the daemon's process. This is where trio and pyfuse3 are loaded.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from snapfs.cli import exits
+from snapfs.cli.exits import CommandFailed
+from snapfs.cli.mounting import stderr
+from snapfs.errors import AccessDenied, SnapfsError, UsageError
+
+if TYPE_CHECKING:
+    import trio
+
+    from snapfs.cli.mounting.source import Source
+    from snapfs.copying import Job
+    from snapfs.filesystem import Filesystem
+    from snapfs.fuse.driving.edge import Edge
+    from snapfs.fuse.mount.further import FurtherMounts
+    from snapfs.fuse.mount.options import MountOptions
+
+log = logging.getLogger("snapfs")
+
+
+def serve(
+    source: Source,
+    mountpoint: str,
+    options: MountOptions,
+    live: Callable[[], None],
+    say: Callable[[str], None],
+) -> None:
+    """Mount and serve until unmounted. ``live`` is called when the mount is usable; before it,
+    ``say`` with each warning of the log.
+
+    Raises ``CommandFailed``.
+    """
+    image = source.given
+    kind = ", in memory: all of it is gone when it is unmounted" if source.in_memory else ""
+    is_live = False
+    warnings: list[str] = []
+
+    def warn(line: str) -> None:
+        log.warning("%s: %s", image, line)
+        warnings.append(f"{image}: {line}")
+
+    # libfuse and fusermount3 give their reasons on standard error, where only one line of ours may
+    # appear.
+    with stderr.captured() as complaints:
+
+        def ready() -> None:
+            nonlocal is_live
+            is_live = True
+            complaints.release()
+            for line in warnings:
+                say(line)
+            log.info("%s: mounted on %s%s", image, mountpoint, kind)
+            live()
+
+        try:
+            _serve(source, mountpoint, options, ready, warn)
+        except BaseException as exc:
+            failure = explain(_single(exc), complaints.text())
+            if is_live:
+                log.critical("%s: the mount on %s has ended: %s", image, mountpoint, failure)
+            raise failure from exc
+    log.info(
+        "%s: unmounted from %s%s",
+        image,
+        mountpoint,
+        ", and gone with all that was in it" if source.in_memory else "",
+    )
+
+
+def _serve(
+    source: Source,
+    mountpoint: str,
+    options: MountOptions,
+    ready: Callable[[], None],
+    warn: Callable[[str], None],
+) -> None:
+    from snapfs.cli.mounting.before_mount import opened
+    from snapfs.copying.unfinished import UnfinishedCopy
+    from snapfs.device import ImageDevice
+
+    device = source.open(read_only=options.read_only, interval=options.mmp, warn=warn)
+    if isinstance(device, UnfinishedCopy) and not options.read_only:
+        options = replace(options, read_only=True)
+        warn(
+            "this copy is not complete: it is mounted read-only; once it is complete, "
+            "mount it again to write"
+        )
+    if options.fsname is None:
+        options = replace(options, fsname=source.in_mountinfo)
+    if options.discard is None:
+        options = replace(options, discard=source.in_memory)
+    try:
+        assert isinstance(device, ImageDevice | UnfinishedCopy)  # noqa: S101 - what ``open`` gives
+        status = device.status()
+        fs, job = opened(device, options, warn)
+        _run(fs, source, status, mountpoint, options, ready, job)
+        fs.volume.close()
+    finally:
+        device.close()
+
+
+def _run(
+    fs: Filesystem,
+    source: Source,
+    status: os.stat_result,
+    mountpoint: str,
+    options: MountOptions,
+    ready: Callable[[], None],
+    job: Job | None,
+) -> None:
+    import trio
+
+    from snapfs.control.commands.handlers import Handlers, Live
+    from snapfs.control.commands.showing import Showing
+    from snapfs.control.copies.behind import Behind
+    from snapfs.control.copies.copying import Copying
+    from snapfs.control.socket import registry
+    from snapfs.control.socket.protocol import ControlError
+    from snapfs.control.socket.server import ControlServer
+    from snapfs.fuse.mount import mounting
+    from snapfs.fuse.mount.options import parse_options
+
+    servers: list[ControlServer] = []
+    copying: list[Copying] = []
+
+    async def attach(
+        edge: Edge, nursery: trio.Nursery, mount_device: int, further: FurtherMounts
+    ) -> None:
+        """Start to listen, once the kernel knows the mount."""
+        live = Live(
+            mountpoint, source.shown, os.getpid(), time.time_ns(), lambda: dict(edge.requests),
+            mount_device,
+            in_memory=source.in_memory, snapdir=options.snapdir,
+        )  # fmt: skip
+        handlers = Handlers(edge, fs, live, shown_owner=options.uid, job=job)
+        copying.append(handlers.copying)
+        nursery.start_soon(Behind(handlers.copying).run)
+
+        def place() -> str:
+            handlers.copying.publish_again()  # their names are where the socket is
+            return registry.new_socket_path(status, mount_device)
+
+        async def show(name: str, where: str, words: str) -> None:
+            await further.show(name, where, parse_options(words))
+
+        key = registry.socket_key(status, mount_device)
+        answers = Showing(handlers, show)
+        try:
+            server = ControlServer(answers, place(), anew=place, key=key)
+        except ControlError as exc:
+            log.warning(
+                "%s; commands find the daemon by an abstract name, unless they are in "
+                "another network namespace",
+                exc,
+            )
+            try:
+                server = ControlServer(answers, None, anew=place, key=key)
+            except ControlError as other:
+                # The files are what matters; commands will say that the daemon cannot be asked.
+                log.warning("%s", other)
+                return
+        servers.append(server)
+        nursery.start_soon(server.run)
+
+    try:
+        trio.run(mounting.serve, fs, mountpoint, options, ready, attach)
+    finally:
+        for server in servers:
+            server.close()
+        for one in copying:
+            one.close()
+
+
+def explain(exc: BaseException, complaint: str) -> CommandFailed:
+    """The line and exit code for what ended a mount; ``complaint`` is what libfuse and fusermount3
+    said meanwhile.
+    """
+    if isinstance(exc, CommandFailed):
+        return exc
+    if isinstance(exc, UsageError | AccessDenied):
+        return CommandFailed(str(exc), exits.MOUNT_USAGE)
+    if isinstance(exc, SnapfsError):
+        return CommandFailed(str(exc), exits.MOUNT_FAILED)
+    if isinstance(exc, KeyboardInterrupt):
+        return CommandFailed("interrupted", exits.MOUNT_FAILED)
+    if isinstance(exc, MemoryError) or (
+        isinstance(exc, OSError) and exc.errno in (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+    ):
+        return CommandFailed(f"the system is out of resources: {exc}", exits.MOUNT_SYSTEM)
+    if complaint:
+        return CommandFailed(f"mounting failed: {complaint}", exits.MOUNT_FAILED)
+    if isinstance(exc, OSError):
+        return CommandFailed(exits.describe_os_error(exc), exits.MOUNT_FAILED)
+    return CommandFailed(exits.describe_unexpected(exc), exits.MOUNT_FAILED)
+
+
+def _single(exc: BaseException) -> BaseException:
+    """The error that a nursery wrapped; of several, one that was raised on purpose."""
+    while isinstance(exc, BaseExceptionGroup):
+        on_purpose = [
+            inner
+            for inner in exc.exceptions
+            if isinstance(inner, SnapfsError | CommandFailed | BaseExceptionGroup)
+        ]
+        exc = (on_purpose or list(exc.exceptions))[0]
+    return exc

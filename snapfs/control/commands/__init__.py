@@ -1,0 +1,1 @@
+"""The commands that a volume understands, with or without a daemon."""

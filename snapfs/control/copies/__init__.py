@@ -1,0 +1,1 @@
+"""Commands about full copies, and what goes on behind them."""

@@ -1,0 +1,1 @@
+"""The daemon's socket: the protocol, who listens where, client and server."""

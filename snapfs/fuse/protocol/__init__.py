@@ -1,0 +1,1 @@
+"""The kernel's protocol: layouts, the connection, notifications, inode numbers, errno."""

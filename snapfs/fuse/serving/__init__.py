@@ -1,0 +1,1 @@
+"""The request loop, with the quick forms of frequent requests."""

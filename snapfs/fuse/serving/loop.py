@@ -1,0 +1,208 @@
+"""The loop that serves requests: pyfuse3's, with fewer steps for each.
+
+pyfuse3 mounts, unmounts and names what handlers get and return. Its own loop makes every request
+change the task, and copies what is written twice; so this one reads the same descriptor. Where it
+cannot (``usable``), pyfuse3's serves, with all that handlers do.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import os
+import re
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any, Final
+
+import pyfuse3
+import trio
+
+from snapfs.fuse.protocol import wire
+from snapfs.fuse.protocol.connection import Connection
+from snapfs.fuse.protocol.wire import Caller, Op
+from snapfs.fuse.requests.operations import Operations
+from snapfs.fuse.serving.exchange import Answer, Exchange
+from snapfs.fuse.serving.quick import Quick
+
+log = logging.getLogger("snapfs.fuse")
+
+
+def usable() -> bool:
+    """Whether the kernel is one whose layouts are known here."""
+    found = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return found is not None and (int(found[1]), int(found[2])) >= wire.MIN_KERNEL
+
+
+def descriptors() -> set[int]:
+    """Open descriptors that lead to the kernel's FUSE device: with one more after ``pyfuse3.init``,
+    that is the mount's.
+    """
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{name}") == "/dev/fuse":
+                found.add(int(name))
+        except OSError:  # the listing's own
+            continue
+    return found
+
+
+#: Requests of so many bytes are copied before they may have to wait: with the buffer that they came
+#: in, two hundred that wait would keep 225 MB for 80 bytes each. Longer ones are writes, of which
+#: each keeps what it writes, and attributes.
+_SMALL: Final = 16 << 10
+
+#: Workers that are kept for the next request that has to wait.
+_IDLE: Final = 4
+
+
+class Loop:
+    """Serves one mount. One worker looks for the next request; one whose request has to wait leaves
+    that to another.
+
+    At most ``limit`` requests are worked on at once.
+    """
+
+    def __init__(self, connection: Connection, operations: Operations, limit: int) -> None:
+        self._connection = connection
+        self._operations = operations
+        self._work = Exchange(operations).work
+        self._quick = Quick(operations).work
+        self._limit = limit
+        self._nursery: trio.Nursery | None = None
+        self._workers = 0
+        self._has_reader = False
+        self._is_over = False
+        self._idle = trio.lowlevel.ParkingLot()
+
+    async def run(self) -> None:
+        """Serve until the mount has ended, or ``stop``, and what is being
+        worked on then is done.
+        """
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            self._operations.kernel.pause.answer = self._answer_late
+            self._pass_on()
+
+    def stop(self) -> None:
+        """Take no more requests."""
+        self._is_over = True
+        self._connection.interrupt()
+
+    def _pass_on(self) -> None:
+        """Let somebody else look for the next request."""
+        assert self._nursery is not None  # noqa: S101 - ``run`` has begun
+        self._has_reader = bool(self._idle) or self._workers < self._limit
+        if self._idle:
+            self._idle.unpark()
+        elif self._has_reader:
+            self._workers += 1
+            self._nursery.start_soon(self._serve)
+
+    async def _serve(self) -> None:
+        """A worker: begins as the reader."""
+        while await self._read():
+            if self._has_reader:
+                if self._is_over or len(self._idle) >= _IDLE:
+                    break
+                # Anything may happen; whoever wakes this one up has made it the reader, or there is
+                # nothing more to read.
+                await self._idle.park()
+            self._has_reader = True
+        self._workers -= 1
+
+    async def _read(self) -> bool:
+        """Read and answer until one request has had to wait, when somebody else reads already;
+        False when there will be no more.
+        """
+        connection = self._connection
+        while True:
+            length = 0 if self._is_over else await connection.receive()
+            if not length:
+                self._is_over = True
+                self._idle.unpark_all()
+                return False
+            buffer = connection.buffer
+            _, opcode, unique, node, uid, gid, pid, _, _ = wire.IN_HEADER.unpack_from(buffer)
+            body = memoryview(buffer)[wire.IN_HEADER.size : length]
+            at_once = self._quick.get(opcode)
+            try:
+                reply = at_once(unique, node, body, uid, gid) if at_once is not None else None
+            except Exception as exc:  # noqa: BLE001 - the kernel is told of it, whatever it is
+                work: Awaitable[Answer | None] = self._operations.fail(
+                    Op(opcode).name.lower(), node, exc
+                )
+            else:
+                if reply is not None:
+                    if reply:
+                        connection.send(reply)
+                    continue
+                handler = self._work.get(opcode)
+                if handler is None:
+                    if (
+                        opcode != Op.INTERRUPT
+                    ):  # which comes for a request that is answered when it is done
+                        connection.refuse(unique, errno.ENOSYS)
+                    continue
+                if length <= _SMALL:
+                    body = memoryview(bytes(body))
+                work = handler(node, body, Caller(uid, gid, pid))
+            if await _attended(
+                self._answer(unique, work), self._pass_on if length <= _SMALL else self._waits
+            ):
+                if length > _SMALL:
+                    connection.give_back(buffer)
+                return True
+
+    def _waits(self) -> None:
+        """The request that was read last, and that is in the buffer, has to wait: for the device,
+        for a commit, for others.
+        """
+        self._connection.keep_buffer()
+        self._pass_on()
+
+    def _answer_late(self, unique: int, node: int) -> None:
+        """Answer a GETATTR that a pause kept back."""
+        if self._nursery is not None and not self._is_over:
+            self._nursery.start_soon(
+                self._answer, unique, self._work[Op.GETATTR](node, memoryview(b""), Caller(0, 0, 0))
+            )
+
+    async def _answer(self, unique: int, work: Awaitable[Answer | None]) -> None:
+        try:
+            answer = await work
+            if answer is not None:
+                self._connection.reply(unique, *answer)
+        except pyfuse3.FUSEError as exc:
+            self._connection.refuse(unique, exc.errno)
+        except Exception:
+            log.exception("a request failed: internal error")
+            if unique:  # or nobody waits for an answer
+                self._connection.refuse(unique, errno.EIO)
+
+
+@types.coroutine
+def _attended(
+    coroutine: Coroutine[Any, Any, None], waits: Callable[[], None]
+) -> Generator[Any, Any, bool]:
+    """Run a coroutine; whether it had to wait. ``waits`` is called when it
+    has to, the first time.
+    """
+    try:
+        message = coroutine.send(None)
+    except StopIteration:
+        return False
+    waits()
+    while True:
+        try:
+            value = yield message
+        except BaseException as exc:  # noqa: BLE001 - it is the coroutine's business
+            step = functools.partial(coroutine.throw, exc)
+        else:
+            step = functools.partial(coroutine.send, value)
+        try:
+            message = step()
+        except StopIteration:
+            return True

@@ -1,0 +1,1 @@
+"""Volumes, from opening to the commit that makes a generation durable."""

@@ -1,0 +1,1 @@
+"""Which blocks are free, taken or held by snapshots: groups, bitmaps, records."""

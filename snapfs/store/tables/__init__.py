@@ -1,0 +1,1 @@
+"""The volume's own tables: instances, restores, running copies."""

@@ -1,0 +1,1 @@
+"""Block maps and bucket trees: the one structure that does all the copy-on-write."""
