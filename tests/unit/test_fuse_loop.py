@@ -10,7 +10,8 @@ import socket
 import stat
 import struct
 import threading
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 import trio
@@ -456,6 +457,116 @@ async def test_a_defect_behind_a_quick_answer_ends_the_loop(
     assert "lookup: internal error" in caplog.text
     assert (await kernel.ask(Op.GETATTR, KERNEL_ROOT, bytes(16)))[0] == 0
     assert mount.edge.volume.read_only_reason is None, "nothing was being changed"
+
+
+async def test_what_nobody_waits_for_is_answered_when_it_fails(
+    kernel: Kernel, mount: Mount, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("a defect, for the test")
+
+    monkeypatch.setattr(mount.operations.known, "drop", broken)
+    kernel.send(Op.FORGET, 77, wire.FORGET_IN.pack(1))
+    kernel.send(Op.BATCH_FORGET, 0, wire.BATCH_FORGET_IN.pack(1, 0) + wire.FORGET_ONE.pack(77, 1))
+    assert (await kernel.ask(Op.GETATTR, KERNEL_ROOT, bytes(16)))[0] == 0
+    assert await settled(kernel) == [], "an answer to a request that takes none"
+    lines = [record.getMessage().split("\n")[0] for record in caplog.records]
+    assert lines == [
+        "forget: internal error: a defect, for the test",
+        "batch_forget: internal error",
+    ]
+
+
+# --- observers ------------------------------------------------------------------------------------
+
+
+class Seen:
+    """What an observer was told: by the number of the request, its opcode and errno, and length."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[int, int, int | None, int]] = []
+
+    def __call__(
+        self, opcode: int, began: float, message: wire.Piece, reply: Sequence[wire.Piece]
+    ) -> None:
+        assert 0 < began <= time.perf_counter()
+        length, named, unique, *_ = wire.IN_HEADER.unpack_from(message)
+        assert (named, length) == (opcode, len(message))
+        error = None
+        if reply:
+            size, error, answered = wire.OUT_HEADER.unpack_from(reply[0])
+            assert (answered, size) == (unique, sum(map(len, reply)))
+        self.requests.append((unique, opcode, error and -error, length))
+
+
+async def test_a_request_is_not_observed_or_observed_twice(
+    kernel: Kernel, mount: Mount, device: TestDevice
+) -> None:
+    unseen = await kernel.ask(Op.GETATTR, KERNEL_ROOT, bytes(16))
+    seen = Seen()
+    mount.loop.observers.add(seen)
+    node, handle = await kernel.create(b"file")
+    assert (await kernel.ask(Op.GETATTR, KERNEL_ROOT, bytes(16)))[1] != unseen[1]
+    assert (await kernel.ask(Op.WRITE, node, writing(handle, 0, bytes(BIG))))[0] == 0
+    assert (await kernel.ask(Op.RMDIR, KERNEL_ROOT, b"file\0"))[0] == errno.ENOTDIR
+    assert (await kernel.ask(999, KERNEL_ROOT))[0] == errno.ENOSYS
+    device.go.clear()
+    waiting = kernel.send(Op.FSYNC, node, syncing(handle))
+    await settled(kernel)
+    assert [request[1] for request in seen.requests] == [
+        Op.CREATE, Op.GETATTR, Op.WRITE, Op.RMDIR, 999,
+    ]  # fmt: skip
+    kernel.send(Op.INTERRUPT, 0, bytes(8))
+    kernel.send(Op.FORGET, node, wire.FORGET_IN.pack(1))
+    await settled(kernel)
+    device.go.set()
+    assert await kernel.answer(waiting) == (0, b"")
+    header = wire.IN_HEADER.size
+    assert [request[1:] for request in seen.requests] == [
+        (Op.CREATE, 0, header + wire.CREATE_IN.size + 5),
+        (Op.GETATTR, 0, header + 16),
+        (Op.WRITE, 0, header + wire.WRITE_IN.size + BIG),
+        (Op.RMDIR, errno.ENOTDIR, header + 5),
+        (999, errno.ENOSYS, header),
+        (Op.INTERRUPT, None, header + 8),
+        (Op.FORGET, None, header + 8),
+        (Op.FSYNC, 0, header + 16),
+    ]
+    mount.loop.observers.remove(seen)
+    await kernel.ask(Op.GETATTR, KERNEL_ROOT, bytes(16))
+    assert len(seen.requests) == 8
+
+
+async def test_a_request_that_a_pause_keeps_back_is_observed_when_it_is_answered(
+    kernel: Kernel, mount: Mount
+) -> None:
+    node, handle = await kernel.create(b"file")
+    seen = Seen()
+    mount.loop.observers.add(seen)
+    pause = mount.operations.kernel.pause
+    pause.begin(None)
+    asked = kernel.send(Op.GETATTR, node, wire.GETATTR_IN.pack(wire.GETATTR_FH, handle))
+    await settled(kernel)
+    pause.end()
+    assert (await kernel.answer(asked))[0] == 0
+    assert [(unique, error) for unique, _, error, _ in seen.requests] == [(asked, None), (asked, 0)]
+
+
+async def test_a_defect_in_an_observer_ends_the_loop(
+    kernel: Kernel, mount: Mount, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("a defect, for the test")
+
+    mount.loop.observers.add(broken)
+    for _ in range(2):
+        assert (await kernel.ask(Op.GETATTR, KERNEL_ROOT, bytes(16)))[0] == 0
+    assert [record.getMessage() for record in caplog.records] == [
+        "an observer of requests is told no more of them: internal error"
+    ]
+
+
+# --- what breaks off ------------------------------------------------------------------------------
 
 
 def broken(*_: object, **__: object) -> None:

@@ -47,7 +47,7 @@ class Pause:
         self._view_of = view_of or Numbers().view_of
         #: For how many seconds the kernel may believe attributes that it is told now.
         self.valid = VALID
-        self.answer: Callable[[int, int], None] | None = None
+        self.answer: Callable[[float, int, int], None] | None = None
         #: How many got their answer before the pause was over.
         self.let_go = 0
         self._views: Collection[int] | None = ()
@@ -118,5 +118,5 @@ class Pause:
             if began > since:
                 self._waiting.append(one)
             elif self.answer is not None:
-                self.answer(unique, node)
+                self.answer(began, unique, node)
         return len(waiting) - len(self._waiting)

@@ -19,6 +19,7 @@ from typing import Final
 import trio
 
 from snapfs.fuse.protocol import wire
+from snapfs.fuse.protocol.wire import Piece
 
 #: Seconds to look for the next request before sleeping.
 PATIENCE: Final = 100e-6
@@ -34,8 +35,6 @@ _TAKEN_BACK: Final = (errno.ENOENT, errno.EINTR, errno.EAGAIN)
 _ENDED: Final = (errno.ENODEV, errno.EBADF)
 
 log = logging.getLogger("snapfs.fuse")
-
-Piece = bytes | bytearray | memoryview
 
 
 class Connection:
@@ -113,15 +112,6 @@ class Connection:
         if len(self._spare) < _SPARE:
             self._spare.append(buffer)
 
-    def reply(self, unique: int, *pieces: Piece) -> None:
-        """Answer a request. Whoever asked may have gone."""
-        length = wire.OUT_HEADER.size + sum(map(len, pieces))
-        self.send([wire.OUT_HEADER.pack(length, 0, unique), *pieces])
-
-    def refuse(self, unique: int, error: int) -> None:
-        """Answer with an errno."""
-        self.send([wire.OUT_HEADER.pack(wire.OUT_HEADER.size, -error, unique)])
-
     def send(self, pieces: list[Piece]) -> None:
         """A whole reply, its header first. Where the kernel does not take it, whoever asked gets
         EIO, or he would wait for ever.
@@ -133,7 +123,7 @@ class Connection:
                 log.error("the kernel does not take an answer: %s", exc)  # noqa: TRY400 - where it was sent says nothing
                 _, error, unique = wire.OUT_HEADER.unpack_from(pieces[0])
                 if not error:
-                    self.refuse(unique, errno.EIO)
+                    self.send(wire.refusal(unique, errno.EIO))
 
     def forget_inode(self, node: int, *, attributes_only: bool) -> None:
         """Have the kernel forget attributes, and pages. Blocks until what is dirty of them is

@@ -67,6 +67,18 @@ class Op(enum.IntEnum):
     RENAME2 = 45
 
 
+#: Requests that nobody waits for: an answer would be taken for another request's, or refused.
+UNANSWERED: Final = frozenset({Op.FORGET, Op.BATCH_FORGET})
+
+
+def name_of(opcode: int) -> str:
+    """The name of a request, for logs; of one that is not understood, its number."""
+    try:
+        return Op(opcode).name.lower()
+    except ValueError:
+        return f"operation-{opcode}"
+
+
 class Init(enum.IntFlag):
     """What both sides can do, in the exchange that begins a mount."""
 
@@ -201,6 +213,9 @@ PRUNE_OUT: Final = struct.Struct("<IIQ")
 
 _SECOND: Final = 1_000_000_000
 
+#: A part of a message.
+Piece = bytes | bytearray | memoryview
+
 
 class Caller(NamedTuple):
     """Who asks, as ``pyfuse3.RequestContext`` tells it.
@@ -249,6 +264,16 @@ def entry_out(entry: pyfuse3.EntryAttributes) -> bytes:
 def open_out(info: pyfuse3.FileInfo) -> bytes:
     """The reply to OPEN, and to CREATE after the entry."""
     return OPEN_OUT.pack(info.fh, FOPEN_KEEP_CACHE if info.keep_cache else 0)
+
+
+def reply(unique: int, *pieces: Piece) -> list[Piece]:
+    """An answer, its header first."""
+    return [OUT_HEADER.pack(OUT_HEADER.size + sum(map(len, pieces)), 0, unique), *pieces]
+
+
+def refusal(unique: int, error: int) -> list[Piece]:
+    """An answer that is an errno."""
+    return [OUT_HEADER.pack(OUT_HEADER.size, -error, unique)]
 
 
 class Rows:

@@ -16,11 +16,11 @@ import pyfuse3
 
 from snapfs.fuse.kernel.shortage import MIN_MINOR
 from snapfs.fuse.protocol import wire
-from snapfs.fuse.protocol.connection import Piece
 from snapfs.fuse.protocol.numbers import WRITER_BIT
 from snapfs.fuse.protocol.wire import (
     Caller,
     Op,
+    Piece,
     Set,
 )
 

@@ -12,16 +12,17 @@ import functools
 import logging
 import os
 import re
+import time
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import pyfuse3
 import trio
 
 from snapfs.fuse.protocol import wire
-from snapfs.fuse.protocol.connection import Connection
-from snapfs.fuse.protocol.wire import Caller, Op
+from snapfs.fuse.protocol.observing import Observers
+from snapfs.fuse.protocol.wire import Caller, Op, Piece
 from snapfs.fuse.requests.operations import Operations
 from snapfs.fuse.serving.exchange import Answer, Exchange
 from snapfs.fuse.serving.quick import Quick
@@ -58,6 +59,29 @@ _SMALL: Final = 16 << 10
 _IDLE: Final = 4
 
 
+class Source(Protocol):
+    """Where requests come from and answers go to: ``connection.Connection``, whose methods these
+    are, or a trace (``tracing.replaying``).
+    """
+
+    buffer: bytearray
+
+    async def receive(self) -> int:
+        """The next request is in ``buffer``: its length; 0 when there will be no more."""
+
+    def keep_buffer(self) -> None:
+        """The request in ``buffer`` is not done with."""
+
+    def give_back(self, buffer: bytearray) -> None:
+        """Nobody looks into it any more."""
+
+    def send(self, pieces: list[Piece]) -> None:
+        """A whole reply, its header first."""
+
+    def interrupt(self) -> None:
+        """End ``receive``."""
+
+
 class Loop:
     """Serves one mount. One worker looks for the next request; one whose request has to wait leaves
     that to another.
@@ -65,8 +89,10 @@ class Loop:
     At most ``limit`` requests are worked on at once.
     """
 
-    def __init__(self, connection: Connection, operations: Operations, limit: int) -> None:
+    def __init__(self, connection: Source, operations: Operations, limit: int) -> None:
         self._connection = connection
+        #: Who is told of each request when it has been answered.
+        self.observers = Observers()
         self._operations = operations
         self._work = Exchange(operations).work
         self._quick = Quick(operations).work
@@ -117,13 +143,15 @@ class Loop:
         """Read and answer until one request has had to wait, when somebody else reads already;
         False when there will be no more.
         """
-        connection = self._connection
+        connection, observers = self._connection, self.observers
+        clock = time.perf_counter
         while True:
             length = 0 if self._is_over else await connection.receive()
             if not length:
                 self._is_over = True
                 self._idle.unpark_all()
                 return False
+            began = clock() if observers.all else 0.0
             buffer = connection.buffer
             _, opcode, unique, node, uid, gid, pid, _, _ = wire.IN_HEADER.unpack_from(buffer)
             body = memoryview(buffer)[wire.IN_HEADER.size : length]
@@ -132,25 +160,33 @@ class Loop:
                 reply = at_once(unique, node, body, uid, gid) if at_once is not None else None
             except Exception as exc:  # noqa: BLE001 - the kernel is told of it, whatever it is
                 work: Awaitable[Answer | None] = self._operations.fail(
-                    Op(opcode).name.lower(), node, exc
+                    wire.name_of(opcode), node, exc
                 )
             else:
                 if reply is not None:
                     if reply:
                         connection.send(reply)
+                    if began:
+                        observers.tell(opcode, began, memoryview(buffer)[:length], reply)
                     continue
                 handler = self._work.get(opcode)
                 if handler is None:
-                    if (
-                        opcode != Op.INTERRUPT
-                    ):  # which comes for a request that is answered when it is done
-                        connection.refuse(unique, errno.ENOSYS)
+                    # An interrupt comes for a request that is answered when it is done.
+                    reply = [] if opcode == Op.INTERRUPT else wire.refusal(unique, errno.ENOSYS)
+                    if reply:
+                        connection.send(reply)
+                    if began:
+                        observers.tell(opcode, began, memoryview(buffer)[:length], reply)
                     continue
                 if length <= _SMALL:
                     body = memoryview(bytes(body))
                 work = handler(node, body, Caller(uid, gid, pid))
+            message = memoryview(buffer)[:length] if began else b""
+            if began and length <= _SMALL:
+                message = bytes(message)
             if await _attended(
-                self._answer(unique, work), self._pass_on if length <= _SMALL else self._waits
+                self._answer(opcode, unique, work, began, message),
+                self._pass_on if length <= _SMALL else self._waits,
             ):
                 if length > _SMALL:
                     connection.give_back(buffer)
@@ -163,24 +199,40 @@ class Loop:
         self._connection.keep_buffer()
         self._pass_on()
 
-    def _answer_late(self, unique: int, node: int) -> None:
-        """Answer a GETATTR that a pause kept back."""
+    def _answer_late(self, began: float, unique: int, node: int) -> None:
+        """Answer a GETATTR that a pause has kept back since ``began``, in seconds."""
         if self._nursery is not None and not self._is_over:
-            self._nursery.start_soon(
-                self._answer, unique, self._work[Op.GETATTR](node, memoryview(b""), Caller(0, 0, 0))
+            work = self._work[Op.GETATTR](node, memoryview(b""), Caller(0, 0, 0))
+            message = wire.IN_HEADER.pack(
+                wire.IN_HEADER.size, Op.GETATTR, unique, node, 0, 0, 0, 0, 0
             )
+            self._nursery.start_soon(self._answer, Op.GETATTR, unique, work, began, message)
 
-    async def _answer(self, unique: int, work: Awaitable[Answer | None]) -> None:
+    async def _answer(
+        self,
+        opcode: int,
+        unique: int,
+        work: Awaitable[Answer | None],
+        began: float,
+        message: bytes | memoryview,
+    ) -> None:
+        """Answer a request by what ``work`` returns. ``began``: 0 when nobody observes it."""
+        reply: list[Piece] = []
         try:
             answer = await work
             if answer is not None:
-                self._connection.reply(unique, *answer)
+                reply = wire.reply(unique, *answer)
         except pyfuse3.FUSEError as exc:
-            self._connection.refuse(unique, exc.errno)
+            reply = wire.refusal(unique, exc.errno)
         except Exception:
-            log.exception("a request failed: internal error")
-            if unique:  # or nobody waits for an answer
-                self._connection.refuse(unique, errno.EIO)
+            log.exception("%s: internal error", wire.name_of(opcode))
+            reply = wire.refusal(unique, errno.EIO)
+        if opcode in wire.UNANSWERED:
+            reply = []  # the log has said what went wrong; the kernel waits for no answer
+        if reply:
+            self._connection.send(reply)
+        if began:
+            self.observers.tell(opcode, began, message, reply)
 
 
 @types.coroutine

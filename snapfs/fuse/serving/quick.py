@@ -17,13 +17,12 @@ from snapfs.errors import CorruptBlock, DeviceFull, NoAttribute, NotFound, Snapf
 from snapfs.filesystem import Inode, View, designation
 from snapfs.filesystem.rules import SET_ID
 from snapfs.fuse.protocol import wire
-from snapfs.fuse.protocol.connection import Piece
 from snapfs.fuse.protocol.numbers import (
     KERNEL_ROOT,
     SNAPDIR_BIT,
     WRITER_BIT,
 )
-from snapfs.fuse.protocol.wire import Op, Set
+from snapfs.fuse.protocol.wire import Op, Piece, Set
 from snapfs.fuse.requests import facts
 from snapfs.fuse.requests.attributes import SECOND, VALID
 from snapfs.fuse.requests.name_handlers import RENAME_FLAGS
