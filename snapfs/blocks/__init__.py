@@ -1,4 +1,4 @@
 """Byte layouts of everything on a volume, and nothing that reads, writes or decides.
 
-``FORMAT.md`` describes the same bytes in words; a test holds the two together.
+``doc/format.md`` describes the same bytes in words; a test holds the two together.
 """

@@ -1,5 +1,5 @@
-"""The claim: a sector that says who has the volume open to write it (I11). ``FORMAT.md`` section
-14.
+"""The claim: a sector that says who has the volume open to write it (I11). ``doc/format.md``
+section 14.
 
 It has a slot of the superblock ring at the front to itself, so that whoever writes a superblock
 never writes it, and it can be found before anything else of the volume is believed.

@@ -1,5 +1,5 @@
 """The mark on the target of a copy that is not complete: what it is going to be, and where the rest
-of it is. ``FORMAT.md`` section 12.
+of it is. ``doc/format.md`` section 12.
 
 It stands where a volume has nothing: behind the superblocks of the first two slots of the ring, in
 turn, so that one of the two is whole whenever the power fails. A complete copy has none.

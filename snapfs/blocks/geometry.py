@@ -1,7 +1,7 @@
 """Where things are on a volume: superblock rings, groups and their headers, computed from block
 size and block count.
 
-All positions are block numbers. ``FORMAT.md`` sections 1 and 3 describe the same facts.
+All positions are block numbers. ``doc/format.md`` sections 1 and 3 describe the same facts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A group's header slot and its entry in the group table. ``FORMAT.md`` sections 3 and 4.
+"""A group's header slot and its entry in the group table. ``doc/format.md`` sections 3 and 4.
 
 A slot is three blocks: the header with the records (inline, or the list of blocks that store them),
 the block bitmap and the snapshot bitmap. The header carries the checksums of the other two, the

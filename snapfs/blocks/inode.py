@@ -1,4 +1,4 @@
-"""The slot of an inode in the inode table. ``FORMAT.md`` section 6."""
+"""The slot of an inode in the inode table. ``doc/format.md`` section 6."""
 
 from __future__ import annotations
 

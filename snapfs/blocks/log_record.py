@@ -1,5 +1,5 @@
 """A record of the log: what was made durable since the record before it, without a commit.
-``FORMAT.md`` section 13.
+``doc/format.md`` section 13.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """The copy map in bytes: sectors with one bit for each block of a volume, behind one that says
-whose they are. ``FORMAT.md`` section 12.
+whose they are. ``doc/format.md`` section 12.
 
 A sector is what a device writes whole or not at all, so a map can be changed in place: each sector
 has its own checksum. One of zeros alone has no bit set, so that a map that is a file need not be

@@ -1,4 +1,4 @@
-"""The superblock: one 512-byte sector that names a generation. ``FORMAT.md`` section 2."""
+"""The superblock: one 512-byte sector that names a generation. ``doc/format.md`` section 2."""
 
 from __future__ import annotations
 

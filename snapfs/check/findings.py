@@ -91,8 +91,8 @@ def everywhere(place: str) -> Subject:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """``invariant`` is "I1" to "I10" as numbered in DESIGN.md, or "format" for a structure that
-    cannot be read or makes no sense.
+    """``invariant`` is "I1" to "I10" as numbered in ``doc/design/overview.md``, or "format" for a
+    structure that cannot be read or makes no sense.
     """
 
     invariant: str

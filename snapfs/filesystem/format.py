@@ -1,5 +1,5 @@
-"""Formatting: a new volume with an empty root directory. ``FORMAT.md`` section 1 and the rest of
-it.
+"""Formatting: a new volume with an empty root directory. ``doc/format.md`` section 1, and the rest
+of it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Inodes in memory, and their slots in the inode table. ``FORMAT.md`` section 6."""
+"""Inodes in memory, and their slots in the inode table. ``doc/format.md`` section 6."""
 
 from __future__ import annotations
 

@@ -188,8 +188,9 @@ def test_a_file_is_missing_in_the_wheel_or_too_much(built: Built) -> None:
     }
     assert {
         "snapfs/py.typed",
-        "snapfs/DESIGN.md",
-        "snapfs/FORMAT.md",
+        "snapfs/doc/README.md",
+        "snapfs/doc/design/commit.md",
+        "snapfs/doc/format.md",
         "snapfs/copying/job.py",
     } <= wanted
     with zipfile.ZipFile(built.wheel) as files:

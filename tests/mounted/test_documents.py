@@ -1,4 +1,7 @@
-"""What the README and the demo promise happens."""
+"""What the tours in the documents and the demo promise happens.
+
+What can be compared without a mount is in ``tests/unit/test_documents.py``.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_tour_in_the_readme_runs(tmp_path: Path, snapfs_command) -> None:
-    tour = "\n".join(re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL))
+@pytest.mark.parametrize("document", ["README.md", "snapfs/doc/guide/first-steps.md"])
+def test_a_tour_does_not_run(tmp_path: Path, snapfs_command, document: str) -> None:
+    """All blocks of shell commands in the document, one after another, as a newcomer types them."""
+    tour = "\n".join(re.findall(r"```sh\n(.*?)```", (ROOT / document).read_text(), re.DOTALL))
     assert "snapfs mkfs" in tour
     shim = f'snapfs() {{ {" ".join(snapfs_command())} "$@"; }}\nset -ex\n'
     try:
@@ -42,44 +47,3 @@ def test_the_demo_proves_what_it_shows(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
     assert "Nothing is left behind" in result.stdout
     assert "clean" in result.stdout
-
-
-def test_the_options_in_the_readme_are_those_that_are_accepted() -> None:
-    from snapfs.fuse.mount.options import parse_options
-
-    table = (ROOT / "README.md").read_text().split("## Mount options")[1].split("##")[0]
-    examples = {"NAME": "x", "SECONDS": "5", "PERCENT": "5", "SIZE": "1M", "": "0"}
-    examples |= {
-        "on\\|off": "off",
-        "SECONDS\\|off": "off",
-        "oldest\\|none": "oldest",
-        "direct\\|pyfuse3": "direct",
-    }
-    needs = {"autodelete_below": "autodelete=oldest,"}
-    first_column = "\n".join(
-        line.split(" | ")[0] for line in table.splitlines() if line.startswith("| `")
-    )
-    for name, equals, value in re.findall(r"`([a-z_]+)(=?)([^`]*)`", first_column):
-        parse_options(needs.get(name, "") + (f"{name}={examples[value]}" if equals else name))
-
-
-def test_a_promise_has_no_proof() -> None:
-    """Every line of "What snapfs promises" names tests, and each of them is there."""
-    table = (ROOT / "README.md").read_text().split("## What snapfs promises")[1].split("\n## ")[0]
-    rows = [
-        [cell.strip() for cell in line.strip("|").split(" | ")]
-        for line in table.splitlines()
-        if line.startswith("| ")
-    ][1:]
-    assert len(rows) > 15
-    for promise, proof in rows:
-        proofs = re.findall(r"`([^`]+)`", proof)
-        assert proofs, promise
-        for name in proofs:
-            path, _, function = name.partition("::")
-            assert path.startswith("tests/"), name
-            assert (ROOT / path).is_file(), name
-            defined = re.findall(
-                r"^(?:async )?def (test_\w+)", (ROOT / path).read_text(), re.MULTILINE
-            )
-            assert function in defined if function else defined, name

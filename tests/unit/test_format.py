@@ -1,4 +1,4 @@
-"""FORMAT.md is the format: its tables are those of the code."""
+"""doc/format.md is the format: its tables are those of the code."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ from snapfs.blocks import (
     superblock,
 )
 
-TEXT = (Path(superblock.__file__).parents[1] / "FORMAT.md").read_text()
+TEXT = (Path(superblock.__file__).parents[1] / "doc" / "format.md").read_text()
 
 
 def section(number: int) -> str:
-    return TEXT.split(f"\n## {number}. ")[1].split("\n## ")[0]
+    """A section's text, each paragraph of it one line."""
+    text = TEXT.split(f"\n## {number}. ")[1].split("\n## ")[0]
+    return re.sub(r"(?<=[^\n|])\n(?=[^\n|-])", " ", text)
 
 
 def rows(number: int) -> list[tuple[int, int | None, str]]:

@@ -44,7 +44,7 @@ class Tree:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where in a tree a block stands: level and number as ``FORMAT.md`` counts them; in bucket
+    """Where in a tree a block stands: level and number as ``doc/format.md`` counts them; in bucket
     trees depth and prefix.
     """
 

@@ -198,6 +198,16 @@ def parse_options(text: str) -> MountOptions:
     return options
 
 
+def value_forms() -> dict[str, str]:
+    """The options that take a value, each with the form of the value."""
+    return {name: form for name, (_, form) in _WITH_VALUE.items()}
+
+
+def option_names() -> frozenset[str]:
+    """All options of ours: those that ``common_options`` answers for are not among them."""
+    return frozenset((*_FLAGS, *_TO_KERNEL, *_WITH_VALUE))
+
+
 def _text(name: str, value: str) -> dict[str, Any]:
     return {name: value}
 

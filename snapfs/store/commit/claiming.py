@@ -9,7 +9,8 @@ volume; if not, it is taken.
 
 The holder may have been stopped, or cut off from the medium. So it may write only until
 ``interval`` seconds after its last renewal. After that it reads the claim first, before every
-write. What is on its way to the device when the time is over is beyond that: see ``DESIGN.md``.
+write. What is on its way to the device when the time is over is beyond that: see
+``doc/design/one-writer.md``.
 """
 
 from __future__ import annotations

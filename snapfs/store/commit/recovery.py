@@ -1,5 +1,5 @@
-"""Opening a volume: find the last durable generation and read its tables. ``FORMAT.md`` sections 2,
-4 and 9.
+"""Opening a volume: find the last durable generation and read its tables. ``doc/format.md``
+sections 2, 4 and 9.
 """
 
 from __future__ import annotations

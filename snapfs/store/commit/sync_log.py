@@ -1,5 +1,5 @@
 """The log: a few blocks in which fsync is told in one write, instead of a commit (I8).
-``FORMAT.md`` section 13.
+``doc/format.md`` section 13.
 
 A superblock names the region; its records belong to that generation, and say what has happened
 since. For the bitmaps of every generation these blocks are free; who writes the volume keeps them

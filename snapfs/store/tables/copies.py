@@ -1,5 +1,5 @@
 """How a volume remembers a copy of itself that is running: a block that the root record names.
-``FORMAT.md`` section 11.
+``doc/format.md`` section 11.
 
 Whoever opens such a volume to write must first see to it that what the copy still needs is copied
 before it is overwritten. So what is said of it is read when the volume is opened, and if it cannot

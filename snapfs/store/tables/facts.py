@@ -1,5 +1,5 @@
 """What people say about an instance: whether it may be written, holds, a description, tags.
-``FORMAT.md`` section 8.
+``doc/format.md`` section 8.
 
 They are an item of the instance table of their own, next to the instance, so that each of the two
 fits the smallest block however much there is to say. Facts are never changed, only replaced: each

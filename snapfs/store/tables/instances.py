@@ -1,4 +1,5 @@
-"""Instances: one snapshot each, with its bit of the counting bitmap (A4). ``FORMAT.md`` section 8.
+"""Instances: one snapshot each, with its bit of the counting bitmap (A4). ``doc/format.md``
+section 8.
 
 The table's values are msgpack maps; all of them are in memory while a volume is open. An instance's
 key is its id; what people say about it (``facts``) has a key of its own.

@@ -1,4 +1,4 @@
-"""Parts: what a snapshot shows and preserves when it is not of everything (C1). ``FORMAT.md``
+"""Parts: what a snapshot shows and preserves when it is not of everything (C1). ``doc/format.md``
 section 8.
 
 A part is a file or a directory with all below it, named by the way that led to it when the snapshot

@@ -1,5 +1,5 @@
 """The restore that is arranged for the next mount, and the last ones that were done: fields of the
-root record. ``FORMAT.md`` section 10.
+root record. ``doc/format.md`` section 10.
 
 They are written with the generation that the restore itself is in, so that a crash leaves both or
 neither.

@@ -1,5 +1,5 @@
 """Bucket trees: maps from keys to small values, in hash order: directories, the instance table, the
-holder sets. ``FORMAT.md`` section 7.
+holder sets. ``doc/format.md`` section 7.
 
 A bucket is one block with a msgpack map. A small map is one bucket; a larger one has pointer blocks
 above, each of which consumes as many bits of the hash, from the top, as it has slots. Within a

@@ -1,4 +1,4 @@
-"""Block maps: the pointer tree of one file, sparse, copied on write. ``FORMAT.md`` section 5.
+"""Block maps: the pointer tree of one file, sparse, copied on write. ``doc/format.md`` section 5.
 
 A map of depth 0 is one pointer to one block; a map of depth d has pointer blocks at the levels d to
 1. The pointer block ``(level, number)`` covers the file's blocks from ``number * fan_out**level``
