@@ -15,7 +15,7 @@ KILLS ?= 500
 ARGS ?=
 SECONDS ?= 60
 
-.PHONY: help install demo test check format crash torture fuzz bench copybench reference clean
+.PHONY: help install demo test check format crash torture fuzz bench copybench reference ways clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ bench: $(VENV)/.installed $(VENV)/.bench-packages ## Measure against other files
 
 copybench: $(VENV)/.installed ## Measure what a full copy costs those who write meanwhile
 	@$(RUN) tests/benchmarks/copying.py $(ARGS)
+
+ways: $(VENV)/.installed ## Count the modules that a write, an fsync, a snapshot, a restore and a read pass
+	@$(RUN) tests/benchmarks/ways.py $(ARGS)
 
 reference: $(VENV)/.installed ## Make the reference of commands and mount options anew
 	$(RUN) -m snapfs.cli.reference > snapfs/doc/reference.new
