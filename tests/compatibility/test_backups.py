@@ -1,5 +1,5 @@
-"""Backup programs on mounts of snapshots, as the README has it: what has not changed since the
-snapshot before is not read again.
+"""Backup programs on mounts of snapshots, as ``doc/guide/backups.md`` has it: what has not changed
+since the snapshot before is not read again.
 
 They know a file again by its path, size, times and inode number. So each snapshot is mounted in one
 place, and shows the live tree's numbers.

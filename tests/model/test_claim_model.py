@@ -4,8 +4,9 @@ passes anywhere.
 A host looks, claims, writes, renews, is stopped for any time between two steps, closes, comes
 again. ``Claiming`` itself runs, one step (a look, a claim, a write) at a time; the model only
 decides who goes on, and how much time passes. What must never happen is that a host writes when
-another has begun to use the volume after him. One exception, as DESIGN says: who has opened it
-within the same two seconds may not have read his claim again since, for a tenth of a second.
+another has begun to use the volume after him. One exception, as
+``doc/design/one-writer.md`` says: who has opened it within the same two seconds may not have read
+his claim again since, for a tenth of a second.
 """
 
 from __future__ import annotations
