@@ -26,9 +26,9 @@ install: $(VENV)/.installed ## Install system packages that are missing, a virtu
 demo: $(VENV)/.installed ## See it work: files, snapshots and a restore on a real mount, in under two minutes
 	@$(RUN) examples/demo.py
 
-# Two processes: one has the tests that mount, one after another; the other has the rest. See `tests/conftest.py`.
+# Four processes on two processors: tests that mount wait as much as they compute. See `tests/harness/scheduling.py`.
 test: $(VENV)/.installed $(VENV)/.test-packages ## Run all tests
-	$(RUN) -m pytest --numprocesses 2 $(ARGS)
+	$(RUN) -m pytest --numprocesses 4 $(ARGS)
 
 check: $(VENV)/.installed ## Lint, formatting, types, layers
 	$(VENV)/bin/ruff check

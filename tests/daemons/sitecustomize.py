@@ -1,4 +1,5 @@
-"""Has every snapfs that a test starts held against what is set aside for commits: see ``tally.py``.
+"""Has every snapfs that a test starts held against what is set aside for commits: see
+``harness/tally.py``.
 
 Python runs a module of this name when it starts, if its directory is in ``PYTHONPATH``, where
 ``conftest.py`` puts it. ``SNAPFS_TALLY=0`` leaves processes alone. Nothing is loaded before the
@@ -27,8 +28,7 @@ class _BeforeUse(MetaPathFinder):
         del path, target
         if fullname in _USERS:
             sys.meta_path.remove(self)
-            sys.path.append(os.path.dirname(os.path.dirname(__file__)))
-            import tally
+            from tests.harness import tally
 
             tally.install()
 

@@ -71,6 +71,7 @@ def process_start(run_snapfs) -> float:
 # --- a large volume -------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 def test_a_volume_of_1_tib_is_made_and_mounted_in_under_a_second(
     images, mount_volume, run_snapfs, tmp_path: Path
 ) -> None:
@@ -124,6 +125,7 @@ def test_work_on_a_volume_of_1_tib_stays_in_150_mib(mount_volume) -> None:
     assert resident(pid) < 150 << 20
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_a_snapshot_takes_as_long_as_on_a_volume_that_is_as_large_and_empty(mount_volume) -> None:
     """A2: the pause does not grow with the volume: 256 MiB or 1 TiB."""
@@ -183,6 +185,7 @@ def test_the_daemon_remembers_all_that_anybody_has_ever_looked_at(
     assert (mounted / "file 7").read_text() == "before and after"
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_a_snapshot_of_200_000_files_takes_as_long_as_one_of_none(images, mount_volume) -> None:
     """A2, C3: nothing is walked."""
@@ -224,6 +227,7 @@ def facts(top: Path) -> dict[str, tuple[object, ...]]:
     return found
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_comparison_takes_as_long_as_walking_both_trees(images, mount_volume) -> None:
@@ -265,6 +269,7 @@ def test_a_comparison_takes_as_long_as_walking_both_trees(images, mount_volume) 
     assert resident(mounted.pid) < 500 << 20
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_a_comparison_keeps_users_waiting(
     images, mount_volume, snapfs_command, tmp_path: Path
@@ -304,6 +309,7 @@ def test_a_comparison_keeps_users_waiting(
     assert resident(pid) - before < 100 << 20
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_a_directory_of_100_000_names(images, mount_volume) -> None:
     """Listed whole, each name once; looking one up, adding and removing cost nothing more."""
@@ -407,6 +413,7 @@ class History:
             )
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.volume(size="512M")
 def test_1000_snapshots_with_a_change_between_each(mounted, wait_until) -> None:

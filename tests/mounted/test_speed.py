@@ -366,6 +366,7 @@ def speeds(top: Path) -> dict[str, float]:
     return found
 
 
+@pytest.mark.alone
 @pytest.mark.volume(size="256M")
 def test_it_is_several_times_slower_than_a_filesystem_that_does_nothing(
     mounted, empty_filesystem: Path

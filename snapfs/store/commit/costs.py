@@ -5,7 +5,7 @@ Whoever changes something has these blocks set aside before (``Allocator.prepare
 ``metadata=volume.dirtied + COST``), so that no commit lacks space after success was told.
 ``Volume.dirtied`` counts what is dirty already; a cost is what an operation adds to that. The first
 costs follow from the structures of the volume, those of operations from what these do. The tests
-hold every operation and every commit against them (``tests/tally.py``).
+hold every operation and every commit against them (``tests/harness/tally.py``).
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ def _seal(seal: Callable[[Volume], Any]) -> Callable[[Volume], Any]:
         try:
             return seal(volume)
         finally:
-            del allocator.allocate  # type: ignore[method-assign]
+            del allocator.allocate
             assert taken <= expected + tables, (
                 f"a commit took {taken} blocks: {expected} were dirty, {tables} for "
                 "tables were expected"
@@ -171,5 +171,5 @@ def install() -> None:
         setattr(snapshots, name, _watched(getattr(snapshots, name), lambda fs: fs.volume))
     copies.allocate_map = _watched(copies.allocate_map, lambda volume: volume)
     Allocator.prepare = _prepare(Allocator.prepare)  # type: ignore[method-assign]
-    commit.plan = _plan(commit.plan)
-    commit.seal = _seal(commit.seal)
+    commit.plan = _plan(commit.plan)  # type: ignore[assignment]
+    commit.seal = _seal(commit.seal)  # type: ignore[assignment]

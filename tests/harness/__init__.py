@@ -1,0 +1,7 @@
+"""What tests share: commands, images, mounts, waiting, the order of tests, the tally.
+
+``commands`` runs snapfs, mostly in forks of a process that has it imported (``forkserver``);
+``images`` makes volumes and has them checked; ``mounts`` mounts them; ``waiting`` waits for a
+condition, with a limit; ``scheduling`` says which tests run side by side; ``tally`` holds
+operations and commits against what they had set aside.
+"""
