@@ -92,11 +92,12 @@ class FileChange:
 
 @dataclass(frozen=True, slots=True)
 class LogRecord:
-    """One record, verified. ``checksum`` is its own."""
+    """One record, verified. ``checksum`` is its own, ``offset`` where it begins, in bytes."""
 
     number: int
     changes: tuple[FileChange, ...]
     checksum: int
+    offset: int = 0
 
 
 def encode_record(
@@ -130,18 +131,18 @@ def decode_log(
         if crc32c(head + payload) != checksum:
             break  # torn, or an older one
         try:
-            records.append(_decoded(payload, len(records), checksum))
+            records.append(_decoded(payload, len(records), checksum, position))
         except CorruptBlock as exc:
             return records, str(exc)
         position, previous = -(-end // block_size) * block_size, checksum
     return records, None
 
 
-def _decoded(payload: bytes, number: int, checksum: int) -> LogRecord:
+def _decoded(payload: bytes, number: int, checksum: int, offset: int) -> LogRecord:
     found = unpack(payload, _WHAT)
     if type(found) is not list:
         raise CorruptBlock(f"{_WHAT}: a list was expected")
     changes = tuple(FileChange.decode(value) for value in found)
     if len({change.ino for change in changes}) != len(changes):
         raise CorruptBlock(f"{_WHAT}: it names a file twice")
-    return LogRecord(number, changes, checksum)
+    return LogRecord(number, changes, checksum, offset)

@@ -69,6 +69,7 @@ COMMANDS: Final = {
         exits.CHECK_CANCELLED,
     ),
     "scrub": Command("scrub", "read everything, mounted or not, and verify every checksum"),
+    "dump": Command("dump", "look into an image that is not mounted: what stands where, and why"),
     "install-helpers": Command(
         "install_helpers", "link the helpers that mount(8) and fsck(8) look for into /sbin"
     ),

@@ -11,6 +11,7 @@ import os
 import struct
 from array import array
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 from forging import CHECKSUM, Image, forged, limits
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from looking import look_inside
 from mutations import BOMBS, hostile
 from rerun import report
 from using import User, decode, use
@@ -30,8 +32,16 @@ from snapfs.blocks.group_header import ENTRY, GroupHeader, decode_records
 from snapfs.blocks.pointer import CHECKSUM_SHIFT, EPOCH_MASK, FLAG_BUCKET
 from snapfs.blocks.schema import unpack
 from snapfs.check import check_volume
+from snapfs.check.inspect import inodes, maps
+from snapfs.check.inspect.opened import inspect
 from snapfs.device import open_device
-from snapfs.errors import CorruptBlock, NoSpace, TooManySnapshots, Truncated, UsageError
+from snapfs.errors import (
+    CorruptBlock,
+    NoSpace,
+    TooManySnapshots,
+    Truncated,
+    UsageError,
+)
 from snapfs.filesystem import Changes, Filesystem, Inode
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import FIRST_INO, INO_LIMIT, ROOT_INO
@@ -86,6 +96,20 @@ def test_a_decoder_does_more_than_fail(head: bytes, rest: bytes) -> None:
     """Every decoder, on bytes of any kind."""
     with report(head + rest, "decoders", "hypothesis"):
         bounded(decode, head + rest)
+
+
+@settings(
+    max_examples=EXAMPLES // 2,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    database=None,
+)
+@given(st.binary(min_size=8, max_size=64))
+def test_looking_into_an_image_does_more_than_fail(data: bytes) -> None:
+    """Every page of `snapfs dump`, of the same mutations."""
+    with report(data, "volume", "hypothesis"):
+        bounded(lambda: look_inside(hostile(data)[0]))
 
 
 # Every kind of thing that was found so far
@@ -674,3 +698,47 @@ def test_a_data_pointer_leads_outside(crafted: Crafted) -> None:
     user = c.user()
     with pytest.raises(CorruptBlock, match="outside the volume"):
         drive(user.volume, user.fs.read, user.fs.base, inode.ino, 0, 10)
+
+
+# Looking into images
+
+
+@pytest.mark.parametrize("bottom", ["data", "nothing", "a bucket"])
+def test_a_map_of_an_endless_tree_takes_for_ever(crafted: Crafted, bottom: str) -> None:
+    """Every pointer of a block names the one block below: each is walked through once."""
+    c = crafted
+    if bottom == "data":
+        c.endless_file(b"data", 5)
+    else:
+        inode = c.make("endless", DIRECTORY)
+        bucket = Bucket({b"name": FIRST_INO << 4 | 8}, 20).encode(c.block_size)
+        flag = FLAG_BUCKET if bottom == "a bucket" else 0
+        inode.data.root = array("Q", c.endless(bucket if flag else b"", 4, flag))
+    c.commit()
+    with limits(5, MEMORY):
+        look_inside(c.image)
+        looked = inspect(c.image)
+        page = maps.block_map(looked, looked.fs.base, b"endless")
+    levels = 4 if bottom == "a bucket" else 5  # zeros are a pointer block, too
+    once = 1 + (levels - 1) * c.volume.geometry.fan_out
+    assert len(page.tables["pointer_blocks"].rows) == once
+    assert page.problems
+
+
+def test_an_endless_inode_table_is_looked_at_for_ever(crafted: Crafted) -> None:
+    """Every inode is one and the same directory, which is its own parent."""
+    c = crafted
+    inode = Inode(c.base, 999, DIRECTORY)
+    inode.nlink = 2
+    inode.parent = 999
+    depth = c.volume.geometry.table_depth
+    root = c.endless(inode.encode() * (c.block_size // 256), depth)
+    c.commit()
+    c.volume.base_root = replace(c.volume.base_root, first=root[0], second=root[1], depth=depth)
+    for group in c.volume.allocator.groups.values():
+        group.dirty = True
+    commit(c.volume)
+    with limits(5, MEMORY):
+        look_inside(c.image)
+        looked = inspect(c.image)
+        assert inodes.inode(looked, looked.fs.base, 12345).facts["parent"] == 999

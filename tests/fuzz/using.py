@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from forging import CHECKSUM, Image
+from looking import look_inside
 from mutations import NAMES, NUMBERS, Choices
 
 from snapfs import snapshots
@@ -347,9 +348,10 @@ def mend(image: Image) -> None:
 
 def use(image: Image, choices: Choices) -> None:
     """Check a hostile image, open it, look at everything, change it, and do so again. Now and then,
-    repair it.
+    look into it and repair it.
     """
     if choices.below(4) == 3:
+        look_inside(image)
         mend(image)
     for _ in range(2):
         with contextlib.suppress(SnapfsError):

@@ -70,7 +70,7 @@ def salvage(device: Device, tell: Tell) -> Volume:
             superblock.geometry
         )  # it says what the bitmaps say
         volume.allocator.recount()
-    _instances(volume, tell)
+    load_readable_instances(volume, tell)
     return volume
 
 
@@ -128,8 +128,8 @@ def _begins(device: Device, superblock: Superblock, root: recovery.RootRecord) -
         return False
 
 
-def _instances(volume: Volume, tell: Tell) -> None:
-    """Take the instances that can be read and make sense."""
+def load_readable_instances(volume: Volume, tell: Tell) -> None:
+    """Take the instances that can be read and make sense, and tell what is lost of the others."""
     instances = volume.instances
     try:
         recovery.fetched(volume, lambda: volume.instances_tree.scan(0, 1 << 20))

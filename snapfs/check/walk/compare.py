@@ -5,9 +5,10 @@ from __future__ import annotations
 from array import array
 from collections import defaultdict
 from itertools import groupby
+from typing import Final
 
 from snapfs.blocks.group_header import ENTRY_WRITTEN
-from snapfs.check.findings import Findings, Severity, everywhere
+from snapfs.check.findings import Finding, Findings, Severity, everywhere
 from snapfs.check.walk.reach import (
     BASE,
     COPY,
@@ -18,6 +19,9 @@ from snapfs.check.walk.reach import (
 from snapfs.check.walk.tables import load_group
 from snapfs.store.commit.volume import Volume
 from snapfs.store.space.group import Group
+
+#: Groups that are read to claim what stores their records, and kept until they are compared.
+GROUPS_KEPT: Final = 64
 
 
 class Comparison:
@@ -35,27 +39,9 @@ class Comparison:
         """Compare all groups that were written or are reached."""
         volume = self.volume
         entries = volume.allocator.entries
-        groups: dict[int, Group] = {}
-        numbers = sorted(
-            self.reach.groups
-            | {n for n, entry in enumerate(entries) if entry.flags & ENTRY_WRITTEN}
-        )
-        # Record storage may lie in any group: it is claimed before any group is compared.
-        spills = 0
-        unreadable = set()
-        for number in numbers:
-            if not entries[number].flags & ENTRY_WRITTEN:
-                continue
-            group = load_group(volume, number, self.findings)
-            if group is None:
-                unreadable.add(number)
-                continue
-            for block, _ in group.spill:
-                self.reach.claim(block, 1, RECORDS, 0, everywhere(f"records of group {number}"))
-                spills += 1
-            if len(groups) < 64:
-                groups[number] = group
-        for number in sorted(self.reach.groups.union(numbers) - unreadable):
+        written = {number for number, one in enumerate(entries) if one.flags & ENTRY_WRITTEN}
+        spills, groups, unreadable = self.claim_records()
+        for number in sorted(self.reach.groups.union(written) - unreadable):
             few = None if entries[number].flags & ENTRY_WRITTEN else self.reach.few_of_group(number)
             if few is not None:  # nothing is marked in it, and what is fixed cannot be claimed
                 for offset, mask, epoch in few:
@@ -84,6 +70,55 @@ class Comparison:
                     f"records name it for {self.set_counts.get(number, 0)} blocks, "
                     f"{entry.count} are counted",
                 )
+
+    def claim_records(self) -> tuple[int, dict[int, Group], set[int]]:
+        """Claim what stores records. It may lie in any group: this comes before any is compared.
+
+        How many blocks that is; some of the groups that were read for it, by their numbers; and the
+        numbers of those that cannot be read.
+        """
+        spills = 0
+        groups: dict[int, Group] = {}
+        unreadable = set()
+        for number, entry in enumerate(self.volume.allocator.entries):
+            if not entry.flags & ENTRY_WRITTEN:
+                continue
+            group = load_group(self.volume, number, self.findings)
+            if group is None:
+                unreadable.add(number)
+                continue
+            for block, _ in group.spill:
+                self.reach.claim(block, 1, RECORDS, 0, everywhere(f"records of group {number}"))
+                spills += 1
+            if len(groups) < GROUPS_KEPT:
+                groups[number] = group
+        return spills, groups, unreadable
+
+    def of_block(self, block: int) -> list[Finding]:
+        """What is wrong with one block, once all that reaches it has been claimed.
+
+        Nothing is said of a block in a group that cannot be read.
+        """
+        geometry, findings = self.volume.geometry, Findings()
+        number, offset = divmod(block, geometry.group_span)
+        group = load_group(self.volume, number, findings)
+        if group is None:
+            return []
+        masks, ids, epochs = self.reach.of_group(number)
+        fixed = any(low <= offset < high for low, high in geometry.fixed_ranges(number))
+        record = group.records.get(offset)
+        own = Comparison(self.volume, self.reach, findings)
+        own._run(
+            block,
+            1,
+            masks[ids[offset]],
+            epochs[offset],
+            -1 if record is None else record,
+            int(fixed),
+            group.blocks[offset],
+            group.snapshot[offset],
+        )
+        return findings.found
 
     def _group(self, group: Group) -> None:
         volume = self.volume

@@ -87,6 +87,13 @@ class ViewChecker:
 
     def run(self) -> None:
         """Check everything."""
+        versions = self.walk()
+        self._links(versions)
+        self._connection(versions)
+        self._designations()
+
+    def walk(self) -> dict[int, list[Version]]:
+        """Claim all that views reach, and check each tree by itself. All inodes, by number."""
         versions = self._inode_tables()
 
         def find(ino: int, instance: Instance) -> Inode | None:
@@ -99,9 +106,7 @@ class ViewChecker:
             self._inode(ino, found)
             if not done % 64:
                 self.progress(done, len(versions))
-        self._links(versions)
-        self._connection(versions)
-        self._designations()
+        return versions
 
     # Inodes
 
