@@ -67,6 +67,15 @@ _CODES: Final = (
         ),
     ),
     (
+        "`dump`",
+        (
+            (exits.OK, "done"),
+            (exits.DAMAGED, "something could not be read or makes no sense"),
+            (exits.ERROR, "error"),
+            (exits.USAGE, "usage"),
+        ),
+    ),
+    (
         "`diff` with `--exit-code` or `--quiet`",
         (
             (exits.OK, "nothing differs"),

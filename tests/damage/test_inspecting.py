@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cases import CASES, Case, planted, template
 from planting import BLOCK, Planted, metadata
 
+import snapfs
 import snapfs.copying
 from snapfs.blocks.geometry import SLOT_BYTES, SUPERBLOCK_SLOTS
 from snapfs.blocks.pointer import BLOCK_MASK
@@ -244,6 +247,33 @@ def test_a_number_or_path_that_is_not_there_is_no_error(dump: Dump) -> None:
         ("why", 40960),
     ):
         assert dump(device, *words)[0] == ERROR
+
+
+def test_a_document_has_names_that_are_not_described(read: Callable[..., dict[str, Any]]) -> None:
+    """Of each page of `snapfs dump --json`: its facts, tables and columns, each name once."""
+    text = (Path(snapfs.__file__).parent / "doc" / "looking-inside.md").read_text()
+    _, *sections = re.split(r"^### ", text, flags=re.MULTILINE)
+    described = {one.split("\n", 1)[0]: set(re.findall(r"`(\w+)`", one)) for one in sections}
+    assert set(described) == set(WHAT)
+    described["path"] |= described["inode"]
+    described["map"] |= described["path"]
+    described["why"] |= described["block"]
+    p = planted()
+    for number in range(len(PATHS)):
+        for words in questions(p, number):
+            if words == ("inode", 1 << 46):
+                continue
+            page = read(p.device, *words, "--rows", 20)
+            tables = {name for name, value in page.items() if value and type(value) is list}
+            names = set(page) | {
+                column
+                for name in tables - {"cut", "problems"}
+                for row in page[name]
+                if type(row) is dict
+                for column in row
+            }
+            common = {"image", "what", "cut", "problems", "code"}
+            assert names - common <= described[str(words[0])], words
 
 
 # What cannot be read

@@ -87,7 +87,7 @@ def _newest(page: Page, one: Superblock, device_bytes: int) -> None:
         blocks=one.blocks,
         bytes=one.geometry.size,
         device_bytes=device_bytes,
-        groups=one.geometry.groups,
+        group_count=one.geometry.groups,
         generation=one.generation,
         created_at=Time(one.created_ns),
         sealed_at=Time(one.committed_ns),

@@ -27,6 +27,7 @@ from snapfs.store.commit.recovery import (
 from snapfs.store.commit.volume import Volume
 
 if TYPE_CHECKING:
+    from snapfs.blocks.superblock import Superblock
     from snapfs.device import Device
     from snapfs.store.tables.instances import ViewRoot
 
@@ -88,12 +89,13 @@ def inspect(device: Device, limit: int = ROWS) -> Inspected:
     """
     problems: list[Problem] = []
     superblock = newest_superblock(device)
-    root = _root_record(device)
     try:
         volume = Volume.open(device, read_only=True)
         fs = Filesystem(volume, as_sealed=True)
+        root = _root_record(device, volume.superblock)
     except (CorruptBlock, DeviceError, Truncated) as exc:
         problems.append(Problem("volume", str(exc)))
+        root = _root_record(device, superblock)
         volume = Volume(
             device, superblock, root or RootRecord(), fresh_entries(superblock.geometry)
         )
@@ -103,8 +105,7 @@ def inspect(device: Device, limit: int = ROWS) -> Inspected:
     return Inspected(device, volume, fs, root, limit, problems)
 
 
-def _root_record(device: Device) -> RootRecord | None:
-    superblock = newest_superblock(device)
+def _root_record(device: Device, superblock: Superblock) -> RootRecord | None:
     try:
         data = device.read(superblock.root_block * superblock.block_size, superblock.root_length)
         return (

@@ -46,7 +46,7 @@ def groups(image: Inspected) -> Page:
         "state",
     )
     per_leaf = geometry.block_size // ENTRY.size
-    page.facts.update(groups=geometry.groups, blocks_of_a_group=geometry.group_span)
+    page.facts.update(group_count=geometry.groups, blocks_of_a_group=geometry.group_span)
     written = 0
     for leaf in leaves(volume, *image.tree(Kind.GROUPS), "groups"):
         if leaf.problem:
@@ -315,7 +315,6 @@ def instances(image: Inspected) -> Page:
         )
         for part in one.parts:
             parts.add(one.id, part.path, part.ino or None, list(part.chain))
-    page.facts.update(instances=len(table.rows))
     return page
 
 
@@ -362,5 +361,4 @@ def sets(image: Inspected) -> Page:
             )
         if not table.add(*row):
             break
-    page.facts.update(sets=len(table.rows))
     return page

@@ -55,7 +55,7 @@ EPILOG: Final = (
 
 def configure(parser: Parser) -> None:
     """Declare the arguments."""
-    parser.add_argument("image", metavar="IMAGE")
+    parser.add_argument("image", metavar="IMAGE", help="an image file or a block device")
     kinds = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
     for name, (argument, words) in WHAT.items():
         kind = kinds.add_parser(
@@ -87,7 +87,6 @@ def configure(parser: Parser) -> None:
             "looks like damage",
         )
         add_json(kind)
-        kind.epilog = EPILOG
     parser.epilog = EPILOG
 
 
