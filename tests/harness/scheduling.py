@@ -2,7 +2,7 @@
 
 Tests of a module that mounts run in one process, one after another, beside those of other modules.
 Of other modules, every process takes what comes next. Tests that compare times (the marker
-``alone``) come last, and run while no other test of this run does, in any process.
+``alone``, of a whole module) come last, and run while no other test does, in any process.
 """
 
 from __future__ import annotations
@@ -29,25 +29,16 @@ MOUNTING = (
 #: Modules that take longest: whoever began one of these last would be waited for.
 LONGEST: tuple[str, ...] = ()
 
-#: What the node id of a test ends with that runs alone: all of them are one process's.
-ALONE = "@alone"
-
 
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc] # it has no types
-    """Modules that mount are for one process each; what runs alone is for one of them."""
+    """Modules that mount are for one process each."""
 
     def _split_scope(self, nodeid: str) -> str:
-        if nodeid.endswith(ALONE):
-            return ALONE
         return nodeid.partition("::")[0] if nodeid.startswith(MOUNTING) else nodeid
 
 
 def order(items: list[pytest.Item]) -> None:
     """Sort tests as they are to be given out. The order within a module stays."""
-    several = "PYTEST_XDIST_WORKER" in os.environ
-    for item in items:
-        if several and item.get_closest_marker("alone"):
-            item._nodeid += ALONE  # type: ignore[attr-defined] # as xdist's own for its groups
     items.sort(key=_place)
 
 
