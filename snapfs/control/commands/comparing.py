@@ -35,6 +35,7 @@ from snapfs.snapshots import (
 )
 from snapfs.snapshots.paths import CODING, path_bytes
 from snapfs.snapshots.restore.ways import covered_ways
+from snapfs.store.commit.guard import broke_off
 from snapfs.store.space.readers import Reader
 
 #: Seconds between two events, at most, and between two chances for others.
@@ -182,7 +183,23 @@ class Comparing:
     ) -> None:
         """Run steps of the core to their end; tell what they yield. Raises ``SnapshotBusy`` when
         the volume needs what is being read.
+
+        Damage ends writing, whoever meets it: see ``store.commit.guard``.
         """
+        try:
+            await self._run(reader, steps, encode, compared)
+        except CorruptBlock as exc:
+            _check_kept(reader)  # else something was written there
+            broke_off(self._fs.volume, exc)
+            raise
+
+    async def _run(
+        self,
+        reader: Reader,
+        steps: Steps,
+        encode: Callable[[Any], Result],
+        compared: Callable[[], int],
+    ) -> None:
         volume, found, size = self._fs.volume, list[Result](), 0
         told = turn = time.monotonic()
         step = next(steps, None)
@@ -191,33 +208,31 @@ class Comparing:
             if now - turn > TURN_SECONDS:
                 await self._caller.pause(0)
                 turn = time.monotonic()
-            if reader.lost:
-                raise SnapshotBusy(
-                    "the volume is so full that writers needed what was being compared: "
-                    "free some space, and try again"
-                )
+            _check_kept(reader)
             if len(found) >= EVENT_THINGS or size > EVENT_BYTES or now - told > EVENT_SECONDS:
                 await self._caller.tell({"found": found, "compared": compared()})
                 found, size, told = [], 0, time.monotonic()
-            try:
-                if not isinstance(step, list):
-                    found.append(encode(step))
-                    size += sum(
-                        len(value) for value in found[-1].values() if isinstance(value, str)
-                    )
-                elif step:
-                    loaded = volume.read_wants_nowait(step)
-                    volume.admit(
-                        await self._caller.in_thread(volume.read_wants, step)
-                        if loaded is None
-                        else loaded
-                    )
-            except CorruptBlock as exc:
-                if not reader.lost:  # it is damage; else something was written there
-                    step = steps.throw(exc)
-                    continue
+            if not isinstance(step, list):
+                found.append(encode(step))
+                size += sum(len(value) for value in found[-1].values() if isinstance(value, str))
+            elif step:
+                loaded = volume.read_wants_nowait(step)
+                volume.admit(
+                    await self._caller.in_thread(volume.read_wants, step)
+                    if loaded is None
+                    else loaded
+                )
             step = next(steps, None)
         await self._caller.tell({"found": found, "compared": compared()})
+
+
+def _check_kept(reader: Reader) -> None:
+    """Raises ``SnapshotBusy`` when what is being compared may be overwritten."""
+    if reader.lost:
+        raise SnapshotBusy(
+            "the volume is so full that writers needed what was being compared: free "
+            "some space, and try again"
+        )
 
 
 def parts(fs: Filesystem, instances: Sequence[Instance]) -> list[Any]:

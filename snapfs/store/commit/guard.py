@@ -1,13 +1,15 @@
 """What it means for the volume that a core call has ended with an exception: one rule for all who
 drive the core.
 
-They are ``store.commit.driver``, ``fuse.driving.calls``, ``fuse.serving.quick`` and
-``fuse.driving.commits``. A core call changes the volume whole, or says by an error of ours that it
-has changed nothing. There are two exceptions to that. A ``CorruptBlock`` may come out of the middle
-of a change, where the metadata turns out to contradict itself. And whatever is no error of ours, a
-defect, a lack of memory, a signal, may come out of anywhere. Memory may have half of a change then,
-which must never become durable (I8): so writing ends, and the volume stays as it was committed
-last.
+They are ``store.commit.driver``, ``fuse.driving.calls``, ``fuse.serving.quick``,
+``fuse.driving.commits`` and ``control.commands.comparing``. A core call changes the volume whole,
+or says by an error of ours that it has changed nothing. There are two exceptions to that. A
+``CorruptBlock`` may come out of the middle of a change, where the metadata turns out to contradict
+itself. And whatever is no error of ours, a defect, a lack of memory, a signal, may come out of
+anywhere. Memory may have half of a change then, which must never become durable (I8): so writing
+ends, and the volume stays as it was committed last.
+
+Scrubbing is the exception: it was asked to look for damage, and what it finds is its answer.
 """
 
 from __future__ import annotations

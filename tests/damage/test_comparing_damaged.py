@@ -1,0 +1,111 @@
+"""Comparing states drives the core as well: metadata that it finds damaged ends writing, as it does
+for all others (I1, I7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import pytest
+from cases import CASES, planted
+
+from snapfs import snapshots
+from snapfs.control.commands.comparing import Comparing
+from snapfs.control.commands.offline import OfflineEngine
+from snapfs.control.socket.caller import Alone
+from snapfs.errors import CorruptBlock, CorruptData, SnapfsError, SnapshotBusy
+from snapfs.filesystem import Filesystem
+from snapfs.store.commit.volume import Volume
+from snapfs.store.trees.cache import Want
+
+#: Commands that compare states, by what they are told.
+WORK: dict[str, Callable[[Comparing, OfflineEngine], Awaitable[Any]]] = {
+    "diff": lambda one, engine: one.diff(engine.call, engine.settle, "one", None, []),
+    "versions": lambda one, engine: one.versions(
+        engine.call, engine.settle, "dir/sub/deep", deleted=False
+    ),
+    "deleted": lambda one, engine: one.versions(engine.call, engine.settle, "many", deleted=True),
+    "restore plan": lambda one, engine: one.restore_plan(engine.call, engine.settle, "one", []),
+}
+
+
+async def compare(what: str, fs: Filesystem) -> None:
+    await WORK[what](Comparing(fs, Alone(), snapshots.anyone), OfflineEngine(fs))
+
+
+async def test_a_contradiction_that_a_comparison_has_met_is_written_on() -> None:
+    """What no checksum tells: it comes out of the steps themselves."""
+    met = 0
+    for case in CASES:
+        p = planted()
+        case.plant(p)
+        if not p.is_written:
+            p.commit()
+        try:
+            fs = Filesystem(Volume.open(p.device))
+        except SnapfsError:
+            continue  # nobody drives it
+        try:
+            await compare("diff", fs)
+        except CorruptData:
+            pass
+        except CorruptBlock as exc:
+            met += 1
+            assert "metadata is damaged" in (fs.volume.read_only_reason or ""), (case.plant, exc)
+        except SnapfsError:
+            pass
+    assert met > 3
+
+
+class Flawed:
+    """Reading the ``at``-th set of blocks of a volume fails, by a checksum."""
+
+    def __init__(self, volume: Volume, at: int, error: CorruptBlock) -> None:
+        self.left = at
+        self._read, self._error = volume.read_wants, error
+        volume.read_wants = volume.read_wants_nowait = self.read  # type: ignore[method-assign] - a test's
+
+    def read(self, wants: Iterable[Want]) -> Any:
+        self.left -= 1
+        if not self.left:
+            raise self._error
+        return self._read(wants)
+
+
+@pytest.mark.parametrize("what", WORK)
+async def test_a_block_that_only_a_comparison_reads_is_damaged_for_it_alone(what: str) -> None:
+    """Data that are damaged are only their file's business."""
+    for at in range(1, 1000):
+        fs = Filesystem(Volume.open(planted().device))
+        flaw = Flawed(fs.volume, at, CorruptBlock("flawed"))
+        try:
+            await compare(what, fs)
+        except CorruptBlock:
+            assert "metadata is damaged (flawed)" in (fs.volume.read_only_reason or "")
+        else:
+            break
+    assert at > 3, "nothing is read"
+    assert flaw.left > 0, "damage is passed over in silence"
+    fs = Filesystem(Volume.open(planted().device))
+    Flawed(fs.volume, at - 1, CorruptData("flawed"))
+    with pytest.raises(CorruptData):
+        await compare(what, fs)
+    assert not fs.volume.read_only
+
+
+async def test_what_was_written_over_is_taken_for_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writers come first: whoever compares is told to try again, and nothing is wrong with the
+    volume.
+    """
+    fs = Filesystem(Volume.open(planted().device))
+
+    def lost(*_: object) -> None:
+        for reader in fs.volume.allocator.readers._open:
+            reader.lost = True
+        raise CorruptBlock("something else")
+
+    monkeypatch.setattr(fs.volume, "read_wants_nowait", lost)
+    with pytest.raises(SnapshotBusy, match="try again"):
+        await compare("diff", fs)
+    assert not fs.volume.read_only
