@@ -171,8 +171,10 @@ class BlockMap:
                 else bytearray(self.volume.geometry.block_size)
             )
             self.blocks += 1
+        self._adopt(
+            level, number, node
+        )  # first: whatever breaks off in between, the pointer leads to something
         words[2 * slot], words[2 * slot + 1] = FLAG_DIRTY, 0
-        self._adopt(level, number, node)
         return node
 
     def writable_pointers(self, index: int) -> tuple[array[int], int]:
