@@ -46,6 +46,10 @@ CANCELLED: Final = "cancelled"
 #: there is a mark, and to close it.
 MARK_SECONDS: Final = 5.0
 
+#: Seconds that it may take until it is durable, on the source or the target, that a copy has
+#: failed. Then it is tried behind.
+FAIL_SECONDS: Final = 10.0
+
 
 @dataclass
 class Wishes:
@@ -89,6 +93,11 @@ class Job:
         self.ended: str | None = None
         #: Somebody does not want it any more.
         self.unwanted = False
+        #: Its target was made for it, and has gone with it.
+        self.removed = False
+        #: How often it could not be ended, and why not the last time.
+        self.tries = 0
+        self.hindrance = ""
         # The target, and the file of a map that is outside, for threads that may be left.
         self._device = copy.target
         self._map_device: Abandonable | None = None
@@ -96,6 +105,7 @@ class Job:
         self._runs: Runs = ()
         self._fail_place: MapPlace | None = None
         self._is_set_up = False
+        self._fail_try: Attempt[None] | None = None
         self._mark_lock = threading.Lock()
         self._end_lock = threading.Lock()
         if not volume.read_only:
@@ -292,26 +302,40 @@ class Job:
         except (DeviceError, CorruptBlock) as exc:
             self.before.trouble(exc)
 
+    @property
+    def seems_whole(self) -> bool:
+        """Does its target say, or could it, that it is the point in time? Then what it lacks may
+        not be overwritten.
+        """
+        return self.mark.state == FILLING and self.before.failed is None
+
     def _failing(self, reason: str) -> None:
         """Let nobody take it for the point in time any more: what follows will not be copied before
         it is overwritten.
         """
+        trouble: DeviceError | None = None
         if self._fail_place is not None:
             try:
                 self._fail_place.write(
                     0, encode_first(self.mark.id, self.mark.generation, failed=True)
                 )
                 self._fail_place.flush()
-            except DeviceError:
+            except DeviceError as exc:
                 if self.before.lost is None:  # else nothing follows
-                    raise
-        # What the source says is enough. The target may be what does not answer.
-        Attempt(lambda: self._mark_failed(reason)).wait(min(MARK_SECONDS, self.before.patience))
+                    trouble = exc
+        # What one of them says is enough: whoever reads looks at both. The target may be what does
+        # not answer.
+        marking = Attempt(lambda: self._mark_failed(reason))
+        is_marked = marking.wait(min(MARK_SECONDS, self.before.patience)) and marking.result()
+        if trouble is not None and not is_marked:
+            raise trouble
 
-    def _mark_failed(self, reason: str) -> None:
+    def _mark_failed(self, reason: str) -> bool:
         with self._mark_lock, contextlib.suppress(SnapfsError):
-            self.mark = self.mark.changed(FAILED, reason[:500])
-            write_mark(self._device, self.mark)
+            write_mark(self._device, mark := self.mark.changed(FAILED, reason[:500]))
+            self.mark = mark
+            return True
+        return False
 
     def _check(self) -> None:
         if self.before.failed is not None:
@@ -337,9 +361,17 @@ class Job:
 
     def fail(self, reason: str) -> None:
         """It ends here, and is no point in time. Raises ``DeviceError`` when that cannot be made
-        durable.
+        durable, or not in time.
+
+        Whoever tries again waits for the same thread, if that has not come back.
         """
-        self.before.fail(reason)
+        if self._fail_try is None:
+            self._fail_try = Attempt(lambda: self.before.fail(reason))
+        attempt = self._fail_try
+        if not attempt.wait(FAIL_SECONDS):
+            raise DeviceError(f"{self.before.path}: does not answer")
+        self._fail_try = None
+        attempt.result()
 
     def remove_target(self) -> bool:
         """A file that was made for a copy that is of no use goes with it; whether it is gone now.

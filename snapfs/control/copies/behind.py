@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 import trio
 
@@ -20,6 +20,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+#: Seconds after which it is tried again to go on with a copy, or to end it.
+AGAIN_SECONDS: Final = 1.0
+
+
 class Behind:
     """The caller that a daemon is for itself; see ``caller.Caller``. Nothing of it waits when the
     copy is told that its user wants it.
@@ -28,6 +32,7 @@ class Behind:
     def __init__(self, copying: Copying) -> None:
         self._copying = copying
         self._woken = trio.Event()
+        self._told: str | None = None
         copying.wake = self.wake
         copying.apart = Threads()
 
@@ -62,12 +67,23 @@ class Behind:
                 try:
                     await self._copying.go_on(self)
                 except SnapfsError as exc:
-                    log.warning("copying: %s", exc)
-                except Exception:
-                    log.exception("copying: internal error")
+                    if self._is_new(exc):
+                        log.warning("copying: %s", exc)
+                except Exception as exc:
+                    if self._is_new(exc):
+                        log.exception("copying: internal error")
                 else:
+                    self._told = None
                     continue
-                await trio.sleep(1)  # nothing comes of trying again at once
+                await trio.sleep(AGAIN_SECONDS)  # nothing comes of trying again at once
                 continue
             await woken.wait()
             self._woken = trio.Event() if self._woken is woken else self._woken
+
+    def _is_new(self, exc: Exception) -> bool:
+        """Whether something else has gone wrong than the last time. What stays the same is logged
+        once.
+        """
+        words = f"{type(exc).__name__}: {exc}"
+        before, self._told = self._told, words
+        return words != before

@@ -7,7 +7,7 @@ itself copies to the end, and where it stops another one goes on.
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from typing import Final
 
 from snapfs.control.copies import memory
 from snapfs.control.copies.apart import Left, never
-from snapfs.control.copies.filling import Filling
+from snapfs.control.copies.filling import Beginning, Filling
 from snapfs.control.copies.nested import refuse_nested
 from snapfs.control.socket.caller import Caller
 from snapfs.control.socket.protocol import NO_LIMIT, Result
@@ -34,8 +34,10 @@ from snapfs.copying import (
     without_copy,
 )
 from snapfs.device import RamDevice, is_memory
-from snapfs.errors import CopyError, SnapfsError, UsageError
+from snapfs.errors import CopyError, UsageError
 from snapfs.snapshots.paths import path_bytes
+
+log = logging.getLogger("snapfs.copying")
 
 #: Seconds between two events.
 EVENT_SECONDS: Final = 0.25
@@ -87,11 +89,11 @@ class Copying(Filling):
                 f"{destination}: the targets of {self.apart.left} earlier copies do not "
                 "answer: nothing more is tried before they do"
             )
-        self._beginning, self._unwanted, self._removed = destination, False, False
+        self._beginning = beginning = Beginning(destination)
         try:
             prepared = await self.apart.run(
                 lambda: self._prepare(destination, force=force),
-                over=lambda: self._unwanted,
+                over=lambda: beginning.unwanted,
                 undo=_give_back,
             )
             job: Job | None = None
@@ -109,7 +111,9 @@ class Copying(Filling):
                 await self._set_up(job, paths, registered=registered, outside=outside, force=force)
             except BaseException as exc:
                 reason = job and job.before.failed
-                await self._abandon(prepared, job, str(exc), is_left=isinstance(exc, Left))
+                await self._abandon(
+                    beginning, prepared, job, str(exc), is_left=isinstance(exc, Left)
+                )
                 if isinstance(exc, Left) and reason is not None:
                     raise CopyError(f"{destination}: the copy has failed: {reason}") from exc
                 raise
@@ -118,10 +122,10 @@ class Copying(Filling):
                 f"{destination}: the copy was cancelled; its target does not answer"
             ) from exc
         finally:
-            self._beginning, self._unwanted = None, False
+            self._beginning, beginning.is_over = None, True
+            self.wake()  # what could not be given up is tried again
         if not self._is_live:
             await self.go_on(caller)
-        self.wake()
         # What only memory has is not safe before it is copied, whatever the caller does next.
         while (
             self._is_live
@@ -159,8 +163,8 @@ class Copying(Filling):
         self._check_wanted()
 
     def _check_wanted(self) -> None:
-        if self._unwanted:
-            raise CopyError(f"{self._beginning}: the copy was cancelled")
+        if self._beginning is not None and self._beginning.unwanted:
+            raise CopyError(f"{self._beginning.destination}: the copy was cancelled")
 
     def _source_place(self) -> str:
         device = self._fs.volume.device
@@ -186,25 +190,44 @@ class Copying(Filling):
             refuse_nested(path, status, self._mount_device)
 
     async def _abandon(
-        self, prepared: target.Target, job: Job | None, reason: str, *, is_left: bool
+        self,
+        beginning: Beginning,
+        prepared: target.Target,
+        job: Job | None,
+        reason: str,
+        *,
+        is_left: bool,
     ) -> None:
-        """It could not be set up: leave nothing of it, also when the task is being cancelled."""
+        """It could not be set up: leave nothing of it, also when the task is being cancelled.
+
+        What says that it is the copy, and cannot be made to say that it is not, stays one, which is
+        given up behind.
+        """
         with self.apart.shielded():
             if job is None:
-                self._removed = bool(await self._in_a_moment(prepared.remove))
+                beginning.removed = bool(await self._in_a_moment(prepared.remove))
                 await self._in_a_moment(prepared.device.close)
                 return
+            if is_left:
+                job.before.hurry()
             try:
-                if is_left:
-                    job.before.hurry()
-                self._removed = bool(await self._in_a_moment(job.remove_target))
-                with contextlib.suppress(SnapfsError):
-                    await self._in_a_moment(lambda: job.fail(reason))
-                await self._release(job, FAILED_STATE)
+                try:
+                    await self._fail(job, reason)
+                except CopyError as exc:
+                    if job.seems_whole:
+                        log.warning("%s; it is tried again", exc)
+                beginning.removed = not job.seems_whole and bool(
+                    await self._in_a_moment(job.remove_target)
+                )
+                if not job.seems_whole:
+                    await self._release(job, FAILED_STATE)
             finally:
-                job.ended = FAILED_STATE
-                detach(self._fs.volume)
-                self.job = None
+                if job.seems_whole:
+                    job.unwanted = True
+                else:
+                    job.ended = FAILED_STATE
+                    detach(self._fs.volume)
+                    self.job = None
 
     async def resume(
         self, caller: Caller, destination: str | None, *, rate: int | None, owner: int
@@ -261,31 +284,42 @@ class Copying(Filling):
         """
         if name is not None and self.give_back(name):
             return {"state": CANCELLED, "destination": name, "removed": True}
-        if name is not None and name not in (self._beginning, str(self.job and self.job.target)):
+        beginning = self._beginning
+        if name is not None and name not in (
+            beginning and beginning.destination,
+            str(self.job and self.job.target),
+        ):
             raise CopyError(f"{name}: no such copy in memory")
-        if (destination := self._beginning) is not None:
+        if beginning is not None:
             result = {**self.status(), "state": CANCELLED}
-            self._unwanted = True
-            while self._beginning == destination:
+            beginning.unwanted = True
+            while not beginning.is_over:
                 await caller.pause(0.02)
-            return {**result, "removed": self._removed, "moved": False}
+            return {**result, "removed": beginning.removed, "moved": False}
         if not self._is_live and self.job is None and self._fs.volume.copies.current is not None:
             result = {**self.status(), "state": CANCELLED}
             return {**result, "removed": await caller.in_thread(give_up, self._fs.volume)}
         job = self._running()
         result = {**self.status(), "state": CANCELLED}
         job.unwanted = True
+        tries = job.tries
         self.wake()
         while self._is_live and job.ended is None:
+            if job.tries > tries:
+                raise CopyError(f"{job.hindrance}; it is tried again until it works")
             await caller.pause(0.02)
         if job.ended is None:
             await self._end_unwanted(job)
-        return {**result, "removed": self._removed, "moved": job.target.made and not self._removed}
+        return {**result, "removed": job.removed, "moved": job.target.made and not job.removed}
 
     def _check_free(self) -> None:
         where = None
         if self._beginning is not None or not self._is_over:
-            where = self._beginning or str(self.job and self.job.target)
+            where = (
+                self._beginning.destination
+                if self._beginning is not None
+                else str(self.job and self.job.target)
+            )
         elif (
             self._fs.volume.copies.current is not None
         ):  # the copy would think that it is of itself

@@ -13,6 +13,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
 from snapfs.control.copies import memory
@@ -38,7 +39,7 @@ from snapfs.copying import (
 )
 from snapfs.copying.patience import WAIT_SECONDS, Attempt
 from snapfs.device import RamDevice
-from snapfs.errors import CopyError, SnapfsError
+from snapfs.errors import CopyError, DeviceError, SnapfsError
 from snapfs.filesystem import Filesystem
 from snapfs.printable import quoted
 
@@ -58,6 +59,18 @@ EVENT_SECONDS: Final = 0.25
 
 #: Seconds that a target gets to make the last things durable when the process ends.
 END_SECONDS: Final = 5.0
+
+
+@dataclass(eq=False)
+class Beginning:
+    """A copy that is being set up. The next one may go to the same place, and is another."""
+
+    destination: str
+    #: Somebody does not want it any more.
+    unwanted: bool = False
+    #: It was given up, and its target is gone.
+    removed: bool = False
+    is_over: bool = False
 
 
 class Engine(Protocol):
@@ -92,11 +105,7 @@ class Filling:
         self._is_live = mount_device is not None
         self._mount_device = mount_device
         self.job = job
-        #: Where a copy is being set up to, and whether somebody does not want it any more.
-        self._beginning: str | None = None
-        self._unwanted = False
-        # Is the target of the last one that could not be set up gone?
-        self._removed = False
+        self._beginning: Beginning | None = None
         #: Complete copies in memory by their names, which others can open as long as they are held.
         self._held: dict[str, target.Target] = {}
         #: Called when there is something to be copied behind.
@@ -109,7 +118,7 @@ class Filling:
         if self.job is not None and (self._beginning is None or not self._is_over):
             return copies.of_job(self.job, self._image)
         if self._beginning is not None:
-            return copies.of_preparation(self._beginning, self._image)
+            return copies.of_preparation(self._beginning.destination, self._image)
         record = self._fs.volume.copies.current
         return {"state": "none"} if record is None else copies.of_record(record, self._image)
 
@@ -133,11 +142,16 @@ class Filling:
         self, job: Job, work: Callable[[], T], undo: Callable[[T], object] | None = None
     ) -> T:
         """Do what waits for the target, as long as somebody wants the copy. Raises ``Left``."""
-        return await self.apart.run(
-            work,
-            over=lambda: self._unwanted or job.unwanted or job.before.failed is not None,
-            undo=undo,
-        )
+        beginning = self._beginning
+
+        def over() -> bool:
+            return (
+                job.unwanted
+                or job.before.failed is not None
+                or (beginning is not None and beginning.unwanted)
+            )
+
+        return await self.apart.run(work, over=over, undo=undo)
 
     async def _in_a_moment(self, work: Callable[[], T]) -> T | None:
         """Do what is left to be done when a copy has ended; None when its
@@ -229,7 +243,11 @@ class Filling:
             if not job.unwanted and job.before.failed is None:
                 raise
             job.before.hurry()
-        await self._end(job)
+        try:
+            await self._end(job)
+        except Exception as exc:
+            job.tries, job.hindrance = job.tries + 1, str(exc)
+            raise
         await caller.tell(self.status())
 
     async def _copy(self, caller: Caller, job: Job) -> None:
@@ -277,16 +295,25 @@ class Filling:
             log.info("the copy to %s is complete", job.target)
 
     async def _end_unwanted(self, job: Job) -> None:
-        if job.before.failed is None:
-            await self._in_a_moment(lambda: job.fail("it was cancelled"))
-            if job.before.failed is None:  # else nothing may be overwritten before it is copied
-                raise CopyError(
-                    f"{self._image}: does not answer, so that the copy to {job.target} "
-                    "cannot be given up"
-                )
-        self._removed = bool(await self._in_a_moment(job.remove_target))
+        await self._fail(job, "it was cancelled")
+        job.removed = bool(await self._in_a_moment(job.remove_target))
         await self._release(job, CANCELLED)
         log.info("the copy to %s was cancelled", job.target)
+
+    async def _fail(self, job: Job, reason: str) -> None:
+        """Let a copy fail. Raises ``CopyError`` when it has not, and nothing may be overwritten
+        before it is copied.
+        """
+        trouble = "it does not answer"
+        if job.before.failed is None:
+            try:
+                await self._in_a_moment(lambda: job.fail(reason))
+            except DeviceError as exc:
+                trouble = str(exc)
+        if job.before.failed is None:
+            raise CopyError(
+                f"{self._image}: the copy to {job.target} cannot be given up now: {trouble}"
+            )
 
     async def _release(self, job: Job, ended: str) -> None:
         """The volume forgets it, and so do we."""
