@@ -89,6 +89,10 @@ class Flusher:
         """
         return self._ask(b"renew", mountpoint, device, wanted)
 
+    def look(self, mountpoint: bytes, device: int, wanted: Sequence[Wanted]) -> list[Result]:
+        """Look up names, each in a directory that is found by its handle. Raises as ``flush``."""
+        return self._ask(b"look", mountpoint, device, wanted)
+
     def _ask(
         self, what: bytes, mountpoint: bytes, device: int, wanted: Sequence[Wanted]
     ) -> list[Result]:
@@ -145,7 +149,7 @@ def serve() -> None:
     signal.signal(signal.SIGALRM, lambda *_: None)  # ends a wait, and nothing else
     for line in sys.stdin.buffer:
         what, device, mountpoint, *words = line.split()
-        function = flush_all if what == b"flush" else renew_all
+        function = {b"flush": flush_all, b"renew": renew_all, b"look": look_all}[what]
         results = function(
             bytes.fromhex(mountpoint.decode()),
             int(device),
@@ -178,6 +182,16 @@ def renew_all(mountpoint: bytes, device: int, wanted: Sequence[Wanted]) -> list[
     return _inside(
         mountpoint, device, os.O_PATH, lambda top: [_renew(top, one) for one in wanted]
     ) or [Result(NO_WAY)] * len(wanted)
+
+
+def look_all(mountpoint: bytes, device: int, wanted: Sequence[Wanted]) -> list[Result]:
+    """See ``Flusher.look``."""
+
+    def look(top: int) -> list[Result]:
+        opener = _handle_opener(top)
+        return [_look(one, opener) for one in wanted]
+
+    return _inside(mountpoint, device, os.O_RDONLY, look) or [Result(NO_WAY)] * len(wanted)
 
 
 def _inside(
@@ -240,6 +254,18 @@ def _open_and_close(one: Wanted, opener: Callable[[Wanted, int], int]) -> Result
     except OSError as exc:
         return Result(0 if is_it else NO_WAY, exc.errno or 5)
     return Result(0 if is_it else NO_WAY)
+
+
+def _look(one: Wanted, opener: Callable[[Wanted, int], int]) -> Result:
+    try:
+        directory = opener(one, os.O_PATH | os.O_CLOEXEC)
+        try:
+            os.close(os.open(one.name, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory))
+        finally:
+            os.close(directory)
+    except OSError as exc:
+        return Result(exc.errno or NO_WAY)
+    return Result(0)
 
 
 def _renew(top: int, one: Wanted) -> Result:

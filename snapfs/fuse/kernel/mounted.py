@@ -22,6 +22,7 @@ from snapfs.filesystem import Filesystem, Inode
 from snapfs.fuse.driving.edge import Edge
 from snapfs.fuse.driving.mounted_inside import Inside, mounted_inside
 from snapfs.fuse.driving.threads import Pool, in_thread
+from snapfs.fuse.kernel.flusher import Flusher, Wanted
 from snapfs.fuse.kernel.flushing import Flushing
 from snapfs.fuse.kernel.forgetting import Forgetting
 from snapfs.fuse.kernel.known import Known, Place
@@ -50,6 +51,10 @@ READ_AHEAD_KB: Final = 2048
 #: is answered, which may wait for this one.
 GONE_SECONDS: Final = 1.0
 
+#: In so many ``.snap`` directories what somebody uses of a snapshot goes along when it is renamed.
+#: In others it may get lost to its user.
+FOLLOWED_MAX: Final = 256
+
 
 class MountedKernel(Flushing):
     """The kernel's side of one mount. See ``neighbours.Kernel``. ``run`` must be running."""
@@ -60,6 +65,10 @@ class MountedKernel(Flushing):
         self.shortage = Shortage(edge, known, numbers, self)
         self.short = self.shortage.files
         self._forgetting = Forgetting(lambda: self.notices)
+        # Not the process that flushes: whoever makes a snapshot in a ``.snap`` keeps that locked,
+        # and waits for flushing.
+        self._looker = Flusher()
+        self._following = trio.Lock()
 
     def mounted(self, device: int) -> None:
         """The mount is there, and known by its device number from now on. Its path is not looked
@@ -68,6 +77,11 @@ class MountedKernel(Flushing):
         self.device = device
         if os.geteuid() == 0:
             _raise_read_ahead(device)
+
+    def close(self) -> None:
+        """See ``Flushing``."""
+        super().close()
+        self._looker.close()
 
     async def run(self) -> None:
         """Do in the background what nobody waits for, until cancelled."""
@@ -125,14 +139,49 @@ class MountedKernel(Flushing):
             await done.wait()
 
     async def view_renamed(self, view_id: int, *, asked_by: int | None) -> None:
-        """See ``neighbours.Kernel``. In the ``.snap`` that asked, the kernel renames by itself."""
-        done = self._forgetting.forget(
-            {place for place in self._known.take_shown(view_id) if place[0] != asked_by}, []
-        )
+        """See ``neighbours.Kernel``. In the ``.snap`` that asked, the kernel renames by itself.
+
+        Elsewhere a look-up of the new name has it take all along that it knows below the old one.
+        To forget that would take the working directories and the mounts away that others have
+        there; so would whoever looks the old name up first.
+        """
+        places = {place for place in self._known.take_shown(view_id) if place[0] != asked_by}
         # Two requests that rename each in its own ``.snap`` could wait for each other here: the
-        # limit ends that.
-        with trio.move_on_after(float("inf") if asked_by is None else GONE_SECONDS):
+        # limits end that.
+        limit = float("inf") if asked_by is None else GONE_SECONDS
+        with trio.move_on_after(limit):
+            await self._follow(view_id, [snapdir for snapdir, _ in places][:FOLLOWED_MAX])
+        done = self._forgetting.expire(places)
+        with trio.move_on_after(limit):
             await done.wait()
+
+    async def _follow(self, view_id: int, snapdirs: list[int]) -> None:
+        """Have a snapshot looked up by its name in ``.snap`` directories."""
+        generations = {
+            node: await self._generation_of(self._numbers.covered(node)) for node in snapdirs
+        }
+        instance = self._fs.volume.instances.table.get(view_id)
+        if instance is None:
+            return
+        name = instance.name.encode()
+        wanted = [
+            Wanted(node, generation, name)
+            for node, generation in generations.items()
+            if generation is not None
+        ]
+        if wanted:
+            async with self._following:
+                with contextlib.suppress(
+                    OSError
+                ):  # then the old names are looked up again, and no more
+                    await in_thread(
+                        Pool.KERNEL,
+                        self._looker.look,
+                        self._mountpoint,
+                        self.device,
+                        wanted,
+                        abandon_on_cancel=True,
+                    )
 
     def refused(self, node: int) -> None:
         """A write was refused that the kernel may have taken and shown already: it must not go on
