@@ -270,6 +270,41 @@ def test_an_automounter_and_the_daemon_wait_for_each_other(
     ]
 
 
+#: The volume, then one of its snapshots, which the volume's daemon serves.
+AUTOMOUNT_SNAPSHOT = """
+here=$PWD
+mkdir base
+printf '%s\n' "$here/base $here/indirect.map" >master.map
+printf '%s\n' "volume -fstype=snapfs :$1" "past -fstype=snapfs,snapshot=s :$1" >indirect.map
+automount --foreground --dont-check-daemon --pid-file "$here/pid" "$here/master.map" 2>log &
+automount=$!
+trap 'kill $automount; wait $automount' EXIT
+for attempt in $(seq 500); do
+    grep -q ' - autofs ' /proc/self/mountinfo && break
+    read -rt 0.02 <> <(:) || true
+done
+# By timeout(1), which has a process group of its own: the others are automount(8)'s to it.
+timeout --signal=KILL 20 touch base/volume/file
+echo then >base/volume/file
+mkdir base/volume/.snap/s
+echo now >base/volume/file
+timeout --signal=KILL 20 cat base/past/file base/volume/file
+umount base/past
+"""
+
+
+def test_an_automounter_and_the_daemon_wait_for_each_other_because_of_a_snapshot(
+    with_helpers, images
+) -> None:
+    """Beside its volume a snapshot is served by the volume's daemon, which is none of the
+    automounter's processes.
+    """
+    if shutil.which("automount") is None or not Path("/dev/autofs").exists():
+        pytest.skip("needs automount(8), of the package autofs, and a kernel with autofs")
+    out = with_helpers(f"set -- {images.make()}\n{AUTOMOUNT_SNAPSHOT}")
+    assert out.split() == ["then", "now"]
+
+
 # --- what the caller has open, or has not -------------------------------------------------------
 
 #: Runs its arguments without some of the standard descriptors.

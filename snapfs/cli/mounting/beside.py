@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING, Final
 
 from snapfs.cli.exits import MOUNT_FAILED, MOUNT_USAGE, OK, CommandFailed, report
 from snapfs.control.socket import client, mounts
-from snapfs.control.socket.protocol import MOUNT_SNAPSHOT, ControlError
+from snapfs.control.socket.protocol import (
+    MOUNT_SNAPSHOT,
+    ControlError,
+    Result,
+)
+from snapfs.device import mountinfo
 from snapfs.errors import SnapfsError, UsageError
+from snapfs.fuse.mount import unmounting
+from snapfs.fuse.mount.fusermount import mount_read_only
 
 if TYPE_CHECKING:
     from snapfs.fuse.mount.options import MountOptions
@@ -58,13 +65,36 @@ def check(daemon: client.Client, image: str, options: MountOptions, *, foregroun
 
 
 def mount(daemon: client.Client, options: MountOptions, mountpoint: str, words: str) -> int:
-    """Have the daemon mount the snapshot, read-only. ``words`` are the
-    options as they were given.
+    """Mount the snapshot, read-only, and have the daemon serve it. ``words`` are the options as
+    they were given.
+
+    The daemon does not mount: see ``fuse.mount.further``. Whether it can serve the snapshot is
+    known before anything is mounted.
     """
+    descriptors: list[int] = []
+
+    def told(event: Result) -> None:
+        descriptors.append(
+            mount_read_only(mountpoint, options, str(event.get("source")), daemon.owner())
+        )
+        daemon.hand_over(descriptors[0], MOUNT_SNAPSHOT)
+
+    before = mountinfo.mounts()
     try:
-        daemon.call(MOUNT_SNAPSHOT, name=options.snapshot, mountpoint=mountpoint, options=words)
-    except SnapfsError as exc:
-        raise CommandFailed(
-            str(exc), MOUNT_USAGE if isinstance(exc, UsageError) else MOUNT_FAILED
-        ) from exc
+        daemon.call(
+            MOUNT_SNAPSHOT, told, name=options.snapshot, mountpoint=mountpoint, options=words
+        )
+    except BaseException as exc:
+        for descriptor in descriptors:  # it is mounted, and nobody serves it
+            device = mountinfo.fuse_device(descriptor, before, mountpoint)
+            if device is not None:
+                unmounting.take_away(mountinfo.mounts_of(device))
+        if isinstance(exc, SnapfsError):
+            raise CommandFailed(
+                str(exc), MOUNT_USAGE if isinstance(exc, UsageError) else MOUNT_FAILED
+            ) from exc
+        raise
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
     return OK

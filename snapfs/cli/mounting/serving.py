@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from snapfs.copying import Job
     from snapfs.filesystem import Filesystem
     from snapfs.fuse.driving.edge import Edge
-    from snapfs.fuse.mount.further import FurtherMounts
+    from snapfs.fuse.mount.further import FurtherMounts, Mounter
     from snapfs.fuse.mount.options import MountOptions
 
 log = logging.getLogger("snapfs")
@@ -153,8 +153,8 @@ def _run(
             handlers.copying.publish_again()  # their names are where the socket is
             return registry.new_socket_path(status, mount_device)
 
-        async def show(name: str, where: str, words: str) -> None:
-            await further.show(name, where, parse_options(words))
+        async def show(name: str, where: str, words: str, mount: Mounter) -> None:
+            await further.show(name, where, parse_options(words), mount)
 
         key = registry.socket_key(status, mount_device)
         answers = Showing(handlers, show)

@@ -29,6 +29,13 @@ class Caller(Protocol):
         """Wait."""
 
 
+class Remote(Caller, Protocol):
+    """A caller that is another process."""
+
+    async def descriptor(self) -> int:
+        """An open file that it hands over next. Raises ``ControlError`` when it does not."""
+
+
 class Alone:
     """The caller is this process, and nobody else is kept waiting. Never
     waits for an event loop.

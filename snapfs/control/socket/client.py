@@ -165,6 +165,23 @@ class Client:
             else ""
         )
 
+    def hand_over(self, descriptor: int, command: str) -> None:
+        """Give the daemon an open file, which it has asked for. Raises ``ControlError``."""
+        self._wait(select.POLLOUT, command)
+        try:
+            socket.send_fds(self._connection, [b"\0"], [descriptor])
+        except OSError as exc:
+            raise ControlError(
+                f"the daemon (process {self.pid}) does not answer: {exc.strerror}"
+            ) from exc
+
+    def owner(self) -> tuple[int, int]:
+        """Whose process the daemon is: uid and gid. Raises ``OSError``."""
+        _, uid, gid = UCRED.unpack(
+            self._connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size)
+        )
+        return uid, gid
+
     def close(self) -> None:
         """Hang up."""
         self._connection.close()

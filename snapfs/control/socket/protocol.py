@@ -23,8 +23,8 @@ from snapfs.errors import SnapfsError
 
 VERSION: Final = 1
 
-#: The command that mounts a snapshot beside the volume; see ``showing``.
-MOUNT_SNAPSHOT: Final = "snapshot.mount"
+#: The command that serves a snapshot beside the volume; see ``showing``.
+MOUNT_SNAPSHOT: Final = "snapshot.serve"
 
 #: Longest request and longest answer, in bytes with the newline: 16,000 snapshots named, and
 #: listed, which takes about 8 MiB.

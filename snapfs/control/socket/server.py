@@ -14,13 +14,14 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import struct
 from collections.abc import Callable
 from typing import Final, ParamSpec, Protocol, TypeVar
 
 import trio
 
 from snapfs.control.socket import listening
-from snapfs.control.socket.caller import Caller
+from snapfs.control.socket.caller import Remote
 from snapfs.control.socket.client import peer
 from snapfs.control.socket.protocol import (
     REQUEST_LIMIT,
@@ -63,10 +64,14 @@ LOOK_SECONDS: Final = 5.0
 TRY_SECONDS: Final = 0.5
 
 
+#: A descriptor in a control message.
+_INT: Final = struct.Struct("i")
+
+
 class Answers(Protocol):
     """What knows the answers: ``handlers.Handlers``."""
 
-    async def handle(self, request: Request, uid: int, caller: Caller) -> Result:
+    async def handle(self, request: Request, uid: int, caller: Remote) -> Result:
         """The result for the user ``uid``, or an exception."""
 
 
@@ -90,7 +95,7 @@ class Turn:
 
 
 class Connected:
-    """A caller on the other side of a connection. See ``Caller``. ``turn``: its share of the
+    """A caller on the other side of a connection. See ``Remote``. ``turn``: its share of the
     requests that are worked on.
     """
 
@@ -113,6 +118,28 @@ class Connected:
     async def pause(self, seconds: float) -> None:
         """Sleep."""
         await trio.sleep(seconds)
+
+    async def descriptor(self) -> int:
+        """See ``Remote``."""
+        self._turn.end()  # as for ``tell``: the caller may take long
+        _, found, _, _ = await self._stream.socket.recvmsg(
+            1, socket.CMSG_SPACE(_INT.size), socket.MSG_CMSG_CLOEXEC
+        )
+        numbers: list[int] = [
+            number
+            for level, kind, data in found
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
+            for (number,) in _INT.iter_unpack(data[: len(data) - len(data) % _INT.size])
+        ]
+        try:
+            await self._turn.begin()
+            if len(numbers) != 1:
+                raise ControlError("the command ended, or has handed nothing over")
+        except BaseException:
+            for number in numbers:
+                os.close(number)
+            raise
+        return numbers[0]
 
 
 class ControlServer:

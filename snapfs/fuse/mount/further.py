@@ -5,6 +5,10 @@ As long as it is mounted nobody changes, purges or deletes such a snapshot (``Ed
 kernel hears of nothing that happens elsewhere, and what it knows need not be held in the core.
 There is no ``.snap``: what that would show may change. The mount is ``nosuid`` and ``nodev``, so
 that a backup of it finds all that is stored (see ``Rules``).
+
+Whoever asks for the mount makes it, and hands it over to be served. The daemon never waits for a
+mount point: an automounter lets only its own processes get there while it waits for the mount, and
+so for the daemon.
 """
 
 from __future__ import annotations
@@ -12,10 +16,9 @@ from __future__ import annotations
 import logging
 import os
 import select
-import socket
-import subprocess
+import stat
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Final
 
 import pyfuse3
@@ -43,6 +46,13 @@ MOUNTS_MAX: Final = 64
 
 #: Requests of one that are worked on at once.
 _MAX_TASKS: Final = 50
+
+#: The number of /dev/fuse (linux/miscdevice.h).
+_DEVICE: Final = os.makedev(10, 229)
+
+#: Mounts, for whoever has asked, with this as the source that mountinfo shows: the descriptor to
+#: serve.
+Mounter = Callable[[str], Awaitable[int]]
 
 #: No name of a directory is this.
 _NO_NAME: Final = b"/"
@@ -106,11 +116,11 @@ class FurtherMounts:
         self._mounts: list[_Further] = []
         edge.look = self._look
 
-    async def show(self, name: str, mountpoint: str, options: MountOptions) -> None:
-        """Mount a snapshot; returns when the mount is live.
+    async def show(self, name: str, mountpoint: str, options: MountOptions, mount: Mounter) -> None:
+        """Serve a snapshot on a mount point; returns when the mount is live.
 
-        Raises ``NoSuchSnapshot``, ``UsageError``, ``MountFailed`` with what fusermount3 says, and
-        what ``Edge.fix`` does.
+        Raises ``NoSuchSnapshot``, ``UsageError``, ``MountFailed``, and what ``Edge.fix`` and
+        ``mount`` do.
         """
         if not loop.usable():
             raise UsageError("a snapshot beside the mounted volume needs a newer kernel")
@@ -124,9 +134,9 @@ class FurtherMounts:
         options = replace(options, read_only=True, writeback=False, snapshow=False, atime=False)
         instance = await self._edge.fix(name)
         try:
-            words = _words(options, options.fsname or f"{self._source}#{instance.name}")
-            # In a thread: the mount point may lie in the volume itself, which is served meanwhile.
-            descriptor, device = await trio.to_thread.run_sync(partial(_mount, mountpoint, words))
+            descriptor, device = await self._mounted(
+                mountpoint, mount, options.fsname or f"{self._source}#{instance.name}"
+            )
         except BaseException:
             self._edge.unfix(instance.id)
             raise
@@ -148,6 +158,25 @@ class FurtherMounts:
             raise MountFailed(f"{mountpoint}: the mount has ended at once")
         kernel.mounted(device)
         log.info("snapshot %s: mounted on %s", instance.name, mountpoint)
+
+    @staticmethod
+    async def _mounted(mountpoint: str, mount: Mounter, source: str) -> tuple[int, int]:
+        before = mountinfo.mounts()
+        descriptor = await mount(
+            source
+        )  # requests are served meanwhile: the mount point may lie in the volume itself
+        try:
+            _check_descriptor(descriptor)
+            device = mountinfo.fuse_device(descriptor, before, mountpoint)
+            if device is None:
+                raise MountFailed(
+                    f"{mountpoint}: the mount is not there: it was unmounted at once, "
+                    "or is covered by another one"
+                )
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor, device
 
     async def _serve(self, one: _Further, mountpoint: str) -> None:
         """Until it is unmounted, or the nursery ends."""
@@ -180,57 +209,8 @@ class FurtherMounts:
             self._edge.unfix(one.view)
 
 
-def _words(options: MountOptions, source: str) -> list[str]:
-    """The options for fusermount3, which takes a character behind a backslash as it is."""
-    escaped = source.replace("\\", "\\\\").replace(",", "\\,")
-    words = {
-        "ro",
-        "nosuid",
-        "nodev",
-        "noatime",
-        "default_permissions",
-        "subtype=snapfs",
-        f"fsname={escaped}",
-    }
-    return sorted(
-        words
-        | {word for word in options.kernel if word == "noexec"}
-        | ({"allow_other"} if options.allow_other else set())
-    )
-
-
-def _mount(mountpoint: str, words: list[str]) -> tuple[int, int]:
-    """Have fusermount3 mount: the descriptor to serve, and the device number. Raises
-    ``MountFailed``.
-    """
-    before = mountinfo.mounts()
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    with ours, theirs:
-        command = ["fusermount3", "-o", ",".join(words), "--", mountpoint]
-        environment = {**os.environ, "_FUSE_COMMFD": str(theirs.fileno()), "LC_ALL": "C"}
-        try:
-            result = subprocess.run(
-                command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                errors="replace",
-                env=environment, pass_fds=[theirs.fileno()],
-            )  # fmt: skip
-        except FileNotFoundError:
-            raise MountFailed("fusermount3 is missing: install the package fuse3") from None
-        if result.returncode:
-            reason = (
-                result.stderr.strip().splitlines()
-                or [f"fusermount3 ended with {result.returncode}"]
-            )[-1]
-            raise MountFailed(f"{mountpoint}: {reason.removeprefix('fusermount3: ')}")
-        _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
-    if not descriptors:
-        raise MountFailed(f"{mountpoint}: fusermount3 gave no descriptor")
-    os.set_inheritable(descriptors[0], False)
-    device = mountinfo.fuse_device(descriptors[0], before, mountpoint)
-    if device is None:
-        os.close(descriptors[0])
-        raise MountFailed(
-            f"{mountpoint}: the mount is not there: it was unmounted at once, or is "
-            "covered by another one"
-        )
-    return descriptors[0], device
+def _check_descriptor(descriptor: int) -> None:
+    """Raises ``UsageError`` for a file that no mount is served through."""
+    status = os.fstat(descriptor)
+    if not stat.S_ISCHR(status.st_mode) or status.st_rdev != _DEVICE:
+        raise UsageError("what was handed over is no mount to be served")
