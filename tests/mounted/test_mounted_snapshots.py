@@ -16,6 +16,10 @@ from typing import Any
 
 import pytest
 
+from snapfs.control.socket import client, mounts
+from snapfs.control.socket.protocol import MOUNT_SNAPSHOT, ControlError
+from snapfs.errors import UsageError
+
 PATHS = ("", "d", "d/file", "link", "pipe")
 
 
@@ -255,3 +259,38 @@ def test_mistakes_with_a_further_mount_are_told(mounted: Any, tmp_path: Path) ->
     )
     (mounted / ".snap/s").rmdir()  # nobody has kept it
     assert json.loads(mounted.run("snapshot", "list", mounted.path, "--json").stdout) == []
+
+
+class BreaksOff(Exception):
+    """A command ends before it has mounted."""
+
+
+@pytest.mark.parametrize("what", ["nothing", "no mount", "no descriptor"])
+def test_a_command_that_breaks_off_keeps_a_snapshot_for_ever(
+    mounted: Any, tmp_path: Path, what: str, wait_until: Callable[..., None]
+) -> None:
+    """Whatever it hands over instead of a mount to be served."""
+    mounted.snapshot("s")
+    mount = mounts.mount_at(str(mounted.path))
+    assert mount is not None
+    with client.of_mount(mount) as daemon, (tmp_path / "file").open("wb") as file:
+
+        def told(_: dict[str, Any]) -> None:
+            refuses((mounted / ".snap/s").rmdir, errno.EBUSY)
+            if what == "nothing":
+                raise BreaksOff
+            if what == "no mount":
+                daemon.hand_over(file.fileno(), MOUNT_SNAPSHOT)
+            else:
+                daemon._connection.send(b"\0")
+
+        words = {"name": "s", "mountpoint": str(tmp_path), "options": "snapshot=s"}
+        with pytest.raises((BreaksOff, UsageError, ControlError)):
+            daemon.call(MOUNT_SNAPSHOT, told, **words)
+
+    def is_free() -> bool:
+        with contextlib.suppress(OSError):
+            (mounted / ".snap/s").rmdir()
+        return not (mounted / ".snap/s").exists()
+
+    wait_until(is_free)
