@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
+from snapfs import probes
 from snapfs.blocks.checksum import crc32c
 from snapfs.blocks.pointer import decode_pointers, encode_pointers
 from snapfs.blocks.schema import LIST_MAX, check_range, pack, unpack
@@ -125,10 +126,13 @@ def decode_log(
         if head != LAYOUT.pack(
             MAGIC, length, uuid, generation, len(records), previous
         ) or end > len(region):
+            if head[: len(MAGIC)] == MAGIC:
+                probes.LOG_STALE_TAIL.hit()
             break
         payload = region[position + PAYLOAD_OFFSET : end]
         (checksum,) = struct.unpack_from("<I", region, position + CHECKSUM_OFFSET)
         if crc32c(head + payload) != checksum:
+            probes.LOG_TORN_RECORD.hit()
             break  # torn, or an older one
         try:
             records.append(_decoded(payload, len(records), checksum, position))

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from snapfs import probes
 from snapfs.copying.patience import HURRIED_SECONDS, WAIT_SECONDS, Attempt
 from snapfs.errors import CopyBlocked, CopyError, CorruptBlock, DeviceError
 
@@ -137,6 +138,7 @@ class CopyBeforeWrite:
             self._unanswered = attempt
             if not self.copy_first:
                 self.hurry()  # the copy fails, and its target has had its time
+        probes.COPY_TARGET_SILENT.hit()
         raise DeviceError(
             f"{self.copy.target.path}: does not answer, and somebody waits for it to "
             "write to the volume"
@@ -218,6 +220,7 @@ class Beneath:
         """
         with self._before.map_lock:
             if self._before.is_over:
+                probes.COPY_ENDED_BENEATH.hit()
                 raise DeviceError(f"{self.path}: the copy has ended")
             self._before.below.write(offset, data)
 

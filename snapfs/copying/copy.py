@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from bitarray import bitarray
 
+from snapfs import probes
 from snapfs.blocks.copy_mark import OWN, without_mark
 from snapfs.blocks.group_header import ENTRY_WRITTEN, GroupEntry
 from snapfs.errors import CorruptBlock, DeviceError
@@ -136,6 +137,7 @@ class Copy:
                 return read_group(self.geometry, entry, number, self._read_block).blocks.copy()
             except CorruptBlock as exc:
                 # Whatever is of use in it must not be missing from the copy.
+                probes.COPY_TOOK_WHOLE_GROUP.hit()
                 log.warning("the copy takes all of group %d: %s", number, exc)
                 bits.setall(1)
                 return bits
@@ -185,6 +187,7 @@ class Copy:
             todo = self._left(runs)
             if not todo:
                 return
+            probes.COPIED_BEFORE_WRITE.hit()
             start, length = todo[-1]
             todo += self._ahead(start + length)
             losses = self._losses
@@ -250,6 +253,7 @@ class Copy:
                 self._losses += 1
                 raise
             if self._losses != losses:
+                probes.COPY_HEARD_OF_LOSS.hit()
                 raise DeviceError(
                     f"{self.target.path}: a flush failed meanwhile, so what was just "
                     "copied has to be copied again"
@@ -257,6 +261,7 @@ class Copy:
 
     def _forget_unsettled(self) -> None:
         """A flush has failed: what was copied and was not durable has to be copied once more."""
+        probes.COPIED_AGAIN.hit()
         self._written = []
         self._position = 0
 

@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Collection, Sequence
 
+from snapfs import probes
 from snapfs.blocks.copy_mark import FAILED, FILLING, PLACE_BYTES, PLACES, PREPARING, CopyMark
 from snapfs.blocks.map_sector import SECTOR_BYTES, decode_first, encode_first
 from snapfs.copying.as_it_was import AsItWas
@@ -108,6 +109,7 @@ class _Over(Exception):
 def _resumed(volume: Volume, record: RunningCopy) -> Job:
     path = os.fsdecode(record.destination)
     if _says_failed(volume, record):
+        probes.COPY_HAD_FAILED.hit()
         raise _Over("has failed, or was given up")
     owners = owners_of(without_copy(volume.device))
     with contextlib.ExitStack() as opened:
@@ -119,9 +121,12 @@ def _resumed(volume: Volume, record: RunningCopy) -> Job:
                 for place in PLACES:  # the crash may have left a part of a mark
                     if any(target.device.read(place, PLACE_BYTES)):
                         clear_mark(target.device, place)
+                probes.COPY_WAS_COMPLETE.hit()
                 raise _Over("was complete already")
             raise CopyError(f"{path}: holds something else now")
         if mark.id == record.id and mark.state != FILLING:
+            never = mark.state == PREPARING
+            (probes.COPY_WAS_NOT_SET_UP if never else probes.COPY_HAD_FAILED).hit()
             raise _Over(
                 "was never set up, and is forgotten"
                 if mark.state == PREPARING
@@ -142,6 +147,7 @@ def _resumed(volume: Volume, record: RunningCopy) -> Job:
             owner=record.owner,
         )
         job.resumed(record, record.map_runs, map_file)
+        probes.COPY_WENT_ON.hit()
         opened.pop_all()
         return job
 

@@ -16,6 +16,7 @@ import stat
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from snapfs import probes
 from snapfs.blocks.inode import FLAG_HEIR
 from snapfs.blocks.pointer import BLOCK_MASK
 from snapfs.errors import CorruptBlock, NotCached, StaleInode
@@ -76,6 +77,7 @@ class Orphans:
         """A new inode of the view has what the file that its parent field names has lost: it is
         freed behind. Cannot fail.
         """
+        probes.HEIR_MADE.hit()
         view = heir.view
         view.add(heir)
         view.orphans.add(heir.ino)
@@ -250,6 +252,7 @@ class Orphans:
 
     def _empty(self, view: View, directory: Inode) -> None:
         """Take some names out of an orphan. The whole of one call happens or nothing."""
+        probes.DIRECTORY_EMPTIED.hit()
         allocator, dirtied = view.volume.allocator, view.volume.dirtied
         room = (
             allocator.available - dirtied - allocator.reserve // 2 - costs.EMPTY
@@ -378,6 +381,8 @@ class Orphans:
     def _read_list(self, view: View, after: int) -> int | None:
         """Take some from a list; where to read on, None at the end."""
         items = names.entries(view, ORPHANS_INO, after, 1)
+        if items:
+            probes.ORPHANS_FOUND.hit()
         heirs = self._heirs_among(view, items)
         for entry in items:
             if entry.ino not in view.orphans and self._is_ours(view, entry.ino):

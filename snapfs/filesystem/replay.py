@@ -15,6 +15,7 @@ from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from snapfs import probes
 from snapfs.blocks.group_header import ENTRY_WRITTEN
 from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, EPOCH_MASK, FLAG_BUCKET, pointer_runs
 from snapfs.errors import CorruptBlock, DeviceError, StaleInode
@@ -79,6 +80,7 @@ def replay(base: View) -> None:
             if isinstance(exc, DeviceError) and not volume.read_only:
                 raise
             if isinstance(exc, _NotThere) and record is pending[-1]:
+                probes.LOG_BLOCKS_MISSING.hit()
                 break
             log.warning(
                 "%s: of %d synced changes in the log only %d can be used: %s",

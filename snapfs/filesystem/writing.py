@@ -11,6 +11,7 @@ from array import array
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from snapfs import probes
 from snapfs.blocks.checksum import crc32c
 from snapfs.blocks.pointer import (
     BLOCK_MASK,
@@ -237,6 +238,7 @@ def _undo(
     if isinstance(exc, DeviceFull):
         allocator.prefer_used()
     if isinstance(exc, DeviceError):
+        probes.WRITE_UNDONE.hit()
         _adopt_torn(inode, spans, fresh)
     for index, _, _, _ in spans:
         inode.map.trim(index)
@@ -261,6 +263,7 @@ def _adopt_torn(
                     found = volume.device.read((words[n] & BLOCK_MASK) * block_size, block_size)
                 except DeviceError:
                     continue  # it can be read neither now nor, with its old checksum, later
+                probes.TORN_WRITE_ADOPTED.hit()
                 words[n + 1] = crc32c(found) << CHECKSUM_SHIFT | words[n + 1] & EPOCH_MASK
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from snapfs import probes
 from snapfs.copying.before_write import without_copy
 from snapfs.errors import CorruptBlock, DeviceError, DeviceFull, NoSpace, NotCached, SnapfsError
 from snapfs.fuse.driving.discarding import Discarding
@@ -181,6 +182,7 @@ class Commits:
                 return False
             self._written(sealed, self._timed(sealed))
         except (NotCached, NoSpace):
+            probes.COMMIT_GAVE_WAY.hit()
             return False  # nothing has happened yet
         except SnapfsError as exc:
             self._failed(exc)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from snapfs import probes
 from snapfs.blocks.checksum import crc32c
 from snapfs.blocks.group_header import (
     ENTRY,
@@ -120,10 +121,12 @@ def plan_groups(volume: Volume, needed: int) -> None:
             allocator.prepare(needed + len(table.dirty) + spills, urgency=2)
         except CommitNeeded:
             # The blocks that wait do so for this very commit.
+            probes.COMMIT_WITHOUT_SPACE.hit()
             raise NoSpace("no space is left for a commit") from None
         # Nearly always nothing more was touched meanwhile.
         if allocator.changed <= touched <= allocator.groups.keys() and allocator.window == window:
             return
+        probes.COMMIT_PLANNED_AGAIN.hit()
 
 
 def replaced_blocks(volume: Volume) -> list[int]:
@@ -237,6 +240,9 @@ def store_records(volume: Volume, sealing: Sealing) -> None:
                 checksum = crc32c(chunk)
                 sealing.blocks[block] = chunk
                 spill.append((block, checksum))
+            probes.RECORDS_SPILLED.hit()
+        elif old:
+            probes.RECORDS_RETURNED.hit()
         for block, _ in old:
             volume.record_owner.drop(block, 1, 0)
         group.spill = tuple(spill)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from snapfs import probes
 from snapfs.store.commit import costs
 from snapfs.store.commit.commit import name_live
 
@@ -71,6 +72,7 @@ class Deletion:
             if entry.base_held:
                 if oldest is None or oldest >= entry.since:
                     # Every instance holds it: that is the default, and needs no record.
+                    probes.RECORD_IS_DEFAULT.hit()
                     allocator.record(start, length, None, held=False)
                 elif mask != entry.mask:
                     allocator.record(
@@ -85,6 +87,7 @@ class Deletion:
             self._group += 1
             self._offset = 0
         else:
+            probes.DELETION_CUT.hit()
             self._offset = runs[-1][0] + runs[-1][1]
 
     def _finish(self) -> None:

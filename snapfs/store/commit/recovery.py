@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from bitarray import bitarray
 
+from snapfs import probes
 from snapfs.blocks.checksum import crc32c
 from snapfs.blocks.geometry import BLOCK_SIZES, SLOT_BYTES, Geometry
 from snapfs.blocks.group_header import (
@@ -214,6 +215,8 @@ def newest_superblock(device: Device) -> Superblock:
         found += [
             one for one in copies if (one.uuid, one.geometry) == (newest.uuid, newest.geometry)
         ]
+        if max(found, key=lambda one: one.generation).generation > newest.generation:
+            probes.COPY_OF_RING_AHEAD.hit()
     else:
         for size in BLOCK_SIZES:
             try:
@@ -230,6 +233,8 @@ def newest_superblock(device: Device) -> Superblock:
                 f"{device.path}: the superblocks at the front are lost, and at the end "
                 "there is more than one volume"
             )
+        if found:
+            probes.RING_LOST.hit()
     if found:
         return max(found, key=lambda one: one.generation)
     for failure in failures:
@@ -247,6 +252,8 @@ def intact(device: Device, offsets: list[int], failures: list[SnapfsError]) -> l
                 found.append(Superblock.decode(device.read(offset, SLOT_BYTES), slot))
             except (NotAVolume, CorruptBlock, UnsupportedVersion, DeviceError) as exc:
                 failures.append(exc)
+    if found and any(isinstance(exc, CorruptBlock) for exc in failures):
+        probes.TORN_SUPERBLOCK.hit()
     return found
 
 

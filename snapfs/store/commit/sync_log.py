@@ -14,6 +14,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Final
 
+from snapfs import probes
 from snapfs.blocks.log_record import FILES_MAX, FileChange, LogRecord, decode_log, encode_record
 from snapfs.blocks.pointer import BLOCK_MASK, pointer_runs
 from snapfs.errors import CorruptBlock, DeviceError, NotCached
@@ -187,6 +188,7 @@ class SyncLog:
         if self.region is not None and not (
             wanted and self._has_room(1, ROOM_TO_KEEP * self.region[1])
         ):
+            probes.LOG_GIVEN_UP.hit()
             self._let_go()
             self.wanted = False
         elif self.region is None and wanted and (region := self._choose()) is not None:
@@ -265,7 +267,11 @@ class SyncLog:
             for run in pointer_runs(words, 0, len(words) // 2, BLOCK_MASK)
         ]
         fresh = all(volume.allocator.is_fresh(first, count) for first, count, _ in runs)
-        if blocks > RECORD_BLOCKS or self._position + blocks > length or not fresh:
+        if not fresh:
+            probes.LOG_NAMES_OLD_BLOCKS.hit()
+            return None
+        if blocks > RECORD_BLOCKS or self._position + blocks > length:
+            probes.LOG_FULL.hit()
             return None
         volume.allocator.keep([(first, count) for first, count, _ in runs])
         volume.account.files = {}

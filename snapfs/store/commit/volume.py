@@ -10,6 +10,7 @@ import uuid as uuids
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from snapfs import probes
 from snapfs.blocks.checksum import crc32c
 from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, decode_pointers
 from snapfs.blocks.superblock import KNOWN_READ_ONLY_COMPATIBLE
@@ -432,7 +433,9 @@ class Volume:
         is, as in ``failed``.
         """
         self.account.spoil()
+        probes.LOG_WRITE_FAILED.hit()
         if record.is_unsure:
+            probes.FLUSH_FAILED.hit()
             self.end_writing(
                 f"what was written since generation {self.generation} could not be flushed: {exc}"
             )
@@ -459,5 +462,8 @@ class Volume:
         """
         if isinstance(exc, DeviceFull):
             self.allocator.prefer_used()
+            probes.COMMIT_WAITS_FOR_HOST.hit()
+        if sealed.is_unsure:
+            probes.FLUSH_FAILED.hit()
         if not isinstance(exc, DeviceFull) or sealed.is_unsure:
             self.end_writing(f"generation {sealed.generation} could not be written: {exc}")

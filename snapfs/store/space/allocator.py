@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from snapfs import probes
 from snapfs.errors import CommitNeeded, CorruptBlock, NoSpace
 from snapfs.store.space.account import Account
 from snapfs.store.space.discards import Discards
@@ -84,6 +85,7 @@ class Allocator(Groups):
             # between allocations: one call of this may precede several of them.
             group = self.groups.get(self._window[0])
             if group is None or group.available * ROOMY < self.geometry.group_span:
+                probes.GROUP_LEFT.hit()
                 self._window.clear()
         room = 0
         for number in self._window:
@@ -236,6 +238,7 @@ class Allocator(Groups):
         can be written again. For the same reason a commit finds the blocks that a failed write has
         got and given back.
         """
+        probes.BLOCKS_PREFERRED_USED.hit()
         self.from_front = True
         self.readers.lose()
         self.discards.let_go()

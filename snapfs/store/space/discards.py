@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from snapfs import probes
 from snapfs.errors import DeviceError
 from snapfs.store.space.kept import KeptBlocks
 
@@ -81,6 +82,7 @@ class Discards:
         """What ``begin`` returned was discarded, or what went wrong."""
         self._under_way.let_go()
         if failure is not None and self.wanted:
+            probes.DISCARD_FAILED.hit()
             self.end()
             self.gave_up(str(failure))
 
@@ -91,5 +93,7 @@ class Discards:
 
     def let_go(self) -> None:
         """What nobody is discarding yet is given out as it is: somebody needs blocks."""
+        if self._newest or self._due:
+            probes.DISCARDS_SKIPPED.hit()
         self._newest.let_go()
         self._due.let_go()

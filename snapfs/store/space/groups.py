@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
+from snapfs import probes
 from snapfs.blocks.group_header import ENTRY_SLOT, ENTRY_WRITTEN, GroupEntry
 from snapfs.errors import CorruptBlock, NotCached
 from snapfs.store.space.group import Group
@@ -130,6 +131,7 @@ class Groups:
             for n, group in self.groups.items()
             if not (n in self.changed or group.pinned or n in needed)
         ]
+        probes.GROUPS_FORGOTTEN.hit()
         for number in idle[:surplus]:
             del self.groups[number]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Self
 
+from snapfs import probes
 from snapfs.store.space.kept import KeptBlocks
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class Readers:
         """What is kept is needed, if anything is: whoever reads is told by ``lost``."""
         if not self._kept:
             return
+        probes.READERS_LOST.hit()
         for reader in self._open:
             reader.lost = True
         self._open.clear()

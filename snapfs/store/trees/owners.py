@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from snapfs import probes
 from snapfs.errors import CorruptBlock
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class ViewOwner:
             if entry is not None and entry.base_held and not sets.default(entry.since) & self._bit:
                 # The base has got the block back, perhaps in a file of another number: what newer
                 # instances cover is asked of that one.
+                probes.RETURNED_BLOCK_DROPPED.hit()
                 allocator.rebind(
                     low,
                     size,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from snapfs import probes
 from snapfs.errors import DeviceFull
 
 if TYPE_CHECKING:
@@ -106,5 +107,6 @@ class Sealed:
             except DeviceFull:
                 if self.reserve is None or not self.reserve.spend():
                     raise
+                probes.HOST_RESERVE_SPENT.hit()
             else:
                 return
