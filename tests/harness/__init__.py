@@ -3,5 +3,6 @@
 ``commands`` runs snapfs, mostly in forks of a process that has it imported (``forkserver``);
 ``images`` makes volumes and has them checked; ``mounts`` mounts them; ``waiting`` waits for a
 condition, with a limit; ``scheduling`` says which tests run side by side; ``tally`` holds
-operations and commits against what they had set aside.
+operations and commits against what they had set aside; ``probing`` asks simulations for the rare
+situations that they must come to, which processes note by ``hits``.
 """
