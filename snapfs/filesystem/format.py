@@ -8,6 +8,7 @@ import os
 import stat
 import time
 import uuid
+from collections.abc import Callable
 
 from snapfs.blocks.geometry import Geometry
 from snapfs.blocks.group_header import fresh_entries
@@ -32,9 +33,15 @@ def format_volume(
     clear: bool = True,
     uid: int = 0,
     gid: int = 0,
+    entropy: Callable[[int], bytes] | None = None,
+    now_ns: int | None = None,
 ) -> None:
     """Write an empty volume over a device; its root directory belongs to ``uid`` and ``gid``.
     ``clear`` removes old signatures.
+
+    The UUID and the seed of directory hashes come from ``entropy`` (a function of a number of
+    bytes), times are ``now_ns``; by default both are the system's. With the same two, the same
+    bytes are written.
 
     Raises ``UsageError`` when the sizes or the label cannot be, ``DeviceError``.
     """
@@ -45,12 +52,13 @@ def format_volume(
         device.write(0, bytes(size))
         device.write(device.size - size, bytes(size))
         device.flush()
-    now = time.time_ns()
-    superblock = Superblock(
-        block_size, geometry.blocks, 0, uuid.uuid4().bytes, label, now, now, 0, 0, 0
-    )
-    root = RootRecord(hash_seed=int.from_bytes(os.urandom(8), "little"))
+    entropy = entropy or os.urandom
+    now = time.time_ns() if now_ns is None else now_ns
+    identity = uuid.UUID(bytes=entropy(16), version=4).bytes
+    superblock = Superblock(block_size, geometry.blocks, 0, identity, label, now, now, 0, 0, 0)
+    root = RootRecord(hash_seed=int.from_bytes(entropy(8), "little"))
     volume = Volume(device, superblock, root, fresh_entries(geometry))
+    volume.now = lambda: now
     volume.allocator.reserve = 0
     fs = Filesystem(volume)
     for ino, mode in ((ROOT_INO, 0o755), (ORPHANS_INO, 0o700)):

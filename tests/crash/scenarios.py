@@ -35,6 +35,10 @@ FILE = stat.S_IFREG | 0o644
 DIRECTORY = stat.S_IFDIR | 0o755
 
 
+#: When the volumes of all stories are made.
+CREATED_NS = 1_000_000_000_000
+
+
 class Stage:
     """A recorded volume, and the handles that a story needs."""
 
@@ -43,15 +47,15 @@ class Stage:
     ) -> None:
         self.rng = random.Random(seed)
         self.device = device or RecordingDevice(blocks * block_size)
-        with mock.patch(
-            "os.urandom", self.rng.randbytes
-        ):  # the seed of the hash decides where names go
-            format_volume(self.device, block_size=block_size)
+        # The seed of the hash decides where names go.
+        format_volume(
+            self.device, block_size=block_size, entropy=self.rng.randbytes, now_ns=CREATED_NS
+        )
         self.volume = Volume.open(self.device)
         self.fs = Filesystem(self.volume)
-        self.clock = 1_000_000_000_000
+        self.clock = CREATED_NS
         self.records = 0
-        self.fs.now = self._now
+        self.fs.now = self.volume.now = self._now
         self.oracle = Oracle()
         self.oracle.generations[self.volume.generation] = dump(self.fs)
 

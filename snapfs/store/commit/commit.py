@@ -9,7 +9,6 @@ group headers go into the group table, its root into the root record, and that i
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from snapfs import probes
@@ -285,7 +284,7 @@ def write_roots(volume: Volume, sealing: Sealing) -> Sealed:
     volume.root_block = root_block
     volume.superblock = volume.superblock.following(
         generation,
-        time.time_ns(),
+        volume.now(),
         (root_block, len(root), crc32c(root)),
         region,
         is_copied=copy is not None,

@@ -6,6 +6,7 @@ with ``read_wants`` (which may run in a worker thread) and hands it over with ``
 
 from __future__ import annotations
 
+import time
 import uuid as uuids
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
@@ -158,6 +159,8 @@ class Volume:
             self, self.system_owner, "table", number_hash, *root.instances
         )
         self.contents: Contents = Nothing()
+        #: The time in ns, for the superblock. Whoever repeats a history gives its own.
+        self.now: Callable[[], int] = time.time_ns
         self.reserve = HostReserve(device)
         self.in_flight: Sealed | None = None
         # metadata blocks and inodes made dirty since the last seal: what a commit must allocate,
