@@ -5,8 +5,8 @@ when it does. The tests that simulate crashes, failing devices and random histor
 probes they reach, and fail when they no longer do: a rare situation that no simulation comes to is
 one in which nothing is known of the code. No probe stands where every request passes.
 
-``FORMAT.md`` and the documents of the design say what each situation is about; here it is one
-sentence. This module imports nothing of the project.
+``doc/format.md`` and ``doc/design`` say what each situation is about; here it is one sentence. This
+module imports nothing of the project.
 """
 
 from __future__ import annotations
