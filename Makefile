@@ -47,9 +47,9 @@ torture: $(VENV)/.installed ## Kill the daemon under load again and again: nothi
 	SNAPFS_KILLS=$(KILLS) $(RUN) -m pytest -s tests/crash/test_kill.py -k kills_lose_nothing
 
 fuzz: $(VENV)/.fuzz-packages ## Fuzz decoders, hostile volumes and requests to a daemon, guided by coverage: SECONDS=60; what it learns stays in .fuzz
-	$(RUN) tests/fuzz/fuzz.py decoders $$(($(SECONDS) / 4))
-	$(RUN) tests/fuzz/fuzz.py control $$(($(SECONDS) / 4))
-	$(RUN) tests/fuzz/fuzz.py volume $$(($(SECONDS) - $(SECONDS) / 4 - $(SECONDS) / 4))
+	$(RUN) -m tests.fuzz.fuzz decoders $$(($(SECONDS) / 4))
+	$(RUN) -m tests.fuzz.fuzz control $$(($(SECONDS) / 4))
+	$(RUN) -m tests.fuzz.fuzz volume $$(($(SECONDS) - $(SECONDS) / 4 - $(SECONDS) / 4))
 
 bench: $(VENV)/.installed $(VENV)/.bench-packages ## Measure against other filesystems: ARGS="--quick", ARGS=--help
 	@$(RUN) tests/benchmarks/bench.py $(ARGS)

@@ -14,16 +14,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
-from oracle import COPY, Oracle
-from scenarios import DIRECTORY, Stage
-from timeline import State, TimedDevice, Timeline
-
 from snapfs import snapshots
 from snapfs.blocks.map_sector import SECTOR_BYTES, map_sectors
 from snapfs.copying import attach, copy, detach, unregister
 from snapfs.copying.job import CANCELLED, COMPLETE, FAILED_STATE, Job, Wishes
 from snapfs.copying.target import Target
-from snapfs.device.memory import MemoryDevice
 from snapfs.errors import (
     CommitNeeded,
     DeviceError,
@@ -35,6 +30,10 @@ from snapfs.errors import (
 )
 from snapfs.filesystem import Filesystem
 from snapfs.store.commit.volume import Volume
+from tests.crash.oracle import COPY, Oracle
+from tests.crash.scenarios import DIRECTORY, Stage
+from tests.crash.timeline import State, TimedDevice, Timeline
+from tests.harness.sparse import SparseDevice
 
 BLOCK = 4096
 
@@ -58,15 +57,15 @@ BEGUN, MARKED, ACKNOWLEDGED, FINISHING, COMPLETED, FAILING, FAILED = (
 
 
 @contextlib.contextmanager
-def standing(devices: Mapping[str, MemoryDevice]) -> Iterator[None]:
+def standing(devices: Mapping[str, SparseDevice]) -> Iterator[None]:
     """What stands under paths, instead of what the host has there."""
 
-    def open_device(path: str, **_how: Any) -> MemoryDevice:
+    def open_device(path: str, **_how: Any) -> SparseDevice:
         if path not in devices:
             raise DeviceError(f"{path}: cannot be opened: nothing is there")
         return devices[path]
 
-    def open_map(path: bytes, _owners: object) -> MemoryDevice:
+    def open_map(path: bytes, _owners: object) -> SparseDevice:
         return open_device(path.decode())
 
     def reopen(path: str, **_how: Any) -> Any:
@@ -214,11 +213,9 @@ class CopyStage(Stage):
             )
         # Blocks that are freed are used again at once, as where the host is full.
         self.volume.allocator.prefer_used()
-        image = bytes(self.device.data)
+        image = self.device.image()
         self.expected.append(
-            Expected(
-                self.volume.generation, image, needed_ranges(self.volume), bytes(self.target.data)
-            )
+            Expected(self.volume.generation, image, needed_ranges(self.volume), self.target.image())
         )
         self._enter(BEGUN)
         self._follow(job)

@@ -9,8 +9,18 @@ import random
 import stat
 from dataclasses import dataclass, field
 
-import xxhash
-from copy_stage import (
+from snapfs.blocks.copy_mark import FILLING, OWN
+from snapfs.check import check_volume
+from snapfs.copying import attach, detach, unregister
+from snapfs.copying.job import COMPLETE, Job
+from snapfs.copying.opening import open_unfinished, read_mark
+from snapfs.copying.unfinished import refuse
+from snapfs.errors import CorruptBlock, NoSpace, NotAVolume, SnapfsError
+from snapfs.filesystem import Filesystem
+from snapfs.ids import ROOT_INO
+from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.volume import Volume
+from tests.crash.copy_stage import (
     ACKNOWLEDGED,
     BLOCK,
     COMPLETED,
@@ -23,22 +33,10 @@ from copy_stage import (
     Expected,
     standing,
 )
-from copy_stories import STORIES
-from oracle import Oracle
-from timeline import State, equal_but
-
-from snapfs.blocks.copy_mark import FILLING, OWN
-from snapfs.check import check_volume
-from snapfs.copying import attach, detach, unregister
-from snapfs.copying.job import COMPLETE, Job
-from snapfs.copying.opening import open_unfinished, read_mark
-from snapfs.copying.unfinished import refuse
-from snapfs.device.memory import MemoryDevice
-from snapfs.errors import CorruptBlock, NoSpace, NotAVolume, SnapfsError
-from snapfs.filesystem import Filesystem
-from snapfs.ids import ROOT_INO
-from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
+from tests.crash.copy_stories import STORIES
+from tests.crash.oracle import Oracle
+from tests.crash.timeline import State, equal_but
+from tests.harness.sparse import SparseDevice, WatchedDevice, is_alike
 
 #: Where a mark is, in a target, or was, and who has it open.
 MARKS = list(OWN)
@@ -89,15 +87,28 @@ class Claim:
         )
 
 
-def judge(
-    claim: Claim, devices: dict[str, MemoryDevice], source_path: str, *, is_known: bool = False
-) -> None:
-    """Raises ``AssertionError``, or what recovery raises. Of a source that ``is_known``, what it
-    shows was judged with another target.
+@dataclass
+class Recoveries:
+    """The recoveries under one claim that went well, as ``oracle.Recoveries``: what each of them
+    has read of each device.
     """
+
+    seen: list[list[dict[int, bytes]]] = field(default_factory=list)
+
+    def judge(self, claim: Claim, left: list[SparseDevice], source_path: str) -> None:
+        """Raises ``AssertionError``, or what recovery raises."""
+        source = next(device for device in left if device.path == source_path)
+        claim.oracle.look(source, (claim.promised, 0), claim.newest)
+        if any(all(map(is_alike, seen, left)) for seen in reversed(self.seen)):
+            return
+        watched = [WatchedDevice(device) for device in left]
+        go_on(claim, {device.path: device for device in watched}, source_path)
+        self.seen.append([device.seen for device in watched])
+
+
+def go_on(claim: Claim, devices: dict[str, SparseDevice], source_path: str) -> None:
+    """Recover and go on to the end. That the source shows what it should has been judged before."""
     source, target = devices[source_path], devices[TARGET]
-    if not is_known:
-        claim.oracle.show(MemoryCopy(source), claim.promised, claim.newest)
     with standing(devices):
         volume = Volume.open(source)
         if claim.phase == ACKNOWLEDGED and claim.expected is not None:
@@ -129,15 +140,7 @@ def judge(
             is_refused(claim, target)
 
 
-class MemoryCopy(MemoryDevice):
-    """Another device with the same content."""
-
-    def __init__(self, other: MemoryDevice) -> None:
-        super().__init__(0, other.path)
-        self.data, self.size = bytearray(other.data), other.size
-
-
-def shows(expected: Expected, target: MemoryDevice) -> None:
+def shows(expected: Expected, target: SparseDevice) -> None:
     """Opened while it is filled, the target is the point in time, whatever the source has by now
     (D1).
     """
@@ -162,14 +165,14 @@ def same(expected: Expected, seen: bytes | bytearray, what: str) -> None:
         raise AssertionError(f"{what} differs in blocks {wrong[:10]}")
 
 
-def is_whole(expected: Expected, target: MemoryDevice) -> None:
+def is_whole(expected: Expected, target: SparseDevice) -> None:
     """The target alone is the point in time, to the byte (D4)."""
     assert read_mark(target) is None
-    same(expected, target.data, "the complete copy")
+    same(expected, target.image(), "the complete copy")
     assert Volume.open(target).generation == expected.generation
 
 
-def is_refused(claim: Claim, target: MemoryDevice) -> None:
+def is_refused(claim: Claim, target: SparseDevice) -> None:
     """Nobody takes what is there for a volume, or for a point in time."""
     assert claim.expected is not None
     try:
@@ -180,7 +183,7 @@ def is_refused(claim: Claim, target: MemoryDevice) -> None:
         assert claim.phase not in {MARKED, FAILING, FAILED}, (
             f"no mark says that the copy has {claim.phase}"
         )
-        assert target.data == claim.expected.before or not opens(target), (
+        assert target.image() == claim.expected.before or not opens(target), (
             "what is not a volume is taken for one"
         )
         return
@@ -196,7 +199,7 @@ def is_refused(claim: Claim, target: MemoryDevice) -> None:
         raise AssertionError("a copy that has failed is taken for a point in time")
 
 
-def opens(target: MemoryDevice) -> bool:
+def opens(target: SparseDevice) -> bool:
     try:
         Volume.open(target)
     except NotAVolume:
@@ -245,28 +248,17 @@ def replay(identity: str) -> None:
     name, seed, text = identity.split(":", 2)
     stage, state = tell(name, int(seed)), State.parse(text)
     (moment,) = stage.timeline.moments([state.point])
-    judge(
-        Claim.at(stage, state.point),
-        left(stage, stage.timeline.build(state, moment)),
-        stage.source_path,
+    Recoveries().judge(
+        Claim.at(stage, state.point), stage.timeline.build(state, moment), stage.source_path
     )
-
-
-def left(stage: CopyStage, contents: list[bytearray]) -> dict[str, MemoryDevice]:
-    """Devices with what a crash has left."""
-    found = {}
-    for device, content in zip(stage.timeline.devices, contents, strict=True):
-        found[device.path] = MemoryDevice(0, device.path)
-        found[device.path].data, found[device.path].size = content, len(content)
-    return found
 
 
 @dataclass
 class Run:
     """States judged; those that leave the same bytes and the same claim count once."""
 
-    seen: set[bytes] = field(default_factory=set)
-    sources: set[bytes] = field(default_factory=set)
+    seen: set[int] = field(default_factory=set)
+    recoveries: int = 0
     told: int = 0
     copied_before: int = 0
 
@@ -300,29 +292,25 @@ class Run:
         by_point: dict[int, list[State]] = {}
         for state in every:
             by_point.setdefault(state.point, []).append(state)
+        claims: dict[object, Recoveries] = {}
         for moment in stage.timeline.moments(by_point):
             claim = Claim.at(stage, moment.point)
+            told = name, seed, claim.promised, claim.newest, claim.phase
+            known = claims.setdefault((id(claim.oracle), id(claim.expected), told), Recoveries())
             for state in by_point[moment.point]:
-                contents = stage.timeline.build(state, moment)
-                told = repr((name, seed, claim.promised, claim.newest, claim.phase)).encode()
-                digest = xxhash.xxh3_128_digest(b"".join([*contents, told]))
-                source = xxhash.xxh3_128_digest(contents[0] + told)
+                left = stage.timeline.build(state, moment)
+                digest = hash((told, *(frozenset(device.pages.items()) for device in left)))
                 if digest in self.seen:
                     continue
                 try:
-                    judge(
-                        claim,
-                        left(stage, contents),
-                        stage.source_path,
-                        is_known=source in self.sources,
-                    )
+                    known.judge(claim, left, stage.source_path)
                 except Exception as exc:
                     raise AssertionError(
-                        "replay alone with: python tests/crash/replay.py "
+                        "replay alone with: python -m tests.crash.replay "
                         f"{name}:{seed}:{state}\n{type(exc).__name__}: {exc}"
                     ) from exc
                 self.seen.add(digest)
-                self.sources.add(source)
+        self.recoveries += sum(len(known.seen) for known in claims.values())
 
 
 def run(name: str, seed: int, samples: int = 4, limit: int | None = None) -> int:

@@ -6,9 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from copy_stage import CopyStage
-
 from snapfs.copying.job import Wishes
+from tests.crash.copy_stage import CopyStage
 
 
 def to_the_end(stage: CopyStage) -> None:

@@ -9,16 +9,15 @@ import stat
 from dataclasses import dataclass, field
 from typing import Any
 
-from recording import SECTOR
-
 from snapfs import snapshots
 from snapfs.check import check_volume
-from snapfs.device.memory import MemoryDevice
 from snapfs.errors import NoSpace
 from snapfs.filesystem import Filesystem, View
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import commit, drive
 from snapfs.store.commit.volume import Volume
+from tests.crash.recording import SECTOR
+from tests.harness.sparse import SparseDevice, WatchedDevice, is_alike
 
 Dump = dict[str, dict[bytes, tuple[Any, ...]]]
 
@@ -86,7 +85,7 @@ def _tree(fs: Filesystem, view: View) -> list[tuple[bytes, tuple[Any, ...]]]:
     return out
 
 
-def judge_map(device: MemoryDevice, volume: Volume) -> None:
+def judge_map(device: SparseDevice, volume: Volume) -> None:
     """The map of a running copy is written in place, so any of its sectors may be old or new; but
     each is one of this copy's.
     """
@@ -104,25 +103,63 @@ def judge_map(device: MemoryDevice, volume: Volume) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """A recovery that went well. ``seen``: the pages that it has read, as the crash left them;
+    ``point``: the generation that came up, and how many records of its log.
+    """
+
+    seen: dict[int, bytes]
+    point: tuple[int, int]
+
+
+class Recoveries(list[Recovery]):
+    """The recoveries that went well so far.
+
+    A recovery is a function of what it reads: if two states have the same bytes wherever the
+    recovery of one of them has looked, the other one recovers in the same way, and need not be
+    tried. Most crash states differ only in blocks that no durable generation reaches.
+    """
+
+    def covers(self, left: SparseDevice, promised: tuple[int, int], newest: int) -> bool:
+        """Has a state recovered that recovery cannot tell from this one, within these bounds?"""
+        return any(
+            promised <= known.point and known.point[0] <= newest and is_alike(known.seen, left)
+            for known in reversed(self)
+        )
+
+
 @dataclass
 class Oracle:
     """The states of all generations of a recording, and by (generation, records) those that their
-    logs tell.
+    logs tell. ``recoveries`` are what ``judge`` has found well so far, ``shown`` what ``look`` has.
     """
 
     generations: dict[int, Dump] = field(default_factory=dict)
     logged: dict[tuple[int, int], Dump] = field(default_factory=dict)
+    recoveries: Recoveries = field(default_factory=Recoveries)
+    shown: Recoveries = field(default_factory=Recoveries)
 
-    def judge(self, data: bytearray, promised: int | tuple[int, int], newest: int) -> None:
-        """A crash left ``data``: the generation that comes up is whole, and none that was promised
-        is lost (I8).
+    def judge(self, left: SparseDevice, promised: int | tuple[int, int], newest: int) -> None:
+        """A crash left this: the generation that comes up is whole, and none that was promised is
+        lost (I8). The device is not changed.
 
         Raises ``AssertionError``.
         """
-        device = MemoryDevice(0)
-        device.data, device.size = data, len(data)
+        least = promised if isinstance(promised, tuple) else (promised, 0)
+        if self.recoveries.covers(left, least, newest):
+            return
+        device = WatchedDevice(left)
+        point = self._recover(device, least, newest)
+        self.recoveries.append(Recovery(device.seen, point))
+
+    def _recover(
+        self, device: SparseDevice, promised: tuple[int, int], newest: int
+    ) -> tuple[int, int]:
+        """Recover, go on, and return the point that came up."""
         fs = self.show(device, promised, newest)
         volume = fs.volume
+        point = volume.generation, volume.sync_log.repeated
         judge_map(device, volume)
         if volume.sync_log.repeated:
             self._judge_recovery(device, fs)
@@ -135,14 +172,14 @@ class Oracle:
                 volume, fs.make, fs.base, ROOT_INO, b"after the crash", stat.S_IFREG | 0o600, 0, 0
             )
         commit(volume)
+        return point
 
-    def _judge_recovery(self, device: MemoryDevice, fs: Filesystem) -> None:
+    def _judge_recovery(self, device: SparseDevice, fs: Filesystem) -> None:
         """Another crash, while what the log told is committed: it is told once more. And when that
         is done, it is so for good.
         """
         volume, before = fs.volume, dump(fs)
-        again = MemoryDevice(0)
-        again.data, again.size = bytearray(device.data), device.size
+        again = device.copy()
         sealed = drive(volume, volume.seal)
         for block, content in list(sealed.blocks.items())[::2]:
             again.write(block * sealed.block_size, content)
@@ -159,9 +196,14 @@ class Oracle:
             "what the log told is not what was committed then"
         )
 
-    def show(
-        self, device: MemoryDevice, promised: int | tuple[int, int], newest: int
-    ) -> Filesystem:
+    def look(self, left: SparseDevice, promised: tuple[int, int], newest: int) -> None:
+        """As ``judge``, but nothing goes on from what came up."""
+        if not self.shown.covers(left, promised, newest):
+            device = WatchedDevice(left)
+            volume = self.show(device, promised, newest).volume
+            self.shown.append(Recovery(device.seen, (volume.generation, volume.sync_log.repeated)))
+
+    def show(self, device: SparseDevice, promised: tuple[int, int], newest: int) -> Filesystem:
         """Open what a crash has left: it is clean, and what its generation was when it was sealed,
         or its log was written.
 
@@ -172,9 +214,8 @@ class Oracle:
         assert not found, [one.message() for one in found][:5]
         fs = Filesystem(volume)
         point = volume.generation, volume.sync_log.repeated
-        least = promised if isinstance(promised, tuple) else (promised, 0)
-        assert least <= point and volume.generation <= newest, (
-            f"generation and records {point}, promised {least}, newest {newest}"
+        assert promised <= point and volume.generation <= newest, (
+            f"generation and records {point}, promised {promised}, newest {newest}"
         )
         seen, expected = (
             dump(fs),

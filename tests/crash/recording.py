@@ -14,12 +14,9 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from snapfs.device.memory import MemoryDevice
+from tests.harness.sparse import GARBAGE, SparseDevice
 
 SECTOR = 512
-
-#: What is read where something was discarded: not the zeros that most devices have there.
-GARBAGE = b"\xdb"
 
 #: A device may reorder the parts of one large write: each piece of so many bytes arrives by itself.
 PIECE = 4096
@@ -28,20 +25,20 @@ PIECE = 4096
 EXHAUSTIVE = 8
 
 
-class RecordingDevice(MemoryDevice):
+class RecordingDevice(SparseDevice):
     """Keeps the writes in segments: each ends with a flush."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
         self.recording = False
         self.discarded = 0
-        self.beginning = b""
         self.segments: list[Segment] = []
+        self._durable: list[SparseDevice] = []
 
     def start(self) -> None:
         """What is there now is durable; remember what comes."""
         self.recording = True
-        self.beginning = bytes(self.data)
+        self._durable = [self.copy()]
         self.segments = [Segment([], [])]
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
@@ -59,6 +56,15 @@ class RecordingDevice(MemoryDevice):
     def flush(self) -> None:
         if self.recording:
             self.segments.append(Segment([], []))
+
+    def durable(self, segment: int) -> SparseDevice:
+        """What was durable when a segment began: not to be written."""
+        while len(self._durable) <= segment:
+            device = self._durable[-1].copy()
+            for offset, content in self.segments[len(self._durable) - 1].writes:
+                device.write(offset, content)
+            self._durable.append(device)
+        return self._durable[segment]
 
     def promise(self, generation: int, records: int = 0) -> None:
         """From here on a crash must not lose this generation, and so many records of its log."""
@@ -83,17 +89,15 @@ class State:
     arrived: tuple[int, ...]
     torn: tuple[int, int] | None = None
 
-    def build(self, device: RecordingDevice) -> bytearray:
-        """The bytes of the device after the crash."""
-        data = bytearray(device.beginning)
-        for segment in device.segments[: self.segment]:
-            for offset, content in segment.writes:
-                data[offset : offset + len(content)] = content
+    def build(self, device: RecordingDevice) -> SparseDevice:
+        """The device after the crash."""
+        left = device.durable(self.segment).copy()
         for index in self.arrived:
             offset, content = device.segments[self.segment].writes[index]
-            length = self.torn[1] if self.torn and self.torn[0] == index else len(content)
-            data[offset : offset + length] = content[:length]
-        return data
+            if self.torn and self.torn[0] == index:
+                content = content[: self.torn[1]]
+            left.write(offset, content)
+        return left
 
     def __str__(self) -> str:
         """Segment, what arrived, what was torn: ``3:0-4,6,9:6@512``."""

@@ -1,21 +1,17 @@
-"""Judge one crash state alone: ``python tests/crash/replay.py NAME:SEED:SEGMENT:ARRIVED:TORN``, as
-a failing test prints it.
+"""Judge one crash state alone, as a failing test prints it:
+``python -m tests.crash.replay NAME:SEED:SEGMENT:ARRIVED:TORN``.
 """
 
 from __future__ import annotations
 
-import os
 import sys
+
+from tests.crash import copy_states, run_states
+from tests.crash.copy_stories import STORIES
 
 
 def main(identity: str) -> None:
     """Raises what the state fails with."""
-    here = os.path.dirname(os.path.abspath(__file__))
-    sys.path[:0] = [here, os.path.dirname(os.path.dirname(here))]
-    import copy_states
-    import run_states
-    from copy_stories import STORIES
-
     (copy_states if identity.split(":")[0] in STORIES else run_states).replay(identity)
     print("This state is whole: what was promised is there, and the checker finds nothing.")
 

@@ -13,9 +13,6 @@ from dataclasses import replace
 from typing import Any
 from unittest import mock
 
-from oracle import Oracle, dump
-from recording import SECTOR, RecordingDevice
-
 from snapfs import snapshots
 from snapfs.errors import CommitNeeded, NoSpace, NotCached
 from snapfs.filesystem import Changes, Filesystem
@@ -30,6 +27,8 @@ from snapfs.store.tables.copies import (
     allocate_map,
     free_map,
 )
+from tests.crash.oracle import Oracle, dump
+from tests.crash.recording import SECTOR, RecordingDevice
 
 FILE = stat.S_IFREG | 0o644
 DIRECTORY = stat.S_IFDIR | 0o755

@@ -8,9 +8,6 @@ import re
 from typing import Any
 
 import pytest
-from copy_stage import FINISHING, MARKED, CopyStage
-from copy_states import Run, replay, tell
-from timeline import State, Timeline
 
 from snapfs.blocks.copy_mark import PLACE_BYTES, PLACES
 from snapfs.copying import job as job_module
@@ -18,6 +15,9 @@ from snapfs.copying.before_write import CopyBeforeWrite
 from snapfs.copying.copy import Copy
 from snapfs.copying.job import Job
 from snapfs.copying.unfinished import UnfinishedCopy
+from tests.crash.copy_stage import FINISHING, MARKED, CopyStage
+from tests.crash.copy_states import Run, replay, tell
+from tests.crash.timeline import State, Timeline
 
 #: Tellings in which a defect has to show.
 SEEDS = range(1, 7)
@@ -159,7 +159,7 @@ def test_a_failing_state_of_a_copy_cannot_be_run_alone(monkeypatch: pytest.Monke
         planted.setattr(CopyBeforeWrite, "make_ready", lambda *_: None)
         planted.setattr(CopyBeforeWrite, "must_wait", lambda *_: False)
         message = caught("copy_crashes")
-        found = re.match(r"replay alone with: python (\S+) (\S+)\n(.*)", message)
+        found = re.match(r"replay alone with: python -m (\S+) (\S+)\n(.*)", message)
         assert found is not None
         with pytest.raises(Exception) as again:
             replay(found[2])

@@ -13,8 +13,9 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from copy_states import Run
-from copy_stories import STORIES
+
+from tests.crash.copy_states import Run
+from tests.crash.copy_stories import STORIES
 
 #: States in a normal run of the tests.
 TOTAL = int(os.environ.get("SNAPFS_CRASH_STATES", "21000")) // 10

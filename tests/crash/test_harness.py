@@ -11,9 +11,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-import scenarios
-from recording import State
-from run_states import replay, run, tell
 
 from snapfs.blocks.log_record import LAYOUT, MAGIC
 from snapfs.filesystem import replay as replay_log
@@ -23,6 +20,9 @@ from snapfs.store.commit.volume import Volume
 from snapfs.store.space.account import Account
 from snapfs.store.space.allocator import Allocator, Waiting
 from snapfs.store.trees.sealing import Sealed
+from tests.crash import scenarios
+from tests.crash.recording import State
+from tests.crash.run_states import replay, run, tell
 
 
 def test_a_missing_flush_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,14 +209,14 @@ def test_a_failing_state_cannot_be_run_alone(monkeypatch: pytest.MonkeyPatch) ->
         planted.setattr(Sealed, "write", write)
         with pytest.raises(AssertionError) as caught:
             run("directories", 3, samples=60)
-        found = re.match(r"replay alone with: python (\S+) (\S+)\n(.*)", str(caught.value))
+        found = re.match(r"replay alone with: python -m (\S+) (\S+)\n(.*)", str(caught.value))
         assert found is not None
         with pytest.raises(Exception) as again:
             replay(found[2])
         assert f"{type(again.value).__name__}: {again.value}".splitlines()[0] == found[3]
-    script = Path(__file__).with_name(Path(found[1]).name)
     result = subprocess.run(
-        [sys.executable, script, "directories:3:0::"],
+        [sys.executable, "-m", found[1], "directories:3:0::"],
+        cwd=Path(__file__).parents[2],
         check=False,
         capture_output=True,
         text=True,

@@ -13,7 +13,8 @@ import threading
 import time
 
 import pytest
-from killing import WRITERS, Life, Log, prove
+
+from tests.crash.killing import WRITERS, Life, Log, prove
 
 #: Kills in a normal run of the tests.
 KILLS = int(os.environ.get("SNAPFS_KILLS", "50"))

@@ -13,8 +13,9 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from run_states import Run
-from scenarios import SCENARIOS
+
+from tests.crash.run_states import Run
+from tests.crash.scenarios import SCENARIOS
 
 #: States in a normal run of the tests.
 TOTAL = int(os.environ.get("SNAPFS_CRASH_STATES", "21000"))

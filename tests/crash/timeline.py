@@ -14,10 +14,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from recording import PIECE, SECTOR
-
-from snapfs.device.memory import MemoryDevice
 from snapfs.errors import DeviceError
+from tests.crash.recording import PIECE, SECTOR
+from tests.harness.sparse import SparseDevice
 
 #: Up to so many writes that may be lost, all subsets are tried.
 EXHAUSTIVE = 4
@@ -42,10 +41,10 @@ class Flush:
 class Reset:
     """A crash that is a part of the story: this is what it has left on all devices."""
 
-    contents: tuple[bytes, ...]
+    contents: tuple[SparseDevice, ...]
 
 
-class TimedDevice(MemoryDevice):
+class TimedDevice(SparseDevice):
     """Tells its timeline of what it is given. While it is ``broken`` it takes nothing."""
 
     def __init__(self, timeline: Timeline, number: int, path: str, size: int) -> None:
@@ -120,7 +119,7 @@ class Moment:
     """Before the event ``point``: what is durable on each device, and which writes may be lost."""
 
     point: int
-    durable: list[bytearray]
+    durable: list[SparseDevice]
     pending: list[int]
 
 
@@ -132,7 +131,7 @@ class Timeline:
     devices: list[TimedDevice] = field(default_factory=list)
     events: list[Write | Flush | Reset] = field(default_factory=list)
     notes: list[tuple[int, str, Any]] = field(default_factory=list)
-    beginning: list[bytes] = field(default_factory=list)
+    beginning: list[SparseDevice] = field(default_factory=list)
 
     def device(self, path: str, size: int) -> TimedDevice:
         """All of them are made before the story begins."""
@@ -142,7 +141,7 @@ class Timeline:
     def start(self) -> None:
         """What is there now is durable; remember what comes."""
         self.recording = True
-        self.beginning = [bytes(device.data) for device in self.devices]
+        self.beginning = [device.copy() for device in self.devices]
 
     def add(self, *events: Write | Flush | Reset) -> None:
         if self.recording:
@@ -154,7 +153,7 @@ class Timeline:
 
     def moments(self, points: Iterable[int]) -> Iterator[Moment]:
         """The moments before these events, in order. What is yielded changes with the next one."""
-        moment = Moment(0, [bytearray(content) for content in self.beginning], [])
+        moment = Moment(0, [content.copy() for content in self.beginning], [])
         for point in sorted(points):
             for index in range(moment.point, point):
                 self._pass(moment, index)
@@ -169,18 +168,16 @@ class Timeline:
             for each in moment.pending:
                 write = self.events[each]
                 if write.device == event.device:
-                    moment.durable[write.device][
-                        write.offset : write.offset + len(write.content)
-                    ] = write.content
+                    moment.durable[write.device].write(write.offset, write.content)
             moment.pending = [
                 each for each in moment.pending if self.events[each].device != event.device
             ]
         else:
-            moment.durable, moment.pending = [bytearray(content) for content in event.contents], []
+            moment.durable, moment.pending = [content.copy() for content in event.contents], []
 
-    def build(self, state: State, moment: Moment) -> list[bytearray]:
-        """The bytes of the devices after the crash."""
-        found = [bytearray(content) for content in moment.durable]
+    def build(self, state: State, moment: Moment) -> list[SparseDevice]:
+        """The devices after the crash."""
+        found = [content.copy() for content in moment.durable]
         for index in state.arrived:
             write = self.events[index]
             content, offset = write.content, write.offset
@@ -191,7 +188,7 @@ class Timeline:
                     if cut > 0
                     else (content[cut:], offset + len(content) + cut)
                 )
-            found[write.device][offset : offset + len(content)] = content
+            found[write.device].write(offset, content)
         return found
 
     def crash(self, rng: random.Random) -> State:
@@ -200,9 +197,9 @@ class Timeline:
         (moment,) = self.moments([point])
         state = rng.choice(list(self.of_moment(moment, rng, 6)))
         contents = self.build(state, moment)
-        self.add(Reset(tuple(bytes(content) for content in contents)))
+        self.add(Reset(tuple(content.copy() for content in contents)))
         for device, content in zip(self.devices, contents, strict=True):
-            device.data[:] = content
+            device.become(content)
             device.broken = False
         return state
 

@@ -18,11 +18,10 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
-from oracle import Dump, Oracle
-from ordeal import STORIES, FaultStage, Story
-
 import snapfs
 from snapfs.store.commit import driver, guard
+from tests.damage.ordeal import STORIES, FaultStage, Story, stopped_clock
+from tests.harness.sparse import SparseDevice
 
 _CORE = str(Path(snapfs.__file__).parent)
 
@@ -42,7 +41,7 @@ class BreakingStage(FaultStage):
     off.
     """
 
-    def __init__(self, content: bytes, at: int = 0) -> None:
+    def __init__(self, content: SparseDevice, at: int = 0) -> None:
         super().__init__(content)
         self.at = at
         self.calls = 0
@@ -117,6 +116,7 @@ class Breaking:
     sites: dict[Site, list[int]] = field(repr=False)
 
     @classmethod
+    @stopped_clock()
     def learn(cls, name: str) -> Breaking:
         story = Story.learn(name)
         stage = BreakingStage(story.content)
@@ -131,6 +131,7 @@ class Breaking:
         sites = sorted(self.sites.values())
         return [rnd.choice(one) for one in rnd.sample(sites, min(count, len(sites)))]
 
+    @stopped_clock()
     def suffer(self, at: int) -> str:
         """Break call number ``at`` off: the step that it was in. Raises ``AssertionError``."""
         stage = BreakingStage(self.story.content, at)
@@ -147,8 +148,5 @@ class Breaking:
         assert "broke off: Broken" in volume.read_only_reason, volume.read_only_reason
         device.is_armed = False
         Story._serves_and_writes_nothing(stage)
-        generations: dict[int, Dump] = self.story.generations
-        for data in (bytearray(device.data), bytearray(device.durable)):
-            Oracle(generations, self.story.logged).judge(
-                data, stage.acknowledged, volume.generation
-            )
+        for left in (device, device.durable):
+            self.story.oracle.judge(left, stage.acknowledged, volume.generation)

@@ -7,26 +7,12 @@ with it.
 
 from __future__ import annotations
 
-import functools
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from planting import (
-    BLOCK,
-    BLOCKS,
-    DIRECTORY,
-    FIFO,
-    REGULAR,
-    SPAN,
-    SYMLINK,
-    Overlay,
-    Planted,
-    build,
-    tree_blocks,
-)
 
 from snapfs import snapshots
 from snapfs.blocks.geometry import SUPERBLOCK_SLOTS
@@ -34,7 +20,6 @@ from snapfs.blocks.group_header import GroupEntry
 from snapfs.blocks.pointer import BLOCK_MASK, EPOCH_MASK, FLAG_BUCKET, FLAG_DIRTY
 from snapfs.blocks.superblock import SUPERBLOCK_BYTES
 from snapfs.check import Severity
-from snapfs.device.memory import MemoryDevice
 from snapfs.filesystem import Inode, writing
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import DESIGNATED_INO, FIRST_INO, INO_LIMIT, ORPHANS_INO, ROOT_INO
@@ -51,12 +36,18 @@ from snapfs.store.tables.parts import (
 from snapfs.store.tables.restores import Scheduled
 from snapfs.store.trees.buckets import DEPTH_BITS, Bucket
 from snapfs.store.trees.sealing import Sealing
-
-template = functools.cache(build)
-
-
-def planted() -> Planted:
-    return Planted(Overlay(template()))
+from tests.damage.planting import (
+    BLOCK,
+    BLOCKS,
+    DIRECTORY,
+    FIFO,
+    REGULAR,
+    SPAN,
+    SYMLINK,
+    Planted,
+    tree_blocks,
+)
+from tests.harness.sparse import SparseDevice
 
 
 @dataclass(frozen=True)
@@ -874,7 +865,7 @@ def a_view_has_no_list_of_orphans(p: Planted) -> str:
 
 def without(p: Planted, ino: int) -> str:
     """In an empty volume nothing follows from it."""
-    p.device = MemoryDevice(256 * BLOCK)
+    p.device = SparseDevice(256 * BLOCK)
     format_volume(p.device)
     p.open()
     p.base.dirty[ino] = None
@@ -918,7 +909,7 @@ def a_designated_directory_is_listed_under_another_name(p: Planted) -> str:
 
 @damage("designation-list", "format", "designation", "leaked")
 def the_list_of_designated_directories_is_a_file(p: Planted) -> str:
-    p.device = MemoryDevice(256 * BLOCK)
+    p.device = SparseDevice(256 * BLOCK)
     format_volume(p.device)
     p.open()
     inode = p.make("", "d", DIRECTORY)

@@ -8,16 +8,12 @@ and what is left is judged.
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-
-from copy_stage import BLOCK, MAPS, SOURCE, TARGET, Expected, needed_ranges, standing
-from copy_states import is_whole, shows
-from faults import Fault, FaultyDevice
-from timeline import equal_but
 
 from snapfs import snapshots
 from snapfs.blocks.map_sector import SECTOR_BYTES, map_sectors
@@ -27,13 +23,17 @@ from snapfs.copying.job import COMPLETE, FAILED_STATE, Job, Wishes
 from snapfs.copying.opening import open_unfinished, read_mark
 from snapfs.copying.target import Target
 from snapfs.copying.unfinished import refuse
-from snapfs.device.memory import MemoryDevice
 from snapfs.errors import CopyBlocked, CorruptBlock, DeviceError, NoSpace, NotAVolume, SnapfsError
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import commit, drive
 from snapfs.store.commit.volume import Volume
+from tests.crash.copy_stage import BLOCK, MAPS, SOURCE, TARGET, Expected, needed_ranges, standing
+from tests.crash.copy_states import is_whole, shows
+from tests.crash.timeline import equal_but
+from tests.damage.faults import Fault, FaultyDevice
+from tests.harness.sparse import SparseDevice
 
 BLOCKS = 320
 FILE = stat.S_IFREG | 0o644
@@ -49,9 +49,10 @@ WHOLE, FAILED, NEVER, READ_ONLY = (
 __all__ = ["FAILED", "NEVER", "READ_ONLY", "WHOLE", "Life"]
 
 
-def furnished() -> bytes:
+@functools.cache
+def furnished() -> SparseDevice:
     """A volume that is nearly full, with files ``f0`` and so on, and a snapshot."""
-    device = MemoryDevice(BLOCKS * BLOCK)
+    device = SparseDevice(BLOCKS * BLOCK)
     format_volume(device)
     fs = Filesystem(Volume.open(device))
     rng = random.Random(7)
@@ -64,7 +65,7 @@ def furnished() -> bytes:
             commit(fs.volume)
         number += 1
     commit(fs.volume)
-    return bytes(device.data)
+    return device
 
 
 class _Over(Exception):
@@ -86,8 +87,8 @@ class Life:
         """How it ended. Raises ``AssertionError``."""
         self.devices = {
             "source": FaultyDevice(furnished()),
-            "target": FaultyDevice(bytes(BLOCKS * BLOCK)),
-            "map": FaultyDevice(bytes(map_sectors(BLOCKS) * SECTOR_BYTES)),
+            "target": FaultyDevice(SparseDevice(BLOCKS * BLOCK)),
+            "map": FaultyDevice(SparseDevice(map_sectors(BLOCKS) * SECTOR_BYTES)),
         }
         for device, path in zip(self.devices.values(), (SOURCE, TARGET, MAPS[0]), strict=True):
             device.path = path
@@ -106,7 +107,7 @@ class Life:
         drive(self.volume, self.volume.allocator.need_groups, range(self.volume.geometry.groups))
         self.expected = Expected(
             self.volume.generation,
-            bytes(self.devices["source"].data),
+            self.devices["source"].image(),
             needed_ranges(self.volume),
             bytes(BLOCKS * BLOCK),
         )
@@ -303,7 +304,7 @@ class Life:
         self.counts = self.failing.counts.copy()
         for device in self.devices.values():
             device.arm(None)
-            device.data[:] = device.durable
+            device.become(device.durable)
         source, target = self.devices["source"], self.devices["target"]
         assert not (found := check_volume(source)), [one.message() for one in found][:5]
         self.volume = Volume.open(source)
@@ -326,11 +327,11 @@ class Life:
             detach(self.volume)
         return ended
 
-    def _is_refused(self, target: MemoryDevice) -> None:
+    def _is_refused(self, target: SparseDevice) -> None:
         try:
             mark = read_mark(target)
             if mark is None:
-                if equal_but(target.data, self.expected.image, self.expected.needed):
+                if equal_but(target.image(), self.expected.image, self.expected.needed):
                     return  # it was complete, and its last mark had gone, when the target failed
                 Volume.open(target)
             else:

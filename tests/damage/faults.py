@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from snapfs.device.base import Buffer
-from snapfs.device.memory import MemoryDevice
 from snapfs.errors import DeviceError, DeviceFull
+from tests.harness.sparse import SparseDevice
 
 SECTOR = 512
 
@@ -55,13 +55,15 @@ class Fault:
         )
 
 
-class FaultyDevice(MemoryDevice):
-    """Starts with ``content``. ``counts`` are the operations since ``arm``."""
+class FaultyDevice(SparseDevice):
+    """Starts with the content of another device. ``counts`` are the operations since ``arm``.
 
-    def __init__(self, content: bytes) -> None:
-        super().__init__(len(content))
-        self.data[:] = content
-        self.durable = bytearray(content)
+    ``durable``: what the medium has, however much more the device says it has.
+    """
+
+    def __init__(self, content: SparseDevice) -> None:
+        super().__init__(content.size, content.path, content.pages)
+        self.durable = content.copy()
         self.pending: list[tuple[int, bytes]] = []
         self.fault: Fault | None = None
         self.is_armed = False
@@ -135,11 +137,11 @@ class FaultyDevice(MemoryDevice):
     def flush(self) -> None:
         if self._fails("flush") is not None:
             self._arrive([write for write in self.pending if self._dice.random() < 0.5])
-            self.data[:] = self.durable
+            self.become(self.durable)
             raise DeviceError("flush failed: planted")
         self._arrive(self.pending)
 
     def _arrive(self, writes: list[tuple[int, bytes]]) -> None:
         for offset, content in writes:
-            self.durable[offset : offset + len(content)] = content
+            self.durable.write(offset, content)
         self.pending = []

@@ -8,20 +8,15 @@ commit; what there was before and after one is found by playing up to there.
 from __future__ import annotations
 
 import contextlib
-import gc
 import random
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
-
-from faults import Fault, FaultyDevice, Kind
-from oracle import COPY, FACTS, RESTORES, Dump, Oracle, dump
-from scenarios import SCENARIOS, Stage
+from unittest import mock
 
 from snapfs import snapshots
 from snapfs.check import check_volume
-from snapfs.device.memory import MemoryDevice
 from snapfs.errors import DeviceError, DeviceFull, NoSpace, ReadOnly, SnapfsError, VolumeError
 from snapfs.filesystem import Filesystem, View
 from snapfs.filesystem.format import format_volume
@@ -34,12 +29,13 @@ from snapfs.store.commit.driver import (
 from snapfs.store.commit.sync_log import LogWrite
 from snapfs.store.commit.volume import Volume
 from snapfs.store.trees.sealing import Sealed
+from tests.crash.oracle import COPY, FACTS, RESTORES, Dump, Oracle, dump
+from tests.crash.scenarios import SCENARIOS, Stage
+from tests.damage.faults import Fault, FaultyDevice, Kind
+from tests.harness.sparse import SparseDevice
 
 BLOCK = 4096
 FILE = stat.S_IFREG | 0o600
-
-#: Bytes of a volume of which there should not be many in memory.
-LARGE = 16 << 20
 
 #: Where a file could not be read.
 UNREADABLE = "unreadable"
@@ -86,6 +82,13 @@ def sparse(stage: Stage) -> None:
 STORIES = {**SCENARIOS, "in_place": (in_place, 320), "sparse": (sparse, 320)}
 
 
+def stopped_clock() -> Any:
+    """Superblocks have the time of their commit: with a clock that stands, a story writes the same
+    bytes whenever it is played.
+    """
+    return mock.patch("time.time_ns", new=lambda: 1_000_000_000_000)
+
+
 class Stop(Exception):
     """The step up to which a story was to be played."""
 
@@ -97,7 +100,7 @@ class FaultStage(Stage):
 
     def __init__(
         self,
-        content: bytes,
+        content: SparseDevice,
         fault: Fault | None = None,
         *,
         remember: bool = False,
@@ -194,27 +197,25 @@ class Story:
     """A story that was played without faults: the device it begins with, and what it came by."""
 
     name: str
-    content: bytes
-    generations: dict[int, Dump]
-    logged: dict[tuple[int, int], Dump]
+    content: SparseDevice
+    oracle: Oracle
     operations: dict[str, int] = field(default_factory=dict)
     _states: dict[int, Dump] = field(default_factory=dict)
 
     @classmethod
+    @stopped_clock()
     def learn(cls, name: str) -> Story:
         tell, blocks = STORIES[name]
-        device = MemoryDevice(blocks * BLOCK)
-        format_volume(device)
-        content = bytes(device.data)
+        content = SparseDevice(blocks * BLOCK)
+        format_volume(content)
         told = FaultStage(content, remember=True)
         tell(told)
         counted = FaultStage(content)
         tell(counted)
         assert counted.steps == told.steps
-        return cls(
-            name, content, told.oracle.generations, told.oracle.logged, dict(counted.faulty.counts)
-        )
+        return cls(name, content, told.oracle, dict(counted.faulty.counts))
 
+    @stopped_clock()
     def state(self, step: int) -> Dump:
         """What there is after a step, without a fault."""
         if step not in self._states:
@@ -237,11 +238,10 @@ class Story:
             out += [Fault(kind, at, lasting) for at in range(1, count + 1, step)]
         return out
 
+    @stopped_clock()
     def suffer(self, fault: Fault) -> str:
         """Play it with this fault; what came of it. Raises ``AssertionError``."""
         tell, _ = STORIES[self.name]
-        if len(self.content) > LARGE:
-            gc.collect()  # devices of earlier faults wait in cycles, and nobody counts their bytes
         stage = FaultStage(self.content, fault)
         try:
             tell(stage)
@@ -285,8 +285,8 @@ class Story:
             )
         assert volume.read_only is latches, f"read-only: {volume.read_only_reason}"
         # What the device holds now, and what it holds if the power goes as well.
-        for data in (bytearray(device.data), bytearray(device.durable)):
-            Oracle(self.generations, self.logged).judge(data, stage.acknowledged, volume.generation)
+        for left in (device, device.durable):
+            self.oracle.judge(left, stage.acknowledged, volume.generation)
         if fault.lasting:
             self._struggle(stage)
         device.is_armed = False
@@ -371,7 +371,7 @@ class Story:
     @staticmethod
     def _serves_and_writes_nothing(stage: FaultStage) -> None:
         device, volume, fs = stage.faulty, stage.volume, stage.fs
-        before = bytes(device.data)
+        before = device.copy().pages
         for attempt in (
             lambda: fs.make(fs.base, ROOT_INO, b"more", FILE, 0, 0),
             lambda: snapshots.create(fs, "more"),
@@ -391,7 +391,7 @@ class Story:
                 pass
             else:
                 raise AssertionError("what is lost is said to be durable")
-        assert bytes(device.data) == before
+        assert device.pages == before
 
     @staticmethod
     def _goes_on(stage: FaultStage) -> None:

@@ -1,12 +1,13 @@
 """A volume with something of everything, and ways to damage it so that every checksum is right.
 
-``build()`` makes the volume once; ``Planted(...)`` opens a cheap copy of it. A case changes
+``planted()`` opens a copy of the volume, which is built once. A case changes
 structures in memory and ``commit``s: the commit gives the damage its place and its checksums, as a
 bug in the core would. What shall fail its checksum is changed on the device.
 """
 
 from __future__ import annotations
 
+import functools
 import stat
 from array import array
 from collections.abc import Callable, Iterator
@@ -16,8 +17,6 @@ from snapfs import snapshots
 from snapfs.blocks.inode import INODE_BYTES
 from snapfs.blocks.pointer import BLOCK_MASK, FLAG_BUCKET
 from snapfs.check import Finding, check_volume
-from snapfs.device.base import Alone, Buffer
-from snapfs.device.memory import MemoryDevice
 from snapfs.errors import CorruptBlock
 from snapfs.filesystem import Filesystem, Inode, View
 from snapfs.filesystem.format import format_volume
@@ -29,6 +28,7 @@ from snapfs.store.space.holders import HolderSet
 from snapfs.store.tables import copies
 from snapfs.store.trees.buckets import BucketTree
 from snapfs.store.trees.tree import BlockMap
+from tests.harness.sparse import SparseDevice
 
 BLOCK = 4096
 SPAN = 8 * BLOCK
@@ -42,49 +42,6 @@ REGULAR, DIRECTORY, SYMLINK, FIFO = (
     stat.S_IFLNK | 0o777,
     stat.S_IFIFO | 0o600,
 )
-
-
-class Overlay(Alone):
-    """A device that shares the bytes of another one until they are written: a copy that costs
-    nothing.
-    """
-
-    def __init__(self, below: MemoryDevice) -> None:
-        self.path = below.path
-        self.size = below.size
-        self.read_only = False
-        self._below = below.data
-        self._written: dict[int, bytes] = {}
-
-    def _block(self, number: int) -> bytes:
-        found = self._written.get(number)
-        return bytes(self._below[number * BLOCK : (number + 1) * BLOCK]) if found is None else found
-
-    def read(self, offset: int, length: int) -> bytes:
-        assert 0 <= offset <= offset + length <= self.size
-        first, last = offset // BLOCK, -(-(offset + length) // BLOCK)
-        if first + 1 == last:
-            return self._block(first)[offset - first * BLOCK :][:length]
-        return b"".join(map(self._block, range(first, last)))[offset - first * BLOCK :][:length]
-
-    def read_nowait(self, offset: int, length: int) -> bytes | None:
-        return self.read(offset, length)
-
-    def write(self, offset: int, data: Buffer) -> None:
-        assert 0 <= offset <= offset + len(data) <= self.size
-        data = bytes(data)
-        while data:
-            number, at = divmod(offset, BLOCK)
-            piece = data[: BLOCK - at]
-            old = self._block(number)
-            self._written[number] = old[:at] + piece + old[at + len(piece) :]
-            offset, data = offset + len(piece), data[len(piece) :]
-
-    def flush(self) -> None:
-        """Memory is as durable as it gets."""
-
-    def close(self) -> None:
-        """The bytes stay."""
 
 
 class Planted:
@@ -213,11 +170,12 @@ class Planted:
         self.allocator._record(group, offset, offset + 1, number)
 
 
-def build() -> MemoryDevice:
+@functools.cache
+def build() -> SparseDevice:
     """The volume: every kind of file and tree, snapshots, a snapshot of one, a view that was
     written, one that is being deleted.
     """
-    device = MemoryDevice(BLOCKS * BLOCK)
+    device = SparseDevice(BLOCKS * BLOCK)
     format_volume(device)
     p = Planted(device)
     p.volume.hash_seed = 1  # as long as there are no names; the same buckets in every run
@@ -300,6 +258,11 @@ def in_second_group(p: Planted, ino: int, writes: list[tuple[int, bytes]]) -> No
         p.do(p.fs.write, p.base, ino, offset, content)
     p.allocator._window.clear()
     p.commit()
+
+
+def planted() -> Planted:
+    """The volume, to be damaged."""
+    return Planted(build().copy())
 
 
 # Every metadata block that the volume reaches

@@ -10,14 +10,14 @@ from array import array
 from pathlib import Path
 
 import pytest
-from cases import CASES, Case, planted
-from planting import BLOCK, everything, metadata
 
 import snapfs.check
 from snapfs.blocks.geometry import SUPERBLOCK_SLOTS
 from snapfs.blocks.pointer import FLAG_BUCKET, FLAG_DIRTY
 from snapfs.errors import CorruptBlock, DeviceError, VolumeError
 from snapfs.store.commit import recovery, volume
+from tests.damage.cases import CASES, Case
+from tests.damage.planting import BLOCK, everything, metadata, planted
 
 
 def test_the_volume_that_is_damaged_is_not_clean_before() -> None:

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import pytest
-from cases import CASES, planted
 
 from snapfs import snapshots
 from snapfs.control.commands.comparing import Comparing
@@ -18,6 +17,8 @@ from snapfs.errors import CorruptBlock, CorruptData, SnapfsError, SnapshotBusy
 from snapfs.filesystem import Filesystem
 from snapfs.store.commit.volume import Volume
 from snapfs.store.trees.cache import Want
+from tests.damage.cases import CASES
+from tests.damage.planting import planted
 
 #: Commands that compare states, by what they are told.
 WORK: dict[str, Callable[[Comparing, OfflineEngine], Awaitable[Any]]] = {

@@ -11,12 +11,12 @@ import random
 from collections import Counter
 
 import pytest
-from copy_life import FAILED, NEVER, READ_ONLY, WHOLE, Life
-from faults import Fault, Kind
 
 from snapfs.copying.before_write import CopyBeforeWrite
 from snapfs.copying.copy import Copy
 from snapfs.copying.unfinished import UnfinishedCopy
+from tests.damage.copy_life import FAILED, NEVER, READ_ONLY, WHOLE, Life
+from tests.damage.faults import Fault, Kind
 
 TARGET_KINDS = [Kind.READ, Kind.WRITE, Kind.SHORT_WRITE, Kind.FULL, Kind.FLUSH]
 

@@ -17,14 +17,10 @@ from typing import Any
 
 import pytest
 import trio
-from faults import Fault, FaultyDevice, Kind
-from oracle import dump
-from ordeal import FILE, STORIES, UNREADABLE, Story, look
-from planting import Overlay, Planted, build, metadata
 
 from snapfs import snapshots
 from snapfs.check import check_volume
-from snapfs.device import MemoryDevice, image, open_device
+from snapfs.device import image, open_device
 from snapfs.device.reserve import RESERVE_BYTES
 from snapfs.errors import (
     CorruptBlock,
@@ -41,6 +37,11 @@ from snapfs.fuse.driving.edge import Edge
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import commit, drive
 from snapfs.store.commit.volume import Volume
+from tests.crash.oracle import dump
+from tests.damage.faults import Fault, FaultyDevice, Kind
+from tests.damage.ordeal import FILE, STORIES, UNREADABLE, Story, look
+from tests.damage.planting import Planted, build, metadata, planted
+from tests.harness.sparse import SparseDevice
 
 #: Stories with more operations, or a larger volume, than a normal run has time for: so many of the
 #: faults, at least.
@@ -121,10 +122,10 @@ class ColdDevice(FaultyDevice):
         return None
 
 
-def fresh(blocks: int = 400) -> bytes:
-    device = MemoryDevice(blocks * 4096)
+def fresh(blocks: int = 400) -> SparseDevice:
+    device = SparseDevice(blocks * 4096)
     format_volume(device)
-    return bytes(device.data)
+    return device
 
 
 class User:
@@ -331,14 +332,9 @@ def test_a_failed_write_far_into_a_sparse_file_leaves_pointer_blocks() -> None:
 # Damage
 
 
-template: list[MemoryDevice] = []
-
-
-@pytest.fixture
-def planted() -> Planted:
-    if not template:
-        template.append(build())
-    return Planted(Overlay(template[0]))
+@pytest.fixture(name="planted")
+def planted_fixture() -> Planted:
+    return planted()
 
 
 def use_everything(p: Planted) -> None:
@@ -371,11 +367,11 @@ def test_damaged_metadata_is_written_on(planted: Planted) -> None:
     for what, block in list(metadata(planted)):
         if seen[what] >= 4:
             continue
-        overlay = Overlay(template[0])
-        overlay.write(block * 4096 + 100, bytes([overlay.read(block * 4096 + 100, 1)[0] ^ 4]))
-        before = dict(overlay._written)
+        device = build().copy()
+        device.write(block * 4096 + 100, bytes([device.read(block * 4096 + 100, 1)[0] ^ 4]))
+        before = device.copy().pages
         try:
-            p = Planted(overlay)
+            p = Planted(device)
         except CorruptBlock:
             assert what in ("root record", "group table", "instance table", "holder sets")
             continue
@@ -383,7 +379,7 @@ def test_damaged_metadata_is_written_on(planted: Planted) -> None:
         seen[what] += 1
         assert p.volume.read_only_reason is not None, f"{what}, block {block}"
         assert "metadata is damaged" in p.volume.read_only_reason
-        assert overlay._written == before, "it was written to"
+        assert device.pages == before, "it was written to"
         with pytest.raises(ReadOnly, match="snapfs check"):
             p.volume.check_writable()
     assert len(seen) >= 5, seen

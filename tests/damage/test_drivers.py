@@ -18,8 +18,6 @@ from typing import Any
 
 import pytest
 import trio
-from cases import CASES, Case, planted
-from planting import BLOCK, Overlay, Planted
 
 from snapfs.errors import NoSuchSnapshot, SnapfsError
 from snapfs.filesystem import Filesystem
@@ -37,6 +35,9 @@ from snapfs.fuse.serving.loop import Loop
 from snapfs.ids import BASE_VIEW
 from snapfs.store.commit.driver import commit, drive
 from snapfs.store.commit.volume import Volume
+from tests.damage.cases import CASES, Case
+from tests.damage.planting import BLOCK, Planted, planted
+from tests.harness.sparse import SparseDevice
 
 #: Files, by the snapshots that show them; and directories.
 FILES = {
@@ -97,7 +98,7 @@ def requests() -> list[Request]:
 REQUESTS = requests()
 
 
-def opened(device: Overlay) -> Filesystem:
+def opened(device: SparseDevice) -> Filesystem:
     fs = Filesystem(Volume.open(device))
     fs.now = lambda: 1_900_000_000_000_000_000
     return fs
@@ -238,7 +239,7 @@ DRIVERS: dict[str, Callable[[Filesystem], Awaitable[list[int]]]] = {
 }
 
 
-def verdict(fs: Filesystem, device: Overlay) -> tuple[Any, ...]:
+def verdict(fs: Filesystem, device: SparseDevice) -> tuple[Any, ...]:
     """Why it is read-only now; and what the checker finds after a commit, if there can be one."""
     volume = fs.volume
     if not volume.read_only:
@@ -247,19 +248,14 @@ def verdict(fs: Filesystem, device: Overlay) -> tuple[Any, ...]:
         except SnapfsError as exc:
             return type(exc), volume.read_only_reason
     return volume.read_only_reason, sorted(
-        {finding.rule for finding in Planted(copied(device)).check()}
+        {finding.rule for finding in Planted(device.copy()).check()}
     )
 
 
-def copied(device: Overlay) -> Overlay:
-    out = Overlay.__new__(Overlay)
-    out.__dict__.update(device.__dict__, _written=dict(device._written))
-    return out
-
-
-def damaged(p: Planted) -> Overlay:
-    """What a case has damaged, once more: an overlay, or the device that it has made itself."""
-    return copied(p.device) if isinstance(p.device, Overlay) else Overlay(p.device)
+def damaged(p: Planted) -> SparseDevice:
+    """What a case has damaged, once more."""
+    copied: SparseDevice = p.device.copy()
+    return copied
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.rule}: {case.plant.__name__}")

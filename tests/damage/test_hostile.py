@@ -16,14 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forging import CHECKSUM, Image, forged, limits
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from looking import look_inside
-from mutations import BOMBS, hostile
-from rerun import report
-from using import User, decode, use
-from volumes import DIRECTORY, REGULAR, seed
 
 from snapfs import snapshots
 from snapfs.blocks import superblock
@@ -48,6 +42,12 @@ from snapfs.ids import FIRST_INO, INO_LIMIT, ROOT_INO
 from snapfs.store.commit.driver import commit, drive
 from snapfs.store.commit.volume import Volume
 from snapfs.store.trees.buckets import Bucket
+from tests.fuzz.forging import CHECKSUM, Image, forged, limits
+from tests.fuzz.looking import look_inside
+from tests.fuzz.mutations import BOMBS, hostile
+from tests.fuzz.rerun import report
+from tests.fuzz.using import User, decode, use
+from tests.fuzz.volumes import DIRECTORY, REGULAR, seed
 
 #: Cases of the fixed budget: they take about twenty seconds.
 EXAMPLES = 250

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import asking
 import pytest
 import trio
 from hypothesis import given, settings
@@ -30,6 +29,7 @@ from snapfs.control.socket import (
 from snapfs.control.socket import server as serving
 from snapfs.control.socket.server import ControlServer
 from snapfs.errors import AccessDenied, SnapfsError, UsageError
+from tests.fuzz import asking
 
 STRANGER = 12_345
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import random
 import re
@@ -11,24 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cases import CASES, Case, planted, template
-from planting import BLOCK, Planted, metadata
 
 import snapfs
 import snapfs.copying
 from snapfs.blocks.geometry import SLOT_BYTES, SUPERBLOCK_SLOTS
 from snapfs.blocks.pointer import BLOCK_MASK
-from snapfs.cli.arguments import Parser
-from snapfs.cli.commands import dump as command
 from snapfs.cli.commands.dump import WHAT
+from snapfs.cli.main import main
 from snapfs.device import Device
-from snapfs.device.memory import MemoryDevice
-from snapfs.errors import SnapfsError
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import DESIGNATED_INO, FIRST_INO, ORPHANS_INO, ROOT_INO
 from snapfs.store.commit.driver import commit, drive, sync
 from snapfs.store.commit.volume import Volume
+from tests.damage.cases import CASES, Case
+from tests.damage.planting import BLOCK, Planted, build, metadata, planted
+from tests.harness.sparse import SparseDevice
 
 #: Exit codes, as `snapfs dump --help` has them.
 OK, ERROR, DAMAGED = 0, 1, 4
@@ -53,31 +50,18 @@ Answer = tuple[int, str]
 Dump = Callable[..., Answer]
 
 
-@functools.cache
-def parser() -> Parser:
-    made = Parser(prog="snapfs dump", allow_abbrev=False)
-    command.configure(made)
-    return made
-
-
 @pytest.fixture
 def dump(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Dump:
-    """The command, on a device in memory: its exit code and what it prints.
-
-    It is not called by ``main``, which spends most of the time with the parsers of all commands,
-    and would turn a traceback into a line.
-    """
+    """The command, on a device in memory: its exit code and what it prints. No traceback."""
 
     def run(device: Device, *words: object) -> Answer:
         monkeypatch.setattr(snapfs.copying, "open_image", lambda _path, *, read_only: device)
-        try:
-            code = command.run(parser().parse_args(["some.img", *map(str, words)]))
-        except SnapfsError as exc:
-            assert str(exc)
-            assert "\n" not in str(exc)
-            code = ERROR
-        assert code in (OK, ERROR, DAMAGED), words
-        return code, capsys.readouterr().out
+        code = main(["dump", "some.img", *map(str, words)], "snapfs")
+        out, err = capsys.readouterr()
+        assert "internal error" not in err, (words, err)
+        assert code in (OK, ERROR, DAMAGED), (words, code, err)
+        assert err.count("\n") == (code == ERROR), (words, code, err)
+        return code, out
 
     return run
 
@@ -249,7 +233,7 @@ def test_a_free_block_and_one_that_waits_are_taken_for_used(
 
 
 def test_a_number_or_path_that_is_not_there_is_no_error(dump: Dump) -> None:
-    device = template()
+    device = build()
     for words in (
         ("inode", 999),
         ("inode", 0),
@@ -377,8 +361,8 @@ def test_superblocks_cannot_be_looked_at_when_none_is_intact(
 def test_what_is_left_of_a_truncated_image_is_not_shown(
     read: Callable[..., dict[str, Any]], dump: Dump
 ) -> None:
-    whole = template()
-    device = MemoryDevice(33000 * BLOCK)
+    whole = build()
+    device = SparseDevice(33000 * BLOCK)
     device.write(0, whole.read(0, 33000 * BLOCK))
     page = read(device, "superblock")
     assert page["code"] == DAMAGED
@@ -394,12 +378,12 @@ def test_what_is_left_of_a_truncated_image_is_not_shown(
         page = read(device, *what)
         assert page["code"] == DAMAGED
         assert "truncated" in page["problems"][0]["problem"]
-    assert dump(MemoryDevice(SLOT_BYTES), "superblock")[0] == ERROR
+    assert dump(SparseDevice(SLOT_BYTES), "superblock")[0] == ERROR
 
 
 def test_the_log_is_shown_without_what_it_has_lost(read: Callable[..., dict[str, Any]]) -> None:
     """Two records; then a block that the second one names is damaged."""
-    device = MemoryDevice(2048 * BLOCK)
+    device = SparseDevice(2048 * BLOCK)
     format_volume(device)
     volume = Volume.open(device)
     fs = Filesystem(volume)

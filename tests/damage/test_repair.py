@@ -10,14 +10,14 @@ import re
 from pathlib import Path
 
 import pytest
-from cases import CASES, Case, planted
-from planting import BLOCK, Planted, everything, metadata
 
 from snapfs.check.repair import Repaired, UndoDevice, repair_volume, undo
 from snapfs.device.base import Alone, Buffer
-from snapfs.device.memory import MemoryDevice
 from snapfs.errors import DeviceError, SnapfsError, UsageError
 from snapfs.filesystem.format import format_volume
+from tests.damage.cases import CASES, Case
+from tests.damage.planting import BLOCK, Planted, everything, metadata, planted
+from tests.harness.sparse import SparseDevice
 
 Shown = dict[tuple[object, ...], object]
 
@@ -216,8 +216,7 @@ def test_a_repair_that_is_interrupted_cannot_be_taken_back_or_finished(tmp_path:
         with pytest.raises(DeviceError):
             repair_volume(keeping)
         keeping._file.close()  # type: ignore[union-attr] # as when the process dies
-        shadow = MemoryDevice(p.device.size)
-        shadow.data[:] = p.device.read(0, p.device.size)
+        shadow = p.device.copy()
         assert not repair_volume(shadow).after
         undo(p.device, str(path))
         assert p.device.read(0, p.device.size) == before
@@ -229,7 +228,7 @@ def test_a_wrong_undo_file_is_used(tmp_path: Path) -> None:
     keeping = UndoDevice(p.device, str(path))
     repair_volume(keeping)
     keeping.close()
-    other = MemoryDevice(p.device.size)
+    other = SparseDevice(p.device.size)
     format_volume(other)
     with pytest.raises(UsageError, match="another volume"):
         undo(other, str(path))

@@ -25,18 +25,6 @@ from typing import Any
 
 import pytest
 import trio
-from planting import (
-    BLOCK,
-    DIRECTORY,
-    REGULAR,
-    SYMLINK,
-    Overlay,
-    Planted,
-    build,
-    metadata,
-    running_copy,
-    snapshot,
-)
 
 from snapfs import snapshots
 from snapfs.blocks.claim import CLAIM_PLACE
@@ -52,12 +40,23 @@ from snapfs.control.socket.caller import Alone
 from snapfs.control.socket.protocol import Event
 from snapfs.control.socket.server import ControlServer
 from snapfs.device import open_device
-from snapfs.device.memory import MemoryDevice
 from snapfs.errors import NoSpace, NotFound, SnapfsError, StaleInode, VolumeError
 from snapfs.filesystem import Changes, Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ORPHANS_INO, ROOT_INO
 from snapfs.store.commit.volume import Volume
+from tests.damage.planting import (
+    BLOCK,
+    DIRECTORY,
+    REGULAR,
+    SYMLINK,
+    Planted,
+    build,
+    metadata,
+    running_copy,
+    snapshot,
+)
+from tests.harness.sparse import SparseDevice
 
 Findings = list[dict[str, Any]]
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -74,11 +73,11 @@ def scrubbed(device: Any) -> Findings:
 
 
 @functools.cache
-def small() -> MemoryDevice:
+def small() -> SparseDevice:
     """2 MiB: every kind of file and tree, snapshots of all and of a part, a view that was written,
     and names that have changed since.
     """
-    device = MemoryDevice(512 * BLOCK)
+    device = SparseDevice(512 * BLOCK)
     format_volume(device)
     p = Planted(device)
     p.volume.hash_seed = 1
@@ -119,8 +118,8 @@ def small() -> MemoryDevice:
     return device
 
 
-def opened(device: MemoryDevice) -> Planted:
-    return Planted(Overlay(device))
+def opened(device: SparseDevice) -> Planted:
+    return Planted(device.copy())
 
 
 def views(p: Planted) -> dict[str | None, Any]:
@@ -222,8 +221,8 @@ def assert_error_or_right(device: Any, before: dict[tuple[str | None, str], Any]
 
 
 def test_a_volume_without_damage_is_said_to_be_damaged() -> None:
-    assert scrubbed(Overlay(small())) == []
-    assert scrubbed(Overlay(build())) == []
+    assert scrubbed(small().copy()) == []
+    assert scrubbed(build().copy()) == []
 
 
 def test_a_block_is_left_out_or_read_twice() -> None:

@@ -13,8 +13,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-from mutations import Choices
-
 from snapfs import snapshots
 from snapfs.check import check_volume
 from snapfs.control.commands import offline
@@ -22,13 +20,14 @@ from snapfs.control.commands.handlers import Handlers
 from snapfs.control.commands.offline import OfflineEngine
 from snapfs.control.socket import protocol
 from snapfs.control.socket.caller import Alone
-from snapfs.device import MemoryDevice
 from snapfs.errors import SnapfsError
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import commit, drive
 from snapfs.store.commit.volume import Volume
+from tests.fuzz.mutations import Choices
+from tests.harness.sparse import SparseDevice
 
 #: Longest input in bytes: a dozen requests.
 LENGTH: Final = 400
@@ -168,7 +167,7 @@ class Asking:
     def __init__(self, directory: str, *, owner: int | None = None) -> None:
         """Copies go to ``directory``. ``owner``: who asks, if not whom the volume belongs to."""
         self._directory = directory
-        device = MemoryDevice(8 << 20)
+        device = SparseDevice(8 << 20)
         format_volume(device)
         self.fs = Filesystem(Volume.open(device))
         self._uid = os.geteuid() if owner is None else owner

@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing: of the decoders, of a volume that is opened, walked, changed and
 checked, and of a daemon's commands.
 
-``python tests/fuzz/fuzz.py {volume,decoders,control} SECONDS [DIRECTORY]``: inputs that reach
+``python -m tests.fuzz.fuzz {volume,decoders,control} SECONDS [DIRECTORY]``: inputs that reach
 something new are collected in DIRECTORY. Ends with 0 when nothing failed in this time. What failed
 is kept, and the command that runs it again is printed.
 
@@ -20,9 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
-
-from rerun import report  # noqa: E402 - found by the path above
+from tests.fuzz.rerun import report
 
 #: What one input may take.
 SECONDS, MEMORY = 20, 1 << 30
@@ -40,9 +38,9 @@ def target_of(name: str) -> Callable[[bytes], None]:
     """
     if name == "control":
         return control()
-    from forging import forged, limits
-    from mutations import hostile
-    from using import decode, use
+    from tests.fuzz.forging import forged, limits
+    from tests.fuzz.mutations import hostile
+    from tests.fuzz.using import decode, use
 
     _forging.enter_context(forged())
 
@@ -59,8 +57,8 @@ def target_of(name: str) -> Callable[[bytes], None]:
 
 def control() -> Callable[[bytes], None]:
     """The same for requests to a daemon."""
-    import asking
-    from forging import limits
+    from tests.fuzz import asking
+    from tests.fuzz.forging import limits
 
     ask = asking.target(_forging.enter_context(tempfile.TemporaryDirectory(prefix="snapfs-fuzz-")))
 
@@ -105,17 +103,16 @@ def check_forging() -> None:
     """A sound volume must open, or every input would be rejected at once and nothing would be
     tried.
     """
-    from volumes import seed
-
     from snapfs.store.commit.volume import Volume
+    from tests.fuzz.volumes import seed
 
     Volume.open(seed(0).image.copy())
 
 
 def beginnings(name: str) -> Iterator[bytes]:
     """Inputs to begin with: the metadata of sound volumes; any choices."""
-    from using import DECODERS
-    from volumes import SHAPES, seed
+    from tests.fuzz.using import DECODERS
+    from tests.fuzz.volumes import SHAPES, seed
 
     chosen = random.Random(0)
     for number in range(len(SHAPES)):

@@ -7,8 +7,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
-from forging import Image
-
 from snapfs.check.inspect import blocks, fixed, inodes, maps, paths, tables
 from snapfs.check.inspect.opened import inspect
 from snapfs.check.inspect.page import Page
@@ -16,6 +14,7 @@ from snapfs.check.inspect.why import why
 from snapfs.cli.commands.dump import document
 from snapfs.errors import SnapfsError
 from snapfs.ids import HIDDEN_INOS, ROOT_INO
+from tests.fuzz.forging import Image
 
 #: Rows of a table: what a page may hold is bounded by them.
 ROWS = 300

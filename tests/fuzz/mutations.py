@@ -12,12 +12,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgpack
-from forging import CHECKSUM, Image
-from volumes import SHAPES, Place, Seed, seed
 
 from snapfs.blocks import group_header, inode, superblock
 from snapfs.blocks.geometry import SLOT_BYTES
 from snapfs.blocks.pointer import CHECKSUM_SHIFT, FLAG_BUCKET
+from tests.fuzz.forging import CHECKSUM, Image
+from tests.fuzz.volumes import SHAPES, Place, Seed, seed
 
 T = TypeVar("T")
 

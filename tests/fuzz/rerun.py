@@ -1,6 +1,6 @@
 """Inputs that fail: where they are kept, and the command that runs one again.
 
-``python tests/fuzz/rerun.py {volume,decoders,control} FILE``
+``python -m tests.fuzz.rerun {volume,decoders,control} FILE``
 """
 
 from __future__ import annotations
@@ -13,11 +13,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-HERE = Path(__file__).resolve()
-
-if __name__ == "__main__":
-    sys.path[:0] = [str(HERE.parent), str(HERE.parents[2])]
-
 
 def directory() -> Path:
     """Where failing inputs are kept, as images of failing checks are."""
@@ -28,7 +23,7 @@ def directory() -> Path:
 
 def command(target: str, path: Path) -> str:
     """What runs an input again."""
-    return f"{sys.executable} {os.path.relpath(HERE)} {target} {path}"
+    return f"{sys.executable} -m tests.fuzz.rerun {target} {path}"
 
 
 @contextlib.contextmanager
@@ -53,14 +48,14 @@ def main() -> None:
     target, path = sys.argv[1:]
     data = Path(path).read_bytes()
     if target == "control":
-        from fuzz import control
+        from tests.fuzz.fuzz import control
 
         control()(data)
         print(f"{path}: nothing wrong with it")
         return
-    from forging import forged, limits
-    from mutations import hostile
-    from using import decode, use
+    from tests.fuzz.forging import forged, limits
+    from tests.fuzz.mutations import hostile
+    from tests.fuzz.using import decode, use
 
     with forged(), limits(60, 1 << 30):
         if target == "decoders":

@@ -13,10 +13,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from forging import CHECKSUM, Image
-from looking import look_inside
-from mutations import NAMES, NUMBERS, Choices
-
 from snapfs import snapshots
 from snapfs.blocks.claim import CLAIM_BYTES, CLAIM_PLACE, Claim
 from snapfs.blocks.geometry import Geometry
@@ -52,6 +48,9 @@ from snapfs.store.tables.copies import (
     free_map,
 )
 from snapfs.store.trees.buckets import Bucket
+from tests.fuzz.forging import CHECKSUM, Image
+from tests.fuzz.looking import look_inside
+from tests.fuzz.mutations import NAMES, NUMBERS, Choices
 
 #: Inodes that one walk visits in a view: what is cyclic goes on for ever.
 WALK = 250

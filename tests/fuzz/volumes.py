@@ -10,11 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from forging import Image, forged
-
 from snapfs import snapshots
 from snapfs.blocks.pointer import BLOCK_MASK, FLAG_BUCKET
-from snapfs.device.memory import MemoryDevice
 from snapfs.errors import SnapfsError
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
@@ -24,6 +21,8 @@ from snapfs.store.commit.volume import Volume
 from snapfs.store.tables.copies import RunningCopy, allocate_map
 from snapfs.store.trees.buckets import BucketTree
 from snapfs.store.trees.tree import BlockMap
+from tests.fuzz.forging import Image, forged
+from tests.harness.sparse import SparseDevice
 
 #: Block size and blocks: two groups, one of them with spilled records; medium ones; the largest
 #: blocks; one that is nearly empty.
@@ -59,10 +58,10 @@ def seed(number: int) -> Seed:
     """The volume of that shape. Under ``forged``."""
     block_size, blocks = SHAPES[number]
     with forged():
-        device = MemoryDevice(block_size * blocks)
+        device = SparseDevice(block_size * blocks)
         format_volume(device, block_size=block_size, clear=False)
         fill(device, large=number == 0, empty=number == 3)
-        image = Image.of(device.data, block_size)
+        image = Image.of(device.image(), block_size)
         return survey(image)
 
 

@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, combinations, product
 from typing import NamedTuple
 
-from exploring import Wrong, explore
+from tests.model.exploring import Wrong, explore
 
 Set = frozenset[int]
 BLOCKS: Set = frozenset({0, 1})

@@ -24,7 +24,7 @@ import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sight import digest
+from tests.model.sight import digest
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

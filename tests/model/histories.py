@@ -13,9 +13,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from rooms import acl
-from sight import ACCESS, DEFAULT
-from watch import Run, Watch
+from tests.model.rooms import acl
+from tests.model.sight import ACCESS, DEFAULT
+from tests.model.watch import Run, Watch
 
 NAMES = ("a", "b", "c")
 DEPTH = 3

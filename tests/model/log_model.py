@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from exploring import Wrong, explore, outcomes
+from tests.model.exploring import Wrong, explore, outcomes
 
 SLOTS, BLOCKS, LOG = range(2), range(2, 6), 2
 TORN, EMPTY, GARBAGE = "torn", "empty", "garbage"

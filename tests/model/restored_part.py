@@ -7,9 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from tree_model import Node, Tree
-
 from snapfs.ids import ROOT_INO
+from tests.model.tree_model import Node, Tree
 
 Path = tuple[bytes, ...]
 

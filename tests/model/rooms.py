@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from sight import ACCESS, DEFAULT
+from tests.model.sight import ACCESS, DEFAULT
 
 #: ACLs as they are stored (linux/posix_acl_xattr.h): version 2, then tag, permissions and id of
 #: each entry.

@@ -14,11 +14,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from copy_stage import AHEAD_BLOCKS, MAPS, SOURCE, TARGET, Expected, standing
-from copy_states import is_whole, shows
-from test_random_misses import ForgetfulWorld
-from tree_model import Tree
-from world import World
 
 from snapfs.blocks.map_sector import SECTOR_BYTES, map_sectors
 from snapfs.copying import attach, copy, detach, unregister
@@ -27,16 +22,21 @@ from snapfs.copying.job import CANCELLED, COMPLETE, FAILED_STATE, Job, Wishes
 from snapfs.copying.opening import open_unfinished, read_mark
 from snapfs.copying.target import Target
 from snapfs.device.base import Buffer
-from snapfs.device.memory import MemoryDevice
 from snapfs.errors import DeviceError, NoSpace, NotReady, SnapfsError
 from snapfs.filesystem import Filesystem
 from snapfs.store.commit.volume import Volume
+from tests.crash.copy_stage import AHEAD_BLOCKS, MAPS, SOURCE, TARGET, Expected, standing
+from tests.crash.copy_states import is_whole, shows
+from tests.harness.sparse import SparseDevice
+from tests.model.test_random_misses import ForgetfulWorld
+from tests.model.tree_model import Tree
+from tests.model.world import World
 
 #: How much longer than usual to look, for a night.
 EFFORT = int(os.environ.get("SNAPFS_MODEL_EFFORT", "1"))
 
 
-class BreakableDevice(MemoryDevice):
+class BreakableDevice(SparseDevice):
     is_broken = False
 
     def write(self, offset: int, data: Buffer) -> None:
@@ -62,7 +62,7 @@ class CopiedWorld(World):
         """Give the devices their paths."""
         self.device.path = SOURCE
         self.target = BreakableDevice(blocks * block_size, TARGET)
-        self.map_device = MemoryDevice(map_sectors(blocks) * SECTOR_BYTES, MAPS[0])
+        self.map_device = SparseDevice(map_sectors(blocks) * SECTOR_BYTES, MAPS[0])
         self.devices = {
             device.path: device for device in (self.device, self.target, self.map_device)
         }
@@ -145,7 +145,7 @@ class CopiedWorld(World):
         self.commit()
         volume = self.volume
         volume.allocator.prefer_used()  # what is freed is used again at once
-        self.map_device.data[:] = bytes(self.map_device.size)
+        self.map_device.pages.clear()
         target = Target(self.target, TARGET, False, sparse=False)  # type: ignore[arg-type]
         job = self.job = Job.begin(
             volume, target, Wishes(), registered=True, source_path=SOURCE, owner=0
@@ -154,7 +154,7 @@ class CopiedWorld(World):
             self.durable[0].copy(),
             {name: tree.copy() for name, tree in self.durable[1].items()},
         )
-        image = bytes(self.device.data)
+        image = self.device.image()
         self._watch()
         job.copy_initial_part([])
         self.expected = Expected(volume.generation, image, self.needed(), b"")

@@ -19,8 +19,9 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from tree_model import EXCHANGE, NOREPLACE
-from world import NothingToDoItTo, World
+
+from tests.model.tree_model import EXCHANGE, NOREPLACE
+from tests.model.world import NothingToDoItTo, World
 
 SETTINGS = settings(
     deadline=None,  # a step may commit, and a loaded machine may take its time

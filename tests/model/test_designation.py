@@ -10,12 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from brute_force import verify
-from world import World
 
 from snapfs import snapshots
 from snapfs.check import check_volume
-from snapfs.device.memory import MemoryDevice
 from snapfs.errors import InvalidArgument, NoAttribute, NotFound, NotSupported, UsageError
 from snapfs.filesystem import Filesystem, View
 from snapfs.filesystem.designation import NAME
@@ -24,6 +21,9 @@ from snapfs.ids import DESIGNATED_INO, ROOT_INO
 from snapfs.snapshots import Designated
 from snapfs.store.commit.driver import commit, drive
 from snapfs.store.commit.volume import Volume
+from tests.harness.sparse import SparseDevice
+from tests.model.brute_force import verify
+from tests.model.world import World
 
 FILE, DIRECTORY = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755
 
@@ -32,7 +32,7 @@ class Tree:
     """A volume with the directories ``/a/b`` and ``/c``, and a file in each."""
 
     def __init__(self) -> None:
-        self.device = MemoryDevice(2048 * 4096)
+        self.device = SparseDevice(2048 * 4096)
         format_volume(self.device)
         self.open()
         for path in ("a", "a/b", "c"):

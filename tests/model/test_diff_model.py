@@ -8,12 +8,12 @@ import os
 import random
 
 import pytest
-from diff_reference import Tree, chosen, expected, rows, run, state, top_of, walk
-from world import World
 
 from snapfs.errors import UsageError
 from snapfs.snapshots.compare.diff import Diff
 from snapfs.store.commit.volume import Volume
+from tests.model.diff_reference import Tree, chosen, expected, rows, run, state, top_of, walk
+from tests.model.world import World
 
 EFFORT = int(os.environ.get("SNAPFS_MODEL_EFFORT", "1"))
 

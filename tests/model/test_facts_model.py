@@ -9,14 +9,14 @@ import stat
 from typing import Any
 
 import pytest
-from tree_model import Tree
-from world import World
 
 from snapfs import snapshots
 from snapfs.errors import FsError, NoSpace, ReadOnly, SnapshotHeld
 from snapfs.filesystem import Changes, View
 from snapfs.ids import ROOT_INO
 from snapfs.snapshots import NO_FACTS, Facts, Hold
+from tests.model.tree_model import Tree
+from tests.model.world import World
 
 
 class FactsWorld(World):

@@ -17,13 +17,13 @@ import pytest
 
 from snapfs import snapshots
 from snapfs.check import check_volume
-from snapfs.device.memory import MemoryDevice
 from snapfs.errors import NoSpace
 from snapfs.filesystem import Filesystem, View
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import commit, drive
 from snapfs.store.commit.volume import Volume
+from tests.harness.sparse import SparseDevice
 
 FILE = stat.S_IFREG | 0o644
 DIRECTORY = stat.S_IFDIR | 0o755
@@ -41,7 +41,7 @@ class Filled:
     in until nothing more did.
     """
 
-    device: MemoryDevice
+    device: SparseDevice
     fs: Filesystem
 
     @property
@@ -125,7 +125,7 @@ class Filled:
 
 
 def filled(size: int, block_size: int) -> Filled:
-    device = MemoryDevice(size)
+    device = SparseDevice(size)
     format_volume(device, block_size=block_size)
     return Filled(device, Filesystem(Volume.open(device)))
 

@@ -10,19 +10,19 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from diff_reference import drive_steps
-from tree_model import Tree
-from world import World
 
 from snapfs import snapshots
 from snapfs.blocks.pointer import BLOCK_MASK, EPOCH_MASK, WRITES_MAX, WRITES_SHIFT
-from snapfs.device.memory import MemoryDevice
 from snapfs.filesystem import Filesystem, View
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.snapshots.hot import Heat
 from snapfs.store.commit.driver import commit, drive
 from snapfs.store.commit.volume import Volume
+from tests.harness.sparse import SparseDevice
+from tests.model.diff_reference import drive_steps
+from tests.model.tree_model import Tree
+from tests.model.world import World
 
 FILE, DIRECTORY = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755
 BLOCK = 4096
@@ -30,7 +30,7 @@ BLOCK = 4096
 
 @pytest.fixture
 def fs() -> Filesystem:
-    device = MemoryDevice(8192 * BLOCK)
+    device = SparseDevice(8192 * BLOCK)
     format_volume(device)
     return Filesystem(Volume.open(device))
 

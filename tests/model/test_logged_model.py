@@ -8,10 +8,10 @@ import random
 from contextlib import suppress
 
 import pytest
-from world import NothingToDoItTo, World
 
 from snapfs.errors import NoSpace
 from snapfs.store.commit.driver import drive
+from tests.model.world import NothingToDoItTo, World
 
 
 def write_some(world: World, rnd: random.Random) -> None:

@@ -10,13 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from brute_force import verify, walk
-from diff_reference import drive_steps
-from world import World
 
 from snapfs import snapshots
 from snapfs.check import check_volume
-from snapfs.device.memory import MemoryDevice
 from snapfs.errors import NotFound, NotPermitted, UsageError
 from snapfs.filesystem import Changes, Filesystem, View
 from snapfs.filesystem.format import format_volume
@@ -25,6 +21,10 @@ from snapfs.snapshots import Diff, Instance, State
 from snapfs.snapshots.lifecycle import new_instance
 from snapfs.store.commit.driver import commit, drive
 from snapfs.store.commit.volume import Volume
+from tests.harness.sparse import SparseDevice
+from tests.model.brute_force import verify, walk
+from tests.model.diff_reference import drive_steps
+from tests.model.world import World
 
 FILE, DIRECTORY = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755
 BLOCK = 4096
@@ -36,7 +36,7 @@ class Volumes:
     """
 
     def __init__(self) -> None:
-        self.device = MemoryDevice(4096 * BLOCK)
+        self.device = SparseDevice(4096 * BLOCK)
         format_volume(self.device)
         self.open()
         self.make("in", DIRECTORY)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy_model
-import exploring
-import holders_model
-import log_model
 import pytest
+
+from tests.model import copy_model, exploring, holders_model, log_model
 
 
 def test_an_order_of_log_commit_and_discard_loses_data() -> None:

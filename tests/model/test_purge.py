@@ -9,13 +9,10 @@ import stat
 from collections.abc import Iterable
 from unittest import mock
 
-import brute_force
 import pytest
-from world import World
 
 from snapfs import snapshots
 from snapfs.check import check_volume
-from snapfs.device.memory import MemoryDevice
 from snapfs.errors import CommitNeeded, NoSpace, NotPermitted, ReadOnly, SnapshotHeld, UsageError
 from snapfs.filesystem import Filesystem, View, orphans
 from snapfs.filesystem.format import format_volume
@@ -28,6 +25,9 @@ from snapfs.snapshots import (
 from snapfs.snapshots.purge import space as purge_space
 from snapfs.store.commit.driver import commit, drive
 from snapfs.store.commit.volume import Volume
+from tests.harness.sparse import SparseDevice
+from tests.model import brute_force
+from tests.model.world import World
 
 FILE, DIRECTORY = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755
 BLOCK = 4096
@@ -39,7 +39,7 @@ class Volumes:
     """
 
     def __init__(self, blocks: int = 4096) -> None:
-        self.device = MemoryDevice(blocks * BLOCK)
+        self.device = SparseDevice(blocks * BLOCK)
         format_volume(self.device)
         self.open()
         self.make("d", DIRECTORY)

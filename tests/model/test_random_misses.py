@@ -12,13 +12,13 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-import brute_force
 import pytest
-from world import World
 
 from snapfs.errors import CommitNeeded, NotCached
 from snapfs.store.commit.driver import commit, drive
 from snapfs.store.trees.cache import BlockCache
+from tests.model import brute_force
+from tests.model.world import World
 
 
 class ForgetfulCache(BlockCache):

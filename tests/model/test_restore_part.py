@@ -8,14 +8,14 @@ import os
 import random
 
 import pytest
-from test_parts import BLOCK, DIRECTORY, FILE, Volumes
-from world import World
 
 from snapfs import snapshots
 from snapfs.errors import NotPermitted
 from snapfs.filesystem import Changes
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import commit
+from tests.model.test_parts import BLOCK, DIRECTORY, FILE, Volumes
+from tests.model.world import World
 
 
 @pytest.fixture

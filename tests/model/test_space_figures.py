@@ -10,16 +10,15 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 
-import brute_force
 import pytest
-from world import World
 
 from snapfs import snapshots
-from snapfs.device.memory import MemoryDevice
 from snapfs.filesystem import Filesystem
 from snapfs.snapshots import Instance, space
 from snapfs.store.commit.driver import commit, drive
 from snapfs.store.commit.volume import Volume
+from tests.model import brute_force
+from tests.model.world import World
 
 HISTORIES = range(50)
 
@@ -42,9 +41,7 @@ def copy(world: World) -> Filesystem:
     """The durable state, opened once more. Files that wait to be freed are: what that takes and
     gives is not the snapshots' doing.
     """
-    device = MemoryDevice(0)
-    device.data, device.size = bytearray(world.device.data), world.device.size
-    fs = Filesystem(Volume.open(device))
+    fs = Filesystem(Volume.open(world.device.copy()))
     while fs.orphans.pending:
         drive(fs.volume, fs.orphans.work)
     commit(fs.volume)

@@ -10,8 +10,6 @@ import stat
 from typing import Any
 
 import pytest
-from diff_reference import Found, Tree, directories, drive_steps, part, same, state, top_of, walk
-from world import World
 
 from snapfs import snapshots
 from snapfs.errors import IsDirectory, NotDirectory, NotFound
@@ -22,6 +20,18 @@ from snapfs.snapshots.compare.versions import (
     Version,
     Versions,
 )
+from tests.model.diff_reference import (
+    Found,
+    Tree,
+    directories,
+    drive_steps,
+    part,
+    same,
+    state,
+    top_of,
+    walk,
+)
+from tests.model.world import World
 
 EFFORT = int(os.environ.get("SNAPFS_MODEL_EFFORT", "1"))
 

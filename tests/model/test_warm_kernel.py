@@ -19,11 +19,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from histories import History
-from rooms import SPOILS, USES, build
-from stories import STORIES
-from twin import Mounter, Twins, daemon_of, unmount
-from watch import Run, Watch
+
+from tests.model.histories import History
+from tests.model.rooms import SPOILS, USES, build
+from tests.model.stories import STORIES
+from tests.model.twin import Mounter, Twins, daemon_of, unmount
+from tests.model.watch import Run, Watch
 
 HISTORIES = int(os.environ.get("SNAPFS_WARM", "3"))
 OPTIONS = os.environ.get("SNAPFS_WARM_OPTIONS", "")

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import hands
-from hands import Hand, Seen
-from sight import differences, directories, listings, look
-from twin import Twins
+from tests.model import hands
+from tests.model.hands import Hand, Seen
+from tests.model.sight import differences, directories, listings, look
+from tests.model.twin import Twins
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

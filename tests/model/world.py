@@ -13,13 +13,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-import brute_force
-import restored_part
-from tree_model import EXCHANGE, NOREPLACE, Node, Tree
-
 from snapfs import snapshots
 from snapfs.check import check_volume
-from snapfs.device.memory import MemoryDevice
 from snapfs.errors import FsError, NoAttribute, NoSpace, NotDirectory, NotFound, UsageError
 from snapfs.filesystem import Changes, Filesystem, View
 from snapfs.filesystem.format import format_volume
@@ -36,6 +31,9 @@ from snapfs.store.tables.copies import (
     allocate_map,
     free_map,
 )
+from tests.harness.sparse import SparseDevice
+from tests.model import brute_force, restored_part
+from tests.model.tree_model import EXCHANGE, NOREPLACE, Node, Tree
 
 NAMES = [b"a", b"b", b"c", b"d", b"e.txt", "ü".encode(), b"n" * 255]
 ATTRIBUTES = [b"user.x", b"user.y", b"trusted.z"]
@@ -64,7 +62,7 @@ class World:
         discards: bool = False,
     ) -> None:
         self.block_size = block_size
-        self.device = MemoryDevice(blocks * block_size)
+        self.device = SparseDevice(blocks * block_size)
         format_volume(self.device, block_size=block_size)
         self.base = Tree()
         self.parts = parts  # are there snapshots of directories?
@@ -766,7 +764,7 @@ class World:
         self.commit()
         self.work(1_000_000)
         brute_force.verify(self.fs)
-        fresh = MemoryDevice(self.device.size)
+        fresh = SparseDevice(self.device.size)
         format_volume(fresh, block_size=self.block_size)
         assert brute_force.bitmaps(self.volume) == brute_force.bitmaps(Volume.open(fresh)), "I10"
         assert (

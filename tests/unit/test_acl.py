@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snapfs.device.memory import MemoryDevice
 from snapfs.errors import InvalidArgument, NotPermitted
 from snapfs.filesystem import Changes, Filesystem
 from snapfs.filesystem.acl import (
@@ -26,6 +25,7 @@ from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import drive
 from snapfs.store.commit.volume import Volume
+from tests.harness.sparse import SparseDevice
 
 NOBODY = 0xFFFF_FFFF
 EXTENDED = Acl(
@@ -46,7 +46,7 @@ def raw(*entries: tuple[int, int, int], version: int = 2) -> bytes:
 
 @pytest.fixture
 def fs() -> Filesystem:
-    device = MemoryDevice(512 * 4096)
+    device = SparseDevice(512 * 4096)
     format_volume(device)
     return Filesystem(Volume.open(device))
 

@@ -11,7 +11,6 @@ import pytest
 from snapfs import snapshots
 from snapfs.blocks.group_header import decode_records, encode_records
 from snapfs.check import check_volume
-from snapfs.device.memory import MemoryDevice
 from snapfs.errors import CorruptBlock, NoSpace
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
@@ -19,6 +18,7 @@ from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import commit, drive
 from snapfs.store.commit.volume import Volume
 from snapfs.store.space.allocator import Allocator
+from tests.harness.sparse import SparseDevice
 
 BLOCK = 4096
 
@@ -26,7 +26,7 @@ BLOCK = 4096
 @pytest.fixture
 def fs() -> Iterator[Filesystem]:
     """An 8 MiB volume; what it has become must stand the checker."""
-    device = MemoryDevice(2048 * BLOCK)
+    device = SparseDevice(2048 * BLOCK)
     format_volume(device)
     fs = Filesystem(Volume.open(device))
     drive(fs.volume, fs.volume.allocator.need_groups, [0])
@@ -182,7 +182,7 @@ def test_the_next_group_is_not_used() -> None:
     """A volume of several groups: blocks come from the next one when one is full, and both are
     right after a mount.
     """
-    device = MemoryDevice(34_500 * BLOCK)
+    device = SparseDevice(34_500 * BLOCK)
     format_volume(device)
     fs = Filesystem(Volume.open(device))
     ino = new_file(fs, b"small", 1)
@@ -215,7 +215,7 @@ def test_record_storage_only_grows() -> None:
     """A7: many fragmented runs do not fit their group's header; the blocks that store them are
     marked in both bitmaps, and given back.
     """
-    device = MemoryDevice(8192 * BLOCK)
+    device = SparseDevice(8192 * BLOCK)
     format_volume(device)
     fs = Filesystem(Volume.open(device))
     blocks = 3200

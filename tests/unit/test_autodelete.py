@@ -13,7 +13,6 @@ import trio
 import trio.testing
 
 from snapfs import snapshots
-from snapfs.device import MemoryDevice
 from snapfs.errors import NoSpace, ReadOnly
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
@@ -24,6 +23,7 @@ from snapfs.ids import ROOT_INO
 from snapfs.snapshots import Facts, Hold, autodelete, space
 from snapfs.store.commit.driver import commit, drive
 from snapfs.store.commit.volume import Volume
+from tests.harness.sparse import SparseDevice
 
 REGULAR = 0o100644
 MIB = 1 << 20
@@ -34,7 +34,7 @@ BY_HAND = Facts(tags={"purpose": "before the upgrade"})
 
 
 def filesystem(size: int = 16 * MIB) -> Filesystem:
-    device = MemoryDevice(size)
+    device = SparseDevice(size)
     format_volume(device)
     return Filesystem(Volume.open(device))
 

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from snapfs.device.memory import MemoryDevice
 from snapfs.errors import CorruptBlock, NoSpace
 from snapfs.filesystem.format import format_volume
 from snapfs.store.commit.driver import drive
 from snapfs.store.commit.volume import Volume, number_hash
 from snapfs.store.trees.buckets import Bucket, BucketTree
 from snapfs.store.trees.sealing import Sealing
+from tests.harness.sparse import SparseDevice
 
 #: How keys are spread: evenly, into the top bits, the bottom bits, few values, all into one.
 HASHES: dict[str, Callable[[int], int]] = {
@@ -27,14 +27,12 @@ HASHES: dict[str, Callable[[int], int]] = {
     "one": lambda _: 12345,
 }
 
-FORMATTED = MemoryDevice(2048 * 4096)
+FORMATTED = SparseDevice(2048 * 4096)
 format_volume(FORMATTED)
 
 
 def new_volume() -> Volume:
-    device = MemoryDevice(FORMATTED.size)
-    device.data[:] = FORMATTED.data
-    return Volume.open(device)
+    return Volume.open(FORMATTED.copy())
 
 
 def new_tree(hash_of: Callable[[int], int]) -> BucketTree:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from snapfs.device.memory import MemoryDevice
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import commit, drive
 from snapfs.store.commit.volume import Volume
+from tests.harness.sparse import SparseDevice
 
 BLOCK = 4096
 FILES = 4000
@@ -17,7 +17,7 @@ FILES = 4000
 
 @pytest.fixture
 def fs() -> Filesystem:
-    device = MemoryDevice(8192 * BLOCK)
+    device = SparseDevice(8192 * BLOCK)
     format_volume(device)
     fs = Filesystem(Volume.open(device))
     for number in range(FILES):

@@ -17,7 +17,6 @@ from snapfs.blocks.geometry import Geometry
 from snapfs.check import check_volume
 from snapfs.check.repair import repair_volume
 from snapfs.device.base import Buffer
-from snapfs.device.memory import MemoryDevice
 from snapfs.errors import CommitNeeded, CorruptBlock, DeviceError, NoSpace, ReadOnly, UsageError
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
@@ -35,6 +34,7 @@ from snapfs.store.tables.copies import (
     map_problem,
     plan_map,
 )
+from tests.harness.sparse import SparseDevice
 
 BLOCK = 4096
 COPY = RunningCopy(
@@ -50,8 +50,8 @@ COPY = RunningCopy(
 
 
 @pytest.fixture
-def device() -> MemoryDevice:
-    device = MemoryDevice(2048 * BLOCK)
+def device() -> SparseDevice:
+    device = SparseDevice(2048 * BLOCK)
     format_volume(device)
     return device
 
@@ -73,7 +73,7 @@ def problems(device: Any) -> list[str]:
 # What is remembered
 
 
-def test_a_running_copy_is_forgotten_or_remembered_otherwise(device: MemoryDevice) -> None:
+def test_a_running_copy_is_forgotten_or_remembered_otherwise(device: SparseDevice) -> None:
     """D1: with the commit that it is put for, after any other commit, and until it is ended; then
     nothing is left of it (I10).
     """
@@ -107,14 +107,14 @@ def test_a_running_copy_is_forgotten_or_remembered_otherwise(device: MemoryDevic
     assert problems(device) == []
 
 
-def test_a_change_overwrites_what_the_durable_generation_says(device: MemoryDevice) -> None:
+def test_a_change_overwrites_what_the_durable_generation_says(device: SparseDevice) -> None:
     """I4: another description takes another block; a crash before the superblock has the one from
     before.
     """
     fs = fresh(device)
     fs.volume.copies.put(COPY)
     commit(fs.volume)
-    crash = bytes(device.data)
+    crash = device.copy()
     first = fs.volume.copies.place
     fs.volume.copies.put(replace(COPY, paused=False, rate=None))
     sealed = fs.volume.seal()
@@ -125,11 +125,11 @@ def test_a_change_overwrites_what_the_durable_generation_says(device: MemoryDevi
     assert fresh(device).volume.copies.current == COPY
     sealed.write()
     assert fresh(device).volume.copies.current == replace(COPY, paused=False, rate=None)
-    device.data[:] = crash
+    device.become(crash)
     assert fresh(device).volume.copies.current == COPY
 
 
-def test_a_copy_that_has_not_changed_is_written_again(device: MemoryDevice) -> None:
+def test_a_copy_that_has_not_changed_is_written_again(device: SparseDevice) -> None:
     fs = fresh(device)
     fs.volume.copies.put(COPY)
     commit(fs.volume)
@@ -226,17 +226,17 @@ def test_a_root_record_names_an_impossible_block(value: Any) -> None:
 # What follows from damage
 
 
-def damage(device: MemoryDevice) -> CopyBlock:
+def damage(device: SparseDevice) -> CopyBlock:
     fs = fresh(device)
     fs.volume.copies.put(COPY)
     commit(fs.volume)
     place = fs.volume.copies.place
     assert place is not None
-    device.data[place.block * BLOCK + 3000] ^= 1
+    device.flip(place.block * BLOCK + 3000)
     return place
 
 
-def test_a_volume_is_written_though_nobody_knows_what_its_copy_needs(device: MemoryDevice) -> None:
+def test_a_volume_is_written_though_nobody_knows_what_its_copy_needs(device: SparseDevice) -> None:
     """D3: a description that is damaged leaves a volume that is read, says why it is not written,
     and is mended by ending the copy.
     """
@@ -256,7 +256,7 @@ def test_a_volume_is_written_though_nobody_knows_what_its_copy_needs(device: Mem
     assert problems(device) == []
 
 
-def test_a_device_that_fails_there_makes_the_volume_unreadable(device: MemoryDevice) -> None:
+def test_a_device_that_fails_there_makes_the_volume_unreadable(device: SparseDevice) -> None:
     place = damage(device)
     below: Callable[[int, int], bytes] = device.read
 
@@ -271,7 +271,7 @@ def test_a_device_that_fails_there_makes_the_volume_unreadable(device: MemoryDev
 
 
 def test_a_snapfs_that_knows_no_copies_writes(
-    device: MemoryDevice, monkeypatch: pytest.MonkeyPatch
+    device: SparseDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fs = fresh(device)
     fs.volume.copies.put(COPY)
@@ -283,7 +283,7 @@ def test_a_snapfs_that_knows_no_copies_writes(
 class Watching:
     """A device that notes what is written, and dies after some writes."""
 
-    def __init__(self, below: MemoryDevice, writes: int) -> None:
+    def __init__(self, below: SparseDevice, writes: int) -> None:
         self._below, self._left = below, writes
         self.done: list[tuple[int | None, bytes]] = []
 
@@ -300,7 +300,7 @@ class Watching:
         self.done.append((None, b""))
 
 
-def test_a_repair_spoils_a_copy_that_goes_on(device: MemoryDevice) -> None:
+def test_a_repair_spoils_a_copy_that_goes_on(device: SparseDevice) -> None:
     """D3: repair writes past the copy, so it ends it first; cut off at any write after that, the
     volume is not written by others.
     """
@@ -312,10 +312,10 @@ def test_a_repair_spoils_a_copy_that_goes_on(device: MemoryDevice) -> None:
     drive(fs.volume, fs.volume.allocator.prepare, 1)
     fs.volume.allocator.allocate(1)  # is leaked
     commit(fs.volume)
-    before = bytes(device.data)
+    before = device.copy()
     assert [finding.rule for finding in check_volume(device)] == ["leaked"]
     for writes in range(1, 1000):
-        device.data[:] = before
+        device.become(before)
         watching = Watching(device, writes)
         try:
             result = repair_volume(watching)  # type: ignore[arg-type]
@@ -337,7 +337,7 @@ def test_a_repair_spoils_a_copy_that_goes_on(device: MemoryDevice) -> None:
 # The map on the volume
 
 
-def test_the_map_of_a_copy_touches_anything_else(device: MemoryDevice) -> None:
+def test_the_map_of_a_copy_touches_anything_else(device: SparseDevice) -> None:
     """D5, I10: its blocks are marked, in no snapshot, clean for the checker with any content, and
     free when it is given back.
     """
@@ -367,7 +367,7 @@ def test_the_map_of_a_copy_touches_anything_else(device: MemoryDevice) -> None:
 
 
 def test_a_map_is_larger_than_a_group() -> None:
-    device = MemoryDevice((3 * 32768 + 1000) * BLOCK)
+    device = SparseDevice((3 * 32768 + 1000) * BLOCK)
     format_volume(device)
     fs = fresh(device)
     runs = drive(fs.volume, allocate_map, fs.volume, 40_000)
@@ -396,7 +396,7 @@ def scatter(fs: Filesystem, gap: int, pieces: int) -> None:
     allocator.free_run(start + pieces * 3 * gap, 3 * gap)
 
 
-def test_a_map_is_cut_into_more_pieces_than_need_be(device: MemoryDevice) -> None:
+def test_a_map_is_cut_into_more_pieces_than_need_be(device: SparseDevice) -> None:
     fs = fresh(device)
     scatter(fs, 2, 200)
     runs = drive(fs.volume, allocate_map, fs.volume, 6)
@@ -406,7 +406,7 @@ def test_a_map_is_cut_into_more_pieces_than_need_be(device: MemoryDevice) -> Non
     assert list(runs) == sorted(runs)
 
 
-def test_a_map_in_too_many_pieces_is_taken(device: MemoryDevice) -> None:
+def test_a_map_in_too_many_pieces_is_taken(device: SparseDevice) -> None:
     """Nothing has changed then, and the line says what to do."""
     fs = fresh(device)
     scatter(fs, 1, 200)
@@ -417,7 +417,7 @@ def test_a_map_in_too_many_pieces_is_taken(device: MemoryDevice) -> None:
     assert len(drive(fs.volume, allocate_map, fs.volume, RUNS_MAX + 2)) == RUNS_MAX
 
 
-def test_a_map_takes_blocks_that_wait_for_a_commit_or_the_reserve(device: MemoryDevice) -> None:
+def test_a_map_takes_blocks_that_wait_for_a_commit_or_the_reserve(device: SparseDevice) -> None:
     """I5: there is no room but in what is being freed: a commit comes first. And there must be room
     for the next one.
     """
@@ -435,7 +435,7 @@ def test_a_map_takes_blocks_that_wait_for_a_commit_or_the_reserve(device: Memory
     assert sum(length for _, length in drive(fs.volume, allocate_map, fs.volume, 250)) == 250
 
 
-def test_blocks_that_are_no_map_are_given_back(device: MemoryDevice) -> None:
+def test_blocks_that_are_no_map_are_given_back(device: SparseDevice) -> None:
     """A map's blocks come from a volume: what is free, fixed, or a snapshot's is not freed."""
     fs = fresh(device)
     group = fs.volume.allocator

@@ -9,18 +9,18 @@ import pytest
 from snapfs import snapshots
 from snapfs.blocks.pointer import WRITES_MAX, WRITES_SHIFT
 from snapfs.check import check_volume
-from snapfs.device.memory import MemoryDevice
 from snapfs.errors import StaleInode
 from snapfs.filesystem import Filesystem, View
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import commit, drive
 from snapfs.store.commit.volume import Volume
+from tests.harness.sparse import SparseDevice
 
 BLOCK = 4096
 
 
-class CountingDevice(MemoryDevice):
+class CountingDevice(SparseDevice):
     """Counts what is read and what is written, in bytes."""
 
     bytes_read = 0

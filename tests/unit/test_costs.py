@@ -12,7 +12,6 @@ import pytest
 
 from snapfs import snapshots
 from snapfs.check import check_volume
-from snapfs.device.memory import MemoryDevice
 from snapfs.errors import NoSpace, NoSuchSnapshot
 from snapfs.filesystem import Changes, Filesystem, naming
 from snapfs.filesystem.format import format_volume
@@ -20,6 +19,7 @@ from snapfs.ids import ROOT_INO
 from snapfs.store.commit import costs
 from snapfs.store.commit.driver import commit, drive
 from snapfs.store.commit.volume import Volume
+from tests.harness.sparse import SparseDevice
 
 FILE, DIRECTORY, LINK = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755, stat.S_IFLNK | 0o777
 BLOCK = 4096
@@ -30,7 +30,7 @@ class Files:
     """A volume in memory, and operations on its base."""
 
     def __init__(self, blocks: int = 4096) -> None:
-        self.device = MemoryDevice(blocks * BLOCK)
+        self.device = SparseDevice(blocks * BLOCK)
         format_volume(self.device)
         self.volume = Volume.open(self.device)
         self.fs = Filesystem(self.volume)

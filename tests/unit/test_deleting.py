@@ -10,7 +10,6 @@ import pytest
 
 from snapfs import snapshots
 from snapfs.check import check_volume
-from snapfs.device.memory import MemoryDevice
 from snapfs.errors import CommitNeeded, NoSpace, NotCached, NotPermitted, ReadOnly, SnapshotHeld
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
@@ -19,14 +18,15 @@ from snapfs.snapshots import Facts, Hold, space
 from snapfs.store.commit.driver import commit, drive
 from snapfs.store.commit.volume import Volume
 from snapfs.store.space.holders import HolderSet, HolderSets
+from tests.harness.sparse import SparseDevice
 
 NAMES = [f"s{number}" for number in range(12)]
 
 
 @pytest.fixture
-def device() -> Iterator[MemoryDevice]:
+def device() -> Iterator[SparseDevice]:
     """Snapshots of as many directories, whose owners differ."""
-    made = MemoryDevice(16 << 20)
+    made = SparseDevice(16 << 20)
     format_volume(made)
     fs = Filesystem(Volume.open(made))
     for number, name in enumerate(NAMES):
@@ -44,7 +44,7 @@ def device() -> Iterator[MemoryDevice]:
 
 
 @pytest.fixture
-def fs(device: MemoryDevice) -> Iterator[Filesystem]:
+def fs(device: SparseDevice) -> Iterator[Filesystem]:
     opened = Filesystem(Volume.open(device))
     yield opened
     commit(opened.volume)

@@ -16,7 +16,7 @@ import trio.testing
 from snapfs import snapshots
 from snapfs.check import check_volume
 from snapfs.check.repair import repair_volume
-from snapfs.device import ImageDevice, MemoryDevice, open_device
+from snapfs.device import ImageDevice, open_device
 from snapfs.device.discarding import inwards
 from snapfs.errors import DeviceError, NoSpace
 from snapfs.filesystem import Filesystem
@@ -25,6 +25,7 @@ from snapfs.fuse.driving.edge import Edge
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import commit, drive
 from snapfs.store.commit.volume import Volume
+from tests.harness.sparse import SparseDevice
 
 BLOCK = 4096
 BLOCKS = 2048
@@ -33,7 +34,7 @@ FILE = 0o100644
 Run = tuple[int, int]
 
 
-class Noting(MemoryDevice):
+class Noting(SparseDevice):
     """Notes what is discarded, as runs of blocks."""
 
     def __init__(self, blocks: int = BLOCKS) -> None:
@@ -141,8 +142,7 @@ def test_discards_take_from_repair_what_it_goes_back_to(fs: Filesystem, device: 
     remove(fs, b"3")
     commit(fs.volume)
     generation = fs.volume.generation
-    broken = MemoryDevice(device.size)
-    broken.data[:] = device.data
+    broken = device.copy()
     broken.write(fs.volume.root_block * BLOCK, bytes(BLOCK))
     found = repair_volume(broken)
     assert any(f"went back to generation {generation - 1}" in line for line in found.actions), (

@@ -10,7 +10,6 @@ import pytest
 from snapfs import snapshots
 from snapfs.blocks.geometry import BLOCK_SIZES
 from snapfs.check import check_volume
-from snapfs.device.memory import MemoryDevice
 from snapfs.errors import (
     CorruptBlock,
     NameTaken,
@@ -49,6 +48,7 @@ from snapfs.store.tables.parts import (
     kept_by,
 )
 from snapfs.store.trees.buckets import MAP_HEADER, item_size
+from tests.harness.sparse import SparseDevice
 
 FILE = 0o100644
 LATE = (1 << 63) - 1
@@ -66,7 +66,7 @@ LARGEST = Facts(
 
 @pytest.fixture
 def fs() -> Iterator[Filesystem]:
-    device = MemoryDevice(1024 * 4096)
+    device = SparseDevice(1024 * 4096)
     format_volume(device)
     fs = Filesystem(Volume.open(device))
     yield fs

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import trio
 
-from snapfs.device import MemoryDevice
 from snapfs.errors import (
     AccessDenied,
     DeviceError,
@@ -37,6 +36,7 @@ from snapfs.fuse.kernel.known import Known
 from snapfs.fuse.protocol.numbers import Numbers
 from snapfs.ids import BASE_VIEW, ROOT_INO
 from snapfs.store.commit.volume import Volume
+from tests.harness.sparse import SparseDevice
 
 
 class Process:
@@ -74,7 +74,7 @@ class Notified:
 
 class Mount:
     def __init__(self) -> None:
-        device = MemoryDevice(32 << 20)
+        device = SparseDevice(32 << 20)
         format_volume(device)
         self.edge = Edge(Filesystem(Volume.open(device)), commit_seconds=3600.0)
         numbers = Numbers(BASE_VIEW)

@@ -15,7 +15,6 @@ from snapfs import snapshots
 from snapfs.control.commands.comparing import Comparing
 from snapfs.control.commands.hot import Hot
 from snapfs.control.socket.caller import Alone
-from snapfs.device import MemoryDevice
 from snapfs.errors import NoSuchSnapshot, SnapfsError
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
@@ -24,10 +23,11 @@ from snapfs.fuse.protocol.errno import errno_of
 from snapfs.snapshots import Instance
 from snapfs.store.commit.driver import commit, drive
 from snapfs.store.commit.volume import Volume
+from tests.harness.sparse import SparseDevice
 
 
 def volume() -> Filesystem:
-    device = MemoryDevice(32 << 20)
+    device = SparseDevice(32 << 20)
     format_volume(device)
     return Filesystem(Volume.open(device))
 

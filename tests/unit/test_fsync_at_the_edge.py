@@ -14,7 +14,6 @@ import trio.testing
 
 from snapfs.blocks.superblock import CLAIM
 from snapfs.check import check_volume
-from snapfs.device import MemoryDevice
 from snapfs.errors import DeviceError, DeviceFull, ReadOnly
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
@@ -23,9 +22,10 @@ from snapfs.fuse.driving.pace import Pace
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import drive
 from snapfs.store.commit.volume import Volume
+from tests.harness.sparse import SparseDevice
 
 
-class Slow(MemoryDevice):
+class Slow(SparseDevice):
     """Counts; flushes wait for ``go``; the next write, or flush, fails with ``write_failure``,
     ``flush_failure``.
     """

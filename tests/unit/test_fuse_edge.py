@@ -15,7 +15,6 @@ import trio
 import trio.testing
 
 from snapfs import snapshots
-from snapfs.device import MemoryDevice
 from snapfs.errors import (
     CommitNeeded,
     CorruptBlock,
@@ -37,11 +36,12 @@ from snapfs.fuse.protocol.errno import errno_of
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import drive
 from snapfs.store.commit.volume import Volume
+from tests.harness.sparse import SparseDevice
 
 REGULAR = 0o100644
 
 
-class SlowDevice(MemoryDevice):
+class SlowDevice(SparseDevice):
     """Never has anything at hand; flushes wait for ``go``; writes and flushes fail when told to."""
 
     def __init__(self, size: int) -> None:
@@ -70,7 +70,7 @@ class SlowDevice(MemoryDevice):
             raise self.failure
 
 
-def opened(device: MemoryDevice) -> Filesystem:
+def opened(device: SparseDevice) -> Filesystem:
     return Filesystem(Volume.open(device))
 
 
@@ -440,7 +440,7 @@ async def test_commits_come_by_themselves(device: SlowDevice, nursery: trio.Nurs
 async def test_nothing_is_written_to_a_volume_that_is_mounted_read_only(
     device: SlowDevice, nursery: trio.Nursery
 ) -> None:
-    before = bytes(device.data)
+    before = device.copy().pages
     edge = Edge(Filesystem(Volume.open(device, read_only=True)), commit_seconds=0.001)
     nursery.start_soon(edge.run)
     await edge.commit()
@@ -449,4 +449,4 @@ async def test_nothing_is_written_to_a_volume_that_is_mounted_read_only(
     with contextlib.suppress(NotFound):
         await edge.call(edge.fs.lookup, edge.fs.base, ROOT_INO, b"x")
     await edge.finish()
-    assert bytes(device.data) == before
+    assert device.pages == before

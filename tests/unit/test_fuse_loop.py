@@ -19,13 +19,11 @@ import trio.testing
 
 from snapfs import snapshots
 from snapfs.check import check_volume
-from snapfs.device import MemoryDevice
 from snapfs.device.base import Buffer
-from snapfs.errors import DeviceError, NoSpace
+from snapfs.errors import DeviceError
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.fuse.driving.edge import Edge
-from snapfs.fuse.kernel import shortage
 from snapfs.fuse.kernel.known import Known
 from snapfs.fuse.kernel.mounted import MountedKernel
 from snapfs.fuse.mount.options import MountOptions
@@ -40,6 +38,7 @@ from snapfs.fuse.serving.loop import Loop
 from snapfs.ids import BASE_VIEW, ROOT_INO
 from snapfs.store.commit.driver import drive
 from snapfs.store.commit.volume import Volume
+from tests.harness.sparse import SparseDevice
 
 #: Bytes that fit into one message of a socket whatever the system's limits are.
 BIG = 64 << 10
@@ -47,7 +46,7 @@ BIG = 64 << 10
 LIMIT = 4
 
 
-class TestDevice(MemoryDevice):
+class TestDevice(SparseDevice):
     """Its flushes wait for ``go``; its writes fail when told to, and are counted then."""
 
     __test__ = False
@@ -295,81 +294,6 @@ async def test_a_pause_that_does_not_end_says_nothing(
             "their writes in another order"
         )
     ]
-
-
-class Quiet:
-    """The kernel is told nothing: of what it was to forget how often is counted."""
-
-    def __init__(self) -> None:
-        self.forgotten = 0
-
-    def forget_inode(self, _: int, *, attributes_only: bool) -> None:
-        self.forgotten += 1
-
-
-class Short:
-    """A file of which writes were lost, whose last writer has gone: ``go`` lets the kernel know."""
-
-    def __init__(self, mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.mount = mount
-        self.shortage = mount.operations.kernel.shortage
-        self.shortage.is_usable = True
-        self.notices = Quiet()
-        self.go = trio.Event()
-        monkeypatch.setattr(mount.operations.kernel, "notices", self.notices)
-        monkeypatch.setattr(self.shortage, "_settle", lambda _: self.go.wait())
-
-    async def begin(self, kernel: Kernel) -> int:
-        node, handle = await kernel.create(b"file")
-        await self.shortage.lost(node, NoSpace("no space left on the volume"))
-        assert (await kernel.ask(Op.RELEASE, node, wire.RELEASE_IN.pack(handle)))[0] == 0
-        return node
-
-
-@pytest.fixture
-def short(mount: Mount, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> Short:
-    made = Short(mount, monkeypatch)
-    nursery.start_soon(made.shortage.run)
-    return made
-
-
-async def test_a_crowd_that_waits_for_the_size_of_a_file_keeps_all_workers(
-    kernel: Kernel, short: Short, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whoever tells the kernel the size has requests of his own."""
-    monkeypatch.setattr(shortage, "SETTLE_SECONDS", 3600.0)
-    node = await short.begin(kernel)
-    asked = [kernel.send(Op.GETATTR, node, bytes(16)) for _ in range(3 * LIMIT)]
-    assert (await kernel.ask(Op.STATFS, KERNEL_ROOT))[0] == 0
-    assert not await settled(kernel)
-    short.go.set()
-    assert [(await kernel.answer(one))[0] for one in asked] == [0] * len(asked)
-
-
-async def test_whoever_keeps_the_kernel_from_being_told_a_size_waits_for_that(
-    kernel: Kernel, short: Short, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shortage, "SETTLE_SECONDS", 0.01)
-    node = await short.begin(kernel)
-    for _ in range(2):
-        assert (await kernel.ask(Op.GETATTR, node, bytes(16)))[0] == 0
-
-
-async def test_each_change_of_a_file_that_is_short_of_space_is_told_the_kernel(
-    kernel: Kernel, short: Short
-) -> None:
-    """However many come while somebody is told: once will do for all of them."""
-    node = await short.begin(kernel)
-    await trio.testing.wait_all_tasks_blocked(0.01)
-    before = short.notices.forgotten
-    for _ in range(100):
-        times = wire.SETATTR_IN.pack(Set.MTIME, *[0] * 12)
-        assert (await kernel.ask(Op.SETATTR, node, times))[0] == 0
-    short.go.set()
-    with trio.fail_after(20):
-        while node in short.shortage.files:
-            await trio.sleep(0.001)
-    assert short.notices.forgotten - before < 10
 
 
 async def test_a_write_that_waits_is_overwritten_by_those_that_come_after(

@@ -16,7 +16,6 @@ from snapfs.blocks.geometry import Geometry
 from snapfs.check import check_volume
 from snapfs.check.repair import repair_volume
 from snapfs.cli.mounting.before_mount import opened
-from snapfs.device.memory import MemoryDevice
 from snapfs.errors import (
     CorruptBlock,
     DeviceFull,
@@ -53,14 +52,15 @@ from snapfs.store.tables.restores import (
     decode_done,
     decode_scheduled,
 )
+from tests.harness.sparse import SparseDevice
 
 USER = 1000
 
 
 @pytest.fixture
-def device() -> Iterator[MemoryDevice]:
+def device() -> Iterator[SparseDevice]:
     """A volume whose file is ``now``; the snapshots ``one`` and ``two`` say ``one`` and ``two``."""
-    made = MemoryDevice(4 << 20)
+    made = SparseDevice(4 << 20)
     format_volume(made)
     fs = Filesystem(Volume.open(made))
     file = drive(fs.volume, fs.make, fs.base, ROOT_INO, b"file", 0o100644, 0, 0).ino
@@ -73,7 +73,7 @@ def device() -> Iterator[MemoryDevice]:
     assert [finding.message() for finding in check_volume(made)] == []
 
 
-def fresh(device: MemoryDevice) -> Filesystem:
+def fresh(device: SparseDevice) -> Filesystem:
     """The volume as it is on the device."""
     return Filesystem(Volume.open(device))
 
@@ -89,7 +89,7 @@ def done(fs: Filesystem, function: Any, *args: Any, **kwargs: Any) -> Any:
     return result
 
 
-def mount(device: MemoryDevice, options: str = "") -> tuple[Filesystem, list[str]]:
+def mount(device: SparseDevice, options: str = "") -> tuple[Filesystem, list[str]]:
     """What a mount would serve, and what it would warn of."""
     warnings: list[str] = []
     fs, _ = opened(device, parse_options(options), warnings.append)
@@ -99,7 +99,7 @@ def mount(device: MemoryDevice, options: str = "") -> tuple[Filesystem, list[str
 # What is remembered
 
 
-def test_a_restore_is_forgotten_or_remembered_without_having_been(device: MemoryDevice) -> None:
+def test_a_restore_is_forgotten_or_remembered_without_having_been(device: SparseDevice) -> None:
     """What was restored, when, from what, by whom, and how it is undone: in the very commit."""
     fs = fresh(device)
     result = drive(fs.volume, snapshots.restore, fs, "one", owner=USER, now_ns=5_000_000_000)
@@ -116,7 +116,7 @@ def test_a_restore_is_forgotten_or_remembered_without_having_been(device: Memory
     assert fresh(device).volume.restores.done == [one]
 
 
-def test_the_last_restores_are_not_those_that_are_remembered(device: MemoryDevice) -> None:
+def test_the_last_restores_are_not_those_that_are_remembered(device: SparseDevice) -> None:
     fs = fresh(device)
     for number in range(HISTORY_MAX + 4):
         done(fs, snapshots.restore, ("one", "two")[number % 2], owner=number)
@@ -221,7 +221,7 @@ def test_a_history_that_makes_no_sense_is_believed(value: object) -> None:
 # What is arranged
 
 
-def test_a_schedule_is_not_done_or_done_twice(device: MemoryDevice) -> None:
+def test_a_schedule_is_not_done_or_done_twice(device: SparseDevice) -> None:
     """Durable when the commit returns; gone with the commit that the restore is in."""
     done(fresh(device), snapshots.schedule, "one", owner=USER, now_ns=7)
     fs = fresh(device)
@@ -237,7 +237,7 @@ def test_a_schedule_is_not_done_or_done_twice(device: MemoryDevice) -> None:
     assert snapshots.get(after, after.volume.restores.done[0].undo).owner == USER
 
 
-def test_a_second_schedule_is_added_to_the_first(device: MemoryDevice) -> None:
+def test_a_second_schedule_is_added_to_the_first(device: SparseDevice) -> None:
     fs = fresh(device)
     first, before = done(fs, snapshots.schedule, "one")
     assert before is None
@@ -250,7 +250,7 @@ def test_a_second_schedule_is_added_to_the_first(device: MemoryDevice) -> None:
         done(fs, snapshots.cancel)
 
 
-def test_a_scheduled_snapshot_is_lost_when_it_is_renamed(device: MemoryDevice) -> None:
+def test_a_scheduled_snapshot_is_lost_when_it_is_renamed(device: SparseDevice) -> None:
     fs = fresh(device)
     done(fs, snapshots.schedule, "one")
     done(fs, snapshots.rename, "one", "other")
@@ -260,7 +260,7 @@ def test_a_scheduled_snapshot_is_lost_when_it_is_renamed(device: MemoryDevice) -
     assert after.volume.restores.done[-1].name == "other"
 
 
-def test_a_scheduled_snapshot_is_deleted(device: MemoryDevice) -> None:
+def test_a_scheduled_snapshot_is_deleted(device: SparseDevice) -> None:
     """By nobody, one of a policy for its space included, until that is cancelled."""
     fs = fresh(device)
     drive(fs.volume, snapshots.change_facts, fs, "one", lambda _: Facts(tags={"policy": "hourly"}))
@@ -275,7 +275,7 @@ def test_a_scheduled_snapshot_is_deleted(device: MemoryDevice) -> None:
     done(fs, snapshots.delete, "one")
 
 
-def test_paths_that_nobody_has_or_that_are_too_many_are_scheduled(device: MemoryDevice) -> None:
+def test_paths_that_nobody_has_or_that_are_too_many_are_scheduled(device: SparseDevice) -> None:
     fs = fresh(device)
     with pytest.raises(NotFound, match="/nothing/here: there is no such path in snapshot 'one'"):
         done(fs, snapshots.schedule, "one", paths=["file", "nothing/here/"])
@@ -291,7 +291,7 @@ def test_paths_that_nobody_has_or_that_are_too_many_are_scheduled(device: Memory
     assert wanted.paths == (b"file",)
 
 
-def test_others_schedule_or_cancel(device: MemoryDevice) -> None:
+def test_others_schedule_or_cancel(device: SparseDevice) -> None:
     fs, permit = fresh(device), snapshots.owner_or_root(USER)
     with pytest.raises(NotPermitted):
         done(fs, snapshots.schedule, "one", permit=permit)
@@ -316,7 +316,7 @@ def test_others_schedule_or_cancel(device: MemoryDevice) -> None:
 
 
 def test_a_mount_does_not_do_what_is_scheduled(
-    device: MemoryDevice, caplog: pytest.LogCaptureFixture
+    device: SparseDevice, caplog: pytest.LogCaptureFixture
 ) -> None:
     done(fresh(device), snapshots.schedule, "two", owner=0)
     with caplog.at_level(logging.INFO, "snapfs"):
@@ -327,7 +327,7 @@ def test_a_mount_does_not_do_what_is_scheduled(
     assert content(fresh(device)) == "two"
 
 
-def test_a_schedule_that_changes_nothing_stays(device: MemoryDevice) -> None:
+def test_a_schedule_that_changes_nothing_stays(device: SparseDevice) -> None:
     fs = fresh(device)
     done(fs, snapshots.restore, "one")
     done(fs, snapshots.schedule, "one")
@@ -340,7 +340,7 @@ def test_a_schedule_that_changes_nothing_stays(device: MemoryDevice) -> None:
     ("options", "why"), [("ro", "is read-only"), ("snapshot=one", "shows a snapshot")]
 )
 def test_a_mount_that_is_not_of_the_live_tree_or_may_not_write_restores(
-    options: str, why: str, device: MemoryDevice, caplog: pytest.LogCaptureFixture
+    options: str, why: str, device: SparseDevice, caplog: pytest.LogCaptureFixture
 ) -> None:
     done(fresh(device), snapshots.schedule, "one")
     with caplog.at_level(logging.INFO, "snapfs"):
@@ -352,7 +352,7 @@ def test_a_mount_that_is_not_of_the_live_tree_or_may_not_write_restores(
     assert fresh(device).volume.restores.scheduled is not None
 
 
-def test_both_restores_are_done(device: MemoryDevice) -> None:
+def test_both_restores_are_done(device: SparseDevice) -> None:
     """The mount's own wins; if it cannot be done, nothing has happened."""
     done(fresh(device), snapshots.schedule, "one")
     with pytest.raises(NoSuchSnapshot):
@@ -369,7 +369,7 @@ def test_both_restores_are_done(device: MemoryDevice) -> None:
     [NoSpace("no space left"), CorruptBlock("block 5 fails its checksum"), SnapshotBusy("not now")],
 )
 def test_a_restore_that_fails_keeps_the_volume_from_being_mounted(
-    error: Exception, device: MemoryDevice, monkeypatch: pytest.MonkeyPatch
+    error: Exception, device: SparseDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It says so once, is not tried again at a mount that nobody connects it with, and leaves the
     volume writable.
@@ -391,7 +391,7 @@ def test_a_restore_that_fails_keeps_the_volume_from_being_mounted(
 
 
 def test_a_commit_that_fails_leaves_half_of_a_restore(
-    device: MemoryDevice, monkeypatch: pytest.MonkeyPatch
+    device: SparseDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk below is full for good: the mount shows what is on the volume."""
     done(fresh(device), snapshots.schedule, "one")
@@ -411,7 +411,7 @@ def test_a_commit_that_fails_leaves_half_of_a_restore(
     assert (content(fresh(device)), fresh(device).volume.restores.scheduled) == ("now", None)
 
 
-def test_somebody_who_may_no_longer_restores_at_the_mount(device: MemoryDevice) -> None:
+def test_somebody_who_may_no_longer_restores_at_the_mount(device: SparseDevice) -> None:
     """Who asked must still be allowed to, by what owners the mount shows."""
     for options, expected in (("", "now"), (f"uid={USER}", "one")):
         done(fresh(device), snapshots.schedule, "one", owner=USER)
@@ -420,7 +420,7 @@ def test_somebody_who_may_no_longer_restores_at_the_mount(device: MemoryDevice) 
         assert len(warnings) == (expected == "now")
 
 
-def test_a_snapshot_that_damage_has_cost_ends_the_mount(device: MemoryDevice) -> None:
+def test_a_snapshot_that_damage_has_cost_ends_the_mount(device: SparseDevice) -> None:
     fs = fresh(device)
     fs.volume.restores.schedule(Scheduled(77))
     commit(fs.volume)
@@ -435,7 +435,7 @@ def test_a_snapshot_that_damage_has_cost_ends_the_mount(device: MemoryDevice) ->
     assert content(after) == "now"
 
 
-def test_repair_drops_a_schedule_that_can_be_done(device: MemoryDevice) -> None:
+def test_repair_drops_a_schedule_that_can_be_done(device: SparseDevice) -> None:
     fs = fresh(device)
     done(fs, snapshots.schedule, "one")
     done(fs, snapshots.restore, "two")

@@ -12,7 +12,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from snapfs.device.memory import MemoryDevice
 from snapfs.errors import CorruptBlock
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
@@ -23,8 +22,9 @@ from snapfs.store.commit.volume import Volume
 from snapfs.store.space.holders import HolderSet, HolderSets
 from snapfs.store.tables.instances import Instance
 from snapfs.store.trees.owners import ViewOwner
+from tests.harness.sparse import SparseDevice
 
-FORMATTED = MemoryDevice(1024 * 4096)
+FORMATTED = SparseDevice(1024 * 4096)
 format_volume(FORMATTED)
 
 
@@ -32,9 +32,7 @@ class History:
     """The steps of ``holders_model``, done by the store."""
 
     def __init__(self) -> None:
-        device = MemoryDevice(FORMATTED.size)
-        device.data[:] = FORMATTED.data
-        self.fs = Filesystem(Volume.open(device))
+        self.fs = Filesystem(Volume.open(FORMATTED.copy()))
         self.volume = self.fs.volume
         drive(self.volume, self.volume.allocator.need_groups, [0])
         self.free = self.volume.allocator.free

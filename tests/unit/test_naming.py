@@ -5,18 +5,18 @@ from __future__ import annotations
 import pytest
 
 from snapfs import snapshots
-from snapfs.device.memory import MemoryDevice
 from snapfs.errors import BadName, NameTaken, NoSuchSnapshot, NotDirectory
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import commit, drive
 from snapfs.store.commit.volume import Volume
+from tests.harness.sparse import SparseDevice
 
 
 @pytest.fixture
 def fs() -> Filesystem:
-    device = MemoryDevice(1024 * 4096)
+    device = SparseDevice(1024 * 4096)
     format_volume(device)
     return Filesystem(Volume.open(device))
 

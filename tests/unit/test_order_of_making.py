@@ -14,7 +14,7 @@ import pytest
 
 from snapfs import snapshots
 from snapfs.check import check_volume
-from snapfs.device import MemoryDevice, open_device
+from snapfs.device import open_device
 from snapfs.errors import CorruptBlock
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
@@ -23,6 +23,7 @@ from snapfs.snapshots import Facts, autodelete
 from snapfs.store.commit.driver import commit, drive
 from snapfs.store.commit.volume import Volume
 from snapfs.store.tables.instances import Instance
+from tests.harness.sparse import SparseDevice
 
 REGULAR = 0o100644
 SECOND = 1_000_000_000
@@ -61,7 +62,7 @@ def opened(fs: Filesystem) -> Filesystem:
 
 
 def test_the_clock_decides_which_snapshot_is_older() -> None:
-    fs = filesystem(MemoryDevice(16 << 20))
+    fs = filesystem(SparseDevice(16 << 20))
     fill(fs)
     assert names(fs) == list(TIMES)
     assert names(opened(fs)) == list(TIMES)
@@ -77,7 +78,7 @@ def test_snapshots_that_share_a_commit_have_no_order() -> None:
     """They are of one epoch and of one moment, and their ids say nothing: those of deleted ones are
     used again.
     """
-    fs = filesystem(MemoryDevice(16 << 20))
+    fs = filesystem(SparseDevice(16 << 20))
     for name in ("early", "late"):
         drive(fs.volume, snapshots.create, fs, name, now_ns=SECOND)
         commit(fs.volume)
@@ -96,7 +97,7 @@ def test_snapshots_that_share_a_commit_have_no_order() -> None:
 
 def test_a_snapshot_of_an_old_snapshot_is_old() -> None:
     """It has the epoch of what it was made of, and was made last."""
-    fs = filesystem(MemoryDevice(16 << 20))
+    fs = filesystem(SparseDevice(16 << 20))
     fill(fs)
     drive(
         fs.volume,
@@ -111,7 +112,7 @@ def test_a_snapshot_of_an_old_snapshot_is_old() -> None:
 
 
 def test_space_is_made_by_deleting_the_newest() -> None:
-    fs = filesystem(MemoryDevice(16 << 20))
+    fs = filesystem(SparseDevice(16 << 20))
     fill(fs, facts=Facts(tags={"policy": "hourly"}))
     drive(fs.volume, fs.unlink, fs.base, ROOT_INO, b"file")
     commit(fs.volume)
@@ -124,7 +125,7 @@ def test_space_is_made_by_deleting_the_newest() -> None:
 
 def test_what_an_older_version_made_has_no_order() -> None:
     """There the epoch decides, and all of them come before what is made now."""
-    fs = filesystem(MemoryDevice(16 << 20))
+    fs = filesystem(SparseDevice(16 << 20))
     fill(fs)
     for one in snapshots.all(fs):
         one.serial, one.listed_ns = 0, None
@@ -142,7 +143,7 @@ def test_what_an_older_version_made_has_no_order() -> None:
 
 
 def test_a_restore_leaves_a_state_behind_that_is_not_the_newest() -> None:
-    fs = filesystem(MemoryDevice(16 << 20))
+    fs = filesystem(SparseDevice(16 << 20))
     fill(fs)
     drive(fs.volume, fs.make, fs.base, ROOT_INO, b"another", REGULAR, 0, 0)
     commit(fs.volume)
@@ -174,7 +175,7 @@ def test_commands_follow_the_clock(tmp_path: Path, run_snapfs: Run) -> None:
 
 @pytest.mark.parametrize("serial", [-1, "1", None, 1 << 63])
 def test_a_place_in_the_order_that_cannot_be_is_believed(serial: object) -> None:
-    fs = filesystem(MemoryDevice(16 << 20))
+    fs = filesystem(SparseDevice(16 << 20))
     fill(fs)
     value = snapshots.get(fs, "first").encode() | {"serial": serial}
     with pytest.raises(CorruptBlock):

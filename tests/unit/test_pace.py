@@ -11,7 +11,6 @@ import pytest
 import trio
 import trio.testing
 
-from snapfs.device import MemoryDevice
 from snapfs.errors import DeviceError, DeviceFull, ReadOnly
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
@@ -24,9 +23,10 @@ from snapfs.fuse.driving.pace import (
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import drive
 from snapfs.store.commit.volume import Volume
+from tests.harness.sparse import SparseDevice
 
 
-class Noting(MemoryDevice):
+class Noting(SparseDevice):
     """Remembers which thread has flushed it; flushes fail with ``failure``."""
 
     def __init__(self, size: int) -> None:

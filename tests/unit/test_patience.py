@@ -23,15 +23,16 @@ from snapfs.copying.before_write import Beneath, CopyBeforeWrite
 from snapfs.copying.copy import Copy
 from snapfs.copying.copy_map import CopyMap
 from snapfs.copying.patience import Abandonable, Attempt
-from snapfs.device import ImageDevice, MemoryDevice, open_device
+from snapfs.device import ImageDevice, open_device
 from snapfs.errors import CopyBlocked, DeviceError
 from snapfs.filesystem.format import format_volume
 from snapfs.store.commit.volume import Volume
+from tests.harness.sparse import SparseDevice
 
 BLOCK = 4096
 
 
-class Stuck(MemoryDevice):
+class Stuck(SparseDevice):
     """Flushing it ends when somebody says so."""
 
     def __init__(self, size: int) -> None:
@@ -50,7 +51,7 @@ class Copied:
     """A volume in memory, of which a copy to a device that does not answer has begun."""
 
     def __init__(self, *, copy_first: bool) -> None:
-        self.source = MemoryDevice(1024 * BLOCK)
+        self.source = SparseDevice(1024 * BLOCK)
         format_volume(self.source, block_size=BLOCK)
         volume = Volume.open(self.source)
         self.target = Stuck(self.source.size)

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import pytest
 
 from snapfs.check import check_volume
-from snapfs.device.memory import MemoryDevice
 from snapfs.errors import NoSpace
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
@@ -17,6 +16,7 @@ from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import commit, drive
 from snapfs.store.commit.volume import Volume
 from snapfs.store.space import readers
+from tests.harness.sparse import SparseDevice
 
 BLOCK = 4096
 BLOCKS = 2048
@@ -25,7 +25,7 @@ BLOCKS = 2048
 @pytest.fixture
 def fs() -> Iterator[Filesystem]:
     """An 8 MiB volume; what it has become must stand the checker."""
-    device = MemoryDevice(BLOCKS * BLOCK)
+    device = SparseDevice(BLOCKS * BLOCK)
     format_volume(device)
     fs = Filesystem(Volume.open(device))
     yield fs

@@ -7,7 +7,6 @@ from __future__ import annotations
 import pytest
 
 from snapfs import snapshots
-from snapfs.device.memory import MemoryDevice
 from snapfs.errors import NotFound, SnapshotBusy, TooManySnapshots, UsageError
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.designation import NAME
@@ -21,13 +20,14 @@ from snapfs.ids import MAX_INSTANCES, ROOT_INO
 from snapfs.snapshots import Designated, Instance, shares
 from snapfs.store.commit.driver import commit, drive
 from snapfs.store.commit.volume import Volume
+from tests.harness.sparse import SparseDevice
 
 MOUNTER = 1000
 
 
 @pytest.fixture
 def fs() -> Filesystem:
-    device = MemoryDevice(4096 * 4096)
+    device = SparseDevice(4096 * 4096)
     format_volume(device)
     made = Filesystem(Volume.open(device))
     made.privileged = {0, MOUNTER}

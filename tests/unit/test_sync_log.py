@@ -34,7 +34,6 @@ from snapfs.blocks.superblock import CLAIM, LOG
 from snapfs.check import check_volume
 from snapfs.check.opening import logged_changes
 from snapfs.check.repair import repair_volume
-from snapfs.device.memory import MemoryDevice
 from snapfs.errors import DeviceError, NoSpace, ReadOnly
 from snapfs.filesystem import Changes, Filesystem
 from snapfs.filesystem.format import format_volume
@@ -47,13 +46,14 @@ from snapfs.store.commit.driver import (
 )
 from snapfs.store.commit.sync_log import RECORD_BLOCKS
 from snapfs.store.commit.volume import Volume
+from tests.harness.sparse import SparseDevice
 
 BLOCK = 4096
 FILE = stat.S_IFREG | 0o644
 UUID = bytes(range(16))
 
 
-class Counting(MemoryDevice):
+class Counting(SparseDevice):
     """Counts writes and flushes; either can be made to fail."""
 
     writes = flushes = 0
@@ -328,14 +328,14 @@ def test_software_that_knows_no_log_writes_to_the_volume(
 def test_reading_does_not_show_what_was_synced_or_writes(logged: Logged) -> None:
     logged.write(3, b"synced")
     logged.sync()
-    before = bytes(logged.device.data)
+    before = logged.device.copy().pages
     fs = logged.crashed(read_only=True)
     assert logged.content(fs) == logged.content()
     assert logged_changes(logged.device) == 1
     assert check_volume(logged.device) == []
     with pytest.raises(ReadOnly):
         commit(fs.volume)
-    assert bytes(logged.device.data) == before
+    assert logged.device.pages == before
 
 
 def test_a_device_that_cannot_be_read_loses_what_was_synced(
@@ -344,15 +344,15 @@ def test_a_device_that_cannot_be_read_loses_what_was_synced(
     """Who would write, and give it up, is told; who reads gets what there is."""
     logged.write(0, b"x" * BLOCK)
     logged.sync()
-    read = MemoryDevice.read
+    read = SparseDevice.read
     start, length = logged.region
 
-    def failing(self: MemoryDevice, offset: int, size: int) -> bytes:
+    def failing(self: SparseDevice, offset: int, size: int) -> bytes:
         if start * BLOCK <= offset < (start + length) * BLOCK:
             raise DeviceError("planted")
         return read(self, offset, size)
 
-    monkeypatch.setattr(MemoryDevice, "read", failing)
+    monkeypatch.setattr(SparseDevice, "read", failing)
     with pytest.raises(DeviceError, match="planted"):
         logged.crashed()
     assert logged.content(logged.crashed(read_only=True))[1:] == logged.content()[1:].replace(

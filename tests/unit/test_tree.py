@@ -8,7 +8,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from snapfs.device.memory import MemoryDevice
 from snapfs.errors import CorruptBlock, FileTooBig
 from snapfs.filesystem import Changes, Filesystem
 from snapfs.filesystem.format import format_volume
@@ -17,17 +16,16 @@ from snapfs.store.commit.driver import commit, drive
 from snapfs.store.commit.volume import Volume
 from snapfs.store.trees.sealing import Sealing
 from snapfs.store.trees.tree import BlockMap, check_pointer
+from tests.harness.sparse import SparseDevice
 
-FORMATTED = MemoryDevice(2048 * 4096)
+FORMATTED = SparseDevice(2048 * 4096)
 format_volume(FORMATTED)
 FAN_OUT = 256
 LAST = FILE_SIZE_MAX // 4096  # the last block of the largest file
 
 
 def new_volume() -> Volume:
-    device = MemoryDevice(FORMATTED.size)
-    device.data[:] = FORMATTED.data
-    return Volume.open(device)
+    return Volume.open(FORMATTED.copy())
 
 
 def new_map(volume: Volume) -> BlockMap:

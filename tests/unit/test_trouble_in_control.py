@@ -26,13 +26,14 @@ from snapfs.control.socket.protocol import ControlError
 from snapfs.copying import Job, Wishes
 from snapfs.copying.map_file import make_map
 from snapfs.copying.target import prepare
-from snapfs.device import MemoryDevice, open_device
+from snapfs.device import open_device
 from snapfs.errors import CopyError, NotFound
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import commit, drive
 from snapfs.store.commit.volume import Volume
+from tests.harness.sparse import SparseDevice
 
 T = TypeVar("T")
 
@@ -109,7 +110,7 @@ async def test_a_copy_goes_on_of_what_was_changed_while_it_was_opened(tmp_path: 
 
 async def test_a_snapshot_that_is_renamed_while_others_are_looked_at_keeps_what_is_purged() -> None:
     """What shall be gone from all snapshots is gone from all, whatever their names are by then."""
-    device = MemoryDevice(32 << 20)
+    device = SparseDevice(32 << 20)
     format_volume(device)
     fs = Filesystem(Volume.open(device))
     engine = OfflineEngine(fs)

@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from snapfs.check.repair.undo import VERSION, undo
-from snapfs.device.memory import MemoryDevice
 from snapfs.errors import DeviceError, UsageError
 from snapfs.filesystem.format import format_volume
 from snapfs.store.commit.recovery import newest_superblock
+from tests.harness.sparse import SparseDevice
 
-DEVICE = MemoryDevice(1024 * 4096)
+DEVICE = SparseDevice(1024 * 4096)
 format_volume(DEVICE)
 HEADER = {
     "snapfs undo": VERSION,
@@ -63,7 +63,7 @@ def test_an_undo_file_does_more_than_fail(
 ) -> None:
     path = tmp_path / "undo"
     path.write_bytes(b"".join(_packed(entry) for entry in (entries[0], *entries[1])) + behind)
-    device = MemoryDevice(DEVICE.size)
+    device = SparseDevice(DEVICE.size)
     for offset in range(0, DEVICE.size, 1 << 20):
         device.write(offset, DEVICE.read(offset, min(1 << 20, DEVICE.size - offset)))
     try:

@@ -10,7 +10,6 @@ import pytest
 
 from snapfs import snapshots
 from snapfs.check import check_volume
-from snapfs.device import MemoryDevice
 from snapfs.errors import ReadOnly, SnapshotBusy
 from snapfs.filesystem import Changes, Filesystem, View
 from snapfs.filesystem.format import format_volume
@@ -19,6 +18,7 @@ from snapfs.ids import ROOT_INO
 from snapfs.snapshots import Facts, autodelete
 from snapfs.store.commit.driver import commit, drive
 from snapfs.store.commit.volume import Volume
+from tests.harness.sparse import SparseDevice
 
 PROGRAM = 0o100000 | 0o6755
 CONTENT = b"program" * 3000
@@ -30,7 +30,7 @@ class Tree:
     """
 
     def __init__(self) -> None:
-        self.device = MemoryDevice(16 << 20)
+        self.device = SparseDevice(16 << 20)
         format_volume(self.device)
         fs = Filesystem(Volume.open(self.device))
         self.ino: int = drive(fs.volume, fs.make, fs.base, ROOT_INO, b"program", PROGRAM, 0, 0).ino

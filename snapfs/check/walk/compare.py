@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Final
 
@@ -22,6 +23,31 @@ from snapfs.store.space.group import Group
 
 #: Groups that are read to claim what stores their records, and kept until they are compared.
 GROUPS_KEPT: Final = 64
+
+#: Rows that are held against the rows before them at once.
+_STRIDE: Final = 256
+
+
+def _runs(columns: tuple[Sequence[int], ...], span: int) -> Iterator[tuple[int, list[int]]]:
+    """Runs of equal rows: how many rows, and what is in each column. ``span`` is a multiple of the
+    stride. Most of a group is one long run, which is found without a look at every row.
+    """
+    length = 0
+    row: tuple[int, ...] = ()
+    for start in range(0, span, _STRIDE):
+        end = start + _STRIDE
+        if start and all(column[start:end] == column[start - 1 : end - 1] for column in columns):
+            length += _STRIDE
+            continue
+        for key, run in groupby(zip(*(column[start:end] for column in columns), strict=True)):
+            count = sum(1 for _ in run)
+            if key == row:
+                length += count
+                continue
+            if length:
+                yield length, list(row)
+            length, row = count, key
+    yield length, list(row)
 
 
 class Comparison:
@@ -140,11 +166,17 @@ class Comparison:
         fixed = bytearray(span)
         for first, last in volume.geometry.fixed_ranges(group.number):
             fixed[first:last] = b"\1" * (last - first)
-        blocks, snapshot = group.blocks.tolist(), group.snapshot.tolist()
+        columns = (
+            ids,
+            epochs,
+            records,
+            fixed,
+            group.blocks.unpack(one=b"\1"),
+            group.snapshot.unpack(one=b"\1"),
+        )
         position = 0
-        for key, run in groupby(zip(ids, epochs, records, fixed, blocks, snapshot, strict=True)):
-            length = sum(1 for _ in run)
-            self._run(group.start + position, length, masks[key[0]], *key[1:])
+        for length, (mask, *facts) in _runs(columns, span):
+            self._run(group.start + position, length, masks[mask], *facts)
             position += length
 
     def _differ(self, named: int, possible: int, found: int) -> bool:
