@@ -262,7 +262,7 @@ def test_an_await_point_is_not_described() -> None:
         module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
         functions = awaiting(source) if "await " in source or "async " in source else set()
         missing = functions - described.get(module, set())
-        assert not missing, f"{module}: {sorted(missing)}"
+        assert not missing, f"doc/lifecycles.md lacks {sorted(missing)} of {module}"
         known |= functions
     assert set().union(*described.values()) <= known
 
