@@ -12,6 +12,7 @@ import shutil
 import socket
 import stat
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -369,37 +370,81 @@ async def ask_here(server: ControlServer) -> Result:
         return protocol.decode_answer(await stream.receive_some())
 
 
+class Anew:
+    """A server in a directory that others remove, which looks for its socket all the time."""
+
+    def __init__(self, named: tuple[Path, os.stat_result], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(serving, "LOOK_SECONDS", 0.001)
+        self.directory, self._status = named
+        self.tries = 0
+        self.server = ControlServer(Answers(), self._place(), anew=self._place, key="key")
+
+    def _place(self) -> str:
+        self.tries += 1
+        return registry.new_socket_path(self._status, 7)
+
+    async def found(self) -> None:
+        """It listens, and is at rest."""
+        path = self.server.path
+        assert path is not None
+        await until(lambda: listening.identity(path) == self.server._identity is not None)
+
+
+@pytest.fixture
+async def anew(
+    named: tuple[Path, os.stat_result], nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Anew]:
+    made = Anew(named, monkeypatch)
+    nursery.start_soon(made.server.run)
+    await made.found()
+    yield made
+    nursery.cancel_scope.cancel()
+    made.server.close()
+
+
 async def test_a_socket_that_is_removed_is_missed_for_ever(
-    named: tuple[Path, os.stat_result],
-    nursery: trio.Nursery,
-    autojump_clock: None,
-    caplog: pytest.LogCaptureFixture,
+    anew: Anew, caplog: pytest.LogCaptureFixture
 ) -> None:
-    directory, status = named
-    made = ControlServer(
-        Answers(),
-        registry.new_socket_path(status, 7),
-        anew=lambda: registry.new_socket_path(status, 7),
-    )
-    nursery.start_soon(made.run)
-    await trio.testing.wait_all_tasks_blocked()
+    directory = anew.directory
     for _ in range(2):
         shutil.rmtree(directory)
-        await trio.sleep(2 * serving.LOOK_SECONDS)
-        assert await ask_here(made)
-        assert [path.name for path in directory.iterdir()] == [os.path.basename(made.path)]
+        await anew.found()
+        assert await ask_here(anew.server)
+        assert [path.name for path in directory.iterdir()] == [os.path.basename(anew.server.path)]
     # A file that has taken its place, and a place that nobody can have: said once.
     shutil.rmtree(directory)
     directory.write_text("")
+    tries = anew.tries
     with caplog.at_level(logging.WARNING, "snapfs"):
-        await trio.sleep(10 * serving.LOOK_SECONDS)
+        await until(lambda: anew.tries > tries + 10)
     assert len([one for one in caplog.records if "cannot be used" in one.message]) == 1
     directory.unlink()
-    await trio.sleep(2 * serving.LOOK_SECONDS)
-    assert await ask_here(made)
-    nursery.cancel_scope.cancel()
-    made.close()
+    await anew.found()
+    assert await ask_here(anew.server)
+    anew.server.close()
     assert list(directory.iterdir()) == []
+
+
+async def test_nobody_is_answered_while_another_daemon_keeps_the_directory(
+    anew: Anew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be stopped while it makes its own socket there."""
+    is_waiting, may_go_on = threading.Event(), threading.Event()
+
+    def locked(_: int) -> bool:
+        is_waiting.set()
+        assert may_go_on.wait(10), "the loop stands still"
+        return True
+
+    monkeypatch.setattr(listening, "_locked", locked)
+    shutil.rmtree(anew.directory)
+    await until(is_waiting.is_set)
+    (name,) = registry._names(os.geteuid(), lambda key: key == "key")
+    async with await trio.open_unix_socket(name) as stream:
+        await stream.send_all(protocol.encode_request("echo", {"n": 1}))
+        assert protocol.decode_answer(await stream.receive_some())
+    may_go_on.set()
+    await anew.found()
 
 
 async def test_without_its_directory_a_daemon_is_not_found(

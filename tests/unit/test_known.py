@@ -63,6 +63,19 @@ def test_a_hold_is_lost_or_taken_twice() -> None:
         assert known.views_in_use() == {node >> 48 for node in held}
 
 
+def test_what_the_kernel_has_forgotten_is_remembered_as_replaced() -> None:
+    """Nobody would ever say of it again that it is not known any more."""
+    known = Known(Numbers(), lambda _view, _ino: None)
+    for node in range(100, 200):
+        known.add(node)
+        known.replace(node)
+        assert known.replaced == {node: 1}
+        known.drop(node, 1)
+        known.replace(node)
+        known.released(node)
+        assert known.replaced == {}
+
+
 def test_a_view_that_has_gone_is_held_for_ever() -> None:
     known = Known(Numbers(), lambda view_id, ino: None)
     known.add(3 << 48 | 20)

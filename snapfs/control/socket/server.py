@@ -174,13 +174,13 @@ class ControlServer:
         self._abstract = None if key is None else self._listener_of(listening.by_name(key))
         try:
             if path is not None:
-                self._listen(path)
+                self._listen(path, listening.at_path(path))
         except ControlError:
             self._close_sockets()
             raise
 
-    def _listen(self, path: str) -> trio.SocketListener:
-        listener = self._listener_of(listening.at_path(path))
+    def _listen(self, path: str, made: socket.socket) -> trio.SocketListener:
+        listener = self._listener_of(made)
         self.path, self._listener, self._identity = path, listener, listening.identity(path)
         return listener
 
@@ -195,8 +195,10 @@ class ControlServer:
                 if self.path is not None and listening.identity(self.path) == self._identity:
                     continue
                 try:
-                    before = self._listener
-                    nursery.start_soon(self._accept, self._listen(self._anew()), nursery)
+                    before, path = self._listener, self._anew()
+                    # In a thread: another daemon may keep the directory for a while.
+                    made = await in_thread(Pool.COMMANDS, listening.at_path, path)
+                    nursery.start_soon(self._accept, self._listen(path, made), nursery)
                 except ControlError as exc:
                     if str(exc) != said:
                         log.warning("%s", said := str(exc))

@@ -290,7 +290,8 @@ class Known:
         """What the kernel believes of an inode cannot be mended: let it take the inode for another
         when it looks again.
         """
-        self.replaced[node] = self.replaced.get(node, 0) + 1
+        if node in self:  # or nobody would ever say that it is not known any more
+            self.replaced[node] = self.replaced.get(node, 0) + 1
 
     def drop(self, node: int, count: int) -> bool:
         """The kernel took back ``count`` lookups; True when it knows the inode no longer: then

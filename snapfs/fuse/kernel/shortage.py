@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from snapfs.fuse.kernel.known import Known
     from snapfs.fuse.kernel.mounted import MountedKernel
     from snapfs.fuse.protocol.numbers import Numbers
+    from snapfs.fuse.protocol.wire import Caller
 
 log = logging.getLogger("snapfs.fuse")
 
@@ -55,7 +56,7 @@ HOST_SECONDS: Final = 1.0
 MIN_MINOR: Final = 35
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _File:
     """``available``: blocks when it was found to be short of space; None: the host's."""
 
@@ -86,37 +87,59 @@ class Shortage:
         self.files: dict[int, _File] = {}
         #: Ends that.
         self.let_go: Callable[[Sequence[tuple[int, int]]], Awaitable[None]]
-        # What was found to be short of space, or may no longer be of interest; each once for each
-        # request that is answered.
-        self._jobs, self._todo = trio.open_memory_channel[tuple[int, _File]](float("inf"))
+        #: Called with time, number and inode of each request for attributes that has waited.
+        self.answer: Callable[[float, int, int], None] | None = None
+        # What was found to be short of space, or may no longer be of interest: each once, however
+        # many requests there are.
+        self._todo: dict[_File, int] = {}
+        self._is_wanted = trio.Event()
+        # Since when (``time.monotonic``) which request waits, about which inode.
+        self._waiting: list[tuple[float, int, int]] = []
+        self._has_waiting = trio.Event()
 
     async def run(self) -> None:
         """Tell the kernel the sizes of files, until cancelled."""
-        async for node, file in self._todo:
-            if file.settled is not None and not file.settled.is_set():
-                with trio.move_on_at(file.left + REMOVAL_SECONDS):
-                    await file.gone.wait()
-                try:
-                    if not file.gone.is_set():
-                        await self._settle(node)
-                except StaleInode:  # it is gone
-                    pass
-                except SnapfsError as exc:
-                    log.warning("the kernel goes on showing the wrong size of a file: %s", exc)
-                except Exception:
-                    log.exception(
-                        "the kernel goes on showing the wrong size of a file: internal error"
-                    )
-                file.settled.set()
-            if file.gone.is_set():
-                await self.let_go([(node, 0)])
-                continue
-            # What it has been told of the file meanwhile it believes, and then would not ask before
-            # writing.
-            await self._forget(node, file)
-            if not self._known.is_written(node) and self.files.get(node) is file:
-                del self.files[node]
-                await self.let_go([(node, 1)])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch)
+            while True:
+                await self._is_wanted.wait()
+                self._is_wanted = trio.Event()
+                while self._todo:
+                    file = next(iter(self._todo))
+                    await self._work(self._todo.pop(file), file)
+
+    async def _work(self, node: int, file: _File) -> None:
+        if file.settled is not None and not file.settled.is_set():
+            await self._settle_soon(node, file)
+        if file.gone.is_set():
+            await self.let_go([(node, 0)])
+            return
+        # What it has been told of the file meanwhile it believes, and then would not ask before
+        # writing.
+        await self._forget(node, file)
+        if not self._known.is_written(node) and self.files.get(node) is file:
+            del self.files[node]
+            await self.let_go([(node, 1)])
+
+    async def _settle_soon(self, node: int, file: _File) -> None:
+        assert file.settled is not None  # noqa: S101 - there is something to be settled
+        with trio.move_on_at(file.left + REMOVAL_SECONDS):
+            await file.gone.wait()
+        try:
+            if not file.gone.is_set():
+                await self._settle(node)
+        except StaleInode:  # it is gone
+            pass
+        except SnapfsError as exc:
+            log.warning("the kernel goes on showing the wrong size of a file: %s", exc)
+        except Exception:
+            log.exception("the kernel goes on showing the wrong size of a file: internal error")
+        file.settled.set()
+        self._answer(time.monotonic(), node)
+
+    def _soon(self, node: int, file: _File) -> None:
+        self._todo[file] = node
+        self._is_wanted.set()
 
     async def lost(self, node: int, exc: SnapfsError) -> None:
         """A write that the kernel had taken found no space. To be called
@@ -142,29 +165,42 @@ class Shortage:
         if not file.is_over:
             raise pyfuse3.FUSEError(errno.ENOSPC)
 
-    async def before_look(self, node: int, pid: int) -> None:
-        """Somebody asks for the attributes of one of the ``files``: he shall see the right size,
-        and who writes go on asking.
+    def holds(self, node: int, caller: Caller) -> bool:
+        """Whether who asks for the attributes of one of the ``files`` waits, to see the right size.
+
+        Nothing but the request's number is kept for him: a crowd that waits leaves the loop's
+        workers to those who settle the file.
         """
         file = self.files[node]
-        if file.settled is not None and not self._kernel.is_flusher(pid):
-            with trio.move_on_after(SETTLE_SECONDS):
-                await file.settled.wait()
-        # What the kernel asked for before it was told to forget it does not believe.
-        await self._forget(node, file)
+        is_settled = file.settled is None or file.settled.is_set()
+        # Those who have waited have no number.
+        if is_settled or not caller.unique or self._kernel.is_flusher(caller.pid):
+            return False
+        if self.answer is None:
+            return False
+        self._waiting.append((time.monotonic(), caller.unique, node))
+        self._has_waiting.set()
+        return True
+
+    async def before_look(self, node: int) -> None:
+        """Somebody asks for the attributes of one of the ``files``: who writes shall go on asking.
+
+        What the kernel asked for before it was told to forget it does not believe.
+        """
+        await self._forget(node, self.files[node])
 
     def told(self, node: int) -> None:
         """The kernel is about to be told the attributes of one of the ``files``, in reply to a
         change.
         """
-        self._jobs.send_nowait((node, self.files[node]))
+        self._soon(node, self.files[node])
 
     def released(self, node: int) -> None:
         """A handle of one of the ``files`` was released."""
         file = self.files[node]
         if not self._known.is_written(node) and (file.settled is None or file.settled.is_set()):
             file.settled, file.left = trio.Event(), trio.current_time()
-            self._jobs.send_nowait((node, file))
+            self._soon(node, file)
 
     def unlinked(self, node: int) -> None:
         """One of the ``files`` may have lost its last name: of what nobody writes nothing is told,
@@ -187,6 +223,25 @@ class Shortage:
         is_settling = file is not None and file.settled is not None and not file.settled.is_set()
         if is_settling and self._known.is_written(node):
             raise pyfuse3.FUSEError(errno.EBUSY)
+
+    async def _watch(self) -> None:
+        """See that nobody waits for what waits for him, until cancelled."""
+        while True:
+            await self._has_waiting.wait()
+            self._has_waiting = trio.Event()
+            while self._waiting:
+                await trio.sleep(max(0.0, self._waiting[0][0] + SETTLE_SECONDS - time.monotonic()))
+                self._answer(time.monotonic() - SETTLE_SECONDS)
+
+    def _answer(self, since: float, about: int | None = None) -> None:
+        """Answer those who have waited from ``since`` on, or before, about this inode or any."""
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            began, unique, node = one
+            if began > since or about not in (None, node):
+                self._waiting.append(one)
+            elif self.answer is not None:
+                self.answer(began, unique, node)
 
     async def _forget(self, node: int, file: _File) -> None:
         if not file.is_over:

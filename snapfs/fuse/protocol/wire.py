@@ -221,13 +221,14 @@ class Caller(NamedTuple):
     """Who asks, as ``pyfuse3.RequestContext`` tells it.
 
     ``keeps_set_id``: whether a change of the content leaves set-id bits alone; None where the
-    kernel does not say.
+    kernel does not say. ``unique``: the number of the request; 0 for one that has waited.
     """
 
     uid: int
     gid: int
     pid: int
     keeps_set_id: bool | None = None
+    unique: int = 0
 
 
 def attributes(entry: pyfuse3.EntryAttributes) -> tuple[int, ...]:

@@ -156,14 +156,16 @@ class Exchange:
 
     # --- attributes ---
 
-    async def _getattr(self, node: int, body: memoryview, caller: Caller) -> Answer:
+    async def _getattr(self, node: int, body: memoryview, caller: Caller) -> Answer | None:
         shortage = self._operations.kernel.shortage
         if node in shortage.files:
             flags, handle = wire.GETATTR_IN.unpack_from(body) if body else (0, 0)
             if flags & wire.GETATTR_FH and handle & WRITER_BIT:
                 shortage.before_write(node)
+            elif shortage.holds(node, caller):
+                return None
             else:
-                await shortage.before_look(node, caller.pid)
+                await shortage.before_look(node)
         return (wire.attr_out(await self._operations.getattr(node, caller)),)
 
     async def _setattr(self, node: int, body: memoryview, caller: Caller) -> Answer:

@@ -110,6 +110,7 @@ class Loop:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             self._operations.kernel.pause.answer = self._answer_late
+            self._operations.kernel.shortage.answer = self._answer_late
             self._pass_on()
 
     def stop(self) -> None:
@@ -180,7 +181,7 @@ class Loop:
                     continue
                 if length <= _SMALL:
                     body = memoryview(bytes(body))
-                work = handler(node, body, Caller(uid, gid, pid))
+                work = handler(node, body, Caller(uid, gid, pid, unique=unique))
             message = memoryview(buffer)[:length] if began else b""
             if began and length <= _SMALL:
                 message = bytes(message)
@@ -200,7 +201,9 @@ class Loop:
         self._pass_on()
 
     def _answer_late(self, began: float, unique: int, node: int) -> None:
-        """Answer a GETATTR that a pause has kept back since ``began``, in seconds."""
+        """Answer a GETATTR that was kept back since ``began``, in seconds: by a pause, or until
+        the kernel knew a size.
+        """
         if self._nursery is not None and not self._is_over:
             work = self._work[Op.GETATTR](node, memoryview(b""), Caller(0, 0, 0))
             message = wire.IN_HEADER.pack(
