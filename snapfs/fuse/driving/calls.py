@@ -29,6 +29,7 @@ from snapfs.filesystem import Filesystem
 from snapfs.fuse.driving.commits import Commits, fetch
 from snapfs.fuse.driving.discarding import Discarding
 from snapfs.fuse.driving.gate import Gate
+from snapfs.fuse.driving.metrics import Metrics
 from snapfs.fuse.driving.neighbours import NoRoom, Room
 from snapfs.fuse.driving.threads import Pool, in_thread
 from snapfs.store.commit.guard import broke_off
@@ -65,11 +66,16 @@ class Calls:
         self.gate = Gate()
         #: Requests of the kernel by name, for ``snapfs info``.
         self.requests: Counter[str] = Counter()
+        self.metrics = Metrics()
         #: Requests that are being worked on.
         self.in_progress = 0
         self.discarding = Discarding(self.volume)
         self.commits = Commits(
-            self.volume, self.discarding, self.work_soon, lambda: self.in_progress == 1
+            self.volume,
+            self.discarding,
+            self.metrics,
+            self.work_soon,
+            lambda: self.in_progress == 1,
         )
         self.volume.became_read_only = self._became_read_only
         self._commit_seconds = commit_seconds

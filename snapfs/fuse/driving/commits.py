@@ -20,6 +20,7 @@ from snapfs import probes
 from snapfs.copying.before_write import without_copy
 from snapfs.errors import CorruptBlock, DeviceError, DeviceFull, NoSpace, NotCached, SnapfsError
 from snapfs.fuse.driving.discarding import Discarding
+from snapfs.fuse.driving.metrics import COMMIT, DEVICE_FLUSH, LOG, SEAL, Metrics
 from snapfs.fuse.driving.pace import SMALL, Pace
 from snapfs.fuse.driving.threads import Pool, in_thread
 from snapfs.store.commit.guard import broke_off
@@ -57,6 +58,7 @@ class Commits:
         self,
         volume: Volume,
         discarding: Discarding,
+        metrics: Metrics,
         committed: Callable[[], None],
         alone: Callable[[], bool],
     ) -> None:
@@ -65,11 +67,25 @@ class Commits:
         self._pace = Pace()
         self._log_pace = Pace()
         self._discarding = discarding
+        self._metrics = metrics
         self._committed = committed
         self._next: _Round | None = None
         self._current: _Round | None = None
         self._wanted = trio.Event()
         self._is_stalled = False
+
+    def state(self) -> dict[str, int | bool]:
+        """What is going on, for reports: any thread may ask."""
+        volume = self._volume
+        return {
+            "generation": volume.generation,
+            "dirty": volume.dirty,
+            "blocks dirtied": volume.dirtied,
+            "bytes written": volume.written_bytes,
+            "one in flight": volume.in_flight is not None,
+            "one asked for": self._next is not None,
+            "stalled for space": self._is_stalled,
+        }
 
     async def commit(self, sealed: Callable[[], None] | None = None) -> bool:
         """Return when everything done before the call is in a durable generation; False when it was
@@ -174,7 +190,7 @@ class Commits:
         if not self._can_here() or not volume.dirty:
             return False
         try:
-            sealed = volume.seal()
+            sealed = self._sealed()
             if on_seal is not None:
                 on_seal()
             if len(sealed.blocks) > SMALL:
@@ -219,12 +235,23 @@ class Commits:
             while self._next is not None:
                 await self._one()
 
+    def _sealed(self) -> Sealed:
+        start = time.perf_counter()
+        sealed = self._volume.seal()
+        self._metrics.note(SEAL, time.perf_counter() - start)
+        return sealed
+
+    def _measured(self, name: str, what: Sealed | LogWrite, seconds: float) -> None:
+        self._metrics.note(name, seconds)
+        for each in what.flush_seconds:
+            self._metrics.note(DEVICE_FLUSH, each)
+
     async def _seal(self) -> Sealed:
         """The open generation, sealed in the synchronous stretch that ends this call."""
         trusting = True
         while True:
             try:
-                return self._volume.seal()
+                return self._sealed()
             except NotCached as exc:
                 # Operations run meanwhile: what they change, and who joins, is before the seal and
                 # so belongs to this commit.
@@ -303,6 +330,13 @@ class Commits:
             )
             raise outcome
         self._pace.note(len(sealed.blocks), outcome)
+        self._measured(COMMIT, sealed, outcome)
+        log.debug(
+            "generation %d is durable: %d blocks of metadata in %.3f s",
+            sealed.generation,
+            len(sealed.blocks),
+            outcome,
+        )
         self._volume.committed(sealed)
         if self._is_stalled:
             self._is_stalled = False
@@ -320,6 +354,7 @@ class Commits:
                 raise failure
             return False
         self._log_pace.note(1, outcome)
+        self._measured(LOG, record, outcome)
         volume.logged(record)
         return True
 

@@ -57,13 +57,18 @@ class Connection:
         self._patience = PATIENCE if polling and len(os.sched_getaffinity(0)) > 1 else 0.0
         self._turn_ends = 0.0
         self._is_interrupted = False
+        #: When it was seen that the request in ``buffer`` is there (``time.perf_counter``).
+        self.arrived = 0.0
         self._spare: list[bytearray] = []
         self.buffer = bytearray(wire.HEAD_ROOM + wire.MAX_WRITE)
 
-    async def receive(self) -> int:
-        """The next request is in ``buffer``: its length; 0 when the mount has ended."""
+    async def receive(self, now: float) -> int:
+        """The next request is in ``buffer``: its length; 0 when the mount has ended.
+
+        ``now``: the time, which the caller has just looked at, by ``time.perf_counter``.
+        """
         while True:
-            if self._is_interrupted or not await self._is_there():
+            if self._is_interrupted or not await self._is_there(now):
                 return 0
             try:
                 return os.readv(self._descriptor, [self.buffer])
@@ -72,24 +77,27 @@ class Connection:
                     return 0
                 if exc.errno not in _TAKEN_BACK:
                     raise
+            now = time.perf_counter()
 
-    async def _is_there(self) -> bool:
+    async def _is_there(self, now: float) -> bool:
         clock = time.perf_counter
-        now = clock()
         if now < self._turn_ends:
             poll = self._poll.poll
             if poll(0):
+                self.arrived = now
                 return True
             if self._patience and not self._is_busy():
                 limit = now + self._patience
-                while clock() < limit:
+                while (now := clock()) < limit:
                     if poll(0):
+                        self.arrived = now
                         return True
         try:
             await trio.lowlevel.wait_readable(self._descriptor)
         except trio.ClosedResourceError:
             return False
-        self._turn_ends = clock() + TURN
+        self.arrived = clock()
+        self._turn_ends = self.arrived + TURN
         return True
 
     def interrupt(self) -> None:

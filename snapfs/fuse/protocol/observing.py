@@ -22,7 +22,7 @@ class Observer(Protocol):
     def __call__(
         self, opcode: int, began: float, message: Piece, reply: Sequence[Piece], /
     ) -> None:
-        """``opcode``: of ``wire.Op``. ``began``: when it was read, by ``time.perf_counter``.
+        """``opcode``: of ``wire.Op``. ``began``: when it was seen, by ``time.perf_counter``.
 
         ``message``: the request with its header, to be looked at during this call only. ``reply``:
         what was answered, the header first; empty where nothing is answered, and where the answer

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
 import pyfuse3
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from snapfs.fuse.requests.operations import Operations
 
 Answer = tuple[Piece, ...]
-Work = Callable[[int, memoryview, Caller], Awaitable[Answer | None]]
+Work = Callable[[int, memoryview, Caller], Coroutine[Any, Any, Answer | None]]
 
 #: No data: it is done.
 _DONE: Final[Answer] = ()

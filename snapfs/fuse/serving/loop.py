@@ -14,18 +14,20 @@ import os
 import re
 import time
 import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Final, Protocol
 
 import pyfuse3
 import trio
 
+from snapfs.fuse.driving.metrics import InProgress
 from snapfs.fuse.protocol import wire
 from snapfs.fuse.protocol.observing import Observers
 from snapfs.fuse.protocol.wire import Caller, Op, Piece
 from snapfs.fuse.requests.operations import Operations
 from snapfs.fuse.serving.exchange import Answer, Exchange
 from snapfs.fuse.serving.quick import Quick
+from snapfs.latency import SHORT, UNITS
 
 log = logging.getLogger("snapfs.fuse")
 
@@ -55,6 +57,9 @@ def descriptors() -> set[int]:
 #: each keeps what it writes, and attributes.
 _SMALL: Final = 16 << 10
 
+#: Seconds after which a request is worth a line in the log, where everything is logged.
+SLOW: Final = 1.0
+
 #: Workers that are kept for the next request that has to wait.
 _IDLE: Final = 4
 
@@ -65,9 +70,14 @@ class Source(Protocol):
     """
 
     buffer: bytearray
+    #: When the request in ``buffer`` was seen, by ``time.perf_counter``.
+    arrived: float
 
-    async def receive(self) -> int:
-        """The next request is in ``buffer``: its length; 0 when there will be no more."""
+    async def receive(self, now: float) -> int:
+        """The next request is in ``buffer``: its length; 0 when there will be no more.
+
+        ``now``: the time, at which the caller has just looked.
+        """
 
     def keep_buffer(self) -> None:
         """The request in ``buffer`` is not done with."""
@@ -96,6 +106,7 @@ class Loop:
         self._operations = operations
         self._work = Exchange(operations).work
         self._quick = Quick(operations).work
+        self._metrics = operations.edge.metrics
         self._limit = limit
         self._nursery: trio.Nursery | None = None
         self._workers = 0
@@ -145,14 +156,15 @@ class Loop:
         False when there will be no more.
         """
         connection, observers = self._connection, self.observers
-        clock = time.perf_counter
+        clock, took = time.perf_counter, self._metrics.quick
+        now = clock()
         while True:
-            length = 0 if self._is_over else await connection.receive()
+            length = 0 if self._is_over else await connection.receive(now)
             if not length:
                 self._is_over = True
                 self._idle.unpark_all()
                 return False
-            began = clock() if observers.all else 0.0
+            began = connection.arrived
             buffer = connection.buffer
             _, opcode, unique, node, uid, gid, pid, _, _ = wire.IN_HEADER.unpack_from(buffer)
             body = memoryview(buffer)[wire.IN_HEADER.size : length]
@@ -160,14 +172,21 @@ class Loop:
             try:
                 reply = at_once(unique, node, body, uid, gid) if at_once is not None else None
             except Exception as exc:  # noqa: BLE001 - the kernel is told of it, whatever it is
-                work: Awaitable[Answer | None] = self._operations.fail(
+                work: Coroutine[Any, Any, Answer | None] = self._operations.fail(
                     wire.name_of(opcode), node, exc
                 )
             else:
                 if reply is not None:
                     if reply:
                         connection.send(reply)
-                    if began:
+                        now = clock()
+                        try:  # as ``Metrics.answered``, without a call
+                            took[opcode][SHORT[int((now - began) * UNITS)]] += 1
+                        except IndexError:
+                            self._metrics.answered(opcode, now - began)
+                    else:
+                        now = clock()
+                    if observers.all:
                         observers.tell(opcode, began, memoryview(buffer)[:length], reply)
                     continue
                 handler = self._work.get(opcode)
@@ -176,28 +195,44 @@ class Loop:
                     reply = [] if opcode == Op.INTERRUPT else wire.refusal(unique, errno.ENOSYS)
                     if reply:
                         connection.send(reply)
-                    if began:
+                    now = clock()
+                    if observers.all:
                         observers.tell(opcode, began, memoryview(buffer)[:length], reply)
                     continue
                 if length <= _SMALL:
                     body = memoryview(bytes(body))
                 work = handler(node, body, Caller(uid, gid, pid, unique=unique))
-            message = memoryview(buffer)[:length] if began else b""
-            if began and length <= _SMALL:
+            is_small = length <= _SMALL
+            message = memoryview(buffer)[:length] if observers.all else b""
+            if is_small:
                 message = bytes(message)
-            if await _attended(
+            request = InProgress(unique, opcode, node, began, work)
+            has_waited = await _attended(
                 self._answer(opcode, unique, work, began, message),
-                self._pass_on if length <= _SMALL else self._waits,
-            ):
-                if length > _SMALL:
+                functools.partial(self._waits, request, is_small),
+            )
+            now = clock()
+            if has_waited:
+                self._metrics.waiting.discard(request)
+                if now - began > SLOW:
+                    log.debug(
+                        "%s of inode %d, request %d, took %.3f s",
+                        wire.name_of(opcode),
+                        node,
+                        unique,
+                        now - began,
+                    )
+                if not is_small:
                     connection.give_back(buffer)
                 return True
 
-    def _waits(self) -> None:
-        """The request that was read last, and that is in the buffer, has to wait: for the device,
-        for a commit, for others.
+    def _waits(self, request: InProgress, is_small: bool) -> None:
+        """The request that was read last, and that is in the buffer unless it is small, has to
+        wait: for the device, for a commit, for others.
         """
-        self._connection.keep_buffer()
+        self._metrics.waiting.add(request)
+        if not is_small:
+            self._connection.keep_buffer()
         self._pass_on()
 
     def _answer_late(self, began: float, unique: int, node: int) -> None:
@@ -215,11 +250,11 @@ class Loop:
         self,
         opcode: int,
         unique: int,
-        work: Awaitable[Answer | None],
+        work: Coroutine[Any, Any, Answer | None],
         began: float,
         message: bytes | memoryview,
     ) -> None:
-        """Answer a request by what ``work`` returns. ``began``: 0 when nobody observes it."""
+        """Answer a request by what ``work`` returns. ``message``: empty when nobody observes it."""
         reply: list[Piece] = []
         try:
             answer = await work
@@ -234,7 +269,8 @@ class Loop:
             reply = []  # the log has said what went wrong; the kernel waits for no answer
         if reply:
             self._connection.send(reply)
-        if began:
+            self._metrics.answered(opcode, time.perf_counter() - began)
+        if message:
             self.observers.tell(opcode, began, message, reply)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from typing import TYPE_CHECKING, Final
 
 from snapfs import probes
@@ -49,6 +50,8 @@ class LogWrite:
         #: A flush has failed: nobody knows which writes are on the device, those of file data among
         #: them.
         self.is_unsure = False
+        #: What its flush has taken.
+        self.flush_seconds: list[float] = []
 
     def write(self) -> None:
         """Write it, flush: the record and the blocks that it names are durable. Blocks; raises
@@ -56,7 +59,9 @@ class LogWrite:
         """
         self.device.write(self.offset, self.data)
         self.is_unsure = True
+        start = time.perf_counter()
         self.device.flush()
+        self.flush_seconds.append(time.perf_counter() - start)
         self.is_unsure = False
 
 

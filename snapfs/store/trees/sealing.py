@@ -6,6 +6,7 @@ and touches nothing else.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from snapfs import probes
@@ -64,6 +65,8 @@ class Sealed:
         #: A flush has failed: nobody knows which writes are on the device, those of file data among
         #: them.
         self.is_unsure = False
+        #: What each flush has taken.
+        self.flush_seconds: list[float] = []
         self.reserve: HostReserve | None = None
 
     def write(self) -> None:
@@ -93,7 +96,9 @@ class Sealed:
 
     def _flush(self) -> None:
         self.is_unsure = True
+        start = time.perf_counter()
         self.device.flush()
+        self.flush_seconds.append(time.perf_counter() - start)
         self.is_unsure = False
 
     def _write_run(self, start: int, run: list[bytes]) -> None:
