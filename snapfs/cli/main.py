@@ -60,6 +60,7 @@ COMMANDS: Final = {
     ),
     "purge": Command("purge", "remove files and directories from snapshots, and free their space"),
     "copy": Command("copy", "copy a volume as it is now into other storage, usable at once"),
+    "loglevel": Command("loglevel", "show or change what the daemon of a mount logs"),
     "info": Command("info", "show facts about a volume and its mount"),
     "check": Command(
         "check",

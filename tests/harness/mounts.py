@@ -69,14 +69,14 @@ class Mounted:
     def pid(self) -> int:
         return int(json.loads(run_snapfs("info", self.path, "--json").stdout)["pid"])
 
-    def kill(self, pid: int | None = None) -> None:
+    def kill(self, pid: int | None = None, by: int = signal.SIGKILL) -> None:
         """kill -9 the daemon; the mount point is an empty directory afterwards.
 
         ``pid``: of the daemon, for a test that must not ask for it at that moment.
         """
         pid = pid or self.pid
         with contextlib.closing(ProcessWatch(pid)) as watch:
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, by)
             self._detach()
             watch.wait()
         self.is_mounted = False

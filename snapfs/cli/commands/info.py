@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import Any, Final
 
 from snapfs.cli import output
 from snapfs.cli.arguments import Parser, add_json, add_target
@@ -11,10 +11,20 @@ from snapfs.cli.commands.restore import scheduled_json, scheduled_text
 from snapfs.cli.exits import OK
 from snapfs.cli.target import session
 
+#: What is shown of a histogram.
+_LATENCY_PARTS: Final = ("p50", "p99", "p999", "max")
+
+_LATENCY_COLUMNS: Final = ("Of", "Count", *_LATENCY_PARTS)
+
 
 def configure(parser: Parser) -> None:
     """Declare the arguments."""
     add_target(parser)
+    parser.add_argument(
+        "--counters",
+        action="store_true",
+        help="show also how long requests, commits and flushes took since it was mounted",
+    )
     add_json(parser)
 
 
@@ -22,6 +32,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Ask and print."""
     with session(arguments.target, write=False, timeout=arguments.timeout) as volume:
         info = volume.call("info")
+        latencies = {}
+        if arguments.counters and volume.mountpoint is not None:
+            latencies = volume.call("latencies")["latencies"]
     times = ("created_ns", "committed_ns", "mounted_ns")
     if arguments.json:
         document = {name: value for name, value in info.items() if name not in times}
@@ -34,6 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
         document["copy"] = info["copy"] and copy_json(info["copy"])
         document["restores"] = [restored_json(one) for one in info["restores"]]
+        if arguments.counters:
+            document["latencies"] = latencies
         output.print_json(document)
         return OK
     facts = [
@@ -82,7 +97,18 @@ def run(arguments: argparse.Namespace) -> int:
             output.line()
             output.line(f"{title}:")
             output.print_facts([(f"  {name}", str(value)) for name, value in numbers.items()])
+    if latencies:
+        output.line()
+        output.line("Latencies, in microseconds (p50: half took no longer):")
+        output.print_table(_LATENCY_COLUMNS, _latency_rows(latencies))
     return OK
+
+
+def _latency_rows(latencies: dict[str, Any]) -> list[list[str]]:
+    return [
+        [name, str(one["count"]), *(f"{one[f'{part}_us']:,.1f}" for part in _LATENCY_PARTS)]
+        for name, one in latencies.items()
+    ]
 
 
 def copy_text(one: dict[str, Any]) -> str:

@@ -121,11 +121,17 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.foreground:
 
         def behind(live: Callable[[], None]) -> None:
-            logs.log_to_syslog()
+            if options.logfile is None:
+                logs.log_to_syslog()
+            else:
+                logs.log_to_file(options.logfile)
             work(live, report)
 
         return daemon.start(behind)
-    logs.log_to_stderr()
+    if options.logfile is None:
+        logs.log_to_stderr()
+    else:
+        logs.log_to_file(options.logfile)
     try:
         work(lambda: notify("READY=1"), lambda _line: None)  # standard error is where the log goes
     finally:

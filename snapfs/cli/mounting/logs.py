@@ -1,12 +1,18 @@
-"""Where a daemon's log goes: standard error in the foreground, syslog behind."""
+"""Where a daemon's log goes: standard error in the foreground, syslog behind, or a file.
+
+The tracebacks of a fault go to the same place, as far as that can be: see ``faults``.
+"""
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import sys
 from typing import Any, Final
 
+from snapfs.cli.exits import MOUNT_USAGE, CommandFailed
+from snapfs.cli.mounting import faults
 from snapfs.printable import printable
 
 #: Where syslog listens. A machine without it keeps no log of its daemons.
@@ -39,10 +45,27 @@ def log_to_stderr() -> None:
     becomes of descriptor 2.
     """
     encoding = sys.stderr.encoding
-    handler = logging.StreamHandler(
-        os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1, encoding=encoding)
-    )
+    stream = os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1, encoding=encoding)
+    faulthandler.enable(stream)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(OneLine("snapfs: %(levelname)s: %(message)s", encoding))
+    _use(handler)
+
+
+def log_to_file(path: str) -> None:
+    """Append to a file, which may be renamed meanwhile: then it is made anew. Raises
+    ``CommandFailed``.
+    """
+    from logging.handlers import WatchedFileHandler
+
+    try:
+        handler = WatchedFileHandler(path, encoding="utf-8")
+        fault = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    except OSError as exc:
+        raise CommandFailed(f"logfile: {path}: {exc.strerror or exc}", MOUNT_USAGE) from exc
+    faulthandler.enable(fault)  # open until the process ends
+    form = f"%(asctime)s snapfs[{os.getpid()}]: %(levelname)s: %(message)s"
+    handler.setFormatter(OneLine(form, "utf-8"))
     _use(handler)
 
 
@@ -55,6 +78,7 @@ def log_to_syslog() -> None:
     except OSError:
         handler = logging.NullHandler()
     handler.setFormatter(OneLine(f"snapfs[{os.getpid()}]: %(levelname)s: %(message)s", "utf-8"))
+    faults.to_journal()
     _use(handler)
 
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from snapfs.cli import exits
 from snapfs.cli.exits import CommandFailed
-from snapfs.cli.mounting import stderr
+from snapfs.cli.mounting import faults, stderr
+from snapfs.cli.mounting.on_demand import OnDemand
 from snapfs.errors import AccessDenied, SnapfsError, UsageError
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def serve(
 
     # libfuse and fusermount3 give their reasons on standard error, where only one line of ours may
     # appear.
-    with stderr.captured() as complaints:
+    log.setLevel(options.loglevel.upper())
+    with OnDemand() as on_demand, stderr.captured() as complaints:
 
         def ready() -> None:
             nonlocal is_live
@@ -66,7 +68,7 @@ def serve(
             live()
 
         try:
-            _serve(source, mountpoint, options, ready, warn)
+            _serve(source, mountpoint, options, ready, warn, on_demand)
         except BaseException as exc:
             failure = explain(_single(exc), complaints.text())
             if is_live:
@@ -86,6 +88,7 @@ def _serve(
     options: MountOptions,
     ready: Callable[[], None],
     warn: Callable[[str], None],
+    on_demand: OnDemand,
 ) -> None:
     from snapfs.cli.mounting.before_mount import opened
     from snapfs.copying.unfinished import UnfinishedCopy
@@ -105,9 +108,10 @@ def _serve(
     try:
         assert isinstance(device, ImageDevice | UnfinishedCopy)  # noqa: S101 - what ``open`` gives
         status = device.status()
-        fs, job = opened(device, options, warn)
-        _run(fs, source, status, mountpoint, options, ready, job)
-        fs.volume.close()
+        with faults.noticed(status):
+            fs, job = opened(device, options, warn)
+            _run(fs, source, status, mountpoint, options, ready, job, on_demand)
+            fs.volume.close()
     finally:
         device.close()
 
@@ -120,18 +124,21 @@ def _run(
     options: MountOptions,
     ready: Callable[[], None],
     job: Job | None,
+    on_demand: OnDemand,
 ) -> None:
     import trio
 
     from snapfs.control.commands.handlers import Handlers, Live
+    from snapfs.control.commands.measured import Measured
     from snapfs.control.commands.showing import Showing
     from snapfs.control.copies.behind import Behind
     from snapfs.control.copies.copying import Copying
     from snapfs.control.socket import registry
     from snapfs.control.socket.protocol import ControlError
     from snapfs.control.socket.server import ControlServer
+    from snapfs.fuse.inside.report import Report
     from snapfs.fuse.mount import mounting
-    from snapfs.fuse.mount.options import parse_options
+    from snapfs.fuse.mount.options import LOG_LEVELS, parse_options
 
     servers: list[ControlServer] = []
     copying: list[Copying] = []
@@ -140,6 +147,8 @@ def _run(
         edge: Edge, nursery: trio.Nursery, mount_device: int, further: FurtherMounts
     ) -> None:
         """Start to listen, once the kernel knows the mount."""
+        about = f"{source.shown} on {mountpoint} (process {os.getpid()})"
+        on_demand.begin(trio.lowlevel.current_trio_token(), Report(edge, about))
         live = Live(
             mountpoint, source.shown, os.getpid(), time.time_ns(), lambda: dict(edge.requests),
             mount_device,
@@ -157,7 +166,7 @@ def _run(
             await further.show(name, where, parse_options(words), mount)
 
         key = registry.socket_key(status, mount_device)
-        answers = Showing(handlers, show)
+        answers = Measured(Showing(handlers, show), edge.metrics.figures, LOG_LEVELS)
         try:
             server = ControlServer(answers, place(), anew=place, key=key)
         except ControlError as exc:
@@ -178,6 +187,7 @@ def _run(
     try:
         trio.run(mounting.serve, fs, mountpoint, options, ready, attach)
     finally:
+        on_demand.end()
         for server in servers:
             server.close()
         for one in copying:

@@ -9,7 +9,10 @@ bound of its own, and what comes beyond it waits for its like alone.
 from __future__ import annotations
 
 import enum
+import threading
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 import trio
@@ -41,7 +44,44 @@ THREADS: Final = {
     Pool.ENDING: 2,
 }
 
-_limiters: trio.lowlevel.RunVar[dict[Pool, trio.CapacityLimiter]] = trio.lowlevel.RunVar("limiters")
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """What a thread does, or will do. ``since``: when it was asked for (``time.perf_counter``)."""
+
+    pool: Pool
+    name: str
+    since: float
+    #: The number of the thread, once one has begun with it.
+    thread: int | None = None
+
+
+def _limiters() -> dict[Pool, trio.CapacityLimiter]:
+    return {one: trio.CapacityLimiter(count) for one, count in THREADS.items()}
+
+
+@dataclass
+class _Pools:
+    """The pools of one event loop."""
+
+    limiters: dict[Pool, trio.CapacityLimiter] = field(default_factory=_limiters)
+    jobs: set[Job] = field(default_factory=set)
+
+
+_pools: trio.lowlevel.RunVar[_Pools] = trio.lowlevel.RunVar("pools")
+
+
+def _current() -> _Pools:
+    try:
+        return _pools.get()
+    except LookupError:
+        _pools.set(_Pools())
+        return _pools.get()
+
+
+def jobs() -> set[Job]:
+    """What the threads of this event loop do, and what waits for one. Any thread may copy it."""
+    return _current().jobs
 
 
 async def in_thread(
@@ -50,10 +90,23 @@ async def in_thread(
     """Run a function in a thread of a pool, as ``trio.to_thread.run_sync`` does. Anything may
     happen meanwhile.
     """
-    limiters = _limiters.get({})
-    if not limiters:
-        limiters.update({one: trio.CapacityLimiter(count) for one, count in THREADS.items()})
-        _limiters.set(limiters)
-    return await trio.to_thread.run_sync(
-        function, *args, abandon_on_cancel=abandon_on_cancel, limiter=limiters[pool]
-    )
+    pools = _current()
+    # Reports find this name in the frame.
+    job = Job(pool, getattr(function, "__qualname__", repr(function)), time.perf_counter())
+    pools.jobs.add(job)
+
+    def run() -> T:
+        job.thread = threading.get_ident()
+        try:
+            return function(*args)
+        finally:
+            pools.jobs.discard(job)  # of one that was abandoned not before it has ended
+
+    limiter = pools.limiters[pool]
+    try:
+        return await trio.to_thread.run_sync(
+            run, abandon_on_cancel=abandon_on_cancel, limiter=limiter
+        )
+    finally:
+        if job.thread is None:  # it was cancelled before a thread was free
+            pools.jobs.discard(job)

@@ -69,6 +69,10 @@ class Pause:
         self._waiting.append((time.monotonic(), unique, node))
         return True
 
+    def held(self) -> list[tuple[float, int, int]]:
+        """Requests that wait: since when (``time.monotonic``), number, inode."""
+        return self._waiting.copy()
+
     def begin(self, views: Collection[int] | None) -> None:
         """Let nobody begin to write to these views (None: any), once the kernel has forgotten the
         attributes of what is in them.

@@ -182,6 +182,10 @@ class Shortage:
         self._has_waiting.set()
         return True
 
+    def held(self) -> list[tuple[float, int, int]]:
+        """Requests that wait: since when (``time.monotonic``), number, inode."""
+        return self._waiting.copy()
+
     async def before_look(self, node: int) -> None:
         """Somebody asks for the attributes of one of the ``files``: who writes shall go on asking.
 

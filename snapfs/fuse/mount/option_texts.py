@@ -64,6 +64,14 @@ MEANINGS: Final = {
         "Who reads requests: snapfs (`direct`, the default), or pyfuse3, which is slower; to "
         "find out what is at fault."
     ),
+    "loglevel": (
+        "What the daemon logs: what is as important as this, or more (default `info`). `snapfs "
+        "loglevel` changes it while the volume is mounted."
+    ),
+    "logfile": (
+        "Append the log to this file, instead of giving it to syslog, or to standard error with "
+        "`-f`. It may be renamed at any time: then the daemon makes it anew."
+    ),
     "autodelete": (
         "`oldest`: when space runs out, delete the oldest snapshots that a policy made. `none`:"
         " delete none (the default)."

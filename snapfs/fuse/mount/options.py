@@ -41,6 +41,9 @@ _TO_KERNEL: Final = {
     "dirsync": "",
 }
 
+#: What ``loglevel`` may be: a daemon logs what is as important as that, or more.
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+
 _FLAGS: Final[dict[str, dict[str, Any]]] = {
     "ro": {"read_only": True},
     "rw": {"read_only": False},
@@ -82,8 +85,9 @@ class MountOptions:
     ``polling``: look for requests before sleeping. ``requests``: who reads them, ``direct`` or
     ``pyfuse3`` (its own loop). ``snapro``: all snapshots are read-only. ``snapsuid``: set-id bits,
     capabilities and devices in them count. ``mmp``: seconds within which other hosts are told anew
-    that the volume is in use; None: they are neither told nor asked. ``discard``: give the space of
-    freed blocks back to the host; None: of a volume in memory only.
+    that the volume is in use; None: they are neither told nor asked. ``loglevel``: what is logged
+    at least; ``logfile``: where, instead of to syslog or standard error. ``discard``: give the
+    space of freed blocks back to the host; None: of a volume in memory only.
     """
 
     read_only: bool = False
@@ -109,6 +113,8 @@ class MountOptions:
     atime: bool = True
     diratime: bool = True
     discard: bool | None = None
+    loglevel: str = "info"
+    logfile: str | None = None
     autodelete: str | None = None
     autodelete_below: float | None = None
     kernel: frozenset[str] = frozenset()
@@ -284,6 +290,17 @@ def _requests(name: str, value: str) -> dict[str, Any]:
     return {name: value}
 
 
+def _loglevel(name: str, value: str) -> dict[str, Any]:
+    if value not in LOG_LEVELS:
+        raise UsageError(f"mount option '{name}={value}': must be {log_levels()}")
+    return {name: value}
+
+
+def log_levels() -> str:
+    """What a log level may be, in words."""
+    return ", ".join(f"'{one}'" for one in LOG_LEVELS[:-1]) + f" or '{LOG_LEVELS[-1]}'"
+
+
 def _percent(name: str, value: str) -> dict[str, Any]:
     try:
         percent = float(value.removesuffix("%"))
@@ -324,6 +341,8 @@ _WITH_VALUE: Final = {
     "gid": (_id, "NUMBER"),
     "umask": (_octal, "OCTAL"),
     "fsname": (_text, "NAME"),
+    "loglevel": (_loglevel, "debug|info|warning|error"),
+    "logfile": (_text, "PATH"),
     "autodelete": (_autodelete, "oldest|none"),
     "autodelete_below": (_percent, "PERCENT"),
 }
