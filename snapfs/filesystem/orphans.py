@@ -384,14 +384,18 @@ class Orphans:
         if items:
             probes.ORPHANS_FOUND.hit()
         heirs = self._heirs_among(view, items)
-        for entry in items:
-            if entry.ino not in view.orphans and self._is_ours(view, entry.ino):
-                if self._is_named(view, entry):
-                    view.emptying.add(entry.ino)
-                    view.was_emptying = True
-                view.orphans.add(entry.ino)
-                view.listed_orphans.add(entry.ino)
-                self.queue[view.id, entry.ino] = None
+        new = [
+            (entry.ino, self._is_named(view, entry))
+            for entry in items
+            if entry.ino not in view.orphans and self._is_ours(view, entry.ino)
+        ]
+        for ino, is_named in new:
+            if is_named:
+                view.emptying.add(ino)
+                view.was_emptying = True
+            view.orphans.add(ino)
+            view.listed_orphans.add(ino)
+            self.queue[view.id, ino] = None
         for heir in heirs:
             self._note_heir(heir)
         return items[-1].cookie if items else None
