@@ -237,7 +237,7 @@ def begun(
         )
         undone.callback(end, process)
         wait_until(
-            lambda: process.poll() is not None or status(mounted)["id"] is not None,
+            lambda: process.poll() is not None or status(mounted).get("id") is not None,
             60,
             "the copy's beginning",
         )

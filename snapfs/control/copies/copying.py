@@ -133,6 +133,7 @@ class Copying(Filling):
             and not job.target.in_memory
             and job.state == COPYING
             and job.wishes.rate != 0
+            and not job.unwanted
         ):
             await caller.tell(self.status())
             await caller.pause(EVENT_SECONDS)
