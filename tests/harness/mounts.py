@@ -101,3 +101,9 @@ class Mounted:
         except BaseException:
             self._detach()
             raise
+
+
+def resident(pid: int) -> int:
+    """What a process has in memory (VmRSS), in bytes."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmRSS:"))

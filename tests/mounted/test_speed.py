@@ -13,7 +13,6 @@ import random
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -302,86 +301,6 @@ def test_snapshots_cost_more_on_a_larger_volume(images, mount_volume, wait_until
     for what, moved in large.items():
         for more, less in zip(moved, small[what], strict=True):
             assert more <= less + PLACING, what
-
-
-# --- beside the empty filesystem ------------------------------------------------------------------
-
-#: Of the speed of the empty filesystem. It does nothing but answer, and does not look for requests
-#: before it sleeps as snapfs does.
-AT_LEAST = {
-    "create": 0.3,
-    "open and read": 0.3,
-    "rename": 0.25,
-    "unlink": 0.25,
-    "sequential write": 0.15,
-}
-
-#: Measurements of both, of which the best of each counts: another process may have had the
-#: processor.
-TRIES = 6
-
-
-@pytest.fixture
-def empty_filesystem(tmp_path: Path) -> Iterator[Path]:
-    """That of ``make bench``, mounted."""
-    path = tmp_path / "empty"
-    path.mkdir()
-    script = Path(__file__).parents[1] / "benchmarks" / "empty_filesystem.py"
-    with subprocess.Popen(
-        [sys.executable, script, path], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        try:
-            yield path
-        finally:
-            subprocess.run(["fusermount3", "-u", path], check=True, timeout=30)
-
-
-def speeds(top: Path) -> dict[str, float]:
-    """Of each operation, times in a second; leaves nothing behind."""
-    found: dict[str, float] = {}
-
-    def measure(what: str, work: Callable[[str], object], items: list[str]) -> None:
-        start = time.perf_counter()
-        for item in items:
-            work(item)
-        found[what] = len(items) / (time.perf_counter() - start)
-
-    place = top / "place"
-    place.mkdir()
-    names, chunk = paths(place, "file"), bytes(MIB)
-    measure("create", lambda path: create(path, chunk[:BLOCK]), names)
-    measure("open and read", read, names)
-    measure("rename", lambda path: os.rename(path, path + "x"), names)
-    measure("unlink", lambda path: os.unlink(path + "x"), names)
-    with (place / "large").open("wb", buffering=0) as file:
-        start = time.perf_counter()
-        for _ in range(LARGE):
-            file.write(chunk)
-        os.fsync(file.fileno())
-        found["sequential write"] = LARGE / (time.perf_counter() - start)
-    (place / "large").unlink()
-    place.rmdir()
-    return found
-
-
-@pytest.mark.alone
-@pytest.mark.volume(size="256M")
-def test_it_is_several_times_slower_than_a_filesystem_that_does_nothing(
-    mounted, empty_filesystem: Path
-) -> None:
-    best: dict[Path, dict[str, float]] = {mounted.path: {}, empty_filesystem: {}}
-    ratios: dict[str, float] = {}
-    for _ in range(TRIES):
-        for top, fastest in best.items():
-            for what, speed in speeds(top).items():
-                fastest[what] = max(speed, fastest.get(what, 0))
-        ratios = {
-            what: speed / best[empty_filesystem][what] for what, speed in best[mounted.path].items()
-        }
-    print(ratios)
-    assert not {what: ratio for what, ratio in ratios.items() if ratio < AT_LEAST[what]}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may empty the kernel's caches")
