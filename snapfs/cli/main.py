@@ -62,6 +62,7 @@ COMMANDS: Final = {
     "copy": Command("copy", "copy a volume as it is now into other storage, usable at once"),
     "loglevel": Command("loglevel", "show or change what the daemon of a mount logs"),
     "info": Command("info", "show facts about a volume and its mount"),
+    "trace": Command("trace", "record, show and replay the requests to a mounted volume"),
     "check": Command(
         "check",
         "check or repair an unmounted volume",

@@ -68,6 +68,11 @@ class Pinned:
         return os.fstat(self._directory)
 
     @property
+    def directory_place(self) -> str:
+        """A path that leads this process to the directory where the name is."""
+        return f"/proc/self/fd/{self._directory}"
+
+    @property
     def is_regular(self) -> bool:
         """Is it a regular file?"""
         return stat.S_ISREG(self.status().st_mode)
@@ -124,6 +129,16 @@ class Pinned:
         except FileNotFoundError:
             return False
         return True
+
+    def rename(self, suffix: str) -> None:
+        """Put this behind the name, in the same directory; what has that name is gone. The name
+        must still lead to what was there. Raises ``OSError``.
+        """
+        found = os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
+        if not os.path.samestat(found, self.status()):
+            raise OSError(errno.ESTALE, "another file has been put there meanwhile", self.path)
+        new = self._name + suffix
+        os.rename(self._name, new, src_dir_fd=self._directory, dst_dir_fd=self._directory)
 
     def forget(self) -> None:
         """What was there is gone: only the name is left, for ``make``."""

@@ -47,6 +47,7 @@ import snapfs.cli.commands.diff, snapfs.cli.commands.versions, snapfs.cli.comman
 import snapfs.cli.commands.check, snapfs.cli.mounting.serving, snapfs.cli.output
 import snapfs.control.commands.offline, snapfs.fuse.mount.mounting, snapfs.check
 import snapfs.control.socket.server, snapfs.control.commands.showing, snapfs.cli.mounting.beside
+import snapfs.control.commands.tracing
 uid = int(sys.argv[1])
 os.setgroups([]); os.setgid(uid); os.setuid(uid)
 sys.exit(snapfs.cli.main.main(sys.argv[2:], "snapfs"))

@@ -10,24 +10,29 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
+import snapfs
 from snapfs.cli import exits
 from snapfs.cli.exits import CommandFailed
 from snapfs.cli.mounting import faults, stderr
 from snapfs.cli.mounting.on_demand import OnDemand
+from snapfs.control.socket import mounts
 from snapfs.errors import AccessDenied, SnapfsError, UsageError
+from snapfs.fuse.tracing.record import SIZE
 
 if TYPE_CHECKING:
     import trio
 
     from snapfs.cli.mounting.source import Source
     from snapfs.copying import Job
+    from snapfs.device import Pinned
     from snapfs.filesystem import Filesystem
     from snapfs.fuse.driving.edge import Edge
     from snapfs.fuse.mount.further import FurtherMounts, Mounter
     from snapfs.fuse.mount.options import MountOptions
+    from snapfs.fuse.tracing.tracer import Tracer
 
 log = logging.getLogger("snapfs")
 
@@ -131,6 +136,7 @@ def _run(
     from snapfs.control.commands.handlers import Handlers, Live
     from snapfs.control.commands.measured import Measured
     from snapfs.control.commands.showing import Showing
+    from snapfs.control.commands.tracing import Tracing
     from snapfs.control.copies.behind import Behind
     from snapfs.control.copies.copying import Copying
     from snapfs.control.socket import registry
@@ -140,6 +146,7 @@ def _run(
     from snapfs.fuse.mount import mounting
     from snapfs.fuse.mount.options import LOG_LEVELS, parse_options
 
+    tracer = _tracer(fs, source, mountpoint, options)
     servers: list[ControlServer] = []
     copying: list[Copying] = []
 
@@ -166,7 +173,8 @@ def _run(
             await further.show(name, where, parse_options(words), mount)
 
         key = registry.socket_key(status, mount_device)
-        answers = Measured(Showing(handlers, show), edge.metrics.figures, LOG_LEVELS)
+        measured = Measured(Showing(handlers, show), edge.metrics.figures, LOG_LEVELS)
+        answers = Tracing(measured, tracer, mount_device)
         try:
             server = ControlServer(answers, place(), anew=place, key=key)
         except ControlError as exc:
@@ -185,13 +193,51 @@ def _run(
         nursery.start_soon(server.run)
 
     try:
-        trio.run(mounting.serve, fs, mountpoint, options, ready, attach)
+        trio.run(mounting.serve, fs, mountpoint, options, ready, attach, tracer)
     finally:
         on_demand.end()
+        tracer.end()
         for server in servers:
             server.close()
         for one in copying:
             one.close()
+
+
+def _tracer(fs: Filesystem, source: Source, mountpoint: str, options: MountOptions) -> Tracer:
+    """The trace of a mount that is about to begin, on if that is wanted. Raises ``UsageError``."""
+    from snapfs.fuse.tracing.tracer import Tracer
+
+    def facts() -> dict[str, Any]:
+        volume = fs.volume
+        return {
+            "snapfs": snapfs.__version__,
+            "kernel": os.uname().release,
+            "image": source.shown,
+            "mountpoint": mountpoint,
+            "pid": os.getpid(),
+            "uid": os.geteuid(),
+            "uuid": str(volume.uuid),
+            "generation": volume.generation,
+            "is_saved": not volume.unsaved,
+            "options": {
+                **asdict(options),
+                "kernel": sorted(options.kernel),
+                **dict.fromkeys(("restore", "trace", "trace_size", "trace_data")),
+            },
+        }
+
+    def check(pinned: Pinned) -> None:
+        if mounts.is_below(os.path.realpath(pinned.directory_place), mountpoint):
+            raise UsageError(
+                f"{pinned.path}: would be hidden below the mount: choose a place outside of it"
+            )
+
+    tracer = Tracer(facts)
+    if options.trace is not None:
+        size = SIZE if options.trace_size is None else options.trace_size
+        has_data = options.trace_data == "all"
+        tracer.begin(tracer.prepare(options.trace, size, check, has_data=has_data))
+    return tracer
 
 
 def explain(exc: BaseException, complaint: str) -> CommandFailed:

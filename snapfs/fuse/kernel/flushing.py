@@ -43,6 +43,9 @@ log = logging.getLogger("snapfs.fuse")
 #: opened another file.
 _FETCHES: Final = 10
 
+#: What names in the root begin with that are the daemon's own for a moment.
+ALIAS: Final = b".snapfs-"
+
 #: Inodes that are flushed by one message.
 _FLUSH_BATCH: Final = 256
 
@@ -207,7 +210,7 @@ class Flushing:
         not used again. Not in ``.snap``, which the kernel keeps locked while it waits for the mkdir
         that makes a snapshot.
         """
-        self.aliases = {b".snapfs-" + os.urandom(16).hex().encode(): node for node in nodes}
+        self.aliases = {ALIAS + os.urandom(16).hex().encode(): node for node in nodes}
         try:
             yield self.aliases
         finally:

@@ -37,8 +37,8 @@ SECONDS: Final = 10.0
 
 
 class Pause:
-    """One mount's. ``watch`` must be running. ``answer`` is called with number and inode of each
-    request that has waited.
+    """One mount's. ``watch`` must be running. ``answer`` is called with the time since when a
+    request has waited (``time.monotonic``), its number and its inode.
 
     ``view_of`` tells which view an inode of the kernel's belongs to.
     """

@@ -129,6 +129,10 @@ class FurtherMounts:
                 "option 'allow_root' is not for a snapshot beside the mounted volume: "
                 "'allow_other' is"
             )
+        if options.trace is not None:
+            raise UsageError(
+                "option 'trace' is for the mount of a volume, not for that of a snapshot beside it"
+            )
         if len(self._mounts) >= MOUNTS_MAX:
             raise UsageError(f"{MOUNTS_MAX} snapshots are mounted already: unmount some")
         options = replace(options, read_only=True, writeback=False, snapshow=False, atime=False)

@@ -34,9 +34,12 @@ from snapfs.fuse.mount.further import FurtherMounts
 from snapfs.fuse.mount.options import MountOptions
 from snapfs.fuse.protocol.connection import Connection
 from snapfs.fuse.protocol.numbers import Numbers
+from snapfs.fuse.protocol.observing import Observers
 from snapfs.fuse.requests.operations import Operations
 from snapfs.fuse.serving import loop
 from snapfs.fuse.serving.loop import Loop
+from snapfs.fuse.tracing.stock import StockObserved
+from snapfs.fuse.tracing.tracer import Tracer
 from snapfs.ids import BASE_VIEW, ROOT_INO
 
 log = logging.getLogger("snapfs.fuse")
@@ -72,25 +75,16 @@ async def serve(
     options: MountOptions,
     ready: Callable[[], None],
     attach: Attach | None = None,
+    tracer: Tracer | None = None,
 ) -> None:
     """Mount, serve until unmounted or until SIGTERM or SIGINT, and commit.
 
     ``ready`` is called when the mount is usable; before it, ``attach`` may start tasks that live as
-    long as the mount. Raises ``NoSuchSnapshot`` for a view that is not there, what ``Attachment``
-    does, and ``DeviceError`` for a last commit that failed.
+    long as the mount. ``tracer`` is told of requests. Raises ``NoSuchSnapshot`` for a view that is
+    not there, what ``Attachment`` does, and ``DeviceError`` for a last commit that failed.
     """
-    if options.read_only or not options.atime:
-        fs.atime = "noatime"
+    set_up(fs, options, os.geteuid())
     fs.now = kernel_clock
-    fs.privileged = {0, os.geteuid()}
-    # Where the kernel honours nothing of the kind in the whole mount, nothing need be hidden.
-    # fusermount3 never lets users have it.
-    ignored = options.kernel | (frozenset() if os.geteuid() == 0 else {"nosuid", "nodev"})
-    fs.rules.read_only = options.snapro
-    fs.rules.set_id = options.snapsuid or "nosuid" in ignored
-    fs.rules.devices = options.snapsuid or "nodev" in ignored
-    if options.cache is not None:
-        fs.limit_caches(options.cache)
     heap.prepare()
     edge = Edge(fs, commit_seconds=options.commit)
     async with trio.open_nursery() as background:
@@ -127,8 +121,12 @@ async def serve(
                 if connection is not None:
                     kernel.notices = connection
                 server: Server = (
-                    StockLoop() if connection is None else Loop(connection, operations, MAX_TASKS)
+                    StockLoop(operations)
+                    if connection is None
+                    else Loop(connection, operations, MAX_TASKS)
                 )
+                if tracer is not None:
+                    tracer.watch(server.observers)
                 ending = Ending(mount, kernel, server, asked, lambda: edge.requests["write"])
                 await _serve(operations, ending, ready, attach)
             finally:
@@ -145,6 +143,21 @@ async def serve(
             background.cancel_scope.cancel()
 
 
+def set_up(fs: Filesystem, options: MountOptions, uid: int) -> None:
+    """What a mount by the user ``uid`` asks of the core."""
+    if options.read_only or not options.atime:
+        fs.atime = "noatime"
+    fs.privileged = {0, uid}
+    # Where the kernel honours nothing of the kind in the whole mount, nothing need be hidden.
+    # fusermount3 never lets users have it.
+    ignored = options.kernel | (frozenset() if uid == 0 else {"nosuid", "nodev"})
+    fs.rules.read_only = options.snapro
+    fs.rules.set_id = options.snapsuid or "nosuid" in ignored
+    fs.rules.devices = options.snapsuid or "nodev" in ignored
+    if options.cache is not None:
+        fs.limit_caches(options.cache)
+
+
 def kernel_clock() -> int:
     """The time that the kernel stamps files with, in nanoseconds.
 
@@ -157,6 +170,9 @@ def kernel_clock() -> int:
 class Server(Protocol):
     """What answers requests: ``loop.Loop``, or pyfuse3's own loop."""
 
+    #: Who is told of each request when it has been answered.
+    observers: Observers
+
     async def run(self) -> None:
         """Until there will be no more, or ``stop``."""
 
@@ -166,6 +182,9 @@ class Server(Protocol):
 
 class StockLoop:
     """pyfuse3's."""
+
+    def __init__(self, operations: Operations) -> None:
+        self.observers = StockObserved(operations).observers
 
     async def run(self) -> None:
         """See ``Server``."""

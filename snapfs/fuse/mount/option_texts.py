@@ -64,6 +64,17 @@ MEANINGS: Final = {
         "Who reads requests: snapfs (`direct`, the default), or pyfuse3, which is slower; to "
         "find out what is at fault."
     ),
+    "trace": (
+        "Record every request of the kernel, with its answer, in this new file; `snapfs trace "
+        "show` prints it. A trace of before that has this name is named `FILE.old`. `snapfs trace "
+        "on` does the same while the volume is mounted."
+    ),
+    "trace_size": (
+        "How much of the trace is kept, the newest requests (default `16M`, about 60000 requests)."
+    ),
+    "trace_data": (
+        "What of written data is recorded: length and checksum (`checksum`, the default), or `all`."
+    ),
     "loglevel": (
         "What the daemon logs: what is as important as this, or more (default `info`). `snapfs "
         "loglevel` changes it while the volume is mounted."

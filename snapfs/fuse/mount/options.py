@@ -19,6 +19,7 @@ from snapfs.fuse.mount.common_options import (
     REFUSED,
     check_depending,
 )
+from snapfs.fuse.tracing.record import SIZE_LEAST, SIZE_MOST
 
 #: Longest time between commits that can be asked for: a day.
 COMMIT_LIMIT: Final = 86_400.0
@@ -86,8 +87,10 @@ class MountOptions:
     ``pyfuse3`` (its own loop). ``snapro``: all snapshots are read-only. ``snapsuid``: set-id bits,
     capabilities and devices in them count. ``mmp``: seconds within which other hosts are told anew
     that the volume is in use; None: they are neither told nor asked. ``loglevel``: what is logged
-    at least; ``logfile``: where, instead of to syslog or standard error. ``discard``: give the
-    space of freed blocks back to the host; None: of a volume in memory only.
+    at least; ``logfile``: where, instead of to syslog or standard error. ``trace``: a file that
+    every request is recorded in. ``trace_size``: its bytes, None: as usual. ``trace_data``: what of
+    the data of writes is recorded, ``checksum`` (as None) or ``all``. ``discard``: give the space
+    of freed blocks back to the host; None: of a volume in memory only.
     """
 
     read_only: bool = False
@@ -104,6 +107,9 @@ class MountOptions:
     cache: int | None = None
     polling: bool = True
     requests: str = "direct"
+    trace: str | None = None
+    trace_size: int | None = None
+    trace_data: str | None = None
     allow_other: bool = False
     allow_root: bool = False
     uid: int | None = None
@@ -120,6 +126,11 @@ class MountOptions:
     kernel: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
+        if self.trace is None and (self.trace_size is not None or self.trace_data is not None):
+            raise UsageError(
+                "options 'trace_size' and 'trace_data' say how requests are recorded: "
+                "add 'trace=FILE', or leave them out"
+            )
         if self.autodelete_below is not None and self.autodelete is None:
             raise UsageError(
                 "option 'autodelete_below' says when to delete snapshots: add "
@@ -269,19 +280,38 @@ def _autodelete(name: str, value: str) -> dict[str, Any]:
     return {name: value}
 
 
-def _cache(name: str, value: str) -> dict[str, Any]:
+def _bytes(value: str) -> int:
+    """A size in bytes; 0 for what is none."""
     number, unit = (value[:-1], value[-1].upper()) if value[-1].isalpha() else (value, "")
-    size = (
-        int(number) << _UNITS[unit]
-        if number.isascii() and number.isdecimal() and unit in _UNITS
-        else 0
-    )
+    if number.isascii() and number.isdecimal() and unit in _UNITS:
+        return int(number) << _UNITS[unit]
+    return 0
+
+
+def _cache(name: str, value: str) -> dict[str, Any]:
+    size = _bytes(value)
     if not CACHE_LEAST <= size <= CACHE_MOST:
         raise UsageError(
             f"mount option '{name}={value}': not a size from 1M to 1T (bytes, or a "
             "number with K, M, G or T)"
         )
     return {name: size}
+
+
+def _trace_size(name: str, value: str) -> dict[str, Any]:
+    size = _bytes(value)
+    if not SIZE_LEAST <= size <= SIZE_MOST or size % 1024:
+        raise UsageError(
+            f"mount option '{name}={value}': not a size from 64K to 64G"
+            " (bytes, or a number with K, M or G)"
+        )
+    return {name: size}
+
+
+def _trace_data(name: str, value: str) -> dict[str, Any]:
+    if value not in ("checksum", "all"):
+        raise UsageError(f"mount option '{name}={value}': must be 'checksum' or 'all'")
+    return {name: value}
 
 
 def _requests(name: str, value: str) -> dict[str, Any]:
@@ -337,6 +367,9 @@ _WITH_VALUE: Final = {
     "cache": (_cache, "SIZE"),
     "polling": (_switch, "on|off"),
     "requests": (_requests, "direct|pyfuse3"),
+    "trace": (_text, "FILE"),
+    "trace_size": (_trace_size, "SIZE"),
+    "trace_data": (_trace_data, "checksum|all"),
     "uid": (_id, "NUMBER"),
     "gid": (_id, "NUMBER"),
     "umask": (_octal, "OCTAL"),

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import enum
 import struct
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-import pyfuse3
+if TYPE_CHECKING:
+    import pyfuse3
 
 #: The protocol that is spoken. Older kernels have other layouts; see ``MIN_KERNEL``.
 MAJOR: Final = 7

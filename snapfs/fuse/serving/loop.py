@@ -64,9 +64,9 @@ SLOW: Final = 1.0
 _IDLE: Final = 4
 
 
-class Source(Protocol):
+class Transport(Protocol):
     """Where requests come from and answers go to: ``connection.Connection``, whose methods these
-    are, or a trace (``tracing.replaying``).
+    are, or a trace (``replaying.playback``).
     """
 
     buffer: bytearray
@@ -99,7 +99,7 @@ class Loop:
     At most ``limit`` requests are worked on at once.
     """
 
-    def __init__(self, connection: Source, operations: Operations, limit: int) -> None:
+    def __init__(self, connection: Transport, operations: Operations, limit: int) -> None:
         self._connection = connection
         #: Who is told of each request when it has been answered.
         self.observers = Observers()
