@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import signal
@@ -76,6 +77,17 @@ def test_a_daemon_that_ends_in_order_leaves_nothing(tmp_path: Path) -> None:
     result = subprocess.run([sys.executable, "-c", script, place], check=True, capture_output=True)
     assert result.stdout == b"on\n"
     assert not place.exists()
+
+
+def test_what_killed_daemons_have_left_goes_and_what_others_need_stays(tmp_path: Path) -> None:
+    for name in ("dead.fault", "alive.fault", "other.sock"):
+        (tmp_path / name).touch()
+    (tmp_path / "told.fault").write_text("Fatal Python error")
+    with (tmp_path / "alive.fault").open() as alive:
+        fcntl.flock(alive, fcntl.LOCK_SH)
+        _fail("file", tmp_path / "image.fault")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"alive.fault", "other.sock", "told.fault", "image.fault"}
 
 
 def test_a_link_that_somebody_has_put_there_is_not_followed(

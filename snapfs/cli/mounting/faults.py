@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import fcntl
 import logging
 import os
 import socket
@@ -26,6 +27,9 @@ JOURNAL: Final = "/run/systemd/journal/stdout"
 
 #: What comes before them: name, unit, priority (critical), and what else shall be done with them.
 _HEADER: Final = b"snapfs\n\n2\n0\n0\n0\n0\n"
+
+#: What the names of such files end with.
+_SUFFIX: Final = ".fault"
 
 #: Bytes of what an earlier daemon has left that are told: its threads are at most some hundreds.
 _MOST: Final = 256 << 10
@@ -50,7 +54,7 @@ def noticed(image: os.stat_result) -> Iterator[None]:
 
     ``image``: the status of what is mounted.
     """
-    name = f"{registry.image_key(image)}.fault"
+    name = registry.image_key(image) + _SUFFIX
     try:
         path = os.path.join(registry.own_directory(name), name)
     except ControlError:  # of that somebody else warns
@@ -64,9 +68,9 @@ def noticed(image: os.stat_result) -> Iterator[None]:
 @contextlib.contextmanager
 def to_file(path: str) -> Iterator[None]:
     """Have tracebacks written to this file meanwhile; it is gone afterwards."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    _clean(os.path.dirname(path))
     try:
-        descriptor = os.open(path, flags, 0o600)
+        descriptor = _made(path)
     except OSError as exc:
         log.warning("a fault of this daemon would leave no traceback: %s: %s", path, exc.strerror)
         yield
@@ -79,6 +83,34 @@ def to_file(path: str) -> Iterator[None]:
         os.close(descriptor)
         with contextlib.suppress(OSError):
             os.unlink(path)
+
+
+def _made(path: str) -> int:
+    """The file, which is locked as long as its daemon lives."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    while True:
+        descriptor = os.open(path, flags, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)  # several may have one image mounted to read it
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), os.lstat(path)):
+                return descriptor
+        os.close(descriptor)  # somebody has just removed it
+
+
+def _clean(directory: str) -> None:
+    """Remove what daemons have left that were killed: files with nothing in them."""
+    for name in os.listdir(directory):
+        if not name.endswith(_SUFFIX):
+            continue
+        path = os.path.join(directory, name)
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not os.fstat(descriptor).st_size:
+                    os.unlink(path)
+            finally:
+                os.close(descriptor)
 
 
 def tell_earlier(path: str) -> None:

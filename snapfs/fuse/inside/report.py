@@ -41,13 +41,16 @@ MOST_LINES: Final = 250
 _PAUSED: Final = "a snapshot that is being made: who is about to write is kept back"
 _SHORT: Final = "the size of a file that found no space, of which the kernel is being told"
 
+#: Where operations on snapshots wait for one another.
+_SNAPSHOTS: Final = inspect.unwrap(Edge._snapshots_alone).__code__
+
 #: What somebody waits for who waits in one of these functions.
 _WORDS: Final[dict[CodeType, str]] = {
     Commits._done.__code__: "a commit, or a record of the log",
     Commits.relieve.__code__: "the commit in flight: too much is dirty to go on before it ends",
     Gate.passed.__code__: "the gate: a restore, or a copy that begins, keeps changes out",
     AutoDelete.make.__code__: "space: automatic deletion is making some",
-    inspect.unwrap(Edge._snapshots_alone).__code__: "its turn: another operation on snapshots",
+    _SNAPSHOTS: "its turn: another operation on snapshots",
 }
 
 
@@ -113,9 +116,9 @@ class Report:
         view_id, ino = self._numbers.split(node)
         instance = self._edge.volume.instances.table.get(view_id)
         view = f"snapshot {instance.name}" if instance else f"view {view_id}"
-        where = "the base" if view_id == BASE_VIEW else view
+        tree = "the base" if view_id == BASE_VIEW else view
         kind = "the .snap of inode" if node & SNAPDIR_BIT else "inode"
-        return f"{name_of(opcode)} {path(view_id, ino)}({kind} {ino} in {where}; request {unique})"
+        return f"{name_of(opcode)} {path(view_id, ino)}({kind} {ino} in {tree}; request {unique})"
 
     def _path(self, view_id: int, ino: int) -> str:
         """The path of an inode, if that is in memory."""
@@ -133,8 +136,14 @@ class Report:
             if frame.f_code is in_thread.__code__ and "job" in frame.f_locals:
                 return self._job(frame.f_locals["job"], now)
             if frame.f_code in _WORDS:
-                return [_WORDS[frame.f_code], where(frames)]
+                return [_WORDS[frame.f_code], *self._before(frame.f_code), where(frames)]
         return [where(frames)]
+
+    def _before(self, code: CodeType) -> Iterator[str]:
+        """Who has the turn that somebody waits for who waits there."""
+        owner = self._edge._snapshot_lock.statistics().owner if code is _SNAPSHOTS else None
+        if owner is not None:
+            yield f"  which {where(frames_of(owner.coro), (in_thread.__code__,))}"
 
     # --- threads ---
 
