@@ -15,7 +15,7 @@ KILLS ?= 500
 ARGS ?=
 SECONDS ?= 60
 
-.PHONY: help install demo test check format crash torture fuzz bench copybench reference ways clean
+.PHONY: help install demo test check format crash torture fuzz bench copybench profile reference ways clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,12 +60,15 @@ copybench: $(VENV)/.installed ## Measure what a full copy costs those who write 
 ways: $(VENV)/.installed ## Count the modules that a write, an fsync, a snapshot, a restore and a read pass
 	@$(RUN) tests/benchmarks/ways.py $(ARGS)
 
+profile: $(VENV)/.profile-packages ## See where a daemon spends its time: ARGS="--workload snapshots", ARGS=--help; stacks stay in .profile
+	@$(RUN) tests/benchmarks/profiling.py $(ARGS)
+
 reference: $(VENV)/.installed ## Make the reference of commands and mount options anew
 	$(RUN) -m snapfs.cli.reference > snapfs/doc/reference.new
 	mv snapfs/doc/reference.new snapfs/doc/reference.md
 
 clean: ## Remove the virtual environment and everything generated
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis .fuzz
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis .fuzz .profile
 	find snapfs tests examples -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/.system-packages: .ci/system-packages
@@ -86,6 +89,11 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.system-packages
 	@echo "Installing snapfs and its Python packages into $(VENV)"
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.profile-packages: pyproject.toml $(VENV)/.installed
+	@echo "Installing the profiler into $(VENV)"
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[profile]'
 	@touch $@
 
 $(VENV)/.fuzz-packages: pyproject.toml $(VENV)/.installed

@@ -116,6 +116,14 @@ def test_a_target_of_make_is_missing() -> None:
     assert {(path, target) for path, target in named if target not in targets} == set()
 
 
+def test_what_is_run_before_a_commit_is_less_than_make_check() -> None:
+    recipe = re.search(r"^check:.*\n((?:\t.*\n)+)", text_of(ROOT / "Makefile"), re.MULTILINE)
+    assert recipe is not None
+    commands = [line.strip().replace("$(VENV)", ".venv") for line in recipe[1].splitlines()]
+    hooks = text_of(ROOT / ".pre-commit-config.yaml")
+    assert commands == re.findall(r"^ +entry: (.+)$", hooks, re.MULTILINE)
+
+
 def test_a_test_that_is_named_is_missing() -> None:
     named = {
         (name_of(path), name)
