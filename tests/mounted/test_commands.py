@@ -13,15 +13,16 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from snapfs.blocks.geometry import Geometry
 from snapfs.blocks.superblock import CHECKSUM_OFFSET
+from tests.harness import commands
 
 SUPERBLOCK_VERSION_OFFSET = 8
 
@@ -647,14 +648,7 @@ def test_a_volume_that_snapshots_fill_can_be_emptied_by_deleting_them(mounted, w
 # --- other users ----------------------------------------------------------------------------------
 
 
-#: Becomes nobody once everything is loaded: the interpreter may lie where nobody has no access.
-AS_NOBODY = """
-import os, shutil, sys
-import snapfs.cli.commands.info, snapfs.cli.commands.snapshot, snapfs.cli.commands.umount
-from snapfs.cli.main import main
-os.setgroups([]); os.setgid(65534); os.setuid(65534)
-sys.exit(main(sys.argv[1:], "snapfs"))
-"""
+NOBODY: dict[str, Any] = {"user": 65534, "group": 65534, "extra_groups": []}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
@@ -669,9 +663,8 @@ def test_another_user_may_not_ask_the_daemon(mounted) -> None:
         subprocess.run(["mount", "--bind", mounted.path, place / "m"], check=True, timeout=60)
         try:
             for words in (["snapshot", "create", place / "m", "mine"], ["info", place / "m"]):
-                command = [sys.executable, "-c", AS_NOBODY, *map(os.fspath, words)]
-                result = subprocess.run(
-                    command, check=False, capture_output=True, text=True, timeout=60
+                result = commands.run(
+                    commands.snapfs_command(*words), capture_output=True, text=True, **NOBODY
                 )
                 assert result.returncode == 1
                 one_line(result, "only that user and root")

@@ -23,6 +23,8 @@ from typing import Any, TypeVar
 
 import pytest
 
+from tests.harness import commands
+
 T = TypeVar("T")
 
 #: fusermount3 mounts only for users who have a name.
@@ -57,10 +59,10 @@ sys.exit(snapfs.cli.main.main(sys.argv[2:], "snapfs"))
 def run_as(
     uid: int, *arguments: str | os.PathLike[str], code: int | None = 0
 ) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", AS_SOMEBODY, str(uid), *map(os.fspath, arguments)]
-    result = subprocess.run(
-        command, check=False, capture_output=True, text=True, timeout=120, cwd="/"
-    )
+    """As that user, who belongs to no other group."""
+    command = commands.snapfs_command(*arguments)
+    somebody: dict[str, Any] = {"user": uid, "group": uid, "extra_groups": []}
+    result = commands.run(command, capture_output=True, text=True, cwd="/", **somebody)
     assert code is None or result.returncode == code, result.stdout + result.stderr
     return result
 
