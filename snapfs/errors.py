@@ -33,22 +33,13 @@
         ├── NoSpace
         └── ReadOnly
 
-    Interrupt                      control flow of plan, fetch, apply: never shown to a user
-    ├── NotCached
-    ├── NotReady
-    └── CommitNeeded
+What the core raises to ask its driver for something is no error: ``snapfs.interrupts``.
 
 A message is one line that says what is wrong and, where there is something to do, what to do.
 The mapping to errno values is in ``snapfs.fuse.protocol.errno`` and nowhere else.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from snapfs.store.trees.cache import Want
 
 
 class SnapfsError(Exception):
@@ -245,33 +236,3 @@ class NoSpace(FsError):
 
 class ReadOnly(FsError):
     """EROFS"""
-
-
-class Interrupt(Exception):
-    """Base of what the core raises to ask its driver for something, before
-    it has changed anything.
-    """
-
-
-class NotCached(Interrupt):
-    """These are needed in memory: fetch them, admit them, and call again."""
-
-    def __init__(self, wants: Sequence[Want]) -> None:
-        super().__init__(wants)
-        self.wants = wants
-
-
-class NotReady(Interrupt):
-    """Writing these runs, (offset, length) on the device, has to wait for another device: have it
-    made ready, and call again.
-    """
-
-    def __init__(self, runs: Sequence[tuple[int, int]]) -> None:
-        super().__init__(runs)
-        self.runs = runs
-
-
-class CommitNeeded(Interrupt):
-    """Blocks wait for a commit before they can be used again, and are needed: commit and call
-    again.
-    """

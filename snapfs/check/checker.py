@@ -17,8 +17,8 @@ from snapfs.check.walk.views import ViewChecker
 from snapfs.device.base import Device
 from snapfs.errors import CorruptBlock
 from snapfs.filesystem import Filesystem
-from snapfs.store.commit.recovery import newest_superblock
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
+from snapfs.store.commit.superblocks import newest_superblock
 
 
 def check_volume(
@@ -33,7 +33,7 @@ def check_volume(
     findings = Findings()
     newest_superblock(device)
     try:
-        volume = Volume.open(device, read_only=True)
+        volume = open_volume(device, read_only=True)
         fs = Filesystem(volume, as_sealed=True)
     except CorruptBlock as exc:
         findings.add("format", "unreadable", "volume", str(exc))

@@ -12,12 +12,13 @@ from snapfs.blocks.group_header import fresh_entries
 from snapfs.errors import CorruptBlock, DeviceError, SnapfsError, Truncated
 from snapfs.store.commit.driver import drive
 from snapfs.store.commit.recovery import (
-    RootRecord,
     load_group_table,
     load_tables,
-    newest_superblock,
+    open_volume,
 )
+from snapfs.store.commit.superblocks import newest_superblock
 from snapfs.store.commit.volume import Volume
+from snapfs.store.tables.root_record import RootRecord
 
 if TYPE_CHECKING:
     from snapfs.device import Device
@@ -31,7 +32,7 @@ def open_damaged(device: Device) -> tuple[Volume, str | None]:
     ``CorruptBlock`` when no superblock is intact.
     """
     try:
-        return Volume.open(device, read_only=True), None
+        return open_volume(device, read_only=True), None
     except Truncated:
         raise
     except (CorruptBlock, DeviceError) as exc:
@@ -56,6 +57,6 @@ def logged_changes(device: Device) -> int:
     far as they can be believed.
     """
     try:
-        return len(Volume.open(device, read_only=True).sync_log.pending)
+        return len(open_volume(device, read_only=True).sync_log.pending)
     except SnapfsError:
         return 0

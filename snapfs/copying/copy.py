@@ -19,7 +19,7 @@ from snapfs import probes
 from snapfs.blocks.copy_mark import OWN, without_mark
 from snapfs.blocks.group_header import ENTRY_WRITTEN, GroupEntry
 from snapfs.errors import CorruptBlock, DeviceError
-from snapfs.store.commit.recovery import read_group
+from snapfs.store.space.group_reading import read_group
 
 if TYPE_CHECKING:
     from snapfs.blocks.geometry import Geometry

@@ -19,8 +19,8 @@ from snapfs.errors import CorruptBlock, NotFound
 from snapfs.filesystem import Filesystem
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import drive
-from snapfs.store.commit.recovery import read_group
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
+from snapfs.store.space.group_reading import read_group
 
 if TYPE_CHECKING:
     from snapfs.copying.copy import Copy
@@ -46,7 +46,7 @@ def copy_initial_part(copy: Copy, first: Sequence[bytes], wanted: Callable[[], N
     ring_bytes = geometry.ring_blocks * geometry.block_size
     for start in (front[0], tail[0]):
         device.read(start, ring_bytes)
-    volume = Volume.open(device, read_only=True)  # reads all tables
+    volume = open_volume(device, read_only=True)  # reads all tables
 
     def block(number: int, _checksum: int) -> bytes:
         return device.read(number * geometry.block_size, geometry.block_size)

@@ -23,12 +23,8 @@ from snapfs.copying.target import Target, clear_mark, share, write_mark
 from snapfs.device import ImageDevice, Lock, RamDevice
 from snapfs.device.locking import take_lock
 from snapfs.errors import CopyError, CorruptBlock, DeviceError, NoSpace, SnapfsError
-from snapfs.store.tables.copies import (
-    RunningCopy,
-    Runs,
-    allocate_map,
-    free_map,
-)
+from snapfs.store.commit.copy_map_space import allocate_map, free_map
+from snapfs.store.tables.copies import RunningCopy, Runs
 
 if TYPE_CHECKING:
     from snapfs.store.commit.volume import Volume

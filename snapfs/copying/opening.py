@@ -14,7 +14,7 @@ from snapfs.device import Device, Lock, Pinned, open_device, open_pinned, pin_im
 from snapfs.errors import CopyError, DeviceError, SnapfsError
 from snapfs.printable import quoted
 from snapfs.store.commit.claiming import claim
-from snapfs.store.commit.recovery import newest_superblock
+from snapfs.store.commit.superblocks import newest_superblock
 
 
 def mark_of(path: str) -> CopyMark | None:

@@ -28,7 +28,8 @@ from snapfs.device import ImageDevice
 from snapfs.errors import CopyError, CorruptBlock, SnapfsError
 from snapfs.printable import quoted
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.recovery import newest_superblock
+from snapfs.store.commit.recovery import open_volume
+from snapfs.store.commit.superblocks import newest_superblock
 from snapfs.store.commit.volume import Volume
 from snapfs.store.tables.copies import RunningCopy
 
@@ -233,7 +234,7 @@ def _job(
     # What is copied is in the target, and what is not is in the source unchanged: enough to read
     # the group table of that moment.
     device = Abandonable(target.device)
-    past = Volume.open(
+    past = open_volume(
         AsItWas(Copy(source, device, copy_map, geometry, [], sparse=target.sparse)), read_only=True
     )
     if (past.generation, past.superblock.uuid) != (mark.generation, volume.superblock.uuid):

@@ -18,7 +18,6 @@ from snapfs.errors import (
     CorruptBlock,
     InvalidArgument,
     NoAttribute,
-    NotCached,
     NotDirectory,
     NotFound,
     NotSupported,
@@ -28,13 +27,14 @@ from snapfs.filesystem import names, xattrs
 from snapfs.filesystem.inode import Inode
 from snapfs.filesystem.searching import name_of
 from snapfs.ids import DESIGNATED_INO, ROOT_INO
+from snapfs.interrupts import NotCached
 from snapfs.store.commit import costs
 from snapfs.store.tables.instances import name_fault
 
 if TYPE_CHECKING:
     from snapfs.filesystem.filesystem import Filesystem
     from snapfs.filesystem.view import View
-    from snapfs.store.trees.cache import Want
+    from snapfs.interrupts import Want
 
 #: The attribute. Its value is the name of a policy.
 NAME: Final = b"user.snapfs.designate"

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING
 
 from snapfs.blocks.inode import INODE_BYTES
 from snapfs.errors import (
-    CommitNeeded,
-    Interrupt,
     InvalidArgument,
     IsDirectory,
     NoSpace,
@@ -43,6 +41,7 @@ from snapfs.filesystem.rules import Rules
 from snapfs.filesystem.setting import Changes
 from snapfs.filesystem.view import InodeCache, View
 from snapfs.ids import BASE_VIEW
+from snapfs.interrupts import CommitNeeded, Interrupt
 from snapfs.store.commit import costs
 from snapfs.store.commit.deletion import Deletion
 

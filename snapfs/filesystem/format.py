@@ -18,8 +18,8 @@ from snapfs.filesystem.filesystem import Filesystem
 from snapfs.filesystem.inode import Inode
 from snapfs.ids import ORPHANS_INO, ROOT_INO
 from snapfs.store.commit.driver import commit
-from snapfs.store.commit.recovery import RootRecord
 from snapfs.store.commit.volume import Volume
+from snapfs.store.tables.root_record import RootRecord
 
 #: Bytes at both ends that old signatures of other filesystems may lie in.
 SIGNATURE_BYTES = 1 << 20

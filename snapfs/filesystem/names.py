@@ -10,7 +10,6 @@ from snapfs.errors import (
     CorruptBlock,
     InvalidArgument,
     NameTooLong,
-    NotCached,
     NotDirectory,
     NotFound,
     NotPermitted,
@@ -19,9 +18,10 @@ from snapfs.errors import (
 from snapfs.filesystem.inode import Inode
 from snapfs.filesystem.view import HASH_UNIT, View
 from snapfs.ids import FIRST_INO, INO_LIMIT, NAME_MAX, ROOT_INO
+from snapfs.interrupts import NotCached
 
 if TYPE_CHECKING:
-    from snapfs.store.trees.cache import Want
+    from snapfs.interrupts import Want
 
 TYPE_BITS = 4
 

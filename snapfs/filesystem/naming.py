@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from snapfs.blocks.inode import FLAG_LINKED, INLINE_BYTES, INLINE_TARGET
 from snapfs.errors import (
-    CommitNeeded,
     CorruptBlock,
     Exists,
     InvalidArgument,
@@ -30,6 +29,7 @@ from snapfs.filesystem.inode import Inode
 from snapfs.filesystem.names import check_changeable, check_name, directory, entry_value, named
 from snapfs.filesystem.view import View
 from snapfs.ids import LINK_MAX, ROOT_INO, SYMLINK_MAX
+from snapfs.interrupts import CommitNeeded
 from snapfs.store.commit import costs
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Final
 
 from snapfs.device import ImageDevice
 from snapfs.errors import NotAVolume, Occupied, SnapfsError
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 
 #: Where the signatures of filesystems and partition tables are: this much at both ends of a device.
 SIGNATURE_SPAN: Final = 1 << 20
@@ -40,7 +40,7 @@ def _has_data(device: ImageDevice, start: int, stop: int) -> bool:
 
 def _is_volume(device: ImageDevice) -> bool:
     try:
-        Volume.open(device, read_only=True)
+        open_volume(device, read_only=True)
     except NotAVolume:
         return False
     except SnapfsError:

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING
 from snapfs import probes
 from snapfs.blocks.inode import FLAG_HEIR
 from snapfs.blocks.pointer import BLOCK_MASK
-from snapfs.errors import CorruptBlock, NotCached, StaleInode
+from snapfs.errors import CorruptBlock, StaleInode
 from snapfs.filesystem import names
 from snapfs.filesystem.coverage import Handed
 from snapfs.filesystem.inode import Inode
 from snapfs.ids import BASE_VIEW, ORPHANS_INO
+from snapfs.interrupts import NotCached
 from snapfs.store.commit import costs
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from snapfs.filesystem.filesystem import Filesystem
     from snapfs.filesystem.view import View
-    from snapfs.store.trees.cache import Want
+    from snapfs.interrupts import Want
 
 #: Pointer blocks of level 1 that one step of freeing drops.
 STEP_BUDGET = 64

@@ -24,9 +24,18 @@ from snapfs.blocks.pointer import (
     run_of,
     second_words,
 )
-from snapfs.errors import DeviceError, DeviceFull, FileTooBig, Interrupt, NotCached, NotReady
+from snapfs.errors import (
+    DeviceError,
+    DeviceFull,
+    FileTooBig,
+)
 from snapfs.filesystem.reading import block_checksums
 from snapfs.ids import FILE_SIZE_MAX
+from snapfs.interrupts import (
+    Interrupt,
+    NotCached,
+    NotReady,
+)
 from snapfs.store.commit.costs import (
     INODE,
     of_cut,
@@ -36,7 +45,7 @@ from snapfs.store.commit.costs import (
 if TYPE_CHECKING:
     from snapfs.device.base import Buffer
     from snapfs.filesystem.inode import Inode
-    from snapfs.store.trees.cache import Want
+    from snapfs.interrupts import Want
 
 #: Pointer blocks of level 1 that one step of a truncation drops at most. What fits one step happens
 #: whole or not at all.

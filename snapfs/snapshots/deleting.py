@@ -8,7 +8,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from snapfs.errors import FsError, NotCached, SnapfsError, SnapshotError
+from snapfs.errors import (
+    FsError,
+    SnapfsError,
+    SnapshotError,
+)
+from snapfs.interrupts import NotCached
 from snapfs.snapshots.lifecycle import deletable, leave
 from snapfs.snapshots.rights import Permit, anyone
 from snapfs.snapshots.space import frees
@@ -16,8 +21,8 @@ from snapfs.store.commit import costs
 
 if TYPE_CHECKING:
     from snapfs.filesystem import Filesystem
+    from snapfs.interrupts import Want
     from snapfs.store.tables.instances import Instance
-    from snapfs.store.trees.cache import Want
 
 
 @dataclass(frozen=True, slots=True)

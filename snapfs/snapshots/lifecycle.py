@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from snapfs.blocks.pointer import EPOCH_MASK
 from snapfs.errors import (
-    CommitNeeded,
     NameTaken,
     NoSuchFact,
     SnapshotBusy,
@@ -17,6 +16,7 @@ from snapfs.errors import (
     TooManySnapshots,
 )
 from snapfs.ids import BASE_VIEW
+from snapfs.interrupts import CommitNeeded
 from snapfs.snapshots.naming import check_name, default_name, free_name, get
 from snapfs.snapshots.rights import Permit, anyone, check_permitted
 from snapfs.snapshots.shares import check_share

@@ -6,16 +6,22 @@ import datetime as dt
 import unicodedata
 from typing import TYPE_CHECKING
 
-from snapfs.errors import BadName, CorruptBlock, NoSuchSnapshot, NotCached, StaleInode
+from snapfs.errors import (
+    BadName,
+    CorruptBlock,
+    NoSuchSnapshot,
+    StaleInode,
+)
 from snapfs.filesystem.searching import name_of
 from snapfs.ids import NAME_MAX, ROOT_INO
+from snapfs.interrupts import NotCached
 from snapfs.store.tables.instances import Instance, name_fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from snapfs.filesystem import Filesystem, Inode, View
-    from snapfs.store.trees.cache import Want
+    from snapfs.interrupts import Want
 
 
 #: Bytes of a directory's path that an instance keeps, for people to see.

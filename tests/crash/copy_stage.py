@@ -20,15 +20,18 @@ from snapfs.copying import attach, copy, detach, unregister
 from snapfs.copying.job import CANCELLED, COMPLETE, FAILED_STATE, Job, Wishes
 from snapfs.copying.target import Target
 from snapfs.errors import (
-    CommitNeeded,
     DeviceError,
     FsError,
     NoSpace,
-    NotCached,
-    NotReady,
     SnapshotError,
 )
 from snapfs.filesystem import Filesystem
+from snapfs.interrupts import (
+    CommitNeeded,
+    NotCached,
+    NotReady,
+)
+from snapfs.store.commit.recovery import open_volume
 from snapfs.store.commit.volume import Volume
 from tests.crash.oracle import COPY, Oracle
 from tests.crash.scenarios import DIRECTORY, Stage
@@ -410,7 +413,7 @@ class CopyStage(Stage):
         state = self.timeline.crash(self.dice)
         self.eras.append((len(self.timeline.events) - 1, Oracle()))
         self.job = None
-        self.volume = Volume.open(self.device)
+        self.volume = open_volume(self.device)
         self.device.promise(self.volume.generation)
         known = self.oracle.generations[self.volume.generation]
         self.oracle = self.eras[-1][1]

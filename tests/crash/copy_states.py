@@ -19,6 +19,7 @@ from snapfs.errors import CorruptBlock, NoSpace, NotAVolume, SnapfsError
 from snapfs.filesystem import Filesystem
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.recovery import open_volume
 from snapfs.store.commit.volume import Volume
 from tests.crash.copy_stage import (
     ACKNOWLEDGED,
@@ -110,7 +111,7 @@ def go_on(claim: Claim, devices: dict[str, SparseDevice], source_path: str) -> N
     """Recover and go on to the end. That the source shows what it should has been judged before."""
     source, target = devices[source_path], devices[TARGET]
     with standing(devices):
-        volume = Volume.open(source)
+        volume = open_volume(source)
         if claim.phase == ACKNOWLEDGED and claim.expected is not None:
             shows(claim.expected, target)  # before anybody goes on with it
         job = attach(volume)
@@ -151,7 +152,7 @@ def shows(expected: Expected, target: SparseDevice) -> None:
     for start, end in MARKS:
         seen[start:end] = bytes(end - start)
     same(expected, seen, "the copy, read while it is filled,")
-    assert Volume.open(copy, read_only=True).generation == expected.generation
+    assert open_volume(copy, read_only=True).generation == expected.generation
 
 
 def same(expected: Expected, seen: bytes | bytearray, what: str) -> None:
@@ -169,7 +170,7 @@ def is_whole(expected: Expected, target: SparseDevice) -> None:
     """The target alone is the point in time, to the byte (D4)."""
     assert read_mark(target) is None
     same(expected, target.image(), "the complete copy")
-    assert Volume.open(target).generation == expected.generation
+    assert open_volume(target).generation == expected.generation
 
 
 def is_refused(claim: Claim, target: SparseDevice) -> None:
@@ -201,7 +202,7 @@ def is_refused(claim: Claim, target: SparseDevice) -> None:
 
 def opens(target: SparseDevice) -> bool:
     try:
-        Volume.open(target)
+        open_volume(target)
     except NotAVolume:
         return False
     return True

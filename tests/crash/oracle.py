@@ -14,7 +14,9 @@ from snapfs.check import check_volume
 from snapfs.errors import NoSpace
 from snapfs.filesystem import Filesystem, View
 from snapfs.ids import ROOT_INO
+from snapfs.store.commit.commit import seal
 from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.recovery import open_volume
 from snapfs.store.commit.volume import Volume
 from tests.crash.recording import SECTOR
 from tests.harness.sparse import SparseDevice, WatchedDevice, is_alike
@@ -180,17 +182,17 @@ class Oracle:
         """
         volume, before = fs.volume, dump(fs)
         again = device.copy()
-        sealed = drive(volume, volume.seal)
+        sealed = drive(volume, seal, volume)
         for block, content in list(sealed.blocks.items())[::2]:
             again.write(block * sealed.block_size, content)
-        assert dump(Filesystem(Volume.open(again, read_only=True))) == before, (
+        assert dump(Filesystem(open_volume(again, read_only=True))) == before, (
             "a crash after a crash"
         )
         sealed.write()
         volume.committed(sealed)
         found = check_volume(device)
         assert not found, [one.message() for one in found][:5]
-        reopened = Volume.open(device, read_only=True)
+        reopened = open_volume(device, read_only=True)
         assert not reopened.sync_log.pending
         assert dump(Filesystem(reopened)) == before, (
             "what the log told is not what was committed then"
@@ -209,7 +211,7 @@ class Oracle:
 
         Raises ``AssertionError``.
         """
-        volume = Volume.open(device)
+        volume = open_volume(device)
         found = check_volume(device)
         assert not found, [one.message() for one in found][:5]
         fs = Filesystem(volume)

@@ -14,19 +14,19 @@ from typing import Any
 from unittest import mock
 
 from snapfs import snapshots
-from snapfs.errors import CommitNeeded, NoSpace, NotCached
+from snapfs.errors import NoSpace
 from snapfs.filesystem import Changes, Filesystem
 from snapfs.filesystem import orphans as orphans_of_views
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
+from snapfs.interrupts import CommitNeeded, NotCached
 from snapfs.snapshots import Facts, Hold, autodelete
 from snapfs.store.commit import deletion as background
-from snapfs.store.commit.volume import Volume
-from snapfs.store.tables.copies import (
-    RunningCopy,
-    allocate_map,
-    free_map,
-)
+from snapfs.store.commit import log_writing
+from snapfs.store.commit.commit import seal
+from snapfs.store.commit.copy_map_space import allocate_map, free_map
+from snapfs.store.commit.recovery import open_volume
+from snapfs.store.tables.copies import RunningCopy
 from tests.crash.oracle import Oracle, dump
 from tests.crash.recording import SECTOR, RecordingDevice
 
@@ -50,7 +50,7 @@ class Stage:
         format_volume(
             self.device, block_size=block_size, entropy=self.rng.randbytes, now_ns=CREATED_NS
         )
-        self.volume = Volume.open(self.device)
+        self.volume = open_volume(self.device)
         self.fs = Filesystem(self.volume)
         self.clock = CREATED_NS
         self.records = 0
@@ -100,7 +100,7 @@ class Stage:
         self.tick()
         while self.volume.dirty:
             try:
-                sealed = self.volume.seal()
+                sealed = seal(self.volume)
             except NotCached as exc:
                 self.volume.admit(self.volume.read_wants(exc.wants))
                 continue
@@ -117,7 +117,7 @@ class Stage:
         volume = self.volume
         if volume.is_synced:
             return
-        record = volume.sync_log.begin()
+        record = log_writing.begin(volume)
         if record is None:
             self.commit()
             return
@@ -134,7 +134,7 @@ class Stage:
         """What is due is discarded when a generation has been sealed and not written yet."""
         discards = self.volume.allocator.discards
         runs = discards.begin()
-        sealed = self.call(self.volume.seal)
+        sealed = self.call(seal, self.volume)
         self.oracle.generations[sealed.generation] = dump(self.fs)
         failure = self.volume.discard(runs)
         sealed.write()

@@ -14,8 +14,8 @@ from unittest import mock
 
 import xxhash
 
-from snapfs.store.commit import volume
 from snapfs.store.space import groups as in_memory
+from snapfs.store.trees import block_store
 from tests.crash import scenarios
 
 #: A call that is interrupted may have made blocks writable already, for which the next commit needs
@@ -36,12 +36,12 @@ def digest(writes: list[tuple[int, bytes]]) -> str:
 def told(seed: int, cache: int, groups: int) -> dict[str, tuple[list[str], int]]:
     """By story, digests of the writes before each flush, and the misses of the cache."""
     found = {}
-    usual = volume.CACHE_BYTES
+    usual = block_store.CACHE_BYTES
     for name, (story, blocks) in scenarios.SCENARIOS.items():
         size = usual if name in NEARLY_FULL else cache * 4096 or usual
         with (
             mock.patch.object(scenarios, "dump", lambda _fs: {}),
-            mock.patch.object(volume, "CACHE_BYTES", size),
+            mock.patch.object(block_store, "CACHE_BYTES", size),
             mock.patch.object(in_memory, "GROUPS_KEPT", groups or in_memory.GROUPS_KEPT),
         ):
             stage = scenarios.Stage(blocks, seed=seed)

@@ -18,8 +18,9 @@ from snapfs.store.commit import commit, sync_log
 from snapfs.store.commit.sync_log import LogWrite
 from snapfs.store.commit.volume import Volume
 from snapfs.store.space.account import Account
-from snapfs.store.space.allocator import Allocator, Waiting
-from snapfs.store.trees.sealing import Sealed
+from snapfs.store.space.allocator import Allocator
+from snapfs.store.space.groups import Waiting
+from snapfs.store.trees.sealed import Sealed
 from tests.crash import scenarios
 from tests.crash.recording import State
 from tests.crash.run_states import replay, run, tell

@@ -23,10 +23,9 @@ from snapfs.check import Severity
 from snapfs.filesystem import Inode, writing
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import DESIGNATED_INO, FIRST_INO, INO_LIMIT, ORPHANS_INO, ROOT_INO
-from snapfs.store.commit import commit
+from snapfs.store.commit import commit, copy_map_space
 from snapfs.store.commit.volume import Volume
 from snapfs.store.space.group import Group
-from snapfs.store.tables import copies
 from snapfs.store.tables.copies import RunningCopy
 from snapfs.store.tables.parts import (
     Kept,
@@ -34,7 +33,8 @@ from snapfs.store.tables.parts import (
     kept_by,
 )
 from snapfs.store.tables.restores import Scheduled
-from snapfs.store.trees.buckets import DEPTH_BITS, Bucket
+from snapfs.store.trees.bucket import Bucket
+from snapfs.store.trees.buckets import DEPTH_BITS
 from snapfs.store.trees.sealing import Sealing
 from tests.damage.planting import (
     BLOCK,
@@ -261,7 +261,7 @@ def register(p: Planted, *runs: tuple[int, int], **more: Any) -> str:
     """Another copy than the one that is running."""
     running = p.volume.copies.current
     assert running is not None
-    p.do(copies.free_map, p.volume, running.map_runs)
+    p.do(copy_map_space.free_map, p.volume, running.map_runs)
     p.volume.copies.put(
         RunningCopy(
             **{
@@ -328,15 +328,15 @@ def the_map_of_a_copy_lies_on_the_root_of_a_table(p: Planted) -> str:
 
 @damage("not-marked", "I1")
 def the_map_of_a_copy_is_free(p: Planted) -> str:
-    ((start, length),) = p.do(copies.allocate_map, p.volume, 4)
-    p.do(copies.free_map, p.volume, [(start, length)])
+    ((start, length),) = p.do(copy_map_space.allocate_map, p.volume, 4)
+    p.do(copy_map_space.free_map, p.volume, [(start, length)])
     register(p, (start, length))
     return f"blocks {start} to {start + length - 1}"
 
 
 @damage("leaked", "I1")
 def a_map_is_left_of_a_copy_that_has_ended(p: Planted) -> str:
-    ((start, length),) = p.do(copies.allocate_map, p.volume, 4)
+    ((start, length),) = p.do(copy_map_space.allocate_map, p.volume, 4)
     return f"blocks {start} to {start + length - 1}"
 
 

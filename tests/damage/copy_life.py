@@ -28,7 +28,7 @@ from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 from tests.crash.copy_stage import BLOCK, MAPS, SOURCE, TARGET, Expected, needed_ranges, standing
 from tests.crash.copy_states import is_whole, shows
 from tests.crash.timeline import equal_but
@@ -54,7 +54,7 @@ def furnished() -> SparseDevice:
     """A volume that is nearly full, with files ``f0`` and so on, and a snapshot."""
     device = SparseDevice(BLOCKS * BLOCK)
     format_volume(device)
-    fs = Filesystem(Volume.open(device))
+    fs = Filesystem(open_volume(device))
     rng = random.Random(7)
     number = 0
     while fs.volume.allocator.available > fs.volume.allocator.reserve + 60:
@@ -99,7 +99,7 @@ class Life:
     def _live(self) -> str:
         self.rng = random.Random(3)
         self.blocked = 0
-        self.volume = Volume.open(self.devices["source"])
+        self.volume = open_volume(self.devices["source"])
         self.fs = Filesystem(self.volume)
         self.files = self._read()
         self.known = {self.volume.generation: dict(self.files)}
@@ -307,7 +307,7 @@ class Life:
             device.become(device.durable)
         source, target = self.devices["source"], self.devices["target"]
         assert not (found := check_volume(source)), [one.message() for one in found][:5]
-        self.volume = Volume.open(source)
+        self.volume = open_volume(source)
         self.fs = Filesystem(self.volume)
         assert self.volume.generation >= promised
         if self.volume.generation in self.known:
@@ -333,7 +333,7 @@ class Life:
             if mark is None:
                 if equal_but(target.image(), self.expected.image, self.expected.needed):
                     return  # it was complete, and its last mark had gone, when the target failed
-                Volume.open(target)
+                open_volume(target)
             else:
                 refuse(TARGET, mark)
                 open_unfinished(target, mark)

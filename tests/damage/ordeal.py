@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
+from weakref import WeakKeyDictionary
 
 from snapfs import snapshots
 from snapfs.check import check_volume
@@ -21,14 +22,18 @@ from snapfs.errors import DeviceError, DeviceFull, NoSpace, ReadOnly, SnapfsErro
 from snapfs.filesystem import Filesystem, View
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
+from snapfs.store.commit import driver, log_writing
+from snapfs.store.commit.commit import seal
 from snapfs.store.commit.driver import (
     commit,
     drive,
     sync,
 )
+from snapfs.store.commit.log_writing import begin
+from snapfs.store.commit.recovery import open_volume
 from snapfs.store.commit.sync_log import LogWrite
 from snapfs.store.commit.volume import Volume
-from snapfs.store.trees.sealing import Sealed
+from snapfs.store.trees.sealed import Sealed
 from tests.crash.oracle import COPY, FACTS, RESTORES, Dump, Oracle, dump
 from tests.crash.scenarios import SCENARIOS, Stage
 from tests.damage.faults import Fault, FaultyDevice, Kind
@@ -89,6 +94,28 @@ def stopped_clock() -> Any:
     return mock.patch("time.time_ns", new=lambda: 1_000_000_000_000)
 
 
+#: Stages that note the states of their volumes. The driver's seals and records come by here.
+_WATCHED: WeakKeyDictionary[Volume, FaultStage] = WeakKeyDictionary()
+
+
+def _seal(volume: Volume) -> Sealed:
+    sealed = seal(volume)
+    if stage := _WATCHED.get(volume):
+        stage.sealed(sealed)
+    return sealed
+
+
+def _begin(volume: Volume) -> LogWrite | None:
+    record = begin(volume)
+    if record is not None and (stage := _WATCHED.get(volume)):
+        stage.told()
+    return record
+
+
+driver.seal = _seal
+log_writing.begin = _begin
+
+
 class Stop(Exception):
     """The step up to which a story was to be played."""
 
@@ -115,7 +142,7 @@ class FaultStage(Stage):
         self.step = ""
         self.rng = random.Random(1)
         self.faulty = FaultyDevice(content)
-        self.volume = Volume.open(self.faulty)
+        self.volume = open_volume(self.faulty)
         self.fs = Filesystem(self.volume)
         # Times follow the steps, not how often a step had to be tried.
         self.fs.now = lambda: 1_000_000_000_000 + self.steps * 1_000_000_007
@@ -124,26 +151,16 @@ class FaultStage(Stage):
             self._watch_seals()
 
     def _watch_seals(self) -> None:
-        seal = self.volume.seal
-
-        def watched() -> Sealed:
-            sealed = seal()
-            self.oracle.generations[sealed.generation] = self.dump()
-            return sealed
-
-        begin = self.volume.sync_log.begin
-
-        def watched_log() -> LogWrite | None:
-            record = begin()
-            if record is not None:
-                self.oracle.logged[self.volume.generation, self.volume.sync_log.number] = (
-                    self.dump()
-                )
-            return record
-
-        self.volume.seal = watched  # type: ignore[method-assign]
-        self.volume.sync_log.begin = watched_log  # type: ignore[method-assign]
+        _WATCHED[self.volume] = self
         self.oracle.generations[self.volume.generation] = self.dump()
+
+    def sealed(self, sealed: Sealed) -> None:
+        """A generation is sealed: this is its state."""
+        self.oracle.generations[sealed.generation] = self.dump()
+
+    def told(self) -> None:
+        """A record tells this state."""
+        self.oracle.logged[self.volume.generation, self.volume.sync_log.number] = self.dump()
 
     def dump(self) -> Dump:
         with self.faulty.trusted():
@@ -405,7 +422,7 @@ class Story:
         commit(volume)
         found = check_volume(device)
         assert not found, [one.message() for one in found][:5]
-        assert dump(Filesystem(Volume.open(device))) == dump(fs)
+        assert dump(Filesystem(open_volume(device))) == dump(fs)
 
 
 def look(fs: Filesystem) -> dict[str, dict[bytes, Any]]:

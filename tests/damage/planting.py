@@ -21,7 +21,9 @@ from snapfs.errors import CorruptBlock
 from snapfs.filesystem import Filesystem, Inode, View
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import DESIGNATED_INO, ORPHANS_INO, ROOT_INO
+from snapfs.store.commit import copy_map_space
 from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.recovery import open_volume
 from snapfs.store.commit.volume import Volume
 from snapfs.store.space.group import Group
 from snapfs.store.space.holders import HolderSet
@@ -53,7 +55,7 @@ class Planted:
         self.open()
 
     def open(self) -> None:
-        self.volume = Volume.open(self.device)
+        self.volume = open_volume(self.device)
         self.fs = Filesystem(self.volume)
         self.base = self.fs.base
         self.allocator = self.volume.allocator
@@ -236,7 +238,7 @@ def build() -> SparseDevice:
 
 def running_copy(p: Planted) -> None:
     """A copy is running, with its map on the volume."""
-    runs = p.do(copies.allocate_map, p.volume, 3)
+    runs = p.do(copy_map_space.allocate_map, p.volume, 3)
     p.volume.copies.put(
         copies.RunningCopy(b"copy" * 4, p.volume.generation, b"/elsewhere/copy", runs).checked()
     )

@@ -15,8 +15,9 @@ from snapfs.control.commands.offline import OfflineEngine
 from snapfs.control.socket.caller import Alone
 from snapfs.errors import CorruptBlock, CorruptData, SnapfsError, SnapshotBusy
 from snapfs.filesystem import Filesystem
+from snapfs.interrupts import Want
+from snapfs.store.commit.recovery import open_volume
 from snapfs.store.commit.volume import Volume
-from snapfs.store.trees.cache import Want
 from tests.damage.cases import CASES
 from tests.damage.planting import planted
 
@@ -44,7 +45,7 @@ async def test_a_contradiction_that_a_comparison_has_met_is_written_on() -> None
         if not p.is_written:
             p.commit()
         try:
-            fs = Filesystem(Volume.open(p.device))
+            fs = Filesystem(open_volume(p.device))
         except SnapfsError:
             continue  # nobody drives it
         try:
@@ -78,7 +79,7 @@ class Flawed:
 async def test_a_block_that_only_a_comparison_reads_is_damaged_for_it_alone(what: str) -> None:
     """Data that are damaged are only their file's business."""
     for at in range(1, 1000):
-        fs = Filesystem(Volume.open(planted().device))
+        fs = Filesystem(open_volume(planted().device))
         flaw = Flawed(fs.volume, at, CorruptBlock("flawed"))
         try:
             await compare(what, fs)
@@ -88,7 +89,7 @@ async def test_a_block_that_only_a_comparison_reads_is_damaged_for_it_alone(what
             break
     assert at > 3, "nothing is read"
     assert flaw.left > 0, "damage is passed over in silence"
-    fs = Filesystem(Volume.open(planted().device))
+    fs = Filesystem(open_volume(planted().device))
     Flawed(fs.volume, at - 1, CorruptData("flawed"))
     with pytest.raises(CorruptData):
         await compare(what, fs)
@@ -99,7 +100,7 @@ async def test_what_was_written_over_is_taken_for_damage(monkeypatch: pytest.Mon
     """Writers come first: whoever compares is told to try again, and nothing is wrong with the
     volume.
     """
-    fs = Filesystem(Volume.open(planted().device))
+    fs = Filesystem(open_volume(planted().device))
 
     def lost(*_: object) -> None:
         for reader in fs.volume.allocator.readers._open:

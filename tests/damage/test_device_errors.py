@@ -36,6 +36,7 @@ from snapfs.filesystem.format import format_volume
 from snapfs.fuse.driving.edge import Edge
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.recovery import open_volume
 from snapfs.store.commit.volume import Volume
 from tests.crash.oracle import dump
 from tests.damage.faults import Fault, FaultyDevice, Kind
@@ -197,7 +198,7 @@ def lines() -> Iterator[list[str]]:
 
 async def at_an_edge(content: bytes, fault: Fault | None) -> tuple[ColdDevice, Edge, User]:
     device = ColdDevice(content)
-    edge = Edge(Filesystem(Volume.open(device)), commit_seconds=3600.0)
+    edge = Edge(Filesystem(open_volume(device)), commit_seconds=3600.0)
     user = User(edge)
     device.arm(fault)
     with trio.fail_after(30):
@@ -237,7 +238,7 @@ async def test_no_failing_operation_stops_or_deceives_the_daemon(lines: list[str
                 assert not [line for line in lines if "internal error" in line], (fault, lines)
                 if kind in (Kind.READ, Kind.FULL):
                     assert not latch, (fault, lines)
-                opened = Volume.open(device)
+                opened = open_volume(device)
                 assert opened.generation >= user.acknowledged, fault
                 found = check_volume(device)
                 assert not found, (fault, [one.message() for one in found][:3])
@@ -253,7 +254,7 @@ def full_from_now_on(device: FaultyDevice) -> None:
 
 def test_a_commit_that_finds_no_space_is_not_tried_again() -> None:
     device = FaultyDevice(fresh())
-    volume = Volume.open(device)
+    volume = open_volume(device)
     fs = Filesystem(volume)
     drive(volume, fs.make, fs.base, ROOT_INO, b"file", FILE, 0, 0)
     full_from_now_on(device)
@@ -266,14 +267,14 @@ def test_a_commit_that_finds_no_space_is_not_tried_again() -> None:
     device.is_armed = False
     commit(volume)
     assert check_volume(device) == []
-    assert dump(Filesystem(Volume.open(device))) == dump(fs)
+    assert dump(Filesystem(open_volume(device))) == dump(fs)
 
 
 async def test_a_full_host_ends_writing_or_floods_the_log(
     nursery: trio.Nursery, lines: list[str]
 ) -> None:
     device = FaultyDevice(fresh())
-    edge = Edge(Filesystem(Volume.open(device)), commit_seconds=0.005)
+    edge = Edge(Filesystem(open_volume(device)), commit_seconds=0.005)
     user = User(edge)
     nursery.start_soon(edge.run)
     await user.write(b"file", 0, b"x" * 9000)
@@ -301,7 +302,7 @@ async def test_a_full_host_ends_writing_or_floods_the_log(
 
 async def test_a_snapshot_whose_commit_found_no_space_appears_later(nursery: trio.Nursery) -> None:
     device = FaultyDevice(fresh())
-    edge = Edge(Filesystem(Volume.open(device)), commit_seconds=3600.0)
+    edge = Edge(Filesystem(open_volume(device)), commit_seconds=3600.0)
     nursery.start_soon(edge.run)
     full_from_now_on(device)
     with pytest.raises(DeviceFull):
@@ -317,7 +318,7 @@ async def test_a_snapshot_whose_commit_found_no_space_appears_later(nursery: tri
 
 def test_a_failed_write_far_into_a_sparse_file_leaves_pointer_blocks() -> None:
     device = FaultyDevice(fresh())
-    volume = Volume.open(device)
+    volume = open_volume(device)
     fs = Filesystem(volume)
     inode = drive(volume, fs.make, fs.base, ROOT_INO, b"sparse", FILE, 0, 0)
     drive(volume, fs.write, fs.base, inode.ino, 0, b"first")
@@ -408,7 +409,7 @@ def test_looking_at_a_damaged_volume_says_that_an_error_made_it_read_only(plante
     inode = planted.find("dir")
     block = inode.names.root[0] & (1 << 48) - 1
     planted.flip((block & 0xFFFFFFFFFF) * 4096 + 100)
-    volume = Volume.open(planted.device, read_only=True)
+    volume = open_volume(planted.device, read_only=True)
     fs = Filesystem(volume)
     with pytest.raises(VolumeError):
         drive(
@@ -483,13 +484,13 @@ def device(tmp_path: Path, system: System) -> Iterator[image.ImageDevice]:
 def test_short_transfers_lose_bytes(device: image.ImageDevice) -> None:
     """A whole story on a device that transfers 1000 bytes at a time."""
     format_volume(device)
-    volume = Volume.open(device)
+    volume = open_volume(device)
     fs = Filesystem(volume)
     content = os.urandom(50_000)
     inode = drive(volume, fs.make, fs.base, ROOT_INO, b"file", FILE, 0, 0)
     drive(volume, fs.write, fs.base, inode.ino, 0, content)
     commit(volume)
-    again = Volume.open(device)
+    again = open_volume(device)
     fs = Filesystem(again)
     assert drive(again, fs.read, fs.base, inode.ino, 0, 50_000) == content
     assert check_volume(device) == []
@@ -592,7 +593,7 @@ def test_space_that_is_kept_for_commits_changes_the_image_or_stays_behind(tmp_pa
         file.truncate(16 << 20)
     device = open_device(str(path))
     format_volume(device)
-    volume = Volume.open(device)
+    volume = open_volume(device)
     fs = Filesystem(volume)
     drive(volume, fs.make, fs.base, ROOT_INO, b"file", FILE, 0, 0)
     before = path.stat().st_blocks * 512

@@ -34,7 +34,7 @@ from snapfs.fuse.requests.operations import Operations
 from snapfs.fuse.serving.loop import Loop
 from snapfs.ids import BASE_VIEW
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 from tests.damage.cases import CASES, Case
 from tests.damage.planting import BLOCK, Planted, planted
 from tests.harness.sparse import SparseDevice
@@ -99,7 +99,7 @@ REQUESTS = requests()
 
 
 def opened(device: SparseDevice) -> Filesystem:
-    fs = Filesystem(Volume.open(device))
+    fs = Filesystem(open_volume(device))
     fs.now = lambda: 1_900_000_000_000_000_000
     return fs
 

@@ -40,8 +40,8 @@ from snapfs.filesystem import Changes, Filesystem, Inode
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import FIRST_INO, INO_LIMIT, ROOT_INO
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
-from snapfs.store.trees.buckets import Bucket
+from snapfs.store.commit.recovery import open_volume
+from snapfs.store.trees.bucket import Bucket
 from tests.fuzz.forging import CHECKSUM, Image, forged, limits
 from tests.fuzz.looking import look_inside
 from tests.fuzz.mutations import BOMBS, hostile
@@ -131,7 +131,7 @@ class Crafted:
         self.open()
 
     def open(self) -> None:
-        self.volume = Volume.open(self.image)
+        self.volume = open_volume(self.image)
         self.fs = Filesystem(self.volume)
         self.base = self.fs.base
         self.block_size = self.volume.geometry.block_size
@@ -488,7 +488,7 @@ def test_a_superblock_lies(field: int, value: int) -> None:
                 if image.block(block)[offset : offset + 8] == superblock.MAGIC:
                     image.patch(block, offset + field, struct.pack("<Q", value))
         with limits(2, 32 << 20), pytest.raises((CorruptBlock, Truncated)):
-            Volume.open(image)
+            open_volume(image)
         with limits(2, 32 << 20), pytest.raises((CorruptBlock, Truncated)):
             check_volume(image)
 
@@ -509,7 +509,7 @@ def test_a_large_sparse_image_costs_memory_by_its_size(tmp_path: Path) -> None:
     device = open_device(os.fspath(path))
     with limits(30, 96 << 20):
         format_volume(device)
-        volume = Volume.open(device)
+        volume = open_volume(device)
         fs = Filesystem(volume)
         ino = drive(volume, fs.make, fs.base, ROOT_INO, b"file", REGULAR, 0, 0).ino
         drive(volume, fs.write, fs.base, ino, 0, b"data")
@@ -642,7 +642,7 @@ def test_a_snapshot_has_a_name_that_cannot_be(crafted: Crafted, name: str) -> No
     c.volume.instances.dirty.add(one.id)
     c.commit()
     with pytest.raises(CorruptBlock, match="name"):
-        Volume.open(c.image)
+        open_volume(c.image)
 
 
 def test_an_orphan_with_names_is_freed(crafted: Crafted) -> None:

@@ -22,7 +22,7 @@ from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import DESIGNATED_INO, FIRST_INO, ORPHANS_INO, ROOT_INO
 from snapfs.store.commit.driver import commit, drive, sync
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 from tests.damage.cases import CASES, Case
 from tests.damage.planting import BLOCK, Planted, build, metadata, planted
 from tests.harness.sparse import SparseDevice
@@ -385,7 +385,7 @@ def test_the_log_is_shown_without_what_it_has_lost(read: Callable[..., dict[str,
     """Two records; then a block that the second one names is damaged."""
     device = SparseDevice(2048 * BLOCK)
     format_volume(device)
-    volume = Volume.open(device)
+    volume = open_volume(device)
     fs = Filesystem(volume)
 
     def write(offset: int) -> None:

@@ -44,7 +44,8 @@ from snapfs.errors import NoSpace, NotFound, SnapfsError, StaleInode, VolumeErro
 from snapfs.filesystem import Changes, Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ORPHANS_INO, ROOT_INO
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.commit import seal
+from snapfs.store.commit.recovery import open_volume
 from tests.damage.planting import (
     BLOCK,
     DIRECTORY,
@@ -231,7 +232,7 @@ def test_a_block_is_left_out_or_read_twice() -> None:
     """
     p = opened(small())
     reads: Counter[int] = Counter()
-    volume = Volume.open(p.device, read_only=True)
+    volume = open_volume(p.device, read_only=True)
     below = p.device.read
 
     def read(offset: int, length: int) -> bytes:
@@ -481,7 +482,7 @@ class Changing:
         """A generation is sealed now, and written at some other time."""
         if self.sealed is None:
             if self.p.volume.dirty:
-                self.sealed = self.p.do(self.p.volume.seal)
+                self.sealed = self.p.do(seal, self.p.volume)
         else:
             self.land()
 

@@ -25,7 +25,7 @@ from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 from tests.fuzz.mutations import Choices
 from tests.harness.sparse import SparseDevice
 
@@ -169,7 +169,7 @@ class Asking:
         self._directory = directory
         device = SparseDevice(8 << 20)
         format_volume(device)
-        self.fs = Filesystem(Volume.open(device))
+        self.fs = Filesystem(open_volume(device))
         self._uid = os.geteuid() if owner is None else owner
         volume, fs = self.fs.volume, self.fs
         d = drive(volume, fs.make, fs.base, ROOT_INO, b"d", 0o40755, 0, 0)

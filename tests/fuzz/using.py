@@ -35,19 +35,14 @@ from snapfs.fuse.requests import listing
 from snapfs.fuse.requests.attributes import Attributes
 from snapfs.ids import ROOT_INO
 from snapfs.snapshots.naming import ancestry, path_of
+from snapfs.store.commit.copy_map_space import allocate_map, free_map
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.recovery import (
-    RootRecord,
-    decode_set,
-    newest_superblock,
-)
-from snapfs.store.commit.volume import Volume
-from snapfs.store.tables.copies import (
-    RunningCopy,
-    allocate_map,
-    free_map,
-)
-from snapfs.store.trees.buckets import Bucket
+from snapfs.store.commit.recovery import open_volume
+from snapfs.store.commit.superblocks import newest_superblock
+from snapfs.store.space.set_codec import decode_set
+from snapfs.store.tables.copies import RunningCopy
+from snapfs.store.tables.root_record import RootRecord
+from snapfs.store.trees.bucket import Bucket
 from tests.fuzz.forging import CHECKSUM, Image
 from tests.fuzz.looking import look_inside
 from tests.fuzz.mutations import NAMES, NUMBERS, Choices
@@ -65,7 +60,7 @@ class User:
         self.image = image
         with contextlib.suppress(CorruptBlock):  # who has it open is asked before anything else
             Claim.decode(image.read(CLAIM_PLACE, CLAIM_BYTES))
-        self.volume = Volume.open(image)
+        self.volume = open_volume(image)
         image.fence = self.volume.geometry.size
         self.fs = Filesystem(self.volume)
         self.numbers = Numbers()

@@ -16,9 +16,11 @@ from snapfs.errors import SnapfsError
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import HIDDEN_INOS, ROOT_INO
+from snapfs.store.commit.copy_map_space import allocate_map
 from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.recovery import open_volume
 from snapfs.store.commit.volume import Volume
-from snapfs.store.tables.copies import RunningCopy, allocate_map
+from snapfs.store.tables.copies import RunningCopy
 from snapfs.store.trees.buckets import BucketTree
 from snapfs.store.trees.tree import BlockMap
 from tests.fuzz.forging import Image, forged
@@ -66,7 +68,7 @@ def seed(number: int) -> Seed:
 
 
 def fill(device: Any, *, large: bool, empty: bool) -> None:
-    volume = Volume.open(device)
+    volume = open_volume(device)
     volume.hash_seed = 1  # as long as there are no names
     fs = Filesystem(volume)
     fs.now = lambda: NOW
@@ -143,7 +145,7 @@ def fill(device: Any, *, large: bool, empty: bool) -> None:
 
 def survey(image: Image) -> Seed:
     """Find all metadata of a volume."""
-    volume = Volume.open(image)
+    volume = open_volume(image)
     geometry = volume.geometry
     image.fence = geometry.size
     places: dict[int, Place] = {}

@@ -14,7 +14,7 @@ from snapfs import ids
 from snapfs.device import open_device
 from snapfs.filesystem import Filesystem
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def offline(image: Path) -> Iterator[Filesystem]:
     """The core on an image; what was made is committed at the end."""
     device = open_device(os.fspath(image))
     try:
-        volume = Volume.open(device)
+        volume = open_volume(device)
         fs = Filesystem(volume)
         yield fs
         commit(volume)

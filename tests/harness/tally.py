@@ -15,10 +15,9 @@ from typing import Any
 from snapfs import snapshots
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.orphans import Orphans
-from snapfs.store.commit import commit, costs
+from snapfs.store.commit import commit, copy_map_space, costs
 from snapfs.store.commit.volume import Volume
 from snapfs.store.space.allocator import Allocator
-from snapfs.store.tables import copies
 
 #: What begins a call of the core that changes something.
 _METHODS = [
@@ -169,7 +168,7 @@ def install() -> None:
             )
     for name in _FUNCTIONS.split():
         setattr(snapshots, name, _watched(getattr(snapshots, name), lambda fs: fs.volume))
-    copies.allocate_map = _watched(copies.allocate_map, lambda volume: volume)
+    copy_map_space.allocate_map = _watched(copy_map_space.allocate_map, lambda volume: volume)
     Allocator.prepare = _prepare(Allocator.prepare)  # type: ignore[method-assign]
     commit.plan = _plan(commit.plan)  # type: ignore[assignment]
-    commit.seal = _seal(commit.seal)  # type: ignore[assignment]
+    commit._seal = _seal(commit._seal)  # type: ignore[assignment]

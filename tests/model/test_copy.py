@@ -22,9 +22,14 @@ from snapfs.copying.job import CANCELLED, COMPLETE, FAILED_STATE, Job, Wishes
 from snapfs.copying.opening import open_unfinished, read_mark
 from snapfs.copying.target import Target
 from snapfs.device.base import Buffer
-from snapfs.errors import DeviceError, NoSpace, NotReady, SnapfsError
+from snapfs.errors import (
+    DeviceError,
+    NoSpace,
+    SnapfsError,
+)
 from snapfs.filesystem import Filesystem
-from snapfs.store.commit.volume import Volume
+from snapfs.interrupts import NotReady
+from snapfs.store.commit.recovery import open_volume
 from tests.crash.copy_stage import AHEAD_BLOCKS, MAPS, SOURCE, TARGET, Expected, standing
 from tests.crash.copy_states import is_whole, shows
 from tests.harness.sparse import SparseDevice
@@ -203,7 +208,7 @@ class CopiedWorld(World):
         """All views on a device are what the model was when the copy began."""
         reader = World.__new__(World)
         reader.block_size, reader.device = self.block_size, device
-        reader.volume = Volume.open(device, read_only=True)
+        reader.volume = open_volume(device, read_only=True)
         reader.fs = Filesystem(reader.volume)
         reader.base, reader.snaps = self.then
         reader.held, reader.running, reader.map, reader.made = set(), None, {}, 0

@@ -20,7 +20,7 @@ from snapfs.filesystem.format import format_volume
 from snapfs.ids import DESIGNATED_INO, ROOT_INO
 from snapfs.snapshots import Designated
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 from tests.harness.sparse import SparseDevice
 from tests.model.brute_force import verify
 from tests.model.world import World
@@ -40,7 +40,7 @@ class Tree:
             self.make(f"{path}/file", FILE)
 
     def open(self) -> None:
-        self.volume = Volume.open(self.device)
+        self.volume = open_volume(self.device)
         self.fs = Filesystem(self.volume)
 
     def do(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -22,7 +22,7 @@ from snapfs.filesystem import Filesystem, View
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 from tests.harness.sparse import SparseDevice
 
 FILE = stat.S_IFREG | 0o644
@@ -127,7 +127,7 @@ class Filled:
 def filled(size: int, block_size: int) -> Filled:
     device = SparseDevice(size)
     format_volume(device, block_size=block_size)
-    return Filled(device, Filesystem(Volume.open(device)))
+    return Filled(device, Filesystem(open_volume(device)))
 
 
 def large_file(one: Filled) -> None:

@@ -18,7 +18,7 @@ from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.snapshots.hot import Heat
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 from tests.harness.sparse import SparseDevice
 from tests.model.diff_reference import drive_steps
 from tests.model.tree_model import Tree
@@ -32,7 +32,7 @@ BLOCK = 4096
 def fs() -> Filesystem:
     device = SparseDevice(8192 * BLOCK)
     format_volume(device)
-    return Filesystem(Volume.open(device))
+    return Filesystem(open_volume(device))
 
 
 def make(fs: Filesystem, name: bytes, parent: int = ROOT_INO, mode: int = FILE) -> int:
@@ -229,7 +229,7 @@ def test_looking_for_heat_costs_what_the_volume_costs(fs: Filesystem) -> None:
     snapshot(fs, "one")
     write(fs, inos[1500], 600, 3)
     commit(fs.volume)
-    cold = Filesystem(Volume.open(fs.volume.device))
+    cold = Filesystem(open_volume(fs.volume.device))
     before = cold.volume.blocks_read
     found = heat(cold, "one")
     assert blocks(found) == [(b"1500", 600, 3)]

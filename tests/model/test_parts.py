@@ -20,7 +20,7 @@ from snapfs.ids import BASE_VIEW, ROOT_INO
 from snapfs.snapshots import Diff, Instance, State
 from snapfs.snapshots.lifecycle import new_instance
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 from tests.harness.sparse import SparseDevice
 from tests.model.brute_force import verify, walk
 from tests.model.diff_reference import drive_steps
@@ -50,7 +50,7 @@ class Volumes:
         self.snapshot("part", "in")
 
     def open(self) -> None:
-        self.volume = Volume.open(self.device)
+        self.volume = open_volume(self.device)
         self.fs = Filesystem(self.volume)
 
     def do(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

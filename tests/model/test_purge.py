@@ -13,10 +13,17 @@ import pytest
 
 from snapfs import snapshots
 from snapfs.check import check_volume
-from snapfs.errors import CommitNeeded, NoSpace, NotPermitted, ReadOnly, SnapshotHeld, UsageError
+from snapfs.errors import (
+    NoSpace,
+    NotPermitted,
+    ReadOnly,
+    SnapshotHeld,
+    UsageError,
+)
 from snapfs.filesystem import Filesystem, View, orphans
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
+from snapfs.interrupts import CommitNeeded
 from snapfs.snapshots import (
     Found,
     Hold,
@@ -24,7 +31,7 @@ from snapfs.snapshots import (
 )
 from snapfs.snapshots.purge import space as purge_space
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 from tests.harness.sparse import SparseDevice
 from tests.model import brute_force
 from tests.model.world import World
@@ -53,7 +60,7 @@ class Volumes:
             self.snapshot(name)
 
     def open(self) -> None:
-        self.volume = Volume.open(self.device)
+        self.volume = open_volume(self.device)
         self.fs = Filesystem(self.volume)
 
     def do(self, function, *args, **kwargs):

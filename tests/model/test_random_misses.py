@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from snapfs.errors import CommitNeeded, NotCached
+from snapfs.interrupts import CommitNeeded, NotCached
 from snapfs.store.commit.driver import commit, drive
 from snapfs.store.trees.cache import BlockCache
 from tests.model import brute_force

@@ -16,7 +16,7 @@ from snapfs import snapshots
 from snapfs.filesystem import Filesystem
 from snapfs.snapshots import Instance, space
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 from tests.model import brute_force
 from tests.model.world import World
 
@@ -41,7 +41,7 @@ def copy(world: World) -> Filesystem:
     """The durable state, opened once more. Files that wait to be freed are: what that takes and
     gives is not the snapshots' doing.
     """
-    fs = Filesystem(Volume.open(world.device.copy()))
+    fs = Filesystem(open_volume(world.device.copy()))
     while fs.orphans.pending:
         drive(fs.volume, fs.orphans.work)
     commit(fs.volume)
@@ -138,7 +138,7 @@ def test_a_figure_reads_the_device() -> None:
     """
     world = history(7)
     world.commit()
-    volume = Volume.open(world.device)
+    volume = open_volume(world.device)
     fs = Filesystem(volume)
     volume.cache.clear()
     before = volume.blocks_read

@@ -20,17 +20,14 @@ from snapfs.filesystem import Changes, Filesystem, View
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.snapshots import Designated
+from snapfs.store.commit.copy_map_space import allocate_map, free_map
 from snapfs.store.commit.driver import (
     commit,
     drive,
     sync,
 )
-from snapfs.store.commit.volume import Volume
-from snapfs.store.tables.copies import (
-    RunningCopy,
-    allocate_map,
-    free_map,
-)
+from snapfs.store.commit.recovery import open_volume
+from snapfs.store.tables.copies import RunningCopy
 from tests.harness.sparse import SparseDevice
 from tests.model import brute_force, restored_part
 from tests.model.tree_model import EXCHANGE, NOREPLACE, Node, Tree
@@ -82,7 +79,7 @@ class World:
     # Plumbing
 
     def open(self) -> None:
-        self.volume = Volume.open(self.device)
+        self.volume = open_volume(self.device)
         self.volume.allocator.discards.wanted = self.discards
         self.fs = Filesystem(self.volume)
         self.fs.detach_blocks = DETACH_BLOCKS
@@ -766,7 +763,7 @@ class World:
         brute_force.verify(self.fs)
         fresh = SparseDevice(self.device.size)
         format_volume(fresh, block_size=self.block_size)
-        assert brute_force.bitmaps(self.volume) == brute_force.bitmaps(Volume.open(fresh)), "I10"
+        assert brute_force.bitmaps(self.volume) == brute_force.bitmaps(open_volume(fresh)), "I10"
         assert (
             self.volume.record_blocks
             == len(self.volume.holders.sets)

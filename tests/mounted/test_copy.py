@@ -289,7 +289,7 @@ from snapfs.filesystem import Filesystem
 from snapfs.store.commit.driver import drive
 from snapfs.store.commit.volume import Volume
 # What is not in the target reads as zeros.
-volume = Volume.open(open_device(sys.argv[1], read_only=True, lock=Lock.NONE))
+volume = open_volume(open_device(sys.argv[1], read_only=True, lock=Lock.NONE))
 fs = Filesystem(volume)
 boot = drive(volume, fs.lookup, fs.base, 1, b"boot")
 file = drive(volume, fs.lookup, fs.base, boot.ino, b"vmlinuz")

@@ -14,13 +14,10 @@ from typing import Any
 import pytest
 
 from snapfs.device import open_device
+from snapfs.store.commit.copy_map_space import allocate_map
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
-from snapfs.store.tables.copies import (
-    CopyBlock,
-    RunningCopy,
-    allocate_map,
-)
+from snapfs.store.commit.recovery import open_volume
+from snapfs.store.tables.copies import CopyBlock, RunningCopy
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -29,7 +26,7 @@ ID = b"sixteen bytes id"
 
 def register(image: Path, map_blocks: int) -> CopyBlock:
     device = open_device(str(image))
-    volume = Volume.open(device)
+    volume = open_volume(device)
     runs = drive(volume, allocate_map, volume, map_blocks) if map_blocks else ()
     destination = b"/backup/\xffa\x1b[2J.img"
     volume.copies.put(

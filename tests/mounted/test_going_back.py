@@ -20,7 +20,7 @@ from snapfs.device import open_device
 from snapfs.filesystem import Filesystem
 from snapfs.snapshots import Scheduled
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -244,7 +244,7 @@ def test_what_cannot_be_restored_keeps_the_volume_from_being_mounted(target: Pat
     lacks; it is not tried again.
     """
     device = open_device(str(target), read_only=False)
-    fs = Filesystem(Volume.open(device))
+    fs = Filesystem(open_volume(device))
     fs.volume.restores.schedule(Scheduled(77))
     drive(fs.volume, fs.unlink, fs.base, 1, b"new")
     commit(fs.volume)

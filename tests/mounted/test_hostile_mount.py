@@ -24,10 +24,10 @@ from snapfs.device.memory import MemoryDevice
 from snapfs.filesystem import Filesystem, Inode
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
-from snapfs.store.commit import recovery
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
-from snapfs.store.trees.buckets import Bucket
+from snapfs.store.commit.recovery import open_volume
+from snapfs.store.tables.root_record import RootRecord
+from snapfs.store.trees.bucket import Bucket
 
 BLOCK = 4096
 FILE, DIRECTORY, LINK, FIFO = 0o100644, 0o40755, 0o120777, 0o10600
@@ -44,7 +44,7 @@ class Craft:
     def __init__(self) -> None:
         self.device = MemoryDevice(4096 * BLOCK)
         format_volume(self.device, clear=False)
-        self.volume = Volume.open(self.device)
+        self.volume = open_volume(self.device)
         self.fs = Filesystem(self.volume)
         self.base = self.fs.base
         file = self.make("file")
@@ -116,7 +116,7 @@ def endless_snapshots(c: Craft) -> None:
 
 
 def nested_root_record(c: Craft, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recovery.RootRecord, "encode", lambda _self: b"\x91" * 4000)
+    monkeypatch.setattr(RootRecord, "encode", lambda _self: b"\x91" * 4000)
     c.commit()
 
 

@@ -20,7 +20,7 @@ from snapfs.device import open_device
 from snapfs.filesystem import Filesystem
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -41,7 +41,7 @@ def damaged(mount_volume: Callable[..., Any], images: Any) -> Path:
     mounted.unmount()
     images.expect_damage(mounted.image)
     device = open_device(str(mounted.image), read_only=True)
-    fs = Filesystem(Volume.open(device, read_only=True))
+    fs = Filesystem(open_volume(device, read_only=True))
     directory = drive(fs.volume, fs.lookup, fs.base, ROOT_INO, b"dir")
     place = (directory.names.root[0] & BLOCK_MASK) * fs.volume.geometry.block_size
     device.close()

@@ -27,7 +27,7 @@ from snapfs.blocks.pointer import WRITES_MAX, WRITES_SHIFT
 from snapfs.device import open_device
 from snapfs.filesystem import Filesystem
 from snapfs.store.commit.driver import drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 
 BLOCK = 4096
 Tree = dict[str, bytes | None]
@@ -104,7 +104,7 @@ class Inspection:
 
     def __init__(self, image: Path) -> None:
         self.device = open_device(os.fspath(image), read_only=True)
-        self.volume = Volume.open(self.device, read_only=True)
+        self.volume = open_volume(self.device, read_only=True)
         self.fs = Filesystem(self.volume)
 
     def __enter__(self) -> Inspection:

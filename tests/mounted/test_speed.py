@@ -26,7 +26,7 @@ from snapfs.control.socket.client import Client, of_image
 from snapfs.device import open_device
 from snapfs.filesystem import Filesystem
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 
 T = TypeVar("T")
 
@@ -204,7 +204,7 @@ def make_volume(image: Path, times: int) -> None:
     """Files, on an image that nobody has mounted: without the way through the kernel."""
     device = open_device(os.fspath(image))
     try:
-        volume = Volume.open(device)
+        volume = open_volume(device)
         fs = Filesystem(volume)
 
         def make(parent: int, name: str, mode: int) -> int:

@@ -24,7 +24,7 @@ from snapfs.filesystem.acl import (
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 from tests.harness.sparse import SparseDevice
 
 NOBODY = 0xFFFF_FFFF
@@ -48,7 +48,7 @@ def raw(*entries: tuple[int, int, int], version: int = 2) -> bytes:
 def fs() -> Filesystem:
     device = SparseDevice(512 * 4096)
     format_volume(device)
-    return Filesystem(Volume.open(device))
+    return Filesystem(open_volume(device))
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ from snapfs.errors import CorruptBlock, NoSpace
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
+from snapfs.store.commit.commit import seal
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 from snapfs.store.space.allocator import Allocator
 from tests.harness.sparse import SparseDevice
 
@@ -28,7 +29,7 @@ def fs() -> Iterator[Filesystem]:
     """An 8 MiB volume; what it has become must stand the checker."""
     device = SparseDevice(2048 * BLOCK)
     format_volume(device)
-    fs = Filesystem(Volume.open(device))
+    fs = Filesystem(open_volume(device))
     drive(fs.volume, fs.volume.allocator.need_groups, [0])
     yield fs
     commit(fs.volume)
@@ -72,7 +73,7 @@ def test_a_freed_block_is_overwritten_before_the_commit(fs: Filesystem) -> None:
     assert not taken & old
     for block in taken:
         allocator.free_run(block, 1)
-    sealed = volume.seal()
+    sealed = seal(volume)
     assert all(allocator.groups[0].busy[block] for block in old), (
         "the generation is sealed, but not durable"
     )
@@ -184,7 +185,7 @@ def test_the_next_group_is_not_used() -> None:
     """
     device = SparseDevice(34_500 * BLOCK)
     format_volume(device)
-    fs = Filesystem(Volume.open(device))
+    fs = Filesystem(open_volume(device))
     ino = new_file(fs, b"small", 1)
     for number in range(32):
         new_file(fs, b"%d" % number, 1000)
@@ -198,7 +199,7 @@ def test_the_next_group_is_not_used() -> None:
         pass
     commit(fs.volume)
     assert [finding.message() for finding in check_volume(device)] == []
-    fs = Filesystem(Volume.open(device))
+    fs = Filesystem(open_volume(device))
     assert drive(fs.volume, fs.read, fs.view(1), ino, 0, 1 << 30) == b"y" * 1000 * BLOCK
     assert all(entry.snapshot for entry in fs.volume.allocator.entries)
     with pytest.raises(CorruptBlock, match="outside the volume"):
@@ -217,7 +218,7 @@ def test_record_storage_only_grows() -> None:
     """
     device = SparseDevice(8192 * BLOCK)
     format_volume(device)
-    fs = Filesystem(Volume.open(device))
+    fs = Filesystem(open_volume(device))
     blocks = 3200
     ino = new_file(fs, b"file", blocks)
     commit(fs.volume)
@@ -235,7 +236,7 @@ def test_record_storage_only_grows() -> None:
     assert all(group.blocks[block] and group.snapshot[block] for block, _ in group.spill)
     assert full["snapshot_blocks"] >= blocks // 2 + full["record_blocks"]
     assert [finding.message() for finding in check_volume(device)] == []
-    fs = Filesystem(Volume.open(device))
+    fs = Filesystem(open_volume(device))
     group = drive(
         fs.volume, lambda: fs.volume.allocator.need_groups([0]) or fs.volume.allocator.groups[0]
     )

@@ -22,7 +22,7 @@ from snapfs.fuse.driving.neighbours import NoKernel
 from snapfs.ids import ROOT_INO
 from snapfs.snapshots import Facts, Hold, autodelete, space
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 from tests.harness.sparse import SparseDevice
 
 REGULAR = 0o100644
@@ -36,7 +36,7 @@ BY_HAND = Facts(tags={"purpose": "before the upgrade"})
 def filesystem(size: int = 16 * MIB) -> Filesystem:
     device = SparseDevice(size)
     format_volume(device)
-    return Filesystem(Volume.open(device))
+    return Filesystem(open_volume(device))
 
 
 def write(fs: Filesystem, ino: int, length: int) -> None:

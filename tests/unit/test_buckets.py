@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from snapfs.errors import CorruptBlock, NoSpace
 from snapfs.filesystem.format import format_volume
 from snapfs.store.commit.driver import drive
+from snapfs.store.commit.recovery import open_volume
 from snapfs.store.commit.volume import Volume, number_hash
-from snapfs.store.trees.buckets import Bucket, BucketTree
+from snapfs.store.trees.bucket import Bucket
+from snapfs.store.trees.buckets import BucketTree
 from snapfs.store.trees.sealing import Sealing
 from tests.harness.sparse import SparseDevice
 
@@ -32,7 +34,7 @@ format_volume(FORMATTED)
 
 
 def new_volume() -> Volume:
-    return Volume.open(FORMATTED.copy())
+    return open_volume(FORMATTED.copy())
 
 
 def new_tree(hash_of: Callable[[int], int]) -> BucketTree:
@@ -42,7 +44,7 @@ def new_tree(hash_of: Callable[[int], int]) -> BucketTree:
 
 def write_out(tree: BucketTree) -> None:
     """Seal one tree, and have nothing of it in memory."""
-    volume = tree.volume
+    volume = tree.store
     drive(volume, volume.allocator.prepare, len(tree.dirty), urgency=2)
     sealing = Sealing(volume)
     tree.seal(sealing)
@@ -52,18 +54,18 @@ def write_out(tree: BucketTree) -> None:
 
 
 def put(tree: BucketTree, key: int, value: bytes) -> None:
-    drive(tree.volume, tree.touch, key)
+    drive(tree.store, tree.touch, key)
     tree.put(key, value)
 
 
 def pop(tree: BucketTree, key: int) -> bytes | None:
-    drive(tree.volume, tree.touch, key)
+    drive(tree.store, tree.touch, key)
     value: bytes | None = tree.pop(key)
     return value
 
 
 def everything(tree: BucketTree) -> list[tuple[int, int, bytes]]:
-    return drive(tree.volume, tree.scan, 0, 1 << 30)
+    return drive(tree.store, tree.scan, 0, 1 << 30)
 
 
 steps = st.lists(
@@ -128,7 +130,7 @@ def test_a_listing_in_parts_loses_or_repeats_names(hashing: str) -> None:
     assert tree.blocks > 10
     found: list[int] = []
     start = 0
-    while items := drive(tree.volume, tree.scan, start, 7):
+    while items := drive(tree.store, tree.scan, start, 7):
         assert len(items) >= 7 or items[-1][0] == max(map(hash_of, range(200)))
         found += [key for _, key, _ in items]
         start = items[-1][0] + 1
@@ -158,8 +160,8 @@ def test_touched_keys_are_missing_when_it_counts(count: int) -> None:
         *(key for key in range(0, count, 9) if key not in gone),
     ]
     for key in new + gone:
-        drive(tree.volume, tree.touch, key)
-    tree.volume.cache.clear()
+        drive(tree.store, tree.touch, key)
+    tree.store.cache.clear()
     for key in new:
         tree.put(key, bytes(150))
     tree.pop_all(gone)
@@ -176,11 +178,11 @@ def test_a_bucket_that_a_pop_emptied_needs_its_neighbour() -> None:
     write_out(tree)
     buckets: dict[int, list[int]] = {}
     for key in range(10_000):
-        buckets.setdefault(drive(tree.volume, tree._find, number_hash(key))[2], []).append(key)
+        buckets.setdefault(drive(tree.store, tree._find, number_hash(key))[2], []).append(key)
     gone = buckets[sorted(buckets)[len(buckets) // 2]]
     for key in gone:
-        drive(tree.volume, tree.touch, key)
-    tree.volume.cache.clear()
+        drive(tree.store, tree.touch, key)
+    tree.store.cache.clear()
     tree.pop_all(gone)
     assert {key for _, key, _ in everything(tree)} == set(range(300)) - set(gone)
 

@@ -8,7 +8,7 @@ from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 from tests.harness.sparse import SparseDevice
 
 BLOCK = 4096
@@ -19,12 +19,12 @@ FILES = 4000
 def fs() -> Filesystem:
     device = SparseDevice(8192 * BLOCK)
     format_volume(device)
-    fs = Filesystem(Volume.open(device))
+    fs = Filesystem(open_volume(device))
     for number in range(FILES):
         ino = drive(fs.volume, fs.make, fs.base, ROOT_INO, b"file-%d" % number, 0o100644, 0, 0).ino
         drive(fs.volume, fs.write, fs.base, ino, 0, b"%d" % number)
     commit(fs.volume)
-    return Filesystem(Volume.open(device))
+    return Filesystem(open_volume(device))
 
 
 def test_a_limit_of_memory_is_not_kept(fs: Filesystem) -> None:

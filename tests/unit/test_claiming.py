@@ -40,7 +40,7 @@ from snapfs.store.commit.claiming import (
     Claiming,
     margin,
 )
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 
 HERE = Identity.of_this_process()
 STORAGE = Storage(7, 1000)
@@ -478,7 +478,7 @@ def test_a_crash_in_a_renewal_costs_anything(half: str, image: Path, clock: Cloc
             + old[length:],
         )
         assert check_volume(volume) == []
-        assert Volume.open(volume).generation == 1
+        assert open_volume(volume).generation == 1
         before = clock.now
         taken(host(volume, clock)).release()
         assert clock.now - before <= 5 + margin(5) + 1
@@ -555,14 +555,14 @@ def test_an_image_on_a_full_host_cannot_be_opened(
     monkeypatch.setattr(module.Page, "write", full)
     device = open_image(str(image), read_only=False)
     assert device.guard is None  # type: ignore[attr-defined]
-    Volume.open(device).close()
+    open_volume(device).close()
     device.close()
 
 
 def test_a_superblock_of_an_older_snapfs_is_lost(image: Path) -> None:
     """One that knew of no claims has put the newest superblock where the claim is."""
     data = bytearray(image.read_bytes())
-    front, tail = Volume.open(
+    front, tail = open_volume(
         open_device(str(image), read_only=True, lock=Lock.NONE)
     ).geometry.slot_offsets()
     for ring in (front, tail):
@@ -574,9 +574,9 @@ def test_a_superblock_of_an_older_snapfs_is_lost(image: Path) -> None:
     for _ in range(2):
         device = open_image(str(image), read_only=False)
         assert (claim := claim_of(image)) is not None and claim.is_open
-        assert Volume.open(device).generation == 1
+        assert open_volume(device).generation == 1
         device.close()
-        assert Volume.open(open_device(str(image), lock=Lock.NONE)).generation == 1
+        assert open_volume(open_device(str(image), lock=Lock.NONE)).generation == 1
 
 
 def test_a_process_that_has_ended_is_alive() -> None:

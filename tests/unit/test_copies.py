@@ -17,22 +17,33 @@ from snapfs.blocks.geometry import Geometry
 from snapfs.check import check_volume
 from snapfs.check.repair import repair_volume
 from snapfs.device.base import Buffer
-from snapfs.errors import CommitNeeded, CorruptBlock, DeviceError, NoSpace, ReadOnly, UsageError
+from snapfs.errors import (
+    CorruptBlock,
+    DeviceError,
+    NoSpace,
+    ReadOnly,
+    UsageError,
+)
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
-from snapfs.store.commit import volume as volume_module
+from snapfs.interrupts import CommitNeeded
+from snapfs.store.commit import recovery
+from snapfs.store.commit.commit import seal
+from snapfs.store.commit.copy_map_space import (
+    allocate_map,
+    free_map,
+    plan_map,
+)
 from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.recovery import open_volume
 from snapfs.store.commit.volume import Volume
 from snapfs.store.tables.copies import (
     PATH_MAX,
     RUNS_MAX,
     CopyBlock,
     RunningCopy,
-    allocate_map,
-    free_map,
     map_problem,
-    plan_map,
 )
 from tests.harness.sparse import SparseDevice
 
@@ -57,7 +68,7 @@ def device() -> SparseDevice:
 
 
 def fresh(device: Any) -> Filesystem:
-    return Filesystem(Volume.open(device))
+    return Filesystem(open_volume(device))
 
 
 def bitmaps(volume: Volume) -> list[tuple[bitarray, bitarray]]:
@@ -117,7 +128,7 @@ def test_a_change_overwrites_what_the_durable_generation_says(device: SparseDevi
     crash = device.copy()
     first = fs.volume.copies.place
     fs.volume.copies.put(replace(COPY, paused=False, rate=None))
-    sealed = fs.volume.seal()
+    sealed = seal(fs.volume)
     assert first is not None and fs.volume.copies.place is not None
     assert fs.volume.copies.place.block != first.block and first.block not in sealed.blocks
     for block, content in sealed.blocks.items():
@@ -276,7 +287,7 @@ def test_a_snapfs_that_knows_no_copies_writes(
     fs = fresh(device)
     fs.volume.copies.put(COPY)
     commit(fs.volume)
-    monkeypatch.setattr(volume_module, "KNOWN_READ_ONLY_COMPATIBLE", 0)
+    monkeypatch.setattr(recovery, "KNOWN_READ_ONLY_COMPATIBLE", 0)
     assert "use a newer one" in (fresh(device).volume.read_only_reason or "")
 
 
@@ -347,7 +358,7 @@ def test_the_map_of_a_copy_touches_anything_else(device: SparseDevice) -> None:
     ((start, length),) = runs = drive(fs.volume, allocate_map, fs.volume, 9)
     assert (fs.volume.generation, length, fs.volume.dirty) == (generation, 9, True)
     fs.volume.copies.put(replace(COPY, map_path=b"", map_runs=runs))
-    sealed = fs.volume.seal()
+    sealed = seal(fs.volume)
     assert not set(sealed.blocks) & set(range(start, start + length))
     sealed.write()
     fs.volume.committed(sealed)

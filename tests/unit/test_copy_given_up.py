@@ -33,7 +33,7 @@ from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ class Copied:
             os.truncate(path, BYTES)
         self.device = open_device(self.image)
         format_volume(self.device)
-        self.fs = Filesystem(Volume.open(self.device))
+        self.fs = Filesystem(open_volume(self.device))
         inode = drive(
             self.fs.volume, self.fs.make, self.fs.base, ROOT_INO, b"f", stat.S_IFREG | 0o644, 0, 0
         )
@@ -124,7 +124,7 @@ class Copied:
         """Of the file, as the copy shows it. Raises ``CopyError``, ``DeviceError``."""
         device = open_device(self.target, read_only=True, lock=Lock.SHARED)
         with contextlib.closing(open_unfinished(device, self.mark())) as copy:
-            fs = Filesystem(Volume.open(copy, read_only=True))
+            fs = Filesystem(open_volume(copy, read_only=True))
             found: bytes = drive(fs.volume, fs.read, fs.base, self.ino, 0, 6)
             return found
 

@@ -14,7 +14,7 @@ from snapfs.filesystem import Filesystem, View
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 from tests.harness.sparse import SparseDevice
 
 BLOCK = 4096
@@ -45,7 +45,7 @@ def device() -> Iterator[CountingDevice]:
 
 @pytest.fixture
 def fs(device: CountingDevice) -> Iterator[Filesystem]:
-    fs = Filesystem(Volume.open(device))
+    fs = Filesystem(open_volume(device))
     yield fs
     commit(fs.volume)
 
@@ -182,7 +182,7 @@ def test_a_write_in_a_view_copies_the_block(
     """
     ino = new_file(fs, blocks)
     snapshot(fs, "one")
-    fs = Filesystem(Volume.open(device))
+    fs = Filesystem(open_volume(device))
     view = fs.view(1)
     drive(
         fs.volume, fs.plan_read, view, ino, 0, blocks * BLOCK

@@ -25,7 +25,7 @@ from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 
 BLOCK = 4096
 BLOCKS = 1200
@@ -87,7 +87,7 @@ class Copied:
         (where / "source").write_bytes(bytes(BLOCKS * BLOCK))
         self.source = open_device(source_path)
         format_volume(self.source, block_size=BLOCK)
-        self.volume = volume = Volume.open(self.source)
+        self.volume = volume = open_volume(self.source)
         fs = Filesystem(volume)
         rng = random.Random(5)
         for number in range(20):

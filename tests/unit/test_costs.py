@@ -18,7 +18,7 @@ from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit import costs
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 from tests.harness.sparse import SparseDevice
 
 FILE, DIRECTORY, LINK = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755, stat.S_IFLNK | 0o777
@@ -32,7 +32,7 @@ class Files:
     def __init__(self, blocks: int = 4096) -> None:
         self.device = SparseDevice(blocks * BLOCK)
         format_volume(self.device)
-        self.volume = Volume.open(self.device)
+        self.volume = open_volume(self.device)
         self.fs = Filesystem(self.volume)
 
     def do(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

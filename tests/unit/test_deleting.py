@@ -10,13 +10,19 @@ import pytest
 
 from snapfs import snapshots
 from snapfs.check import check_volume
-from snapfs.errors import CommitNeeded, NoSpace, NotCached, NotPermitted, ReadOnly, SnapshotHeld
+from snapfs.errors import (
+    NoSpace,
+    NotPermitted,
+    ReadOnly,
+    SnapshotHeld,
+)
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
+from snapfs.interrupts import CommitNeeded, NotCached
 from snapfs.snapshots import Facts, Hold, space
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 from snapfs.store.space.holders import HolderSet, HolderSets
 from tests.harness.sparse import SparseDevice
 
@@ -28,7 +34,7 @@ def device() -> Iterator[SparseDevice]:
     """Snapshots of as many directories, whose owners differ."""
     made = SparseDevice(16 << 20)
     format_volume(made)
-    fs = Filesystem(Volume.open(made))
+    fs = Filesystem(open_volume(made))
     for number, name in enumerate(NAMES):
         directory = drive(
             fs.volume, fs.make, fs.base, ROOT_INO, name.encode(), 0o040755, number, 0
@@ -45,7 +51,7 @@ def device() -> Iterator[SparseDevice]:
 
 @pytest.fixture
 def fs(device: SparseDevice) -> Iterator[Filesystem]:
-    opened = Filesystem(Volume.open(device))
+    opened = Filesystem(open_volume(device))
     yield opened
     commit(opened.volume)
 

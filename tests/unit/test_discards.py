@@ -23,8 +23,9 @@ from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.fuse.driving.edge import Edge
 from snapfs.ids import ROOT_INO
+from snapfs.store.commit.commit import seal
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 from tests.harness.sparse import SparseDevice
 
 BLOCK = 4096
@@ -65,7 +66,7 @@ def device() -> Noting:
 @pytest.fixture
 def fs(device: Noting) -> Iterator[Filesystem]:
     """A volume whose mount wants discards; what it has become must stand the checker."""
-    fs = Filesystem(Volume.open(device))
+    fs = Filesystem(open_volume(device))
     fs.volume.allocator.discards.wanted = True
     yield fs
     commit(fs.volume)
@@ -107,7 +108,7 @@ def test_what_is_freed_is_never_discarded(fs: Filesystem, device: Noting) -> Non
 
 def test_discards_happen_unasked(device: Noting) -> None:
     """Without the option nothing is discarded, and blocks are available as they were before."""
-    fs = Filesystem(Volume.open(device))
+    fs = Filesystem(open_volume(device))
     write(fs, b"a", 100)
     commit(fs.volume)
     remove(fs, b"a")
@@ -148,7 +149,7 @@ def test_discards_take_from_repair_what_it_goes_back_to(fs: Filesystem, device: 
     assert any(f"went back to generation {generation - 1}" in line for line in found.actions), (
         found.actions
     )
-    mended = Filesystem(Volume.open(broken))
+    mended = Filesystem(open_volume(broken))
     names = {
         entry.name for entry in drive(mended.volume, mended.entries, mended.base, ROOT_INO, 0, 100)
     }
@@ -184,7 +185,7 @@ def test_a_block_is_given_out_while_it_is_being_discarded(fs: Filesystem, device
     write(fs, b"a", 1500)
     commit(fs.volume)
     remove(fs, b"a")
-    sealed = fs.volume.seal()
+    sealed = seal(fs.volume)
     sealed.write()
     fs.volume.committed(sealed)
     discards = fs.volume.allocator.discards
@@ -203,7 +204,7 @@ def test_a_full_volume_waits_for_discards(fs: Filesystem, device: Noting) -> Non
     places = blocks_of(write(fs, b"a", 1500))
     commit(fs.volume)
     remove(fs, b"a")
-    sealed = fs.volume.seal()
+    sealed = seal(fs.volume)
     sealed.write()
     fs.volume.committed(sealed)
     assert len(places & blocks_of(write(fs, b"b", 1400))) > 800
@@ -240,7 +241,7 @@ def test_a_volume_that_ends_writing_discards_on(fs: Filesystem, device: Noting) 
     write(fs, b"a", 100)
     commit(fs.volume)
     remove(fs, b"a")
-    sealed = fs.volume.seal()
+    sealed = seal(fs.volume)
     sealed.write()
     fs.volume.committed(sealed)
     fs.volume.end_writing("planted")
@@ -265,7 +266,7 @@ async def written(edge: Edge, name: bytes, blocks: int) -> None:
 
 @pytest.fixture
 async def edge(device: Noting, nursery: trio.Nursery):
-    fs = Filesystem(Volume.open(device))
+    fs = Filesystem(open_volume(device))
     fs.volume.allocator.discards.wanted = True
     edge = Edge(fs, commit_seconds=1000)
     nursery.start_soon(edge.run)

@@ -24,7 +24,7 @@ from snapfs.filesystem.format import format_volume
 from snapfs.ids import INO_LIMIT, MAX_INSTANCES, ROOT_INO
 from snapfs.snapshots import NO_FACTS, Facts, Hold
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 from snapfs.store.tables.facts import (
     DESCRIPTION_MAX,
     HOLD_NAME_MAX,
@@ -47,7 +47,7 @@ from snapfs.store.tables.parts import (
     check_bounds,
     kept_by,
 )
-from snapfs.store.trees.buckets import MAP_HEADER, item_size
+from snapfs.store.trees.bucket import MAP_HEADER, item_size
 from tests.harness.sparse import SparseDevice
 
 FILE = 0o100644
@@ -68,7 +68,7 @@ LARGEST = Facts(
 def fs() -> Iterator[Filesystem]:
     device = SparseDevice(1024 * 4096)
     format_volume(device)
-    fs = Filesystem(Volume.open(device))
+    fs = Filesystem(open_volume(device))
     yield fs
     commit(fs.volume)
     assert not check_volume(device)
@@ -86,7 +86,7 @@ def say(fs: Filesystem, name: str, change: Any, **options: Any) -> None:
 
 def opened(fs: Filesystem) -> Filesystem:
     """As the next mount finds it after a crash now."""
-    return Filesystem(Volume.open(fs.volume.device))
+    return Filesystem(open_volume(fs.volume.device))
 
 
 # --- bounds -------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ from snapfs.fuse.kernel.flushing import Flushing
 from snapfs.fuse.kernel.known import Known
 from snapfs.fuse.protocol.numbers import Numbers
 from snapfs.ids import BASE_VIEW, ROOT_INO
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 from tests.harness.sparse import SparseDevice
 
 
@@ -76,7 +76,7 @@ class Mount:
     def __init__(self) -> None:
         device = SparseDevice(32 << 20)
         format_volume(device)
-        self.edge = Edge(Filesystem(Volume.open(device)), commit_seconds=3600.0)
+        self.edge = Edge(Filesystem(open_volume(device)), commit_seconds=3600.0)
         numbers = Numbers(BASE_VIEW)
         self.known = Known(numbers, lambda *_: None)
         self.flushing = Flushing(self.edge, self.known, numbers, "/nowhere")

@@ -141,7 +141,6 @@ def test_pointer_bits_are_where_the_document_says(word: int, bits: str, mask: in
 
 
 def test_instances_and_root_record_have_the_documented_keys() -> None:
-    from snapfs.store.commit.recovery import RootRecord
     from snapfs.store.tables.facts import (
         DESCRIPTION_MAX,
         HOLD_NAME_MAX,
@@ -152,6 +151,7 @@ def test_instances_and_root_record_have_the_documented_keys() -> None:
         Facts,
     )
     from snapfs.store.tables.instances import FACTS_KEY, Instance
+    from snapfs.store.tables.root_record import RootRecord
 
     root = set(__import__("msgpack").unpackb(RootRecord().encode()))
     assert root == set(re.findall(r"`(\w+)`", section(2).split("**root record**")[1]))

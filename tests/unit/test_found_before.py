@@ -22,14 +22,14 @@ from snapfs.fuse.driving.edge import Edge
 from snapfs.fuse.protocol.errno import errno_of
 from snapfs.snapshots import Instance
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 from tests.harness.sparse import SparseDevice
 
 
 def volume() -> Filesystem:
     device = SparseDevice(32 << 20)
     format_volume(device)
-    return Filesystem(Volume.open(device))
+    return Filesystem(open_volume(device))
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from snapfs.fuse.driving.edge import Edge
 from snapfs.fuse.driving.pace import Pace
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 from tests.harness.sparse import SparseDevice
 
 
@@ -72,7 +72,7 @@ def device() -> Slow:
 async def edge(
     request: pytest.FixtureRequest, device: Slow, nursery: trio.Nursery
 ) -> AsyncIterator[Edge]:
-    made = Edge(Filesystem(Volume.open(device)), commit_seconds=3600.0)
+    made = Edge(Filesystem(open_volume(device)), commit_seconds=3600.0)
     if request.param == "in the loop":
         made.commits._pace = made.commits._log_pace = Quick()
     made.in_progress = 1
@@ -96,7 +96,7 @@ async def write(edge: Edge, data: bytes, offset: int = 0) -> None:
 
 
 def durable(device: Slow) -> bytes:
-    fs = Filesystem(Volume.open(device, read_only=True))
+    fs = Filesystem(open_volume(device, read_only=True))
     return drive(fs.volume, fs.read, fs.base, 16, 0, 100)
 
 
@@ -188,9 +188,9 @@ async def test_a_failed_flush_is_no_error(edge: Edge, device: Slow) -> None:
 async def test_a_clean_unmount_leaves_a_log(edge: Edge, device: Slow) -> None:
     await write(edge, b"x")
     await edge.sync()
-    assert Volume.open(device, read_only=True).superblock.log_blocks
+    assert open_volume(device, read_only=True).superblock.log_blocks
     await edge.finish()
-    found = Volume.open(device)
+    found = open_volume(device)
     assert not found.superblock.log_blocks and found.superblock.read_only_compatible == CLAIM
     assert check_volume(device) == []
 

@@ -16,7 +16,6 @@ import trio.testing
 
 from snapfs import snapshots
 from snapfs.errors import (
-    CommitNeeded,
     CorruptBlock,
     DeviceError,
     NoSpace,
@@ -26,6 +25,7 @@ from snapfs.errors import (
 )
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
+from snapfs.fuse.driving import commits
 from snapfs.fuse.driving.edge import WAITING_LIMIT, Edge
 from snapfs.fuse.driving.threads import (
     THREADS,
@@ -34,7 +34,10 @@ from snapfs.fuse.driving.threads import (
 )
 from snapfs.fuse.protocol.errno import errno_of
 from snapfs.ids import ROOT_INO
+from snapfs.interrupts import CommitNeeded
+from snapfs.store.commit.commit import seal
 from snapfs.store.commit.driver import drive
+from snapfs.store.commit.recovery import open_volume
 from snapfs.store.commit.volume import Volume
 from tests.harness.sparse import SparseDevice
 
@@ -71,7 +74,7 @@ class SlowDevice(SparseDevice):
 
 
 def opened(device: SparseDevice) -> Filesystem:
-    return Filesystem(Volume.open(device))
+    return Filesystem(open_volume(device))
 
 
 @pytest.fixture
@@ -213,7 +216,7 @@ async def test_damage_is_told_once_it_is_certain(device: SlowDevice, nursery: tr
     edge.volume = doubtful
 
     def wants_something() -> None:
-        from snapfs.errors import NotCached
+        from snapfs.interrupts import NotCached
 
         raise NotCached([])
 
@@ -259,11 +262,11 @@ async def test_a_defect_in_a_commit_is_told_and_the_loop_goes_on(
 ) -> None:
     await make(edge, b"file")
 
-    def broken() -> None:
+    def broken(_: Volume) -> None:
         raise ZeroDivisionError("inside")
 
     with monkeypatch.context() as patch:
-        patch.setattr(edge.volume, "seal", broken)
+        patch.setattr(commits, "seal", broken)
         with pytest.raises(DeviceError, match="internal error"):
             await edge.commit()
     with pytest.raises(ReadOnly, match="a commit broke off: ZeroDivisionError: inside"):
@@ -316,15 +319,13 @@ async def test_changes_wait_at_the_gate_and_reads_do_not(edge: Edge) -> None:
 async def test_a_snapshot_that_cannot_be_sealed_does_not_appear_later(
     edge: Edge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seal = edge.volume.seal
-
-    def full() -> Any:
+    def full(volume: Volume) -> Any:
         if edge.volume.instances.pending:
             raise NoSpace("no space is left for a commit")
-        return seal()
+        return seal(volume)
 
     with monkeypatch.context() as patch:
-        patch.setattr(edge.volume, "seal", full)
+        patch.setattr(commits, "seal", full)
         with pytest.raises(NoSpace):
             await edge.create_snapshot("s")
     await make(edge, b"file")
@@ -341,12 +342,12 @@ async def test_a_commit_without_space_fills_the_log(
     caplog.set_level("INFO", logger="snapfs.fuse")
     await make(edge, b"file")
 
-    def full() -> Any:
+    def full(_: Volume) -> Any:
         raise NoSpace("no space is left for a commit")
 
     for expected in (1, 2):
         with monkeypatch.context() as patch:
-            patch.setattr(edge.volume, "seal", full)
+            patch.setattr(commits, "seal", full)
             for _ in range(3):
                 edge.commits.soon()
                 await trio.testing.wait_all_tasks_blocked(0.01)
@@ -441,7 +442,7 @@ async def test_nothing_is_written_to_a_volume_that_is_mounted_read_only(
     device: SlowDevice, nursery: trio.Nursery
 ) -> None:
     before = device.copy().pages
-    edge = Edge(Filesystem(Volume.open(device, read_only=True)), commit_seconds=0.001)
+    edge = Edge(Filesystem(open_volume(device, read_only=True)), commit_seconds=0.001)
     nursery.start_soon(edge.run)
     await edge.commit()
     with pytest.raises(ReadOnly, match="read-only"):

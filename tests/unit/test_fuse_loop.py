@@ -37,7 +37,7 @@ from snapfs.fuse.requests.operations import Operations
 from snapfs.fuse.serving.loop import Loop
 from snapfs.ids import BASE_VIEW, ROOT_INO
 from snapfs.store.commit.driver import drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 from tests.harness.sparse import SparseDevice
 
 #: Bytes that fit into one message of a socket whatever the system's limits are.
@@ -147,7 +147,7 @@ class Mount:
     """A loop that serves, and all that it needs."""
 
     def __init__(self, device: TestDevice, descriptor: int) -> None:
-        self.edge = Edge(Filesystem(Volume.open(device)), commit_seconds=3600.0)
+        self.edge = Edge(Filesystem(open_volume(device)), commit_seconds=3600.0)
         fs = self.edge.fs
         numbers = Numbers(BASE_VIEW)
         known = Known(numbers, lambda view_id, ino: fs.hold(fs.view(view_id), ino))
@@ -578,7 +578,7 @@ def durable(device: TestDevice) -> dict[bytes, int]:
     checker finds nothing.
     """
     assert [finding.message() for finding in check_volume(device)] == []
-    volume = Volume.open(device)
+    volume = open_volume(device)
     fs = Filesystem(volume)
     found = drive(volume, fs.entries, fs.base, ROOT_INO, 0, 100)
     return {entry.name: drive(volume, fs.inode, fs.base, entry.ino).nlink for entry in found}

@@ -40,8 +40,7 @@ from snapfs.snapshots import (
 )
 from snapfs.snapshots.restore import scheduled as going_back
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.recovery import ROOT_FIXED, RootRecord
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 from snapfs.store.tables.copies import CopyBlock
 from snapfs.store.tables.restores import (
     HISTORY_MAX,
@@ -52,6 +51,7 @@ from snapfs.store.tables.restores import (
     decode_done,
     decode_scheduled,
 )
+from snapfs.store.tables.root_record import ROOT_FIXED, RootRecord
 from tests.harness.sparse import SparseDevice
 
 USER = 1000
@@ -62,7 +62,7 @@ def device() -> Iterator[SparseDevice]:
     """A volume whose file is ``now``; the snapshots ``one`` and ``two`` say ``one`` and ``two``."""
     made = SparseDevice(4 << 20)
     format_volume(made)
-    fs = Filesystem(Volume.open(made))
+    fs = Filesystem(open_volume(made))
     file = drive(fs.volume, fs.make, fs.base, ROOT_INO, b"file", 0o100644, 0, 0).ino
     for text in ("one", "two", "now"):
         drive(fs.volume, fs.write, fs.base, file, 0, text.encode())
@@ -75,7 +75,7 @@ def device() -> Iterator[SparseDevice]:
 
 def fresh(device: SparseDevice) -> Filesystem:
     """The volume as it is on the device."""
-    return Filesystem(Volume.open(device))
+    return Filesystem(open_volume(device))
 
 
 def content(fs: Filesystem) -> str:

@@ -18,7 +18,7 @@ from snapfs.filesystem.format import format_volume
 from snapfs.snapshots.restore.whole import exchange
 from snapfs.store.commit.commit import name_live
 from snapfs.store.commit.driver import drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 from snapfs.store.space.holders import HolderSet, HolderSets
 from snapfs.store.tables.instances import Instance
 from snapfs.store.trees.owners import ViewOwner
@@ -32,7 +32,7 @@ class History:
     """The steps of ``holders_model``, done by the store."""
 
     def __init__(self) -> None:
-        self.fs = Filesystem(Volume.open(FORMATTED.copy()))
+        self.fs = Filesystem(open_volume(FORMATTED.copy()))
         self.volume = self.fs.volume
         drive(self.volume, self.volume.allocator.need_groups, [0])
         self.free = self.volume.allocator.free

@@ -10,7 +10,7 @@ from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 from tests.harness.sparse import SparseDevice
 
 
@@ -18,7 +18,7 @@ from tests.harness.sparse import SparseDevice
 def fs() -> Filesystem:
     device = SparseDevice(1024 * 4096)
     format_volume(device)
-    return Filesystem(Volume.open(device))
+    return Filesystem(open_volume(device))
 
 
 def directory(fs: Filesystem, name: bytes, parent: int = ROOT_INO) -> int:
@@ -60,7 +60,7 @@ def test_a_snapshot_of_before_a_rule_for_names_cannot_be_read(fs: Filesystem, na
     instance = make(fs, "fine")
     fs.volume.instances.rename(instance, name)
     commit(fs.volume)
-    again = Filesystem(Volume.open(fs.volume.device))
+    again = Filesystem(open_volume(fs.volume.device))
     assert seen(again, ROOT_INO) == [name]
     drive(again.volume, snapshots.rename, again, name, "better")
     drive(again.volume, snapshots.delete, again, "better")
@@ -112,7 +112,7 @@ def test_a_deleted_name_is_still_found(fs: Filesystem) -> None:
         with pytest.raises(NoSuchSnapshot):
             call()
     assert make(fs, "one").id != view.id
-    assert Filesystem(Volume.open(fs.volume.device)).volume.instances.by_name("one").id != view.id
+    assert Filesystem(open_volume(fs.volume.device)).volume.instances.by_name("one").id != view.id
 
 
 def test_a_snapshot_is_shown_where_it_does_not_belong(fs: Filesystem) -> None:

@@ -21,7 +21,7 @@ from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.snapshots import Facts, autodelete
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 from snapfs.store.tables.instances import Instance
 from tests.harness.sparse import SparseDevice
 
@@ -41,7 +41,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 def filesystem(device: Any) -> Filesystem:
     format_volume(device)
-    return Filesystem(Volume.open(device))
+    return Filesystem(open_volume(device))
 
 
 def fill(fs: Filesystem, **options: Any) -> None:
@@ -58,7 +58,7 @@ def names(fs: Filesystem) -> list[str]:
 
 
 def opened(fs: Filesystem) -> Filesystem:
-    return Filesystem(Volume.open(fs.volume.device))
+    return Filesystem(open_volume(fs.volume.device))
 
 
 def test_the_clock_decides_which_snapshot_is_older() -> None:
@@ -156,7 +156,7 @@ def test_commands_follow_the_clock(tmp_path: Path, run_snapfs: Run) -> None:
     image = tmp_path / "volume.img"
     run_snapfs("mkfs", image, "--size", "16M")
     device = open_device(str(image))
-    fs = Filesystem(Volume.open(device))
+    fs = Filesystem(open_volume(device))
     fill(fs)
     fs.volume.close()
     device.close()

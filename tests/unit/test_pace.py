@@ -22,7 +22,7 @@ from snapfs.fuse.driving.pace import (
 )
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 from tests.harness.sparse import SparseDevice
 
 
@@ -63,7 +63,7 @@ def device() -> Noting:
 
 @pytest.fixture
 async def edge(device: Noting, nursery: trio.Nursery) -> AsyncIterator[Edge]:
-    made = Edge(Filesystem(Volume.open(device)), commit_seconds=3600.0)
+    made = Edge(Filesystem(open_volume(device)), commit_seconds=3600.0)
     made.commits._pace = Quick()
     nursery.start_soon(made.run)
     await trio.testing.wait_all_tasks_blocked()
@@ -80,7 +80,7 @@ async def make(edge: Edge, name: bytes) -> None:
 
 
 def durable(device: Noting) -> set[bytes]:
-    fs = Filesystem(Volume.open(device))
+    fs = Filesystem(open_volume(device))
     return {entry.name for entry in drive(fs.volume, fs.entries, fs.base, ROOT_INO, 0, 10_000)} - {
         b"warm"
     }

@@ -26,7 +26,7 @@ from snapfs.copying.patience import Abandonable, Attempt
 from snapfs.device import ImageDevice, open_device
 from snapfs.errors import CopyBlocked, DeviceError
 from snapfs.filesystem.format import format_volume
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 from tests.harness.sparse import SparseDevice
 
 BLOCK = 4096
@@ -53,7 +53,7 @@ class Copied:
     def __init__(self, *, copy_first: bool) -> None:
         self.source = SparseDevice(1024 * BLOCK)
         format_volume(self.source, block_size=BLOCK)
-        volume = Volume.open(self.source)
+        volume = open_volume(self.source)
         self.target = Stuck(self.source.size)
         self.map = CopyMap(bytes(16), volume.generation, volume.geometry.blocks)
         self.failures: list[str] = []

@@ -16,7 +16,7 @@ from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 
 BLOCK = 4096
 
@@ -90,7 +90,7 @@ def test_deleting_in_a_volume_that_has_used_up_memory_fails(memory: list[int]) -
     """Users get ENOSPC, nothing becomes read-only, and deleting helps."""
     device = RamDevice("mem:64M", 64 << 20)
     format_volume(device, clear=False)
-    fs = Filesystem(Volume.open(device))
+    fs = Filesystem(open_volume(device))
     fs.volume.allocator.discards.wanted = True
     volume = fs.volume
     inodes = [

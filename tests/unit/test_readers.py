@@ -14,7 +14,7 @@ from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 from snapfs.store.space import readers
 from tests.harness.sparse import SparseDevice
 
@@ -27,7 +27,7 @@ def fs() -> Iterator[Filesystem]:
     """An 8 MiB volume; what it has become must stand the checker."""
     device = SparseDevice(BLOCKS * BLOCK)
     format_volume(device)
-    fs = Filesystem(Volume.open(device))
+    fs = Filesystem(open_volume(device))
     yield fs
     commit(fs.volume)
     assert [finding.message() for finding in check_volume(device)] == []

@@ -19,7 +19,7 @@ from snapfs.fuse.driving.allowance import (
 from snapfs.ids import MAX_INSTANCES, ROOT_INO
 from snapfs.snapshots import Designated, Instance, shares
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 from tests.harness.sparse import SparseDevice
 
 MOUNTER = 1000
@@ -29,7 +29,7 @@ MOUNTER = 1000
 def fs() -> Filesystem:
     device = SparseDevice(4096 * 4096)
     format_volume(device)
-    made = Filesystem(Volume.open(device))
+    made = Filesystem(open_volume(device))
     made.privileged = {0, MOUNTER}
     return made
 

@@ -22,7 +22,7 @@ from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 
 BLOCKS = 512
 VERSION_OFFSET = 8
@@ -33,7 +33,7 @@ def with_generations(count: int) -> tuple[MemoryDevice, int]:
     """A device where generation after generation made one more file; and the newest generation."""
     device = MemoryDevice(BLOCKS * 4096)
     format_volume(device)
-    fs = Filesystem(Volume.open(device))
+    fs = Filesystem(open_volume(device))
     for number in range(count):
         drive(fs.volume, fs.make, fs.base, ROOT_INO, b"%d" % number, 0o100644, 0, 0)
         commit(fs.volume)
@@ -41,7 +41,7 @@ def with_generations(count: int) -> tuple[MemoryDevice, int]:
 
 
 def names(device: MemoryDevice) -> set[bytes]:
-    fs = Filesystem(Volume.open(device))
+    fs = Filesystem(open_volume(device))
     return {entry.name for entry in drive(fs.volume, fs.entries, fs.base, ROOT_INO, 0, 1000)}
 
 
@@ -56,7 +56,7 @@ def test_a_damaged_newest_superblock_loses_the_volume(byte: int) -> None:
     device, newest = with_generations(5)
     for offset in slots(newest):
         device.data[offset + byte] ^= 0xFF
-    assert Volume.open(device).generation == newest - 1
+    assert open_volume(device).generation == newest - 1
     assert names(device) == {b"0", b"1", b"2", b"3"}
 
 
@@ -65,7 +65,7 @@ def test_one_damaged_copy_loses_a_generation(place: int) -> None:
     """I8: the other copy of the slot still names the newest generation."""
     device, newest = with_generations(5)
     device.data[slots(newest)[place] + 30] ^= 1
-    assert Volume.open(device).generation == newest
+    assert open_volume(device).generation == newest
     assert len(names(device)) == 5
 
 
@@ -76,14 +76,14 @@ def test_a_torn_superblock_is_believed() -> None:
         found = Superblock.decode(bytes(device.data[offset : offset + 4096]))
         older = dataclasses.replace(found, generation=newest - SUPERBLOCK_SLOTS).encode()
         device.data[offset + 100 : offset + 512] = older[100:512]
-    assert Volume.open(device).generation == newest - 1
+    assert open_volume(device).generation == newest - 1
 
 
 def test_the_whole_front_ring_is_needed() -> None:
     """I8: the copy of the ring at the end is found from the device's size alone."""
     device, newest = with_generations(3)
     device.data[: RING_SLOTS * 4096] = bytes(RING_SLOTS * 4096)
-    assert Volume.open(device).generation == newest
+    assert open_volume(device).generation == newest
 
 
 def rewrite(device: MemoryDevice, generation: int, offset: int, value: bytes) -> None:
@@ -108,12 +108,12 @@ def test_a_newer_format_is_opened_as_an_older_generation(offset: int, value: byt
     device, newest = with_generations(3)
     rewrite(device, newest, offset, value)
     with pytest.raises(UnsupportedVersion, match="use a newer snapfs"):
-        Volume.open(device)
+        open_volume(device)
 
 
 def test_a_device_without_a_volume_is_called_corrupt() -> None:
     with pytest.raises(NotAVolume, match="mkfs"):
-        Volume.open(MemoryDevice(BLOCKS * 4096))
+        open_volume(MemoryDevice(BLOCKS * 4096))
 
 
 def test_a_shortened_image_is_mounted() -> None:
@@ -121,7 +121,7 @@ def test_a_shortened_image_is_mounted() -> None:
     short = MemoryDevice(device.size // 2)
     short.data[:] = device.data[: short.size]
     with pytest.raises(Truncated, match="truncated"):
-        Volume.open(short)
+        open_volume(short)
 
 
 def test_no_intact_superblock_is_called_no_volume() -> None:
@@ -130,7 +130,7 @@ def test_no_intact_superblock_is_called_no_volume() -> None:
         for slot in ring:
             device.data[slot + 200] ^= 1
     with pytest.raises(CorruptBlock, match="no superblock is intact"):
-        Volume.open(device)
+        open_volume(device)
 
 
 @pytest.mark.parametrize("block_size", BLOCK_SIZES)
@@ -138,11 +138,11 @@ def test_the_smallest_volume_cannot_be_used(block_size: int) -> None:
     """Every block size, at its smallest volume: format, mount, write, commit, mount."""
     device = MemoryDevice(MINIMUM_BLOCKS * block_size)
     format_volume(device, block_size=block_size, label="smallest")
-    fs = Filesystem(Volume.open(device))
+    fs = Filesystem(open_volume(device))
     inode = drive(fs.volume, fs.make, fs.base, ROOT_INO, b"file", 0o100644, 0, 0)
     drive(fs.volume, fs.write, fs.base, inode.ino, 0, b"content")
     commit(fs.volume)
-    fs = Filesystem(Volume.open(device))
+    fs = Filesystem(open_volume(device))
     assert fs.volume.label == "smallest"
     assert drive(fs.volume, fs.read, fs.base, inode.ino, 0, 100) == b"content"
 

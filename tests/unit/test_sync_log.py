@@ -38,14 +38,15 @@ from snapfs.errors import DeviceError, NoSpace, ReadOnly
 from snapfs.filesystem import Changes, Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
-from snapfs.store.commit import volume as volumes
+from snapfs.store.commit import recovery
+from snapfs.store.commit.commit import seal
 from snapfs.store.commit.driver import (
     commit,
     drive,
     sync,
 )
-from snapfs.store.commit.sync_log import RECORD_BLOCKS
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.log_writing import RECORD_BLOCKS
+from snapfs.store.commit.recovery import open_volume
 from tests.harness.sparse import SparseDevice
 
 BLOCK = 4096
@@ -78,7 +79,7 @@ class Logged:
     def __init__(self, blocks: int = 2048) -> None:
         self.device = Counting(blocks * BLOCK)
         format_volume(self.device)
-        self.volume = Volume.open(self.device)
+        self.volume = open_volume(self.device)
         self.fs = Filesystem(self.volume)
         self.ino, self.other = (
             drive(self.volume, self.fs.make, self.fs.base, ROOT_INO, name, FILE, 0, 0).ino
@@ -98,7 +99,7 @@ class Logged:
         return sync(self.volume)
 
     def crashed(self, *, read_only: bool = False) -> Filesystem:
-        return Filesystem(Volume.open(self.device, read_only=read_only))
+        return Filesystem(open_volume(self.device, read_only=read_only))
 
     def content(self, fs: Filesystem | None = None) -> bytes:
         fs = fs or self.fs
@@ -271,12 +272,12 @@ def test_a_log_that_is_given_up_is_overwritten_before_that_is_durable(logged: Lo
     logged.sync()
     assert logged.volume.sync_log.give_up()
     assert group.busy.count(1, start, start + length) == length
-    sealed = drive(logged.volume, logged.volume.seal)
+    sealed = drive(logged.volume, seal, logged.volume)
     assert group.busy.count(1, start, start + length) == length
     sealed.write()
     logged.volume.committed(sealed)
     assert not group.busy.count(1, start, start + length)
-    assert not Volume.open(logged.device).superblock.log_blocks
+    assert not open_volume(logged.device).superblock.log_blocks
 
 
 def test_a_volume_with_little_space_has_a_log() -> None:
@@ -317,8 +318,8 @@ def test_software_that_knows_no_log_writes_to_the_volume(
     logged: Logged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert logged.volume.superblock.read_only_compatible == LOG | CLAIM
-    monkeypatch.setattr(volumes, "KNOWN_READ_ONLY_COMPATIBLE", superblocks.COPY_RUNNING | CLAIM)
-    found = Volume.open(logged.device)
+    monkeypatch.setattr(recovery, "KNOWN_READ_ONLY_COMPATIBLE", superblocks.COPY_RUNNING | CLAIM)
+    found = open_volume(logged.device)
     assert found.read_only and "features 0x2" in str(found.read_only_reason)
 
 

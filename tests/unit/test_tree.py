@@ -13,9 +13,11 @@ from snapfs.filesystem import Changes, Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import FILE_SIZE_MAX, ROOT_INO
 from snapfs.store.commit.driver import commit, drive
+from snapfs.store.commit.recovery import open_volume
 from snapfs.store.commit.volume import Volume
+from snapfs.store.trees.block_store import check_pointer
 from snapfs.store.trees.sealing import Sealing
-from snapfs.store.trees.tree import BlockMap, check_pointer
+from snapfs.store.trees.tree import BlockMap
 from tests.harness.sparse import SparseDevice
 
 FORMATTED = SparseDevice(2048 * 4096)
@@ -25,7 +27,7 @@ LAST = FILE_SIZE_MAX // 4096  # the last block of the largest file
 
 
 def new_volume() -> Volume:
-    return Volume.open(FORMATTED.copy())
+    return open_volume(FORMATTED.copy())
 
 
 def new_map(volume: Volume) -> BlockMap:
@@ -34,7 +36,7 @@ def new_map(volume: Volume) -> BlockMap:
 
 def write_out(tree: BlockMap) -> None:
     """Seal one map, and have nothing of it in memory."""
-    volume = tree.volume
+    volume = tree.store
     drive(volume, volume.allocator.prepare, len(tree.dirty), urgency=2)
     sealing = Sealing(volume)
     tree.seal(sealing)
@@ -45,18 +47,18 @@ def write_out(tree: BlockMap) -> None:
 
 def put(tree: BlockMap, index: int, value: int) -> None:
     tree.grow(index + 1)
-    drive(tree.volume, tree.writable, 0, index)[:4] = value.to_bytes(4, "little")
+    drive(tree.store, tree.writable, 0, index)[:4] = value.to_bytes(4, "little")
 
 
 def get(tree: BlockMap, index: int) -> int | None:
-    leaf = drive(tree.volume, tree.node, 0, index)
+    leaf = drive(tree.store, tree.node, 0, index)
     return None if leaf is None else int.from_bytes(leaf[:4], "little")
 
 
 def cut(tree: BlockMap, keep: int, budget: int) -> int:
     """Cut in steps; how many it took."""
     for step in range(1, 1000):
-        if drive(tree.volume, tree.cut, keep, budget) == keep:
+        if drive(tree.store, tree.cut, keep, budget) == keep:
             return step
     raise AssertionError("a cut does not end")
 
@@ -165,7 +167,7 @@ def test_a_cut_exceeds_its_budget(budget: int) -> None:
         for index in (0, 100, 255):
             put(tree, number * FAN_OUT + index, number + 1)
     write_out(tree)
-    left = drive(tree.volume, tree.cut, 50, budget)
+    left = drive(tree.store, tree.cut, 50, budget)
     assert left == max(50, (count - budget) * FAN_OUT)
     for number in range(count):
         assert get(tree, number * FAN_OUT) == (number + 1 if number * FAN_OUT < left else None)
@@ -185,7 +187,7 @@ def test_spans_of_a_sparse_map_have_gaps() -> None:
     write_out(tree)
     spans = [
         (index, words is None, slot, count)
-        for index, words, slot, count in drive(tree.volume, tree.spans, 10, 4 * FAN_OUT + 70000)
+        for index, words, slot, count in drive(tree.store, tree.spans, 10, 4 * FAN_OUT + 70000)
     ]
     assert [index for index, *_ in spans] == [
         10,
@@ -210,7 +212,7 @@ def test_the_last_byte_of_the_largest_file_is_lost() -> None:
     drive(fs.volume, fs.write, fs.base, ino, FILE_SIZE_MAX - 1, b"z")
     drive(fs.volume, fs.write, fs.base, ino, 0, b"a")
     commit(fs.volume)
-    fs = Filesystem(Volume.open(fs.volume.device))
+    fs = Filesystem(open_volume(fs.volume.device))
     inode = drive(fs.volume, fs.inode, fs.base, ino)
     assert (inode.size, inode.blocks) == (FILE_SIZE_MAX, 2 + 7 + 6)
     assert drive(fs.volume, fs.read, fs.base, ino, FILE_SIZE_MAX - 3, 100) == b"\0\0z"

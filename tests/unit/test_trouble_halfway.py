@@ -54,7 +54,7 @@ from snapfs.fuse.requests.operations import Operations
 from snapfs.fuse.serving.quick import Quick
 from snapfs.ids import BASE_VIEW, ROOT_INO
 from snapfs.snapshots import Place, RestoreResult
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 
 VIEW = 3
 
@@ -108,7 +108,7 @@ class Mount:
     def __init__(self) -> None:
         device = MemoryDevice(32 << 20)
         format_volume(device)
-        fs = Filesystem(Volume.open(device))
+        fs = Filesystem(open_volume(device))
         self.edge = Edge(fs, commit_seconds=3600.0)
         self.fs = fs
         numbers = Numbers(BASE_VIEW)

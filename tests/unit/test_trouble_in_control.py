@@ -32,7 +32,7 @@ from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 from tests.harness.sparse import SparseDevice
 
 T = TypeVar("T")
@@ -63,7 +63,7 @@ async def test_a_copy_goes_on_of_what_was_changed_while_it_was_opened(tmp_path: 
     with contextlib.closing(open_device(image)) as device:
         format_volume(device)
     with contextlib.closing(open_device(image, read_only=True)) as device:
-        volume = Volume.open(device, read_only=True)
+        volume = open_volume(device, read_only=True)
         target = prepare(path, device, volume.geometry.size, force=False)
         job = Job.begin(volume, target, Wishes(), registered=False, source_path=image, owner=0)
         job.copy_initial_part([])
@@ -72,7 +72,7 @@ async def test_a_copy_goes_on_of_what_was_changed_while_it_was_opened(tmp_path: 
         job.set_up()
         job.close()
     with contextlib.closing(open_device(image)) as device:
-        fs = Filesystem(Volume.open(device))
+        fs = Filesystem(open_volume(device))
 
         class Apart(Here):
             """Meanwhile somebody writes."""
@@ -112,7 +112,7 @@ async def test_a_snapshot_that_is_renamed_while_others_are_looked_at_keeps_what_
     """What shall be gone from all snapshots is gone from all, whatever their names are by then."""
     device = SparseDevice(32 << 20)
     format_volume(device)
-    fs = Filesystem(Volume.open(device))
+    fs = Filesystem(open_volume(device))
     engine = OfflineEngine(fs)
     drive(fs.volume, fs.make, fs.base, ROOT_INO, b"secret", stat.S_IFREG | 0o644, 0, 0)
     commit(fs.volume)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from snapfs.check.repair.undo import VERSION, undo
 from snapfs.errors import DeviceError, UsageError
 from snapfs.filesystem.format import format_volume
-from snapfs.store.commit.recovery import newest_superblock
+from snapfs.store.commit.superblocks import newest_superblock
 from tests.harness.sparse import SparseDevice
 
 DEVICE = SparseDevice(1024 * 4096)

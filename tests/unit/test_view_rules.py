@@ -17,7 +17,7 @@ from snapfs.filesystem.xattrs import CAPABILITY
 from snapfs.ids import ROOT_INO
 from snapfs.snapshots import Facts, autodelete
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 from tests.harness.sparse import SparseDevice
 
 PROGRAM = 0o100000 | 0o6755
@@ -32,7 +32,7 @@ class Tree:
     def __init__(self) -> None:
         self.device = SparseDevice(16 << 20)
         format_volume(self.device)
-        fs = Filesystem(Volume.open(self.device))
+        fs = Filesystem(open_volume(self.device))
         self.ino: int = drive(fs.volume, fs.make, fs.base, ROOT_INO, b"program", PROGRAM, 0, 0).ino
         drive(fs.volume, fs.write, fs.base, self.ino, 0, CONTENT)
         for number in range(20):
@@ -43,7 +43,7 @@ class Tree:
         self.open()
 
     def open(self) -> None:
-        self.fs = Filesystem(Volume.open(self.device))
+        self.fs = Filesystem(open_volume(self.device))
         self.fs.rules.set_id = False
 
     @property

@@ -24,7 +24,7 @@ from snapfs.check.walk.tables import load_group
 from snapfs.errors import CorruptBlock, DeviceError, NotFound
 from snapfs.filesystem import Inode
 from snapfs.filesystem.inode import EMPTY_SLOT
-from snapfs.store.trees.buckets import Bucket
+from snapfs.store.trees.bucket import Bucket
 
 if TYPE_CHECKING:
     from array import array

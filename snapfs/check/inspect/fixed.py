@@ -20,7 +20,8 @@ from snapfs.check.scrub.scrubbing import Frame
 from snapfs.check.scrub.verifying import MISMATCH, READ_BYTES, Verifier, Wanted
 from snapfs.check.walk.visited import Visited
 from snapfs.errors import CorruptBlock, DeviceError, NotAVolume, UnsupportedVersion
-from snapfs.store.commit.recovery import newest_superblock, read_copy
+from snapfs.store.commit.recovery import read_copy
+from snapfs.store.commit.superblocks import newest_superblock
 
 if TYPE_CHECKING:
     from snapfs.blocks.log_record import FileChange, LogRecord

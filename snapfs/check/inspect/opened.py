@@ -17,14 +17,15 @@ from snapfs.errors import CorruptBlock, DeviceError, NoSuchSnapshot, Truncated
 from snapfs.filesystem import Filesystem, View
 from snapfs.ids import BASE_VIEW
 from snapfs.store.commit.recovery import (
-    RootRecord,
-    decode_set,
     fetched,
     load_copy,
     load_group_table,
-    newest_superblock,
+    open_volume,
 )
+from snapfs.store.commit.superblocks import newest_superblock
 from snapfs.store.commit.volume import Volume
+from snapfs.store.space.set_codec import decode_set
+from snapfs.store.tables.root_record import RootRecord
 
 if TYPE_CHECKING:
     from snapfs.blocks.superblock import Superblock
@@ -90,7 +91,7 @@ def inspect(device: Device, limit: int = ROWS) -> Inspected:
     problems: list[Problem] = []
     superblock = newest_superblock(device)
     try:
-        volume = Volume.open(device, read_only=True)
+        volume = open_volume(device, read_only=True)
         fs = Filesystem(volume, as_sealed=True)
         root = _root_record(device, volume.superblock)
     except (CorruptBlock, DeviceError, Truncated) as exc:

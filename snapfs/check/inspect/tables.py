@@ -17,7 +17,7 @@ from snapfs.check.inspect.trees import leaves, load
 from snapfs.check.scrub.places import Kind
 from snapfs.check.scrub.verifying import MISMATCH
 from snapfs.errors import CorruptBlock, DeviceError, NotFound
-from snapfs.store.commit.recovery import decode_set
+from snapfs.store.space.set_codec import decode_set
 from snapfs.store.tables.facts import Facts
 from snapfs.store.tables.instances import FACTS_KEY, Instance
 

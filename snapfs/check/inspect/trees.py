@@ -23,8 +23,9 @@ from snapfs.check.scrub.scrubbing import Frame
 from snapfs.check.walk.visited import Visited
 from snapfs.errors import CorruptBlock, DeviceError
 from snapfs.store.commit.recovery import fetched
-from snapfs.store.trees.buckets import HASH_BITS, TOO_DEEP
-from snapfs.store.trees.tree import check_pointer
+from snapfs.store.trees.block_store import check_pointer
+from snapfs.store.trees.bucket import HASH_BITS
+from snapfs.store.trees.buckets import TOO_DEEP
 
 if TYPE_CHECKING:
     from snapfs.store.commit.volume import Volume
@@ -222,7 +223,7 @@ def by_index(volume: Volume, index: int) -> Callable[[Node], int]:
 
 def by_hash(table: BucketTree, key: int) -> Callable[[Node], int]:
     """How to descend to the bucket with a key of a table. Descending may raise ``CorruptBlock``."""
-    bits, hashed = table.volume.geometry.fan_bits, table.hash_of(key)
+    bits, hashed = table.store.geometry.fan_bits, table.hash_of(key)
 
     def choose(node: Node) -> int:
         if node.parent is None:

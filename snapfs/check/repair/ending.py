@@ -16,7 +16,8 @@ from snapfs.device.base import Device
 from snapfs.errors import CorruptBlock, DeviceError, SnapfsError
 from snapfs.filesystem import Filesystem
 from snapfs.store.commit.driver import commit
-from snapfs.store.commit.recovery import newest_superblock, read_copy
+from snapfs.store.commit.recovery import open_volume, read_copy
+from snapfs.store.commit.superblocks import newest_superblock
 from snapfs.store.commit.volume import Volume
 
 
@@ -31,7 +32,7 @@ def take_over_log(device: Device, tell: Tell) -> None:
         return
     pending = "what was"
     try:
-        volume = Volume.open(device)
+        volume = open_volume(device)
         pending = f"{len(volume.sync_log.pending)} changes that were"
         fs = Filesystem(volume)
         fs.volume.check_writable()

@@ -17,8 +17,10 @@ from snapfs.blocks.superblock import KNOWN_READ_ONLY_COMPATIBLE, Superblock
 from snapfs.device.base import Device
 from snapfs.errors import CorruptBlock, DeviceError, UnsupportedVersion
 from snapfs.store.commit import recovery
+from snapfs.store.commit.superblocks import check_size, intact, newest_superblock
 from snapfs.store.commit.volume import Volume
 from snapfs.store.tables.instances import FACTS_KEY, Instance
+from snapfs.store.tables.root_record import RootRecord
 from snapfs.store.trees.buckets import BucketTree
 
 Tell = Callable[[str], None]
@@ -34,8 +36,8 @@ def salvage(device: Device, tell: Tell) -> Volume:
     Raises ``NotAVolume``, ``UnsupportedVersion``, ``Truncated``, ``DeviceError``, and
     ``CorruptBlock`` when no generation is left.
     """
-    newest = recovery.newest_superblock(device)
-    recovery.check_size(device, newest)
+    newest = newest_superblock(device)
+    check_size(device, newest)
     if newest.read_only_compatible & ~KNOWN_READ_ONLY_COMPATIBLE:
         raise UnsupportedVersion(
             f"{device.path}: it has features that this snapfs can only read: repair it "
@@ -78,17 +80,17 @@ def superblocks(device: Device, newest: Superblock) -> list[Superblock]:
     """All intact superblocks of the volume, one for each generation, newest first."""
     found = {newest.generation: newest}
     for offsets in newest.geometry.slot_offsets():
-        for one in recovery.intact(device, offsets, []):
+        for one in intact(device, offsets, []):
             if (one.uuid, one.geometry) == (newest.uuid, newest.geometry):
                 found.setdefault(one.generation, one)
     return [found[generation] for generation in sorted(found, reverse=True)]
 
 
-def _root_record(device: Device, superblock: Superblock) -> recovery.RootRecord | None:
+def _root_record(device: Device, superblock: Superblock) -> RootRecord | None:
     try:
         data = device.read(superblock.root_block * superblock.block_size, superblock.root_length)
         if crc32c(data) == superblock.root_checksum:
-            return recovery.RootRecord.decode(data, superblock.geometry)
+            return RootRecord.decode(data, superblock.geometry)
     except (CorruptBlock, DeviceError):
         pass
     return None
@@ -119,7 +121,7 @@ def readable_items(
             yield from found.items.items()
 
 
-def _begins(device: Device, superblock: Superblock, root: recovery.RootRecord) -> bool:
+def _begins(device: Device, superblock: Superblock, root: RootRecord) -> bool:
     """Can the block be read that the inode table of the base begins with?"""
     block, checksum = root.base.first & BLOCK_MASK, root.base.second >> CHECKSUM_SHIFT
     try:

@@ -17,7 +17,7 @@ import msgpack
 from snapfs.device.base import Alone, Buffer, Device
 from snapfs.device.pinned import pin
 from snapfs.errors import DeviceError, DeviceFull, SnapfsError, UsageError
-from snapfs.store.commit.recovery import newest_superblock
+from snapfs.store.commit.superblocks import newest_superblock
 
 VERSION: Final = 1
 

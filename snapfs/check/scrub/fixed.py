@@ -20,7 +20,7 @@ from snapfs.check.scrub.verifying import (
     Wanted,
 )
 from snapfs.errors import CorruptBlock, NotAVolume, UnsupportedVersion
-from snapfs.store.commit.recovery import RootRecord
+from snapfs.store.tables.root_record import RootRecord
 
 if TYPE_CHECKING:
     from snapfs.store.commit.volume import Volume

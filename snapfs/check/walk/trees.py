@@ -16,8 +16,9 @@ from snapfs.check.walk.reach import (
     Reach,
     allowed,
 )
-from snapfs.errors import CorruptBlock, DeviceError, NotCached
-from snapfs.store.trees.buckets import HASH_BITS, Bucket
+from snapfs.errors import CorruptBlock, DeviceError
+from snapfs.interrupts import NotCached
+from snapfs.store.trees.bucket import HASH_BITS, Bucket
 
 if TYPE_CHECKING:
     from snapfs.store.commit.volume import Volume

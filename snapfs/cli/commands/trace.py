@@ -208,14 +208,14 @@ def _replay(arguments: argparse.Namespace) -> int:
     from snapfs.cli.mounting import source
     from snapfs.filesystem import Filesystem
     from snapfs.fuse.replaying.replay import replay
-    from snapfs.store.commit.volume import Volume
+    from snapfs.store.commit.recovery import open_volume
 
     with _opened(arguments.file) as trace:
         device = source.parse("mem:", arguments.image).open(
             read_only=False, interval=None, warn=report
         )
         try:
-            volume = Volume.open(device)
+            volume = open_volume(device)
             facts = trace.header.facts
             if str(volume.uuid) != facts.get("uuid"):
                 raise CommandFailed(

@@ -20,7 +20,7 @@ from snapfs.errors import DeviceFull, SnapfsError
 from snapfs.filesystem import Filesystem
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 
 if TYPE_CHECKING:
     from snapfs.device import Device
@@ -94,7 +94,7 @@ def _restored(fs: Filesystem, options: MountOptions, warn: Callable[[str], None]
 
 
 def _open(device: Device, options: MountOptions) -> Filesystem:
-    volume = Volume.open(device, read_only=options.read_only)
+    volume = open_volume(device, read_only=options.read_only)
     volume.allocator.discards.wanted = bool(options.discard) and not volume.read_only
     return Filesystem(volume)
 

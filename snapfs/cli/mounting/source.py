@@ -113,11 +113,11 @@ def _loaded(source: Source, load: str, warn: Callable[[str], None]) -> Device:
     """
     from snapfs.copying import open_image
     from snapfs.device import RamDevice
-    from snapfs.store.commit.volume import Volume
+    from snapfs.store.commit.recovery import open_volume
 
     image = open_image(load, read_only=True)
     try:
-        length = Volume.open(image, read_only=True).geometry.size
+        length = open_volume(image, read_only=True).geometry.size
         _check_room(source, length, warn)
         device = RamDevice(source.given, length)
         try:

@@ -17,7 +17,7 @@ from snapfs.copying import attach, open_image
 from snapfs.filesystem import Filesystem
 from snapfs.snapshots import Facts, Instance, Permit, Place, RestoreResult, SetDeletion, Target
 from snapfs.store.commit.driver import commit, drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 
 T = TypeVar("T")
 
@@ -147,7 +147,7 @@ def opened(
     device = open_image(path, read_only=not write)
     try:
         volume, trouble = (
-            open_damaged(device) if damaged else (Volume.open(device, read_only=not write), None)
+            open_damaged(device) if damaged else (open_volume(device, read_only=not write), None)
         )
         job = attach(volume) if write and go_on else None
         fs = Filesystem(volume)

@@ -24,8 +24,9 @@ from snapfs.check.scrub.whereabouts import (
 )
 from snapfs.control.socket.caller import Caller
 from snapfs.control.socket.protocol import Result
-from snapfs.errors import NotCached, SnapfsError
+from snapfs.errors import SnapfsError
 from snapfs.filesystem import Filesystem
+from snapfs.interrupts import NotCached
 from snapfs.printable import printable
 
 log = logging.getLogger("snapfs.control")

@@ -16,13 +16,9 @@ from typing import Final, ParamSpec, TypeVar
 import trio
 
 from snapfs.errors import (
-    CommitNeeded,
     CorruptBlock,
     DeviceFull,
-    Interrupt,
     NoSpace,
-    NotCached,
-    NotReady,
     SnapfsError,
 )
 from snapfs.filesystem import Filesystem
@@ -32,6 +28,12 @@ from snapfs.fuse.driving.gate import Gate
 from snapfs.fuse.driving.metrics import Metrics
 from snapfs.fuse.driving.neighbours import NoRoom, Room
 from snapfs.fuse.driving.threads import Pool, in_thread
+from snapfs.interrupts import (
+    CommitNeeded,
+    Interrupt,
+    NotCached,
+    NotReady,
+)
 from snapfs.store.commit.guard import broke_off
 
 log = logging.getLogger("snapfs.fuse")

@@ -18,18 +18,27 @@ import trio
 
 from snapfs import probes
 from snapfs.copying.before_write import without_copy
-from snapfs.errors import CorruptBlock, DeviceError, DeviceFull, NoSpace, NotCached, SnapfsError
+from snapfs.errors import (
+    CorruptBlock,
+    DeviceError,
+    DeviceFull,
+    NoSpace,
+    SnapfsError,
+)
 from snapfs.fuse.driving.discarding import Discarding
 from snapfs.fuse.driving.metrics import COMMIT, DEVICE_FLUSH, LOG, SEAL, Metrics
 from snapfs.fuse.driving.pace import SMALL, Pace
 from snapfs.fuse.driving.threads import Pool, in_thread
+from snapfs.interrupts import NotCached
+from snapfs.store.commit import log_writing
+from snapfs.store.commit.commit import seal
 from snapfs.store.commit.guard import broke_off
 from snapfs.store.commit.volume import Volume
 
 if TYPE_CHECKING:
+    from snapfs.interrupts import Want
     from snapfs.store.commit.sync_log import LogWrite
-    from snapfs.store.trees.cache import Want
-    from snapfs.store.trees.sealing import Sealed
+    from snapfs.store.trees.sealed import Sealed
 
 log = logging.getLogger("snapfs.fuse")
 
@@ -101,7 +110,9 @@ class Commits:
     async def sync(self) -> bool:
         """The same, in a durable generation or in its log."""
         volume = self._volume
-        is_here = not volume.is_synced and (self._log_pace.is_quick or not volume.sync_log.may_tell)
+        is_here = not volume.is_synced and (
+            self._log_pace.is_quick or not log_writing.may_tell(volume)
+        )
         if is_here and (self._log_here() or (self._pace.is_quick and self._commit_here(None))):
             return True
         return await self._done(self._ask_sync())
@@ -225,7 +236,7 @@ class Commits:
         """A record that is enough for all that has happened; None: it takes a commit. Under a copy
         it always does.
         """
-        return None if self._is_copied() else self._volume.sync_log.begin()
+        return None if self._is_copied() else log_writing.begin(self._volume)
 
     async def run(self) -> None:
         """Write commits as they are asked for, until cancelled."""
@@ -237,7 +248,7 @@ class Commits:
 
     def _sealed(self) -> Sealed:
         start = time.perf_counter()
-        sealed = self._volume.seal()
+        sealed = seal(self._volume)
         self._metrics.note(SEAL, time.perf_counter() - start)
         return sealed
 

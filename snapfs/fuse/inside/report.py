@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import trio
 
-from snapfs.errors import Interrupt, SnapfsError
+from snapfs.errors import SnapfsError
 from snapfs.fuse.driving.autodelete import AutoDelete
 from snapfs.fuse.driving.commits import Commits
 from snapfs.fuse.driving.edge import Edge
@@ -32,6 +32,7 @@ from snapfs.fuse.protocol.numbers import SNAPDIR_BIT
 from snapfs.fuse.protocol.wire import Op, name_of
 from snapfs.fuse.serving.loop import Loop
 from snapfs.ids import BASE_VIEW
+from snapfs.interrupts import Interrupt
 from snapfs.snapshots.naming import ancestry, path_of
 
 #: Lines of one part of a report, at most: hundreds of requests can wait for the same.

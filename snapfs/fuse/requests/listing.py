@@ -10,11 +10,11 @@ from __future__ import annotations
 import stat
 from typing import Final, NamedTuple
 
-from snapfs.errors import CorruptBlock, NotCached, StaleInode
+from snapfs.errors import CorruptBlock, StaleInode
 from snapfs.filesystem import Filesystem, Inode, View
 from snapfs.fuse.protocol.numbers import Numbers
 from snapfs.fuse.requests.attributes import VALID
-from snapfs.store.trees.cache import Want
+from snapfs.interrupts import NotCached, Want
 
 #: Cookies of what every listing begins with; the core's come after them.
 DOT_COOKIE: Final = 1

@@ -14,12 +14,16 @@ import stat
 import pyfuse3
 
 from snapfs import snapshots
-from snapfs.errors import BadName, NotCached, NotDirectory, NotPermitted
+from snapfs.errors import (
+    BadName,
+    NotDirectory,
+    NotPermitted,
+)
 from snapfs.filesystem import Inode, View
 from snapfs.fuse.requests.handling import Requests
 from snapfs.fuse.requests.listing import FIRST_COOKIE, Row
+from snapfs.interrupts import NotCached, Want
 from snapfs.snapshots import Instance, Permit
-from snapfs.store.trees.cache import Want
 
 
 class SnapdirRequests(Requests):

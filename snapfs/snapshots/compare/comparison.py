@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from snapfs.blocks.inode import FLAG_HEIR, INODE_BYTES, LAYOUT
 from snapfs.blocks.pointer import BLOCK_MASK, EPOCH_MASK, FLAG_BUCKET
-from snapfs.errors import CorruptBlock, NotCached
+from snapfs.errors import CorruptBlock
 from snapfs.filesystem.coverage import Heir
 from snapfs.filesystem.inode import EMPTY_SLOT
 from snapfs.ids import HIDDEN_INOS
+from snapfs.interrupts import NotCached
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from snapfs.interrupts import Want
     from snapfs.store.commit.volume import Volume
     from snapfs.store.tables.instances import ViewRoot
-    from snapfs.store.trees.cache import Want
 
 #: Pairs that are looked at together, so that what they miss is fetched together.
 BATCH = 128

@@ -13,19 +13,24 @@ from collections.abc import Callable, Collection, Generator, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
-from snapfs.errors import CorruptBlock, FsError, NotCached, StaleInode
+from snapfs.errors import (
+    CorruptBlock,
+    FsError,
+    StaleInode,
+)
 from snapfs.filesystem import names
 from snapfs.filesystem.names import TYPE_BITS
 from snapfs.filesystem.view import InodeCache, View
 from snapfs.ids import ROOT_INO
+from snapfs.interrupts import NotCached
 from snapfs.store.trees.difference import BucketDifference
 
 if TYPE_CHECKING:
     from snapfs.filesystem import Inode
+    from snapfs.interrupts import Want
     from snapfs.store.commit.volume import Volume
     from snapfs.store.tables.instances import Instance, ViewRoot
     from snapfs.store.tables.parts import Part
-    from snapfs.store.trees.cache import Want
 
 P = ParamSpec("P")
 T = TypeVar("T")

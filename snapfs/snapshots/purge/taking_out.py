@@ -17,7 +17,6 @@ from snapfs.errors import (
     CorruptBlock,
     FsError,
     NoSpace,
-    NotCached,
     NotFound,
     SnapfsError,
     SnapshotError,
@@ -26,6 +25,7 @@ from snapfs.errors import (
 )
 from snapfs.filesystem import names
 from snapfs.ids import ROOT_INO
+from snapfs.interrupts import NotCached
 from snapfs.snapshots.lifecycle import deletable
 from snapfs.snapshots.naming import get
 from snapfs.snapshots.rights import Permit, anyone
@@ -34,7 +34,7 @@ from snapfs.store.tables.instances import Instance
 
 if TYPE_CHECKING:
     from snapfs.filesystem import Filesystem, Inode, View
-    from snapfs.store.trees.cache import Want
+    from snapfs.interrupts import Want
 
 #: Snapshots that are purged in one synchronous stretch, and thus at once.
 TOGETHER: Final = 500

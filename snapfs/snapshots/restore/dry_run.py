@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from snapfs.errors import NotCached
+from snapfs.interrupts import NotCached
 from snapfs.snapshots.compare.diff import Diff
 from snapfs.snapshots.compare.differing import (
     Difference,

@@ -6,15 +6,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from snapfs.errors import CorruptBlock, NotCached
+from snapfs.errors import CorruptBlock
 from snapfs.filesystem.coverage import is_part
+from snapfs.interrupts import NotCached
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
     from snapfs.filesystem import Filesystem
+    from snapfs.interrupts import Want
     from snapfs.snapshots.compare.comparison import Comparison
-    from snapfs.store.trees.cache import Want
 
 T = TypeVar("T")
 

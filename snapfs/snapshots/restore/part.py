@@ -18,11 +18,11 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
-from snapfs.errors import CommitNeeded, NotCached
 from snapfs.filesystem import writing, xattrs
 from snapfs.filesystem.inode import Inode
 from snapfs.filesystem.names import TYPE_BITS
 from snapfs.ids import BASE_VIEW
+from snapfs.interrupts import CommitNeeded, NotCached
 from snapfs.snapshots.compare.comparison import GENERATION, Comparison
 from snapfs.snapshots.compare.differing import Difference
 from snapfs.snapshots.compare.sides import Steps, ask

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from snapfs.errors import CommitNeeded, CorruptBlock, Interrupt
+from snapfs.errors import CorruptBlock
 from snapfs.ids import BASE_VIEW, ROOT_INO
+from snapfs.interrupts import CommitNeeded, Interrupt
 from snapfs.snapshots.compare.comparison import Comparison
 from snapfs.snapshots.lifecycle import new_instance
 from snapfs.snapshots.naming import default_name, free_name, get

@@ -32,7 +32,7 @@ from snapfs.device.image import ImageDevice
 from snapfs.device.page import PAGE_BYTES, Page
 from snapfs.device.storage import Storage
 from snapfs.errors import CorruptBlock, DeviceError, DeviceFull, SnapfsError, VolumeBusy
-from snapfs.store.commit.recovery import newest_superblock
+from snapfs.store.commit.superblocks import newest_superblock
 
 log = logging.getLogger("snapfs.store")
 

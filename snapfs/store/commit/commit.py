@@ -22,11 +22,15 @@ from snapfs.blocks.group_header import (
     encode_records,
 )
 from snapfs.blocks.schema import pack
-from snapfs.errors import CommitNeeded, NoSpace
-from snapfs.store.commit import recovery
+from snapfs.errors import CorruptBlock, NoSpace
+from snapfs.interrupts import CommitNeeded, Interrupt
 from snapfs.store.commit.costs import RUN_BYTES
+from snapfs.store.commit.guard import broke_off
+from snapfs.store.space.set_codec import encode_set
 from snapfs.store.tables.copies import CopyBlock
-from snapfs.store.trees.sealing import Sealed, Sealing
+from snapfs.store.tables.root_record import ROOT_FIXED, RootRecord
+from snapfs.store.trees.sealed import Sealed
+from snapfs.store.trees.sealing import Sealing
 
 if TYPE_CHECKING:
     from snapfs.store.commit.volume import Volume
@@ -35,6 +39,38 @@ if TYPE_CHECKING:
 
 
 def seal(volume: Volume) -> Sealed:
+    """Plan and seal the open generation. One may be in flight at a time.
+
+    Raises ``NotCached``, ``CommitNeeded``, ``NoSpace``, ``ReadOnly`` before anything has changed.
+    """
+    volume.check_writable()
+    if volume.in_flight is not None:
+        raise CommitNeeded
+    try:
+        plan(volume)
+    except BaseException as exc:
+        broke_off(volume, exc, "a commit")
+        raise
+    try:
+        sealed = _seal(volume)
+    except Interrupt as exc:
+        # The plan has seen to everything that a sound volume can need.
+        volume.end_writing(
+            "a commit broke off: the metadata contradicts itself: unmount it, then "
+            "run 'snapfs check'"
+        )
+        raise CorruptBlock("a commit broke off: the metadata contradicts itself") from exc
+    except BaseException as exc:
+        # What is in memory is half of one generation and half of the next: it must not be
+        # written, whatever has come out.
+        volume.end_writing(f"a commit broke off: {type(exc).__name__}: {exc}")
+        raise
+    sealed.reserve = volume.reserve
+    volume.in_flight = sealed
+    return sealed
+
+
+def _seal(volume: Volume) -> Sealed:
     """Seal the open generation, which was planned in the same synchronous stretch, and start the
     next. Cannot fail.
     """
@@ -138,7 +174,7 @@ def replaced_blocks(volume: Volume) -> list[int]:
 
 def tree_growth(tree: BucketTree, changed_bytes: int) -> int:
     """Blocks that a bucket tree's seal takes, at most, after ``changed_bytes`` were put into it."""
-    block_size = tree.volume.geometry.block_size
+    block_size = tree.store.geometry.block_size
     return (
         2 * len(tree.dirty) + 4 * changed_bytes // block_size + 4
         if tree.dirty or changed_bytes
@@ -199,7 +235,7 @@ def flush_sets(volume: Volume) -> None:
         if entry is None:
             gone.append(number)
         else:
-            volume.sets_tree.put(number, recovery.encode_set(entry))
+            volume.sets_tree.put(number, encode_set(entry))
     volume.sets_tree.pop_all(gone)
     holders.dirty.clear()
 
@@ -259,7 +295,7 @@ def write_roots(volume: Volume, sealing: Sealing) -> Sealed:
     (root_block,) = sealing.allocate(1, volume.system_owner)
     if volume.root_block:  # a volume that is being formatted has none yet
         volume.system_owner.drop(volume.root_block, 1, 0)
-    region = volume.sync_log.seal(sealing)
+    region = volume.sync_log.seal(sealing, copying=volume.copies.current is not None)
     # Nothing is allocated or freed from here on.
     per_leaf = geometry.block_size // ENTRY.size
     for group in allocator.dirty_groups():
@@ -269,14 +305,14 @@ def write_roots(volume: Volume, sealing: Sealing) -> Sealed:
         ENTRY.pack_into(leaf, group.number % per_leaf * ENTRY.size, *entry.fields)
     volume.group_tree.seal(sealing, places)
     counting = volume.instances.counted()
-    root = recovery.RootRecord(
+    root = RootRecord(
         volume.epoch, volume.hash_seed, volume.next_inode_generation, volume.record_blocks,
         counting, volume.base_root,
         (volume.group_tree.root_words, volume.group_tree.depth, volume.group_tree.blocks),
         (volume.sets_tree.root_words, volume.sets_tree.blocks), (volume.instances_tree.root_words,
         volume.instances_tree.blocks),
         volume.restores.scheduled,
-        volume.restores.fitting(geometry.block_size - recovery.ROOT_FIXED - len(counting)),
+        volume.restores.fitting(geometry.block_size - ROOT_FIXED - len(counting)),
         copy,
     ).encode()  # fmt: skip
     sealing.blocks[root_block] = root.ljust(geometry.block_size, b"\0")

@@ -71,7 +71,7 @@ def of_write(tree: BlockMap, first: int, last: int) -> int:
     """Writing the blocks from ``first`` to ``last`` of a file: its inode, and the pointer blocks on
     their ways, new levels among them.
     """
-    bits, depth = tree.volume.geometry.fan_bits, tree.depth
+    bits, depth = tree.store.geometry.fan_bits, tree.depth
     cost = INODE
     if last >> bits * depth:
         depth = tree.levels_for(last + 1)

@@ -7,12 +7,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from snapfs.errors import CommitNeeded, DeviceError, NoSpace, NotCached, NotReady
+from snapfs.errors import DeviceError, NoSpace
+from snapfs.interrupts import (
+    CommitNeeded,
+    NotCached,
+    NotReady,
+)
+from snapfs.store.commit import log_writing
+from snapfs.store.commit.commit import seal
 from snapfs.store.commit.guard import broke_off
 from snapfs.store.commit.volume import Volume
 
 if TYPE_CHECKING:
-    from snapfs.store.trees.sealing import Sealed
+    from snapfs.store.trees.sealed import Sealed
 
 T = TypeVar("T")
 
@@ -81,7 +88,7 @@ def commit(volume: Volume) -> None:
             _write(volume, volume.in_flight)  # the device was full
         while volume.dirty:
             try:
-                _write(volume, volume.seal())
+                _write(volume, seal(volume))
             except NotCached as exc:
                 volume.admit(volume.read_wants(exc.wants))
         discard(volume)
@@ -121,7 +128,7 @@ def sync(volume: Volume) -> bool:
 
 
 def _log(volume: Volume) -> bool:
-    record = volume.sync_log.begin()
+    record = log_writing.begin(volume)
     if record is None:
         return False
     try:

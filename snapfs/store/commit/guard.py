@@ -16,25 +16,32 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from snapfs.errors import CorruptBlock, CorruptData, FsError, Interrupt, SnapfsError, SnapshotError
+from snapfs.errors import (
+    CorruptBlock,
+    CorruptData,
+    FsError,
+    SnapfsError,
+    SnapshotError,
+)
+from snapfs.interrupts import Interrupt
 
 if TYPE_CHECKING:
-    from snapfs.store.commit.volume import Volume
+    from snapfs.store.trees.block_store import BlockStore
 
 #: A call that ends with one of these has changed nothing, and may be made anew. A failing device
 #: must not be asked again unasked.
 REPEATABLE: Final = (Interrupt, FsError, SnapshotError)
 
 
-def broke_off(volume: Volume, exc: BaseException, what: str = "a change") -> None:
+def broke_off(store: BlockStore, exc: BaseException, what: str = "a change") -> None:
     """A core call has ended with ``exc``. Ends writing if that does not say that nothing has
     changed; ``what`` is for the reason.
     """
     if isinstance(exc, CorruptBlock):
         # Data is what only its file depends on, and it is read before anything is changed.
         if not isinstance(exc, CorruptData):
-            volume.end_writing(
+            store.end_writing(
                 f"its metadata is damaged ({exc}): unmount it, then run 'snapfs check'"
             )
     elif not isinstance(exc, (SnapfsError, Interrupt)):
-        volume.end_writing(f"{what} broke off: {type(exc).__name__}: {exc}")
+        store.end_writing(f"{what} broke off: {type(exc).__name__}: {exc}")

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from snapfs import probes
-from snapfs.errors import CommitNeeded, CorruptBlock, NoSpace
+from snapfs.errors import CorruptBlock, NoSpace
+from snapfs.interrupts import CommitNeeded
 from snapfs.store.space.account import Account
 from snapfs.store.space.discards import Discards
-from snapfs.store.space.groups import Groups
+from snapfs.store.space.groups import Groups, Waiting
 from snapfs.store.space.readers import Readers
 
 if TYPE_CHECKING:
@@ -22,12 +23,9 @@ if TYPE_CHECKING:
     from snapfs.blocks.group_header import GroupEntry
     from snapfs.store.space.group import Group
     from snapfs.store.space.holders import HolderSets
-    from snapfs.store.trees.cache import BlockCache
 
 #: Blocks per group, at least, that make a group worth allocating from while another has more.
 ROOMY = 16
-
-Waiting = tuple[int, int, int]  # group, offset, length
 
 
 class Allocator(Groups):
@@ -36,18 +34,22 @@ class Allocator(Groups):
     """
 
     def __init__(
-        self, geometry: Geometry, holders: HolderSets, cache: BlockCache, entries: list[GroupEntry]
+        self,
+        geometry: Geometry,
+        holders: HolderSets,
+        entries: list[GroupEntry],
+        forget: Callable[[int, int], None],
     ) -> None:
         super().__init__(geometry, entries)
         self.holders = holders
-        self.cache = cache
+        #: Told of runs (block, length) that are freed: what they held is history.
+        self._forget = forget
         self.waiting: list[Waiting] = []
         self.account = Account()
         self.recount()
         self.from_front = False
-        self.in_flight = 0  # waiting blocks of sealed generations
-        self.readers = Readers(self)
         self.discards = Discards(self)
+        self.readers = Readers(self, self.discards)
         # Whether background work will free blocks, and one step of it.
         self.more_to_come: Callable[[], bool] = lambda: False
         self.reclaim: Callable[[], bool] = lambda: False
@@ -205,7 +207,7 @@ class Allocator(Groups):
         ``unused``: nobody has kept anything there, so nothing is to be discarded.
         """
         self.account.changes += 1
-        self.cache.forget(start, length)
+        self._forget(start, length)
         reuse = unused or not self.discards.wanted
         for group, low, high in self._split(start, length):
             group.check_in_use(low, high)

@@ -24,7 +24,7 @@ from snapfs.store.space.kept import KeptBlocks
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from snapfs.store.space.allocator import Allocator, Waiting
+    from snapfs.store.space.groups import Groups, Waiting
 
 
 #: Of more bytes than this nothing is left for repair.
@@ -34,16 +34,16 @@ REPAIR_BYTES: Final = 1 << 20
 class Discards:
     """The discards of a volume. ``wanted``: whoever mounts it wants them."""
 
-    def __init__(self, allocator: Allocator) -> None:
+    def __init__(self, groups: Groups) -> None:
         self.wanted = False
         #: Called when there is something to discard.
         self.added: Callable[[], None] = lambda: None
         #: Called with the reason when discarding ends for good.
         self.gave_up: Callable[[str], None] = lambda _reason: None
-        self._allocator = allocator
-        self._newest = KeptBlocks(allocator)
-        self._due = KeptBlocks(allocator)
-        self._under_way = KeptBlocks(allocator)
+        self._pool = groups
+        self._newest = KeptBlocks(groups)
+        self._due = KeptBlocks(groups)
+        self._under_way = KeptBlocks(groups)
 
     @property
     def pending(self) -> bool:
@@ -54,11 +54,11 @@ class Discards:
         """The newest generation, which is durable now, has freed these blocks."""
         waiting = list(waiting)
         singles = [run for run in waiting if run[2] == 1]
-        if len(singles) * self._allocator.geometry.block_size > REPAIR_BYTES:
+        if len(singles) * self._pool.geometry.block_size > REPAIR_BYTES:
             singles = []
         rest = [run for run in waiting if run[2] > 1] if singles else waiting
         for number in {run[0] for run in singles} & {run[0] for run in rest}:
-            self._allocator.groups[number].pinned += 1  # once for each of the two
+            self._pool.groups[number].pinned += 1  # once for each of the two
         self._newest.move_to(self._due)
         self._newest.add(singles)
         self._due.add(rest)

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING
 
 from snapfs import probes
 from snapfs.blocks.group_header import ENTRY_SLOT, ENTRY_WRITTEN, GroupEntry
-from snapfs.errors import CorruptBlock, NotCached
+from snapfs.errors import CorruptBlock
+from snapfs.interrupts import NotCached, Want
 from snapfs.store.space.group import Group
-from snapfs.store.trees.cache import Want
 
 if TYPE_CHECKING:
     from snapfs.blocks.geometry import Geometry
+
+Waiting = tuple[int, int, int]
+"""Freed blocks that wait for a commit: group, offset, length."""
 
 #: Clean groups kept in memory beyond those in use.
 GROUPS_KEPT = 256
@@ -35,6 +38,10 @@ class Groups:
         self.geometry = geometry
         self.entries = entries
         self.groups: dict[int, Group] = {}
+        #: Blocks that can be given out now, and those that wait for sealed generations to be
+        #: durable. Whoever keeps freed blocks from being given out accounts for it here.
+        self.available = 0
+        self.in_flight = 0
         #: The numbers of those that the next commit must write: what is fresh, freed or recorded in
         #: the open generation is in them.
         self.changed: set[int] = set()

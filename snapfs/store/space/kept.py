@@ -14,7 +14,7 @@ from bitarray import bitarray
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from snapfs.store.space.allocator import Allocator, Waiting
+    from snapfs.store.space.groups import Groups, Waiting
 
 
 class KeptBlocks:
@@ -22,8 +22,8 @@ class KeptBlocks:
     as free for the next commit.
     """
 
-    def __init__(self, allocator: Allocator) -> None:
-        self._allocator = allocator
+    def __init__(self, groups: Groups) -> None:
+        self._pool = groups
         self._bits: dict[int, bitarray] = {}
 
     def __len__(self) -> int:
@@ -32,12 +32,12 @@ class KeptBlocks:
 
     def add(self, waiting: Iterable[Waiting]) -> None:
         """Keep runs whose groups are pinned once for all of them."""
-        groups, waiting = self._allocator.groups, list(waiting)
+        groups, waiting = self._pool.groups, list(waiting)
         for number in {number for number, _, _ in waiting}:
             if number in self._bits:
                 groups[number].pinned -= 1
             else:
-                self._bits[number] = bitarray(self._allocator.geometry.group_span, endian="little")
+                self._bits[number] = bitarray(self._pool.geometry.group_span, endian="little")
                 self._bits[number].setall(0)
         for number, offset, length in waiting:
             self._bits[number][offset : offset + length] = 1
@@ -46,7 +46,7 @@ class KeptBlocks:
         """Have another set keep all of them."""
         for number, bits in self._bits.items():
             if number in other._bits:
-                self._allocator.groups[number].pinned -= 1
+                self._pool.groups[number].pinned -= 1
                 other._bits[number] |= bits
             else:
                 other._bits[number] = bits
@@ -61,7 +61,7 @@ class KeptBlocks:
         """All of them as (block, length), neighbours within a group joined."""
         out = []
         for number, bits in self._bits.items():
-            first = self._allocator.groups[number].start
+            first = self._pool.groups[number].start
             start = bits.find(1)
             while start >= 0:
                 end = bits.find(0, start)
@@ -72,12 +72,12 @@ class KeptBlocks:
 
     def let_go(self) -> None:
         """They may be given out from now on."""
-        allocator = self._allocator
+        pool = self._pool
         for number, bits in self._bits.items():
-            group, count = allocator.groups[number], bits.count(1)
+            group, count = pool.groups[number], bits.count(1)
             group.busy &= ~bits
             group.available += count
             group.pinned -= 1
-            allocator.available += count
-            allocator.in_flight -= count
+            pool.available += count
+            pool.in_flight -= count
         self._bits.clear()

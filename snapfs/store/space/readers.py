@@ -11,12 +11,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Self
 
 from snapfs import probes
+from snapfs.store.space.discards import Discards
 from snapfs.store.space.kept import KeptBlocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from snapfs.store.space.allocator import Allocator, Waiting
+    from snapfs.store.space.groups import Groups, Waiting
 
 #: Groups of which blocks are kept, at most: each takes memory.
 GROUPS_MAX: Final = 512
@@ -45,10 +46,10 @@ class Reader:
 class Readers:
     """The open readers of a volume, and the blocks that are kept for them."""
 
-    def __init__(self, allocator: Allocator) -> None:
-        self._allocator = allocator
+    def __init__(self, groups: Groups, discards: Discards) -> None:
+        self._discards = discards
         self._open: set[Reader] = set()
-        self._kept = KeptBlocks(allocator)
+        self._kept = KeptBlocks(groups)
 
     def open(self) -> Reader:
         """A reader of what is sealed now."""
@@ -72,8 +73,8 @@ class Readers:
         self._open.discard(reader)
         if self._open:
             return
-        if self._allocator.discards.wanted:
-            self._allocator.discards.take_over(self._kept)
+        if self._discards.wanted:
+            self._discards.take_over(self._kept)
         else:
             self._kept.let_go()
 

@@ -25,79 +25,18 @@ from snapfs.blocks.pointer import (
     FLAG_DIRTY,
     encode_pointers,
 )
-from snapfs.blocks.schema import pack, unpack
 from snapfs.errors import CorruptBlock, NoSpace
+from snapfs.store.trees.bucket import HASH_BITS, MAP_HEADER, Bucket, item_size
 
 if TYPE_CHECKING:
-    from snapfs.store.commit.volume import Volume
+    from snapfs.store.trees.block_store import BlockStore
     from snapfs.store.trees.owners import Owner
     from snapfs.store.trees.sealing import Sealing
-
-HASH_BITS = 64
-
-#: A msgpack map's own header, at most.
-MAP_HEADER = 5
 
 TOO_DEEP = "a bucket tree is deeper than its hashes"
 
 #: Keys of dirty blocks are ``prefix << DEPTH_BITS | depth``.
 DEPTH_BITS = 4
-
-
-class Bucket:
-    """A bucket's items and the bytes that they take at most."""
-
-    __slots__ = ("items", "size")
-
-    def __init__(self, items: dict[Any, Any], size: int) -> None:
-        self.items = items
-        self.size = size
-
-    def copy(self) -> Bucket:
-        """A bucket that may be changed."""
-        return Bucket(dict(self.items), self.size)
-
-    def encode(self, block_size: int) -> bytes:
-        """The block's bytes: the length of the map, then the map."""
-        body = pack(self.items)
-        return (len(body).to_bytes(4, "little") + body).ljust(block_size, b"\0")
-
-    @classmethod
-    def decode_names(cls, data: bytes) -> Bucket:
-        """Decode a verified block of a directory: names and numbers. Raises ``CorruptBlock``."""
-        bucket = cls._decode(data)
-        if not all(
-            type(key) is bytes and type(value) is int for key, value in bucket.items.items()
-        ):
-            raise CorruptBlock("a bucket of names has something else in it")
-        return bucket
-
-    @classmethod
-    def decode_table(cls, data: bytes) -> Bucket:
-        """Decode a verified block of a table: numbers, each with a value of any kind. Raises
-        ``CorruptBlock``.
-        """
-        bucket = cls._decode(data)
-        if not all(type(key) is int and 0 <= key < 1 << HASH_BITS for key in bucket.items):
-            raise CorruptBlock("a bucket of a table has a key that is no number")
-        return bucket
-
-    @classmethod
-    def _decode(cls, data: bytes) -> Bucket:
-        size = int.from_bytes(data[:4], "little")
-        if size > len(data) - 4:
-            raise CorruptBlock("a bucket is longer than its block")
-        items = unpack(memoryview(data)[4 : 4 + size], "bucket")
-        if type(items) is not dict or not items:
-            raise CorruptBlock("a bucket is not a map, or has no items")
-        return cls(items, sum(item_size(key, value) for key, value in items.items()))
-
-
-def item_size(key: Any, value: Any) -> int:
-    """Bytes of one item."""
-    if type(key) is bytes and type(value) is int:
-        return len(key) + (2 if len(key) < 256 else 5) + 9
-    return len(pack(key)) + len(pack(value))
 
 
 def _slot_before(words: array[int], digit: int) -> int:
@@ -118,18 +57,18 @@ class BucketTree:
     says about them.
     """
 
-    __slots__ = ("blocks", "dirty", "hash_of", "kind", "owner", "root", "volume")
+    __slots__ = ("blocks", "dirty", "hash_of", "kind", "owner", "root", "store")
 
     def __init__(
         self,
-        volume: Volume,
+        store: BlockStore,
         owner: Owner,
         kind: Literal["names", "table"],
         hash_of: Callable[[Any], int],
         root: tuple[int, int] = (0, 0),
         blocks: int = 0,
     ) -> None:
-        self.volume = volume
+        self.store = store
         self.owner = owner
         self.kind = kind
         self.hash_of = hash_of
@@ -146,12 +85,12 @@ class BucketTree:
         first = words[2 * slot]
         if first & FLAG_DIRTY:
             return self.dirty[key]
-        return self.volume.load(
+        return self.store.load(
             self.kind if first & FLAG_BUCKET else "node", first, words[2 * slot + 1]
         )
 
     def _digit(self, value: int, depth: int) -> int:
-        bits = self.volume.geometry.fan_bits
+        bits = self.store.geometry.fan_bits
         shift = HASH_BITS - bits * (depth + 1)
         if shift < 0:
             raise CorruptBlock(TOO_DEEP)
@@ -164,13 +103,13 @@ class BucketTree:
         # Every change and every look-up comes here several times, so it calls as little as it can.
         words, slot, prefix, depth, is_dirty = self.root, 0, 0, 0, True
         dirty = self.dirty
-        bits, shift = self.volume.geometry.fan_bits, HASH_BITS
+        bits, shift = self.store.geometry.fan_bits, HASH_BITS
         while first := words[2 * slot]:
             if first & FLAG_DIRTY:
                 found = dirty[prefix << DEPTH_BITS | depth]
             else:
                 is_dirty = False
-                found = self.volume.load(
+                found = self.store.load(
                     self.kind if first & FLAG_BUCKET else "node", first, words[2 * slot + 1]
                 )
             if type(found) is Bucket:
@@ -191,7 +130,7 @@ class BucketTree:
         for a pointer block without pointers.
         """
         return (
-            self.slot_of(words, prefix >> self.volume.geometry.fan_bits, depth - 1, value)[1]
+            self.slot_of(words, prefix >> self.store.geometry.fan_bits, depth - 1, value)[1]
             if depth
             else 1 << HASH_BITS
         )
@@ -200,7 +139,7 @@ class BucketTree:
         """In a pointer block: the slot in which a hash is, or would be, and the first hash after
         the range of that slot.
         """
-        bits, fan_out = self.volume.geometry.fan_bits, self.volume.geometry.fan_out
+        bits, fan_out = self.store.geometry.fan_bits, self.store.geometry.fan_out
         digit = self._digit(value, depth)
         slot = digit if words[2 * digit] else _slot_before(words, digit)
         after = digit + 1
@@ -260,7 +199,7 @@ class BucketTree:
         """
         _, slot, prefix, depth, _ = self._writable(self.hash_of(key))
         if beside and depth and slot:
-            words = self.dirty[prefix >> self.volume.geometry.fan_bits << DEPTH_BITS | depth - 1]
+            words = self.dirty[prefix >> self.store.geometry.fan_bits << DEPTH_BITS | depth - 1]
             before = next((place for place in range(slot - 1, -1, -1) if words[2 * place]), -1)
             if before >= 0 and words[2 * before] & FLAG_BUCKET:
                 self._dirty_path(prefix - slot + before, depth)
@@ -275,7 +214,7 @@ class BucketTree:
             self._dirty_path(prefix, depth)
 
     def _dirty_path(self, prefix: int, depth: int) -> None:
-        bits = self.volume.geometry.fan_bits
+        bits = self.store.geometry.fan_bits
         words, slot = self.root, 0
         for level in range(depth + 1):
             first, second = words[2 * slot], words[2 * slot + 1]
@@ -284,7 +223,7 @@ class BucketTree:
             key = prefix >> bits * (depth - level) << DEPTH_BITS | level
             if not first & FLAG_DIRTY:
                 clean = self._load(words, slot, key)
-                self.volume.allocator.need_block(first & BLOCK_MASK)
+                self.store.allocator.need_block(first & BLOCK_MASK)
                 self.owner.drop(first & BLOCK_MASK, 1, second & EPOCH_MASK)
                 self._adopt(key, clean.copy() if first & FLAG_BUCKET else clean[:])
                 words[2 * slot], words[2 * slot + 1] = FLAG_DIRTY | first & FLAG_BUCKET, 0
@@ -294,7 +233,7 @@ class BucketTree:
 
     def _adopt(self, key: int, found: Any) -> None:
         self.dirty[key] = found
-        self.volume.dirtied += 1
+        self.store.dirtied += 1
 
     def put(self, key: Any, value: Any) -> None:
         """Give a key a value. Raises ``NotCached`` unless it was touched, ``NoSpace`` when too many
@@ -303,7 +242,7 @@ class BucketTree:
         hashed = self.hash_of(key)
         words, slot, prefix, depth, bucket = self._writable(hashed)
         size = item_size(key, value)
-        room = self.volume.geometry.block_size - 4 - MAP_HEADER
+        room = self.store.geometry.block_size - 4 - MAP_HEADER
         if bucket is None:
             bucket = Bucket({}, 0)
             self._place(words, slot, prefix, depth, bucket)
@@ -337,7 +276,7 @@ class BucketTree:
 
         One half may be empty afterwards: the key belongs there then.
         """
-        bits = self.volume.geometry.fan_bits
+        bits = self.store.geometry.fan_bits
         digits = [0]
         if depth:
             self._check_range(words, slot, prefix, depth, bucket)
@@ -349,7 +288,7 @@ class BucketTree:
                 raise NoSpace("too many names with one hash")
             self._unplace(words, slot, prefix, depth)
             prefix += digits[0] - slot
-            node = array("Q", bytes(16 * self.volume.geometry.fan_out))
+            node = array("Q", bytes(16 * self.store.geometry.fan_out))
             words[2 * digits[0]], words[2 * digits[0] + 1] = FLAG_DIRTY, 0
             self._adopt(prefix << DEPTH_BITS | depth, node)
             self.blocks += 1
@@ -373,8 +312,8 @@ class BucketTree:
         would take places that others have.
         """
         fan_out, shift = (
-            self.volume.geometry.fan_out,
-            HASH_BITS - self.volume.geometry.fan_bits * depth,
+            self.store.geometry.fan_out,
+            HASH_BITS - self.store.geometry.fan_bits * depth,
         )
         after = next((place for place in range(slot + 1, fan_out) if words[2 * place]), fan_out)
         if not all(
@@ -415,7 +354,7 @@ class BucketTree:
 
     def _trim(self, prefix: int, depth: int) -> None:
         """Remove pointer blocks that have become empty."""
-        bits = self.volume.geometry.fan_bits
+        bits = self.store.geometry.fan_bits
         while depth:
             prefix, depth = prefix >> bits, depth - 1
             if any(self.dirty[prefix << DEPTH_BITS | depth]):
@@ -433,9 +372,9 @@ class BucketTree:
         dirty = self.dirty
         if not dirty:
             return
-        bits, block_size = self.volume.geometry.fan_bits, self.volume.geometry.block_size
+        bits, block_size = self.store.geometry.fan_bits, self.store.geometry.block_size
         depth_mask = (1 << DEPTH_BITS) - 1
-        epoch = self.volume.epoch
+        epoch = self.store.epoch
         places = sealing.allocate(len(dirty), self.owner)
         for key, block in zip(
             sorted(dirty, key=lambda key: -(key & depth_mask)), places, strict=True

@@ -9,20 +9,9 @@ recently.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from snapfs.errors import CorruptBlock
-
-
-class Want(NamedTuple):
-    """A block that is needed in memory; ``kind`` says how to decode it. For a group, ``block`` is
-    its number.
-    """
-
-    kind: str
-    block: int
-    checksum: int
-
 
 Entry = tuple[int, str, Any]  # checksum, kind, decoded
 

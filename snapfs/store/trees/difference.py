@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from snapfs.blocks.inode import INODE_BYTES
 from snapfs.blocks.pointer import BLOCK_MASK, FLAG_BUCKET
-from snapfs.errors import CorruptBlock, NotCached
-from snapfs.store.trees.buckets import HASH_BITS, Bucket
+from snapfs.errors import CorruptBlock
+from snapfs.interrupts import NotCached
+from snapfs.store.trees.bucket import HASH_BITS, Bucket
 
 if TYPE_CHECKING:
-    from snapfs.store.commit.volume import Volume
+    from snapfs.interrupts import Want
+    from snapfs.store.trees.block_store import BlockStore
     from snapfs.store.trees.buckets import BucketTree
-    from snapfs.store.trees.cache import Want
 
 #: Pointers that one step looks at, and blocks that are fetched ahead of their use.
 STEP: Final = 128
@@ -66,8 +67,8 @@ class MapDifference:
     keeps its old root there.
     """
 
-    def __init__(self, volume: Volume, left: MapRoot, right: MapRoot) -> None:
-        self._volume = volume
+    def __init__(self, store: BlockStore, left: MapRoot, right: MapRoot) -> None:
+        self._store = store
         self._stack = [_Pair(left[:2], left[2], right[:2], right[2], 0)]
         self._descents = 0
 
@@ -114,7 +115,7 @@ class MapDifference:
             node = None
             if pointer[0] and own == level:
                 try:
-                    node = self._volume.load("node", *pointer)
+                    node = self._store.load("node", *pointer)
                 except NotCached as exc:
                     wants += exc.wants
             nodes.append(node)
@@ -123,7 +124,7 @@ class MapDifference:
         return pair, nodes[0], nodes[1], level
 
     def _children(self, pair: _Pair, left: Any, right: Any, level: int) -> list[_Pair]:
-        geometry = self._volume.geometry
+        geometry = self._store.geometry
         self._descents += 1
         if self._descents > geometry.blocks:
             raise CorruptBlock("a block map reaches more blocks than the volume has")
@@ -155,9 +156,9 @@ class SlotDifference:
     that is not there is all zeros.
     """
 
-    def __init__(self, volume: Volume, left: MapRoot, right: MapRoot) -> None:
-        self._volume = volume
-        self._leaves = MapDifference(volume, left, right)
+    def __init__(self, store: BlockStore, left: MapRoot, right: MapRoot) -> None:
+        self._store = store
+        self._leaves = MapDifference(store, left, right)
         self._found: list[Place] = []
 
     def next(self) -> list[Slot] | None:
@@ -172,19 +173,19 @@ class SlotDifference:
         for _, *pointers in self._found:
             for pointer in pointers:
                 try:
-                    leaves.append(self._volume.load("inodes", *pointer) if pointer[0] else None)
+                    leaves.append(self._store.load("inodes", *pointer) if pointer[0] else None)
                 except NotCached as exc:
                     wants += exc.wants
         if wants:
             raise NotCached(list(dict.fromkeys(wants)))
         out: list[Slot] = []
         for (index, _, _), left, right in zip(self._found, leaves[::2], leaves[1::2], strict=True):
-            for at in range(0, self._volume.geometry.block_size, INODE_BYTES):
+            for at in range(0, self._store.geometry.block_size, INODE_BYTES):
                 one = bytes(left[at : at + INODE_BYTES]) if left else _NO_SLOT
                 other = bytes(right[at : at + INODE_BYTES]) if right else _NO_SLOT
                 if one != other:
                     out.append(
-                        ((index * self._volume.geometry.block_size + at) // INODE_BYTES, one, other)
+                        ((index * self._store.geometry.block_size + at) // INODE_BYTES, one, other)
                     )
         self._found = []
         return out
@@ -208,7 +209,7 @@ class _Spot:
     @property
     def start(self) -> int:
         return (
-            self.prefix << HASH_BITS - self.tree.volume.geometry.fan_bits * self.depth
+            self.prefix << HASH_BITS - self.tree.store.geometry.fan_bits * self.depth
             if self.tree
             else 0
         )
@@ -217,7 +218,7 @@ class _Spot:
         if self.tree is None or self.words is None or not self.first:
             return None
         kind = self.tree.kind if self.first & FLAG_BUCKET else "node"
-        return self.tree.volume.load(kind, self.first, self.words[2 * self.slot + 1])
+        return self.tree.store.load(kind, self.first, self.words[2 * self.slot + 1])
 
     def enter(self, node: array[int], value: int) -> None:
         """Go on to the pointer block's slot for a hash."""
@@ -226,7 +227,7 @@ class _Spot:
         self.slot, self.end = tree.slot_of(node, self.prefix, self.depth, value)
         self.words = node
         self.depth += 1
-        self.prefix = (self.prefix << tree.volume.geometry.fan_bits) + self.slot
+        self.prefix = (self.prefix << tree.store.geometry.fan_bits) + self.slot
 
 
 class BucketDifference:

@@ -12,7 +12,7 @@ from snapfs import probes
 from snapfs.errors import CorruptBlock
 
 if TYPE_CHECKING:
-    from snapfs.store.commit.volume import Volume
+    from snapfs.store.trees.block_store import BlockStore
 
 
 class Owner(Protocol):
@@ -30,15 +30,15 @@ class Owner(Protocol):
 class BaseOwner:
     """The base view: what it drops stays for the instances that need it, and else is free."""
 
-    def __init__(self, volume: Volume) -> None:
-        self._volume = volume
+    def __init__(self, store: BlockStore) -> None:
+        self._store = store
 
     def taken(self, start: int, length: int) -> None:
         """Blocks of the base have no record: the default rule holds."""
 
     def drop(self, start: int, length: int, epoch: int, uncovered: int = 0) -> None:
         """Bind the blocks to the instances that still need them (A3), or free them."""
-        allocator, sets = self._volume.allocator, self._volume.holders
+        allocator, sets = self._store.allocator, self._store.holders
         if not sets.live and not sets.sets:
             allocator.free_run(start, length)  # there are no records
             return
@@ -58,20 +58,20 @@ class BaseOwner:
 class ViewOwner:
     """A snapshot view: what it writes is its own, what it drops loses one holder (B1 to B3)."""
 
-    def __init__(self, volume: Volume, instance: int) -> None:
-        self._volume = volume
+    def __init__(self, store: BlockStore, instance: int) -> None:
+        self._store = store
         self._bit = 1 << instance
 
     def taken(self, start: int, length: int) -> None:
         """New blocks are held by this instance alone."""
-        self._volume.allocator.rebind(
-            start, length, None, self._volume.holders.intern(False, 0, self._bit), held=True
+        self._store.allocator.rebind(
+            start, length, None, self._store.holders.intern(False, 0, self._bit), held=True
         )
 
     def drop(self, start: int, length: int, epoch: int, uncovered: int = 0) -> None:
         """Leave the blocks to their other holders; free those without any."""
-        volume = self._volume
-        allocator, sets = volume.allocator, volume.holders
+        store = self._store
+        allocator, sets = store.allocator, store.holders
         for low, size, number in allocator.pieces(start, length):
             entry = None if number is None else sets.get(number)
             base_held = entry is None or entry.base_held
@@ -94,7 +94,7 @@ class ViewOwner:
             ) & ~self._bit
             if base_held:
                 allocator.rebind(
-                    low, size, number, sets.intern(True, volume.epoch, mask), held=False
+                    low, size, number, sets.intern(True, store.epoch, mask), held=False
                 )
             elif mask:
                 allocator.rebind(low, size, number, sets.intern(False, 0, mask), held=True)
@@ -125,15 +125,15 @@ class TreeOwner:
 class SystemOwner:
     """The volume's own tables: no view reaches them."""
 
-    def __init__(self, volume: Volume) -> None:
-        self._volume = volume
+    def __init__(self, store: BlockStore) -> None:
+        self._store = store
 
     def taken(self, start: int, length: int) -> None:
         """Marked in the block bitmap by allocation; nothing else."""
 
     def drop(self, start: int, length: int, epoch: int, uncovered: int = 0) -> None:  # noqa: ARG002 - the interface's
         """Free at once."""
-        self._volume.allocator.free_run(start, length)
+        self._store.allocator.free_run(start, length)
 
 
 class RecordOwner(SystemOwner):
@@ -143,11 +143,11 @@ class RecordOwner(SystemOwner):
 
     def taken(self, start: int, length: int) -> None:
         """Mark the snapshot bitmap too."""
-        volume = self._volume
-        volume.allocator.record(start, length, None, held=True)
-        volume.record_blocks += length
+        store = self._store
+        store.allocator.record(start, length, None, held=True)
+        store.record_blocks += length
 
     def drop(self, start: int, length: int, epoch: int, uncovered: int = 0) -> None:  # noqa: ARG002 - as above
         """Free in both bitmaps."""
-        self._volume.record_blocks -= length
-        self._volume.allocator.free_run(start, length)
+        self._store.record_blocks -= length
+        self._store.allocator.free_run(start, length)

@@ -23,11 +23,11 @@ from snapfs.blocks.pointer import (
     encode_pointers,
     pointer_runs,
 )
-from snapfs.errors import CorruptBlock, NotCached
-from snapfs.store.trees.cache import Want
+from snapfs.errors import CorruptBlock
+from snapfs.interrupts import NotCached, Want
 
 if TYPE_CHECKING:
-    from snapfs.store.commit.volume import Volume
+    from snapfs.store.trees.block_store import BlockStore
     from snapfs.store.trees.owners import Owner
     from snapfs.store.trees.sealing import Sealing
 
@@ -43,18 +43,18 @@ class BlockMap:
     (tables); without, they are data that the caller reads and writes itself (files).
     """
 
-    __slots__ = ("blocks", "depth", "dirty", "leaf_kind", "owner", "root", "volume")
+    __slots__ = ("blocks", "depth", "dirty", "leaf_kind", "owner", "root", "store")
 
     def __init__(
         self,
-        volume: Volume,
+        store: BlockStore,
         owner: Owner,
         root: tuple[int, int] = (0, 0),
         depth: int = 0,
         blocks: int = 0,
         leaf_kind: str = "",
     ) -> None:
-        self.volume = volume
+        self.store = store
         self.owner = owner
         self.root = array("Q", root)
         self.depth = depth
@@ -69,7 +69,7 @@ class BlockMap:
 
     def levels_for(self, count: int) -> int:
         """The depth that a map of ``count`` blocks needs."""
-        return self.volume.geometry.depth_for(count)
+        return self.store.geometry.depth_for(count)
 
     # Reading
 
@@ -77,7 +77,7 @@ class BlockMap:
         """The words and the slot that hold the pointer to ``(level, number)``."""
         if level >= self.depth:
             return (self.root, 0) if level == self.depth and not number else (None, 0)
-        bits = self.volume.geometry.fan_bits
+        bits = self.store.geometry.fan_bits
         return self.node(level + 1, number >> bits), number & (1 << bits) - 1
 
     def _kind(self, level: int) -> str:
@@ -91,7 +91,7 @@ class BlockMap:
         words, slot = self._slot(level, number)
         if words is None or not words[2 * slot]:
             return None
-        return self.volume.load(self._kind(level), words[2 * slot], words[2 * slot + 1])
+        return self.store.load(self._kind(level), words[2 * slot], words[2 * slot + 1])
 
     def pointers(self, index: int) -> tuple[array[int] | None, int]:
         """The words that hold the pointer to block ``index``, and its slot there; None within a
@@ -105,7 +105,7 @@ class BlockMap:
 
         Raises ``NotCached`` for all that it misses.
         """
-        bits = self.volume.geometry.fan_bits
+        bits = self.store.geometry.fan_bits
         out: list[tuple[int, array[int] | None, int, int]] = []
         wants: list[Want] = []
         end = index + count
@@ -130,7 +130,7 @@ class BlockMap:
 
     def grow(self, count: int) -> None:
         """Make the map deep enough for ``count`` blocks."""
-        fan_out = self.volume.geometry.fan_out
+        fan_out = self.store.geometry.fan_out
         for level in range(self.depth + 1, self.levels_for(count) + 1):
             if self.root[0]:
                 node = array("Q", bytes(16 * fan_out))
@@ -142,7 +142,7 @@ class BlockMap:
 
     def _adopt(self, level: int, number: int, node: Any) -> None:
         self.dirty[level << LEVEL_SHIFT | number] = node
-        self.volume.dirtied += 1
+        self.store.dirtied += 1
 
     def writable(self, level: int, number: int) -> Any:
         """The pointer block (or leaf) at a place, dirty from now on; made if there is none. The map
@@ -154,21 +154,21 @@ class BlockMap:
         if level == self.depth:
             words, slot = self.root, 0
         else:
-            bits = self.volume.geometry.fan_bits
+            bits = self.store.geometry.fan_bits
             words, slot = self.writable(level + 1, number >> bits), number & (1 << bits) - 1
         first = words[2 * slot]
         if first:
             second = words[2 * slot + 1]
-            clean = self.volume.load(self._kind(level), first, second)
+            clean = self.store.load(self._kind(level), first, second)
             block = first & BLOCK_MASK
-            self.volume.allocator.need_block(block)
+            self.store.allocator.need_block(block)
             self.owner.drop(block, 1, second & EPOCH_MASK)
             node = clean[:] if level else bytearray(clean)
         else:
             node = (
-                array("Q", bytes(16 * self.volume.geometry.fan_out))
+                array("Q", bytes(16 * self.store.geometry.fan_out))
                 if level
-                else bytearray(self.volume.geometry.block_size)
+                else bytearray(self.store.geometry.block_size)
             )
             self.blocks += 1
         self._adopt(
@@ -181,7 +181,7 @@ class BlockMap:
         """As ``pointers``, in words that may be changed."""
         if self.depth == 0:
             return self.root, 0
-        bits = self.volume.geometry.fan_bits
+        bits = self.store.geometry.fan_bits
         return self.writable(1, index >> bits), index & (1 << bits) - 1
 
     # Removing
@@ -194,14 +194,14 @@ class BlockMap:
         if words is None or not words[2 * slot]:
             return
         if not words[2 * slot] & FLAG_DIRTY:
-            self.volume.allocator.need_block(words[2 * slot] & BLOCK_MASK)
+            self.store.allocator.need_block(words[2 * slot] & BLOCK_MASK)
         words, slot = self.writable_pointers(index)
         self._drop_child(words, slot, 0, index)
         self.trim(index)
 
     def trim(self, index: int) -> None:
         """Remove the dirty pointer blocks above ``index`` that are empty."""
-        bits = self.volume.geometry.fan_bits
+        bits = self.store.geometry.fan_bits
         for level in range(1, self.depth + 1):
             number = index >> bits * level
             node = self.dirty.get(level << LEVEL_SHIFT | number)
@@ -244,7 +244,7 @@ class BlockMap:
             self.depth = 0
             return keep
         low, nodes = self._cut_plan(keep, budget)
-        if low < 1 << self.volume.geometry.fan_bits * self.depth:
+        if low < 1 << self.store.geometry.fan_bits * self.depth:
             self._prune(self.root, 0, self.depth, 0, low, nodes)
             self._collapse(low)
         return low
@@ -260,7 +260,7 @@ class BlockMap:
         pointer blocks by their keys.
         """
         nodes: dict[int, Any] = {}
-        bits, fan_out = self.volume.geometry.fan_bits, self.volume.geometry.fan_out
+        bits, fan_out = self.store.geometry.fan_bits, self.store.geometry.fan_out
         wants: list[Want] = []
         runs: list[tuple[int, int]] = []
         seen: set[int] = set()
@@ -284,7 +284,7 @@ class BlockMap:
                 node = nodes[key] = (
                     self.dirty[key]
                     if first & FLAG_DIRTY
-                    else self.volume.load("node", first, second)
+                    else self.store.load("node", first, second)
                 )
             except NotCached as exc:
                 wants += exc.wants
@@ -313,7 +313,7 @@ class BlockMap:
             low = keep
         if wants:
             raise NotCached(wants)
-        self.volume.allocator.need(runs)
+        self.store.allocator.need(runs)
         return max(low, keep), nodes
 
     def _prune(
@@ -325,7 +325,7 @@ class BlockMap:
         on nothing can be missing.
         """
         first = words[2 * slot]
-        bits, fan_out = self.volume.geometry.fan_bits, self.volume.geometry.fan_out
+        bits, fan_out = self.store.geometry.fan_bits, self.store.geometry.fan_out
         start = number << bits * level
         if not first or start + (1 << bits * level) <= low:
             return
@@ -353,7 +353,7 @@ class BlockMap:
             self._drop_child(words, slot, level, number)
 
     def _drop_leaves(self, node: array[int], from_slot: int, number: int) -> None:
-        fan_out, bits = self.volume.geometry.fan_out, self.volume.geometry.fan_bits
+        fan_out, bits = self.store.geometry.fan_out, self.store.geometry.fan_bits
         for block, length, epoch in pointer_runs(node, from_slot, fan_out, BLOCK_MASK):
             self.owner.drop(block, length, epoch)
             self.blocks -= length
@@ -387,11 +387,11 @@ class BlockMap:
         dirty = self.dirty
         if not dirty:
             return
-        bits = self.volume.geometry.fan_bits
+        bits = self.store.geometry.fan_bits
         mask = (1 << bits) - 1
         if places is None:
             places = sealing.allocate(len(dirty), self.owner)
-        epoch = self.volume.epoch
+        epoch = self.store.epoch
         number_mask = (1 << LEVEL_SHIFT) - 1
         for key, block in zip(sorted(dirty), places, strict=True):
             level, number = key >> LEVEL_SHIFT, key & number_mask
@@ -406,13 +406,3 @@ class BlockMap:
             words[2 * slot + 1] = checksum << CHECKSUM_SHIFT | epoch
             sealing.put(self._kind(level), block, checksum, node if level else data, data)
         self.dirty = {}
-
-
-def check_pointer(first: int, blocks: int) -> int:
-    """The block of a pointer read from the device. Raises ``CorruptBlock`` when it lies outside the
-    volume.
-    """
-    block = first & BLOCK_MASK
-    if not 0 < block < blocks:
-        raise CorruptBlock(f"a pointer names block {block}, which is outside the volume")
-    return block
