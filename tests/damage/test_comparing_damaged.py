@@ -5,13 +5,15 @@ for all others (I1, I7).
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from snapfs import snapshots
 from snapfs.control.commands.comparing import Comparing
+from snapfs.control.commands.hot import Hot
 from snapfs.control.commands.offline import OfflineEngine
+from snapfs.control.commands.purging import Purging
 from snapfs.control.socket.caller import Alone
 from snapfs.errors import CorruptBlock, CorruptData, SnapfsError, SnapshotBusy
 from snapfs.filesystem import Filesystem
@@ -21,19 +23,29 @@ from snapfs.store.commit.volume import Volume
 from tests.damage.cases import CASES
 from tests.damage.planting import planted
 
-#: Commands that compare states, by what they are told.
-WORK: dict[str, Callable[[Comparing, OfflineEngine], Awaitable[Any]]] = {
-    "diff": lambda one, engine: one.diff(engine.call, engine.settle, "one", None, []),
-    "versions": lambda one, engine: one.versions(
-        engine.call, engine.settle, "dir/sub/deep", deleted=False
+#: Commands that compare states, or walk one, by what they are told.
+WORK: dict[str, Callable[[Filesystem, OfflineEngine], Awaitable[Any]]] = {
+    "diff": lambda fs, it: _with(Comparing, fs).diff(it.call, it.settle, "one", None, []),
+    "versions": lambda fs, it: _with(Comparing, fs).versions(
+        it.call, it.settle, "dir/sub/deep", deleted=False
     ),
-    "deleted": lambda one, engine: one.versions(engine.call, engine.settle, "many", deleted=True),
-    "restore plan": lambda one, engine: one.restore_plan(engine.call, engine.settle, "one", []),
+    "deleted": lambda fs, it: _with(Comparing, fs).versions(
+        it.call, it.settle, "many", deleted=True
+    ),
+    "restore plan": lambda fs, it: _with(Comparing, fs).restore_plan(it.call, it.settle, "one", []),
+    "hot": lambda fs, it: _with(Hot, fs).hot(it.call, it.settle, "one", None),
+    "purge": lambda fs, it: _with(Purging, fs).purge(it, ["many"], None, dry_run=True),
 }
+
+Command = TypeVar("Command", bound=Comparing)
+
+
+def _with(command: type[Command], fs: Filesystem) -> Command:
+    return command(fs, Alone(), snapshots.anyone)
 
 
 async def compare(what: str, fs: Filesystem) -> None:
-    await WORK[what](Comparing(fs, Alone(), snapshots.anyone), OfflineEngine(fs))
+    await WORK[what](fs, OfflineEngine(fs))
 
 
 async def test_a_contradiction_that_a_comparison_has_met_is_written_on() -> None:
