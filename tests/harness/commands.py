@@ -41,7 +41,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     ]
 )
 
-#: What the server is started with, whoever needs it first.
+#: What an interpreter has seen of the environment that is started before the first test.
 _ENVIRONMENT = dict(os.environ)
 
 #: No command of a test may take longer than this; a hang is a failure with its name on it.
@@ -168,8 +168,10 @@ class ForkServer:
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             command = [sys.executable, os.path.abspath(forkserver.__file__), forkserver.ROOM]
+            rest = {k: v for k, v in os.environ.items() if not k.startswith(_AT_START)}
+            environment = rest | _at_start(_ENVIRONMENT)
             self.process = subprocess.Popen(
-                command, stdin=theirs.fileno(), env=_ENVIRONMENT, cwd="/"
+                command, stdin=theirs.fileno(), env=environment, cwd="/"
             )
         self.pid = os.getpid()
 
