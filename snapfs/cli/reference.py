@@ -18,9 +18,9 @@ from typing import Final
 from snapfs.cli import exits
 from snapfs.cli.arguments import Parser
 from snapfs.cli.main import COMMANDS, Command
-from snapfs.fuse.mount.common_options import ACCEPTED, ACCEPTED_WITH_VALUE, DEPENDING, REFUSED
+from snapfs.fuse.common_options import ACCEPTED, ACCEPTED_WITH_VALUE, DEPENDING, REFUSED
 from snapfs.fuse.mount.option_texts import CANCELS, MEANINGS
-from snapfs.fuse.mount.options import value_forms
+from snapfs.fuse.options import value_forms
 
 _WIDTH: Final = 100
 

@@ -24,7 +24,7 @@ from snapfs.filesystem import Filesystem
 from snapfs.fuse.driving.edge import Edge
 from snapfs.fuse.kernel.known import Known
 from snapfs.fuse.kernel.mounted import MountedKernel
-from snapfs.fuse.mount.options import MountOptions
+from snapfs.fuse.options import MountOptions
 from snapfs.fuse.protocol import wire
 from snapfs.fuse.protocol.connection import Connection
 from snapfs.fuse.protocol.errno import errno_of

@@ -29,7 +29,7 @@ from snapfs.control.socket.protocol import Request
 from snapfs.errors import CorruptBlock, SnapfsError
 from snapfs.filesystem import Changes, Filesystem, Inode, View, designation
 from snapfs.fuse.kernel.pause import Pause
-from snapfs.fuse.mount.options import parse_options
+from snapfs.fuse.options import parse_options
 from snapfs.fuse.protocol.numbers import Numbers
 from snapfs.fuse.requests import listing
 from snapfs.fuse.requests.attributes import Attributes

@@ -27,7 +27,7 @@ from snapfs.fuse.tracing.reading import Trace
 from snapfs.fuse.tracing.ring import GATHERED
 from snapfs.ids import ROOT_INO
 from snapfs.store.commit.driver import drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 
 #: Other ways of serving, and of writing.
 WAYS = ["requests=direct", "requests=pyfuse3", "writeback=off"]
@@ -103,7 +103,7 @@ def tree(image: Path) -> dict[str, Any]:
     device = open_image(str(image), read_only=True)
     try:
         assert [finding.message() for finding in check_volume(device)] == []
-        volume = Volume.open(device, read_only=True)
+        volume = open_volume(device, read_only=True)
         fs = Filesystem(volume)
         found: dict[str, Any] = {}
         walk(fs, fs.base, ROOT_INO, "", found)
@@ -144,7 +144,7 @@ def walk(fs: Filesystem, view: View, ino: int, path: str, found: dict[str, Any])
 def replayed(trace: Path, image: Path) -> Replay:
     device = open_image(str(image), read_only=False)
     try:
-        volume = Volume.open(device)
+        volume = open_volume(device)
         with Trace(str(trace)) as opened:
             result = trio.run(replay, Filesystem(volume), opened.header, opened.records())
         volume.close()

@@ -17,7 +17,7 @@ import pytest
 
 from snapfs.cli.exits import CommandFailed
 from snapfs.cli.mounting import beside
-from snapfs.fuse.mount.options import MountOptions
+from snapfs.fuse.options import MountOptions
 
 #: Far more than any of these commands needs: to give up, or to be interrupted.
 LIMIT = 60.0

@@ -18,7 +18,7 @@ from snapfs.cli.main import COMMANDS
 from snapfs.cli.reference import reference
 from snapfs.errors import UsageError
 from snapfs.fuse.mount.option_texts import CANCELS, MEANINGS
-from snapfs.fuse.mount.options import option_names, parse_options, value_forms
+from snapfs.fuse.options import option_names, parse_options, value_forms
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(snapfs.__file__).parent

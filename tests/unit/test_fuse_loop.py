@@ -26,13 +26,13 @@ from snapfs.filesystem.format import format_volume
 from snapfs.fuse.driving.edge import Edge
 from snapfs.fuse.kernel.known import Known
 from snapfs.fuse.kernel.mounted import MountedKernel
-from snapfs.fuse.mount.options import MountOptions
+from snapfs.fuse.kernel.pause import VALID
+from snapfs.fuse.options import MountOptions
 from snapfs.fuse.protocol import connection as connection_module
 from snapfs.fuse.protocol import wire
 from snapfs.fuse.protocol.connection import Connection
 from snapfs.fuse.protocol.numbers import KERNEL_ROOT, Numbers
 from snapfs.fuse.protocol.wire import Op, Set
-from snapfs.fuse.requests.attributes import VALID
 from snapfs.fuse.requests.operations import Operations
 from snapfs.fuse.serving.loop import Loop
 from snapfs.ids import BASE_VIEW, ROOT_INO

@@ -14,7 +14,7 @@ from snapfs import errors
 from snapfs.errors import UsageError
 from snapfs.fuse.kernel.known import Known
 from snapfs.fuse.mount.mounting import _escaped, fuse_options
-from snapfs.fuse.mount.options import MountOptions, parse_options
+from snapfs.fuse.options import MountOptions, parse_options
 from snapfs.fuse.protocol.errno import ERRNO, errno_of
 from snapfs.fuse.protocol.numbers import (
     KERNEL_ROOT,

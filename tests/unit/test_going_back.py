@@ -30,7 +30,7 @@ from snapfs.errors import (
 )
 from snapfs.filesystem import Changes, Filesystem
 from snapfs.filesystem.format import format_volume
-from snapfs.fuse.mount.options import parse_options
+from snapfs.fuse.options import parse_options
 from snapfs.ids import MAX_INSTANCES, ROOT_INO
 from snapfs.snapshots import (
     Facts,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import snapfs
 from snapfs.errors import DeviceError, UsageError
-from snapfs.fuse.mount.options import parse_options
+from snapfs.fuse.options import parse_options
 from snapfs.fuse.protocol import wire
 from snapfs.fuse.protocol.observing import Observers
 from snapfs.fuse.protocol.wire import Op

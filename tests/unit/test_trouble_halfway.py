@@ -24,7 +24,7 @@ from snapfs.errors import CorruptData, DeviceError, DeviceFull, NoSpace
 from snapfs.filesystem import Filesystem
 from snapfs.filesystem.format import format_volume
 from snapfs.fuse.driving.edge import NOWHERE, Edge
-from snapfs.fuse.driving.neighbours import NoKernel
+from snapfs.fuse.driving.neighbours import NoKernel, Outdated
 from snapfs.fuse.driving.threads import (
     THREADS,
     Pool,
@@ -38,10 +38,9 @@ from snapfs.fuse.kernel.flusher import (
 )
 from snapfs.fuse.kernel.known import Known
 from snapfs.fuse.kernel.mounted import MountedKernel
-from snapfs.fuse.kernel.outdated import Outdated
 from snapfs.fuse.kernel.pruning import Pruning
 from snapfs.fuse.mount.mounting import Ending
-from snapfs.fuse.mount.options import MountOptions
+from snapfs.fuse.options import MountOptions
 from snapfs.fuse.protocol import wire
 from snapfs.fuse.protocol.numbers import (
     KERNEL_ROOT,

@@ -12,7 +12,7 @@ from snapfs.cli.target import session
 
 def configure(parser: Parser) -> None:
     """Declare the arguments."""
-    from snapfs.fuse.mount.options import LOG_LEVELS
+    from snapfs.fuse.options import LOG_LEVELS
 
     add_target(parser)
     parser.add_argument(

@@ -87,7 +87,7 @@ def run_helper(words: Sequence[str]) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Mount. Returns when the mount is live; in the foreground, when it has ended."""
-    from snapfs.fuse.mount.options import parse_options
+    from snapfs.fuse.options import parse_options
 
     image = source.parse(arguments.image, arguments.load)
     words = [word for text in arguments.options for word in text.split(",") if word]

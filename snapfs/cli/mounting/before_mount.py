@@ -24,7 +24,7 @@ from snapfs.store.commit.recovery import open_volume
 
 if TYPE_CHECKING:
     from snapfs.device import Device
-    from snapfs.fuse.mount.options import MountOptions
+    from snapfs.fuse.options import MountOptions
 
 log = logging.getLogger("snapfs")
 

@@ -20,7 +20,7 @@ from snapfs.fuse.mount import unmounting
 from snapfs.fuse.mount.fusermount import mount_read_only
 
 if TYPE_CHECKING:
-    from snapfs.fuse.mount.options import MountOptions
+    from snapfs.fuse.options import MountOptions
 
 #: Seconds that a daemon which has the image already has to say where.
 ANSWER_SECONDS: Final = 5.0

@@ -17,7 +17,7 @@ from snapfs.control.socket.client import Patience
 from snapfs.device.mountinfo import Mount
 from snapfs.errors import UnmountFailed
 from snapfs.fuse.mount import unmounting
-from snapfs.fuse.mount.options import MountOptions
+from snapfs.fuse.options import MountOptions
 from snapfs.printable import quoted
 
 #: What looking at a mount ends with when its daemon is gone.

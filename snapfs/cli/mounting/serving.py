@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from snapfs.filesystem import Filesystem
     from snapfs.fuse.driving.edge import Edge
     from snapfs.fuse.mount.further import FurtherMounts, Mounter
-    from snapfs.fuse.mount.options import MountOptions
+    from snapfs.fuse.options import MountOptions
     from snapfs.fuse.tracing.tracer import Tracer
 
 log = logging.getLogger("snapfs")
@@ -144,7 +144,7 @@ def _run(
     from snapfs.control.socket.server import ControlServer
     from snapfs.fuse.inside.report import Report
     from snapfs.fuse.mount import mounting
-    from snapfs.fuse.mount.options import LOG_LEVELS, parse_options
+    from snapfs.fuse.options import LOG_LEVELS, parse_options
 
     tracer = _tracer(fs, source, mountpoint, options)
     servers: list[ControlServer] = []

@@ -19,8 +19,7 @@ from snapfs.errors import MountsInside, NoSpace, ReadOnly, SnapfsError, Snapshot
 from snapfs.filesystem import Filesystem
 from snapfs.fuse.driving.allowance import Allowance
 from snapfs.fuse.driving.calls import Calls
-from snapfs.fuse.driving.neighbours import Kernel, NoKernel
-from snapfs.fuse.kernel.outdated import Outdated
+from snapfs.fuse.driving.neighbours import Kernel, NoKernel, Outdated
 from snapfs.ids import BASE_VIEW
 from snapfs.snapshots import Facts, Instance, Permit, Place, RestoreResult, SetDeletion, Target
 

@@ -6,11 +6,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Final, Protocol
 
 from snapfs.fuse.driving.mounted_inside import Inside
-from snapfs.fuse.kernel.outdated import Outdated
 from snapfs.snapshots import Place, RestoreResult
+
+#: As the size of a file: the kernel need not be told one, it only has to look at the inode again.
+LOOK_AGAIN: Final = -1
+
+
+@dataclass(slots=True)
+class Outdated:
+    """``expired``: names that lead elsewhere, to nothing, or to something at last. ``forgotten``:
+    names of regular files that differ.
+
+    ``nodes``: inodes of which attributes, pages and ACLs are to be forgotten. ``renewed``: inodes
+    that the kernel must take for others, or whose size and time of change (ns) it believes to know
+    better, with what these are.
+    """
+
+    expired: set[tuple[int, bytes]] = field(default_factory=set)
+    forgotten: set[tuple[int, bytes]] = field(default_factory=set)
+    nodes: list[int] = field(default_factory=list)
+    renewed: dict[int, tuple[int, int]] = field(default_factory=dict)
 
 
 class Kernel(Protocol):

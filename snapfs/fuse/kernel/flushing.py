@@ -26,6 +26,7 @@ from snapfs.fuse.kernel.flusher import (
     Result,
     Wanted,
 )
+from snapfs.fuse.kernel.forgetting import Forgetting
 from snapfs.fuse.kernel.known import Known
 from snapfs.fuse.kernel.pause import Pause
 from snapfs.fuse.protocol.errno import errno_of
@@ -68,6 +69,7 @@ class Flushing:
         #: The number of the mount's device; -1 before there is one.
         self.device = -1
         self.notices: Notices = StockNotices()
+        self._forgetting = Forgetting(lambda: self.notices)
         #: The generation that the kernel knows an inode by, if it knows it; set by whoever tells
         #: it.
         self.generation: Callable[[int, Inode], int] = lambda _, inode: inode.generation
@@ -246,6 +248,21 @@ class Flushing:
             raise kind(f"what was written last could not be stored: {os.strerror(number)}")
 
     # --- files that the kernel believes to know better ---
+
+    async def mode_changed(self, node: int) -> None:
+        """A request has changed the mode of an inode, which its reply does not tell. To be called
+        before that is sent.
+        """
+        # Only attributes, which takes no lock in the kernel: a request may wait for this.
+        await in_thread(
+            Pool.KERNEL, lambda: forget_inodes(self.notices, [node], attributes_only=True)
+        )
+
+    def refused(self, node: int) -> None:
+        """A write was refused that the kernel may have taken and shown already: it must not go on
+        showing it.
+        """
+        self._forgetting.forget(self._known.names(node), [node])
 
     def is_flusher(self, pid: int) -> bool:
         """Is it the process that does all this?"""

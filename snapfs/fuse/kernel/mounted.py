@@ -21,16 +21,12 @@ from snapfs.errors import NoSuchSnapshot, SnapfsError
 from snapfs.filesystem import Filesystem, Inode
 from snapfs.fuse.driving.edge import Edge
 from snapfs.fuse.driving.mounted_inside import Inside, mounted_inside
+from snapfs.fuse.driving.neighbours import LOOK_AGAIN, Outdated
 from snapfs.fuse.driving.threads import Pool, in_thread
 from snapfs.fuse.kernel.flusher import Flusher, Wanted
 from snapfs.fuse.kernel.flushing import Flushing
-from snapfs.fuse.kernel.forgetting import Forgetting
 from snapfs.fuse.kernel.known import Known, Place
-from snapfs.fuse.kernel.outdated import (
-    LOOK_AGAIN,
-    Finder,
-    Outdated,
-)
+from snapfs.fuse.kernel.outdated import Finder
 from snapfs.fuse.kernel.shortage import Shortage
 from snapfs.fuse.protocol.notices import (
     expire_names,
@@ -64,7 +60,6 @@ class MountedKernel(Flushing):
         self._fs: Filesystem = edge.fs
         self.shortage = Shortage(edge, known, numbers, self)
         self.short = self.shortage.files
-        self._forgetting = Forgetting(lambda: self.notices)
         # Not the process that flushes: whoever makes a snapshot in a ``.snap`` keeps that locked,
         # and waits for flushing.
         self._looker = Flusher()
@@ -88,15 +83,6 @@ class MountedKernel(Flushing):
         await self._forgetting.run()
 
     # --- what the kernel believes ---
-
-    async def mode_changed(self, node: int) -> None:
-        """A request has changed the mode of an inode, which its reply does not tell. To be called
-        before that is sent.
-        """
-        # Only attributes, which takes no lock in the kernel: a request may wait for this.
-        await in_thread(
-            Pool.KERNEL, lambda: forget_inodes(self.notices, [node], attributes_only=True)
-        )
 
     async def owner_changed(self, node: int) -> None:
         """A directory has another owner, so its ``.snap`` has."""
@@ -182,12 +168,6 @@ class MountedKernel(Flushing):
                         wanted,
                         abandon_on_cancel=True,
                     )
-
-    def refused(self, node: int) -> None:
-        """A write was refused that the kernel may have taken and shown already: it must not go on
-        showing it.
-        """
-        self._forgetting.forget(self._known.names(node), [node])
 
     async def mounted_inside(self) -> list[Inside]:
         """See ``neighbours.Kernel``."""

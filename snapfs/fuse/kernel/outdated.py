@@ -9,12 +9,11 @@ can be forgotten.
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from snapfs.errors import StaleInode
 from snapfs.filesystem.view import HASH_UNIT
-from snapfs.fuse.kernel.known import Place
+from snapfs.fuse.driving.neighbours import LOOK_AGAIN, Outdated
 from snapfs.fuse.protocol.numbers import KERNEL_ROOT
 from snapfs.ids import BASE_VIEW
 from snapfs.store.trees.difference import BucketDifference
@@ -28,25 +27,6 @@ if TYPE_CHECKING:
 
 #: Entries that are compared at a time.
 _CHUNK: Final = 1000
-
-#: As the size of a file: the kernel need not be told one, it only has to look at the inode again.
-LOOK_AGAIN: Final = -1
-
-
-@dataclass(slots=True)
-class Outdated:
-    """``expired``: names that lead elsewhere, to nothing, or to something at last. ``forgotten``:
-    names of regular files that differ.
-
-    ``nodes``: inodes of which attributes, pages and ACLs are to be forgotten. ``renewed``: inodes
-    that the kernel must take for others, or whose size and time of change (ns) it believes to know
-    better, with what these are.
-    """
-
-    expired: set[Place] = field(default_factory=set)
-    forgotten: set[Place] = field(default_factory=set)
-    nodes: list[int] = field(default_factory=list)
-    renewed: dict[int, tuple[int, int]] = field(default_factory=dict)
 
 
 class Finder:

@@ -24,7 +24,10 @@ from typing import Final
 import trio
 
 from snapfs.fuse.protocol.numbers import WRITER_BIT, Numbers
-from snapfs.fuse.requests.attributes import VALID
+
+#: Seconds. Long enough to mean forever, short enough that a defect in invalidation heals over
+#: lunch.
+VALID: Final = 3600
 
 log = logging.getLogger("snapfs.fuse")
 

@@ -32,8 +32,8 @@ from snapfs.fuse.protocol.notices import forget_inodes
 
 if TYPE_CHECKING:
     from snapfs.fuse.driving.edge import Edge
+    from snapfs.fuse.kernel.flushing import Flushing
     from snapfs.fuse.kernel.known import Known
-    from snapfs.fuse.kernel.mounted import MountedKernel
     from snapfs.fuse.protocol.numbers import Numbers
     from snapfs.fuse.protocol.wire import Caller
 
@@ -75,7 +75,7 @@ class _File:
 class Shortage:
     """One mount's. ``run`` must be running."""
 
-    def __init__(self, edge: Edge, known: Known, numbers: Numbers, kernel: MountedKernel) -> None:
+    def __init__(self, edge: Edge, known: Known, numbers: Numbers, kernel: Flushing) -> None:
         self._edge = edge
         self._known = known
         self._numbers = numbers

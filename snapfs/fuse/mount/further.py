@@ -30,7 +30,7 @@ from snapfs.fuse.driving.edge import Edge
 from snapfs.fuse.kernel.known import Known
 from snapfs.fuse.kernel.mounted import MountedKernel
 from snapfs.fuse.mount import unmounting
-from snapfs.fuse.mount.options import MountOptions
+from snapfs.fuse.options import MountOptions
 from snapfs.fuse.protocol.connection import Connection
 from snapfs.fuse.protocol.numbers import Numbers
 from snapfs.fuse.requests.attributes import Attributes

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from snapfs.errors import MountFailed
 
 if TYPE_CHECKING:
-    from snapfs.fuse.mount.options import MountOptions
+    from snapfs.fuse.options import MountOptions
 
 #: What a user of a mount of a snapshot can rely on, whoever serves it.
 _ALWAYS: Final = frozenset(

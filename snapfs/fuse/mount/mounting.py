@@ -31,7 +31,7 @@ from snapfs.fuse.kernel.pruning import Pruning, limit_for
 from snapfs.fuse.mount import heap
 from snapfs.fuse.mount.attachment import Attachment
 from snapfs.fuse.mount.further import FurtherMounts
-from snapfs.fuse.mount.options import MountOptions
+from snapfs.fuse.options import MountOptions
 from snapfs.fuse.protocol.connection import Connection
 from snapfs.fuse.protocol.numbers import Numbers
 from snapfs.fuse.protocol.observing import Observers

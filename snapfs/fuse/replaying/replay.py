@@ -31,7 +31,7 @@ from snapfs.fuse.driving.edge import Edge
 from snapfs.fuse.kernel.known import Known
 from snapfs.fuse.kernel.mounted import MountedKernel
 from snapfs.fuse.mount.mounting import set_up
-from snapfs.fuse.mount.options import MountOptions
+from snapfs.fuse.options import MountOptions
 from snapfs.fuse.protocol.numbers import Numbers
 from snapfs.fuse.replaying.correspondence import Correspondence, Mismatch
 from snapfs.fuse.replaying.playback import Playback

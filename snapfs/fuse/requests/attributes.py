@@ -15,17 +15,14 @@ import pyfuse3
 
 from snapfs.filesystem import Inode, View
 from snapfs.filesystem.rules import SET_ID
-from snapfs.fuse.mount.options import MountOptions
+from snapfs.fuse.kernel.pause import VALID
+from snapfs.fuse.options import MountOptions
 from snapfs.fuse.protocol import wire
 from snapfs.fuse.protocol.numbers import Numbers
 from snapfs.ids import BASE_VIEW
 
 if TYPE_CHECKING:
     from snapfs.fuse.kernel.pause import Pause
-
-#: Seconds. Long enough to mean forever, short enough that a defect in invalidation heals over
-#: lunch.
-VALID: Final = 3600
 
 #: In nanoseconds.
 SECOND: Final = 1_000_000_000

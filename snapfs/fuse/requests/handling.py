@@ -19,7 +19,7 @@ from snapfs.filesystem import Filesystem, Inode, View
 from snapfs.fuse.driving.edge import Edge
 from snapfs.fuse.kernel.known import Known
 from snapfs.fuse.kernel.mounted import MountedKernel
-from snapfs.fuse.mount.options import MountOptions
+from snapfs.fuse.options import MountOptions
 from snapfs.fuse.protocol.errno import errno_of, is_trouble
 from snapfs.fuse.protocol.numbers import Numbers
 from snapfs.fuse.protocol.wire import Caller

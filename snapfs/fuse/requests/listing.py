@@ -12,8 +12,8 @@ from typing import Final, NamedTuple
 
 from snapfs.errors import CorruptBlock, StaleInode
 from snapfs.filesystem import Filesystem, Inode, View
+from snapfs.fuse.kernel.pause import VALID
 from snapfs.fuse.protocol.numbers import Numbers
-from snapfs.fuse.requests.attributes import VALID
 from snapfs.interrupts import NotCached, Want
 
 #: Cookies of what every listing begins with; the core's come after them.

@@ -14,7 +14,7 @@ from snapfs.errors import SnapfsError, StaleInode
 from snapfs.fuse.driving.edge import Edge
 from snapfs.fuse.kernel.known import Known
 from snapfs.fuse.kernel.mounted import MountedKernel
-from snapfs.fuse.mount.options import MountOptions
+from snapfs.fuse.options import MountOptions
 from snapfs.fuse.protocol.numbers import Numbers
 from snapfs.fuse.requests.attribute_handlers import AttributeRequests
 from snapfs.fuse.requests.data_handlers import DataRequests

@@ -21,7 +21,8 @@ from snapfs.filesystem import (
     acl,
     xattrs,
 )
-from snapfs.fuse.requests.attributes import VALID, Attributes
+from snapfs.fuse.kernel.pause import VALID
+from snapfs.fuse.requests.attributes import Attributes
 from snapfs.fuse.requests.set_id import groups_of
 from snapfs.snapshots import Instance
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from snapfs.errors import CorruptBlock, DeviceFull, NoAttribute, NotFound, SnapfsError
 from snapfs.filesystem import Inode, View, designation
 from snapfs.filesystem.rules import SET_ID
+from snapfs.fuse.kernel.pause import VALID
 from snapfs.fuse.protocol import wire
 from snapfs.fuse.protocol.numbers import (
     KERNEL_ROOT,
@@ -24,7 +25,7 @@ from snapfs.fuse.protocol.numbers import (
 )
 from snapfs.fuse.protocol.wire import Op, Piece, Set
 from snapfs.fuse.requests import facts
-from snapfs.fuse.requests.attributes import SECOND, VALID
+from snapfs.fuse.requests.attributes import SECOND
 from snapfs.fuse.requests.name_handlers import RENAME_FLAGS
 from snapfs.fuse.serving.reading import Reading
 from snapfs.ids import BASE_VIEW

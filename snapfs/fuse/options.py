@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from snapfs.blocks.claim import INTERVAL, INTERVAL_LEAST, INTERVAL_MOST
 from snapfs.errors import UsageError
-from snapfs.fuse.mount.common_options import (
+from snapfs.fuse.common_options import (
     ACCEPTED,
     ACCEPTED_WITH_VALUE,
     DEPENDING,
