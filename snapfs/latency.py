@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 #: Units in a second: what durations are counted in.
-UNITS: Final = 4_000_000
+UNITS: Final = 4e6
 
 #: Buckets in each power of two, as a power of two.
 _BITS: Final = 4

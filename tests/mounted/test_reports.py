@@ -172,7 +172,10 @@ def test_a_log_that_cannot_be_is_refused_before_anything_is_mounted(
     mounted.mount()
 
 
-def test_latencies_are_shown_for_people_and_programs(mounted: Any) -> None:
+@pytest.mark.parametrize("options", ["", "requests=pyfuse3"])
+def test_latencies_are_shown_for_people_and_programs(mounted: Any, options: str) -> None:
+    if options:
+        mounted.remount(options)
     for number in range(20):
         (mounted / f"file{number}").write_bytes(b"x" * BLOCK)
     with (mounted / "file0").open("r+b") as file:

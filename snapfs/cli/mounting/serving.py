@@ -157,7 +157,8 @@ def _run(
         about = f"{source.shown} on {mountpoint} (process {os.getpid()})"
         on_demand.begin(trio.lowlevel.current_trio_token(), Report(edge, about))
         live = Live(
-            mountpoint, source.shown, os.getpid(), time.time_ns(), lambda: dict(edge.requests),
+            mountpoint, source.shown, os.getpid(), time.time_ns(),
+            lambda: {name: count for name, count in edge.requests.items() if count},
             mount_device,
             in_memory=source.in_memory, snapdir=options.snapdir,
         )  # fmt: skip

@@ -8,7 +8,6 @@ mended; so nothing here needs a lock on metadata.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, ParamSpec, TypeVar
@@ -28,6 +27,7 @@ from snapfs.fuse.driving.gate import Gate
 from snapfs.fuse.driving.metrics import Metrics
 from snapfs.fuse.driving.neighbours import NoRoom, Room
 from snapfs.fuse.driving.threads import Pool, in_thread
+from snapfs.fuse.protocol.wire import Op
 from snapfs.interrupts import (
     CommitNeeded,
     Interrupt,
@@ -67,7 +67,7 @@ class Calls:
         self.room: Room = NoRoom()
         self.gate = Gate()
         #: Requests of the kernel by name, for ``snapfs info``.
-        self.requests: Counter[str] = Counter()
+        self.requests = dict.fromkeys((op.name.lower() for op in Op), 0)
         self.metrics = Metrics()
         #: Requests that are being worked on.
         self.in_progress = 0
@@ -266,12 +266,12 @@ class Calls:
         something to do.
         """
         await self.gate.passed()  # who keeps changes out may wait until nothing is dirty
-        requests = self.requests.total()
+        requests = sum(self.requests.values())
         began = trio.current_time()
         more = await self.change_behind(self.fs.work)
         took = trio.current_time() - began
         await trio.lowlevel.checkpoint()  # requests run
-        if self.requests.total() != requests:
+        if sum(self.requests.values()) != requests:
             await trio.sleep(took)
         return more
 

@@ -185,6 +185,7 @@ class StockLoop:
 
     def __init__(self, operations: Operations) -> None:
         self.observers = StockObserved(operations).observers
+        self.observers.add(operations.edge.metrics.observed)
 
     async def run(self) -> None:
         """See ``Server``."""

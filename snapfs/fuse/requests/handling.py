@@ -47,7 +47,7 @@ def handler(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corout
     async def answer(*args: P.args, **kwargs: P.kwargs) -> T:
         requests = cast("Requests", args[0])
         edge = requests.edge
-        edge.requests[name] += 1
+        edge.requests[name] = edge.requests.get(name, 0) + 1
         edge.in_progress += 1
         try:
             result = await function(*args, **kwargs)

@@ -156,7 +156,7 @@ class Loop:
         False when there will be no more.
         """
         connection, observers = self._connection, self.observers
-        clock, took = time.perf_counter, self._metrics.quick
+        clock, took, short, units = time.perf_counter, self._metrics.quick, SHORT, UNITS
         now = clock()
         while True:
             length = 0 if self._is_over else await connection.receive(now)
@@ -181,7 +181,7 @@ class Loop:
                         connection.send(reply)
                         now = clock()
                         try:  # as ``Metrics.answered``, without a call
-                            took[opcode][SHORT[int((now - began) * UNITS)]] += 1
+                            took[opcode][short[int((now - began) * units)]] += 1
                         except IndexError:
                             self._metrics.answered(opcode, now - began)
                     else:

@@ -10,11 +10,12 @@ somebody listens.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 import pyfuse3
 
+from snapfs.fuse.driving.metrics import InProgress
 from snapfs.fuse.protocol import wire
 from snapfs.fuse.protocol.numbers import WRITER_BIT
 from snapfs.fuse.protocol.observing import Observers
@@ -231,19 +232,26 @@ class StockObserved:
                 own.pop(name, None)
 
     def _observed(
-        self, name: str, handler: Callable[..., Awaitable[Any]]
-    ) -> Callable[..., Awaitable[Any]]:
+        self, name: str, handler: Callable[..., Coroutine[Any, Any, Any]]
+    ) -> Callable[..., Coroutine[Any, Any, Any]]:
         to_call, to_reply = _CALLS[name]
+        waiting = self._operations.edge.metrics.waiting
 
         async def observed(*arguments: Any) -> Any:
             began = time.perf_counter()
             self._number += 1
             number = self._number
+            work = handler(*arguments)
+            opcode, node, _, _ = to_call(*arguments)
+            request = InProgress(number, opcode, node, began, work)
+            waiting.add(request)
             try:
-                result = await handler(*arguments)
+                result = await work
             except pyfuse3.FUSEError as exc:
                 self._tell(began, number, to_call, arguments, b"", exc.errno)
                 raise
+            finally:
+                waiting.discard(request)
             self._tell(began, number, to_call, arguments, to_reply(result), 0)
             return result
 
