@@ -72,8 +72,6 @@ class Request:
     user: int | None = None
     group: int | None = None
     groups: list[int] | None = None
-    #: Source to run instead of the command line, as ``python -c`` does.
-    source: str | None = None
 
 
 def load() -> None:
@@ -156,7 +154,7 @@ def _take_places(places: list[int], channel: int) -> None:
     os.closerange(channel + 1, last + 1)
 
 
-def become(channel: socket.socket, interrupt: Callable[..., object] | int | None) -> Request:
+def become(channel: socket.socket, interrupt: Callable[..., object] | int | None) -> None:
     """Turn this child into the process that is asked for, and say so."""
     with channel, channel.makefile("rb") as stream:
         request: Request = pickle.load(stream)
@@ -166,7 +164,6 @@ def become(channel: socket.socket, interrupt: Callable[..., object] | int | None
             channel.sendall(ANSWER.pack(FAILED, exc.errno or errno.EINVAL))
             os._exit(255)
         channel.sendall(ANSWER.pack(STARTED, os.getpid()))
-    return request
 
 
 def _set_up(request: Request, interrupt: Callable[..., object] | int | None) -> None:
@@ -231,20 +228,12 @@ def _show(command: list[str]) -> None:
     ctypes.memmove(start, words[: end - start - 1].ljust(end - start, b"\0"), end - start)
 
 
-def _run(request: Request) -> NoReturn:
+def _run() -> NoReturn:
     """The command line, and what the interpreter does at its end, without freeing all it has."""
-    if request.source is None:
-        from snapfs.cli.main import main
+    from snapfs.cli.main import main
 
-        work: Callable[[], object] = main
-    else:
-        code = compile(request.source, "<string>", "exec")
-        module = type(sys)("__main__")
-        sys.modules["__main__"] = module
-        work = lambda: exec(code, module.__dict__)  # noqa: E731 - it is one
     try:
-        result = work()
-        status = result if isinstance(result, int) else 0
+        status = main()
     except SystemExit as exc:
         if not isinstance(exc.code, int | None):
             raise
@@ -272,9 +261,9 @@ def main() -> None:
     if channel is None:
         os._exit(0)
     control.detach()
-    request = become(channel, interrupt)
+    become(channel, interrupt)
     del control, channel
-    _run(request)
+    _run()
 
 
 if __name__ == "__main__":

@@ -26,9 +26,6 @@ MOUNTING = (
     "tests/model/test_warm_kernel.py",
 )
 
-#: Modules that take longest: whoever began one of these last would be waited for.
-LONGEST: tuple[str, ...] = ()
-
 
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc] # it has no types
     """Modules that mount are for one process each."""
@@ -43,12 +40,14 @@ def order(items: list[pytest.Item]) -> None:
 
 
 def _place(item: pytest.Item) -> int:
+    """Modules come before single tests, long ones before short ones: who began one of these last
+    would be waited for.
+    """
     if item.get_closest_marker("alone"):
-        return len(LONGEST) + 2
-    module = item.nodeid.partition("::")[0]
-    if module in LONGEST:
-        return LONGEST.index(module)
-    return len(LONGEST) + (0 if item.nodeid.startswith(MOUNTING) else 1)
+        return 3
+    if item.nodeid.startswith(MOUNTING):
+        return 0
+    return 1 if item.get_closest_marker("slow") else 2
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +161,19 @@ def test_what_a_fork_cannot_be_is_asked_of_it(options: dict[str, Any]) -> None:
     assert can_fork(snapfs_command("--version"), {})
     assert not can_fork(snapfs_command("--version"), options)
     assert not can_fork(["true"], {})
+
+
+#: What the server does before it forks; says whether the tally is in the core by then.
+LOADED = """
+from tests.harness import forkserver
+forkserver.load()
+from snapfs.store.commit import commit
+from snapfs.store.space.allocator import Allocator
+print([hasattr(one, "__wrapped__") for one in (Allocator.prepare, commit.plan, commit._seal)])
+"""
+
+
+def test_nobody_looks_over_the_shoulders_of_forked_daemons() -> None:
+    command = [sys.executable, "-c", LOADED]
+    result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    assert result.stdout == "[True, True, True]\n"
