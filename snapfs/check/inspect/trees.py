@@ -233,6 +233,23 @@ def by_hash(table: BucketTree, key: int) -> Callable[[Node], int]:
     return choose
 
 
+def at_place(
+    volume: Volume, tree: Tree, root: Pointer, depth: int, level: int, number: int
+) -> Step | None:
+    """The pointer at a place of a tree; None where nothing stands, or that cannot be reached."""
+    bits = volume.geometry.fan_bits
+    node = Node(tree, depth, 0, root)
+    while True:
+        slot = (number >> bits * abs(node.level - level)) - node.base
+        if node.problem or not 0 <= slot < len(node.words) // 2 or not node.words[2 * slot]:
+            return None
+        if node.level == level:
+            return node.step(slot)
+        if not node.leads_on(slot):
+            return None
+        node = below(volume, node, slot)
+
+
 def find_block(
     volume: Volume, tree: Tree, root: Pointer, depth: int, block: int
 ) -> list[list[Step]]:

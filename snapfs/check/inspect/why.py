@@ -18,7 +18,7 @@ from snapfs.check.inspect.blocks import check_block, standing
 from snapfs.check.inspect.inodes import find
 from snapfs.check.inspect.names import paths_of
 from snapfs.check.inspect.page import OK, Checksum, Page, ranges
-from snapfs.check.inspect.trees import Node, Step, by_hash, by_index, descend, find_block
+from snapfs.check.inspect.trees import Node, Step, at_place, by_hash, by_index, descend, find_block
 from snapfs.check.inspect.watch import Claim, Watched, watch
 from snapfs.check.scrub.places import Kind, Tree, data_kind, root_of
 from snapfs.check.scrub.verifying import MISMATCH
@@ -35,6 +35,9 @@ VIEWS_NAMED: Final = 256
 
 #: What the present is called where views are listed.
 PRESENT: Final = "the present"
+
+#: The root pointer of a tree, and its depth.
+Root = tuple[int, int, int]
 
 _RECORDS: Final = "records of group "
 
@@ -53,6 +56,16 @@ class Held(NamedTuple):
     epoch: int | None = None
     writes: int | None = None
     checksum: Checksum | None = None
+
+
+class Noted(NamedTuple):
+    """A way through a tree, as ``view`` has it; ``views`` are all whose ways end as it does."""
+
+    kind: Kind
+    ino: int
+    way: list[Step]
+    view: int
+    views: set[int]
 
 
 def why(image: Inspected, block: int, progress: Callable[[int, int], None] | None = None) -> Page:
@@ -87,6 +100,7 @@ class Answer:
         self.files = page.table("files", "way", "inode", "path", "views", "offset")
         self.pointers = page.table("pointers", "way", *Held._fields)
         self._ways = 0
+        self._noted: dict[tuple[Kind, int, int, int, int], Noted] = {}
         self._guesses: dict[int, bytes] = {}
 
     def tell(self) -> None:
@@ -106,6 +120,7 @@ class Answer:
             else:
                 kinds[claim.words] = None
                 self._of_volume(claim)
+        self._tell_views()
         epochs = sorted({claim.epoch for claim in self.watched.claims if claim.tree})
         self.page.facts.update(
             used_as=list(kinds) or [self._unreached()],
@@ -198,15 +213,31 @@ class Answer:
     # Trees of views
 
     def _of_views(self, claim: Claim) -> str:
-        """Tell the ways through a tree of some views; what kind of tree it is.
+        """Note the ways through a tree of some views; what kind of tree it is."""
+        pending = self._roots(claim)
+        kinds = [str(kind) for kind, _ in pending]
+        while pending:
+            (kind, root), views = next(iter(pending.items()))
+            tree = Tree(kind, views[0], ino=claim.ino)
+            done = {(kind, root)}
+            for way in find_block(self.volume, tree, root[:2], root[2], self.block):
+                last = way[-1]
+                end = kind, claim.ino, last.holder, last.slot, 0 if last.holder else root[0]
+                noted = self._noted.setdefault(end, Noted(kind, claim.ino, way, views[0], set()))
+                noted.views.update(views)
+                for other, sharing in pending.items():
+                    if other[0] is kind and self._ends_alike(other[1], last, tree):
+                        noted.views.update(sharing)
+                        done.add(other)
+            pending = {key: views for key, views in pending.items() if key not in done}
+        return kinds[0] if kinds else claim.tree
 
-        Views that share the root of the tree share the way from there on: that through the first
-        one is shown.
-        """
-        roots: dict[tuple[Kind, tuple[int, int, int]], list[int]] = {}
-        for number in (
-            number for number in range(claim.mask.bit_length()) if claim.mask >> number & 1
-        ):
+    def _roots(self, claim: Claim) -> dict[tuple[Kind, Root], list[int]]:
+        """The roots of the tree of a claim, each with the views that have it."""
+        roots: dict[tuple[Kind, Root], list[int]] = {}
+        for number in range(claim.mask.bit_length()):
+            if not claim.mask >> number & 1:
+                continue
             try:
                 if claim.tree == "inodes":
                     root = self.image.view_root(number)
@@ -221,22 +252,24 @@ class Answer:
                 self.page.trouble(f"inode {claim.ino} in view {number}", exc)
                 continue
             roots.setdefault(key, []).append(number)
-        for (kind, (first, second, depth)), views in roots.items():
-            held = self._to_root(kind, views[0], claim.ino)
-            for way in find_block(
-                self.volume, Tree(kind, views[0], ino=claim.ino), (first, second), depth, self.block
-            ):
-                last = held[-1]
-                self._reached(
-                    kind,
-                    views,
-                    held[:-1] + self._held(kind, way, last.holder, last.in_block),
-                    way[-1],
-                    claim.ino,
-                )
-                if kind is not Kind.INODES:
-                    self._files(claim.ino, kind, way[-1], views)
-        return next((str(kind) for kind, _ in roots), claim.tree)
+        return roots
+
+    def _ends_alike(self, root: Root, last: Step, tree: Tree) -> bool:
+        """Does the way to a place from another root of a tree end with the same pointer?"""
+        if not last.holder:
+            return False
+        other = at_place(self.volume, tree, root[:2], root[2], last.level, last.number)
+        return other is not None and (other.holder, other.slot) == (last.holder, last.slot)
+
+    def _tell_views(self) -> None:
+        """Tell the ways that were noted."""
+        for kind, ino, way, view, sharing in self._noted.values():
+            views = sorted(sharing)
+            *held, root = self._to_root(kind, view, ino)
+            held += self._held(kind, way, root.holder, root.in_block)
+            self._reached(kind, views, held, way[-1], ino)
+            if kind is not Kind.INODES:
+                self._files(ino, kind, way[-1], views)
 
     def _to_root(self, kind: Kind, view: int, ino: int) -> list[Held]:
         """The pointers on the way to what holds the root of a tree; in place of the last one, what

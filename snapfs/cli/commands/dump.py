@@ -40,6 +40,9 @@ WHAT: Final = {
     ),
 }
 
+#: Values of a list that a line names; of more, the number is told. JSON has all.
+LISTED: Final = 6
+
 _HELP: Final = {
     "N": "a number, decimal or with 0x",
     "P": "a path in the volume, whose root is /; .snap/NAME in it leads into a snapshot",
@@ -219,5 +222,6 @@ def _text(value: Value) -> str:
     if isinstance(value, Checksum):
         return f"{value:08x}"
     if isinstance(value, list):
-        return ", ".join(map(str, value)) or "-"
+        more = [f"{len(value) - LISTED} more"] if len(value) > LISTED else []
+        return ", ".join([*map(str, value[:LISTED]), *more]) or "-"
     return str(value) or "-"
