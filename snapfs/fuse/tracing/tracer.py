@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from time import perf_counter
 from typing import Any, Final
 
 import trio
@@ -35,10 +36,16 @@ _WRITE_DATA: Final = wire.IN_HEADER.size + wire.WRITE_IN.size
 #: Bytes of a reply that are recorded; only values of extended attributes can be longer.
 _REPLY_KEPT: Final = 4096
 
+_HEADER: Final = wire.IN_HEADER.size
 _REPLY_HEADER: Final = wire.OUT_HEADER.size
 
+# As plain numbers: an ``IntEnum`` is looked up and compared in several times as long.
+_WRITE: Final = int(Op.WRITE)
+_READ: Final = int(Op.READ)
+_GETATTR: Final = int(Op.GETATTR)
+
 #: Requests whose reply is not recorded.
-_WITH_DATA: Final = frozenset({Op.READ, Op.READDIRPLUS})
+_WITH_DATA: Final = frozenset({_READ, int(Op.READDIRPLUS)})
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,7 @@ class Tracer:
         now = time.time_ns()
         salt = int.from_bytes(os.urandom(4), "little")
         facts = {**self._facts(), "path": path, "has_data": has_data}
-        ring = make_ring(path, Header(size, salt, now, time.perf_counter(), facts), check)
+        ring = make_ring(path, Header(size, salt, now, perf_counter(), facts), check)
         return Prepared(ring, Status(path, size, has_data, now))
 
     def begin(self, prepared: Prepared) -> None:
@@ -139,12 +146,12 @@ class Tracer:
 
     def answered(self, opcode: int, began: float, message: Piece, reply: Sequence[Piece]) -> None:
         """An ``observing.Observer``."""
-        took = time.perf_counter() - began
+        took = perf_counter() - began
         ring = self._ring
-        if ring is None or len(message) < wire.IN_HEADER.size:
+        if ring is None or len(message) < _HEADER:
             return  # it was read before there was a trace
         total, flags, checksum, data_length = len(message), 0, 0, 0
-        if opcode == Op.WRITE:
+        if opcode == _WRITE:
             checksum, data_length = crc32c(message[_WRITE_DATA:]), total - _WRITE_DATA
             flags = HAS_CHECKSUM
             if self._has_data and total <= ring.room:
@@ -161,11 +168,11 @@ class Tracer:
             pieces = [reply[0][_REPLY_HEADER:], *reply[1:]]
             length = sum(map(len, pieces))
             answer = b"" if opcode in _WITH_DATA else b"".join(pieces)[:_REPLY_KEPT]
-            if opcode == Op.READ and not error:
+            if opcode == _READ and not error:
                 flags, data_length = HAS_CHECKSUM, length
                 for piece in pieces:
                     checksum = crc32c(piece, checksum)
-        elif opcode == Op.GETATTR:
+        elif opcode == _GETATTR:
             return  # a pause keeps it back: it is answered later
         else:
             error, length, answer = 0, 0, b""
