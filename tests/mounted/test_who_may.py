@@ -49,7 +49,7 @@ import snapfs.cli.commands.diff, snapfs.cli.commands.versions, snapfs.cli.comman
 import snapfs.cli.commands.check, snapfs.cli.mounting.serving, snapfs.cli.output
 import snapfs.control.commands.offline, snapfs.fuse.mount.mounting, snapfs.check
 import snapfs.control.socket.server, snapfs.control.commands.showing, snapfs.cli.mounting.beside
-import snapfs.control.commands.tracing
+import snapfs.control.commands.tracing, snapfs.cli.commands.trace
 uid = int(sys.argv[1])
 os.setgroups([]); os.setgid(uid); os.setuid(uid)
 sys.exit(snapfs.cli.main.main(sys.argv[2:], "snapfs"))
@@ -228,6 +228,8 @@ def test_a_stranger_commands_the_daemon(mounted, open_place: Path) -> None:
             ("snapshot", "delete", place, "roots"),
             ("restore", place, "roots"),
             ("info", place),
+            ("trace", "on", place, open_place / "trace"),
+            ("trace", "status", place),
         ):
             one_line(run_as(USER, *words, code=1), "only that user and root")
     finally:
@@ -464,6 +466,9 @@ def test_commands_do_what_the_directories_forbid(home: Path, run_snapfs, images)
         run_as(USER, "snapshot", "create", home / "m", "mine")
         run_as(USER, "diff", home / "m", "roots")
         run_as(USER, "versions", home / "m", "--deleted")
+        run_as(USER, "trace", "on", home / "m", home / "trace")
+        assert (home / "trace").stat().st_uid == USER
+        assert (home / "trace").stat().st_mode & 0o7777 == 0o600
         as_user(home / "m", lambda: os.rmdir(".snap/roots"))
     finally:
         run_as(USER, "umount", home / "m")
