@@ -45,14 +45,13 @@ ORPHANS_FOUND: Final = Probe("inodes without a name are found in the list of an 
 
 LOG_FULL: Final = Probe("a record does not fit into the rest of the log, and a commit follows")
 LOG_GIVEN_UP: Final = Probe("a log is given up with a commit, for want of space or of use")
-LOG_NAMES_OLD_BLOCKS: Final = Probe("a record would name blocks that were sealed or told already")
 LOG_WRITE_FAILED: Final = Probe("a record could not be written, and a commit has to tell it")
 
 # Commits
 
 RECORDS_SPILLED: Final = Probe("the records of a group do not fit its header, and go to blocks")
 RECORDS_RETURNED: Final = Probe("the records of a group fit its header again")
-COMMIT_PLANNED_AGAIN: Final = Probe("planning a commit touched groups that it had not counted")
+COMMIT_PLANNED_AGAIN: Final = Probe("planning a commit came to more groups than it had begun with")
 COMMIT_GAVE_WAY: Final = Probe("a commit needs what is not in memory, and gives way in the loop")
 COMMIT_WITHOUT_SPACE: Final = Probe("no blocks are left for a commit, not even of the reserve")
 COMMIT_WAITS_FOR_HOST: Final = Probe("a sealed generation waits in memory for space of the host")

@@ -427,7 +427,7 @@ class CopyStage(Stage):
         self.volume.allocator.discards.wanted = self.discards
         job = attach(self.volume)
         self.fs = Filesystem(self.volume)
-        self.fs.now = self._now
+        self.fs.now = self.volume.now = lambda: self.clock
         if job is not None:
             assert self.phase not in {COMPLETED, FAILED}, self.phase
             self._enter(ACKNOWLEDGED)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from snapfs import probes
 from tests.crash.copy_states import Run
 from tests.crash.copy_stories import STORIES
 
@@ -48,6 +49,7 @@ def tally() -> Iterator[dict[str, tuple[int, int, int]]]:
     )
 
 
+@pytest.mark.reaches(probes.COPIED_BEFORE_WRITE, probes.COPY_WENT_ON)
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("name", STORIES)

@@ -14,8 +14,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from snapfs import probes
 from tests.crash.run_states import Run
 from tests.crash.scenarios import SCENARIOS
+from tests.harness.probing import reaching
 
 #: States in a normal run of the tests.
 TOTAL = int(os.environ.get("SNAPFS_CRASH_STATES", "21000"))
@@ -23,6 +25,18 @@ SEED = int(os.environ.get("SNAPFS_CRASH_SEED", "1"))
 
 #: Scenarios with large volumes take more time for each state, and get fewer.
 FEWER = {"records": 0.25, "groups": 0.05}
+
+#: The rare situations that stories are about.
+REACHES = {
+    "truncation": [probes.HEIR_MADE],
+    "orphans": [probes.ORPHANS_FOUND],
+    "interrupted_deletion": [probes.DELETION_CUT, probes.RECORD_IS_DEFAULT],
+    "records": [probes.RECORDS_SPILLED, probes.RECORDS_RETURNED],
+    "groups": [probes.GROUP_LEFT],
+    "purge": [probes.DIRECTORY_EMPTIED, probes.RETURNED_BLOCK_DROPPED, probes.ORPHANS_FOUND],
+    "logged": [probes.LOG_STALE_TAIL, probes.LOG_FULL],
+    "logged_until_full": [probes.LOG_BLOCKS_MISSING, probes.LOG_FULL, probes.LOG_GIVEN_UP],
+}
 
 #: Tellings of a story without a state that is new, before it is taken to have no more.
 BARREN = 3
@@ -44,7 +58,7 @@ def tally() -> Iterator[dict[str, int]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", reaching(SCENARIOS, REACHES))
 def test_no_power_cut_loses_what_was_promised(
     name: str, record_property, tally: dict[str, int]
 ) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from snapfs import probes
 from tests.crash import scenarios
 from tests.crash.telling import told
 
@@ -62,6 +63,13 @@ def test_a_story_has_other_bytes_with_another_hash_seed_cache_or_clock() -> None
     misses = [sum(missed for _, missed in one["stories"].values()) for one in (usual, odd)]
     assert misses[1] > 2 * misses[0], misses
     assert differences(usual["stories"], odd["stories"]) == []
+
+
+@pytest.mark.reaches(probes.GROUPS_FORGOTTEN)
+def test_a_group_that_was_forgotten_comes_back_as_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A story in two groups, of which one is in memory, leaves the same bytes."""
+    monkeypatch.setattr(scenarios, "SCENARIOS", {"groups": scenarios.SCENARIOS["groups"]})
+    assert differences(told(SEED, 0, 0), told(SEED, SMALL, 1)) == []
 
 
 def test_a_time_that_is_not_the_storys_is_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from collections import Counter
 
 import pytest
 
+from snapfs import probes
 from snapfs.copying.before_write import CopyBeforeWrite
 from snapfs.copying.copy import Copy
 from snapfs.copying.unfinished import UnfinishedCopy
@@ -66,6 +67,7 @@ def suffer(
     return outcomes
 
 
+@pytest.mark.reaches(probes.COPY_HAD_FAILED, probes.COPIED_AGAIN)
 @pytest.mark.slow
 @pytest.mark.parametrize(("where", "outside"), [("target", False), ("target", True), ("map", True)])
 def test_a_failing_target_fails_its_source(where: str, outside: bool) -> None:
@@ -101,6 +103,7 @@ def test_a_source_that_cannot_be_read_gives_a_copy_wrong_data(copy_first: bool) 
     assert outcomes[WHOLE]
 
 
+@pytest.mark.reaches(probes.COPY_WAS_NOT_SET_UP, probes.COPY_WENT_ON, probes.FLUSH_FAILED)
 @pytest.mark.slow
 @pytest.mark.parametrize("copy_first", [False, True])
 def test_a_failed_flush_of_the_source_is_heard_by_the_copy_alone(copy_first: bool) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import trio
 
-from snapfs import snapshots
+from snapfs import probes, snapshots
 from snapfs.check import check_volume
 from snapfs.device import image, open_device
 from snapfs.device.reserve import RESERVE_BYTES
@@ -252,6 +252,7 @@ def full_from_now_on(device: FaultyDevice) -> None:
     device.arm(Fault(Kind.FULL, 1, lasting=True))
 
 
+@pytest.mark.reaches(probes.COMMIT_WAITS_FOR_HOST)
 def test_a_commit_that_finds_no_space_is_not_tried_again() -> None:
     device = FaultyDevice(fresh())
     volume = open_volume(device)

@@ -16,7 +16,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import pytest
 
@@ -32,6 +33,11 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[VARIABLE] = tempfile.mkdtemp(prefix="snapfs-probes-")
         config.add_cleanup(_end)
     install()
+
+
+def reaching(names: Iterable[str], claims: Mapping[str, Sequence[probes.Probe]]) -> list[Any]:
+    """Parameters for a test, each of which has to reach what is claimed for it."""
+    return [pytest.param(name, marks=pytest.mark.reaches(*claims.get(name, ()))) for name in names]
 
 
 def _end() -> None:

@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from snapfs import snapshots
+from snapfs import probes, snapshots
 from snapfs.check import check_volume
 from snapfs.check.repair import repair_volume
 from snapfs.device import ImageDevice, open_device
@@ -199,6 +199,7 @@ def test_a_block_is_given_out_while_it_is_being_discarded(fs: Filesystem, device
     write(fs, b"d", 1000)
 
 
+@pytest.mark.reaches(probes.DISCARDS_SKIPPED)
 def test_a_full_volume_waits_for_discards(fs: Filesystem, device: Noting) -> None:
     """What is due is given out as it is when somebody needs it."""
     places = blocks_of(write(fs, b"a", 1500))
@@ -223,6 +224,7 @@ def test_what_is_being_read_is_discarded(fs: Filesystem, device: Noting) -> None
     assert places <= device.discarded()
 
 
+@pytest.mark.reaches(probes.DISCARD_FAILED)
 def test_a_device_that_knows_no_discards_ends_the_volume(fs: Filesystem, device: Noting) -> None:
     reasons: list[str] = []
     fs.volume.allocator.discards.gave_up = reasons.append

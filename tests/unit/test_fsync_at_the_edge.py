@@ -12,6 +12,7 @@ import pytest
 import trio
 import trio.testing
 
+from snapfs import probes
 from snapfs.blocks.superblock import CLAIM
 from snapfs.check import check_volume
 from snapfs.errors import DeviceError, DeviceFull, ReadOnly
@@ -155,6 +156,18 @@ async def test_a_commit_that_waits_behind_a_record_is_none(edge: Edge, device: S
         await trio.testing.wait_all_tasks_blocked()
         device.go.set()
     assert edge.volume.generation == generation + 1
+
+
+@pytest.mark.reaches(probes.COMMIT_GAVE_WAY)
+async def test_a_commit_in_the_loop_waits_for_the_medium(edge: Edge, device: Slow) -> None:
+    """What it needs is not in memory: it gives way to the task of commits, and happens there."""
+    edge.commits._pace = Quick()
+    await write(edge, b"cold")
+    generation = edge.volume.generation
+    edge.volume.cache.clear()
+    await edge.commit()
+    assert edge.volume.generation == generation + 1
+    assert durable(device)[:4] == b"cold"
 
 
 async def test_a_record_that_cannot_be_written_is_an_error(edge: Edge, device: Slow) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from snapfs import probes
 from snapfs.control.copies.apart import (
     Left,
     at_once,
@@ -149,6 +150,9 @@ def test_a_mount_that_ends_waits_as_long_as_any(
     assert copied.failures
 
 
+@pytest.mark.reaches(
+    probes.COPY_TARGET_SILENT, probes.COPY_TOOK_WHOLE_GROUP, probes.COPY_ENDED_BENEATH
+)
 def test_a_thread_that_was_left_writes_into_blocks_of_others(
     begin: Callable[..., Copied], wait_until: Callable[..., None]
 ) -> None:

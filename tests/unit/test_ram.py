@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from snapfs import probes
 from snapfs.check import check_volume
 from snapfs.control.socket.registry import image_key
 from snapfs.device import DirectReader, RamDevice, headroom, open_device, ram
@@ -86,6 +87,7 @@ def test_memory_that_runs_out_ends_the_process(memory: list[int]) -> None:
     device.close()
 
 
+@pytest.mark.reaches(probes.HOST_RESERVE_SPENT, probes.BLOCKS_PREFERRED_USED)
 def test_deleting_in_a_volume_that_has_used_up_memory_fails(memory: list[int]) -> None:
     """Users get ENOSPC, nothing becomes read-only, and deleting helps."""
     device = RamDevice("mem:64M", 64 << 20)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from snapfs import probes
 from snapfs.check import check_volume
 from snapfs.errors import NoSpace
 from snapfs.filesystem import Filesystem
@@ -76,6 +77,7 @@ def test_what_is_being_read_is_overwritten(fs: Filesystem) -> None:
     assert [fs.volume.device.read(*place) for place in places] != before
 
 
+@pytest.mark.reaches(probes.READERS_LOST)
 def test_a_reader_makes_the_volume_full(fs: Filesystem) -> None:
     """Whoever writes comes first: a reader that is in the way is told that it has lost."""
     with fs.volume.allocator.readers.open() as reader:

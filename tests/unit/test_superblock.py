@@ -7,6 +7,7 @@ import struct
 
 import pytest
 
+from snapfs import probes
 from snapfs.blocks.checksum import crc32c
 from snapfs.blocks.geometry import (
     BLOCK_SIZES,
@@ -60,7 +61,11 @@ def test_a_damaged_newest_superblock_loses_the_volume(byte: int) -> None:
     assert names(device) == {b"0", b"1", b"2", b"3"}
 
 
-@pytest.mark.parametrize("place", [0, 1], ids=["front", "tail"])
+@pytest.mark.parametrize(
+    "place",
+    [pytest.param(0, marks=pytest.mark.reaches(probes.COPY_OF_RING_AHEAD)), 1],
+    ids=["front", "tail"],
+)
 def test_one_damaged_copy_loses_a_generation(place: int) -> None:
     """I8: the other copy of the slot still names the newest generation."""
     device, newest = with_generations(5)
@@ -69,6 +74,7 @@ def test_one_damaged_copy_loses_a_generation(place: int) -> None:
     assert len(names(device)) == 5
 
 
+@pytest.mark.reaches(probes.TORN_SUPERBLOCK)
 def test_a_torn_superblock_is_believed() -> None:
     """I8: a slot of which only a part was written over an older one does not verify."""
     device, newest = with_generations(SUPERBLOCK_SLOTS + 3)
@@ -79,6 +85,7 @@ def test_a_torn_superblock_is_believed() -> None:
     assert open_volume(device).generation == newest - 1
 
 
+@pytest.mark.reaches(probes.RING_LOST)
 def test_the_whole_front_ring_is_needed() -> None:
     """I8: the copy of the ring at the end is found from the device's size alone."""
     device, newest = with_generations(3)

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snapfs import snapshots
+from snapfs import probes, snapshots
 from snapfs.blocks import superblock as superblocks
 from snapfs.blocks.checksum import crc32c
 from snapfs.blocks.geometry import SUPERBLOCK_SLOTS
@@ -379,6 +379,7 @@ def test_repair_drops_what_was_synced(logged: Logged) -> None:
 # Devices that fail
 
 
+@pytest.mark.reaches(probes.LOG_WRITE_FAILED)
 def test_a_record_that_cannot_be_written_is_an_error(logged: Logged) -> None:
     """A commit does."""
     logged.write(0, b"x")
@@ -389,6 +390,7 @@ def test_a_record_that_cannot_be_written_is_an_error(logged: Logged) -> None:
     assert logged.sync()
 
 
+@pytest.mark.reaches(probes.FLUSH_FAILED)
 def test_a_failed_flush_is_no_error(logged: Logged) -> None:
     logged.write(0, b"x")
     logged.device.fails = "flush"
@@ -437,6 +439,7 @@ def test_a_record_of_another_time_counts() -> None:
     assert len(decode_log(other + log[BLOCK:], BLOCK, UUID, 9)[0]) == 1
 
 
+@pytest.mark.reaches(probes.LOG_TORN_RECORD)
 def test_a_torn_record_counts() -> None:
     log = written([change()], [change(number, ((0, POINTERS * 20),)) for number in range(20, 40)])
     assert len(log) > 3 * BLOCK

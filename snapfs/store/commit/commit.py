@@ -161,7 +161,8 @@ def plan_groups(volume: Volume, needed: int) -> None:
         # Nearly always nothing more was touched meanwhile.
         if allocator.changed <= touched <= allocator.groups.keys() and allocator.window == window:
             return
-        probes.COMMIT_PLANNED_AGAIN.hit()
+        if window:
+            probes.COMMIT_PLANNED_AGAIN.hit()
 
 
 def replaced_blocks(volume: Volume) -> list[int]:

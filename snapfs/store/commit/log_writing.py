@@ -82,11 +82,9 @@ def _write(volume: Volume, changes: list[FileChange]) -> LogWrite | None:
         for run in pointer_runs(words, 0, len(words) // 2, BLOCK_MASK)
     ]
     fresh = all(volume.allocator.is_fresh(first, count) for first, count, _ in runs)
-    if not fresh:
-        probes.LOG_NAMES_OLD_BLOCKS.hit()
-        return None
-    if blocks > RECORD_BLOCKS or log.position + blocks > length:
-        probes.LOG_FULL.hit()
+    if blocks > RECORD_BLOCKS or log.position + blocks > length or not fresh:
+        if log.position + blocks > length:
+            probes.LOG_FULL.hit()
         return None
     volume.allocator.keep([(first, count) for first, count, _ in runs])
     volume.account.files = {}
