@@ -27,6 +27,8 @@ class Rules:
 
     #: Views that have mounts of their own, and how many: nobody changes or deletes them meanwhile.
     fixed: Counter[int] = field(default_factory=Counter)
+    #: Views in which others have mounted something, and where, while some are being deleted.
+    carriers: dict[int, str] = field(default_factory=dict)
     read_only: bool = False
     set_id: bool = True
     devices: bool = True

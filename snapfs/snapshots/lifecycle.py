@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from snapfs.blocks.pointer import EPOCH_MASK
 from snapfs.errors import (
+    MountsInside,
     NameTaken,
     NoSuchFact,
     SnapshotBusy,
@@ -216,13 +217,18 @@ def check_not_scheduled(fs: Filesystem, instance: Instance) -> None:
 
 
 def check_not_mounted(fs: Filesystem, instance: Instance) -> None:
-    """Raises ``SnapshotBusy`` for a snapshot that has a mount of its own
-    beside that of the volume.
+    """Raises ``SnapshotBusy`` for a snapshot that has a mount of its own beside that of the volume,
+    ``MountsInside`` for one in which something is mounted: it would be gone without a word.
     """
     if instance.id in fs.rules.fixed:
         raise SnapshotBusy(
             f"snapshot {instance.name!r} is mounted: unmount it first ('grep snapfs "
             "/proc/mounts' shows where)"
+        )
+    if instance.id in fs.rules.carriers:
+        raise MountsInside(
+            f"{fs.rules.carriers[instance.id]}: something is mounted there, in snapshot "
+            f"{instance.name!r}: unmount it first"
         )
 
 

@@ -4,6 +4,7 @@ deleted.
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -103,3 +104,25 @@ def test_what_is_mounted_in_a_snapshot_is_detached_when_it_is_renamed(mounted: A
             source, where = line.split()[:2]
             if source == "guest" and where.startswith(f"{mounted.path}/"):
                 subprocess.run(["umount", where], check=True, timeout=60)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+@pytest.mark.volume(options="snapdir=.zfs")
+def test_what_is_mounted_in_a_snapshot_is_detached_when_it_is_deleted(mounted: Any) -> None:
+    """As rmdir(2) does of directories, it says EBUSY, also where another snapshot goes."""
+    (mounted / "d/inner").mkdir(parents=True)
+    for name in ("one", "two", "three"):
+        (mounted / "d/.zfs" / name).mkdir()
+    there = mounted / "d/.zfs/one/inner"
+    subprocess.run(["mount", "-t", "tmpfs", "guest", there], check=True, timeout=60)
+    try:
+        with pytest.raises(OSError, match=os.strerror(errno.EBUSY)):
+            (mounted / "d/.zfs/one").rmdir()
+        result = mounted.run("snapshot", "delete", mounted.path, "one", "two", code=1)
+        assert f"{there}: something is mounted there" in result.stderr
+        (mounted / "d/.zfs/three").rmdir()
+        assert os.listdir(mounted / "d/.zfs") == ["one"]
+        assert there.is_mount()
+    finally:
+        subprocess.run(["umount", there], check=True, timeout=60)
+    (mounted / "d/.zfs/one").rmdir()

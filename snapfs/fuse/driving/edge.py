@@ -161,7 +161,14 @@ class Edge(Calls):
     ) -> SetDeletion:
         """Delete several with one commit, all that can be."""
         async with self._snapshots_alone():
-            deletion = await self.change(snapshots.delete_set, self.fs, names, permit=permit)
+            found = [self._id_of(which) for which in names]
+            self.fs.rules.carriers = await self.kernel.carriers(
+                [one for one in found if one is not None], is_used=asked_by is not None
+            )
+            try:
+                deletion = await self.change(snapshots.delete_set, self.fs, names, permit=permit)
+            finally:
+                self.fs.rules.carriers = {}
             failure = await self._failure() if deletion.deleted else None
         self.work_soon()
         for instance in deletion.deleted:
@@ -169,6 +176,12 @@ class Edge(Calls):
         if failure is not None:
             raise failure
         return deletion
+
+    def _id_of(self, which: str | Instance) -> int | None:
+        if isinstance(which, str):
+            instance = self.fs.volume.instances.by_name(which)
+            return None if instance is None else instance.id
+        return which.id
 
     async def settle(self) -> None:
         """Have all that users have written until now on the volume, as before a snapshot, if it can

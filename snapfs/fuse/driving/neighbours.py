@@ -58,6 +58,12 @@ class Kernel(Protocol):
     async def mounted_inside(self) -> list[Inside]:
         """What is mounted on directories and files of the base."""
 
+    async def carriers(self, view_ids: Collection[int], *, is_used: bool) -> dict[int, str]:
+        """Those of these views, of snapshots, in which something is mounted, and where.
+
+        ``is_used``: the kernel knows the top of each, if only because it asks.
+        """
+
     def came_back(self, result: RestoreResult) -> None:
         """The base has changed under the kernel, in this synchronous stretch."""
 
@@ -97,6 +103,15 @@ class NoKernel:
     async def mounted_inside(self) -> list[Inside]:
         """Nothing is."""
         return []
+
+    async def carriers(
+        self,
+        view_ids: Collection[int],  # noqa: ARG002 - whichever
+        *,
+        is_used: bool,  # noqa: ARG002 - it does not
+    ) -> dict[int, str]:
+        """None."""
+        return {}
 
     def came_back(self, result: RestoreResult) -> None:
         """Nobody has anything in use."""

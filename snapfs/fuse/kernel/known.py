@@ -340,6 +340,10 @@ class Known:
         """Where it was shown, to be taken back there."""
         return self._shown.pop(view_id, set())
 
+    def used_of(self, view_id: int) -> int:
+        """How many inodes of a view the kernel knows."""
+        return self._views.get(view_id, 0)
+
     def views_in_use(self) -> set[int]:
         """Ids of the views of which the kernel knows inodes."""
         return set(self._views)

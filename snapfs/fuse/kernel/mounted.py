@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Collection
+from itertools import pairwise
 from typing import Final
 
 import trio
@@ -60,6 +61,8 @@ class MountedKernel(Flushing):
         self._fs: Filesystem = edge.fs
         self.shortage = Shortage(edge, known, numbers, self)
         self.short = self.shortage.files
+        #: The name of directories of snapshots; set by whoever knows the options.
+        self.snapdir = b".snap"
         # Not the process that flushes: whoever makes a snapshot in a ``.snap`` keeps that locked,
         # and waits for flushing.
         self._looker = Flusher()
@@ -172,6 +175,20 @@ class MountedKernel(Flushing):
     async def mounted_inside(self) -> list[Inside]:
         """See ``neighbours.Kernel``."""
         return await in_thread(Pool.KERNEL, mounted_inside, self.device, abandon_on_cancel=True)
+
+    async def carriers(self, view_ids: Collection[int], *, is_used: bool) -> dict[int, str]:
+        """See ``neighbours.Kernel``. Where something is mounted, the kernel knows the inode."""
+        used = [one for one in view_ids if self._known.used_of(one) > is_used]
+        if not used:
+            return {}
+        table = self._fs.volume.instances.table
+        by_name = {table[one].name.encode(): one for one in used if one in table}
+        found: dict[int, str] = {}
+        for inside in await self.mounted_inside():
+            for snapdir, name in pairwise(inside.way):
+                if snapdir == self.snapdir and name in by_name:
+                    found.setdefault(by_name[name], inside.path)
+        return found
 
     def came_back(self, result: RestoreResult) -> None:
         """See ``neighbours.Kernel``."""

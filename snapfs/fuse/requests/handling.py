@@ -96,7 +96,7 @@ class Requests(pyfuse3.Operations):
         )
         kernel.generation = self.attributes.generation
         self.passage = Passage(self.fs, self.attributes)
-        self.snapdir_name = options.snapdir.encode(errors="surrogateescape")
+        self.snapdir_name = kernel.snapdir = options.snapdir.encode(errors="surrogateescape")
 
     async def refusal(
         self, name: str, arguments: tuple[object, ...], exc: Exception
