@@ -40,6 +40,9 @@ WHAT: Final = {
     ),
 }
 
+#: Columns with names that are to be copied.
+WHOLE: Final = ("Name", "Path")
+
 #: Values of a list that a line names; of more, the number is told. JSON has all.
 LISTED: Final = 6
 
@@ -201,6 +204,7 @@ def _print_table(name: str, table: Table) -> None:
     output.print_table(
         [_title(column) for column in table.columns],
         [[_text(value) for value in row] for row in table.rows],
+        whole=WHOLE,
     )
     if table.is_cut:
         output.line(f"  and more, beyond {table.limit} rows: --rows shows them")
