@@ -20,11 +20,11 @@ from snapfs.ids import HIDDEN_INOS, ROOT_INO
 from snapfs.store.trees.owners import TreeOwner
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection, Iterable
 
-    from snapfs.filesystem.filesystem import Filesystem
     from snapfs.filesystem.inode import Inode
     from snapfs.filesystem.view import View
+    from snapfs.filesystem.views import Views
     from snapfs.store.tables.instances import Instance
 
 
@@ -50,8 +50,10 @@ class Coverage:
     keeps.
     """
 
-    def __init__(self, fs: Filesystem) -> None:
-        self._fs = fs
+    def __init__(self, views: Views) -> None:
+        self._views = views
+        #: What a file of the base has handed over, as heirs that are orphans (``Orphans.handed``).
+        self.handed: Callable[[int], Iterable[Handed]] = lambda _file: ()
         self._version = -1
         self._parts: list[Instance] = []
         self._passed: dict[
@@ -65,7 +67,7 @@ class Coverage:
     @property
     def parts(self) -> list[Instance]:
         """The live instances that cover parts only."""
-        instances = self._fs.volume.instances
+        instances = self._views.volume.instances
         if instances.version != self._version:
             self._parts = [one for one in instances.live() if one.covered]
             self._passed = {}
@@ -119,7 +121,7 @@ class Coverage:
         if inode.flags & FLAG_HEIR and not is_own:
             return None
         file = inode.parent if is_own else inode.ino
-        later = [one for one in self._fs.orphans.handed(file) if one.epoch > instance.epoch]
+        later = [one for one in self.handed(file) if one.epoch > instance.epoch]
         if later:
             first = min(later, key=lambda one: one.epoch)
             return first.ino, Heir(file, first.generation)
@@ -136,7 +138,7 @@ class Coverage:
     def _preserves(self, instance: Instance, ino: int, heir: Heir | None) -> bool:
         if heir is None:
             return self.covers(instance, ino)
-        inode = _inode(self._fs.view(instance.id), ino)
+        inode = _inode(self._views.view(instance.id), ino)
         was_there = (
             inode is not None
             and inode.flags & FLAG_HEIR
@@ -155,7 +157,7 @@ class Coverage:
         ``NotCached``.
         """
         known = self._inside.setdefault(instance.id, {})
-        return is_part(self._fs.view(instance.id), ino, instance.covered, known)
+        return is_part(self._views.view(instance.id), ino, instance.covered, known)
 
 
 def is_part(view: View, ino: int, tops: Collection[int], known: dict[int, bool]) -> bool:

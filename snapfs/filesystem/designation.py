@@ -24,7 +24,7 @@ from snapfs.errors import (
     StaleInode,
 )
 from snapfs.filesystem import names, xattrs
-from snapfs.filesystem.inode import Inode
+from snapfs.filesystem.inode import Home, Inode
 from snapfs.filesystem.searching import name_of
 from snapfs.ids import DESIGNATED_INO, ROOT_INO
 from snapfs.interrupts import NotCached
@@ -32,8 +32,8 @@ from snapfs.store.commit import costs
 from snapfs.store.tables.instances import name_fault
 
 if TYPE_CHECKING:
-    from snapfs.filesystem.filesystem import Filesystem
     from snapfs.filesystem.view import View
+    from snapfs.filesystem.views import Views
     from snapfs.interrupts import Want
 
 #: The attribute. Its value is the name of a policy.
@@ -48,7 +48,7 @@ def label(ino: int) -> bytes:
     return b"%x" % ino
 
 
-def new_list(view: View, now_ns: int) -> Inode:
+def new_list(view: Home, now_ns: int) -> Inode:
     """An empty list, which is not in the view yet."""
     place = Inode(view, DESIGNATED_INO, stat.S_IFDIR | 0o700, now=now_ns)
     place.nlink, place.parent = 2, ROOT_INO
@@ -84,8 +84,8 @@ def check(inode: Inode, value: bytes) -> None:
 class Designations:
     """The designated directories of all views."""
 
-    def __init__(self, fs: Filesystem) -> None:
-        self._fs = fs
+    def __init__(self, views: Views) -> None:
+        self._views = views
 
     def answer(self, inode: Inode, known_as: Collection[tuple[int, bytes]] = ()) -> bytes:
         """The policy of the nearest designated directory above an inode, or of itself. Raises
@@ -141,7 +141,7 @@ class Designations:
         try:
             place = names.directory(inode.view, directory)
             if name is None:
-                return name_of(self._fs, place, inode.ino) is not None
+                return name_of(self._views, place, inode.ino) is not None
             return names.find(inode.view, place, name) == inode.ino
         except (StaleInode, NotDirectory, NotFound):
             return False
@@ -161,7 +161,7 @@ class Designations:
         )
         place = self._list(view)
         if place is None:
-            place = new_list(view, self._fs.now())
+            place = new_list(view, self._views.now())
             place.generation = view.volume.next_inode_generation & 0xFFFF_FFFF
         else:
             view.change(place)
@@ -241,7 +241,7 @@ class Designations:
         return found
 
     @staticmethod
-    def _list(view: View) -> Inode | None:
+    def _list(view: Home) -> Inode | None:
         try:
             place = view.inode(DESIGNATED_INO)
         except StaleInode:

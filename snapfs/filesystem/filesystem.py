@@ -8,7 +8,6 @@ anything: ``NotCached`` and ``CommitNeeded`` (do what they say and call again), 
 from __future__ import annotations
 
 import stat
-import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,7 +17,6 @@ from snapfs.errors import (
     InvalidArgument,
     IsDirectory,
     NoSpace,
-    NoSuchSnapshot,
 )
 from snapfs.filesystem import (
     designation,
@@ -30,16 +28,13 @@ from snapfs.filesystem import (
     writing,
     xattrs,
 )
-from snapfs.filesystem.coverage import Coverage
-from snapfs.filesystem.designation import Designations
+from snapfs.filesystem.context import Context
 from snapfs.filesystem.inode import Inode
 from snapfs.filesystem.names import Entry
-from snapfs.filesystem.orphans import Orphans
 from snapfs.filesystem.reading import ReadPlan
 from snapfs.filesystem.replay import replay
-from snapfs.filesystem.rules import Rules
 from snapfs.filesystem.setting import Changes
-from snapfs.filesystem.view import InodeCache, View
+from snapfs.filesystem.view import View
 from snapfs.ids import BASE_VIEW
 from snapfs.interrupts import CommitNeeded, Interrupt
 from snapfs.store.commit import costs
@@ -59,9 +54,6 @@ _BLOCKS_LEAST = 64
 
 #: relatime: an access time is renewed when it is older than this (mount(8)).
 ATIME_INTERVAL = 24 * 3600 * 1_000_000_000
-
-#: A file of more blocks loses its content in the background when it is emptied.
-DETACH_BLOCKS = 16384
 
 #: Blocks that a volume has left, beside the reserve, when a file has taken all that it can: what
 #: its last write had to set aside.
@@ -85,7 +77,7 @@ class Statfs:
     files_free: int
 
 
-class Filesystem:
+class Filesystem(Context):
     """All views of a volume. One for each open volume.
 
     What its log tells has happened when this is made, unless it is made to look at the generation
@@ -93,10 +85,8 @@ class Filesystem:
     """
 
     def __init__(self, volume: Volume, *, as_sealed: bool = False) -> None:
-        self.volume = volume
+        super().__init__(volume)
         self.atime = "relatime"
-        self.detach_blocks = DETACH_BLOCKS
-        self.now: Callable[[], int] = time.time_ns
         #: Tells which views the kernel still knows inodes of: their instance ids must not be given
         #: out.
         self.view_ids_in_use: Callable[[], set[int]] = set
@@ -104,16 +94,6 @@ class Filesystem:
         #: them.
         self.privileged: Collection[int] | None = None
         self.deletion = Deletion(volume)
-        self._cache = InodeCache()
-        #: What holds in all snapshots.
-        self.rules = Rules()
-        self.views: dict[int, View] = {}
-        self.coverage = Coverage(self)
-        self.base = self.views[BASE_VIEW] = View(
-            volume, self._cache, volume.base_root, self.coverage.refresh
-        )
-        self.orphans = Orphans(self)
-        self.designations = Designations(self)
         volume.contents = self
         volume.allocator.more_to_come = lambda: self.has_work
         volume.allocator.reclaim = self.work
@@ -128,25 +108,6 @@ class Filesystem:
             _BLOCKS_LEAST, size // 4 // self.volume.geometry.block_size
         )
         self._cache.capacity = max(_INODES_LEAST, size // 4 // INODE_MEMORY)
-
-    def view(self, instance_id: int) -> View:
-        """The view of an instance (0: the base). Raises ``NoSuchSnapshot``."""
-        instance = self.volume.instances.table.get(instance_id)
-        if instance_id != BASE_VIEW and (instance is None or instance.going):
-            raise NoSuchSnapshot("the snapshot is gone")
-        found = self.views.get(instance_id)
-        if found is None and instance is not None:
-            found = self.views[instance_id] = View(
-                self.volume, self._cache, instance.root, self.coverage.refresh, instance, self.rules
-            )
-        if found is None:
-            raise NoSuchSnapshot("the snapshot is gone")
-        return found
-
-    def drop_view(self, instance_id: int) -> None:
-        """Forget a view, whatever was changed in it since the last commit."""
-        if self.views.pop(instance_id, None):
-            self._cache.forget_view(instance_id)
 
     # Inodes and names
 

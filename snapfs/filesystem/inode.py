@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from snapfs.blocks.inode import (
     COUNTED,
@@ -25,7 +25,10 @@ from snapfs.store.trees.tree import BlockMap
 
 if TYPE_CHECKING:
     from snapfs.blocks.geometry import Geometry
-    from snapfs.filesystem.view import View
+    from snapfs.filesystem.number_set import NumberSet
+    from snapfs.store.commit.volume import Volume
+    from snapfs.store.tables.instances import Instance
+    from snapfs.store.trees.owners import Owner
 
 _TYPES = {
     stat.S_IFREG,
@@ -44,9 +47,49 @@ ATTRIBUTES_DEPTH = 1
 EMPTY_SLOT = bytes(INODE_BYTES)
 
 
+class Home(Protocol):
+    """What an inode needs of the view that it is in (``view.View``)."""
+
+    id: int
+    volume: Volume
+    owner: Owner
+    instance: Instance | None
+    above: dict[int, dict[bytes, int]]
+    known: NumberSet
+    orphans: set[int]
+    emptying: set[int]
+    dirty: dict[int, Inode | None]
+
+    @property
+    def hides_set_id(self) -> bool:
+        """Are set-id bits and capabilities not shown?"""
+
+    @property
+    def hides_devices(self) -> bool:
+        """Are device numbers not shown?"""
+
+    def name_hash(self, name: bytes) -> int:
+        """Where a name stands in its directory."""
+
+    def inode(self, ino: int) -> Inode:
+        """An inode of the view. Raises ``StaleInode``."""
+
+    def change(self, inode: Inode) -> None:
+        """Make an inode's slot writable. May raise ``NotCached``."""
+
+    def plan_new(self) -> int:
+        """An unused inode number, which ``add`` takes. May raise ``NotCached``."""
+
+    def add(self, inode: Inode) -> None:
+        """A new inode with a number of ``plan_new``, or a reserved one."""
+
+    def free(self, inode: Inode) -> None:
+        """The inode is gone. Its trees are empty."""
+
+
 class Inode:
     """One inode of one view. Times are nanoseconds since 1970. Whoever changes it tells its view
-    before (``View.change``).
+    before (``Home.change``).
     """
 
     __slots__ = (
@@ -76,7 +119,7 @@ class Inode:
 
     def __init__(
         self,
-        view: View,
+        view: Home,
         ino: int,
         mode: int,
         *,
@@ -190,7 +233,7 @@ class Inode:
         return is_file or (self.size == fields[4] and (*self.data.root,) == fields[18:20])
 
     @classmethod
-    def decode(cls, view: View, ino: int, slot: bytes) -> Inode | None:
+    def decode(cls, view: Home, ino: int, slot: bytes) -> Inode | None:
         """Validate a slot of a verified block; None for a free one. Raises ``CorruptBlock``."""
         fields = LAYOUT.unpack_from(slot)
         mode = fields[0]

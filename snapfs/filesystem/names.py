@@ -15,7 +15,7 @@ from snapfs.errors import (
     NotPermitted,
     StaleInode,
 )
-from snapfs.filesystem.inode import Inode
+from snapfs.filesystem.inode import Home, Inode
 from snapfs.filesystem.view import HASH_UNIT, View
 from snapfs.ids import FIRST_INO, INO_LIMIT, NAME_MAX, ROOT_INO
 from snapfs.interrupts import NotCached
@@ -40,7 +40,7 @@ class Entry:
     cookie: int
 
 
-def directory(view: View, ino: int) -> Inode:
+def directory(view: Home, ino: int) -> Inode:
     """The directory of that number. Raises ``NotDirectory``, ``StaleInode``."""
     inode = view.inode(ino)
     if not inode.is_directory:
@@ -56,7 +56,7 @@ def check_name(name: bytes) -> None:
         raise InvalidArgument("not a name")
 
 
-def find(view: View, parent: Inode, name: bytes) -> int:
+def find(view: Home, parent: Inode, name: bytes) -> int:
     """The inode number behind a name. Raises ``NotFound``."""
     if len(name) > NAME_MAX:
         raise NameTooLong("the name is too long")
@@ -74,7 +74,7 @@ def find(view: View, parent: Inode, name: bytes) -> int:
     return number
 
 
-def named(view: View, parent: Inode, name: bytes) -> Inode:
+def named(view: Home, parent: Inode, name: bytes) -> Inode:
     """The inode behind a name. Raises ``NotFound``, and ``CorruptBlock`` for a name that leads
     nowhere.
     """
@@ -87,7 +87,7 @@ def named(view: View, parent: Inode, name: bytes) -> Inode:
         ) from exc
 
 
-def lookup(view: View, parent: int, name: bytes) -> Inode:
+def lookup(view: Home, parent: int, name: bytes) -> Inode:
     """The inode behind a name; ``.`` and ``..`` as well. Raises ``NotFound``, ``NotDirectory``,
     ``NameTooLong``.
     """

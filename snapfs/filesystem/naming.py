@@ -33,7 +33,7 @@ from snapfs.interrupts import CommitNeeded
 from snapfs.store.commit import costs
 
 if TYPE_CHECKING:
-    from snapfs.filesystem.filesystem import Filesystem
+    from snapfs.filesystem.context import Context
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
@@ -51,7 +51,7 @@ def _changed(parent: Inode, now: int) -> None:
 
 
 def make(
-    fs: Filesystem,
+    fs: Context,
     view: View,
     parent_ino: int,
     name: bytes,
@@ -123,7 +123,7 @@ def make(
     return inode
 
 
-def link(fs: Filesystem, view: View, ino: int, parent_ino: int, name: bytes) -> Inode:
+def link(fs: Context, view: View, ino: int, parent_ino: int, name: bytes) -> Inode:
     """Give an inode another name. See ``Filesystem.link``."""
     inode = view.inode(ino)
     parent = directory(view, parent_ino)
@@ -165,7 +165,7 @@ def _prepare_removal(view: View) -> None:
         raise CommitNeeded from None
 
 
-def unlink(fs: Filesystem, view: View, parent_ino: int, name: bytes) -> Inode:
+def unlink(fs: Context, view: View, parent_ino: int, name: bytes) -> Inode:
     """Remove a name of something that is not a directory. See ``Filesystem.unlink``."""
     parent = directory(view, parent_ino)
     check_changeable(view, parent)
@@ -188,7 +188,7 @@ def unlink(fs: Filesystem, view: View, parent_ino: int, name: bytes) -> Inode:
     return inode
 
 
-def rmdir(fs: Filesystem, view: View, parent_ino: int, name: bytes) -> Inode:
+def rmdir(fs: Context, view: View, parent_ino: int, name: bytes) -> Inode:
     """Remove an empty directory. See ``Filesystem.rmdir``."""
     if name == b".":
         raise InvalidArgument("a directory cannot remove itself")
@@ -218,7 +218,7 @@ def rmdir(fs: Filesystem, view: View, parent_ino: int, name: bytes) -> Inode:
 
 
 def rename(
-    fs: Filesystem,
+    fs: Context,
     view: View,
     parent_ino: int,
     name: bytes,

@@ -30,8 +30,10 @@ from snapfs.store.commit import costs
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from snapfs.filesystem.filesystem import Filesystem
+    from snapfs.filesystem.coverage import Coverage
+    from snapfs.filesystem.designation import Designations
     from snapfs.filesystem.view import View
+    from snapfs.filesystem.views import Views
     from snapfs.interrupts import Want
 
 #: Pointer blocks of level 1 that one step of freeing drops.
@@ -53,8 +55,11 @@ def listed_name(ino: int) -> bytes:
 class Orphans:
     """Frees the orphans of all views. ``queue`` holds those that there is something to do with."""
 
-    def __init__(self, fs: Filesystem) -> None:
-        self._fs = fs
+    def __init__(self, views: Views, coverage: Coverage, designations: Designations) -> None:
+        self._views = views
+        self._coverage = coverage
+        self._designations = designations
+        coverage.handed = self.handed
         self.queue: dict[tuple[int, int], None] = {}
         self._unread: int | None = (
             0  # where in the base's list of an earlier mount to read on; None: read
@@ -84,7 +89,7 @@ class Orphans:
         view.orphans.add(heir.ino)
         self.queue[view.id, heir.ino] = None
         self._note_heir(heir)
-        if view.id == BASE_VIEW and self._fs.coverage.parts:
+        if view.id == BASE_VIEW and self._coverage.parts:
             view.volume.instances.version += (
                 1  # what views share with the base is another inode's there
             )
@@ -92,7 +97,7 @@ class Orphans:
     def handed(self, file: int) -> Collection[Handed]:
         """The heirs of a file that the base has. May raise ``NotCached``."""
         while self._unread is not None:
-            self._unread = self._read_list(self._fs.base, self._unread)
+            self._unread = self._read_list(self._views.base, self._unread)
         return self._handed.get(file, {}).values()
 
     def _note_heir(self, inode: Inode) -> None:
@@ -119,21 +124,21 @@ class Orphans:
         return (
             bool(self.queue)
             or self._unread is not None
-            or bool(self._fs.volume.instances.unread_orphans)
-        ) and not self._fs.volume.read_only
+            or bool(self._views.volume.instances.unread_orphans)
+        ) and not self._views.volume.read_only
 
     def is_busy(self, views: Collection[int]) -> bool:
         """Is there anything to do in these views?"""
         return any(view_id in views for view_id, _ in self.queue) or any(
-            number in views for number in self._fs.volume.instances.unread_orphans
+            number in views for number in self._views.volume.instances.unread_orphans
         )
 
     def is_emptying(self, view_id: int) -> bool:
         """Has a snapshot's view, now or as it was sealed last, inodes with names that no path from
         its root leads to?
         """
-        view = self._fs.views.get(view_id)
-        unread = view_id in self._fs.volume.instances.unread_orphans
+        view = self._views.views.get(view_id)
+        unread = view_id in self._views.volume.instances.unread_orphans
         return unread or (view is not None and (bool(view.emptying) or view.was_emptying))
 
     # When the last name goes
@@ -196,13 +201,12 @@ class Orphans:
 
     def work(self) -> bool:
         """Free some; True while there is more. May raise ``NotCached``, ``CommitNeeded``."""
-        fs = self._fs
         self._read_some()
         for _ in range(STEPS):
             if not self.queue:
                 break
             (view_id, ino) = next(reversed(self.queue))
-            view = fs.views.get(view_id)
+            view = self._views.views.get(view_id)
             if (
                 view is None
                 or ino not in view.orphans
@@ -272,7 +276,7 @@ class Orphans:
                 if not inode.is_directory and inode.nlink <= lost[inode.ino]
             )
         )
-        designated = self._fs.designations.plan_forget(*(inode for _, inode in children))
+        designated = self._designations.plan_forget(*(inode for _, inode in children))
         if designated:  # their lists come to it
             allocator.prepare(
                 0,
@@ -290,7 +294,7 @@ class Orphans:
                     self.release(inode)
             if inode.ino in view.known:
                 self.unnamed(directory, name, inode)
-        self._fs.designations.forget(designated)
+        self._designations.forget(designated)
         for _, name, _ in items:
             directory.names.pop(name)
         directory.count_size()
@@ -334,29 +338,27 @@ class Orphans:
         """Find some of what an earlier mount left, or what a snapshot has from the one that it was
         made of.
         """
-        unread = self._fs.volume.instances.unread_orphans
+        unread = self._views.volume.instances.unread_orphans
         if self._unread is not None:
-            self._unread = self._read_list(self._fs.base, self._unread)
+            self._unread = self._read_list(self._views.base, self._unread)
         elif unread and not self.queue:
             number = next(iter(unread))
             after = self._read_list(
-                self._fs.view(number), self._at[1] if self._at[0] == number else 0
+                self._views.view(number), self._at[1] if self._at[0] == number else 0
             )
             self._at = number, after or 0
             if after is None:
                 unread.discard(number)
-                view = self._fs.view(number)
+                view = self._views.view(number)
                 if view.instance is not None and not view.orphans:
-                    self._fs.volume.instances.note_orphans(view.instance, False)
+                    self._views.volume.instances.note_orphans(view.instance, False)
 
     def _is_ours(self, view: View, ino: int) -> bool:
         """Can a listed orphan be freed? A part has in its list those that there were outside, too,
         and preserves nothing of them.
         """
         one = view.instance
-        return (
-            one is None or one not in self._fs.coverage.parts or self._fs.coverage.covers(one, ino)
-        )
+        return one is None or one not in self._coverage.parts or self._coverage.covers(one, ino)
 
     @staticmethod
     def _is_named(view: View, entry: names.Entry) -> bool:
@@ -422,7 +424,7 @@ class Orphans:
         """The view was sealed. Cannot fail."""
         view.was_emptying = bool(view.emptying)
         if view.instance is not None:
-            instances = self._fs.volume.instances
+            instances = self._views.volume.instances
             instances.note_orphans(
                 view.instance, bool(view.orphans) or view.id in instances.unread_orphans
             )

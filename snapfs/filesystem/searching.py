@@ -4,23 +4,16 @@ order of hashes of names.
 
 from __future__ import annotations
 
-import weakref
 from typing import TYPE_CHECKING
 
 from snapfs.filesystem.names import TYPE_BITS
 
 if TYPE_CHECKING:
-    from snapfs.filesystem.filesystem import Filesystem
     from snapfs.filesystem.inode import Inode
-
-#: How far searches were that ``NotCached`` interrupted: (view, directory, inode) -> the hash to go
-#: on from.
-_searches: weakref.WeakKeyDictionary[Filesystem, dict[tuple[int, int, int], int]] = (
-    weakref.WeakKeyDictionary()
-)
+    from snapfs.filesystem.views import Views
 
 
-def name_of(fs: Filesystem, parent: Inode, ino: int) -> bytes | None:
+def name_of(views: Views, parent: Inode, ino: int) -> bytes | None:
     """A name of an inode in a directory, None when it has none there.
 
     Goes on where it was interrupted, because directories can be large. May raise ``NotCached``.
@@ -28,7 +21,7 @@ def name_of(fs: Filesystem, parent: Inode, ino: int) -> bytes | None:
     for name, child in parent.view.above.get(parent.ino, {}).items():
         if child == ino:
             return name
-    searches = _searches.setdefault(fs, {})
+    searches = views.searches
     key = parent.view.id, parent.ino, ino
     while items := parent.names.scan(searches.get(key, 0), 1):
         for _, name, value in items:

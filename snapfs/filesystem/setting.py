@@ -28,7 +28,7 @@ from snapfs.store.commit import costs
 from snapfs.store.trees.tree import BlockMap
 
 if TYPE_CHECKING:
-    from snapfs.filesystem.filesystem import Filesystem
+    from snapfs.filesystem.context import Context
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Changes:
 
 
 def set_times(
-    fs: Filesystem, view: View, ino: int, atime: int | None, mtime: int | None, ctime: int | None
+    fs: Context, view: View, ino: int, atime: int | None, mtime: int | None, ctime: int | None
 ) -> Inode:
     """Set times alone: what the kernel's writeback cache asks for after most changes. See
     ``Filesystem.set_times``.
@@ -69,7 +69,7 @@ def set_times(
 
 
 def set_attributes(
-    fs: Filesystem,
+    fs: Context,
     view: View,
     ino: int,
     changes: Changes,
@@ -131,9 +131,7 @@ def set_attributes(
     return inode
 
 
-def drop_set_id(
-    fs: Filesystem, view: View, ino: int, ctime: int | None, *, in_group: bool
-) -> Inode:
+def drop_set_id(fs: Context, view: View, ino: int, ctime: int | None, *, in_group: bool) -> Inode:
     """Take set-id bits away, if there are any. See ``Filesystem.drop_set_id``."""
     inode = _changeable(view, ino)
     view.volume.allocator.prepare(0, urgency=1, metadata=view.volume.dirtied + costs.INODE)
@@ -178,7 +176,7 @@ def lose_privileges(inode: Inode) -> None:
 
 
 def xattr_set(
-    fs: Filesystem,
+    fs: Context,
     view: View,
     ino: int,
     name: bytes,
@@ -208,7 +206,7 @@ def xattr_set(
     inode.ctime = fs.now()
 
 
-def xattr_remove(fs: Filesystem, view: View, ino: int, name: bytes) -> None:
+def xattr_remove(fs: Context, view: View, ino: int, name: bytes) -> None:
     """Remove an extended attribute. See ``Filesystem.xattr_remove``."""
     inode = _changeable(view, ino)
     designated = fs.designations.plan_forget(inode) if name == designation.NAME else []
@@ -230,7 +228,7 @@ def _changeable(view: View, ino: int) -> Inode:
     return inode
 
 
-def _set_size(fs: Filesystem, inode: Inode, size: int) -> None:
+def _set_size(fs: Context, inode: Inode, size: int) -> None:
     if size < 0:
         raise InvalidArgument("a size cannot be negative")
     # In a snapshot of parts nobody could tell whether what is at the heir is part of it once the
@@ -245,7 +243,7 @@ def _set_size(fs: Filesystem, inode: Inode, size: int) -> None:
         writing.truncate(inode, size)
 
 
-def _detach(fs: Filesystem, inode: Inode) -> None:
+def _detach(fs: Context, inode: Inode) -> None:
     """Empty a large file at once: its blocks go to an orphan of their own,
     which is freed behind.
     """

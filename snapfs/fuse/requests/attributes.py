@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 import pyfuse3
 
-from snapfs.filesystem import Inode, View
+from snapfs.filesystem import Inode
+from snapfs.filesystem.inode import Home
 from snapfs.filesystem.rules import SET_ID
 from snapfs.fuse.kernel.pause import VALID
 from snapfs.fuse.options import MountOptions
@@ -123,7 +124,7 @@ class Attributes:
         view = 0 if instance is None else instance.serial * _SPREAD
         return inode.generation + view + self._replaced.get(node, 0) & 0xFFFF_FFFF
 
-    def hides_set_id(self, view: View) -> bool:
+    def hides_set_id(self, view: Home) -> bool:
         """Whether set-id bits and capabilities of files in a view are hidden."""
         return view.hides_set_id and not self._shows_all
 
