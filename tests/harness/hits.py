@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from pathlib import Path
@@ -24,7 +25,9 @@ def install() -> None:
 
     def noting(probe: probes.Probe) -> None:
         if not probe.hits:
-            Path(directory, _NAMES[id(probe)]).touch()
+            # Processes of several users note the same probe.
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(Path(directory, _NAMES[id(probe)]), os.O_CREAT | os.O_EXCL))
         hit(probe)
 
     probes.Probe.hit = noting  # type: ignore[method-assign, assignment]

@@ -31,6 +31,7 @@ NAMED = 8
 def pytest_configure(config: pytest.Config) -> None:
     if VARIABLE not in os.environ:
         os.environ[VARIABLE] = tempfile.mkdtemp(prefix="snapfs-probes-")
+        os.chmod(os.environ[VARIABLE], 0o1777)  # daemons of other users note theirs
         config.add_cleanup(_end)
     install()
 
