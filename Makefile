@@ -9,7 +9,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
-STATES ?= 200000
+MINUTES ?= 25
 KILLS ?= 500
 # Options for pytest: make test ARGS="tests/unit -x"; in one process, with what it prints: ARGS="tests/unit -n 0 -s"
 ARGS ?=
@@ -18,10 +18,10 @@ COVERED := .coverage
 # Tests of models that mount.
 MOUNTING := tests/model/test_mounted_model.py tests/model/test_warm_kernel.py
 
-.PHONY: help install demo test check coverage format crash torture fuzz bench copybench profile reference ways clean
+.PHONY: help install demo test test-deep check coverage format crash torture fuzz bench copybench profile reference ways clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(VENV)/.installed ## Install system packages that are missing, a virtual environment, and snapfs in it
 	@echo "Installed: $(VENV)/bin/snapfs. For mount(8) and fstab: sudo $(VENV)/bin/snapfs install-helpers"
@@ -32,6 +32,10 @@ demo: $(VENV)/.installed ## See it work: files, snapshots and a restore on a rea
 # Four processes on two processors: tests that mount wait as much as they compute. See `tests/harness/scheduling.py`.
 test: $(VENV)/.installed $(VENV)/.test-packages ## Run all tests
 	$(RUN) -m pytest --numprocesses 4 $(ARGS)
+
+# It stops by itself: every test that samples has an equal share of the time. See `tests/harness/effort.py`.
+test-deep: $(VENV)/.installed $(VENV)/.test-packages ## Look at other and many more samples than `make test` does: MINUTES=25
+	SNAPFS_DEEP=$$(($(MINUTES) * 60)) $(RUN) -m pytest --numprocesses 2 $(ARGS)
 
 check: $(VENV)/.installed ## Lint, formatting, types, layers
 	$(VENV)/bin/ruff check
@@ -52,8 +56,8 @@ format: $(VENV)/.installed ## Format the source, mend what the linter can mend
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
 
-crash: $(VENV)/.installed ## Many more crash states than `make test` runs: STATES=200000
-	SNAPFS_CRASH_STATES=$(STATES) $(RUN) -m pytest -s tests/crash/test_power_loss.py tests/crash/test_copy_power_loss.py
+crash: $(VENV)/.installed ## Many more crash states than `make test` runs: MINUTES=25
+	SNAPFS_DEEP=$$(($(MINUTES) * 60)) $(RUN) -m pytest -s tests/crash/test_power_loss.py tests/crash/test_copy_power_loss.py
 
 torture: $(VENV)/.installed ## Kill the daemon under load again and again: nothing acknowledged may be missing: KILLS=500
 	SNAPFS_KILLS=$(KILLS) $(RUN) -m pytest -s tests/crash/test_kill.py -k kills_lose_nothing
@@ -80,7 +84,7 @@ reference: $(VENV)/.installed ## Make the reference of commands and mount option
 	mv snapfs/doc/reference.new snapfs/doc/reference.md
 
 clean: ## Remove the virtual environment and everything generated
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis .fuzz $(COVERED) .profile
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis .fuzz $(COVERED) .profile .failing
 	find snapfs tests examples -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/.system-packages: .ci/system-packages

@@ -67,7 +67,7 @@ from tests.harness import images as images_module
 from tests.harness.images import Images
 from tests.harness.mounts import Mounted
 
-pytest_plugins = ["tests.harness.probing"]
+pytest_plugins = ["tests.harness.effort", "tests.harness.probing"]
 
 # Operations and commits are held against what they had set aside, in this process as in those
 # that tests start.

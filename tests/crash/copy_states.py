@@ -5,6 +5,7 @@ and judge both again.
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import stat
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ from tests.crash.copy_stage import (
 from tests.crash.copy_stories import STORIES
 from tests.crash.oracle import Oracle
 from tests.crash.timeline import State, equal_but
+from tests.harness.effort import stratified
 from tests.harness.sparse import SparseDevice, WatchedDevice, is_alike
 
 #: Where a mark is, in a target, or was, and who has it open.
@@ -283,13 +285,19 @@ class Run:
         self.told += 1
         self.copied_before += stage.copied_before
         rng = random.Random(seed)
+        phase_at = functools.cache(lambda point: Claim.at(stage, point).phase)
         every = [
             state
             for state in stage.timeline.states(rng, samples)
-            if phase in {None, Claim.at(stage, state.point).phase}
+            if phase is None or phase == phase_at(state.point)
         ]
-        if limit is not None and len(every) > limit:
-            every = rng.sample(every, limit)
+        if limit is not None:
+            every = stratified(
+                every,
+                lambda state: (phase_at(state.point), stage.timeline.kind(state)),
+                limit,
+                rng,
+            )
         by_point: dict[int, list[State]] = {}
         for state in every:
             by_point.setdefault(state.point, []).append(state)

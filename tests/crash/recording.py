@@ -99,6 +99,23 @@ class State:
             left.write(offset, content)
         return left
 
+    def kind(self, device: RecordingDevice) -> tuple[int, str]:
+        """In which segment the crash came, and how much of that arrived: what samples have of each
+        other kind as well.
+        """
+        count, arrived = len(device.segments[self.segment].writes), len(self.arrived)
+        if self.torn:
+            how = "torn"
+        elif arrived in {0, count}:
+            how = "all" if arrived else "nothing"
+        elif self.arrived == tuple(range(arrived)):
+            how = "the first ones"
+        elif arrived in {1, count - 1}:
+            how = "one alone" if arrived == 1 else "all but one"
+        else:
+            how = "some"
+        return self.segment, how
+
     def __str__(self) -> str:
         """Segment, what arrived, what was torn: ``3:0-4,6,9:6@512``."""
         ranges: list[list[int]] = []

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from tests.crash.recording import State, states
 from tests.crash.scenarios import SCENARIOS, Stage
+from tests.harness.effort import stratified
 from tests.harness.sparse import SparseDevice
 
 
@@ -58,13 +59,15 @@ class Run:
         return len(self.seen)
 
     def scenario(self, name: str, seed: int, samples: int, limit: int | None = None) -> None:
-        """Judge the states of a scenario, at most ``limit`` that are new. A failure says how to
-        replay it.
+        """Judge the states of a scenario: all, or so many, some of every kind. A failure says how
+        to replay it.
         """
         stage = tell(name, seed)
         every = list(states(stage.device.segments, random.Random(seed), samples))
         if limit is not None and len(every) > limit:
-            every = random.Random(seed).sample(every, limit)
+            every = stratified(
+                every, lambda state: state.kind(stage.device), limit, random.Random(seed)
+            )
         for state in every:
             left = state.build(stage.device)
             digest = hash((bounds(stage, state)[0], frozenset(left.pages.items())))

@@ -1,14 +1,12 @@
 """I8: after a power cut at any point the volume shows the last durable generation or the one being
 committed, whole, and is clean.
 
-``SNAPFS_CRASH_STATES`` sets how many states all scenarios together run; ``make crash`` uses it. A
-failure prints the command that replays it alone; with ``-s``, the number of distinct states is told
-by scenario.
+A failure prints the command that replays it alone; with ``-s``, the number of distinct states is
+told by scenario, and of those that recovery can tell apart.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 
@@ -17,14 +15,17 @@ import pytest
 from snapfs import probes
 from tests.crash.run_states import Run
 from tests.crash.scenarios import SCENARIOS
+from tests.harness.effort import Effort
 from tests.harness.probing import reaching
 
-#: States in a normal run of the tests.
-TOTAL = int(os.environ.get("SNAPFS_CRASH_STATES", "21000"))
-SEED = int(os.environ.get("SNAPFS_CRASH_SEED", "1"))
+#: Tellings of each story in a usual run: with another seed it is another story.
+TELLINGS = 2
 
-#: Scenarios with large volumes take more time for each state, and get fewer.
-FEWER = {"records": 0.25, "groups": 0.05}
+#: States of one telling, at most.
+STATES = 800
+
+#: Distinct states of one telling, at least: a story with fewer tells nothing.
+LEAST = 150
 
 #: The rare situations that stories are about.
 REACHES = {
@@ -38,40 +39,30 @@ REACHES = {
     "logged_until_full": [probes.LOG_BLOCKS_MISSING, probes.LOG_FULL, probes.LOG_GIVEN_UP],
 }
 
-#: Tellings of a story without a state that is new, before it is taken to have no more.
-BARREN = 3
-
 
 @pytest.fixture(scope="module")
-def tally() -> Iterator[dict[str, int]]:
-    """Distinct states by scenario; told at the end."""
-    counts: dict[str, int] = {}
+def told() -> Iterator[dict[str, Run]]:
+    """The runs by scenario; told at the end."""
+    runs: dict[str, Run] = {}
     began = time.monotonic()
-    yield counts
-    print("".join(f"\n{count:8,}  {name}" for name, count in counts.items()))
+    yield runs
+    print()
+    for name, run in runs.items():
+        print(f"{run.distinct:8,}  {name}, {run.recoveries} of them differ for recovery")
     print(
-        f"{sum(counts.values()):8,}  distinct crash states, all whole, "
+        f"{sum(run.distinct for run in runs.values()):8,}  distinct crash states, all whole, "
         f"{time.monotonic() - began:.0f} s",
         flush=True,
     )
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(0)
 @pytest.mark.parametrize("name", reaching(SCENARIOS, REACHES))
 def test_no_power_cut_loses_what_was_promised(
-    name: str, record_property, tally: dict[str, int]
+    name: str, effort: Effort, told: dict[str, Run]
 ) -> None:
-    weight = FEWER.get(name, 1) / sum(FEWER.get(each, 1) for each in SCENARIOS)
-    goal = round(TOTAL * weight)
-    found = Run()
-    seed, barren = SEED, 0
-    while found.distinct < goal and barren < BARREN:
-        # One story has only so many states: with another seed it is another story.
-        before = found.distinct
-        found.scenario(name, seed, samples=60, limit=goal - before)
-        barren = 0 if found.distinct > before else barren + 1
-        seed += 1
-    record_property("states", found.distinct)
-    tally[name] = found.distinct
-    assert found.distinct >= goal, f"{name} has only {found.distinct} distinct states"
+    found = told[name] = Run()
+    for seed in effort.seeds(TELLINGS):
+        with effort.sample(seed):
+            found.scenario(name, seed, samples=60, limit=STATES)
+    assert found.distinct >= LEAST, f"{name} has only {found.distinct} distinct states"

@@ -205,6 +205,11 @@ class Timeline:
 
     # Which states there are
 
+    def kind(self, state: State) -> tuple[int, tuple[int, ...]]:
+        """Is a write torn, and at which end; on which devices has anything arrived."""
+        torn = 0 if state.torn is None else 1 if state.torn[1] > 0 else -1
+        return torn, tuple(sorted({self.events[index].device for index in state.arrived}))
+
     def states(self, rng: random.Random, samples: int) -> list[State]:
         """Of every moment at which something may be lost that is durable right after it, and of
         every note.

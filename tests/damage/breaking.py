@@ -123,13 +123,21 @@ class Breaking:
         STORIES[name][0](stage)
         return cls(story, stage.calls, stage.sites)
 
-    def sample(self, count: int) -> list[int]:
-        """So many calls, of different functions from different places; which of them, chance
-        decides, the same in every run.
-        """
-        rnd = random.Random(self.story.name)
+    def sample(self, count: int, seed: int) -> list[int]:
+        """So many calls, of different functions from different places."""
+        rnd = random.Random(f"{self.story.name}/{seed}")
         sites = sorted(self.sites.values())
         return [rnd.choice(one) for one in rnd.sample(sites, min(count, len(sites)))]
+
+    def of_functions(self, known: set[CodeType]) -> list[int]:
+        """One call of each function that is not known; they are known from now on."""
+        rnd = random.Random(self.story.name)
+        calls: dict[CodeType, list[int]] = {}
+        for (code, _), numbers in self.sites.items():
+            if code not in known:
+                calls.setdefault(code, []).extend(numbers)
+        known |= calls.keys()
+        return [rnd.choice(sorted(one)) for one in calls.values()]
 
     @stopped_clock()
     def suffer(self, at: int) -> str:

@@ -32,7 +32,7 @@ from snapfs.store.commit.recovery import open_volume
 from tests.crash.copy_stage import BLOCK, MAPS, SOURCE, TARGET, Expected, needed_ranges, standing
 from tests.crash.copy_states import is_whole, shows
 from tests.crash.timeline import equal_but
-from tests.damage.faults import Fault, FaultyDevice
+from tests.damage.faults import Fault, FaultyDevice, Site
 from tests.harness.sparse import SparseDevice
 
 BLOCKS = 320
@@ -93,6 +93,10 @@ class Life:
         for device, path in zip(self.devices.values(), (SOURCE, TARGET, MAPS[0]), strict=True):
             device.path = path
         self.failing = self.devices[self.where]
+        #: Where the operations of the device came from, in a life without a fault.
+        self.operations: dict[str, list[Site]] = {}
+        if self.fault is None:
+            self.failing.sites = self.operations
         with standing({device.path: device for device in self.devices.values()}):
             return self._live()
 

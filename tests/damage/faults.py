@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import enum
 import random
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
 
+import snapfs
 from snapfs.device.base import Buffer
 from snapfs.errors import DeviceError, DeviceFull
 from tests.harness.sparse import SparseDevice
 
 SECTOR = 512
+
+_CORE = str(Path(snapfs.__file__).parent)
 
 #: Operations of one run that nothing needs: more of them is a loop that does not end.
 ENDLESS = 200_000
@@ -55,10 +61,30 @@ class Fault:
         )
 
 
+#: Functions that a site has: the one that uses the device, and those that have called it.
+DEPTH = 3
+
+#: Where an operation of a device comes from: in which step of a story, and by which functions of
+#: the core.
+Site = tuple[str, ...]
+
+
+def site(step: str) -> Site:
+    """Who uses a device now."""
+    frame: FrameType | None = sys._getframe(1)
+    found = [step]
+    while frame is not None and len(found) <= DEPTH:
+        if frame.f_code.co_filename.startswith(_CORE):
+            found.append(frame.f_code.co_qualname)
+        frame = frame.f_back
+    return tuple(found)
+
+
 class FaultyDevice(SparseDevice):
     """Starts with the content of another device. ``counts`` are the operations since ``arm``.
 
-    ``durable``: what the medium has, however much more the device says it has.
+    ``durable``: what the medium has, however much more the device says it has. ``sites``: where the
+    operations of each kind came from, if this is a dictionary. ``step``: what the story does now.
     """
 
     def __init__(self, content: SparseDevice) -> None:
@@ -69,6 +95,8 @@ class FaultyDevice(SparseDevice):
         self.is_armed = False
         self.hits = 0
         self.counts: Counter[str] = Counter()
+        self.sites: dict[str, list[Site]] | None = None
+        self.step = ""
         self._dice = random.Random(1)
 
     def arm(self, fault: Fault | None) -> None:
@@ -89,6 +117,8 @@ class FaultyDevice(SparseDevice):
         if not self.is_armed:
             return None
         self.counts[operation] += 1
+        if self.sites is not None:
+            self.sites.setdefault(operation, []).append(site(self.step))
         assert self.counts.total() < ENDLESS, "this does not end"
         fault = self.fault
         if fault is None or fault.kind.operation != operation:

@@ -36,7 +36,8 @@ from snapfs.store.commit.volume import Volume
 from snapfs.store.trees.sealed import Sealed
 from tests.crash.oracle import COPY, FACTS, RESTORES, Dump, Oracle, dump
 from tests.crash.scenarios import SCENARIOS, Stage
-from tests.damage.faults import Fault, FaultyDevice, Kind
+from tests.damage.faults import Fault, FaultyDevice, Kind, Site
+from tests.harness.effort import stratified
 from tests.harness.sparse import SparseDevice
 
 BLOCK = 4096
@@ -177,7 +178,7 @@ class FaultStage(Stage):
         self.fs._cache._young.clear()
         self.fs._cache._old.clear()
         self.steps += 1
-        self.step = step
+        self.step = self.faulty.step = step
 
     def start(self) -> None:
         self.commit()
@@ -216,7 +217,8 @@ class Story:
     name: str
     content: SparseDevice
     oracle: Oracle
-    operations: dict[str, int] = field(default_factory=dict)
+    #: Where each operation of the device came from, by kind.
+    operations: dict[str, list[Site]] = field(default_factory=dict)
     _states: dict[int, Dump] = field(default_factory=dict)
 
     @classmethod
@@ -228,9 +230,10 @@ class Story:
         told = FaultStage(content, remember=True)
         tell(told)
         counted = FaultStage(content)
+        operations = counted.faulty.sites = {}
         tell(counted)
         assert counted.steps == told.steps
-        return cls(name, content, told.oracle, dict(counted.faulty.counts))
+        return cls(name, content, told.oracle, operations)
 
     @stopped_clock()
     def state(self, step: int) -> Dump:
@@ -243,17 +246,21 @@ class Story:
             self._states[step] = stage.dump()
         return self._states[step]
 
-    def faults(self, limit: int | None = None) -> list[Fault]:
-        """Every way in which every operation can fail; or as many, spread over the story, and
-        equally over the ways.
-        """
-        out = []
-        ways = [(kind, lasting) for kind in Kind for lasting in (False, True)]
-        for kind, lasting in ways:
-            count = self.operations.get(kind.operation, 0)
-            step = 1 if limit is None else max(1, count * len(ways) // limit)
-            out += [Fault(kind, at, lasting) for at in range(1, count + 1, step)]
-        return out
+    def faults(self) -> list[Fault]:
+        """Every way in which every operation can fail."""
+        return [
+            Fault(kind, at, lasting)
+            for kind in Kind
+            for lasting in (False, True)
+            for at in range(1, len(self.operations.get(kind.operation, ())) + 1)
+        ]
+
+    def sample(self, limit: int, seed: int) -> list[Fault]:
+        """So many of the faults, some of every way to fail wherever operations come from."""
+        return stratified(self.faults(), self._kind, limit, random.Random(seed))
+
+    def _kind(self, fault: Fault) -> tuple[Kind, bool, Site]:
+        return fault.kind, fault.lasting, self.operations[fault.kind.operation][fault.at - 1]
 
     @stopped_clock()
     def suffer(self, fault: Fault) -> str:

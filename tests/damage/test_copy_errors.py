@@ -1,14 +1,12 @@
 """D3, D7, I8: what fails while a volume is copied fails the copy or makes writes wait, as the user
 wants, and nothing else.
-
-``SNAPFS_FAULTS=all`` fails every operation; else a part of them.
 """
 
 from __future__ import annotations
 
-import os
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -17,31 +15,31 @@ from snapfs.copying.before_write import CopyBeforeWrite
 from snapfs.copying.copy import Copy
 from snapfs.copying.unfinished import UnfinishedCopy
 from tests.damage.copy_life import FAILED, NEVER, READ_ONLY, WHOLE, Life
-from tests.damage.faults import Fault, Kind
+from tests.damage.faults import Fault, Kind, Site
+from tests.harness.effort import Effort, stratified
 
 TARGET_KINDS = [Kind.READ, Kind.WRITE, Kind.SHORT_WRITE, Kind.FULL, Kind.FLUSH]
 
-#: Faults of each kind in a normal run.
-SAMPLES = 25
+#: Faults of one sample: of every way to fail, some wherever the operations of the device come from.
+FAULTS = 70
 
 
 def faults(
-    life: Life, kinds: list[Kind], *, lasting: tuple[bool, ...] = (False, True)
+    life: Life, kinds: list[Kind], lasting: tuple[bool, ...], limit: int, seed: int
 ) -> list[Fault]:
-    """Every operation of a life in which nothing fails, or some of them."""
+    """A sample of all faults that a life can have."""
     assert life.live() == WHOLE
-    counts = life.counts
-    rng = random.Random(1)
-    found = []
-    for kind in kinds:
-        every = range(1, counts[kind.operation] + 1)
-        chosen = (
-            every
-            if os.environ.get("SNAPFS_FAULTS") == "all"
-            else rng.sample(every, min(SAMPLES, len(every)))
-        )
-        found += [Fault(kind, at, each) for at in chosen for each in lasting]
-    return found
+    every = [
+        Fault(kind, at, each)
+        for kind in kinds
+        for each in lasting
+        for at in range(1, len(life.operations.get(kind.operation, ())) + 1)
+    ]
+
+    def kind_of(fault: Fault) -> tuple[Kind, bool, Site]:
+        return fault.kind, fault.lasting, life.operations[fault.kind.operation][fault.at - 1]
+
+    return stratified(every, kind_of, limit, random.Random(seed))
 
 
 def suffer(
@@ -51,10 +49,12 @@ def suffer(
     copy_first: bool,
     kinds: list[Kind],
     lasting: tuple[bool, ...] = (False, True),
+    limit: int = 1 << 30,
+    seed: int = 1,
 ) -> Counter[str]:
-    """Live through all of them; how they ended."""
+    """Live through a sample of the faults, or all of them; how the lives ended."""
     outcomes: Counter[str] = Counter()
-    for fault in faults(Life(where, outside, copy_first), kinds, lasting=lasting):
+    for fault in faults(Life(where, outside, copy_first), kinds, lasting, limit, seed):
         life = Life(where, outside, copy_first, fault)
         try:
             outcomes[life.live()] += 1
@@ -63,6 +63,15 @@ def suffer(
                 f"replay with: {life!r}.live(): {type(exc).__name__}: {exc}"
             ) from exc
         outcomes["blocked"] += life.blocked
+    return outcomes
+
+
+def suffer_samples(effort: Effort, where: str, **how: Any) -> Counter[str]:
+    """The same for every seed of a run."""
+    outcomes: Counter[str] = Counter()
+    for seed in effort.seeds(1):
+        with effort.sample(seed):
+            outcomes += suffer(where, limit=FAULTS, seed=seed, **how)
     print(f"{where}: {dict(outcomes)}")
     return outcomes
 
@@ -70,22 +79,25 @@ def suffer(
 @pytest.mark.reaches(probes.COPY_HAD_FAILED, probes.COPIED_AGAIN)
 @pytest.mark.slow
 @pytest.mark.parametrize(("where", "outside"), [("target", False), ("target", True), ("map", True)])
-def test_a_failing_target_fails_its_source(where: str, outside: bool) -> None:
+def test_a_failing_target_fails_its_source(where: str, outside: bool, effort: Effort) -> None:
     """D7: users of the source hear nothing of it; the copy has failed, now and after a crash, or is
     right in the end.
     """
-    outcomes = suffer(where, outside=outside, copy_first=False, kinds=TARGET_KINDS)
+    outcomes = suffer_samples(effort, where, outside=outside, copy_first=False, kinds=TARGET_KINDS)
     assert outcomes[FAILED] and outcomes[NEVER] and not outcomes["blocked"]
     assert not outcomes[READ_ONLY]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("where", "outside"), [("target", False), ("target", True), ("map", True)])
-def test_a_copy_that_comes_first_fails_or_loses_a_write(where: str, outside: bool) -> None:
+def test_a_copy_that_comes_first_fails_or_loses_a_write(
+    where: str, outside: bool, effort: Effort
+) -> None:
     """D3, D7: what must wait fails until the target works again; nothing is lost, and the copy is
     right in the end.
     """
-    outcomes = suffer(
+    outcomes = suffer_samples(
+        effort,
         where,
         outside=outside,
         copy_first=True,
@@ -96,9 +108,11 @@ def test_a_copy_that_comes_first_fails_or_loses_a_write(where: str, outside: boo
 
 @pytest.mark.slow
 @pytest.mark.parametrize("copy_first", [False, True])
-def test_a_source_that_cannot_be_read_gives_a_copy_wrong_data(copy_first: bool) -> None:
-    outcomes = suffer(
-        "source", outside=False, copy_first=copy_first, kinds=[Kind.READ], lasting=(False,)
+def test_a_source_that_cannot_be_read_gives_a_copy_wrong_data(
+    copy_first: bool, effort: Effort
+) -> None:
+    outcomes = suffer_samples(
+        effort, "source", outside=False, copy_first=copy_first, kinds=[Kind.READ], lasting=(False,)
     )
     assert outcomes[WHOLE]
 
@@ -106,12 +120,14 @@ def test_a_source_that_cannot_be_read_gives_a_copy_wrong_data(copy_first: bool) 
 @pytest.mark.reaches(probes.COPY_WAS_NOT_SET_UP, probes.COPY_WENT_ON, probes.FLUSH_FAILED)
 @pytest.mark.slow
 @pytest.mark.parametrize("copy_first", [False, True])
-def test_a_failed_flush_of_the_source_is_heard_by_the_copy_alone(copy_first: bool) -> None:
+def test_a_failed_flush_of_the_source_is_heard_by_the_copy_alone(
+    copy_first: bool, effort: Effort
+) -> None:
     """I8: whoever flushes the source first hears that writes are lost; the store must hear of it as
     well, and write nothing more.
     """
-    outcomes = suffer(
-        "source", outside=False, copy_first=copy_first, kinds=[Kind.FLUSH], lasting=(False,)
+    outcomes = suffer_samples(
+        effort, "source", outside=False, copy_first=copy_first, kinds=[Kind.FLUSH], lasting=(False,)
     )
     assert outcomes[READ_ONLY]
 

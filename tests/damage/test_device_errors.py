@@ -1,7 +1,5 @@
 """A device that fails loses nothing that was promised, shows nothing wrong, and stops nobody for
 ever (I7, I8).
-
-``SNAPFS_FAULTS=all`` fails every operation of the long stories, too.
 """
 
 from __future__ import annotations
@@ -42,32 +40,37 @@ from tests.crash.oracle import dump
 from tests.damage.faults import Fault, FaultyDevice, Kind
 from tests.damage.ordeal import FILE, STORIES, UNREADABLE, Story, look
 from tests.damage.planting import Planted, build, metadata, planted
+from tests.harness.effort import Effort
 from tests.harness.sparse import SparseDevice
 
-#: Stories with more operations, or a larger volume, than a normal run has time for: so many of the
-#: faults, at least.
-SAMPLED = {
-    "directories": 200, "running_copy": 400, "records": 80, "ring": 300, "groups": 60,
-    "full_of_snapshots": 300,
-    "logged": 300, "logged_and_freed": 300, "logged_under_snapshots": 300, "logged_until_full": 100,
-}  # fmt: skip
+#: Samples of each story in a usual run, and faults in one: of every way to fail, some wherever the
+#: operations of the device come from.
+SAMPLES, FAULTS = 2, 120
+
+#: Stories that take long have fewer.
+FEWER = {"records": 20, "directories": 60, "full_of_snapshots": 60, "logged_until_full": 60}
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(0 if "SNAPFS_FAULTS" in os.environ else 600)
 @pytest.mark.parametrize("name", STORIES)
-def test_no_failing_operation_loses_leaks_or_lies(name: str) -> None:
+def test_no_failing_operation_loses_leaks_or_lies(name: str, effort: Effort) -> None:
     story = Story.learn(name)
-    faults = story.faults(None if os.environ.get("SNAPFS_FAULTS") == "all" else SAMPLED.get(name))
     outcomes: Counter[tuple[str, str]] = Counter()
-    for fault in faults:
-        try:
-            outcomes[fault.kind.value[0], story.suffer(fault)] += 1
-        except Exception as exc:
-            raise AssertionError(
-                f"replay with: Story.learn({name!r}).suffer({fault!r}): {type(exc).__name__}: {exc}"
-            ) from exc
-    print(f"{name}: {len(faults)} faults: {dict(outcomes)}")
+    for seed in effort.seeds(SAMPLES):
+        with effort.sample(seed):
+            for fault in story.sample(FEWER.get(name, FAULTS), seed):
+                suffer(story, fault, outcomes)
+    print(f"{name}: {outcomes.total()} faults: {dict(outcomes)}")
+
+
+def suffer(story: Story, fault: Fault, outcomes: Counter[tuple[str, str]]) -> None:
+    try:
+        outcomes[fault.kind.value[0], story.suffer(fault)] += 1
+    except Exception as exc:
+        raise AssertionError(
+            f"replay with: Story.learn({story.name!r}).suffer({fault!r}): "
+            f"{type(exc).__name__}: {exc}"
+        ) from exc
 
 
 # The harness itself

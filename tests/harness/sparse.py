@@ -20,6 +20,10 @@ _ZEROS: Final = bytes(PAGE)
 GARBAGE: Final = b"\xdb"
 
 
+#: Bytes that are discarded at once.
+_PIECE: Final = 1 << 20
+
+
 class SparseDevice(Alone):
     """``size`` bytes. ``pages`` has no page of zeros, so equal devices have equal pages."""
 
@@ -30,6 +34,7 @@ class SparseDevice(Alone):
         self.size = size
         self.read_only = False
         self.pages: dict[int, bytes] = dict(pages or {})
+        self._last = _ZEROS
 
     def copy(self) -> SparseDevice:
         """Another device with the same content and path."""
@@ -83,8 +88,10 @@ class SparseDevice(Alone):
     def _put(self, number: int, page: bytes) -> None:
         if page == _ZEROS:
             self.pages.pop(number, None)
-        else:
-            self.pages[number] = page
+            return
+        if page == self._last:  # what is written a thousand times is kept once
+            page = self._last
+        self._last = self.pages[number] = page
 
     def flip(self, offset: int, mask: int = 1) -> None:
         """Invert bits of one byte, as a medium may."""
@@ -95,7 +102,8 @@ class SparseDevice(Alone):
 
     def discard(self, offset: int, length: int) -> None:
         """See ``Device.discard``."""
-        self.write(offset, GARBAGE * length)
+        for start in range(offset, offset + length, _PIECE):
+            self.write(start, GARBAGE * min(_PIECE, offset + length - start))
 
     def close(self) -> None:
         """Keep the bytes: a test may open them again."""

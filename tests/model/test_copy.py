@@ -7,7 +7,6 @@ until the copy is whole and read alone.
 
 from __future__ import annotations
 
-import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -32,13 +31,11 @@ from snapfs.interrupts import NotReady
 from snapfs.store.commit.recovery import open_volume
 from tests.crash.copy_stage import AHEAD_BLOCKS, MAPS, SOURCE, TARGET, Expected, standing
 from tests.crash.copy_states import is_whole, shows
+from tests.harness.effort import Effort
 from tests.harness.sparse import SparseDevice
 from tests.model.test_random_misses import ForgetfulWorld
 from tests.model.tree_model import Tree
 from tests.model.world import World
-
-#: How much longer than usual to look, for a night.
-EFFORT = int(os.environ.get("SNAPFS_MODEL_EFFORT", "1"))
 
 
 class BreakableDevice(SparseDevice):
@@ -279,16 +276,17 @@ def live(world: CopiedWorld, rnd: random.Random, steps: int) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_steps")
 @pytest.mark.parametrize("blocks", [3000, 420])
-def test_a_copy_differs_from_the_moment_it_began(blocks: int) -> None:
+def test_a_copy_differs_from_the_moment_it_began(blocks: int, effort: Effort) -> None:
     """D1, D3 to D5, D7, I6, I10: whatever is done to the volume meanwhile, every view of the copy
     is what it was; so is the volume.
     """
     counts: Counter[str] = Counter()
-    for seed in range(12 * EFFORT):
-        rnd = random.Random(f"{blocks}/{seed}")
-        world = CopiedWorld(4096, blocks, rnd)
-        world.parts = world.several = world.policies = seed % 2 == 1
-        live(world, rnd, 240)
+    for seed in effort.seeds(12):
+        with effort.sample(seed):
+            rnd = random.Random(f"{blocks}/{seed}")
+            world = CopiedWorld(4096, blocks, rnd)
+            world.parts = world.several = world.policies = seed % 2 == 1
+            live(world, rnd, 240)
         counts += world.counts
     print(blocks, dict(counts))
     assert all(
@@ -300,17 +298,18 @@ def test_a_copy_differs_from_the_moment_it_began(blocks: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_steps")
-def test_a_write_that_must_wait_is_half_done() -> None:
+def test_a_write_that_must_wait_is_half_done(effort: Effort) -> None:
     """D3, I1, I6: with a memory that forgets, what waits for the copy has changed nothing before,
     and commits come in between.
     """
     counts: Counter[str] = Counter()
-    for seed in range(8 * EFFORT):
-        rnd = random.Random(f"misses/{seed}")
-        world = ForgetfulCopiedWorld(4096, 600, rnd)
-        world.parts = seed % 2 == 1
-        live(world, rnd, 150)
+    for seed in effort.seeds(8):
+        with effort.sample(seed):
+            rnd = random.Random(f"misses/{seed}")
+            world = ForgetfulCopiedWorld(4096, 600, rnd)
+            world.parts = seed % 2 == 1
+            live(world, rnd, 150)
+            assert world.interrupted > 50
         counts += world.counts
-        assert world.interrupted > 50
     print(dict(counts))
     assert counts["waited"] > 20 and counts["whole"] and counts["read"]

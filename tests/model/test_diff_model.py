@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import random
 
 import pytest
@@ -14,8 +13,6 @@ from snapfs.snapshots.compare.diff import Diff
 from snapfs.store.commit.volume import Volume
 from tests.model.diff_reference import Tree, chosen, expected, rows, run, state, top_of, walk
 from tests.model.world import World
-
-EFFORT = int(os.environ.get("SNAPFS_MODEL_EFFORT", "1"))
 
 
 def compare_all(world: World, rnd: random.Random) -> int:
@@ -45,7 +42,7 @@ def compare_all(world: World, rnd: random.Random) -> int:
     return found
 
 
-@pytest.mark.parametrize("seed", range(8 * EFFORT))
+@pytest.mark.parametrize("seed", range(8))
 def test_a_comparison_differs_from_walking_both_trees(seed: int) -> None:
     """Paths, types, content, modes, owners, attributes, targets, hard links, renames, numbers used
     again: as a walk finds them.
@@ -62,7 +59,7 @@ def test_a_comparison_differs_from_walking_both_trees(seed: int) -> None:
     assert found
 
 
-@pytest.mark.parametrize("seed", range(6 * EFFORT))
+@pytest.mark.parametrize("seed", range(6))
 def test_a_comparison_shows_what_was_changed_after_it_began(seed: int) -> None:
     """Everything may be changed, deleted and sealed meanwhile: both states stay what they were
     (``store.space.readers``).

@@ -4,7 +4,6 @@ them (issue 4, point 6).
 
 from __future__ import annotations
 
-import os
 import random
 import stat
 from typing import Any
@@ -32,8 +31,6 @@ from tests.model.diff_reference import (
     walk,
 )
 from tests.model.world import World
-
-EFFORT = int(os.environ.get("SNAPFS_MODEL_EFFORT", "1"))
 
 
 def trees(world: World) -> tuple[list[Any], list[tuple[str | None, Tree]]]:
@@ -116,7 +113,7 @@ def check_deleted(
     return len(found)
 
 
-@pytest.mark.parametrize("seed", range(6 * EFFORT))
+@pytest.mark.parametrize("seed", range(6))
 def test_a_version_or_a_deleted_name_is_missed(seed: int) -> None:
     """Each state shows the version that it has; equal pointers are one version; another inode at
     the path is told; names that are gone.
