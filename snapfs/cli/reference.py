@@ -19,7 +19,7 @@ from snapfs.cli import exits
 from snapfs.cli.arguments import Parser
 from snapfs.cli.main import COMMANDS, Command
 from snapfs.fuse.common_options import ACCEPTED, ACCEPTED_WITH_VALUE, DEPENDING, REFUSED
-from snapfs.fuse.mount.option_texts import CANCELS, MEANINGS
+from snapfs.fuse.option_texts import CANCELS, MEANINGS
 from snapfs.fuse.options import value_forms
 
 _WIDTH: Final = 100

@@ -17,7 +17,7 @@ from snapfs.cli.exits import CommandFailed
 from snapfs.cli.main import COMMANDS
 from snapfs.cli.reference import reference
 from snapfs.errors import UsageError
-from snapfs.fuse.mount.option_texts import CANCELS, MEANINGS
+from snapfs.fuse.option_texts import CANCELS, MEANINGS
 from snapfs.fuse.options import option_names, parse_options, value_forms
 
 ROOT = Path(__file__).parents[2]
