@@ -77,6 +77,13 @@ TORN_WRITE_ADOPTED: Final = Probe("a write in place failed: its file has what th
 HEIR_MADE: Final = Probe("what a large file has lost is handed to an inode without a name")
 DIRECTORY_EMPTIED: Final = Probe("a directory without a name loses its names in the background")
 
+# Snapshots
+
+SNAPSHOT_MADE_ROOM: Final = Probe("a snapshot of a policy is deleted because space is short")
+RESTORED_IN_USE: Final = Probe("a file without a name comes back while somebody uses it")
+RESTORED_UNDER_ANOTHER_NUMBER: Final = Probe("the number of a restored file is another's by now")
+PAUSE_GAVE_WAY: Final = Probe("a program that writes goes on in the pause for a snapshot")
+
 # Copies
 
 COPIED_BEFORE_WRITE: Final = Probe("a block is given out while a copy needs what was in it")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
+from snapfs import probes
 from snapfs.snapshots import lifecycle, naming
 from snapfs.snapshots.space import frees
 
@@ -53,4 +54,5 @@ def make_room(fs: Filesystem, busy: Collection[int] = ()) -> Instance | None:
     found = candidates(fs, busy)
     if not found or not frees(fs, found):
         return None
+    probes.SNAPSHOT_MADE_ROOM.hit()
     return lifecycle.delete(fs, found[0].name)

@@ -32,9 +32,11 @@ REACHES = {
     "truncation": [probes.HEIR_MADE],
     "orphans": [probes.ORPHANS_FOUND],
     "interrupted_deletion": [probes.DELETION_CUT, probes.RECORD_IS_DEFAULT],
+    "restoring_parts": [probes.RESTORED_UNDER_ANOTHER_NUMBER],
     "records": [probes.RECORDS_SPILLED, probes.RECORDS_RETURNED],
     "groups": [probes.GROUP_LEFT],
     "purge": [probes.DIRECTORY_EMPTIED, probes.RETURNED_BLOCK_DROPPED, probes.ORPHANS_FOUND],
+    "autodeletion": [probes.SNAPSHOT_MADE_ROOM],
     "logged": [probes.LOG_STALE_TAIL, probes.LOG_FULL],
     "logged_until_full": [probes.LOG_BLOCKS_MISSING, probes.LOG_FULL, probes.LOG_GIVEN_UP],
 }

@@ -17,7 +17,7 @@ import pytest
 import trio
 import trio.testing
 
-from snapfs import snapshots
+from snapfs import probes, snapshots
 from snapfs.check import check_volume
 from snapfs.device.base import Buffer
 from snapfs.errors import DeviceError
@@ -257,6 +257,7 @@ async def test_a_pause_holds_up_those_who_write_elsewhere(kernel: Kernel, mount:
     ] == 0
 
 
+@pytest.mark.reaches(probes.PAUSE_GAVE_WAY)
 async def test_a_pause_waits_for_ever_for_somebody_who_waits_for_it(
     kernel: Kernel, mount: Mount, nursery: trio.Nursery
 ) -> None:

@@ -21,6 +21,7 @@ from snapfs.store.commit.driver import commit, drive
 from snapfs.store.commit.recovery import open_volume
 from tests.crash.copy_stage import COMPLETED, FINISHING
 from tests.crash.copy_states import Run
+from tests.crash.scenarios import Stage
 from tests.damage.faults import Kind
 from tests.damage.ordeal import Story
 from tests.harness.sparse import SparseDevice
@@ -120,6 +121,36 @@ def test_a_flush_that_failed_for_another_counts_as_ones_own(
             copy.settle()
     assert copy.blocks_copied == needed
     assert check_volume(target) == []
+
+
+@pytest.mark.reaches(probes.RESTORED_IN_USE, probes.RESTORED_UNDER_ANOTHER_NUMBER)
+def test_a_file_that_comes_back_takes_the_number_or_the_place_of_another() -> None:
+    """C7: a file that is in use without a name gets its name back; where the number is another
+    file's by now, the file that comes back has a new one.
+    """
+    stage = Stage(400)
+    fs = stage.fs
+    stage.fill(b"used", 9_000)
+    stage.fill(b"gone", 9_000)
+    stage.snapshot("one")
+    used, gone = stage.node(b"used"), stage.node(b"gone")
+    fs.hold(fs.base, used)
+    stage.unlink(b"used")
+    stage.unlink(b"gone")
+    stage.work()
+    stage.commit()
+    assert stage.make(b"other") == gone
+    stage.restore("one", "used")
+    stage.restore("one", "gone")
+    assert stage.node(b"used") == used
+    assert stage.node(b"other") == gone != stage.node(b"gone")
+    for name in (b"used", b"gone"):
+        both = [
+            stage.call(fs.read, view, stage.node(name, view), 0, 9_000)
+            for view in (fs.base, stage.view("one"))
+        ]
+        assert both[0] == both[1]
+    assert check_volume(stage.device) == []
 
 
 @pytest.mark.reaches(probes.WRITE_UNDONE, probes.TORN_WRITE_ADOPTED)

@@ -23,6 +23,7 @@ from typing import Final
 
 import trio
 
+from snapfs import probes
 from snapfs.fuse.protocol.numbers import WRITER_BIT, Numbers
 
 #: Seconds. Long enough to mean forever, short enough that a defect in invalidation heals over
@@ -110,6 +111,8 @@ class Pause:
             self.let_go += self._answer(
                 time.monotonic() - (FETCHING_SECONDS if self._fetching else SECONDS)
             )
+            if self.let_go > before:
+                probes.PAUSE_GAVE_WAY.hit()
             if self.let_go > before and not self._fetching:
                 log.warning(
                     "programs that write have waited %g s for a snapshot, and go on: it "

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from snapfs import probes
 from snapfs.errors import CorruptBlock
 from snapfs.filesystem import (
     designation,
@@ -348,8 +349,10 @@ class Planner:
         )
         plan.inodes += before == EMPTY_SLOT
         if number in self.fs.base.orphans:
+            probes.RESTORED_IN_USE.hit()
             plan.adopted.add(number)
         if number != ino:
+            probes.RESTORED_UNDER_ANOTHER_NUMBER.hit()
             plan.renewed.add(number)
 
     def _without_data(self, inode: Inode) -> bytes:
