@@ -127,7 +127,7 @@ class Tracer:
         ring, self._ring = self._ring, None
         if self._observers is not None:
             self._observers.remove(self.answered)
-            with contextlib.suppress(RuntimeError):  # the loop has ended
+            with contextlib.suppress(RuntimeError, KeyError):  # the loop has ended, or dropped it
                 trio.lowlevel.remove_instrument(self._sleep)
         if failure is None:
             with contextlib.suppress(OSError):
