@@ -188,6 +188,11 @@ def test_a_trace_without_data_cannot_be_replayed(
     assert document["differences"] == []
     assert document["served"] > 200
     assert tree(before).keys() == {""}, "the image was written"
+    planted = images.watch(Path(shutil.copy(before, tmp_path / "planted.img")))
+    with pytest.MonkeyPatch.context() as patch:  # a defect, of which the replay says where it shows
+        patch.setattr(Filesystem, "readlink", lambda *_: b"elsewhere")
+        (found,) = replayed(trace, planted).mismatches
+    assert (found.operation, found.what, found.recorded) == ("readlink", "target", "dir/file2")
     result = replayed(trace, before)
     assert result.mismatches == []
     right, now = tree(image), tree(before)
