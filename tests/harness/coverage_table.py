@@ -9,8 +9,6 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
-import coverage
-
 ROOT = Path(__file__).parents[2]
 
 #: File, lines that can run, those of them that have not.
@@ -19,6 +17,8 @@ Measured = tuple[str, int, int]
 
 def measured() -> list[Measured]:
     """Every module of snapfs, also those that nothing has loaded."""
+    import coverage  # what only sums up does without
+
     data = coverage.Coverage(config_file=str(ROOT / "pyproject.toml"))
     data.load()
     found = []

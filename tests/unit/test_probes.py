@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from snapfs import probes
+from tests.harness.hits import VARIABLE
 
 HERE = Path(__file__).parents[1]
 
@@ -66,9 +67,15 @@ TESTS = """
     ("processes", "selected", "passed", "failed"), [("0", "longer_does", 0, 1), ("2", "that", 1, 2)]
 )
 def test_a_simulation_that_no_longer_comes_somewhere_passes(
-    pytester: pytest.Pytester, processes: str, selected: str, passed: int, failed: int
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+    processes: str,
+    selected: str,
+    passed: int,
+    failed: int,
 ) -> None:
     """Also in a part of a run, and in several processes; what was reached is told at the end."""
+    monkeypatch.delenv(VARIABLE)  # it is a run of its own
     pytester.makeini("[pytest]\nmarkers = reaches(*probes): as ours\n")
     pytester.makepyfile(TESTS)
     result = pytester.runpytest_subprocess(
