@@ -167,7 +167,9 @@ class ForkServer:
     def __init__(self) -> None:
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            command = [sys.executable, os.path.abspath(forkserver.__file__), forkserver.ROOM]
+            # Not as a script: requests are values of a class that this module and the server share.
+            program = f"from {forkserver.__name__} import main; main()"
+            command = [sys.executable, "-c", program, forkserver.ROOM]
             rest = {k: v for k, v in os.environ.items() if not k.startswith(_AT_START)}
             environment = rest | _at_start(_ENVIRONMENT)
             self.process = subprocess.Popen(

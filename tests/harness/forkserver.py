@@ -264,7 +264,3 @@ def main() -> None:
     become(channel, interrupt)
     del control, channel
     _run()
-
-
-if __name__ == "__main__":
-    main()
