@@ -287,7 +287,7 @@ from snapfs.copying import mark_of
 from snapfs.device import Lock, open_device
 from snapfs.filesystem import Filesystem
 from snapfs.store.commit.driver import drive
-from snapfs.store.commit.volume import Volume
+from snapfs.store.commit.recovery import open_volume
 # What is not in the target reads as zeros.
 volume = open_volume(open_device(sys.argv[1], read_only=True, lock=Lock.NONE))
 fs = Filesystem(volume)
