@@ -163,7 +163,7 @@ def install() -> None:
                 name,
                 _watched(
                     getattr(owner, name),
-                    lambda one: one.volume if isinstance(one, Filesystem) else one._fs.volume,
+                    lambda one: one.volume if isinstance(one, Filesystem) else one._views.volume,
                 ),
             )
     for name in _FUNCTIONS.split():
