@@ -53,6 +53,8 @@ class OnDemand:
         self._is_over = True
         signal.pthread_kill(self._thread.ident or 0, SIGNAL)
         self._thread.join()
+        # One that has come meanwhile, or comes now, would end the process with its last words.
+        signal.signal(SIGNAL, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
     def begin(self, token: trio.lowlevel.TrioToken, report: Report) -> None:
