@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from snapfs.check.findings import Finding, Findings
-from snapfs.check.walk.compare import Comparison
+from snapfs.check.walk.compare import BitmapComparison
 from snapfs.check.walk.reach import Reach
 from snapfs.check.walk.tables import (
     check_copy,
@@ -44,5 +44,5 @@ def check_volume(
     check_tables(volume, walker, findings)
     ViewChecker(fs, walker, findings, progress or (lambda _done, _total: None)).run()
     check_copy(volume, reach, findings)
-    Comparison(volume, reach, findings).run()
+    BitmapComparison(volume, reach, findings).run()
     return findings.found

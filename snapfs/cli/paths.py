@@ -36,7 +36,7 @@ _DELETED: Final = " (deleted)"
 
 
 @dataclass(frozen=True)
-class Place:
+class Resolved:
     """What a path leads to. ``there``: the longest part of it that exists; ``missing``: the names
     behind that.
 
@@ -49,7 +49,7 @@ class Place:
     inside: str
 
 
-def place_of(path: str, *, follow: bool = False) -> Place:
+def place_of(path: str, *, follow: bool = False) -> Resolved:
     """Where a path leads to that need not exist. A link at its end is what is meant, unless
     ``follow``, or it leads into a mount.
     """
@@ -79,7 +79,7 @@ def place_of(path: str, *, follow: bool = False) -> Place:
     if found.endswith(_DELETED) and not os.path.lexists(found):
         found = found.removesuffix(_DELETED)
     inside = "/".join((_inside(mount, found), *missing)) if mount else found
-    return Place(there, tuple(missing), mount, "/" + inside.strip("/"))
+    return Resolved(there, tuple(missing), mount, "/" + inside.strip("/"))
 
 
 def _inside(mount: Mount, path: str) -> str:
@@ -117,7 +117,7 @@ def _in_present(path: str, inside: str, volume: Session) -> str:
     return as_sent(inside)
 
 
-def _check_one(path: str, place: Place, device: int) -> None:
+def _check_one(path: str, place: Resolved, device: int) -> None:
     """Raises ``UsageError`` for a path that leads into the mount from here, if there is such a path
     in the volume as well.
     """
@@ -139,7 +139,7 @@ def all_in_volume(paths: Iterable[str], volume: Session, *, follow: bool = False
     return [in_volume(path, volume, follow=follow) for path in paths]
 
 
-class Alone:
+class PathAlone:
     """A path in a mount that is the only argument: it is what is asked about, and says which volume
     is asked.
 

@@ -19,7 +19,7 @@ from snapfs.copying.copy import PIECE_BYTES, Copy
 from snapfs.copying.copy_map import CopyMap, MapPlace, Writable
 from snapfs.copying.initial import copy_initial_part
 from snapfs.copying.patience import Abandonable, Attempt
-from snapfs.copying.target import Target, clear_mark, share, write_mark
+from snapfs.copying.target import CopyTarget, clear_mark, share, write_mark
 from snapfs.device import ImageDevice, Lock, RamDevice
 from snapfs.device.locking import take_lock
 from snapfs.errors import CopyError, CorruptBlock, DeviceError, NoSpace, SnapfsError
@@ -58,7 +58,7 @@ class Wishes:
     paused: bool = False
 
 
-class Job:
+class CopyJob:
     """One copy. Its methods are for threads; one thread at a time, but for ``state`` and the device
     that stands before the source.
     """
@@ -66,7 +66,7 @@ class Job:
     def __init__(
         self,
         volume: Volume,
-        target: Target,
+        target: CopyTarget,
         copy: Copy,
         mark: CopyMark,
         wishes: Wishes,
@@ -115,13 +115,13 @@ class Job:
     def begin(
         cls,
         volume: Volume,
-        target: Target,
+        target: CopyTarget,
         wishes: Wishes,
         *,
         registered: bool,
         source_path: str,
         owner: int,
-    ) -> Job:
+    ) -> CopyJob:
         """Everything that is durable at this moment is what is copied. Nothing may be in flight,
         and nothing dirty. Never waits.
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from snapfs.blocks.map_sector import SECTOR_BYTES, decode_first
 from snapfs.copying.named import open_named
-from snapfs.copying.target import Refuse, Target, anywhere
+from snapfs.copying.target import CopyTarget, Refuse, anywhere
 from snapfs.device import ImageDevice, Lock, RamDevice, pin_name
 from snapfs.device.base import MEMORY_PREFIX
 from snapfs.errors import CopyError, DeviceError, SnapfsError
@@ -23,7 +23,7 @@ MAP_SUFFIX: Final = ".copymap"
 STATE_DIRECTORY: Final = "/var/lib/snapfs"
 
 
-def map_path(target: Target) -> str:
+def map_path(target: CopyTarget) -> str:
     """Where the map of a copy to ``target`` is."""
     if target.sparse:
         return target.path + MAP_SUFFIX

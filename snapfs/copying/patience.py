@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Final, Generic, TypeVar
 
-from snapfs.device.base import Alone, Buffer, Device
+from snapfs.device.base import Buffer, Device, SoleUse
 from snapfs.device.image import ImageDevice
 from snapfs.errors import DeviceError
 
@@ -59,7 +59,7 @@ class Attempt(Generic[T]):
         return self._result[0]
 
 
-class Abandonable(Alone):
+class Abandonable(SoleUse):
     """A device that may never answer. It is closed, by a thread, when whoever uses it has ended,
     however long that takes.
     """

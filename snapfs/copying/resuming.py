@@ -18,12 +18,12 @@ from snapfs.copying.as_it_was import AsItWas
 from snapfs.copying.before_write import without_copy
 from snapfs.copying.copy import Copy
 from snapfs.copying.copy_map import CopyMap, MapPlace
-from snapfs.copying.job import Job, Wishes, detach, unregister
+from snapfs.copying.job import CopyJob, Wishes, detach, unregister
 from snapfs.copying.map_file import open_map, remove_map
 from snapfs.copying.named import owners_of
 from snapfs.copying.opening import read_mark
 from snapfs.copying.patience import Abandonable
-from snapfs.copying.target import Target, clear_mark, reopen, write_mark
+from snapfs.copying.target import CopyTarget, clear_mark, reopen, write_mark
 from snapfs.device import ImageDevice
 from snapfs.errors import CopyError, CorruptBlock, SnapfsError
 from snapfs.printable import quoted
@@ -36,7 +36,7 @@ from snapfs.store.tables.copies import RunningCopy
 log = logging.getLogger("snapfs.copying")
 
 
-def attach(volume: Volume) -> Job | None:
+def attach(volume: Volume) -> CopyJob | None:
     """Let the copy that a volume remembers go on before anything is written. Commits when it
     cannot, and is forgotten.
 
@@ -107,7 +107,7 @@ class _Over(Exception):
     """There is nothing left to be done."""
 
 
-def _resumed(volume: Volume, record: RunningCopy) -> Job:
+def _resumed(volume: Volume, record: RunningCopy) -> CopyJob:
     path = os.fsdecode(record.destination)
     if _says_failed(volume, record):
         probes.COPY_HAD_FAILED.hit()
@@ -134,7 +134,7 @@ def _resumed(volume: Volume, record: RunningCopy) -> Job:
                 else f"has failed: {mark.reason}"
             )
         check_mark(path, mark, record.id)
-        target = Target(target.device, path, mark.made, target.sparse)
+        target = CopyTarget(target.device, path, mark.made, target.sparse)
         map_file = _map_file(record.map_path, owners, opened)
         wishes = Wishes(record.on_error == "write", record.rate, record.paused)
         job = _job(
@@ -164,7 +164,7 @@ def _says_failed(volume: Volume, record: RunningCopy) -> bool:
     return found == (record.id, record.generation, True)
 
 
-def resume_unregistered(volume: Volume, path: str, *, since_ns: int, owner: int) -> Job:
+def resume_unregistered(volume: Volume, path: str, *, since_ns: int, owner: int) -> CopyJob:
     """Go on with a copy that its source does not know of, which must not have changed. Raises
     ``CopyError``.
     """
@@ -182,7 +182,7 @@ def resume_unregistered(volume: Volume, path: str, *, since_ns: int, owner: int)
                 f"{path}: its source {volume.device.path} has been changed since: start "
                 "the copy again with --force"
             )
-        target = Target(target.device, path, mark.made, target.sparse)
+        target = CopyTarget(target.device, path, mark.made, target.sparse)
         map_file = _map_file(mark.map_path, owners_of(target.device), opened)
         wishes = Wishes(
             copy_first=True
@@ -213,7 +213,7 @@ def _map_file(
 
 def _job(
     volume: Volume,
-    target: Target,
+    target: CopyTarget,
     mark: CopyMark,
     runs: Sequence[tuple[int, int]],
     map_file: ImageDevice | None,
@@ -221,7 +221,7 @@ def _job(
     *,
     since_ns: int,
     owner: int,
-) -> Job:
+) -> CopyJob:
     source, geometry = without_copy(volume.device), volume.geometry
     place = (
         MapPlace(map_file, [(0, map_file.size)])
@@ -240,7 +240,7 @@ def _job(
     if (past.generation, past.superblock.uuid) != (mark.generation, volume.superblock.uuid):
         raise CopyError(f"{target.path}: does not hold the generation that was to be copied")
     copy = Copy(source, device, copy_map, geometry, past.allocator.entries, sparse=target.sparse)
-    return Job(volume, target, copy, mark, wishes, since_ns=since_ns, owner=owner)
+    return CopyJob(volume, target, copy, mark, wishes, since_ns=since_ns, owner=owner)
 
 
 def _on_volume(volume: Volume, runs: Sequence[tuple[int, int]]) -> MapPlace:

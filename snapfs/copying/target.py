@@ -27,7 +27,7 @@ def anywhere(_path: str, _status: os.stat_result) -> None:
 
 
 @dataclass(frozen=True)
-class Target:
+class CopyTarget:
     """An open target. ``made``: a file that is there only for the copy. ``sparse``: what is not
     written reads as zeros.
 
@@ -52,7 +52,7 @@ class Target:
         return self.made and self.device.remove_name()
 
 
-def in_memory(shown: str, size: int, publish: Callable[[str, str], str]) -> Target:
+def in_memory(shown: str, size: int, publish: Callable[[str, str], str]) -> CopyTarget:
     """A target in memory; ``publish`` gives it a path for others, a link. Raises ``DeviceError``,
     ``UsageError``.
     """
@@ -63,12 +63,12 @@ def in_memory(shown: str, size: int, publish: Callable[[str, str], str]) -> Targ
     except BaseException:
         device.close()
         raise
-    return Target(device, path, made=True, sparse=True, in_memory=True, shown=shown)
+    return CopyTarget(device, path, made=True, sparse=True, in_memory=True, shown=shown)
 
 
 def prepare(
     path: str, source: Device, volume_bytes: int, *, force: bool, refuse: Refuse = anywhere
-) -> Target:
+) -> CopyTarget:
     """Make or take the target, locked for this process alone. ``refuse`` raises for what, or a
     directory where, no target may be.
 
@@ -85,7 +85,7 @@ def prepare(
 
 def _prepared(
     pinned: Pinned, source: Device, volume_bytes: int, *, force: bool, refuse: Refuse
-) -> Target:
+) -> CopyTarget:
     path = pinned.path
     made = not pinned.exists
     refuse(path, pinned.directory_status() if made else pinned.status())
@@ -118,7 +118,7 @@ def _prepared(
         if made:
             pinned.remove()
         raise
-    return Target(device, path, made, pinned.is_regular)
+    return CopyTarget(device, path, made, pinned.is_regular)
 
 
 def _resize(device: ImageDevice, size: int) -> None:
@@ -128,12 +128,12 @@ def _resize(device: ImageDevice, size: int) -> None:
         raise DeviceError(f"{device.path}: cannot have {size} bytes: {exc.strerror}") from exc
 
 
-def share(target: Target) -> None:
+def share(target: CopyTarget) -> None:
     """Let others read it from now on."""
     take_lock(target.device._descriptor, target.path, Lock.SHARED)
 
 
-def reopen(path: str, *, owners: Collection[int] | None = None) -> Target:
+def reopen(path: str, *, owners: Collection[int] | None = None) -> CopyTarget:
     """Open the target of a copy that goes on. ``owners``: if it belongs to one of these users.
 
     Raises ``CopyError``, ``DeviceError``, ``VolumeBusy``.
@@ -145,7 +145,7 @@ def reopen(path: str, *, owners: Collection[int] | None = None) -> Target:
     except BaseException:
         device.close()
         raise
-    return Target(device, path, made=False, sparse=stat.S_ISREG(device.status().st_mode))
+    return CopyTarget(device, path, made=False, sparse=stat.S_ISREG(device.status().st_mode))
 
 
 def write_mark(device: Device, mark: CopyMark) -> None:

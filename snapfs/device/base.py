@@ -118,7 +118,7 @@ class Device(Protocol):
         ...
 
 
-class Alone:
+class SoleUse:
     """Of a device whose writes wait for no other, which fetches nothing in advance, and which
     nobody can take away.
     """
@@ -139,7 +139,7 @@ class Alone:
         """See ``Device.make_ready``."""
 
 
-class Unwritable(Alone):
+class Unwritable(SoleUse):
     """Of a device that can only be read, and never at once: what it reads may have to be got from
     somewhere.
     """

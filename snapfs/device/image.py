@@ -15,7 +15,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from snapfs.device.base import NO_PATH, Alone, Buffer, Guard, is_memory
+from snapfs.device.base import NO_PATH, Buffer, Guard, SoleUse, is_memory
 from snapfs.device.in_use import device_message
 from snapfs.device.locking import (
     Lock,
@@ -43,7 +43,7 @@ BLKROGET = 0x125E
 _NOWAIT_UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
-class ImageDevice(Alone):
+class ImageDevice(SoleUse):
     """An open image file or block device. ``parts`` of what lies below it are closed with it."""
 
     def __init__(

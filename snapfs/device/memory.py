@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from snapfs.device.base import Alone, Buffer
+from snapfs.device.base import Buffer, SoleUse
 from snapfs.errors import DeviceError
 
 
-class MemoryDevice(Alone):
+class MemoryDevice(SoleUse):
     """``size`` bytes of zeros in an anonymous buffer."""
 
     def __init__(self, size: int, path: str = "mem:") -> None:

@@ -3,7 +3,7 @@ block are in ``store.trees.owners``.
 """
 
 from snapfs.snapshots.compare.diff import Diff
-from snapfs.snapshots.compare.differing import Difference, Shown
+from snapfs.snapshots.compare.differing import Difference, ShownInode
 from snapfs.snapshots.compare.sides import State
 from snapfs.snapshots.compare.versions import (
     Deleted,
@@ -36,8 +36,8 @@ from snapfs.snapshots.naming import (
 )
 from snapfs.snapshots.purge.space import Had, PurgeSpace
 from snapfs.snapshots.purge.taking_out import (
-    Found,
-    Place,
+    NameInSnapshot,
+    NamesInSnapshot,
     check_paths,
     find_places,
     portions,
@@ -84,14 +84,14 @@ __all__ = [
     "Diff",
     "Difference",
     "Facts",
-    "Found",
     "Had",
     "Hold",
     "Instance",
     "Lost",
+    "NameInSnapshot",
+    "NamesInSnapshot",
     "Part",
     "Permit",
-    "Place",
     "PurgeSpace",
     "RestorePlan",
     "RestoreResult",
@@ -99,7 +99,7 @@ __all__ = [
     "Scheduled",
     "Seen",
     "SetDeletion",
-    "Shown",
+    "ShownInode",
     "State",
     "Target",
     "Version",

@@ -17,8 +17,8 @@ from unittest import mock
 from snapfs import snapshots
 from snapfs.blocks.map_sector import SECTOR_BYTES, map_sectors
 from snapfs.copying import attach, copy, detach, unregister
-from snapfs.copying.job import CANCELLED, COMPLETE, FAILED_STATE, Job, Wishes
-from snapfs.copying.target import Target
+from snapfs.copying.job import CANCELLED, COMPLETE, FAILED_STATE, CopyJob, Wishes
+from snapfs.copying.target import CopyTarget
 from snapfs.errors import (
     DeviceError,
     FsError,
@@ -72,7 +72,7 @@ def standing(devices: Mapping[str, SparseDevice]) -> Iterator[None]:
         return open_device(path.decode())
 
     def reopen(path: str, **_how: Any) -> Any:
-        return Target(open_device(path), path, made=False, sparse=False)  # type: ignore[arg-type]
+        return CopyTarget(open_device(path), path, made=False, sparse=False)  # type: ignore[arg-type]
 
     with (
         mock.patch("snapfs.copying.opening.open_device", open_device),
@@ -133,7 +133,7 @@ class CopyStage(Stage):
         self.eras: list[tuple[int, Oracle]] = [(-1, self.oracle)]
         self.expected: list[Expected] = []
         self.phase: str | None = None
-        self.job: Job | None = None
+        self.job: CopyJob | None = None
         #: How likely a piece is copied behind when there is an opportunity; and its dice.
         self.pace = 0.03
         self.dice = random.Random(f"{seed} {outside}")
@@ -204,9 +204,9 @@ class CopyStage(Stage):
         while self.volume.unsaved:
             self.commit()
         self.call(self.volume.allocator.need_groups, range(self.volume.geometry.groups))
-        target = Target(self.target, TARGET, False, sparse=False)  # type: ignore[arg-type]
+        target = CopyTarget(self.target, TARGET, False, sparse=False)  # type: ignore[arg-type]
         with mock.patch("os.urandom", self.rng.randbytes):
-            job = Job.begin(
+            job = CopyJob.begin(
                 self.volume,
                 target,
                 wishes or Wishes(),
@@ -234,12 +234,12 @@ class CopyStage(Stage):
         job.set_up()
         self._enter(ACKNOWLEDGED)
 
-    def register(self, job: Job) -> None:
+    def register(self, job: CopyJob) -> None:
         """From here on whoever opens the volume looks for the copy."""
         job.record = self.call(job.register, self.volume)
         self.commit()
 
-    def _follow(self, job: Job) -> None:
+    def _follow(self, job: CopyJob) -> None:
         self.job = job
         ensure, failing = job.copy.ensure, job.before._failing
 

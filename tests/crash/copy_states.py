@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from snapfs.blocks.copy_mark import FILLING, OWN
 from snapfs.check import check_volume
 from snapfs.copying import attach, detach, unregister
-from snapfs.copying.job import COMPLETE, Job
+from snapfs.copying.job import COMPLETE, CopyJob
 from snapfs.copying.opening import open_unfinished, read_mark
 from snapfs.copying.unfinished import refuse
 from snapfs.errors import CorruptBlock, NoSpace, NotAVolume, SnapfsError
@@ -210,7 +210,7 @@ def opens(target: SparseDevice) -> bool:
     return True
 
 
-def live(fs: Filesystem, job: Job | None) -> None:
+def live(fs: Filesystem, job: CopyJob | None) -> None:
     """The volume goes on: what was interrupted is worked off, blocks are used again, and the copy
     gets ahead now and then.
     """
@@ -234,7 +234,7 @@ def live(fs: Filesystem, job: Job | None) -> None:
             job.step(4 * BLOCK)
 
 
-def end(volume: Volume, job: Job) -> None:
+def end(volume: Volume, job: CopyJob) -> None:
     while not job.copy.complete:
         if not job.step():
             job.settle()

@@ -13,7 +13,7 @@ from snapfs.blocks.copy_mark import PLACE_BYTES, PLACES
 from snapfs.copying import job as job_module
 from snapfs.copying.before_write import CopyBeforeWrite
 from snapfs.copying.copy import Copy
-from snapfs.copying.job import Job
+from snapfs.copying.job import CopyJob
 from snapfs.copying.unfinished import UnfinishedCopy
 from tests.crash.copy_stage import FINISHING, MARKED, CopyStage
 from tests.crash.copy_states import Run, replay, tell
@@ -74,7 +74,7 @@ def test_a_copy_that_is_usable_before_its_source_knows_of_it_is_caught(
 ) -> None:
     """D1, D4: after a crash nobody would go on with it, nor keep what it needs."""
 
-    def too_late(self: CopyStage, job: Job) -> None:
+    def too_late(self: CopyStage, job: CopyJob) -> None:
         job.record = self.call(job.register, self.volume)
 
     monkeypatch.setattr(CopyStage, "register", too_late)
@@ -97,13 +97,13 @@ def test_a_mark_that_goes_before_the_last_data_is_caught(monkeypatch: pytest.Mon
         }
         return not self._unknown and left <= written
 
-    def finish(self: Job) -> None:
+    def finish(self: CopyJob) -> None:
         for place in PLACES:
             self.target.device.write(place, bytes(PLACE_BYTES))
         self.target.device.flush()
 
     monkeypatch.setattr(Copy, "complete", property(all_is_written))
-    monkeypatch.setattr(Job, "finish", finish)
+    monkeypatch.setattr(CopyJob, "finish", finish)
     assert "the complete copy differs" in caught("copy", FINISHING)
 
 
@@ -125,14 +125,14 @@ def test_a_failure_that_is_not_durable_before_what_follows_is_caught(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """D7: the copy has failed, what it lacks is overwritten, and after a crash nobody knows."""
-    failing = Job._failing
+    failing = CopyJob._failing
 
-    def without_flush(self: Job, reason: str) -> None:
+    def without_flush(self: CopyJob, reason: str) -> None:
         assert self._fail_place is not None
         self._fail_place.flush = lambda: None  # type: ignore[method-assign]
         failing(self, reason)
 
-    monkeypatch.setattr(Job, "_failing", without_flush)
+    monkeypatch.setattr(CopyJob, "_failing", without_flush)
     caught(name)
 
 

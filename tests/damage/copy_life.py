@@ -19,9 +19,9 @@ from snapfs import snapshots
 from snapfs.blocks.map_sector import SECTOR_BYTES, map_sectors
 from snapfs.check import check_volume
 from snapfs.copying import attach, detach, unregister
-from snapfs.copying.job import COMPLETE, FAILED_STATE, Job, Wishes
+from snapfs.copying.job import COMPLETE, FAILED_STATE, CopyJob, Wishes
 from snapfs.copying.opening import open_unfinished, read_mark
-from snapfs.copying.target import Target
+from snapfs.copying.target import CopyTarget
 from snapfs.copying.unfinished import refuse
 from snapfs.errors import CopyBlocked, CorruptBlock, DeviceError, NoSpace, NotAVolume, SnapfsError
 from snapfs.filesystem import Filesystem
@@ -115,8 +115,8 @@ class Life:
             needed_ranges(self.volume),
             bytes(BLOCKS * BLOCK),
         )
-        target = Target(self.devices["target"], TARGET, False, sparse=True)  # type: ignore[arg-type]
-        self.job = Job.begin(
+        target = CopyTarget(self.devices["target"], TARGET, False, sparse=True)  # type: ignore[arg-type]
+        self.job = CopyJob.begin(
             self.volume,
             target,
             Wishes(self.copy_first),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from snapfs.check.repair import Repaired, UndoDevice, repair_volume, undo
-from snapfs.device.base import Alone, Buffer
+from snapfs.device.base import Buffer, SoleUse
 from snapfs.errors import DeviceError, SnapfsError, UsageError
 from snapfs.filesystem.format import format_volume
 from tests.damage.cases import CASES, Case
@@ -165,7 +165,7 @@ def test_damage_at_many_places_is_too_much() -> None:
 # Taking it back
 
 
-class Stopping(Alone):
+class Stopping(SoleUse):
     """A device that dies before its n-th write."""
 
     def __init__(self, below: object, writes: int) -> None:

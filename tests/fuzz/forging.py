@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-from snapfs.device.base import Alone, Buffer
+from snapfs.device.base import Buffer, SoleUse
 from snapfs.errors import DeviceError
 
 #: What every block's checksum is.
@@ -75,7 +75,7 @@ def limits(seconds: float, memory: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, handler)
 
 
-class Image(Alone):
+class Image(SoleUse):
     """A device whose blocks are shared with the image that it was copied from until they are
     written; what is not there is zeros.
 

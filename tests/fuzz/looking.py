@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from snapfs.check.inspect import blocks, fixed, inodes, maps, paths, tables
 from snapfs.check.inspect.opened import inspect
-from snapfs.check.inspect.page import Page
+from snapfs.check.inspect.page import BlockPage
 from snapfs.check.inspect.why import why
 from snapfs.cli.commands.dump import document
 from snapfs.errors import SnapfsError
@@ -38,7 +38,7 @@ def look_inside(image: Image) -> None:
     except SnapfsError:
         return
     volume, base = looked.volume, looked.fs.base
-    asked: list[Callable[[], Page]] = [
+    asked: list[Callable[[], BlockPage]] = [
         *(
             lambda page=page: page(looked)
             for page in (fixed.root, fixed.log, tables.groups, tables.instances, tables.sets)
@@ -65,7 +65,7 @@ def look_inside(image: Image) -> None:
     assert all(len(table.rows) <= ROWS for page in shown if page for table in page.tables.values())
 
 
-def _shown(page: Callable[[], Page]) -> Page | None:
+def _shown(page: Callable[[], BlockPage]) -> BlockPage | None:
     with contextlib.suppress(SnapfsError):
         found = page()
         document(found)

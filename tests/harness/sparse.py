@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from snapfs.device.base import Alone, Buffer
+from snapfs.device.base import Buffer, SoleUse
 from snapfs.errors import DeviceError
 
 PAGE: Final = 4096
@@ -24,7 +24,7 @@ GARBAGE: Final = b"\xdb"
 _PIECE: Final = 1 << 20
 
 
-class SparseDevice(Alone):
+class SparseDevice(SoleUse):
     """``size`` bytes. ``pages`` has no page of zeros, so equal devices have equal pages."""
 
     def __init__(

@@ -17,9 +17,9 @@ import pytest
 from snapfs.blocks.map_sector import SECTOR_BYTES, map_sectors
 from snapfs.copying import attach, copy, detach, unregister
 from snapfs.copying.as_it_was import AsItWas
-from snapfs.copying.job import CANCELLED, COMPLETE, FAILED_STATE, Job, Wishes
+from snapfs.copying.job import CANCELLED, COMPLETE, FAILED_STATE, CopyJob, Wishes
 from snapfs.copying.opening import open_unfinished, read_mark
-from snapfs.copying.target import Target
+from snapfs.copying.target import CopyTarget
 from snapfs.device.base import Buffer
 from snapfs.errors import (
     DeviceError,
@@ -51,7 +51,7 @@ class CopiedWorld(World):
     """A world that is copied: see ``World.copy``, which only says that it is."""
 
     rnd: random.Random
-    job: Job | None = None
+    job: CopyJob | None = None
     target: BreakableDevice | None = None
 
     def __init__(self, block_size: int, blocks: int, rnd: random.Random, **how: Any) -> None:
@@ -148,8 +148,8 @@ class CopiedWorld(World):
         volume = self.volume
         volume.allocator.prefer_used()  # what is freed is used again at once
         self.map_device.pages.clear()
-        target = Target(self.target, TARGET, False, sparse=False)  # type: ignore[arg-type]
-        job = self.job = Job.begin(
+        target = CopyTarget(self.target, TARGET, False, sparse=False)  # type: ignore[arg-type]
+        job = self.job = CopyJob.begin(
             volume, target, Wishes(), registered=True, source_path=SOURCE, owner=0
         )
         self.then: tuple[Tree, dict[str, Tree]] = (

@@ -25,8 +25,8 @@ from snapfs.filesystem.format import format_volume
 from snapfs.ids import ROOT_INO
 from snapfs.interrupts import CommitNeeded
 from snapfs.snapshots import (
-    Found,
     Hold,
+    NamesInSnapshot,
     PurgeSpace,
 )
 from snapfs.snapshots.purge import space as purge_space
@@ -110,7 +110,7 @@ class Volumes:
     def view(self, name: str) -> View:
         return self.fs.view(snapshots.get(self.fs, name).id)
 
-    def look(self, paths: Iterable[str], *names: str, **more) -> list[Found]:
+    def look(self, paths: Iterable[str], *names: str, **more) -> list[NamesInSnapshot]:
         wanted = snapshots.check_paths(path.encode() for path in paths)
         return [self.do(snapshots.find_places, self.fs, name, wanted, **more) for name in names]
 
@@ -141,7 +141,7 @@ def volume() -> Volumes:
     return Volumes()
 
 
-def space_of(fs: Filesystem, found: list[Found]) -> PurgeSpace:
+def space_of(fs: Filesystem, found: list[NamesInSnapshot]) -> PurgeSpace:
     """The figure, as ``control.commands.purging`` finds it."""
     space = PurgeSpace(fs, found)
     for step in space.steps():
@@ -498,7 +498,7 @@ def test_an_exact_figure_takes_for_ever(volume: Volumes) -> None:
     assert bound.blocks == snapshots.frees(volume.fs, snapshots.all(volume.fs)) > exact
 
 
-def trees_of(fs: Filesystem, found: list[Found]) -> set[int]:
+def trees_of(fs: Filesystem, found: list[NamesInSnapshot]) -> set[int]:
     """All blocks of the inodes that purging would take the last name of, found by walking."""
     out: set[int] = set()
     for one in found:

@@ -431,7 +431,7 @@ def test_a_write_that_comes_second_waits_for_ever(
 
 #: Setting up a copy gets no further when the volume remembers it.
 UNFINISHED = (
-    "import threading, snapfs.copying.job as job; job.Job.put_map = lambda _: "
+    "import threading, snapfs.copying.job as job; job.CopyJob.put_map = lambda _: "
     "threading.Event().wait()"
 )
 

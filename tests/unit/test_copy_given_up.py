@@ -22,10 +22,10 @@ from snapfs.control.copies.apart import Here, Left
 from snapfs.control.copies.behind import Behind
 from snapfs.control.copies.copying import Copying
 from snapfs.control.socket.caller import Alone
-from snapfs.copying import CANCELLED, Job, Wishes, job
+from snapfs.copying import CANCELLED, CopyJob, Wishes, job
 from snapfs.copying.before_write import Beneath
 from snapfs.copying.opening import open_unfinished, read_mark
-from snapfs.copying.target import Target
+from snapfs.copying.target import CopyTarget
 from snapfs.device import Device, Lock, open_device
 from snapfs.device.base import Buffer
 from snapfs.errors import CopyError, DeviceError
@@ -99,7 +99,7 @@ class Copied:
         drive(self.fs.volume, self.fs.write, self.fs.base, self.ino, 0, data * 4096)
         commit(self.fs.volume)
 
-    async def begin(self) -> Job:
+    async def begin(self) -> CopyJob:
         await self.copying.begin(
             Waiting(),
             self.target,
@@ -147,7 +147,7 @@ async def test_what_could_not_be_set_up_seems_to_be_a_copy(
 
     shared = job.share
 
-    def share(one: Target) -> None:
+    def share(one: CopyTarget) -> None:
         shared(one)
         sick.source, sick.target = True, target
         raise DeviceError("it cannot be shared")

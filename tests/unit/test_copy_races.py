@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from snapfs.blocks.copy_mark import OWN
-from snapfs.copying import Job, Wishes, copy, unfinished
+from snapfs.copying import CopyJob, Wishes, copy, unfinished
 from snapfs.copying.as_it_was import AsItWas
 from snapfs.copying.map_file import make_map
 from snapfs.copying.opening import open_unfinished, read_mark
@@ -97,7 +97,7 @@ class Copied:
         drive(volume, volume.allocator.need_groups, [0])
         self.needed = {block for block in range(BLOCKS) if volume.allocator.groups[0].blocks[block]}
         target = prepare(self.path, self.source, BLOCKS * BLOCK, force=False)
-        self.job = job = Job.begin(
+        self.job = job = CopyJob.begin(
             volume, target, Wishes(), registered=True, source_path=source_path, owner=0
         )
         self.image = self.source.read(0, BLOCKS * BLOCK)

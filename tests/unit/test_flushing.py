@@ -28,7 +28,7 @@ from snapfs.fuse.driving.edge import Edge
 from snapfs.fuse.kernel.flusher import (
     NO_WAY,
     Result,
-    Wanted,
+    WantedFlush,
     flush_all,
 )
 from snapfs.fuse.kernel.flushing import Flushing
@@ -47,10 +47,10 @@ class Process:
     pid = 77
 
     def __init__(self) -> None:
-        self.answer: Callable[[Wanted], Result] = lambda _: Result(0)
-        self.asked: list[list[Wanted]] = []
+        self.answer: Callable[[WantedFlush], Result] = lambda _: Result(0)
+        self.asked: list[list[WantedFlush]] = []
 
-    def flush(self, mountpoint: bytes, device: int, wanted: Sequence[Wanted]) -> list[Result]:
+    def flush(self, mountpoint: bytes, device: int, wanted: Sequence[WantedFlush]) -> list[Result]:
         self.asked.append(list(wanted))
         return [self.answer(one) for one in wanted]
 
@@ -122,7 +122,7 @@ async def test_what_cannot_be_opened_is_taken_for_flushed(mount: Mount) -> None:
 async def test_a_process_that_was_killed_has_flushed_everything(mount: Mount) -> None:
     nodes = await mount.writers(3)
 
-    def killed(_: Wanted) -> Result:
+    def killed(_: WantedFlush) -> Result:
         raise ConnectionAbortedError("the process that flushes has ended")
 
     mount.process.answer = killed
@@ -182,7 +182,7 @@ async def test_names_are_used_where_handles_can_be_or_are_used_twice(mount: Moun
     process.asked.clear()
     used: set[bytes] = set()
 
-    def without_handles(one: Wanted) -> Result:
+    def without_handles(one: WantedFlush) -> Result:
         if not one.name:
             return Result(errno.EPERM)
         assert flushing.node_of_alias(one.name, process.pid) == one.node
@@ -217,7 +217,7 @@ def test_the_process_opens_something_else(tmp_path: Path) -> None:
     node, device = (top / "file").stat().st_ino, top.stat().st_dev
 
     def result(name: str, wanted: int = node, at: int = device) -> Result:
-        (found,) = flush_all(os.fsencode(top), at, [Wanted(wanted, name=name.encode())])
+        (found,) = flush_all(os.fsencode(top), at, [WantedFlush(wanted, name=name.encode())])
         return found
 
     assert result("file") == Result(0)

@@ -10,7 +10,7 @@ import tracemalloc
 from collections import Counter
 
 from snapfs.filesystem.number_set import NumberSet
-from snapfs.fuse.kernel.known import Known, Place
+from snapfs.fuse.kernel.known import DirectoryName, Known
 from snapfs.fuse.protocol.numbers import Numbers
 
 
@@ -25,7 +25,7 @@ def test_a_hold_is_lost_or_taken_twice() -> None:
         )
         counts: dict[int, int] = {}
         held: set[int] = set()
-        names: dict[int, set[Place]] = {}
+        names: dict[int, set[DirectoryName]] = {}
         expected: Counter[int] = Counter()
         nodes = [view << 48 | ino for view in (0, 1, 7) for ino in rng.sample(range(16, 200), 20)]
         for _ in range(3000):

@@ -4,7 +4,7 @@ for.
 
 from __future__ import annotations
 
-from snapfs.device.base import Alone
+from snapfs.device.base import SoleUse
 from snapfs.filesystem import ReadPlan
 from snapfs.fuse.serving import reading
 from snapfs.fuse.serving.reading import AHEAD, Reading
@@ -12,7 +12,7 @@ from snapfs.fuse.serving.reading import AHEAD, Reading
 BLOCK = 4096
 
 
-class TimedDevice(Alone):
+class TimedDevice(SoleUse):
     """Takes ``seconds`` of a time of its own for each read that is not at hand already."""
 
     def __init__(self, seconds: float) -> None:

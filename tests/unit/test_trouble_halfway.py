@@ -34,7 +34,7 @@ from snapfs.fuse.kernel.flusher import (
     NO_WAY,
     Flusher,
     Result,
-    Wanted,
+    WantedFlush,
 )
 from snapfs.fuse.kernel.known import Known
 from snapfs.fuse.kernel.mounted import MountedKernel
@@ -47,12 +47,12 @@ from snapfs.fuse.protocol.numbers import (
     WRITER_BIT,
     Numbers,
 )
-from snapfs.fuse.protocol.wire import Caller
+from snapfs.fuse.protocol.wire import RequestCaller
 from snapfs.fuse.requests import listing
 from snapfs.fuse.requests.operations import Operations
 from snapfs.fuse.serving.quick import Quick
 from snapfs.ids import BASE_VIEW, ROOT_INO
-from snapfs.snapshots import Place, RestoreResult
+from snapfs.snapshots import NameInSnapshot, RestoreResult
 from snapfs.store.commit.recovery import open_volume
 
 VIEW = 3
@@ -97,7 +97,7 @@ class Hearing(NoKernel):
     async def restored(self, found: Outdated | None) -> None:
         self.told.append(("restored", found))
 
-    async def purged(self, places: Collection[Place]) -> None:
+    async def purged(self, places: Collection[NameInSnapshot]) -> None:
         self.told.append(("purged", [place.name for place in places]))
 
 
@@ -283,7 +283,7 @@ async def test_a_write_that_damaged_data_refuse_counts_as_stored(
 
 def test_a_process_that_somebody_has_ended_is_asked_for_ever() -> None:
     flusher = Flusher()
-    wanted = [Wanted(1, 1)]
+    wanted = [WantedFlush(1, 1)]
     try:
         assert flusher.flush(b"/nowhere", 0, wanted) == [Result(NO_WAY)]
         process = flusher._process
@@ -414,7 +414,7 @@ async def test_a_defect_in_a_purge_leaves_what_is_purged_to_be_seen(
     places = snapshots.find_places(mount.fs, "s", [b"one", b"two"], permit=snapshots.anyone).places
     work_for = mount.fs.orphans.work_for
 
-    def portions(wanted: list[Place]) -> Iterator[list[Place]]:
+    def portions(wanted: list[NameInSnapshot]) -> Iterator[list[NameInSnapshot]]:
         for one in wanted:
             yield [one]
 
@@ -441,7 +441,7 @@ async def test_what_could_not_be_stored_at_once_is_counted_for_ever(
     operations = Operations(
         mount.edge, mount.known, Numbers(BASE_VIEW), mount.kernel, options, 4096
     )
-    ctx: Any = Caller(0, 0, 0)
+    ctx: Any = RequestCaller(0, 0, 0)
 
     async def full() -> bool:
         raise DeviceFull("the host is full")

@@ -23,7 +23,7 @@ from snapfs.control.copies.copying import Copying
 from snapfs.control.socket import listening
 from snapfs.control.socket.caller import Alone
 from snapfs.control.socket.protocol import ControlError
-from snapfs.copying import Job, Wishes
+from snapfs.copying import CopyJob, Wishes
 from snapfs.copying.map_file import make_map
 from snapfs.copying.target import prepare
 from snapfs.device import open_device
@@ -65,7 +65,7 @@ async def test_a_copy_goes_on_of_what_was_changed_while_it_was_opened(tmp_path: 
     with contextlib.closing(open_device(image, read_only=True)) as device:
         volume = open_volume(device, read_only=True)
         target = prepare(path, device, volume.geometry.size, force=False)
-        job = Job.begin(volume, target, Wishes(), registered=False, source_path=image, owner=0)
+        job = CopyJob.begin(volume, target, Wishes(), registered=False, source_path=image, owner=0)
         job.copy_initial_part([])
         job.map_file = make_map(path + ".copymap", job.copy.map.size, force=False)
         job.put_map()

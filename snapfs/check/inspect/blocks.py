@@ -17,9 +17,9 @@ from snapfs.blocks.pointer import (
     decode_pointers,
 )
 from snapfs.check.findings import Findings
-from snapfs.check.inspect.page import Checksum, Page, ranges, text
+from snapfs.check.inspect.page import BlockPage, Checksum, ranges, text
 from snapfs.check.inspect.trees import Node
-from snapfs.check.scrub.places import Kind, Tree
+from snapfs.check.scrub.places import Tree, TreeKind
 from snapfs.check.walk.tables import load_group
 from snapfs.errors import CorruptBlock, DeviceError, NotFound
 from snapfs.filesystem import Inode
@@ -64,7 +64,7 @@ def fixed_part(geometry: Geometry, block: int) -> str | None:
     return None
 
 
-def standing(page: Page, image: Inspected, block: int) -> None:
+def standing(page: BlockPage, image: Inspected, block: int) -> None:
     """What the fixed places, the bitmaps and the records say of a block."""
     volume, geometry = image.volume, image.volume.geometry
     number, offset = divmod(block, geometry.group_span)
@@ -105,7 +105,7 @@ def standing(page: Page, image: Inspected, block: int) -> None:
     )
 
 
-def block(image: Inspected, number: int) -> Page:
+def block(image: Inspected, number: int) -> BlockPage:
     """One block. What it is used for is what ``why`` tells; here its content is shown as what it
     looks like.
     """
@@ -123,7 +123,7 @@ def block(image: Inspected, number: int) -> Page:
     return page
 
 
-def _look(page: Page, image: Inspected, data: bytes) -> str:
+def _look(page: BlockPage, image: Inspected, data: bytes) -> str:
     """Show the content of a block; what it was taken for."""
     if not any(data):
         return "zeros"
@@ -144,7 +144,7 @@ def _look(page: Page, image: Inspected, data: bytes) -> str:
         return "inode table"
     if (words := _pointers(image, data)) is not None:
         pointers = page.table("pointers", "slot", "block", "bucket", "epoch", "writes", "checksum")
-        node = Node(Tree(Kind.DATA), 0, 0, words)
+        node = Node(Tree(TreeKind.DATA), 0, 0, words)
         for slot in range(len(words) // 2):
             if words[2 * slot]:
                 step = node.step(slot)
@@ -204,7 +204,7 @@ def _pointers(image: Inspected, data: bytes) -> array[int] | None:
     return words
 
 
-def _bytes(page: Page, data: bytes) -> None:
+def _bytes(page: BlockPage, data: bytes) -> None:
     """A dump, in which rows that say what the row before them says are left out."""
     table = page.table("content", "offset", "bytes", "text")
     before = b""

@@ -13,11 +13,11 @@ from snapfs.blocks.geometry import BLOCK_SIZES, SLOT_BYTES, SUPERBLOCK_SLOTS, Ge
 from snapfs.blocks.log_record import decode_log
 from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, EPOCH_MASK
 from snapfs.blocks.superblock import CLAIM, COPY_RUNNING, LOG, Superblock
-from snapfs.check.inspect.page import OK, ROWS, Checksum, Page, Table, Time, ranges, text
+from snapfs.check.inspect.page import OK, ROWS, BlockPage, Checksum, Table, Time, ranges, text
 from snapfs.check.scrub.fixed import slot_problem
-from snapfs.check.scrub.places import Kind, Tree
+from snapfs.check.scrub.places import Tree, TreeKind
 from snapfs.check.scrub.scrubbing import Frame
-from snapfs.check.scrub.verifying import MISMATCH, READ_BYTES, Verifier, Wanted
+from snapfs.check.scrub.verifying import MISMATCH, READ_BYTES, Verifier, WantedBlocks
 from snapfs.check.walk.visited import Visited
 from snapfs.errors import CorruptBlock, DeviceError, NotAVolume, UnsupportedVersion
 from snapfs.store.commit.recovery import read_copy
@@ -36,13 +36,13 @@ _FEATURES = {
 }
 
 
-def superblocks(device: Device, limit: int = ROWS) -> Page:
+def superblocks(device: Device, limit: int = ROWS) -> BlockPage:
     """All slots of both superblock rings, and what the newest superblock says.
 
     Needs no superblock that is intact. Raises ``NotAVolume`` where there is nothing that has ever
     been one, ``DeviceError``.
     """
-    page = Page(limit)
+    page = BlockPage(limit)
     newest: Superblock | None = None
     try:
         newest = newest_superblock(device)
@@ -79,7 +79,7 @@ def superblocks(device: Device, limit: int = ROWS) -> Page:
     return page
 
 
-def _newest(page: Page, one: Superblock, device_bytes: int) -> None:
+def _newest(page: BlockPage, one: Superblock, device_bytes: int) -> None:
     features = [words for bit, words in _FEATURES.items() if one.read_only_compatible & bit]
     page.facts.update(
         uuid=str(UUID(bytes=one.uuid)),
@@ -106,7 +106,7 @@ def _newest(page: Page, one: Superblock, device_bytes: int) -> None:
     )
 
 
-def _claim(page: Page, device: Device) -> None:
+def _claim(page: BlockPage, device: Device) -> None:
     state = "nobody has ever claimed it"
     claim: Claim | None = None
     try:
@@ -127,7 +127,11 @@ def _claim(page: Page, device: Device) -> None:
 
 
 def _slot(
-    page: Page, slots: Table, device: Device, newest: Superblock | None, where: tuple[str, int, int]
+    page: BlockPage,
+    slots: Table,
+    device: Device,
+    newest: Superblock | None,
+    where: tuple[str, int, int],
 ) -> None:
     ring, slot, offset = where
     place = f"superblock slot {slot} at the {ring}"
@@ -152,7 +156,7 @@ def _slot(
     )
 
 
-def root(image: Inspected) -> Page:
+def root(image: Inspected) -> BlockPage:
     """The root record: counters, the roots of all else, what is said of restores and of a running
     copy.
     """
@@ -236,7 +240,7 @@ def _view_counts(base: ViewRoot) -> dict[str, int]:
     return {"inodes": base.inodes, "next_inode": base.next_ino, "content_blocks": base.content}
 
 
-def _running_copy(page: Page, image: Inspected) -> None:
+def _running_copy(page: BlockPage, image: Inspected) -> None:
     place = image.volume.copies.place
     if place is None:
         return
@@ -257,7 +261,7 @@ def _running_copy(page: Page, image: Inspected) -> None:
     )
 
 
-def log(image: Inspected) -> Page:
+def log(image: Inspected) -> BlockPage:
     """The records of the log that the newest superblock names, and whether the blocks that they
     name have their checksums.
     """
@@ -306,7 +310,7 @@ def log(image: Inspected) -> Page:
 
 
 def _change(
-    page: Page,
+    page: BlockPage,
     image: Inspected,
     record: LogRecord,
     change: FileChange,
@@ -320,7 +324,7 @@ def _change(
     place = f"log, record {record.number}"
     count, whole = 0, OK
     for index, words in change.runs:
-        frame = Frame(Tree(Kind.DATA, ino=change.ino), 0, index, words)
+        frame = Frame(Tree(TreeKind.DATA, ino=change.ino), 0, index, words)
         while not page.tables["runs"].is_cut and (
             run := frame.following(READ_BYTES // geometry.block_size)
         ):
@@ -335,7 +339,7 @@ def _change(
                 checksums = [
                     second >> CHECKSUM_SHIFT for second in words[2 * at + 1 : 2 * (at + length) : 2]
                 ]
-                (found,) = verifier.read([Wanted(block, checksums, kept=False)])
+                (found,) = verifier.read([WantedBlocks(block, checksums, kept=False)])
                 if found.problems:
                     first = min(found.problems)
                     state = page.trouble(place, f"block {block + first} {found.problems[first]}")

@@ -15,9 +15,9 @@ from snapfs.blocks.inode import (
     NANOSECONDS,
 )
 from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, EPOCH_MASK
-from snapfs.check.inspect.page import OK, Checksum, Page, Time, text
+from snapfs.check.inspect.page import OK, BlockPage, Checksum, Time, text
 from snapfs.check.inspect.trees import Node, Step, by_index, descend, leaves, load
-from snapfs.check.scrub.places import Kind, Tree
+from snapfs.check.scrub.places import Tree, TreeKind
 from snapfs.check.scrub.whereabouts import path_of
 from snapfs.errors import CorruptBlock, DeviceError, FsError, NotFound
 from snapfs.filesystem import Inode, xattrs
@@ -42,7 +42,7 @@ TYPES: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class InodeSlot:
     """The slot of an inode: the way to the block of the inode table that it is in, and its bytes.
 
     ``inode`` is None, and ``problem`` says why, where the slot makes no sense.
@@ -54,7 +54,7 @@ class Found:
     problem: str = ""
 
 
-def find(image: Inspected, view: View, ino: int) -> Found:
+def find(image: Inspected, view: View, ino: int) -> InodeSlot:
     """Find an inode without the caches. Raises ``NotFound`` where there is none; ``CorruptBlock``,
     ``DeviceError``.
     """
@@ -63,7 +63,7 @@ def find(image: Inspected, view: View, ino: int) -> Found:
         raise NotFound(f"inode {ino} cannot be: inode numbers are from 1 to {INO_LIMIT - 1}")
     root, volume = image.view_root(view.id), image.volume
     index, offset = ino // view.per_leaf, ino % view.per_leaf * INODE_BYTES
-    tree = Tree(Kind.INODES, view.id)
+    tree = Tree(TreeKind.INODES, view.id)
     if index >> volume.geometry.fan_bits * root.depth:
         raise NotFound(f"inode {ino} does not exist {where}")
     node, at = descend(
@@ -81,11 +81,11 @@ def find(image: Inspected, view: View, ino: int) -> Found:
     try:
         inode = Inode.decode(view, ino, slot)
     except CorruptBlock as exc:
-        return Found(node.way(at), slot, None, str(exc))
-    return Found(node.way(at), slot, inode, "" if inode else "a free slot is not empty")
+        return InodeSlot(node.way(at), slot, None, str(exc))
+    return InodeSlot(node.way(at), slot, inode, "" if inode else "a free slot is not empty")
 
 
-def inode(image: Inspected, view: View, ino: int) -> Page:
+def inode(image: Inspected, view: View, ino: int) -> BlockPage:
     """The slot of an inode in a view, and what is to be told of its kind: the names in a directory,
     the target of a link.
     """
@@ -94,7 +94,7 @@ def inode(image: Inspected, view: View, ino: int) -> Page:
     return page
 
 
-def show(page: Page, image: Inspected, view: View, ino: int) -> Inode | None:
+def show(page: BlockPage, image: Inspected, view: View, ino: int) -> Inode | None:
     """Put all that is to be told of an inode on a page. The inode, if it can be decoded."""
     place = f"inode {ino}"
     page.facts.update(inode=ino, snapshot=view.instance.name if view.instance else None)
@@ -128,7 +128,7 @@ def show(page: Page, image: Inspected, view: View, ino: int) -> Inode | None:
     return one
 
 
-def _fields(page: Page, slot: bytes) -> None:
+def _fields(page: BlockPage, slot: bytes) -> None:
     """The fields of a slot as they stand there, possible or not."""
     fields = LAYOUT.unpack_from(slot)
     mode, uid, gid, links, size, blocks = fields[:6]
@@ -166,7 +166,7 @@ def _fields(page: Page, slot: bytes) -> None:
     )
 
 
-def _attributes(page: Page, image: Inspected, one: Inode) -> None:
+def _attributes(page: BlockPage, image: Inspected, one: Inode) -> None:
     table = page.table("extended_attributes", "name", "bytes", "value")
     try:
         found = fetched(image.volume, lambda: xattrs.load(one))
@@ -177,12 +177,12 @@ def _attributes(page: Page, image: Inspected, one: Inode) -> None:
         table.add(text(name), len(value), value[:64].hex() + ("..." if len(value) > 64 else ""))
 
 
-def _entries(page: Page, image: Inspected, one: Inode) -> None:
+def _entries(page: BlockPage, image: Inspected, one: Inode) -> None:
     """The names in a directory, in the order of their hashes, with the bucket that each is in."""
     table = page.table("entries", "name", "inode", "type", "hash", "bucket")
     view = one.view
     for leaf in leaves(
-        image.volume, Tree(Kind.NAMES, view.id, ino=one.ino), one.names.root_words, 0, "names"
+        image.volume, Tree(TreeKind.NAMES, view.id, ino=one.ino), one.names.root_words, 0, "names"
     ):
         if leaf.problem:
             page.trouble(f"inode {one.ino}, names", leaf.problem)
@@ -198,14 +198,14 @@ def _entries(page: Page, image: Inspected, one: Inode) -> None:
                 return
 
 
-def _target(page: Page, image: Inspected, one: Inode) -> None:
+def _target(page: BlockPage, image: Inspected, one: Inode) -> None:
     if one.inline_kind == INLINE_TARGET:
         page.facts["target"] = text(one.inline)
         return
     found = None
     for leaf in leaves(
         image.volume,
-        Tree(Kind.TARGET, one.view.id, ino=one.ino),
+        Tree(TreeKind.TARGET, one.view.id, ino=one.ino),
         one.map.root_words,
         one.map.depth,
         "blob",

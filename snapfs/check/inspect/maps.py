@@ -6,10 +6,10 @@ import stat
 from typing import TYPE_CHECKING
 
 from snapfs.check.inspect.inodes import TYPES, find
-from snapfs.check.inspect.page import OK, Checksum, Page
+from snapfs.check.inspect.page import OK, BlockPage, Checksum
 from snapfs.check.inspect.paths import show_way
 from snapfs.check.inspect.trees import Node, Step, load, nodes
-from snapfs.check.scrub.places import BUCKETS, Kind, Tree, data_kind, root_of
+from snapfs.check.scrub.places import BUCKETS, Tree, TreeKind, data_kind, root_of
 from snapfs.errors import CorruptBlock, DeviceError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from snapfs.filesystem import View
 
 
-def block_map(image: Inspected, view: View, wanted: bytes) -> Page:
+def block_map(image: Inspected, view: View, wanted: bytes) -> BlockPage:
     """Every pointer block of the file or directory at a path, and the runs of blocks that they
     name.
     """
@@ -60,7 +60,7 @@ def block_map(image: Inspected, view: View, wanted: bytes) -> Page:
     if one is None:
         return page
     page.facts.update(type=TYPES[stat.S_IFMT(one.mode)], size=one.size, blocks=one.blocks)
-    for kind in (data_kind(one), Kind.ATTRIBUTES):
+    for kind in (data_kind(one), TreeKind.ATTRIBUTES):
         first, second, depth = root_of(one, kind)
         tree = Tree(kind, last.id, ino=ino)
         for node in nodes(image.volume, tree, (first, second), depth):
@@ -75,7 +75,7 @@ def block_map(image: Inspected, view: View, wanted: bytes) -> Page:
     return page
 
 
-def _pointer_block(page: Page, node: Node) -> None:
+def _pointer_block(page: BlockPage, node: Node) -> None:
     assert node.parent is not None  # noqa: S101 - asked by the caller
     step = node.parent.step(node.at)
     state = (
@@ -98,7 +98,7 @@ def _pointer_block(page: Page, node: Node) -> None:
     )
 
 
-def _runs(page: Page, node: Node) -> None:
+def _runs(page: BlockPage, node: Node) -> None:
     """Blocks that lie side by side, of one epoch, that were written equally often."""
     start: Step | None = None
     length = 0
@@ -125,7 +125,7 @@ def _runs(page: Page, node: Node) -> None:
         start, length = step, 1
 
 
-def _buckets(page: Page, image: Inspected, node: Node) -> None:
+def _buckets(page: BlockPage, image: Inspected, node: Node) -> None:
     for at in range(len(node.words) // 2):
         if not node.words[2 * at] or node.leads_on(at):
             continue

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from snapfs.check.inspect.page import text
 from snapfs.check.inspect.trees import leaves
-from snapfs.check.scrub.places import Kind, Tree
+from snapfs.check.scrub.places import Tree, TreeKind
 from snapfs.check.scrub.whereabouts import path_of
 from snapfs.errors import CorruptBlock, DeviceError, FsError
 from snapfs.filesystem.names import TYPE_BITS
@@ -39,7 +39,7 @@ def paths_of(
             continue
         root = fetched(image.volume, lambda: view.raw_inode(directory)).names.root_words  # noqa: B023 - called at once
         for leaf in leaves(
-            image.volume, Tree(Kind.NAMES, view.id, ino=directory), root, 0, "names"
+            image.volume, Tree(TreeKind.NAMES, view.id, ino=directory), root, 0, "names"
         ):
             for name, value in leaf.content.items.items() if leaf.content else ():
                 if value >> TYPE_BITS == ino and len(paths) < PATHS_MAX:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from snapfs.blocks.checksum import crc32c
 from snapfs.blocks.group_header import SET_NUMBER_MAX, fresh_entries
 from snapfs.blocks.schema import check_range
-from snapfs.check.inspect.page import ROWS, Page, Problem
+from snapfs.check.inspect.page import ROWS, BlockPage, Problem
 from snapfs.check.repair.salvage import load_readable_instances, readable_items
-from snapfs.check.scrub.places import Kind, Tree
+from snapfs.check.scrub.places import Tree, TreeKind
 from snapfs.errors import CorruptBlock, DeviceError, NoSuchSnapshot, Truncated
 from snapfs.filesystem import Filesystem, View
 from snapfs.ids import BASE_VIEW
@@ -49,9 +49,9 @@ class Inspected:
     limit: int = ROWS
     problems: list[Problem] = field(default_factory=list)
 
-    def page(self) -> Page:
+    def page(self) -> BlockPage:
         """An empty page, with the problems that opening the volume has met."""
-        return Page(self.limit, problems=list(self.problems))
+        return BlockPage(self.limit, problems=list(self.problems))
 
     def view(self, snapshot: str | None) -> View:
         """The view of a snapshot; None: the present. Raises ``NoSuchSnapshot``."""
@@ -71,14 +71,14 @@ class Inspected:
             self.volume.base_root if view == BASE_VIEW else self.volume.instances.table[view].root
         )
 
-    def tree(self, kind: Kind) -> tuple[Tree, tuple[int, int], int]:
+    def tree(self, kind: TreeKind) -> tuple[Tree, tuple[int, int], int]:
         """One of the tables of the volume: the tree, its root pointer, its depth (of bucket trees:
         0).
         """
         volume = self.volume
-        if kind is Kind.GROUPS:
+        if kind is TreeKind.GROUPS:
             return Tree(kind), volume.group_tree.root_words, volume.group_tree.depth
-        table = volume.sets_tree if kind is Kind.SETS else volume.instances_tree
+        table = volume.sets_tree if kind is TreeKind.SETS else volume.instances_tree
         return Tree(kind), table.root_words, 0
 
 

@@ -70,7 +70,7 @@ class Table:
 
 
 @dataclass(slots=True)
-class Page:
+class BlockPage:
     """One answer. ``problems`` are those of the structures that were asked for, and of what had to
     be read to find them.
     """

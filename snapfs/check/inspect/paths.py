@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from snapfs.check.inspect.inodes import find, show
-from snapfs.check.inspect.page import OK, Page, text
+from snapfs.check.inspect.page import OK, BlockPage, text
 from snapfs.errors import CorruptBlock, DeviceError, NotDirectory, NotFound
 from snapfs.filesystem import names
 from snapfs.ids import ROOT_INO
@@ -67,7 +67,7 @@ def follow(image: Inspected, view: View, path: bytes) -> Way:
     return Way(steps)
 
 
-def path(image: Inspected, view: View, wanted: bytes) -> Page:
+def path(image: Inspected, view: View, wanted: bytes) -> BlockPage:
     """The way along a path, and the inode that it leads to."""
     page = image.page()
     way = show_way(page, image, view, wanted)
@@ -77,7 +77,7 @@ def path(image: Inspected, view: View, wanted: bytes) -> Page:
     return page
 
 
-def show_way(page: Page, image: Inspected, view: View, wanted: bytes) -> Way:
+def show_way(page: BlockPage, image: Inspected, view: View, wanted: bytes) -> Way:
     """Follow a path, and put the way on a page. Raises as ``follow``."""
     way = follow(image, view, wanted)
     table = page.table("way", "name", "snapshot", "inode", "table_block", "state")

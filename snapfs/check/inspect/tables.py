@@ -12,9 +12,9 @@ from bitarray import bitarray
 from snapfs.blocks.checksum import crc32c
 from snapfs.blocks.group_header import ENTRY, ENTRY_SLOT, ENTRY_WRITTEN, GroupHeader, decode_records
 from snapfs.blocks.pointer import BLOCK_MASK
-from snapfs.check.inspect.page import OK, Checksum, Page, Time, Value, ranges
+from snapfs.check.inspect.page import OK, BlockPage, Checksum, Time, Value, ranges
 from snapfs.check.inspect.trees import leaves, load
-from snapfs.check.scrub.places import Kind
+from snapfs.check.scrub.places import TreeKind
 from snapfs.check.scrub.verifying import MISMATCH
 from snapfs.errors import CorruptBlock, DeviceError, NotFound
 from snapfs.store.space.set_codec import decode_set
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # Groups
 
 
-def groups(image: Inspected) -> Page:
+def groups(image: Inspected) -> BlockPage:
     """The group table: what it says of each group that was ever written."""
     page = image.page()
     volume, geometry = image.volume, image.volume.geometry
@@ -48,7 +48,7 @@ def groups(image: Inspected) -> Page:
     per_leaf = geometry.block_size // ENTRY.size
     page.facts.update(group_count=geometry.groups, blocks_of_a_group=geometry.group_span)
     written = 0
-    for leaf in leaves(volume, *image.tree(Kind.GROUPS), "groups"):
+    for leaf in leaves(volume, *image.tree(TreeKind.GROUPS), "groups"):
         if leaf.problem:
             page.trouble("group table", leaf.problem)
             continue
@@ -88,7 +88,7 @@ def groups(image: Inspected) -> Page:
     return page
 
 
-def group(image: Inspected, number: int) -> Page:
+def group(image: Inspected, number: int) -> BlockPage:
     """One group: both its header slots, both bitmaps, and its records with the instances that they
     stand for.
     """
@@ -129,7 +129,9 @@ def group(image: Inspected, number: int) -> Page:
     return page
 
 
-def _headers(page: Page, image: Inspected, number: int, entry: GroupEntry) -> GroupHeader | None:
+def _headers(
+    page: BlockPage, image: Inspected, number: int, entry: GroupEntry
+) -> GroupHeader | None:
     """Show both header slots; the header that the group table names, if it can be read."""
     geometry = image.volume.geometry
     slots = page.table(
@@ -173,7 +175,9 @@ def _headers(page: Page, image: Inspected, number: int, entry: GroupEntry) -> Gr
     return found
 
 
-def _bitmap(page: Page, image: Inspected, place: str, block: int, checksum: int) -> bitarray | None:
+def _bitmap(
+    page: BlockPage, image: Inspected, place: str, block: int, checksum: int
+) -> bitarray | None:
     block_size = image.volume.geometry.block_size
     try:
         data = image.device.read(block * block_size, block_size)
@@ -189,7 +193,11 @@ def _bitmap(page: Page, image: Inspected, place: str, block: int, checksum: int)
 
 
 def _uses(
-    page: Page, image: Inspected, number: int, blocks: bitarray | None, snapshot: bitarray | None
+    page: BlockPage,
+    image: Inspected,
+    number: int,
+    blocks: bitarray | None,
+    snapshot: bitarray | None,
 ) -> None:
     """What the bitmaps say, as runs of blocks of one use."""
     geometry = image.volume.geometry
@@ -214,7 +222,7 @@ def _uses(
         block += length
 
 
-def _records(page: Page, image: Inspected, number: int, header: GroupHeader) -> None:
+def _records(page: BlockPage, image: Inspected, number: int, header: GroupHeader) -> None:
     table = page.table(
         "records", "block", "length", "set", "base_held", "since", "instances", "state"
     )
@@ -252,7 +260,7 @@ def _records(page: Page, image: Inspected, number: int, header: GroupHeader) -> 
 # Instances and holder sets
 
 
-def _items(page: Page, image: Inspected, kind: Kind) -> Iterator[tuple[int, Any, Any]]:
+def _items(page: BlockPage, image: Inspected, kind: TreeKind) -> Iterator[tuple[int, Any, Any]]:
     """All items of a table that can be read: the block of the bucket, key, value."""
     for leaf in leaves(image.volume, *image.tree(kind), "table"):
         if leaf.problem:
@@ -262,7 +270,7 @@ def _items(page: Page, image: Inspected, kind: Kind) -> Iterator[tuple[int, Any,
             yield leaf.step.block, key, value
 
 
-def instances(image: Inspected) -> Page:
+def instances(image: Inspected) -> BlockPage:
     """The instance table: each snapshot, what it covers, and what people say about it."""
     page = image.page()
     table = page.table(
@@ -286,7 +294,7 @@ def instances(image: Inspected) -> Page:
     )
     parts = page.table("parts", "id", "path", "inode", "inodes_on_the_way")
     page.table("facts", "id", "read_only", "description", "tags", "holds")
-    for bucket, key, value in sorted(_items(page, image, Kind.INSTANCES), key=itemgetter(1)):
+    for bucket, key, value in sorted(_items(page, image, TreeKind.INSTANCES), key=itemgetter(1)):
         if key & FACTS_KEY:
             _facts(page, key, value)
             continue
@@ -318,7 +326,7 @@ def instances(image: Inspected) -> Page:
     return page
 
 
-def _facts(page: Page, key: int, value: object) -> None:
+def _facts(page: BlockPage, key: int, value: object) -> None:
     number = key - FACTS_KEY
     try:
         found = Facts.decode(value, f"facts of instance {number}")
@@ -330,13 +338,13 @@ def _facts(page: Page, key: int, value: object) -> None:
     page.tables["facts"].add(number, found.read_only, found.description, tags, holds)
 
 
-def sets(image: Inspected) -> Page:
+def sets(image: Inspected) -> BlockPage:
     """The holder sets: which instances need the blocks whose records name them."""
     page = image.page()
     table = page.table(
         "sets", "set", "base_held", "since", "instances", "blocks", "bucket", "state"
     )
-    for bucket, key, value in sorted(_items(page, image, Kind.SETS), key=itemgetter(1)):
+    for bucket, key, value in sorted(_items(page, image, TreeKind.SETS), key=itemgetter(1)):
         try:
             one = decode_set(value)
         except CorruptBlock as exc:

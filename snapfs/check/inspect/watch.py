@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from snapfs.blocks.geometry import Geometry
 from snapfs.check.findings import Finding, Findings, Subject
-from snapfs.check.walk.compare import Comparison
+from snapfs.check.walk.compare import BitmapComparison
 from snapfs.check.walk.reach import Objection, Reach
 from snapfs.check.walk.tables import check_copy, check_tables
 from snapfs.check.walk.trees import Walker
@@ -22,7 +22,7 @@ _BLIND = ("unreadable", "running-copy")
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class ClaimSeen:
     """Something reaches the block: the views of ``mask``, through a tree of inode ``ino``
     ("inodes": through their inode table).
 
@@ -41,7 +41,7 @@ class Watch(Reach):
 
     def __init__(self, geometry: Geometry, findings: Findings, epoch: int, block: int) -> None:
         super().__init__(geometry, findings, epoch)
-        self.claims: list[Claim] = []
+        self.claims: list[ClaimSeen] = []
         self._block = block
 
     def claim(
@@ -49,7 +49,7 @@ class Watch(Reach):
     ) -> list[Objection]:
         """See ``Reach.claim``."""
         if start <= self._block < start + length:
-            self.claims.append(Claim(mask, epoch, where.tree, where.ino, where.words(mask)))
+            self.claims.append(ClaimSeen(mask, epoch, where.tree, where.ino, where.words(mask)))
         return super().claim(start, length, mask, epoch, where)
 
 
@@ -62,7 +62,7 @@ class Watched:
     has one in.
     """
 
-    claims: list[Claim]
+    claims: list[ClaimSeen]
     wrong: list[Finding]
     unseen: list[Finding]
     directories: Callable[[int], dict[int, int]]
@@ -80,7 +80,7 @@ def watch(
     checker = ViewChecker(fs, walker, findings, progress or (lambda _done, _total: None))
     checker.walk()
     check_copy(volume, reach, findings)
-    comparison = Comparison(volume, reach, findings)
+    comparison = BitmapComparison(volume, reach, findings)
     comparison.claim_records()
     unseen = [one for one in findings.found if one.rule in _BLIND]
 

@@ -17,10 +17,10 @@ from snapfs.check.findings import Findings
 from snapfs.check.inspect.blocks import check_block, standing
 from snapfs.check.inspect.inodes import find
 from snapfs.check.inspect.names import paths_of
-from snapfs.check.inspect.page import OK, Checksum, Page, ranges
+from snapfs.check.inspect.page import OK, BlockPage, Checksum, ranges
 from snapfs.check.inspect.trees import Node, Step, at_place, by_hash, by_index, descend, find_block
-from snapfs.check.inspect.watch import Claim, Watched, watch
-from snapfs.check.scrub.places import Kind, Tree, data_kind, root_of
+from snapfs.check.inspect.watch import ClaimSeen, Watched, watch
+from snapfs.check.scrub.places import Tree, TreeKind, data_kind, root_of
 from snapfs.check.scrub.verifying import MISMATCH
 from snapfs.check.walk.reach import BASE, VOLUME
 from snapfs.check.walk.tables import load_group
@@ -61,14 +61,16 @@ class Held(NamedTuple):
 class Noted(NamedTuple):
     """A way through a tree, as ``view`` has it; ``views`` are all whose ways end as it does."""
 
-    kind: Kind
+    kind: TreeKind
     ino: int
     way: list[Step]
     view: int
     views: set[int]
 
 
-def why(image: Inspected, block: int, progress: Callable[[int, int], None] | None = None) -> Page:
+def why(
+    image: Inspected, block: int, progress: Callable[[int, int], None] | None = None
+) -> BlockPage:
     """Everything that reaches a block. Takes as long as a check. Raises ``NotFound`` for a block
     that the volume does not have.
     """
@@ -87,7 +89,7 @@ def why(image: Inspected, block: int, progress: Callable[[int, int], None] | Non
 class Answer:
     """Fills a page with who claims a block."""
 
-    def __init__(self, page: Page, image: Inspected, watched: Watched, block: int) -> None:
+    def __init__(self, page: BlockPage, image: Inspected, watched: Watched, block: int) -> None:
         self.page = page
         self.image = image
         self.volume = image.volume
@@ -100,7 +102,7 @@ class Answer:
         self.files = page.table("files", "way", "inode", "path", "views", "offset")
         self.pointers = page.table("pointers", "way", *Held._fields)
         self._ways = 0
-        self._noted: dict[tuple[Kind, int, int, int, int], Noted] = {}
+        self._noted: dict[tuple[TreeKind, int, int, int, int], Noted] = {}
         self._guesses: dict[int, bytes] = {}
 
     def tell(self) -> None:
@@ -146,11 +148,11 @@ class Answer:
 
     # What belongs to the volume
 
-    def _of_volume(self, claim: Claim) -> None:
+    def _of_volume(self, claim: ClaimSeen) -> None:
         volume, superblock, root = self.volume, self.volume.superblock, self.volume.root_block
         place = volume.copies.place
-        if claim.words in (Kind.GROUPS, Kind.SETS, Kind.INSTANCES):
-            for way in find_block(volume, *self.image.tree(Kind(claim.words)), self.block):
+        if claim.words in (TreeKind.GROUPS, TreeKind.SETS, TreeKind.INSTANCES):
+            for way in find_block(volume, *self.image.tree(TreeKind(claim.words)), self.block):
                 self._reached(
                     claim.words, [], self._held(claim.words, way, "root record", root), way[-1]
                 )
@@ -184,13 +186,15 @@ class Answer:
         leaf, slot = divmod(number, geometry.block_size // ENTRY.size)
         entry = volume.allocator.entries[number]
         header = geometry.header_block(number, entry.flags & ENTRY_SLOT)
-        tree, root, depth = self.image.tree(Kind.GROUPS)
+        tree, root, depth = self.image.tree(TreeKind.GROUPS)
         node, at = descend(volume, Node(tree, depth, 0, root), by_index(volume, leaf))
         way = [] if node.problem else node.way(at)
-        held = self._held(Kind.GROUPS, way, "root record", volume.root_block)
+        held = self._held(TreeKind.GROUPS, way, "root record", volume.root_block)
         if way:
             held.append(
-                Held(Kind.GROUPS, way[-1].block, slot, header, checksum=Checksum(entry.checksum))
+                Held(
+                    TreeKind.GROUPS, way[-1].block, slot, header, checksum=Checksum(entry.checksum)
+                )
             )
         group = load_group(volume, number, Findings())
         for position, (block, checksum) in enumerate(group.spill if group else ()):
@@ -212,7 +216,7 @@ class Answer:
 
     # Trees of views
 
-    def _of_views(self, claim: Claim) -> str:
+    def _of_views(self, claim: ClaimSeen) -> str:
         """Note the ways through a tree of some views; what kind of tree it is."""
         pending = self._roots(claim)
         kinds = [str(kind) for kind, _ in pending]
@@ -232,21 +236,21 @@ class Answer:
             pending = {key: views for key, views in pending.items() if key not in done}
         return kinds[0] if kinds else claim.tree
 
-    def _roots(self, claim: Claim) -> dict[tuple[Kind, Root], list[int]]:
+    def _roots(self, claim: ClaimSeen) -> dict[tuple[TreeKind, Root], list[int]]:
         """The roots of the tree of a claim, each with the views that have it."""
-        roots: dict[tuple[Kind, Root], list[int]] = {}
+        roots: dict[tuple[TreeKind, Root], list[int]] = {}
         for number in range(claim.mask.bit_length()):
             if not claim.mask >> number & 1:
                 continue
             try:
                 if claim.tree == "inodes":
                     root = self.image.view_root(number)
-                    key = Kind.INODES, (root.first, root.second, root.depth)
+                    key = TreeKind.INODES, (root.first, root.second, root.depth)
                 else:
                     one = find(self.image, self.image.fs.view(number), claim.ino).inode
                     if one is None:
                         continue
-                    kind = Kind.ATTRIBUTES if claim.tree == "attributes" else data_kind(one)
+                    kind = TreeKind.ATTRIBUTES if claim.tree == "attributes" else data_kind(one)
                     key = kind, root_of(one, kind)
             except (FsError, CorruptBlock, DeviceError) as exc:
                 self.page.trouble(f"inode {claim.ino} in view {number}", exc)
@@ -268,17 +272,17 @@ class Answer:
             *held, root = self._to_root(kind, view, ino)
             held += self._held(kind, way, root.holder, root.in_block)
             self._reached(kind, views, held, way[-1], ino)
-            if kind is not Kind.INODES:
+            if kind is not TreeKind.INODES:
                 self._files(ino, kind, way[-1], views)
 
-    def _to_root(self, kind: Kind, view: int, ino: int) -> list[Held]:
+    def _to_root(self, kind: TreeKind, view: int, ino: int) -> list[Held]:
         """The pointers on the way to what holds the root of a tree; in place of the last one, what
         holds that root.
         """
         held: list[Held] = []
         holder, block = "root record", self.volume.root_block
         if view != BASE_VIEW:
-            tree, root, _ = self.image.tree(Kind.INSTANCES)
+            tree, root, _ = self.image.tree(TreeKind.INSTANCES)
             try:
                 node, at = descend(
                     self.volume, Node(tree, 0, 0, root), by_hash(self.volume.instances_tree, view)
@@ -286,11 +290,11 @@ class Answer:
                 way = [] if node.problem else node.way(at)
             except CorruptBlock:
                 way = []
-            held += self._held(Kind.INSTANCES, way, holder, block)
+            held += self._held(TreeKind.INSTANCES, way, holder, block)
             holder, block = f"instance {view}", way[-1].block if way else 0
-        if kind is not Kind.INODES:
+        if kind is not TreeKind.INODES:
             way = find(self.image, self.image.fs.view(view), ino).way
-            held += self._held(Kind.INODES, way, holder, block)
+            held += self._held(TreeKind.INODES, way, holder, block)
             holder, block = f"inode {ino}", way[-1].block
         return [*held, Held(holder, block, None, 0)]
 
@@ -356,7 +360,7 @@ class Answer:
         table = self.volume.instances.table
         return [PRESENT if number == BASE_VIEW else table[number].name for number in views]
 
-    def _files(self, ino: int, kind: Kind, step: Step, views: list[int]) -> None:
+    def _files(self, ino: int, kind: TreeKind, step: Step, views: list[int]) -> None:
         """By which names views show the inode."""
         found: dict[str | None, list[int]] = {}
         directories = self.watched.directories(ino)
@@ -372,7 +376,7 @@ class Answer:
             )
         offset = (
             step.number * self.volume.geometry.block_size
-            if kind is Kind.DATA and step.level == 0
+            if kind is TreeKind.DATA and step.level == 0
             else None
         )
         for path, sharing in found.items():

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Final
 
 import msgpack
 
-from snapfs.device.base import Alone, Buffer, Device
+from snapfs.device.base import Buffer, Device, SoleUse
 from snapfs.device.pinned import pin
 from snapfs.errors import DeviceError, DeviceFull, SnapfsError, UsageError
 from snapfs.store.commit.superblocks import newest_superblock
@@ -25,7 +25,7 @@ VERSION: Final = 1
 ENTRY_MAX: Final = 64 << 20
 
 
-class UndoDevice(Alone):
+class UndoDevice(SoleUse):
     """A device that keeps what is overwritten in a file."""
 
     def __init__(self, below: Device, path: str) -> None:

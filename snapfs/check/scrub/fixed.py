@@ -16,8 +16,8 @@ from snapfs.blocks.superblock import SUPERBLOCK_BYTES, Superblock
 from snapfs.check.scrub.places import Damage
 from snapfs.check.scrub.verifying import (
     MISMATCH,
-    Found,
-    Wanted,
+    Verified,
+    WantedBlocks,
 )
 from snapfs.errors import CorruptBlock, NotAVolume, UnsupportedVersion
 from snapfs.store.tables.root_record import RootRecord
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 #: A part of a walk: yields what is to be read, gets what was found, returns a result.
-Steps = Generator[list[Wanted], list[Found], T]
+Steps = Generator[list[WantedBlocks], list[Verified], T]
 
 
 def rings(volume: Volume) -> Steps[list[Damage]]:
@@ -41,7 +41,7 @@ def rings(volume: Volume) -> Steps[list[Damage]]:
     flying = volume.in_flight
     out = []
     for ring, start in (("front", 0), ("end", geometry.blocks - geometry.ring_blocks)):
-        (found,) = yield [Wanted(start, [None] * geometry.ring_blocks)]
+        (found,) = yield [WantedBlocks(start, [None] * geometry.ring_blocks)]
         for slot in range(RING_SLOTS if ring == "end" else SUPERBLOCK_SLOTS):
             if (
                 flying is not None
@@ -62,7 +62,7 @@ def rings(volume: Volume) -> Steps[list[Damage]]:
 def root_damage(volume: Volume) -> Steps[list[Damage]]:
     """The root record, and the rest of its block, which is zero."""
     superblock = volume.superblock
-    (found,) = yield [Wanted(superblock.root_block, [None])]
+    (found,) = yield [WantedBlocks(superblock.root_block, [None])]
     problem = found.problems.get(0)
     if not problem and crc32c(found.content[: superblock.root_length]) != superblock.root_checksum:
         problem = MISMATCH
@@ -75,7 +75,7 @@ def root_record(volume: Volume) -> Steps[RootRecord | None]:
     """The root record of the newest sealed generation, None when it cannot be read."""
     while True:
         superblock = volume.superblock
-        (found,) = yield [Wanted(superblock.root_block, [None])]
+        (found,) = yield [WantedBlocks(superblock.root_block, [None])]
         data = found.content[: superblock.root_length]
         if crc32c(data) == superblock.root_checksum:
             try:
@@ -94,7 +94,7 @@ def copy_damage(volume: Volume) -> Steps[list[Damage]]:
     if record is None or record.copy is None:
         return []
     block, checksum = record.copy.block, record.copy.checksum
-    (found,) = yield [Wanted(block, [checksum])]
+    (found,) = yield [WantedBlocks(block, [checksum])]
     return [Damage(block, problem, "running copy") for problem in found.problems.values()]
 
 
@@ -105,7 +105,7 @@ def group(volume: Volume, number: int) -> Steps[list[Damage]]:
     geometry = volume.geometry
     entry = volume.allocator.entries[number]
     start = geometry.header_block(number, entry.flags & ENTRY_SLOT)
-    (found,) = yield [Wanted(start, [entry.checksum, None, None])]
+    (found,) = yield [WantedBlocks(start, [entry.checksum, None, None])]
     problems = found.problems
     parts = [
         f"header of group {number}",
@@ -125,7 +125,9 @@ def group(volume: Volume, number: int) -> Steps[list[Damage]]:
                 and crc32c(found.content[at * block_size : (at + 1) * block_size]) != checksum
             ):
                 problems[at] = MISMATCH
-        records = yield [Wanted(block, [checksum], kept=False) for block, checksum in header.spill]
+        records = yield [
+            WantedBlocks(block, [checksum], kept=False) for block, checksum in header.spill
+        ]
         for (block, _), one in zip(header.spill, records, strict=True):
             stored += [
                 Damage(block, problem, f"records of group {number}")

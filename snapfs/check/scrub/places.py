@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from snapfs.filesystem import Inode
 
 
-class Kind(enum.StrEnum):
+class TreeKind(enum.StrEnum):
     """What a tree holds; the values are what people are told."""
 
     GROUPS = "group table"
@@ -27,7 +27,7 @@ class Kind(enum.StrEnum):
 
 
 #: Kinds of bucket trees; all others are block maps.
-BUCKETS: Final = (Kind.SETS, Kind.INSTANCES, Kind.NAMES)
+BUCKETS: Final = (TreeKind.SETS, TreeKind.INSTANCES, TreeKind.NAMES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +36,14 @@ class Tree:
     tells instances of one id apart.
     """
 
-    kind: Kind
+    kind: TreeKind
     view: int = BASE_VIEW
     serial: int = 0
     ino: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TreePlace:
     """Where in a tree a block stands: level and number as ``doc/format.md`` counts them; in bucket
     trees depth and prefix.
     """
@@ -62,20 +62,20 @@ class Damage:
     block: int
     problem: str
     part: str = ""
-    place: Place | None = None
+    place: TreePlace | None = None
     epoch: int = 0
 
 
-def data_kind(inode: Inode) -> Kind:
+def data_kind(inode: Inode) -> TreeKind:
     """What the tree of an inode's content holds."""
     if inode.is_directory:
-        return Kind.NAMES
-    return Kind.TARGET if stat.S_ISLNK(inode.mode) else Kind.DATA
+        return TreeKind.NAMES
+    return TreeKind.TARGET if stat.S_ISLNK(inode.mode) else TreeKind.DATA
 
 
-def root_of(inode: Inode, kind: Kind) -> tuple[int, int, int]:
+def root_of(inode: Inode, kind: TreeKind) -> tuple[int, int, int]:
     """The root pointer of one of an inode's trees, and its depth (of bucket trees: 0)."""
-    if kind is Kind.NAMES:
+    if kind is TreeKind.NAMES:
         return *inode.names.root_words, 0
-    tree = inode.attribute_map if kind is Kind.ATTRIBUTES else inode.map
+    tree = inode.attribute_map if kind is TreeKind.ATTRIBUTES else inode.map
     return *tree.root_words, tree.depth

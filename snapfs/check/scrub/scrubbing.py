@@ -35,17 +35,17 @@ from snapfs.check.scrub.fixed import Steps
 from snapfs.check.scrub.places import (
     BUCKETS,
     Damage,
-    Kind,
-    Place,
     Tree,
+    TreeKind,
+    TreePlace,
     data_kind,
     root_of,
 )
 from snapfs.check.scrub.verifying import (
     READ_BYTES,
-    Found,
+    Verified,
     Verifier,
-    Wanted,
+    WantedBlocks,
 )
 from snapfs.check.walk.visited import Run, Visited
 from snapfs.errors import CorruptBlock
@@ -97,8 +97,8 @@ class Frame:
 class Item(NamedTuple):
     """Blocks to be verified that stand side by side in a tree; ``inner`` blocks lead on."""
 
-    place: Place
-    wanted: Wanted
+    place: TreePlace
+    wanted: WantedBlocks
     epochs: Sequence[int]
     inner: bool
 
@@ -106,12 +106,12 @@ class Item(NamedTuple):
 class Looked(NamedTuple):
     """What stands at a place, and what was read there."""
 
-    place: Place
+    place: TreePlace
     block: int
     checksum: int
     epoch: int
     inner: bool
-    found: Found
+    found: Verified
 
 
 class _LostError(Exception):
@@ -174,10 +174,10 @@ class Scrub:
         record = yield from fixed.root_record(self.volume)
         if record is not None:
             (first, second), depth, _ = record.groups
-            roots = [Frame(Tree(Kind.GROUPS), depth, 0, (first, second))]
+            roots = [Frame(Tree(TreeKind.GROUPS), depth, 0, (first, second))]
             roots += [
-                Frame(Tree(Kind.SETS), 0, 0, record.sets[0]),
-                Frame(Tree(Kind.INSTANCES), 0, 0, record.instances[0]),
+                Frame(Tree(TreeKind.SETS), 0, 0, record.sets[0]),
+                Frame(Tree(TreeKind.INSTANCES), 0, 0, record.instances[0]),
             ]
             yield from self._walk(roots)
         for number, entry in enumerate(self.volume.allocator.entries):
@@ -198,7 +198,7 @@ class Scrub:
 
     def _view(self, view: int, serial: int, root: ViewRoot) -> Steps[None]:
         yield from self._walk(
-            [Frame(Tree(Kind.INODES, view, serial), root.depth, 0, (root.first, root.second))]
+            [Frame(Tree(TreeKind.INODES, view, serial), root.depth, 0, (root.first, root.second))]
         )
 
     def _walk(self, stack: list[Frame]) -> Steps[None]:
@@ -228,7 +228,7 @@ class Scrub:
         tree, level = frame.tree, frame.level
         blocks = self.volume.geometry.blocks
         while True:
-            inner = level > 0 or tree.kind is Kind.INODES
+            inner = level > 0 or tree.kind is TreeKind.INODES
             if not (following := frame.following(1 if inner or tree.kind in BUCKETS else room)):
                 return []
             slot, block, length = following
@@ -240,7 +240,7 @@ class Scrub:
                     Damage(
                         block,
                         "lies outside the volume",
-                        place=Place(tree, level, frame.base + slot),
+                        place=TreePlace(tree, level, frame.base + slot),
                     )
                 )
                 continue
@@ -251,10 +251,12 @@ class Scrub:
             for start, count in runs:
                 at = slot + start - block
                 seconds = words[2 * at + 1 : 2 * (at + count) : 2]
-                wanted = Wanted(start, [second >> CHECKSUM_SHIFT for second in seconds], inner)
+                wanted = WantedBlocks(
+                    start, [second >> CHECKSUM_SHIFT for second in seconds], inner
+                )
                 items.append(
                     Item(
-                        Place(tree, level, frame.base + at),
+                        TreePlace(tree, level, frame.base + at),
                         wanted,
                         [second & EPOCH_MASK for second in seconds],
                         inner,
@@ -263,10 +265,10 @@ class Scrub:
             if items:
                 return items
 
-    def _below(self, place: Place, block: int, content: bytes) -> Steps[list[Frame]]:
+    def _below(self, place: TreePlace, block: int, content: bytes) -> Steps[list[Frame]]:
         """The pointers in an inner block that has been verified."""
         tree = place.tree
-        if tree.kind is Kind.INODES and place.level == 0:
+        if tree.kind is TreeKind.INODES and place.level == 0:
             return (yield from self._trees(tree, place.number, content))
         try:
             words = decode_pointers(content)
@@ -295,9 +297,9 @@ class Scrub:
             except CorruptBlock:
                 inode = None
             if inode is not None:  # what makes no sense is the checker's business
-                kinds = [data_kind(inode), Kind.ATTRIBUTES]
+                kinds = [data_kind(inode), TreeKind.ATTRIBUTES]
                 if part is not None and not (yield from self._is_inside(part, table, inode)):
-                    kinds = [Kind.ATTRIBUTES] if inode.ino in part.passed else []
+                    kinds = [TreeKind.ATTRIBUTES] if inode.ino in part.passed else []
                 for kind in kinds:
                     first, second, depth = root_of(inode, kind)
                     if first:
@@ -341,7 +343,7 @@ class Scrub:
     def _inode(self, table: Tree, ino: int) -> Steps[Inode | None]:
         """An inode as it is now, None when there is none."""
         per_leaf = self.volume.geometry.block_size // INODE_BYTES
-        found = yield from self._pointer(Place(table, 0, ino // per_leaf))
+        found = yield from self._pointer(TreePlace(table, 0, ino // per_leaf))
         if found is None:
             return None
         leaf = yield from self._load(*found[1])
@@ -396,7 +398,7 @@ class Scrub:
             settled: T = stop.value
             return settled
 
-    def _look(self, place: Place) -> Steps[Looked | None]:
+    def _look(self, place: TreePlace) -> Steps[Looked | None]:
         """Walk to a place from the root, and read what stands there; None when nothing does, or
         when it cannot be found.
         """
@@ -408,12 +410,14 @@ class Scrub:
             return None
         now, (first, second) = found
         kind = now.tree.kind
-        inner = not first & FLAG_BUCKET if kind in BUCKETS else now.level > 0 or kind is Kind.INODES
+        inner = (
+            not first & FLAG_BUCKET if kind in BUCKETS else now.level > 0 or kind is TreeKind.INODES
+        )
         block, checksum = first & BLOCK_MASK, second >> CHECKSUM_SHIFT
-        (read,) = yield [Wanted(block, [checksum])]
+        (read,) = yield [WantedBlocks(block, [checksum])]
         return Looked(now, block, checksum, second & EPOCH_MASK, inner, read)
 
-    def _pointer(self, place: Place) -> Steps[tuple[Place, tuple[int, int]] | None]:
+    def _pointer(self, place: TreePlace) -> Steps[tuple[TreePlace, tuple[int, int]] | None]:
         """The pointer at a place, and the place: a map that has become lower has its root there."""
         root = yield from self._root(place.tree)
         if root is None or not root[0]:
@@ -423,7 +427,7 @@ class Scrub:
         mask = (1 << bits) - 1
         is_map = place.tree.kind not in BUCKETS
         if is_map and place.level > depth:
-            place = Place(place.tree, depth, 0)
+            place = TreePlace(place.tree, depth, 0)
         steps = depth - place.level if is_map else place.level
         if place.number >> bits * steps:
             return None
@@ -439,14 +443,14 @@ class Scrub:
 
     def _root(self, tree: Tree) -> Steps[tuple[int, int, int] | None]:
         """The root pointer of a tree, and its depth; None when the tree is gone."""
-        if tree.kind in (Kind.GROUPS, Kind.SETS, Kind.INSTANCES):
+        if tree.kind in (TreeKind.GROUPS, TreeKind.SETS, TreeKind.INSTANCES):
             record = yield from fixed.root_record(self.volume)
             if record is None:
                 return None
-            if tree.kind is Kind.GROUPS:
+            if tree.kind is TreeKind.GROUPS:
                 return *record.groups[0], record.groups[1]
-            return *(record.sets if tree.kind is Kind.SETS else record.instances)[0], 0
-        if tree.kind is Kind.INODES:
+            return *(record.sets if tree.kind is TreeKind.SETS else record.instances)[0], 0
+        if tree.kind is TreeKind.INODES:
             view = self.volume.base_root
             if tree.view != BASE_VIEW:
                 one = self.volume.instances.table.get(tree.view)
@@ -454,9 +458,9 @@ class Scrub:
                     return None
                 view = one.root
             return view.first, view.second, view.depth
-        inode = yield from self._inode(Tree(Kind.INODES, tree.view, tree.serial), tree.ino)
+        inode = yield from self._inode(Tree(TreeKind.INODES, tree.view, tree.serial), tree.ino)
         if inode is None or (
-            tree.kind is not Kind.ATTRIBUTES and tree.kind is not data_kind(inode)
+            tree.kind is not TreeKind.ATTRIBUTES and tree.kind is not data_kind(inode)
         ):
             return None
         return root_of(inode, tree.kind)
@@ -465,7 +469,7 @@ class Scrub:
         """A block on the way to a place."""
         if not 0 < first & BLOCK_MASK < self.volume.geometry.blocks:
             raise _LostError
-        (found,) = yield [Wanted(first & BLOCK_MASK, [second >> CHECKSUM_SHIFT])]
+        (found,) = yield [WantedBlocks(first & BLOCK_MASK, [second >> CHECKSUM_SHIFT])]
         if found.problems:
             raise _LostError
         return found.content

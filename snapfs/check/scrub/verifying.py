@@ -24,7 +24,7 @@ READ_BYTES: Final = 1 << 20
 MISMATCH: Final = "fails its checksum"
 
 
-class Wanted(NamedTuple):
+class WantedBlocks(NamedTuple):
     """Blocks side by side with their checksums (None: no checksum covers it). Their content is
     given back when they are to be ``kept``.
     """
@@ -35,7 +35,7 @@ class Wanted(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Verified:
     """What was read: the content, if it was to be kept, and what is wrong with which of the blocks,
     by their position.
     """
@@ -57,13 +57,13 @@ class Verifier:
         self._block_size = volume.geometry.block_size
         self._direct = DirectReader(volume.device, max(READ_BYTES, self._block_size))
 
-    def read(self, wanted: Sequence[Wanted]) -> list[Found]:
+    def read(self, wanted: Sequence[WantedBlocks]) -> list[Verified]:
         """Read and verify. Blocks that lie side by side are read together, whoever wants them."""
         flying = (
             self._volume.in_flight
         )  # before anything is read: what is no longer in flight by then is on the device
         on_the_way = flying.blocks if flying else {}
-        out = [Found(b"", {})] * len(wanted)
+        out = [Verified(b"", {})] * len(wanted)
         order = sorted(range(len(wanted)), key=lambda index: wanted[index].start)
         most = self._direct.limit // self._block_size
         first = 0
@@ -101,12 +101,12 @@ class Verifier:
 
     def _verify(
         self,
-        one: Wanted,
+        one: WantedBlocks,
         on_the_way: dict[int, bytes],
         start: int,
         content: memoryview,
         failed: dict[int, str],
-    ) -> Found:
+    ) -> Verified:
         block_size = self._block_size
         kept: list[bytes] = []
         problems: dict[int, str] = {}
@@ -121,7 +121,7 @@ class Verifier:
                 problems[at] = MISMATCH
             if one.kept:
                 kept.append(bytes(data))
-        return Found(b"".join(kept), problems)
+        return Verified(b"".join(kept), problems)
 
     def _read(self, block: int, count: int) -> Buffer:
         self.blocks += count

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from snapfs import ids
 from snapfs.blocks.pointer import BLOCK_MASK
-from snapfs.check.scrub.places import Damage, Kind
+from snapfs.check.scrub.places import Damage, TreeKind
 from snapfs.errors import FsError, SnapshotError, StaleInode
 from snapfs.filesystem import names
 from snapfs.filesystem.searching import name_of
@@ -22,7 +22,7 @@ DEPTH_MAX = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ShownDamage:
     """One view that shows something damaged: the name of its snapshot (None: the live tree), and
     the path of the file (None: no name).
     """
@@ -51,7 +51,9 @@ def holders(fs: Filesystem, damage: Damage) -> list[int] | None:
     ]
 
 
-def shown(fs: Filesystem, damage: Damage, view_id: int, guesses: dict[int, bytes]) -> Shown | None:
+def shown(
+    fs: Filesystem, damage: Damage, view_id: int, guesses: dict[int, bytes]
+) -> ShownDamage | None:
     """How a view shows a block that it needs; None when it does not, or when the block stands
     elsewhere in it.
 
@@ -64,19 +66,19 @@ def shown(fs: Filesystem, damage: Damage, view_id: int, guesses: dict[int, bytes
     try:
         view = fs.view(view_id)
         snapshot = view.instance.name if view.instance else None
-        if tree.kind is Kind.INODES:
-            return Shown(snapshot, None)
+        if tree.kind is TreeKind.INODES:
+            return ShownDamage(snapshot, None)
         inode = view.inode(tree.ino)
-        if tree.kind is Kind.DATA and damage.place.level == 0:
+        if tree.kind is TreeKind.DATA and damage.place.level == 0:
             words, slot = inode.map.pointers(number)
             if words is None or words[2 * slot] & BLOCK_MASK != damage.block:
                 return None
         if not inode.nlink:
-            return Shown(snapshot, None)
+            return ShownDamage(snapshot, None)
         path = path_of(fs, view, inode, guesses)
     except (FsError, SnapshotError):
         return None
-    return None if path is None and view.above else Shown(snapshot, path)
+    return None if path is None and view.above else ShownDamage(snapshot, path)
 
 
 def path_of(fs: Filesystem, view: View, inode: Inode, guesses: dict[int, bytes]) -> str | None:

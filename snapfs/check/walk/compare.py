@@ -50,7 +50,7 @@ def _runs(columns: tuple[Sequence[int], ...], span: int) -> Iterator[tuple[int, 
     yield length, list(row)
 
 
-class Comparison:
+class BitmapComparison:
     """Compares group after group, and sums up what must fit the totals."""
 
     def __init__(self, volume: Volume, reach: Reach, findings: Findings) -> None:
@@ -133,7 +133,7 @@ class Comparison:
         masks, ids, epochs = self.reach.of_group(number)
         fixed = any(low <= offset < high for low, high in geometry.fixed_ranges(number))
         record = group.records.get(offset)
-        own = Comparison(self.volume, self.reach, findings)
+        own = BitmapComparison(self.volume, self.reach, findings)
         own._run(
             block,
             1,

@@ -10,17 +10,17 @@ from snapfs.filesystem import Inode
 
 
 @dataclass(frozen=True, slots=True)
-class Version:
+class InodeVersion:
     """An inode as it is in the views of ``mask``."""
 
     inode: Inode
     mask: int
 
 
-def without(found: list[Version], views: int) -> list[Version]:
+def without(found: list[InodeVersion], views: int) -> list[InodeVersion]:
     """The versions in all views but some."""
     return (
-        [Version(one.inode, one.mask & ~views) for one in found if one.mask & ~views]
+        [InodeVersion(one.inode, one.mask & ~views) for one in found if one.mask & ~views]
         if views
         else found
     )

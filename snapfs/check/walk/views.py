@@ -15,7 +15,7 @@ from snapfs.check.walk.parts import Parts
 from snapfs.check.walk.reach import BASE
 from snapfs.check.walk.trees import Root, Walker
 from snapfs.check.walk.versions import (
-    Version,
+    InodeVersion,
     partition,
     without,
 )
@@ -92,7 +92,7 @@ class ViewChecker:
         self._connection(versions)
         self._designations()
 
-    def walk(self) -> dict[int, list[Version]]:
+    def walk(self) -> dict[int, list[InodeVersion]]:
         """Claim all that views reach, and check each tree by itself. All inodes, by number."""
         versions = self._inode_tables()
 
@@ -110,7 +110,7 @@ class ViewChecker:
 
     # Inodes
 
-    def _inode_tables(self) -> dict[int, list[Version]]:
+    def _inode_tables(self) -> dict[int, list[InodeVersion]]:
         views: list[tuple[ViewRoot, int, str]] = [(self.fs.volume.base_root, BASE, "the base")]
         views += [(one.root, 1 << one.id, f"snapshot {one.name}") for one in self.instances]
         roots = [Root((root.first, root.second), root.depth, mask) for root, mask, _ in views]
@@ -134,7 +134,7 @@ class ViewChecker:
                 if slot != EMPTY_SLOT:
                     key = number * per_leaf + index, slot
                     slots[key] = slots.get(key, 0) | mask
-        versions: dict[int, list[Version]] = defaultdict(list)
+        versions: dict[int, list[InodeVersion]] = defaultdict(list)
         for (ino, slot), mask in slots.items():
             try:
                 inode = Inode.decode(self.fs.base, ino, slot)
@@ -157,7 +157,7 @@ class ViewChecker:
                     fault=fault,
                 )
                 continue
-            versions[ino].append(Version(inode, mask))
+            versions[ino].append(InodeVersion(inode, mask))
         for (root, mask, what), (blocks, _) in zip(views, totals, strict=True):
             if blocks != root.blocks:
                 fault = Fault(Mend.SET_BLOCKS, mask, "inodes", value=blocks)
@@ -198,7 +198,7 @@ class ViewChecker:
                 )
         return versions
 
-    def _inode(self, ino: int, found: list[Version]) -> None:
+    def _inode(self, ino: int, found: list[InodeVersion]) -> None:
         if not FIRST_INO <= ino < INO_LIMIT and ino not in (ROOT_INO, *HIDDEN_INOS):
             mask = sum(one.mask for one in found)
             self.findings.add(
@@ -252,7 +252,7 @@ class ViewChecker:
         for one in files:
             self._readable(one, Mend.CLEAR_INODE)
 
-    def _count(self, one: Version, rule: str, counted: int, found: int, tree: str) -> None:
+    def _count(self, one: InodeVersion, rule: str, counted: int, found: int, tree: str) -> None:
         if counted != found:
             fault = Fault(Mend.SET_BLOCKS, one.mask, tree, one.inode.ino, value=found)
             self.findings.add(
@@ -263,7 +263,7 @@ class ViewChecker:
                 fault=fault,
             )
 
-    def _size(self, one: Version, end: int) -> None:
+    def _size(self, one: InodeVersion, end: int) -> None:
         inode = one.inode
         block_size = self.fs.volume.geometry.block_size
         kind = stat.S_IFMT(inode.mode)
@@ -311,11 +311,11 @@ class ViewChecker:
                 Mend.DROP_DATA,
             )
 
-    def _odd(self, one: Version, rule: str, detail: str, mend: Mend, value: int = 0) -> None:
+    def _odd(self, one: InodeVersion, rule: str, detail: str, mend: Mend, value: int = 0) -> None:
         fault = Fault(mend, one.mask, "data", one.inode.ino, value=value)
         self.findings.add("format", rule, self.place(one.inode.ino, one.mask), detail, fault=fault)
 
-    def _readable(self, one: Version, mend: Mend) -> None:
+    def _readable(self, one: InodeVersion, mend: Mend) -> None:
         """Extended attributes and targets are metadata: they must be readable, or be mended so."""
         try:
             if mend is Mend.DROP_ATTRIBUTES:
@@ -380,7 +380,7 @@ class ViewChecker:
         if value & 15 == stat.S_IFDIR >> 12:
             self.subdirectories[directory].append(mask)
 
-    def _links(self, versions: dict[int, list[Version]]) -> None:
+    def _links(self, versions: dict[int, list[InodeVersion]]) -> None:
         """Every name leads to an inode, every inode has as many names as it counts."""
         for ino, names in self.names.items():
             there = 0
@@ -436,7 +436,7 @@ class ViewChecker:
                     "format", "dangling-orphan", self.place(ino, mask), detail, fault=fault
                 )
 
-    def _link_count(self, ino: int, one: Version, count: int, mask: int, where: str) -> None:
+    def _link_count(self, ino: int, one: InodeVersion, count: int, mask: int, where: str) -> None:
         inode = one.inode
         add = self.findings.add
         if not inode.nlink:
@@ -489,7 +489,7 @@ class ViewChecker:
                     )
                     add("format", "link-count", self.place(ino, part), detail, fault=fault)
 
-    def _connection(self, versions: dict[int, list[Version]]) -> None:
+    def _connection(self, versions: dict[int, list[InodeVersion]]) -> None:
         """Every directory is below the root, and knows where it is."""
         children: dict[int, list[tuple[int, int]]] = defaultdict(list)
         for ino, names in self.names.items():
@@ -574,7 +574,9 @@ class ViewChecker:
                     fault=fault,
                 )
 
-    def _fixed(self, versions: dict[int, list[Version]], ino: int, rule: str, detail: str) -> int:
+    def _fixed(
+        self, versions: dict[int, list[InodeVersion]], ino: int, rule: str, detail: str
+    ) -> int:
         """A directory that every view has; the views that do have it."""
         there = 0
         for one in versions.get(ino, ()):
@@ -586,7 +588,7 @@ class ViewChecker:
             )
         return there
 
-    def _covered(self, versions: dict[int, list[Version]]) -> None:
+    def _covered(self, versions: dict[int, list[InodeVersion]]) -> None:
         """The chains of a snapshot's parts lead from its root to them, and it preserves all of
         them.
         """
@@ -606,7 +608,9 @@ class ViewChecker:
                     "format", "covered-part", f"snapshot {one.name}", detail, fault=fault
                 )
 
-    def _is_chain(self, versions: dict[int, list[Version]], instance: Instance, part: Part) -> bool:
+    def _is_chain(
+        self, versions: dict[int, list[InodeVersion]], instance: Instance, part: Part
+    ) -> bool:
         """Is each inode of a chain in the directory before it? All but the last are directories."""
         parent = ROOT_INO
         for position, ino in enumerate(part.chain):

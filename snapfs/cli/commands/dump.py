@@ -15,7 +15,7 @@ from snapfs.cli.exits import DAMAGED, OK
 
 if TYPE_CHECKING:
     from snapfs.check.inspect.opened import Inspected
-    from snapfs.check.inspect.page import Page, Table, Value
+    from snapfs.check.inspect.page import BlockPage, Table, Value
     from snapfs.device import Device
 
 #: What can be looked at: a word for the command line, its argument, what it shows.
@@ -131,21 +131,21 @@ def run(arguments: argparse.Namespace) -> int:
     return DAMAGED if page.problems else OK
 
 
-def _page(device: Device, arguments: argparse.Namespace, limit: int) -> Page:
+def _page(device: Device, arguments: argparse.Namespace, limit: int) -> BlockPage:
     from snapfs.check.inspect import blocks, fixed, inodes, maps, opened, paths, tables
     from snapfs.check.inspect.why import why
 
     if arguments.what == "superblock":
         return fixed.superblocks(device, limit)
     image = opened.inspect(device, limit)
-    plain: dict[str, Callable[[Inspected], Page]] = {
+    plain: dict[str, Callable[[Inspected], BlockPage]] = {
         "root": fixed.root,
         "log": fixed.log,
         "groups": tables.groups,
         "instances": tables.instances,
         "sets": tables.sets,
     }
-    numbered: dict[str, Callable[[Inspected, int], Page]] = {
+    numbered: dict[str, Callable[[Inspected, int], BlockPage]] = {
         "group": tables.group,
         "block": blocks.block,
     }
@@ -163,7 +163,7 @@ def _page(device: Device, arguments: argparse.Namespace, limit: int) -> Page:
     return show(image, view, os.fsencode(arguments.which))
 
 
-def document(page: Page) -> dict[str, Any]:
+def document(page: BlockPage) -> dict[str, Any]:
     """A page for programs: facts by their names, each table as a list of rows by columns, what was
     cut, what was wrong.
     """
@@ -186,7 +186,7 @@ def _json(value: Value) -> Any:
     return f"{value:08x}" if isinstance(value, Checksum) else value
 
 
-def _print(page: Page) -> None:
+def _print(page: BlockPage) -> None:
     output.print_facts([(_title(name), _text(value)) for name, value in page.facts.items()])
     for name, table in page.tables.items():
         if table.rows:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from snapfs.cli import output
 from snapfs.cli.arguments import Parser, add_discard, add_json, add_timeout
 from snapfs.cli.exits import ERROR, INTERRUPTED, OK, USAGE, CommandFailed, report
-from snapfs.cli.paths import PATHS_HELP, Alone, all_in_volume
+from snapfs.cli.paths import PATHS_HELP, PathAlone, all_in_volume
 from snapfs.cli.target import Session, session
 
 Document = dict[str, Any]
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     alone = (
         None
         if arguments.paths
-        else Alone(arguments.target, "name what to purge in it as well", arguments.timeout)
+        else PathAlone(arguments.target, "name what to purge in it as well", arguments.timeout)
     )
     if not (arguments.yes or arguments.dry_run or sys.stdin.isatty()):
         raise CommandFailed(

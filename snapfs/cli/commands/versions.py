@@ -10,7 +10,7 @@ from typing import Any, Final
 from snapfs.cli import output
 from snapfs.cli.arguments import Parser, add_json, add_timeout
 from snapfs.cli.exits import OK
-from snapfs.cli.paths import PATHS_HELP, Alone, in_volume
+from snapfs.cli.paths import PATHS_HELP, PathAlone, in_volume
 from snapfs.cli.target import session
 
 #: Snapshots that a line names; of more, the number is told.
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     alone = (
         None
         if arguments.path is not None
-        else Alone(arguments.target, "name the file in it with --path", arguments.timeout)
+        else PathAlone(arguments.target, "name the file in it with --path", arguments.timeout)
     )
     found: list[Document] = []
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from snapfs import snapshots
-from snapfs.copying import Job, attach
+from snapfs.copying import CopyJob, attach
 from snapfs.errors import DeviceFull, SnapfsError
 from snapfs.filesystem import Filesystem
 from snapfs.ids import ROOT_INO
@@ -31,7 +31,7 @@ log = logging.getLogger("snapfs")
 
 def opened(
     device: Device, options: MountOptions, warn: Callable[[str], None]
-) -> tuple[Filesystem, Job | None]:
+) -> tuple[Filesystem, CopyJob | None]:
     """The volume on a device, restored if need be, and the copy of it that is to go on.
 
     ``warn`` is told what the user should read although the mount succeeds.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import trio
 
     from snapfs.cli.mounting.source import Source
-    from snapfs.copying import Job
+    from snapfs.copying import CopyJob
     from snapfs.device import Pinned
     from snapfs.filesystem import Filesystem
     from snapfs.fuse.driving.edge import Edge
@@ -128,7 +128,7 @@ def _run(
     mountpoint: str,
     options: MountOptions,
     ready: Callable[[], None],
-    job: Job | None,
+    job: CopyJob | None,
     on_demand: OnDemand,
 ) -> None:
     import trio

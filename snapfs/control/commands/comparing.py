@@ -28,7 +28,7 @@ from snapfs.snapshots import (
     Permit,
     RestorePlan,
     Seen,
-    Shown,
+    ShownInode,
     State,
     Version,
     Versions,
@@ -289,7 +289,7 @@ def as_text(path: bytes | None) -> str | None:
     return None if path is None else path.decode(*CODING)
 
 
-def of_shown(one: Shown) -> Result:
+def of_shown(one: ShownInode) -> Result:
     """What a state shows, as it is told."""
     kind = stat.S_IFMT(one.mode)
     return {

@@ -8,7 +8,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from snapfs import snapshots
-from snapfs.snapshots import Facts, Instance, Permit, Place, RestoreResult, SetDeletion, Target
+from snapfs.snapshots import (
+    Facts,
+    Instance,
+    NameInSnapshot,
+    Permit,
+    RestoreResult,
+    SetDeletion,
+    Target,
+)
 
 
 class Engine(Protocol):
@@ -67,8 +75,8 @@ class Engine(Protocol):
         """
 
     async def purge(
-        self, places: Sequence[Place], *, permit: Permit = snapshots.anyone
-    ) -> list[Place]:
+        self, places: Sequence[NameInSnapshot], *, permit: Permit = snapshots.anyone
+    ) -> list[NameInSnapshot]:
         """See ``snapshots.take_out``; what can be large is freed in the background."""
 
     async def at_rest(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:

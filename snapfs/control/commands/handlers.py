@@ -36,7 +36,7 @@ from snapfs.control.socket.protocol import (
     Request,
     Result,
 )
-from snapfs.copying import Job, Wishes
+from snapfs.copying import CopyJob, Wishes
 from snapfs.errors import NotPermitted, SnapfsError, UsageError
 from snapfs.filesystem import Filesystem
 from snapfs.snapshots import Designated, Facts, Hold, Instance, Permit, Target
@@ -73,7 +73,7 @@ class Handlers:
     #: Why the volume could not be opened as a whole, if that was tolerated.
     trouble: str | None = None
     #: The copy that is gone on with, if the volume remembers one.
-    job: Job | None = None
+    job: CopyJob | None = None
     copying: Copying = field(init=False, repr=False)
     _commands: dict[str, tuple[dict[str, type], Callable[..., Awaitable[Result]]]] = field(
         init=False, repr=False

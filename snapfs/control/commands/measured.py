@@ -23,7 +23,7 @@ LOG_LEVEL: Final = "loglevel"
 log = logging.getLogger("snapfs")
 
 
-class Answers(Protocol):
+class MeasuringAnswers(Protocol):
     """Answers all other commands."""
 
     async def handle(self, request: Request, uid: int, caller: Remote) -> Result:
@@ -36,7 +36,7 @@ class Measured:
     level can be.
     """
 
-    others: Answers
+    others: MeasuringAnswers
     figures: Callable[[], dict[str, dict[str, Any]]]
     levels: tuple[str, ...]
 

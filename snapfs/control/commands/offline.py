@@ -15,7 +15,15 @@ from snapfs.check.opening import open_damaged
 from snapfs.control.commands.handlers import Handlers
 from snapfs.copying import attach, open_image
 from snapfs.filesystem import Filesystem
-from snapfs.snapshots import Facts, Instance, Permit, Place, RestoreResult, SetDeletion, Target
+from snapfs.snapshots import (
+    Facts,
+    Instance,
+    NameInSnapshot,
+    Permit,
+    RestoreResult,
+    SetDeletion,
+    Target,
+)
 from snapfs.store.commit.driver import commit, drive
 from snapfs.store.commit.recovery import open_volume
 
@@ -109,10 +117,10 @@ class OfflineEngine:
         return result
 
     async def purge(
-        self, places: Sequence[Place], *, permit: Permit = snapshots.anyone
-    ) -> list[Place]:
+        self, places: Sequence[NameInSnapshot], *, permit: Permit = snapshots.anyone
+    ) -> list[NameInSnapshot]:
         """Take names out of snapshots."""
-        done: list[Place] = []
+        done: list[NameInSnapshot] = []
         for portion in snapshots.portions(places):
             taken = drive(self.fs.volume, snapshots.take_out, self.fs, portion, permit=permit)
             drive(self.fs.volume, self.fs.orphans.work_for, len(taken))

@@ -22,11 +22,11 @@ from snapfs.control.commands.comparing import (
 )
 from snapfs.control.socket.protocol import Result
 from snapfs.errors import NotFound, SnapfsError, SnapshotBusy, SnapshotError, SnapshotHeld
-from snapfs.snapshots import Found, Had, Instance, Permit, Place, PurgeSpace
+from snapfs.snapshots import Had, Instance, NameInSnapshot, NamesInSnapshot, Permit, PurgeSpace
 from snapfs.snapshots.paths import path_bytes
 
 
-class Engine(Protocol):
+class PurgingEngine(Protocol):
     """What of ``engine.Engine`` is needed here."""
 
     async def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -39,8 +39,8 @@ class Engine(Protocol):
         """Have all that was written on the volume."""
 
     async def purge(
-        self, places: Sequence[Place], *, permit: Permit = snapshots.anyone
-    ) -> list[Place]:
+        self, places: Sequence[NameInSnapshot], *, permit: Permit = snapshots.anyone
+    ) -> list[NameInSnapshot]:
         """Take names out of their views."""
 
     async def work(self) -> bool:
@@ -51,7 +51,12 @@ class Purging(Comparing):
     """One purge. ``look`` decides who may: as for deleting a snapshot."""
 
     async def purge(
-        self, engine: Engine, paths: Sequence[str], names: Sequence[str] | None, *, dry_run: bool
+        self,
+        engine: PurgingEngine,
+        paths: Sequence[str],
+        names: Sequence[str] | None,
+        *,
+        dry_run: bool,
     ) -> Result:
         """Purge paths from the snapshots of these names (None: from all that have them), or only
         tell what that would do.
@@ -101,12 +106,12 @@ class Purging(Comparing):
         return result
 
     async def _find(
-        self, engine: Engine, wanted: Sequence[bytes], names: Sequence[str] | None
-    ) -> tuple[list[Found], dict[str, SnapfsError]]:
+        self, engine: PurgingEngine, wanted: Sequence[bytes], names: Sequence[str] | None
+    ) -> tuple[list[NamesInSnapshot], dict[str, SnapfsError]]:
         """What snapshots have, those that have something. Raises ``NotFound`` for a path that none
         has.
         """
-        found: list[Found] = []
+        found: list[NamesInSnapshot] = []
         refused: dict[str, SnapfsError] = {}
         every: list[Instance] | list[str] = (
             # Not their names: one that is renamed meanwhile would be left out.
@@ -132,7 +137,7 @@ class Purging(Comparing):
                 raise NotFound(f"/{as_text(path)}: {whose}; nothing was purged")
         return found, refused
 
-    async def _wait(self, engine: Engine, views: set[int], before: int, blocks: int) -> None:
+    async def _wait(self, engine: PurgingEngine, views: set[int], before: int, blocks: int) -> None:
         """Return when all is freed but what somebody has open."""
         volume = self._fs.volume
         told = time.monotonic()

@@ -15,10 +15,10 @@ from typing import Any, Final, TypeVar
 
 from snapfs import ids
 from snapfs.blocks.inode import INODE_BYTES
-from snapfs.check.scrub.places import Damage, Kind
+from snapfs.check.scrub.places import Damage, TreeKind
 from snapfs.check.scrub.scrubbing import Scrub
 from snapfs.check.scrub.whereabouts import (
-    Shown,
+    ShownDamage,
     holders,
     shown,
 )
@@ -175,9 +175,9 @@ class _Scrubbing:
     async def _finding(self, damage: Damage) -> Result | None:
         """A finding as it is told, or None when its block has been freed by now."""
         if damage.place is None or damage.place.tree.kind in (
-            Kind.GROUPS,
-            Kind.SETS,
-            Kind.INSTANCES,
+            TreeKind.GROUPS,
+            TreeKind.SETS,
+            TreeKind.INSTANCES,
         ):
             return finding(self.fs, damage, [], 0)
         own = damage.place.tree.view
@@ -186,7 +186,7 @@ class _Scrubbing:
             if views is None:
                 return None
         except SnapfsError:  # the records are damaged, too: of data, the pointers tell
-            is_data = damage.place.tree.kind is Kind.DATA and damage.place.level == 0
+            is_data = damage.place.tree.kind is TreeKind.DATA and damage.place.level == 0
             views = (
                 [ids.BASE_VIEW, *(one.id for one in self.fs.volume.instances.live())]
                 if is_data
@@ -194,13 +194,13 @@ class _Scrubbing:
             )
         if own not in views:
             views.append(own)
-        found: list[Shown] = []
+        found: list[ShownDamage] = []
         guesses: dict[int, bytes] = {}
         for view in sorted(views, key=lambda view: view != own)[:VIEWS_MAX]:
             try:
                 one = await self._look(shown, self.fs, damage, view, guesses)
             except SnapfsError:  # as above, for directories
-                one = Shown(self._name(view), None)
+                one = ShownDamage(self._name(view), None)
             if one is not None:
                 found.append(one)
         found.sort(key=lambda one: one.snapshot is not None)
@@ -230,7 +230,7 @@ class _Scrubbing:
                     volume.admit(loaded)
 
 
-def finding(fs: Filesystem, damage: Damage, views: list[Shown], more: int) -> Result:
+def finding(fs: Filesystem, damage: Damage, views: list[ShownDamage], more: int) -> Result:
     """The finding for a damaged block that these views show, and ``more`` others."""
     what, inode, offset = _part(fs, damage)
     path = next((one.path for one in views if one.path is not None), None)
@@ -242,7 +242,7 @@ def finding(fs: Filesystem, damage: Damage, views: list[Shown], more: int) -> Re
             text += f" from byte {offset} on"
     if (
         damage.place is not None
-        and damage.place.tree.kind is Kind.INODES
+        and damage.place.tree.kind is TreeKind.INODES
         and damage.place.level == 0
     ):
         per_leaf = fs.volume.geometry.block_size // INODE_BYTES
@@ -250,7 +250,9 @@ def finding(fs: Filesystem, damage: Damage, views: list[Shown], more: int) -> Re
         text += f" (inodes {first} to {first + per_leaf - 1})"
     text += _in_views(views, more)
     is_data = (
-        damage.place is not None and damage.place.tree.kind is Kind.DATA and damage.place.level == 0
+        damage.place is not None
+        and damage.place.tree.kind is TreeKind.DATA
+        and damage.place.level == 0
     )
     return {
         **_document(
@@ -284,16 +286,16 @@ def _part(fs: Filesystem, damage: Damage) -> tuple[str, int | None, int | None]:
     if place is None:
         return damage.part, None, None
     kind = place.tree.kind
-    if kind in (Kind.GROUPS, Kind.SETS, Kind.INSTANCES, Kind.INODES):
+    if kind in (TreeKind.GROUPS, TreeKind.SETS, TreeKind.INSTANCES, TreeKind.INODES):
         return str(kind), None, None
-    if kind is not Kind.DATA:
+    if kind is not TreeKind.DATA:
         return str(kind), place.tree.ino, None
     geometry = fs.volume.geometry
     offset = (place.number << geometry.fan_bits * place.level) * geometry.block_size
     return "pointers" if place.level else str(kind), place.tree.ino, offset
 
 
-def _in_views(views: list[Shown], more: int) -> str:
+def _in_views(views: list[ShownDamage], more: int) -> str:
     """``, in the live tree and 2 snapshots (monday, tuesday)``"""
     names = [one.snapshot for one in views if one.snapshot is not None]
     words = ["the live tree"] if any(one.snapshot is None for one in views) else []

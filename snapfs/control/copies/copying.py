@@ -24,7 +24,7 @@ from snapfs.copying import (
     CANCELLED,
     COPYING,
     FAILED_STATE,
-    Job,
+    CopyJob,
     Wishes,
     detach,
     give_up,
@@ -96,10 +96,10 @@ class Copying(Filling):
                 over=lambda: beginning.unwanted,
                 undo=_give_back,
             )
-            job: Job | None = None
+            job: CopyJob | None = None
             try:
                 job = await self._engine.at_rest(
-                    Job.begin,
+                    CopyJob.begin,
                     volume,
                     prepared,
                     wishes,
@@ -140,7 +140,7 @@ class Copying(Filling):
         return self.status()
 
     async def _set_up(
-        self, job: Job, paths: Sequence[bytes], *, registered: bool, outside: bool, force: bool
+        self, job: CopyJob, paths: Sequence[bytes], *, registered: bool, outside: bool, force: bool
     ) -> None:
         await self._apart(job, lambda: job.copy_initial_part(paths, self._check_wanted))
         if job.target.in_memory:
@@ -171,7 +171,7 @@ class Copying(Filling):
         device = self._fs.volume.device
         return device.place if isinstance(device, RamDevice) else self._image
 
-    def _prepare(self, destination: str, *, force: bool) -> target.Target:
+    def _prepare(self, destination: str, *, force: bool) -> target.CopyTarget:
         volume = self._fs.volume
         if is_memory(destination):
             return target.in_memory(destination, volume.geometry.size, memory.publish)
@@ -193,8 +193,8 @@ class Copying(Filling):
     async def _abandon(
         self,
         beginning: Beginning,
-        prepared: target.Target,
-        job: Job | None,
+        prepared: target.CopyTarget,
+        job: CopyJob | None,
         reason: str,
         *,
         is_left: bool,
@@ -240,7 +240,7 @@ class Copying(Filling):
             resumed = await self.apart.run(
                 lambda: resume_unregistered(volume, where, since_ns=time.time_ns(), owner=owner),
                 over=never,
-                undo=Job.close,
+                undo=CopyJob.close,
             )
             # A daemon may have begun something else meanwhile, or have written before the copy
             # stood before its device.
@@ -331,13 +331,13 @@ class Copying(Filling):
                 "it is complete, or cancel it"
             )
 
-    async def _remember(self, job: Job) -> None:
+    async def _remember(self, job: CopyJob) -> None:
         if job.record is not None:
             job.record = replace(job.record, paused=job.wishes.paused, rate=job.wishes.rate)
             await self._engine.arrange(self._fs.volume.copies.put, job.record)
 
 
-def _give_back(prepared: target.Target) -> None:
+def _give_back(prepared: target.CopyTarget) -> None:
     """Nobody wants what was prepared."""
     prepared.remove()
     prepared.device.close()

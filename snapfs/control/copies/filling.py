@@ -24,14 +24,14 @@ from snapfs.control.copies.apart import (
     Left,
     at_once,
 )
-from snapfs.control.copies.pace import Pace
+from snapfs.control.copies.pace import CopyPace
 from snapfs.control.socket.caller import Caller
 from snapfs.control.socket.protocol import Result
 from snapfs.copying import (
     CANCELLED,
     COMPLETE,
     FAILED_STATE,
-    Job,
+    CopyJob,
     detach,
     target,
     unregister,
@@ -73,7 +73,7 @@ class Beginning:
     is_over: bool = False
 
 
-class Engine(Protocol):
+class CopyingEngine(Protocol):
     """What of ``engine.Engine`` is needed here."""
 
     async def arrange(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -92,12 +92,12 @@ class Filling:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: CopyingEngine,
         fs: Filesystem,
         image: str,
         *,
         mount_device: int | None,
-        job: Job | None = None,
+        job: CopyJob | None = None,
     ) -> None:
         self._engine = engine
         self._fs = fs
@@ -107,7 +107,7 @@ class Filling:
         self.job = job
         self._beginning: Beginning | None = None
         #: Complete copies in memory by their names, which others can open as long as they are held.
-        self._held: dict[str, target.Target] = {}
+        self._held: dict[str, target.CopyTarget] = {}
         #: Called when there is something to be copied behind.
         self.wake: Callable[[], None] = lambda: None
         #: Where the target is waited for.
@@ -122,7 +122,7 @@ class Filling:
         record = self._fs.volume.copies.current
         return {"state": "none"} if record is None else copies.of_record(record, self._image)
 
-    def _running(self) -> Job:
+    def _running(self) -> CopyJob:
         job, known = self.job, self._fs.volume.copies.current
         if job is not None and job.ended is None and self._beginning is None:
             return job
@@ -139,7 +139,7 @@ class Filling:
         return self.job is None or self.job.ended is not None
 
     async def _apart(
-        self, job: Job, work: Callable[[], T], undo: Callable[[T], object] | None = None
+        self, job: CopyJob, work: Callable[[], T], undo: Callable[[T], object] | None = None
     ) -> T:
         """Do what waits for the target, as long as somebody wants the copy. Raises ``Left``."""
         beginning = self._beginning
@@ -192,7 +192,7 @@ class Filling:
     def _is_volatile(self) -> bool:
         return isinstance(without_copy(self._fs.volume.device), RamDevice)
 
-    def _finish(self, job: Job) -> None:
+    def _finish(self, job: CopyJob) -> None:
         """The source is about to be gone: what is missing in the target would be lost."""
         log.info("the copy to %s is completed before the volume in memory is gone", job.target)
         job.before.blocked = None
@@ -250,9 +250,9 @@ class Filling:
             raise
         await caller.tell(self.status())
 
-    async def _copy(self, caller: Caller, job: Job) -> None:
+    async def _copy(self, caller: Caller, job: CopyJob) -> None:
         """Copy until nothing is left, or nobody wants it."""
-        pace = Pace(job)
+        pace = CopyPace(job)
         told = settled = time.monotonic()
         while True:
             now = time.monotonic()
@@ -283,7 +283,7 @@ class Filling:
             if not job.copy.complete:
                 await pace.keep(caller, done)
 
-    async def _end(self, job: Job) -> None:
+    async def _end(self, job: CopyJob) -> None:
         if job.unwanted:
             await self._end_unwanted(job)
         elif job.before.failed is not None:
@@ -294,13 +294,13 @@ class Filling:
             await self._release(job, COMPLETE)
             log.info("the copy to %s is complete", job.target)
 
-    async def _end_unwanted(self, job: Job) -> None:
+    async def _end_unwanted(self, job: CopyJob) -> None:
         await self._fail(job, "it was cancelled")
         job.removed = bool(await self._in_a_moment(job.remove_target))
         await self._release(job, CANCELLED)
         log.info("the copy to %s was cancelled", job.target)
 
-    async def _fail(self, job: Job, reason: str) -> None:
+    async def _fail(self, job: CopyJob, reason: str) -> None:
         """Let a copy fail. Raises ``CopyError`` when it has not, and nothing may be overwritten
         before it is copied.
         """
@@ -315,7 +315,7 @@ class Filling:
                 f"{self._image}: the copy to {job.target} cannot be given up now: {trouble}"
             )
 
-    async def _release(self, job: Job, ended: str) -> None:
+    async def _release(self, job: CopyJob, ended: str) -> None:
         """The volume forgets it, and so do we."""
         volume = self._fs.volume
         if ended == COMPLETE and isinstance(job.target.device, RamDevice):

@@ -6,7 +6,7 @@ import time
 from typing import Final
 
 from snapfs.control.socket.caller import Caller
-from snapfs.copying import Job
+from snapfs.copying import CopyJob
 
 #: Pieces of a rate's worth in a second, at least.
 PIECES: Final = 8
@@ -18,10 +18,10 @@ PIECE_BYTES: Final = 1 << 20
 LOOK_SECONDS: Final = 1.0
 
 
-class Pace:
+class CopyPace:
     """Keeps a copy at the rate that is wanted."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: CopyJob) -> None:
         self._job = job
         self._due = time.monotonic()
 

@@ -6,7 +6,7 @@ import os
 from typing import Final
 
 from snapfs.control.socket.protocol import Result
-from snapfs.copying import SETTING_UP, Job
+from snapfs.copying import SETTING_UP, CopyJob
 from snapfs.filesystem import Filesystem
 from snapfs.snapshots.paths import CODING
 from snapfs.store.tables.copies import RunningCopy
@@ -39,7 +39,7 @@ def of_copy(one: RunningCopy) -> Result:
     }
 
 
-def of_job(job: Job, image: str) -> Result:
+def of_job(job: CopyJob, image: str) -> Result:
     """For the commands of copies: of one that this process makes, or made last. Bytes; ``rate``
     None: no limit.
     """

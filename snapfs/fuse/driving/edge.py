@@ -21,7 +21,15 @@ from snapfs.fuse.driving.allowance import Allowance
 from snapfs.fuse.driving.calls import Calls
 from snapfs.fuse.driving.neighbours import Kernel, NoKernel, Outdated
 from snapfs.ids import BASE_VIEW
-from snapfs.snapshots import Facts, Instance, Permit, Place, RestoreResult, SetDeletion, Target
+from snapfs.snapshots import (
+    Facts,
+    Instance,
+    NameInSnapshot,
+    Permit,
+    RestoreResult,
+    SetDeletion,
+    Target,
+)
 
 log = logging.getLogger("snapfs.fuse")
 
@@ -358,12 +366,12 @@ class Edge(Calls):
         return result
 
     async def purge(
-        self, places: Sequence[Place], *, permit: Permit = snapshots.anyone
-    ) -> list[Place]:
+        self, places: Sequence[NameInSnapshot], *, permit: Permit = snapshots.anyone
+    ) -> list[NameInSnapshot]:
         """Take names out of snapshots; durable when it returns. Their space comes back in the
         background.
         """
-        done: list[Place] = []
+        done: list[NameInSnapshot] = []
         failure: Exception | None = None
         async with self._snapshots_alone():
             for portion in snapshots.portions(places):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from snapfs.fuse.driving.mounted_inside import Inside
-from snapfs.snapshots import Place, RestoreResult
+from snapfs.snapshots import NameInSnapshot, RestoreResult
 
 #: As the size of a file: the kernel need not be told one, it only has to look at the inode again.
 LOOK_AGAIN: Final = -1
@@ -77,7 +77,7 @@ class Kernel(Protocol):
         not. Requests are served meanwhile.
         """
 
-    async def purged(self, places: Collection[Place]) -> None:
+    async def purged(self, places: Collection[NameInSnapshot]) -> None:
         """These names are gone, with all that was below them."""
 
 
@@ -123,7 +123,7 @@ class NoKernel:
     async def restored(self, found: Outdated | None) -> None:
         """Nobody remembers anything."""
 
-    async def purged(self, places: Collection[Place]) -> None:
+    async def purged(self, places: Collection[NameInSnapshot]) -> None:
         """As ``restored``."""
 
 

@@ -46,7 +46,7 @@ THREADS: Final = {
 
 
 @dataclass(eq=False, slots=True)
-class Job:
+class ThreadJob:
     """What a thread does, or will do. ``since``: when it was asked for (``time.perf_counter``)."""
 
     pool: Pool
@@ -65,7 +65,7 @@ class _Pools:
     """The pools of one event loop."""
 
     limiters: dict[Pool, trio.CapacityLimiter] = field(default_factory=_limiters)
-    jobs: set[Job] = field(default_factory=set)
+    jobs: set[ThreadJob] = field(default_factory=set)
 
 
 _pools: trio.lowlevel.RunVar[_Pools] = trio.lowlevel.RunVar("pools")
@@ -79,7 +79,7 @@ def _current() -> _Pools:
         return _pools.get()
 
 
-def jobs() -> set[Job]:
+def jobs() -> set[ThreadJob]:
     """What the threads of this event loop do, and what waits for one. Any thread may copy it."""
     return _current().jobs
 
@@ -92,7 +92,7 @@ async def in_thread(
     """
     pools = _current()
     # Reports find this name in the frame.
-    job = Job(pool, getattr(function, "__qualname__", repr(function)), time.perf_counter())
+    job = ThreadJob(pool, getattr(function, "__qualname__", repr(function)), time.perf_counter())
     pools.jobs.add(job)
 
     def run() -> T:

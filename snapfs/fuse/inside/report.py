@@ -25,7 +25,7 @@ from snapfs.fuse.driving.commits import Commits
 from snapfs.fuse.driving.edge import Edge
 from snapfs.fuse.driving.gate import Gate
 from snapfs.fuse.driving.metrics import InProgress
-from snapfs.fuse.driving.threads import THREADS, Job, Pool, in_thread, jobs
+from snapfs.fuse.driving.threads import THREADS, Pool, ThreadJob, in_thread, jobs
 from snapfs.fuse.inside.coroutines import frames_of, stack_of, where
 from snapfs.fuse.kernel.mounted import MountedKernel
 from snapfs.fuse.protocol.numbers import SNAPDIR_BIT
@@ -161,7 +161,7 @@ class Report:
                 yield f"  the thread {names.get(number, number)}, in"
                 yield from _below(stack, 2)
 
-    def _job(self, job: Job, now: float) -> list[str]:
+    def _job(self, job: ThreadJob, now: float) -> list[str]:
         pool, for_long = job.pool, f"for {now - job.since:.3f} s"
         if job.thread is None:
             same = (one for one in self._jobs.copy() if one.pool is pool)

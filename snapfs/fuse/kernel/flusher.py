@@ -42,7 +42,7 @@ KEEP_TIME = -1 << 63
 NO_WAY = 13
 
 
-class Wanted(NamedTuple):
+class WantedFlush(NamedTuple):
     """An inode to open and close: its number, and how it is found."""
 
     node: int
@@ -76,25 +76,25 @@ class Flusher:
         """The process whose opens are ours; -1 while there is none."""
         return self._process.pid if self._process else -1
 
-    def flush(self, mountpoint: bytes, device: int, wanted: Sequence[Wanted]) -> list[Result]:
+    def flush(self, mountpoint: bytes, device: int, wanted: Sequence[WantedFlush]) -> list[Result]:
         """Open and close these in the mount with that device number: what came of each, in order.
 
         Raises ``OSError`` when the process cannot be started, or has been ended by somebody.
         """
         return self._ask(b"flush", mountpoint, device, wanted)
 
-    def renew(self, mountpoint: bytes, device: int, wanted: Sequence[Wanted]) -> list[Result]:
+    def renew(self, mountpoint: bytes, device: int, wanted: Sequence[WantedFlush]) -> list[Result]:
         """Look these up by their names, and have the kernel believe size and time of those that
         have a size. Raises as ``flush``.
         """
         return self._ask(b"renew", mountpoint, device, wanted)
 
-    def look(self, mountpoint: bytes, device: int, wanted: Sequence[Wanted]) -> list[Result]:
+    def look(self, mountpoint: bytes, device: int, wanted: Sequence[WantedFlush]) -> list[Result]:
         """Look up names, each in a directory that is found by its handle. Raises as ``flush``."""
         return self._ask(b"look", mountpoint, device, wanted)
 
     def _ask(
-        self, what: bytes, mountpoint: bytes, device: int, wanted: Sequence[Wanted]
+        self, what: bytes, mountpoint: bytes, device: int, wanted: Sequence[WantedFlush]
     ) -> list[Result]:
         process = self._start()
         assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018 - pipes, as asked for
@@ -159,11 +159,11 @@ def serve() -> None:
         sys.stdout.buffer.flush()
 
 
-def _wanted(node: str, generation: str, name: str, size: str, mtime: str) -> Wanted:
-    return Wanted(int(node), int(generation), bytes.fromhex(name), int(size), int(mtime))
+def _wanted(node: str, generation: str, name: str, size: str, mtime: str) -> WantedFlush:
+    return WantedFlush(int(node), int(generation), bytes.fromhex(name), int(size), int(mtime))
 
 
-def flush_all(mountpoint: bytes, device: int, wanted: Sequence[Wanted]) -> list[Result]:
+def flush_all(mountpoint: bytes, device: int, wanted: Sequence[WantedFlush]) -> list[Result]:
     """See ``Flusher.flush``."""
     by_handle = any(not one.name for one in wanted)
 
@@ -177,14 +177,14 @@ def flush_all(mountpoint: bytes, device: int, wanted: Sequence[Wanted]) -> list[
     ] * len(wanted)
 
 
-def renew_all(mountpoint: bytes, device: int, wanted: Sequence[Wanted]) -> list[Result]:
+def renew_all(mountpoint: bytes, device: int, wanted: Sequence[WantedFlush]) -> list[Result]:
     """See ``Flusher.renew``."""
     return _inside(
         mountpoint, device, os.O_PATH, lambda top: [_renew(top, one) for one in wanted]
     ) or [Result(NO_WAY)] * len(wanted)
 
 
-def look_all(mountpoint: bytes, device: int, wanted: Sequence[Wanted]) -> list[Result]:
+def look_all(mountpoint: bytes, device: int, wanted: Sequence[WantedFlush]) -> list[Result]:
     """See ``Flusher.look``."""
 
     def look(top: int) -> list[Result]:
@@ -212,13 +212,13 @@ def _inside(
         os.close(top)
 
 
-def _handle_opener(top: int) -> Callable[[Wanted, int], int]:
+def _handle_opener(top: int) -> Callable[[WantedFlush, int], int]:
     """Opens an inode by its handle, and gives the descriptor."""
     import ctypes
 
     function = ctypes.CDLL(None, use_errno=True).open_by_handle_at
 
-    def open_handle(one: Wanted, flags: int) -> int:
+    def open_handle(one: WantedFlush, flags: int) -> int:
         handle = _HANDLE.pack(
             _HANDLE.size - 8, _HANDLE_TYPE, one.node >> 32, one.node & 0xFFFF_FFFF, one.generation
         )
@@ -231,12 +231,12 @@ def _handle_opener(top: int) -> Callable[[Wanted, int], int]:
     return open_handle
 
 
-def _name_opener(top: int) -> Callable[[Wanted, int], int]:
+def _name_opener(top: int) -> Callable[[WantedFlush, int], int]:
     """The same by its name in the root."""
     return lambda one, flags: os.open(one.name, flags, dir_fd=top)
 
 
-def _open_and_close(one: Wanted, opener: Callable[[Wanted, int], int]) -> Result:
+def _open_and_close(one: WantedFlush, opener: Callable[[WantedFlush, int], int]) -> Result:
     try:
         # Whatever is found, it is not followed, waited for, or made this process's terminal.
         descriptor = opener(
@@ -256,7 +256,7 @@ def _open_and_close(one: Wanted, opener: Callable[[Wanted, int], int]) -> Result
     return Result(0 if is_it else NO_WAY)
 
 
-def _look(one: Wanted, opener: Callable[[Wanted, int], int]) -> Result:
+def _look(one: WantedFlush, opener: Callable[[WantedFlush, int], int]) -> Result:
     try:
         directory = opener(one, os.O_PATH | os.O_CLOEXEC)
         try:
@@ -268,7 +268,7 @@ def _look(one: Wanted, opener: Callable[[Wanted, int], int]) -> Result:
     return Result(0)
 
 
-def _renew(top: int, one: Wanted) -> Result:
+def _renew(top: int, one: WantedFlush) -> Result:
     """With its writeback cache the kernel keeps size and times of a file that it knows, whatever it
     is told: these are changes of its own.
 

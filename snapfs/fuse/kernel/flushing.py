@@ -24,7 +24,7 @@ from snapfs.fuse.kernel.flusher import (
     NO_WAY,
     Flusher,
     Result,
-    Wanted,
+    WantedFlush,
 )
 from snapfs.fuse.kernel.forgetting import Forgetting
 from snapfs.fuse.kernel.known import Known
@@ -188,7 +188,7 @@ class Flushing:
     def _by_handle(self, nodes: dict[int, int | None]) -> dict[int, Result]:
         found = dict.fromkeys(nodes, Result(NO_WAY))
         wanted = [
-            Wanted(node, generation)
+            WantedFlush(node, generation)
             for node, generation in nodes.items()
             if generation is not None and node not in self.short
         ]
@@ -202,7 +202,7 @@ class Flushing:
 
     def _by_name(self, nodes: list[int]) -> dict[int, Result]:
         with self._named(nodes) as names:
-            return self._opened([Wanted(node, name=name) for name, node in names.items()])
+            return self._opened([WantedFlush(node, name=name) for name, node in names.items()])
 
     @contextmanager
     def _named(self, nodes: Iterable[int]) -> Iterator[dict[bytes, int]]:
@@ -220,7 +220,7 @@ class Flushing:
             forget_names(self.notices, ((KERNEL_ROOT, name) for name in self.aliases))
             self.aliases = {}
 
-    def _opened(self, wanted: list[Wanted]) -> dict[int, Result]:
+    def _opened(self, wanted: list[WantedFlush]) -> dict[int, Result]:
         try:
             results = self._flusher.flush(self._mountpoint, self.device, wanted)
         except OSError as exc:
@@ -303,7 +303,7 @@ class Flushing:
 
     def _renew(self, wanted: dict[int, tuple[int, int]]) -> list[int]:
         with self._named(wanted) as names:
-            facts = [Wanted(node, 0, name, *wanted[node]) for name, node in names.items()]
+            facts = [WantedFlush(node, 0, name, *wanted[node]) for name, node in names.items()]
             try:
                 results = self._flusher.renew(self._mountpoint, self.device, facts)
             except OSError as exc:

@@ -21,7 +21,7 @@ from snapfs.fuse.protocol.notices import (
 )
 
 if TYPE_CHECKING:
-    from snapfs.fuse.kernel.known import Place
+    from snapfs.fuse.kernel.known import DirectoryName
     from snapfs.fuse.protocol.notices import Notices
 
 
@@ -30,8 +30,8 @@ class Forgetting:
 
     def __init__(self, notices: Callable[[], Notices]) -> None:
         self._notices = notices
-        self._expired: set[Place] = set()
-        self._names: set[Place] = set()
+        self._expired: set[DirectoryName] = set()
+        self._names: set[DirectoryName] = set()
         # Inodes, and whether their pages are to be forgotten, too.
         self._nodes: dict[int, bool] = {}
         # All of one batch share an event, however many wait for it.
@@ -39,7 +39,11 @@ class Forgetting:
         self._is_wanted = trio.Event()
 
     def forget(
-        self, places: Iterable[Place], nodes: Iterable[int], *, attributes_only: bool = False
+        self,
+        places: Iterable[DirectoryName],
+        nodes: Iterable[int],
+        *,
+        attributes_only: bool = False,
     ) -> trio.Event:
         """Names, then inodes; set when it is done. Whoever waits for that must hold no lock of the
         kernel's.
@@ -50,7 +54,7 @@ class Forgetting:
         self._is_wanted.set()
         return self._done
 
-    def expire(self, places: Iterable[Place]) -> trio.Event:
+    def expire(self, places: Iterable[DirectoryName]) -> trio.Event:
         """The same for names that the kernel shall look up again."""
         self._expired.update(places)
         self._is_wanted.set()
@@ -73,7 +77,9 @@ class Forgetting:
             finally:
                 done.set()
 
-    def _tell(self, expired: set[Place], names: set[Place], nodes: dict[int, bool]) -> None:
+    def _tell(
+        self, expired: set[DirectoryName], names: set[DirectoryName], nodes: dict[int, bool]
+    ) -> None:
         notices = self._notices()
         expire_names(notices, expired)
         forget_names(notices, names)

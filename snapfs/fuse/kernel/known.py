@@ -26,7 +26,7 @@ from snapfs.fuse.protocol.numbers import (
 )
 
 #: A place in the tree: the kernel's number of a directory, and a name.
-Place = tuple[int, bytes]
+DirectoryName = tuple[int, bytes]
 
 #: Nodes whose facts share an array.
 _SHIFT: Final = 5
@@ -37,11 +37,11 @@ _MASK: Final = _SPAN - 1
 _PARENT_BYTES: Final = 8
 
 
-def _pack(place: Place) -> bytes:
+def _pack(place: DirectoryName) -> bytes:
     return place[0].to_bytes(_PARENT_BYTES, "little") + place[1]
 
 
-def _unpack(packed: bytes) -> Place:
+def _unpack(packed: bytes) -> DirectoryName:
     return int.from_bytes(packed[:_PARENT_BYTES], "little"), packed[_PARENT_BYTES:]
 
 
@@ -111,14 +111,14 @@ class _Names:
     def __init__(self) -> None:
         self._lists: dict[int, list[bytes | set[bytes] | None]] = {}
 
-    def get(self, node: int) -> set[Place]:
+    def get(self, node: int) -> set[DirectoryName]:
         names = self._lists.get(node >> _SHIFT)
         found = names[node & _MASK] if names else None
         if found is None:
             return set()
         return {_unpack(packed) for packed in (found if isinstance(found, set) else (found,))}
 
-    def add(self, node: int, place: Place) -> None:
+    def add(self, node: int, place: DirectoryName) -> None:
         packed = _pack(place)
         key, index = node >> _SHIFT, node & _MASK
         names = self._lists.get(key)
@@ -132,7 +132,7 @@ class _Names:
         elif before != packed:
             names[index] = {before, packed}
 
-    def remove(self, node: int, place: Place) -> None:
+    def remove(self, node: int, place: DirectoryName) -> None:
         names = self._lists.get(node >> _SHIFT)
         found = names[node & _MASK] if names else None
         if isinstance(found, set):
@@ -187,7 +187,7 @@ class Known:
         #: node's generation.
         self.replaced: dict[int, int] = {}
         # Where the kernel was shown a snapshot: entries of ``.snap`` directories, by view.
-        self._shown: dict[int, set[Place]] = {}
+        self._shown: dict[int, set[DirectoryName]] = {}
 
     def __contains__(self, node: int) -> bool:
         return self._counts.get(node) > 0
@@ -243,7 +243,7 @@ class Known:
         """
         self._names.remove(node, (parent, name))
 
-    def names(self, node: int) -> set[Place]:
+    def names(self, node: int) -> set[DirectoryName]:
         """Where the kernel may have this regular file in its tree."""
         return self._names.get(node)
 
@@ -332,11 +332,11 @@ class Known:
         """
         self._shown.setdefault(view_id, set()).add((snapdir, name))
 
-    def shown(self, view_id: int) -> set[Place]:
+    def shown(self, view_id: int) -> set[DirectoryName]:
         """Where it was shown."""
         return set(self._shown.get(view_id, ()))
 
-    def take_shown(self, view_id: int) -> set[Place]:
+    def take_shown(self, view_id: int) -> set[DirectoryName]:
         """Where it was shown, to be taken back there."""
         return self._shown.pop(view_id, set())
 

@@ -24,9 +24,9 @@ from snapfs.fuse.driving.edge import Edge
 from snapfs.fuse.driving.mounted_inside import Inside, mounted_inside
 from snapfs.fuse.driving.neighbours import LOOK_AGAIN, Outdated
 from snapfs.fuse.driving.threads import Pool, in_thread
-from snapfs.fuse.kernel.flusher import Flusher, Wanted
+from snapfs.fuse.kernel.flusher import Flusher, WantedFlush
 from snapfs.fuse.kernel.flushing import Flushing
-from snapfs.fuse.kernel.known import Known, Place
+from snapfs.fuse.kernel.known import DirectoryName, Known
 from snapfs.fuse.kernel.outdated import Finder
 from snapfs.fuse.kernel.shortage import Shortage
 from snapfs.fuse.protocol.notices import (
@@ -154,7 +154,7 @@ class MountedKernel(Flushing):
             return
         name = instance.name.encode()
         wanted = [
-            Wanted(node, generation, name)
+            WantedFlush(node, generation, name)
             for node, generation in generations.items()
             if generation is not None
         ]
@@ -242,11 +242,11 @@ class MountedKernel(Flushing):
             {node: (LOOK_AGAIN, 0) for node in nodes if self._known.names(node)},
         )
 
-    async def purged(self, places: Collection[snapshots.Place]) -> None:
+    async def purged(self, places: Collection[snapshots.NameInSnapshot]) -> None:
         """See ``neighbours.Kernel``. With a directory it lets go of all below that nobody uses; of
         the rest see ``lost_name``.
         """
-        names: set[Place] = set()
+        names: set[DirectoryName] = set()
         nodes: set[int] = set()
         for view_id in {place.instance.id for place in places}:
             for snapdir, name in self._known.shown(view_id):

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from snapfs.fuse.kernel.flushing import Flushing
     from snapfs.fuse.kernel.known import Known
     from snapfs.fuse.protocol.numbers import Numbers
-    from snapfs.fuse.protocol.wire import Caller
+    from snapfs.fuse.protocol.wire import RequestCaller
 
 log = logging.getLogger("snapfs.fuse")
 
@@ -165,7 +165,7 @@ class Shortage:
         if not file.is_over:
             raise pyfuse3.FUSEError(errno.ENOSPC)
 
-    def holds(self, node: int, caller: Caller) -> bool:
+    def holds(self, node: int, caller: RequestCaller) -> bool:
         """Whether who asks for the attributes of one of the ``files`` waits, to see the right size.
 
         Nothing but the request's number is kept for him: a crowd that waits leaves the loop's

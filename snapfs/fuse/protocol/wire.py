@@ -218,7 +218,7 @@ _SECOND: Final = 1_000_000_000
 Piece = bytes | bytearray | memoryview
 
 
-class Caller(NamedTuple):
+class RequestCaller(NamedTuple):
     """Who asks, as ``pyfuse3.RequestContext`` tells it.
 
     ``keeps_set_id``: whether a change of the content leaves set-id bits alone; None where the

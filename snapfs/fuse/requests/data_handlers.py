@@ -23,7 +23,7 @@ from snapfs.fuse.protocol.numbers import (
     KERNEL_ROOT,
     WRITER_BIT,
 )
-from snapfs.fuse.protocol.wire import Caller, Rows
+from snapfs.fuse.protocol.wire import RequestCaller, Rows
 from snapfs.fuse.requests import listing
 from snapfs.fuse.requests.handles import HandleRequests
 from snapfs.fuse.requests.handling import handler
@@ -108,7 +108,7 @@ class DataRequests(HandleRequests):
 
     @handler
     async def write(
-        self, fh: int, off: int, buf: bytes | memoryview, *, deprived: Caller | None = None
+        self, fh: int, off: int, buf: bytes | memoryview, *, deprived: RequestCaller | None = None
     ) -> int:
         """Write all of it; on a full volume, as much as fits. With its writeback cache the kernel
         takes no less than all.
@@ -124,7 +124,7 @@ class DataRequests(HandleRequests):
             raise
 
     async def _write_some(
-        self, fh: int, off: int, buf: bytes | memoryview, *, deprived: Caller | None
+        self, fh: int, off: int, buf: bytes | memoryview, *, deprived: RequestCaller | None
     ) -> int:
         try:
             return await self._write(fh & ~WRITER_BIT, off, buf, deprived=deprived)
@@ -141,7 +141,7 @@ class DataRequests(HandleRequests):
             raise
 
     async def _write(
-        self, node: int, off: int, buf: bytes | memoryview, *, deprived: Caller | None
+        self, node: int, off: int, buf: bytes | memoryview, *, deprived: RequestCaller | None
     ) -> int:
         # With its writeback cache the kernel stamped the file when it was written, says so by
         # setattr, and may have done that already.
@@ -185,7 +185,7 @@ class DataRequests(HandleRequests):
         self.kernel.refused(node)
 
     async def _write_what_fits(
-        self, node: int, off: int, buf: bytes | memoryview, *, deprived: Caller | None
+        self, node: int, off: int, buf: bytes | memoryview, *, deprived: RequestCaller | None
     ) -> int:
         """Write ever smaller pieces until not one more block fits; how many bytes did."""
         done, size = 0, len(buf) // 2

@@ -22,7 +22,7 @@ from snapfs.fuse.kernel.mounted import MountedKernel
 from snapfs.fuse.options import MountOptions
 from snapfs.fuse.protocol.errno import errno_of, is_trouble
 from snapfs.fuse.protocol.numbers import Numbers
-from snapfs.fuse.protocol.wire import Caller
+from snapfs.fuse.protocol.wire import RequestCaller
 from snapfs.fuse.requests.attributes import Attributes
 from snapfs.fuse.requests.passage import Passage
 from snapfs.fuse.requests.set_id import keeps_group
@@ -174,7 +174,7 @@ class Requests(pyfuse3.Operations):
         return function(view, ino, *args, **kwargs)
 
     async def keeps_group(
-        self, node: int, ctx: pyfuse3.RequestContext | Caller, *, told: bool | None = None
+        self, node: int, ctx: pyfuse3.RequestContext | RequestCaller, *, told: bool | None = None
     ) -> bool:
         """See ``set_id.keeps_group``."""
         inode = await self.at(self.fs.inode, node)

@@ -16,7 +16,7 @@ import pyfuse3
 
 from snapfs.errors import CrossView, Exists, InvalidArgument, NotFound, NotPermitted
 from snapfs.filesystem import Inode
-from snapfs.fuse.kernel.known import Place
+from snapfs.fuse.kernel.known import DirectoryName
 from snapfs.fuse.protocol.numbers import KERNEL_ROOT
 from snapfs.fuse.requests.handles import HandleRequests
 from snapfs.fuse.requests.handling import handler
@@ -206,7 +206,7 @@ class NameRequests(HandleRequests):
             return False
         return True
 
-    def _moved(self, view_id: int, inode: Inode, old: Place, new: Place) -> None:
+    def _moved(self, view_id: int, inode: Inode, old: DirectoryName, new: DirectoryName) -> None:
         node = self.numbers.node(view_id, inode.ino)
         if node in self.known:
             self.known.unname(node, *old)

@@ -14,13 +14,13 @@ from typing import Final
 import pyfuse3
 
 from snapfs.filesystem import Inode
-from snapfs.fuse.protocol.wire import Caller
+from snapfs.fuse.protocol.wire import RequestCaller
 
 #: linux/capability.h
 _CAP_FSETID: Final = 4
 
 
-def keeps_set_id(ctx: pyfuse3.RequestContext | Caller) -> bool:
+def keeps_set_id(ctx: pyfuse3.RequestContext | RequestCaller) -> bool:
     """Whether set-id bits survive when this caller changes a file's content: the kernel knows, and
     does not always say.
     """
@@ -28,7 +28,7 @@ def keeps_set_id(ctx: pyfuse3.RequestContext | Caller) -> bool:
     return ctx.uid == 0 if told is None else bool(told)
 
 
-def groups_of(ctx: pyfuse3.RequestContext | Caller) -> set[int]:
+def groups_of(ctx: pyfuse3.RequestContext | RequestCaller) -> set[int]:
     """The groups of a caller, as far as can be seen."""
     try:
         return {ctx.gid} | pyfuse3.get_sup_groups(ctx.pid)
@@ -37,7 +37,7 @@ def groups_of(ctx: pyfuse3.RequestContext | Caller) -> set[int]:
 
 
 def keeps_group(
-    ctx: pyfuse3.RequestContext | Caller, inode: Inode, gid: int, *, told: bool | None = None
+    ctx: pyfuse3.RequestContext | RequestCaller, inode: Inode, gid: int, *, told: bool | None = None
 ) -> bool:
     """Whether a set-group-ID bit without execution survives a change by this caller; True where
     there is none.
@@ -50,7 +50,7 @@ def keeps_group(
     return (is_capable(ctx) if told is None else told) or gid in groups_of(ctx)
 
 
-def is_capable(ctx: pyfuse3.RequestContext | Caller) -> bool:
+def is_capable(ctx: pyfuse3.RequestContext | RequestCaller) -> bool:
     """Has root, as whom somebody comes, CAP_FSETID? Not every root has."""
     if ctx.uid:
         return False

@@ -18,9 +18,9 @@ from snapfs.fuse.kernel.shortage import MIN_MINOR
 from snapfs.fuse.protocol import wire
 from snapfs.fuse.protocol.numbers import WRITER_BIT
 from snapfs.fuse.protocol.wire import (
-    Caller,
     Op,
     Piece,
+    RequestCaller,
     Set,
 )
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from snapfs.fuse.requests.operations import Operations
 
 Answer = tuple[Piece, ...]
-Work = Callable[[int, memoryview, Caller], Coroutine[Any, Any, Answer | None]]
+Work = Callable[[int, memoryview, RequestCaller], Coroutine[Any, Any, Answer | None]]
 
 #: No data: it is done.
 _DONE: Final[Answer] = ()
@@ -93,61 +93,61 @@ class Exchange:
 
     # --- names ---
 
-    async def _lookup(self, node: int, body: memoryview, caller: Caller) -> Answer:
+    async def _lookup(self, node: int, body: memoryview, caller: RequestCaller) -> Answer:
         return (wire.entry_out(await self._operations.lookup(node, bytes(body[:-1]), caller)),)
 
-    async def _symlink(self, node: int, body: memoryview, caller: Caller) -> Answer:
+    async def _symlink(self, node: int, body: memoryview, caller: RequestCaller) -> Answer:
         name, target = wire.names_in(body)
         return (wire.entry_out(await self._operations.symlink(node, name, target, caller)),)
 
-    async def _mknod(self, node: int, body: memoryview, caller: Caller) -> Answer:
+    async def _mknod(self, node: int, body: memoryview, caller: RequestCaller) -> Answer:
         mode, rdev, _ = wire.MKNOD_IN.unpack_from(body)
         (name,) = wire.names_in(body[wire.MKNOD_IN.size :])
         return (wire.entry_out(await self._operations.mknod(node, name, mode, rdev, caller)),)
 
-    async def _mkdir(self, node: int, body: memoryview, caller: Caller) -> Answer:
+    async def _mkdir(self, node: int, body: memoryview, caller: RequestCaller) -> Answer:
         mode, _ = wire.MKDIR_IN.unpack_from(body)
         (name,) = wire.names_in(body[wire.MKDIR_IN.size :])
         return (
             wire.entry_out(await self._operations.mkdir(node, name, mode | stat.S_IFDIR, caller)),
         )
 
-    async def _create(self, node: int, body: memoryview, caller: Caller) -> Answer:
+    async def _create(self, node: int, body: memoryview, caller: RequestCaller) -> Answer:
         flags, mode, _, _ = wire.CREATE_IN.unpack_from(body)
         name = bytes(body[wire.CREATE_IN.size : -1])
         info, entry = await self._operations.create(node, name, mode, flags, caller)
         return (wire.entry_out(entry), wire.open_out(info))
 
-    async def _link(self, node: int, body: memoryview, caller: Caller) -> Answer:
+    async def _link(self, node: int, body: memoryview, caller: RequestCaller) -> Answer:
         (inode,) = wire.LINK_IN.unpack_from(body)
         (name,) = wire.names_in(body[wire.LINK_IN.size :])
         return (wire.entry_out(await self._operations.link(inode, node, name, caller)),)
 
-    async def _unlink(self, node: int, body: memoryview, caller: Caller) -> Answer:
+    async def _unlink(self, node: int, body: memoryview, caller: RequestCaller) -> Answer:
         await self._operations.unlink(node, bytes(body[:-1]), caller)
         return _DONE
 
-    async def _rmdir(self, node: int, body: memoryview, caller: Caller) -> Answer:
+    async def _rmdir(self, node: int, body: memoryview, caller: RequestCaller) -> Answer:
         await self._operations.rmdir(node, bytes(body[:-1]), caller)
         return _DONE
 
-    async def _rename(self, node: int, body: memoryview, caller: Caller) -> Answer:
+    async def _rename(self, node: int, body: memoryview, caller: RequestCaller) -> Answer:
         (new,) = wire.RENAME_IN.unpack_from(body)
         name, new_name = wire.names_in(body[wire.RENAME_IN.size :])
         await self._operations.rename(node, name, new, new_name, 0, caller)
         return _DONE
 
-    async def _rename2(self, node: int, body: memoryview, caller: Caller) -> Answer:
+    async def _rename2(self, node: int, body: memoryview, caller: RequestCaller) -> Answer:
         new, flags = wire.RENAME2_IN.unpack_from(body)
         name, new_name = wire.names_in(body[wire.RENAME2_IN.size :])
         await self._operations.rename(node, name, new, new_name, flags, caller)
         return _DONE
 
-    async def _forget(self, node: int, body: memoryview, _: Caller) -> None:
+    async def _forget(self, node: int, body: memoryview, _: RequestCaller) -> None:
         (count,) = wire.FORGET_IN.unpack_from(body)
         await self._operations.forget([(node, count)])
 
-    async def _batch_forget(self, _: int, body: memoryview, __: Caller) -> None:
+    async def _batch_forget(self, _: int, body: memoryview, __: RequestCaller) -> None:
         count, _unused = wire.BATCH_FORGET_IN.unpack_from(body)
         start, size = wire.BATCH_FORGET_IN.size, wire.FORGET_ONE.size
         await self._operations.forget(
@@ -156,7 +156,7 @@ class Exchange:
 
     # --- attributes ---
 
-    async def _getattr(self, node: int, body: memoryview, caller: Caller) -> Answer | None:
+    async def _getattr(self, node: int, body: memoryview, caller: RequestCaller) -> Answer | None:
         shortage = self._operations.kernel.shortage
         if node in shortage.files:
             flags, handle = wire.GETATTR_IN.unpack_from(body) if body else (0, 0)
@@ -168,7 +168,7 @@ class Exchange:
                 await shortage.before_look(node)
         return (wire.attr_out(await self._operations.getattr(node, caller)),)
 
-    async def _setattr(self, node: int, body: memoryview, caller: Caller) -> Answer:
+    async def _setattr(self, node: int, body: memoryview, caller: RequestCaller) -> Answer:
         (
             valid, handle, size, _, atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns, mode, uid,
             gid,
@@ -185,10 +185,10 @@ class Exchange:
             wire.attr_out(await self._operations.setattr(node, wanted, fields, handle, caller)),
         )
 
-    async def _readlink(self, node: int, _: memoryview, caller: Caller) -> Answer:
+    async def _readlink(self, node: int, _: memoryview, caller: RequestCaller) -> Answer:
         return (await self._operations.readlink(node, caller),)
 
-    async def _statfs(self, _: int, __: memoryview, caller: Caller) -> Answer:
+    async def _statfs(self, _: int, __: memoryview, caller: RequestCaller) -> Answer:
         found = await self._operations.statfs(caller)
         return (
             wire.STATFS_OUT.pack(
@@ -203,7 +203,7 @@ class Exchange:
             ),
         )
 
-    async def _setxattr(self, node: int, body: memoryview, caller: Caller) -> Answer:
+    async def _setxattr(self, node: int, body: memoryview, caller: RequestCaller) -> Answer:
         size, flags = wire.SETXATTR_IN.unpack_from(body)
         start = bytes(body[wire.SETXATTR_IN.size :]).index(b"\0") + wire.SETXATTR_IN.size
         name, value = (
@@ -222,34 +222,34 @@ class Exchange:
         await self._operations.setxattr(node, name, value, caller)
         return _DONE
 
-    async def _getxattr(self, node: int, body: memoryview, caller: Caller) -> Answer:
+    async def _getxattr(self, node: int, body: memoryview, caller: RequestCaller) -> Answer:
         (size,) = wire.GETXATTR_IN.unpack_from(body)
         name = bytes(body[wire.GETXATTR_IN.size : -1])
         return _sized(await self._operations.getxattr(node, name, caller), size)
 
-    async def _listxattr(self, node: int, body: memoryview, caller: Caller) -> Answer:
+    async def _listxattr(self, node: int, body: memoryview, caller: RequestCaller) -> Answer:
         (size,) = wire.GETXATTR_IN.unpack_from(body)
         return _sized(
             b"".join(name + b"\0" for name in await self._operations.listxattr(node, caller)), size
         )
 
-    async def _removexattr(self, node: int, body: memoryview, caller: Caller) -> Answer:
+    async def _removexattr(self, node: int, body: memoryview, caller: RequestCaller) -> Answer:
         await self._operations.removexattr(node, bytes(body[:-1]), caller)
         return _DONE
 
     # --- contents ---
 
-    async def _open(self, node: int, body: memoryview, caller: Caller) -> Answer:
+    async def _open(self, node: int, body: memoryview, caller: RequestCaller) -> Answer:
         flags, open_flags = wire.OPEN_IN.unpack_from(body)
         if flags & os.O_TRUNC:
             caller = caller._replace(keeps_set_id=not open_flags & wire.OPEN_KILL_SUIDGID)
         return (wire.open_out(await self._operations.open(node, flags, caller)),)
 
-    async def _read(self, _: int, body: memoryview, __: Caller) -> Answer:
+    async def _read(self, _: int, body: memoryview, __: RequestCaller) -> Answer:
         handle, offset, size, _flags, _owner, _open_flags = wire.READ_IN.unpack_from(body)
         return (await self._operations.read(handle, offset, size),)
 
-    async def _write(self, _: int, body: memoryview, caller: Caller) -> Answer:
+    async def _write(self, _: int, body: memoryview, caller: RequestCaller) -> Answer:
         handle, offset, size, flags, _owner, _open_flags = wire.WRITE_IN.unpack_from(body)
         start = wire.WRITE_IN.size
         deprived = caller if flags & wire.WRITE_KILL_SUIDGID else None
@@ -261,44 +261,44 @@ class Exchange:
             ),
         )
 
-    async def _release(self, _: int, body: memoryview, __: Caller) -> Answer:
+    async def _release(self, _: int, body: memoryview, __: RequestCaller) -> Answer:
         await self._operations.release(*wire.RELEASE_IN.unpack_from(body))
         return _DONE
 
-    async def _flush(self, _: int, body: memoryview, __: Caller) -> Answer:
+    async def _flush(self, _: int, body: memoryview, __: RequestCaller) -> Answer:
         await self._operations.flush(*wire.RELEASE_IN.unpack_from(body))
         return _DONE
 
-    async def _fsync(self, _: int, body: memoryview, __: Caller) -> Answer:
+    async def _fsync(self, _: int, body: memoryview, __: RequestCaller) -> Answer:
         handle, flags = wire.FSYNC_IN.unpack_from(body)
         await self._operations.fsync(handle, bool(flags & 1))
         return _DONE
 
-    async def _opendir(self, node: int, _: memoryview, caller: Caller) -> Answer:
+    async def _opendir(self, node: int, _: memoryview, caller: RequestCaller) -> Answer:
         return (wire.OPEN_OUT.pack(await self._operations.opendir(node, caller), 0),)
 
-    async def _readdirplus(self, _: int, body: memoryview, __: Caller) -> Answer:
+    async def _readdirplus(self, _: int, body: memoryview, __: RequestCaller) -> Answer:
         handle, offset, size, _flags, _owner, _open_flags = wire.READ_IN.unpack_from(body)
         rows = wire.Rows(size)
         await self._operations.readdir(handle, offset, rows)
         return (rows.data,)
 
-    async def _releasedir(self, _: int, body: memoryview, __: Caller) -> Answer:
+    async def _releasedir(self, _: int, body: memoryview, __: RequestCaller) -> Answer:
         await self._operations.releasedir(*wire.RELEASE_IN.unpack_from(body))
         return _DONE
 
-    async def _fsyncdir(self, _: int, body: memoryview, __: Caller) -> Answer:
+    async def _fsyncdir(self, _: int, body: memoryview, __: RequestCaller) -> Answer:
         handle, flags = wire.FSYNC_IN.unpack_from(body)
         await self._operations.fsyncdir(handle, bool(flags & 1))
         return _DONE
 
     # --- the mount ---
 
-    async def _init(self, _: int, body: memoryview, __: Caller) -> Answer:
+    async def _init(self, _: int, body: memoryview, __: RequestCaller) -> Answer:
         self._operations.init()
         return (init_out(body, self._operations),)
 
-    async def _destroy(self, _: int, __: memoryview, ___: Caller) -> Answer:
+    async def _destroy(self, _: int, __: memoryview, ___: RequestCaller) -> Answer:
         return _DONE
 
 

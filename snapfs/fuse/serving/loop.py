@@ -23,7 +23,7 @@ import trio
 from snapfs.fuse.driving.metrics import InProgress
 from snapfs.fuse.protocol import wire
 from snapfs.fuse.protocol.observing import Observers
-from snapfs.fuse.protocol.wire import Caller, Op, Piece
+from snapfs.fuse.protocol.wire import Op, Piece, RequestCaller
 from snapfs.fuse.requests.operations import Operations
 from snapfs.fuse.serving.exchange import Answer, Exchange
 from snapfs.fuse.serving.quick import Quick
@@ -201,7 +201,7 @@ class Loop:
                     continue
                 if length <= _SMALL:
                     body = memoryview(bytes(body))
-                work = handler(node, body, Caller(uid, gid, pid, unique=unique))
+                work = handler(node, body, RequestCaller(uid, gid, pid, unique=unique))
             is_small = length <= _SMALL
             message = memoryview(buffer)[:length] if observers.all else b""
             if is_small:
@@ -240,7 +240,7 @@ class Loop:
         the kernel knew a size.
         """
         if self._nursery is not None and not self._is_over:
-            work = self._work[Op.GETATTR](node, memoryview(b""), Caller(0, 0, 0))
+            work = self._work[Op.GETATTR](node, memoryview(b""), RequestCaller(0, 0, 0))
             message = wire.IN_HEADER.pack(
                 wire.IN_HEADER.size, Op.GETATTR, unique, node, 0, 0, 0, 0, 0
             )

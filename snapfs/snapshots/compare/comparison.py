@@ -43,7 +43,7 @@ INODES, DATA, BLOB, NAMES = "inodes", "", "blob", "names"
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class PointerPair:
     """Two pointers at one place; each with the level of what it points at. ``ino`` is the inode
     that the tree belongs to in the base.
     """
@@ -59,10 +59,10 @@ class Pair:
 
 
 #: A pair, its blocks as far as they are descended into, and whether they are.
-Found = tuple[Pair, Any, Any, bool, bool]
+PairState = tuple[PointerPair, Any, Any, bool, bool]
 
 
-class Comparison:
+class MapComparison:
     """The difference between some trees of two clean views: the blocks that only one of them
     reaches there, and the inodes that differ.
 
@@ -70,7 +70,7 @@ class Comparison:
     ``slots`` are the changed inodes of the second view.
     """
 
-    def __init__(self, volume: Volume, pairs: Iterable[Pair]) -> None:
+    def __init__(self, volume: Volume, pairs: Iterable[PointerPair]) -> None:
         self.volume = volume
         self.only_base: dict[int, int] = {}  # block -> epoch
         #: The inode that a block of ``only_base`` belongs to (0: the inode table), and whether it
@@ -86,12 +86,12 @@ class Comparison:
         self._stack = list(pairs)
 
     @classmethod
-    def of_views(cls, volume: Volume, base: ViewRoot, view: ViewRoot) -> Comparison:
+    def of_views(cls, volume: Volume, base: ViewRoot, view: ViewRoot) -> MapComparison:
         """All of both views: their inode tables, and what these lead to."""
         return cls(
             volume,
             [
-                Pair(
+                PointerPair(
                     INODES,
                     (base.first, base.second),
                     base.depth,
@@ -108,7 +108,7 @@ class Comparison:
         while self._stack:
             batch = self._stack[: -BATCH - 1 : -1]
             wants: list[Want] = []
-            found: list[Found] = []
+            found: list[PairState] = []
             for pair in batch:
                 try:
                     found.append(self._look(pair))
@@ -120,7 +120,7 @@ class Comparison:
             for one in found:
                 self._stack += self._differ(*one)
 
-    def _look(self, pair: Pair) -> Found:
+    def _look(self, pair: PointerPair) -> PairState:
         """Which sides of a pair to descend into, and the blocks there. May raise ``NotCached``."""
         base, view = pair.base, pair.view
         if base[0] & BLOCK_MASK == view[0] & BLOCK_MASK and pair.base_level == pair.view_level:
@@ -154,8 +154,8 @@ class Comparison:
         return "inodes" if kind == INODES else ""
 
     def _differ(
-        self, pair: Pair, base_node: Any, view_node: Any, take_base: bool, take_view: bool
-    ) -> Iterator[Pair]:
+        self, pair: PointerPair, base_node: Any, view_node: Any, take_base: bool, take_view: bool
+    ) -> Iterator[PointerPair]:
         if not take_base and not take_view:
             return iter(())
         if take_base and pair.base[0]:
@@ -181,13 +181,13 @@ class Comparison:
 
     def _children(
         self,
-        pair: Pair,
+        pair: PointerPair,
         base_node: Any,
         view_node: Any,
         level: int,
         take_base: bool,
         take_view: bool,
-    ) -> Iterator[Pair]:
+    ) -> Iterator[PointerPair]:
         fan_bits, fan_out = self.volume.geometry.fan_bits, self.volume.geometry.fan_out
         left, right = base_node, view_node
         for slot in range(fan_out):
@@ -203,7 +203,7 @@ class Comparison:
             if not take_view and slot == 0 and pair.number == 0:
                 view, view_level = pair.view, pair.view_level
             if base[0] or view[0]:
-                yield Pair(
+                yield PointerPair(
                     pair.kind,
                     base,
                     base_level,
@@ -214,7 +214,7 @@ class Comparison:
                     pair.is_attributes,
                 )
 
-    def _names(self, pair: Pair, base_node: Any, view_node: Any) -> Iterator[Pair]:
+    def _names(self, pair: PointerPair, base_node: Any, view_node: Any) -> Iterator[PointerPair]:
         left, right = base_node, view_node
         if left is None and right is None:
             return
@@ -222,9 +222,9 @@ class Comparison:
             base = (left[2 * slot], left[2 * slot + 1]) if left else HOLE
             view = (right[2 * slot], right[2 * slot + 1]) if right else HOLE
             if base[0] or view[0]:
-                yield Pair(NAMES, base, 0, view, 0, 0, pair.ino)
+                yield PointerPair(NAMES, base, 0, view, 0, 0, pair.ino)
 
-    def _inodes(self, pair: Pair, base_leaf: Any, view_leaf: Any) -> Iterator[Pair]:
+    def _inodes(self, pair: PointerPair, base_leaf: Any, view_leaf: Any) -> Iterator[PointerPair]:
         per_leaf = self.volume.geometry.block_size // INODE_BYTES
         for index in range(per_leaf):
             at = index * INODE_BYTES
@@ -265,18 +265,18 @@ def comparable(slot: bytes) -> bytes:
     return slot[: _ATIME.start] + slot[_ATIME.stop : GENERATION.start] + slot[GENERATION.stop :]
 
 
-def trees(ino: int, left: bytes, right: bytes) -> Iterator[Pair]:
+def trees(ino: int, left: bytes, right: bytes) -> Iterator[PointerPair]:
     """The trees of an inode in both views, laid upon each other where they are of one kind."""
     one, other = LAYOUT.unpack_from(left), LAYOUT.unpack_from(right)
     kinds = [_tree_kind(fields[0]) for fields in (one, other)]
     base, view = ((one[18], one[19]), one[23]), ((other[18], other[19]), other[23])
     if kinds[0] == kinds[1] or not one[0] or not other[0]:
         kind = kinds[0] if one[0] else kinds[1]
-        yield Pair(kind, *base, *view, 0, ino)
+        yield PointerPair(kind, *base, *view, 0, ino)
     else:
-        yield Pair(kinds[0], *base, HOLE, 0, 0, ino)
-        yield Pair(kinds[1], HOLE, 0, *view, 0, ino)
-    yield Pair(
+        yield PointerPair(kinds[0], *base, HOLE, 0, 0, ino)
+        yield PointerPair(kinds[1], HOLE, 0, *view, 0, ino)
+    yield PointerPair(
         BLOB,
         (one[20], one[21]),
         one[24],

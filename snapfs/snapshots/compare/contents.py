@@ -27,7 +27,7 @@ from snapfs.store.trees.difference import MapDifference
 if TYPE_CHECKING:
     from snapfs.filesystem import Inode
     from snapfs.store.commit.volume import Volume
-    from snapfs.store.trees.difference import Place
+    from snapfs.store.trees.difference import ChangedBlock
 
 
 #: Pairs of blocks that are read at once.
@@ -94,7 +94,7 @@ def _data_differ(one: Inode, other: Inode) -> Steps[bool]:
     return False
 
 
-def _bytes_differ(volume: Volume, places: Sequence[Place]) -> Steps[bool]:
+def _bytes_differ(volume: Volume, places: Sequence[ChangedBlock]) -> Steps[bool]:
     """Compare blocks by their bytes. One that is damaged is not the same as another one."""
     hole = bytes(volume.geometry.block_size)
     for first in range(0, len(places), TOGETHER):

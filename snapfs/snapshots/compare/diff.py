@@ -28,11 +28,11 @@ from snapfs.snapshots.compare.contents import Change, changes
 from snapfs.snapshots.compare.differing import (
     NOTHING,
     Difference,
-    Kind,
-    Shown,
+    FileKind,
+    ShownInode,
 )
 from snapfs.snapshots.compare.pairing import (
-    Pair,
+    CompanionParts,
     choose_pairs,
     lies_in,
 )
@@ -175,22 +175,22 @@ class Diff:
                 return
         raise NotFound(f"/{path.decode(errors='replace')}: neither of the two states has it")
 
-    def _choose_pairs(self) -> Steps[list[Pair]]:
+    def _choose_pairs(self) -> Steps[list[CompanionParts]]:
         return (yield from choose_pairs(self.old, self.new))
 
-    def _compare_part(self, pair: Pair) -> Steps[None]:
+    def _compare_part(self, pair: CompanionParts) -> Steps[None]:
         """Compare what parts begin with: no directory that is compared has a name for it."""
         old, new = pair.old, pair.new
         if old is None or new is None:
             yield from self._tell(
-                Kind.REMOVED if old else Kind.ADDED, pair.old_path, pair.path, old, new
+                FileKind.REMOVED if old else FileKind.ADDED, pair.old_path, pair.path, old, new
             )
         elif stat.S_IFMT(old.mode) != stat.S_IFMT(new.mode):
-            yield from self._tell(Kind.RETYPED, pair.old_path, pair.path, old, new)
+            yield from self._tell(FileKind.RETYPED, pair.old_path, pair.path, old, new)
         else:
-            kind = Kind.CHANGED if pair.old_path == pair.path else Kind.RENAMED
+            kind = FileKind.CHANGED if pair.old_path == pair.path else FileKind.RENAMED
             change = yield from changes(old, new)
-            if change != NOTHING or kind is Kind.RENAMED:
+            if change != NOTHING or kind is FileKind.RENAMED:
                 yield from self._tell(kind, pair.old_path, pair.path, old, new, change)
         if old is None or new is None or not same_file(old, new):
             old, new = (one if one is not None and one.is_directory else None for one in (old, new))
@@ -303,7 +303,9 @@ class Diff:
                 continue
             old_path, path = join(old_base, name), join(base, name)
             if one.change is not None and one.change != NOTHING:
-                yield from self._tell(Kind.CHANGED, old_path, path, one.old, one.new, one.change)
+                yield from self._tell(
+                    FileKind.CHANGED, old_path, path, one.old, one.new, one.change
+                )
             if one.new.is_directory and not same_file(one.old, one.new):
                 yield from self._run(_Job.of(one.old, one.new, old_path, path))
 
@@ -374,12 +376,12 @@ class Diff:
         if old is None or new is None:
             return (yield from self._one_sided(old, new, old_path, path))
         if stat.S_IFMT(old.mode) != stat.S_IFMT(new.mode):
-            yield from self._tell(Kind.RETYPED, old_path, path, old, new)
+            yield from self._tell(FileKind.RETYPED, old_path, path, old, new)
             below = [_Job.of(old, None, old_path, b"")] if old.is_directory else []
             return below + ([_Job.of(None, new, b"", path)] if new.is_directory else [])
         change = yield from changes(old, new)
         if change != NOTHING:
-            yield from self._tell(Kind.CHANGED, old_path, path, old, new, change)
+            yield from self._tell(FileKind.CHANGED, old_path, path, old, new, change)
         return (
             [_Job.of(old, new, old_path, path)]
             if old.is_directory and not same_file(old, new)
@@ -415,7 +417,7 @@ class Diff:
                 and self._note_move(old, old_path, None)
             ):
                 return []
-            yield from self._tell(Kind.REMOVED, old_path, None, old, None)
+            yield from self._tell(FileKind.REMOVED, old_path, None, old, None)
             return [_Job.of(old, None, old_path, b"")] if old.is_directory else []
         if new is not None:
             if (
@@ -424,7 +426,7 @@ class Diff:
                 and self._note_move(new, None, path)
             ):
                 return []
-            yield from self._tell(Kind.ADDED, None, path, None, new)
+            yield from self._tell(FileKind.ADDED, None, path, None, new)
             return [_Job.of(None, new, b"", path)] if new.is_directory else []
         return []
 
@@ -453,16 +455,16 @@ class Diff:
             gone, come = sorted(moved.old), sorted(moved.new)
             for old_path, path in zip(gone, come, strict=False):
                 yield from self._tell(
-                    Kind.RENAMED, old_path, path, old, new, (yield from changes(old, new))
+                    FileKind.RENAMED, old_path, path, old, new, (yield from changes(old, new))
                 )
             for old_path in gone[len(come) :]:
                 if not old.is_directory:
-                    yield from self._tell(Kind.REMOVED, old_path, None, old, None)
+                    yield from self._tell(FileKind.REMOVED, old_path, None, old, None)
             for path in come[len(gone) :]:
                 if new.is_directory:
                     yield from self._rename_directory(new, path)
                 else:
-                    yield from self._tell(Kind.ADDED, None, path, None, new)
+                    yield from self._tell(FileKind.ADDED, None, path, None, new)
             yield PAUSE
 
     def _rename_directory(self, new: Inode, path: bytes) -> Steps[None]:
@@ -471,14 +473,19 @@ class Diff:
         if old is not None:
             yield from self.old.find_paths([new.ino])
             yield from self._tell(
-                Kind.RENAMED, self.old.path(new.ino), path, old, new, (yield from changes(old, new))
+                FileKind.RENAMED,
+                self.old.path(new.ino),
+                path,
+                old,
+                new,
+                (yield from changes(old, new)),
             )
 
     # What is reported
 
     def _tell(
         self,
-        kind: Kind,
+        kind: FileKind,
         old_path: bytes | None,
         path: bytes | None,
         old: Inode | None,
@@ -493,8 +500,8 @@ class Diff:
         yield Difference(kind, old_shown, shown, _shown(old), _shown(new), change)
 
 
-def _shown(inode: Inode | None) -> Shown | None:
-    return None if inode is None else Shown.of(inode)
+def _shown(inode: Inode | None) -> ShownInode | None:
+    return None if inode is None else ShownInode.of(inode)
 
 
 def _root(side: Side) -> MapRoot:

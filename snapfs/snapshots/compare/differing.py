@@ -12,7 +12,7 @@ from snapfs.snapshots.compare.contents import Change
 NOTHING: Final = Change()
 
 
-class Kind(enum.StrEnum):
+class FileKind(enum.StrEnum):
     """What has happened to a path."""
 
     ADDED = "added"
@@ -23,7 +23,7 @@ class Kind(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ShownInode:
     """What a state shows under a path. Times are nanoseconds."""
 
     ino: int
@@ -35,7 +35,7 @@ class Shown:
     links: int
 
     @classmethod
-    def of(cls, inode: Inode) -> Shown:
+    def of(cls, inode: Inode) -> ShownInode:
         """What an inode shows."""
         return cls(
             inode.ino, inode.mode, inode.uid, inode.gid, inode.size_shown, inode.mtime, inode.nlink
@@ -51,9 +51,9 @@ class Difference:
     both states show.
     """
 
-    kind: Kind
+    kind: FileKind
     old_path: bytes | None
     path: bytes | None
-    old: Shown | None
-    new: Shown | None
+    old: ShownInode | None
+    new: ShownInode | None
     change: Change = NOTHING

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class CompanionParts:
     """What a part begins with in both states, and where it is; None where nothing is."""
 
     old: Inode | None
@@ -31,7 +31,7 @@ class Pair:
     path: bytes | None
 
 
-def choose_pairs(old: Side, new: Side) -> Steps[list[Pair]]:
+def choose_pairs(old: Side, new: Side) -> Steps[list[CompanionParts]]:
     """Of two parts that lie within one another the smaller; of a part and everything, the part.
 
     A directory is compared with itself, wherever it is in the other state, or else with what has
@@ -39,11 +39,11 @@ def choose_pairs(old: Side, new: Side) -> Steps[list[Pair]]:
     """
     if old.is_whole and new.is_whole:
         return [
-            Pair(
+            CompanionParts(
                 (yield from old.directory(ROOT_INO)), (yield from new.directory(ROOT_INO)), b"", b""
             )
         ]
-    pairs: list[Pair] = []
+    pairs: list[CompanionParts] = []
     comparable = False
     for side, other in ((new, old), (old, new)):
         for part in side.state.parts:
@@ -57,7 +57,9 @@ def choose_pairs(old: Side, new: Side) -> Steps[list[Pair]]:
             if found is not None:
                 comparable = True
                 pair = (
-                    found if side is old else Pair(found.new, found.old, found.path, found.old_path)
+                    found
+                    if side is old
+                    else CompanionParts(found.new, found.old, found.path, found.old_path)
                 )
                 pairs += [pair] if pair.old is not None or pair.new is not None else []
     if not comparable:
@@ -70,7 +72,7 @@ def choose_pairs(old: Side, new: Side) -> Steps[list[Pair]]:
     return pairs
 
 
-def _pair_of(side: Side, other: Side, part: Part) -> Steps[Pair | None]:
+def _pair_of(side: Side, other: Side, part: Part) -> Steps[CompanionParts | None]:
     """A part of one state, as the old one, and what it is compared with in the other; None when
     that does not cover it.
     """
@@ -104,7 +106,7 @@ def _pair_of(side: Side, other: Side, part: Part) -> Steps[Pair | None]:
         found, found_path = (way[-1], path) if way else (None, None)
         if found is not None and found.is_directory and (yield from side.twin(found)) is not None:
             found, found_path = None, None
-    return Pair(inode, found, path if inode is not None else None, found_path)
+    return CompanionParts(inode, found, path if inode is not None else None, found_path)
 
 
 def _way_along(side: Side, part: Part) -> Steps[list[Inode]]:

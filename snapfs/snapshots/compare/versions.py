@@ -18,7 +18,7 @@ from snapfs.errors import IsDirectory, NotDirectory, NotFound
 from snapfs.filesystem import names
 from snapfs.filesystem.names import TYPE_BITS
 from snapfs.ids import ROOT_INO
-from snapfs.snapshots.compare.differing import Shown
+from snapfs.snapshots.compare.differing import ShownInode
 from snapfs.snapshots.compare.sides import (
     PAUSE,
     Side,
@@ -44,7 +44,7 @@ class Version:
     file: int
     data: int
     attributes: int
-    shown: Shown
+    shown: ShownInode
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +65,11 @@ class Lost:
     name: bytes
     snapshot: str
     created_ns: int
-    shown: Shown
+    shown: ShownInode
 
 
 @dataclass(slots=True)
-class Numbers:
+class VersionNumbers:
     """Numbers things in the order in which they are met."""
 
     known: dict[object, int] = field(default_factory=dict)
@@ -98,7 +98,12 @@ class Versions:
         Raises ``NotFound`` when no state has the path, ``IsDirectory`` when the newest that has it
         has a directory there.
         """
-        files, data, attributes, versions = Numbers(), Numbers(), Numbers(), Numbers()
+        files, data, attributes, versions = (
+            VersionNumbers(),
+            VersionNumbers(),
+            VersionNumbers(),
+            VersionNumbers(),
+        )
         births: dict[tuple[object, ...], object] = {}
         looked: dict[object, Version | None] = {}
         anything = False
@@ -123,7 +128,7 @@ class Versions:
                     )
                     count = len(versions.known)
                     looked[key] = version = Version(
-                        versions.of((*what, inode.mtime)), *what, Shown.of(inode)
+                        versions.of((*what, inode.mtime)), *what, ShownInode.of(inode)
                     )
                     if version.number > count:
                         yield version
@@ -185,7 +190,7 @@ class Deleted:
                                 name,
                                 state.instance.name,
                                 state.instance.created_ns,
-                                Shown.of(inode),
+                                ShownInode.of(inode),
                             )
                 yield PAUSE
             newer = directory

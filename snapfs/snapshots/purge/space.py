@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from snapfs.blocks.pointer import BLOCK_MASK, FLAG_BUCKET, pointer_runs
 from snapfs.filesystem import names
 from snapfs.filesystem.names import TYPE_BITS
-from snapfs.snapshots.compare.differing import Shown
+from snapfs.snapshots.compare.differing import ShownInode
 from snapfs.snapshots.compare.sides import (
     PAUSE,
     Side,
@@ -25,7 +25,7 @@ from snapfs.snapshots.compare.sides import (
     Steps,
     ask,
 )
-from snapfs.snapshots.purge.taking_out import Found
+from snapfs.snapshots.purge.taking_out import NamesInSnapshot
 from snapfs.store.trees.difference import BucketDifference
 from snapfs.store.trees.tree import BlockMap
 
@@ -44,7 +44,7 @@ class Had:
     snapshot: str
     created_ns: int
     path: bytes
-    shown: Shown
+    shown: ShownInode
 
 
 class _TooMuch(Exception):
@@ -56,7 +56,7 @@ class PurgeSpace:
     unless ``exact``.
     """
 
-    def __init__(self, fs: Filesystem, found: Sequence[Found]) -> None:
+    def __init__(self, fs: Filesystem, found: Sequence[NamesInSnapshot]) -> None:
         self._volume = fs.volume
         self._found = [
             (one, Side(fs.volume, State(one.instance.root, one.instance.copy()))) for one in found
@@ -82,7 +82,7 @@ class PurgeSpace:
                 if inode is not None:
                     here.append(inode)
                     yield Had(
-                        one.instance.name, one.instance.created_ns, place.path, Shown.of(inode)
+                        one.instance.name, one.instance.created_ns, place.path, ShownInode.of(inode)
                     )
             tops.append((side, 1 << one.instance.id, here))
         try:

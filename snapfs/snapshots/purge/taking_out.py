@@ -41,7 +41,7 @@ TOGETHER: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class NameInSnapshot:
     """A name in a snapshot's view: the directory that has it, and the inode that it leads to.
     ``path`` is from the root of the volume.
     """
@@ -55,11 +55,11 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class NamesInSnapshot:
     """What one snapshot has of the paths, and why it must stay as it is, if it must."""
 
     instance: Instance
-    places: tuple[Place, ...]
+    places: tuple[NameInSnapshot, ...]
     refusal: SnapfsError | None = None
 
 
@@ -79,7 +79,7 @@ def check_paths(paths: Iterable[bytes]) -> list[bytes]:
 
 def find_places(
     fs: Filesystem, which: str | Instance, paths: Sequence[bytes], *, permit: Permit = anyone
-) -> Found:
+) -> NamesInSnapshot:
     """Look paths up in a snapshot, as it is now. ``which`` is as for ``get``. Symbolic links are
     not followed.
 
@@ -87,7 +87,7 @@ def find_places(
     """
     instance = get(fs, which)
     view = fs.view(instance.id)
-    places: list[Place] = []
+    places: list[NameInSnapshot] = []
     covered = None
     for path in paths:
         place = _look(view, instance, path)
@@ -96,40 +96,40 @@ def find_places(
             if place.parent in view.above:
                 covered = path
     if not places:
-        return Found(instance, ())
+        return NamesInSnapshot(instance, ())
     if covered is not None:
         what = f"/{covered.decode(errors='replace')}"
         text = (
             f"snapshot {instance.name!r} covers {what} or a part of it, and nothing would "
             "be left: delete the snapshot"
         )
-        return Found(instance, tuple(places), UsageError(text))
+        return NamesInSnapshot(instance, tuple(places), UsageError(text))
     try:
         deletable(fs, instance, permit)
     except (SnapshotError, FsError) as exc:
-        return Found(instance, tuple(places), exc)
-    return Found(instance, tuple(places))
+        return NamesInSnapshot(instance, tuple(places), exc)
+    return NamesInSnapshot(instance, tuple(places))
 
 
-def _look(view: View, instance: Instance, path: bytes) -> Place | None:
+def _look(view: View, instance: Instance, path: bytes) -> NameInSnapshot | None:
     *way, name = path.split(b"/")
     try:
         parent = names.directory(view, ROOT_INO)
         for above in way:
             parent = names.directory(view, names.named(view, parent, above).ino)
         inode = names.named(view, parent, name)
-        return Place(instance, path, parent.ino, name, inode.ino, inode.generation)
+        return NameInSnapshot(instance, path, parent.ino, name, inode.ino, inode.generation)
     except StaleInode as exc:
         raise CorruptBlock(f"snapshot {instance.name!r} has no root directory") from exc
     except FsError:
         return None  # no such name, or something on the way is no directory
 
 
-def portions(places: Iterable[Place]) -> list[list[Place]]:
+def portions(places: Iterable[NameInSnapshot]) -> list[list[NameInSnapshot]]:
     """Cut them up so that not too much happens at once: all that one
     snapshot has stays together.
     """
-    of_each: dict[int, list[Place]] = {}
+    of_each: dict[int, list[NameInSnapshot]] = {}
     for place in places:
         of_each.setdefault(place.instance.id, []).append(place)
     every = list(of_each.values())
@@ -138,7 +138,9 @@ def portions(places: Iterable[Place]) -> list[list[Place]]:
     ]
 
 
-def take_out(fs: Filesystem, places: Iterable[Place], *, permit: Permit = anyone) -> list[Place]:
+def take_out(
+    fs: Filesystem, places: Iterable[NameInSnapshot], *, permit: Permit = anyone
+) -> list[NameInSnapshot]:
     """Take names out of their views, all of them or none. What they led to is freed in the
     background. The caller commits afterwards.
 
@@ -159,7 +161,7 @@ def take_out(fs: Filesystem, places: Iterable[Place], *, permit: Permit = anyone
             "too little space is left to purge that at once: purge it from fewer "
             "snapshots at a time, or delete one"
         ) from None
-    planned: list[tuple[Place, Inode, Inode]] = []
+    planned: list[tuple[NameInSnapshot, Inode, Inode]] = []
     wants: dict[Want, None] = {}
     for place in live:
         try:
@@ -188,7 +190,7 @@ def take_out(fs: Filesystem, places: Iterable[Place], *, permit: Permit = anyone
     return [place for place, _, _ in planned]
 
 
-def _plan(view: View, place: Place) -> tuple[Inode, Inode] | None:
+def _plan(view: View, place: NameInSnapshot) -> tuple[Inode, Inode] | None:
     """Make the directory and the inode of a place ready to be changed; None if the name is there no
     more.
     """

@@ -15,10 +15,10 @@ from snapfs.interrupts import NotCached
 from snapfs.snapshots.compare.diff import Diff
 from snapfs.snapshots.compare.differing import (
     Difference,
-    Kind,
-    Shown,
+    FileKind,
+    ShownInode,
 )
-from snapfs.snapshots.compare.pairing import Pair
+from snapfs.snapshots.compare.pairing import CompanionParts
 from snapfs.snapshots.compare.sides import (
     Side,
     State,
@@ -27,7 +27,7 @@ from snapfs.snapshots.compare.sides import (
 )
 from snapfs.snapshots.naming import get
 from snapfs.snapshots.restore.ways import (
-    Target,
+    PathBack,
     Way,
     covered_ways,
     find_targets,
@@ -42,17 +42,21 @@ if TYPE_CHECKING:
 class _PathDiff(Diff):
     """What differs at one path and below it. Directories live on within it, and nowhere else."""
 
-    def __init__(self, fs: Filesystem, present: State, past: State, target: Target) -> None:
+    def __init__(self, fs: Filesystem, present: State, past: State, target: PathBack) -> None:
         super().__init__(fs, present, past)
         self._target = target
 
-    def _choose_pairs(self) -> Steps[list[Pair]]:
+    def _choose_pairs(self) -> Steps[list[CompanionParts]]:
         old = (yield from self.old.inode(self._target.base)) if self._target.base else None
         new = (yield from self.new.inode(self._target.past)) if self._target.past else None
         for side, inode in ((self.old, old), (self.new, new)):
             side.show([inode.ino] if inode is not None else [])
         path = b"/".join(self._target.way)
-        return [Pair(old, new, path if old else None, path if new else None)] if old or new else []
+        return (
+            [CompanionParts(old, new, path if old else None, path if new else None)]
+            if old or new
+            else []
+        )
 
 
 def check(fs: Filesystem, name: str, paths: Sequence[str], permit: Permit) -> Instance:
@@ -96,7 +100,7 @@ class RestorePlan:
         else:
             yield from ask(check_permitted, self._fs, self._instance, permit)
 
-    def _targets(self, permit: Permit) -> Steps[list[Target]]:
+    def _targets(self, permit: Permit) -> Steps[list[PathBack]]:
         base, past = (Side(self._fs.volume, state) for state in (self._present, self._past))
         return (yield from find_targets(self._instance, self._ways, base, past, permit))
 
@@ -133,4 +137,4 @@ class RestorePlan:
             path = b"/".join(way[: depth + 1])
             if path not in made:
                 made.add(path)
-                yield Difference(Kind.ADDED, None, path, None, Shown.of(then[depth]))
+                yield Difference(FileKind.ADDED, None, path, None, ShownInode.of(then[depth]))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from snapfs.filesystem import Filesystem
     from snapfs.interrupts import Want
-    from snapfs.snapshots.compare.comparison import Comparison
+    from snapfs.snapshots.compare.comparison import MapComparison
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 Masks = dict[tuple[int, bool], int]
 
 
-def uncovered(fs: Filesystem, comparison: Comparison) -> Masks:
+def uncovered(fs: Filesystem, comparison: MapComparison) -> Masks:
     """Which instances do not preserve what the base is about to lose, by the inode that it belongs
     to. Raises ``NotCached`` for all.
     """
@@ -44,7 +44,7 @@ def uncovered(fs: Filesystem, comparison: Comparison) -> Masks:
 
 
 def outside(
-    fs: Filesystem, comparison: Comparison, tops: Collection[int]
+    fs: Filesystem, comparison: MapComparison, tops: Collection[int]
 ) -> list[tuple[int, bool]]:
     """What of this a snapshot of some directories and files of the base, made now, does not
     preserve. Raises ``NotCached`` for all.
@@ -71,7 +71,7 @@ def _ask_all(look: Callable[[int, bool], None], keys: Iterable[tuple[int, bool]]
         raise NotCached(list(wants))
 
 
-def exchange(fs: Filesystem, comparison: Comparison, masks: Masks) -> None:
+def exchange(fs: Filesystem, comparison: MapComparison, masks: Masks) -> None:
     """Move the blocks that differ between the base and the instances, as
     ``holders_model.py`` says.
     """

@@ -23,7 +23,7 @@ from snapfs.filesystem.inode import Inode
 from snapfs.filesystem.names import TYPE_BITS
 from snapfs.ids import BASE_VIEW
 from snapfs.interrupts import CommitNeeded, NotCached
-from snapfs.snapshots.compare.comparison import GENERATION, Comparison
+from snapfs.snapshots.compare.comparison import GENERATION, MapComparison
 from snapfs.snapshots.compare.differing import Difference
 from snapfs.snapshots.compare.sides import Steps, ask
 from snapfs.snapshots.restore.exchanging import (
@@ -161,9 +161,9 @@ class Graft:
                     for ino in plan.to_copy:
                         yield from self._copy(ino)
                     continue
-                comparison = Comparison(self.fs.volume, plan.pairs)
+                comparison = MapComparison(self.fs.volume, plan.pairs)
                 yield from ask(comparison.run)
-                copied = Comparison(self.fs.volume, plan.copied)
+                copied = MapComparison(self.fs.volume, plan.copied)
                 yield from ask(copied.run)
                 self._reading = None
                 undo = yield from self._insist(self._apply, plan, comparison, copied, roots)
@@ -259,8 +259,8 @@ class Graft:
     def _apply(
         self,
         plan: Plan,
-        comparison: Comparison,
-        copied: Comparison,
+        comparison: MapComparison,
+        copied: MapComparison,
         roots: tuple[ViewRoot, ViewRoot],
     ) -> Instance | None:
         """Do it, whole; the undo snapshot. None when the views are not what they were at the roots

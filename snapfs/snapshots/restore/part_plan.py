@@ -26,8 +26,8 @@ from snapfs.ids import DESIGNATED_INO, ORPHANS_INO, ROOT_INO
 from snapfs.snapshots.compare.comparison import (
     DATA,
     HOLE,
-    Comparison,
-    Pair,
+    MapComparison,
+    PointerPair,
     trees,
 )
 from snapfs.snapshots.compare.sides import (
@@ -39,7 +39,7 @@ from snapfs.snapshots.compare.sides import (
 )
 from snapfs.snapshots.restore.placing import AHEAD, Placing
 from snapfs.snapshots.restore.ways import (
-    Target,
+    PathBack,
     Way,
     find_targets,
 )
@@ -83,7 +83,7 @@ class Plan:
     """
 
     slots: dict[int, bytes] = field(default_factory=dict)
-    pairs: list[Pair] = field(default_factory=list)
+    pairs: list[PointerPair] = field(default_factory=list)
     rebuilt: dict[int, Rebuilt] = field(default_factory=dict)
     orphaned: set[int] = field(default_factory=set)
     adopted: set[int] = field(default_factory=set)
@@ -91,7 +91,7 @@ class Plan:
     renewed: set[int] = field(default_factory=set)
     to_copy: list[int] = field(default_factory=list)
     #: The trees of what was copied.
-    copied: list[Pair] = field(default_factory=list)
+    copied: list[PointerPair] = field(default_factory=list)
     parents: dict[tuple[bytes, ...], Parent] = field(default_factory=dict)
     #: Directory (or the path of one that is made), name, what stands there then (None: nothing).
     entries: list[tuple[int | tuple[bytes, ...], bytes, int | None]] = field(default_factory=list)
@@ -143,7 +143,7 @@ class Planner:
                 tops=frozenset(one.base for one in targets) - {0}, next_ino=placing.next_ino
             )
             yield from self._fill(plan, placing, targets, refused)
-            comparison = Comparison(fs.volume, plan.pairs)
+            comparison = MapComparison(fs.volume, plan.pairs)
             yield from ask(comparison.run)
             found = yield from self._shared_elsewhere(comparison)
             if not found - refused:
@@ -151,7 +151,7 @@ class Planner:
             refused |= found
 
     def _fill(
-        self, plan: Plan, placing: Placing, targets: list[Target], refused: set[tuple[int, bool]]
+        self, plan: Plan, placing: Placing, targets: list[PathBack], refused: set[tuple[int, bool]]
     ) -> Steps[None]:
         numbers = dict(placing.where)
         numbers.update((ino, ino) for ino in placing.rewritten if ino not in numbers)
@@ -234,7 +234,7 @@ class Planner:
         plan.pairs += trees(DESIGNATED_INO, slot, plan.slots[DESIGNATED_INO])
 
     def _enter(
-        self, plan: Plan, placing: Placing, target: Target, parents: dict[int, int]
+        self, plan: Plan, placing: Placing, target: PathBack, parents: dict[int, int]
     ) -> Steps[None]:
         """What stands at a path, and the directories on the way to it that are missing."""
         number = placing.where[target.past] if target.past else None
@@ -330,7 +330,9 @@ class Planner:
         if (number, False) in refused and stat.S_ISREG(inode.mode):
             if ino in self._copies:
                 inode.data = copy = yield from self._copied(placing, self._copies[ino])
-                plan.copied.append(Pair(DATA, HOLE, 0, copy.root_words, copy.depth, 0, number))
+                plan.copied.append(
+                    PointerPair(DATA, HOLE, 0, copy.root_words, copy.depth, 0, number)
+                )
             else:
                 plan.to_copy.append(ino)
         inode.parent, inode.nlink = parent, placing.links_of(inode)
@@ -409,7 +411,7 @@ class Planner:
             plan.inodes -= 1
         plan.slots[ino] = after
 
-    def _shared_elsewhere(self, comparison: Comparison) -> Steps[set[tuple[int, bool]]]:
+    def _shared_elsewhere(self, comparison: MapComparison) -> Steps[set[tuple[int, bool]]]:
         """The trees that have a block that the base reaches elsewhere."""
         found: set[tuple[int, bool]] = set()
         allocator, sets = self.fs.volume.allocator, self.fs.volume.holders

@@ -30,7 +30,7 @@ from snapfs.snapshots.compare.sides import (
     ask,
     same_file,
 )
-from snapfs.snapshots.restore.ways import Target
+from snapfs.snapshots.restore.ways import PathBack
 from snapfs.store.trees.difference import BucketDifference, SlotDifference
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Placing:
     ``links`` the link counts of those that lose or get some.
     """
 
-    def __init__(self, view: View, base: Side, past: Side, targets: Collection[Target]) -> None:
+    def __init__(self, view: View, base: Side, past: Side, targets: Collection[PathBack]) -> None:
         self._known = view.known
         self.base, self.past = base, past
         self.targets = targets

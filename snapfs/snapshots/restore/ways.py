@@ -25,7 +25,7 @@ Way = tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class PathBack:
     """A path that is brought back: the inode there in the snapshot and in the base, 0 for none.
 
     ``parent`` is the directory of the base that it stands in, 0 as long as there is none.
@@ -70,7 +70,7 @@ def distinct(ways: Iterable[Way]) -> list[Way]:
 
 def find_targets(
     instance: Instance, ways: Sequence[Way], base: Side, past: Side, permit: Permit
-) -> Steps[list[Target]]:
+) -> Steps[list[PathBack]]:
     """What stands at some paths, now and in a snapshot. Raises ``NotFound``, ``NotDirectory``, and
     what ``permit`` raises.
     """
@@ -89,7 +89,7 @@ def find_targets(
         present = now[-1].ino if len(now) == len(way) else 0
         above = [ROOT_INO, *(one.ino for one in now)]
         out.append(
-            Target(way, wanted, present, above[len(way) - 1] if len(above) >= len(way) else 0)
+            PathBack(way, wanted, present, above[len(way) - 1] if len(above) >= len(way) else 0)
         )
     for one in out:
         yield from _check_permitted(base, past, one, permit)
@@ -101,7 +101,7 @@ def _was_absent(instance: Instance, way: Way) -> bool:
     return any(part.way == way and not part.ino for part in instance.parts)
 
 
-def _check_permitted(base: Side, past: Side, target: Target, permit: Permit) -> Steps[None]:
+def _check_permitted(base: Side, past: Side, target: PathBack, permit: Permit) -> Steps[None]:
     """What stands there counts; where nothing does, what stood there, and the directory that is
     going to have it.
     """

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from snapfs.errors import CorruptBlock
 from snapfs.ids import BASE_VIEW, ROOT_INO
 from snapfs.interrupts import CommitNeeded, Interrupt
-from snapfs.snapshots.compare.comparison import Comparison
+from snapfs.snapshots.compare.comparison import MapComparison
 from snapfs.snapshots.lifecycle import new_instance
 from snapfs.snapshots.naming import default_name, free_name, get
 from snapfs.snapshots.restore.dry_run import RestorePlan
@@ -50,7 +50,7 @@ class RestoreResult:
 
 #: What was interrupted, one for each filesystem at most: a comparison of the roots of two views, or
 #: the restoring of some paths.
-_running: weakref.WeakKeyDictionary[Filesystem, tuple[object, Comparison | Graft]] = (
+_running: weakref.WeakKeyDictionary[Filesystem, tuple[object, MapComparison | Graft]] = (
     weakref.WeakKeyDictionary()
 )
 
@@ -149,8 +149,8 @@ def _restore_all(
     roots = volume.base_root, instance.root
     running = _running.get(fs)
     comparison = running[1] if running is not None and running[0] == roots else None
-    if not isinstance(comparison, Comparison):
-        comparison = Comparison.of_views(volume, *roots)
+    if not isinstance(comparison, MapComparison):
+        comparison = MapComparison.of_views(volume, *roots)
         _running[fs] = roots, comparison
     try:
         comparison.run()

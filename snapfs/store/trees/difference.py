@@ -39,7 +39,7 @@ HOLE: Final[Pointer] = (0, 0)
 MapRoot = tuple[int, int, int]
 
 #: Index of a block, and the pointers to it in both maps.
-Place = tuple[int, Pointer, Pointer]
+ChangedBlock = tuple[int, Pointer, Pointer]
 
 #: An inode number, and its slots in both tables.
 Slot = tuple[int, bytes, bytes]
@@ -72,7 +72,7 @@ class MapDifference:
         self._stack = [_Pair(left[:2], left[2], right[:2], right[2], 0)]
         self._descents = 0
 
-    def next(self) -> list[Place] | None:
+    def next(self) -> list[ChangedBlock] | None:
         """What another step finds, about in order."""
         if not self._stack:
             return None
@@ -87,7 +87,7 @@ class MapDifference:
         if wants:
             raise NotCached(list(dict.fromkeys(wants)))
         del self._stack[-len(batch) :]
-        out: list[Place] = []
+        out: list[ChangedBlock] = []
         below: list[_Pair] = []
         for pair, left, right, level in found:
             if level == 0:
@@ -159,7 +159,7 @@ class SlotDifference:
     def __init__(self, store: BlockStore, left: MapRoot, right: MapRoot) -> None:
         self._store = store
         self._leaves = MapDifference(store, left, right)
-        self._found: list[Place] = []
+        self._found: list[ChangedBlock] = []
 
     def next(self) -> list[Slot] | None:
         """What another step finds."""
