@@ -12,6 +12,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from snapfs.fuse.protocol.numbers import Numbers
 from snapfs.fuse.protocol.wire import Op, Piece
 from snapfs.latency import Histogram
 
@@ -39,6 +40,8 @@ class InProgress:
     opcode: int
     node: int
     arrived: float
+    #: What the numbers of inodes mean: a daemon can serve several mounts.
+    numbers: Numbers
     coroutine: Coroutine[Any, Any, Any]
 
 

@@ -28,7 +28,7 @@ from snapfs.fuse.driving.metrics import InProgress
 from snapfs.fuse.driving.threads import THREADS, Pool, ThreadJob, in_thread, jobs
 from snapfs.fuse.inside.coroutines import frames_of, stack_of, where
 from snapfs.fuse.kernel.mounted import MountedKernel
-from snapfs.fuse.protocol.numbers import SNAPDIR_BIT
+from snapfs.fuse.protocol.numbers import SNAPDIR_BIT, Numbers
 from snapfs.fuse.protocol.wire import Op, name_of
 from snapfs.fuse.serving.loop import Loop
 from snapfs.ids import BASE_VIEW
@@ -89,7 +89,8 @@ class Report:
         """The request that the event loop itself works on. ``found``: what ``Loop._read`` has."""
         if "node" in found and "began" in found:
             opcode, unique, node = (found[name] for name in ("opcode", "unique", "node"))
-            what = self._named(opcode, unique, node, lambda _view_id, _ino: "")
+            numbers = found["self"]._numbers
+            what = self._named(opcode, unique, numbers, node, lambda _view_id, _ino: "")
             yield f"and works on {what}, for {time.perf_counter() - found['began']:.3f} s"
 
     def _parts(self, asker: int, path: Callable[[int, int], str]) -> list[str]:
@@ -105,16 +106,23 @@ class Report:
         held += [(each, _SHORT) for each in self._kernel.shortage.held()]
         yield f"requests in progress: {len(waiting) + len(held)}"
         for (since, unique, node), reason in held:
-            what = self._named(Op.GETATTR, unique, node, path)
+            what = self._named(Op.GETATTR, unique, self._numbers, node, path)
             yield f"  {what}, for {time.monotonic() - since:.3f} s, waits for"
             yield f"    {reason}"
         for one in waiting:
-            what = self._named(one.opcode, one.unique, one.node, path)
+            what = self._named(one.opcode, one.unique, one.numbers, one.node, path)
             yield f"  {what}, for {now - one.arrived:.3f} s, waits for"
             yield from _below(self._reason(one, now), 2)
 
-    def _named(self, opcode: int, unique: int, node: int, path: Callable[[int, int], str]) -> str:
-        view_id, ino = self._numbers.split(node)
+    def _named(
+        self,
+        opcode: int,
+        unique: int,
+        numbers: Numbers,
+        node: int,
+        path: Callable[[int, int], str],
+    ) -> str:
+        view_id, ino = numbers.split(node)
         instance = self._edge.volume.instances.table.get(view_id)
         view = f"snapshot {instance.name}" if instance else f"view {view_id}"
         tree = "the base" if view_id == BASE_VIEW else view

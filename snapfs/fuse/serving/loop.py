@@ -107,6 +107,7 @@ class Loop:
         self._work = Exchange(operations).work
         self._quick = Quick(operations).work
         self._metrics = operations.edge.metrics
+        self._numbers = operations.numbers
         self._limit = limit
         self._nursery: trio.Nursery | None = None
         self._workers = 0
@@ -206,7 +207,7 @@ class Loop:
             message = memoryview(buffer)[:length] if observers.all else b""
             if is_small:
                 message = bytes(message)
-            request = InProgress(unique, opcode, node, began, work)
+            request = InProgress(unique, opcode, node, began, self._numbers, work)
             has_waited = await _attended(
                 self._answer(opcode, unique, work, began, message),
                 functools.partial(self._waits, request, is_small),

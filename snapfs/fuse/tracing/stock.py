@@ -243,7 +243,7 @@ class StockObserved:
             number = self._number
             work = handler(*arguments)
             opcode, node, _, _ = to_call(*arguments)
-            request = InProgress(number, opcode, node, began, work)
+            request = InProgress(number, opcode, node, began, self._operations.numbers, work)
             waiting.add(request)
             try:
                 result = await work
