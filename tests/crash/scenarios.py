@@ -164,7 +164,8 @@ class Stage:
 
     def make(self, path: bytes, mode: int = FILE, view: Any = None, **more: Any) -> int:
         view = view or self.fs.base
-        return self.call(self.fs.make, view, *self._parent(path, view), mode, 0, 0, **more).ino
+        inode = self.call(self.fs.make, view, *self._parent(path, view), mode, 0, 0, **more)
+        return int(inode.ino)
 
     def write(self, path: bytes, offset: int, data: bytes, view: Any = None) -> None:
         view = view or self.fs.base
@@ -645,8 +646,8 @@ def full_of_snapshots(stage: Stage) -> None:
         stage.commit()
     stage.unlink(b"f")
     stage.commit()
-    for each in snapshots.all(stage.fs):
-        stage.delete(each.name)
+    for left in snapshots.all(stage.fs):
+        stage.delete(left.name)
     stage.work()
     stage.commit()
     stage.fill(b"again", 30_000)
@@ -877,9 +878,11 @@ def logged_and_freed(stage: Stage) -> None:
         stage.write(path, 4096 * turn, stage.rng.randbytes(9_000))
         stage.sync()
         stage.write(path, 4096 * turn, stage.rng.randbytes(5_000))
-        stage.sync(
-            lambda path=path, turn=turn: stage.write(path, 4096 * turn, stage.rng.randbytes(4_096))
-        )
+
+        def meanwhile(path: bytes = path, turn: int = turn) -> None:
+            stage.write(path, 4096 * turn, stage.rng.randbytes(4_096))
+
+        stage.sync(meanwhile)
         if turn == 1:
             stage.unlink(b"f1")
             stage.work()
@@ -958,7 +961,8 @@ def logged_until_full(stage: Stage) -> None:
     for _ in range(3):
         stage.write(b"f", 0, stage.rng.randbytes(4_096))
         stage.sync()
-    assert stage.volume.sync_log.region is not None
+    region: object = stage.volume.sync_log.region
+    assert region is not None
     assert stage.records > 5
 
 

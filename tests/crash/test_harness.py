@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from snapfs.blocks.log_record import LAYOUT, MAGIC
+from snapfs.blocks.log_record import LAYOUT, MAGIC, decode_log
 from snapfs.filesystem import replay as replay_log
 from snapfs.store.commit import commit, sync_log
 from snapfs.store.commit.sync_log import LogWrite
@@ -168,7 +168,7 @@ def test_overwriting_in_place_what_a_record_names_is_caught(
 
 def test_a_log_of_another_generation_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was logged before a commit is no part of what comes after it."""
-    decode = sync_log.decode_log
+    decode = decode_log
 
     def any_generation(region: bytes, block_size: int, uuid: bytes, generation: int) -> object:
         found = LAYOUT.unpack_from(region)[3] if region[:4] == MAGIC else generation

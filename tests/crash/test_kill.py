@@ -11,10 +11,12 @@ import os
 import random
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
 from tests.crash.killing import WRITERS, Life, Log, prove
+from tests.harness.mounts import Mounted
 
 #: Kills in a normal run of the tests.
 KILLS = int(os.environ.get("SNAPFS_KILLS", "50"))
@@ -25,7 +27,7 @@ SEED = int(os.environ.get("SNAPFS_KILL_SEED", "0"))
 ROUND = 8
 
 
-def findings(mounted) -> list[str]:
+def findings(mounted: Mounted) -> list[str]:
     """What the checker says, but that the newest superblock has no copy yet: between its two writes
     a kill leaves it so.
     """
@@ -36,7 +38,9 @@ def findings(mounted) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 @pytest.mark.volume(size="256M", options="commit=1")
-def test_kills_lose_nothing_that_was_acknowledged(mounted, wait_until) -> None:
+def test_kills_lose_nothing_that_was_acknowledged(
+    mounted: Mounted, wait_until: Callable[..., None]
+) -> None:
     """A2, A6, A9; I8. The seed makes the same changes again, though not at the same moments."""
     seed = SEED or random.randrange(1, 1 << 30)
     print(f"\n{KILLS} kills, SNAPFS_KILL_SEED={seed}")
@@ -87,7 +91,7 @@ def test_kills_lose_nothing_that_was_acknowledged(mounted, wait_until) -> None:
     )
 
 
-def test_a_kill_while_mounting_going_back_and_unmounting(mounted, snapfs_command) -> None:
+def test_a_kill_while_mounting_going_back_and_unmounting(mounted: Mounted) -> None:
     """A10, I8: going back is done or not done."""
     (mounted / "file").write_bytes(b"old" * 10_000)
     mounted.snapshot("s")

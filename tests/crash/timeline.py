@@ -160,17 +160,23 @@ class Timeline:
             moment.point = point
             yield moment
 
+    def write(self, index: int) -> Write:
+        """The event of this number, which is a write."""
+        event = self.events[index]
+        assert isinstance(event, Write)
+        return event
+
     def _pass(self, moment: Moment, index: int) -> None:
         event = self.events[index]
         if isinstance(event, Write):
             moment.pending.append(index)
         elif isinstance(event, Flush):
             for each in moment.pending:
-                write = self.events[each]
+                write = self.write(each)
                 if write.device == event.device:
                     moment.durable[write.device].write(write.offset, write.content)
             moment.pending = [
-                each for each in moment.pending if self.events[each].device != event.device
+                each for each in moment.pending if self.write(each).device != event.device
             ]
         else:
             moment.durable, moment.pending = [content.copy() for content in event.contents], []
@@ -179,7 +185,7 @@ class Timeline:
         """The devices after the crash."""
         found = [content.copy() for content in moment.durable]
         for index in state.arrived:
-            write = self.events[index]
+            write = self.write(index)
             content, offset = write.content, write.offset
             if state.torn and state.torn[0] == index:
                 cut = state.torn[1]
@@ -208,7 +214,7 @@ class Timeline:
     def kind(self, state: State) -> tuple[int, tuple[int, ...]]:
         """Is a write torn, and at which end; on which devices has anything arrived."""
         torn = 0 if state.torn is None else 1 if state.torn[1] > 0 else -1
-        return torn, tuple(sorted({self.events[index].device for index in state.arrived}))
+        return torn, tuple(sorted({self.write(index).device for index in state.arrived}))
 
     def states(self, rng: random.Random, samples: int) -> list[State]:
         """Of every moment at which something may be lost that is durable right after it, and of
@@ -237,10 +243,10 @@ class Timeline:
         else:
             for number in range(len(moment.durable)):
                 chosen.add(
-                    tuple(index for index in everything if self.events[index].device == number)
+                    tuple(index for index in everything if self.write(index).device == number)
                 )
                 chosen.add(
-                    tuple(index for index in everything if self.events[index].device != number)
+                    tuple(index for index in everything if self.write(index).device != number)
                 )
             for index in rng.sample(everything, min(samples, len(everything))):
                 chosen.add(tuple(each for each in everything if each < index))
@@ -251,11 +257,11 @@ class Timeline:
                 chosen.add(tuple(index for index in everything if rng.random() < likely))
         for arrived in sorted(chosen):
             yield State(moment.point, arrived)
-            long = [index for index in arrived if len(self.events[index].content) > SECTOR]
+            long = [index for index in arrived if len(self.write(index).content) > SECTOR]
             if len(everything) > TORN and long:
                 long = [rng.choice(long)]
             for index in long:
-                cuts = range(SECTOR, len(self.events[index].content), SECTOR)
+                cuts = range(SECTOR, len(self.write(index).content), SECTOR)
                 for cut in cuts if len(everything) <= TORN else [rng.choice(cuts)]:
                     yield State(moment.point, arrived, (index, cut))
                     yield State(moment.point, arrived, (index, -cut))

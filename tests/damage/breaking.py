@@ -20,7 +20,7 @@ from typing import Any
 
 import snapfs
 from snapfs.store.commit import driver, guard
-from tests.damage.ordeal import STORIES, FaultStage, Story, stopped_clock
+from tests.damage.ordeal import STORIES, FaultStage, Story
 from tests.harness.sparse import SparseDevice
 
 _CORE = str(Path(snapfs.__file__).parent)
@@ -116,7 +116,6 @@ class Breaking:
     sites: dict[Site, list[int]] = field(repr=False)
 
     @classmethod
-    @stopped_clock()
     def learn(cls, name: str) -> Breaking:
         story = Story.learn(name)
         stage = BreakingStage(story.content)
@@ -136,10 +135,9 @@ class Breaking:
         for (code, _), numbers in self.sites.items():
             if code not in known:
                 calls.setdefault(code, []).extend(numbers)
-        known |= calls.keys()
+        known.update(calls)
         return [rnd.choice(sorted(one)) for one in calls.values()]
 
-    @stopped_clock()
     def suffer(self, at: int) -> str:
         """Break call number ``at`` off: the step that it was in. Raises ``AssertionError``."""
         stage = BreakingStage(self.story.content, at)

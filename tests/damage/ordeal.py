@@ -13,7 +13,6 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
-from unittest import mock
 from weakref import WeakKeyDictionary
 
 from snapfs import snapshots
@@ -35,7 +34,7 @@ from snapfs.store.commit.sync_log import LogWrite
 from snapfs.store.commit.volume import Volume
 from snapfs.store.trees.sealed import Sealed
 from tests.crash.oracle import COPY, FACTS, RESTORES, Dump, Oracle, dump
-from tests.crash.scenarios import SCENARIOS, Stage
+from tests.crash.scenarios import CREATED_NS, SCENARIOS, Stage
 from tests.damage.faults import Fault, FaultyDevice, Kind, Site
 from tests.harness.effort import stratified
 from tests.harness.sparse import SparseDevice
@@ -86,13 +85,6 @@ def sparse(stage: Stage) -> None:
 
 #: As ``SCENARIOS``: those, and what only failing operations can spoil.
 STORIES = {**SCENARIOS, "in_place": (in_place, 320), "sparse": (sparse, 320)}
-
-
-def stopped_clock() -> Any:
-    """Superblocks have the time of their commit: with a clock that stands, a story writes the same
-    bytes whenever it is played.
-    """
-    return mock.patch("time.time_ns", new=lambda: 1_000_000_000_000)
 
 
 #: Stages that note the states of their volumes. The driver's seals and records come by here.
@@ -146,10 +138,13 @@ class FaultStage(Stage):
         self.volume = open_volume(self.faulty)
         self.fs = Filesystem(self.volume)
         # Times follow the steps, not how often a step had to be tried.
-        self.fs.now = lambda: 1_000_000_000_000 + self.steps * 1_000_000_007
+        self.fs.now = self.volume.now = lambda: CREATED_NS + self.steps * 1_000_000_007
         self.oracle = Oracle()
         if remember:
             self._watch_seals()
+
+    def tick(self) -> None:
+        """See ``fs.now``."""
 
     def _watch_seals(self) -> None:
         _WATCHED[self.volume] = self
@@ -222,7 +217,6 @@ class Story:
     _states: dict[int, Dump] = field(default_factory=dict)
 
     @classmethod
-    @stopped_clock()
     def learn(cls, name: str) -> Story:
         tell, blocks = STORIES[name]
         content = SparseDevice(blocks * BLOCK)
@@ -235,7 +229,6 @@ class Story:
         assert counted.steps == told.steps
         return cls(name, content, told.oracle, operations)
 
-    @stopped_clock()
     def state(self, step: int) -> Dump:
         """What there is after a step, without a fault."""
         if step not in self._states:
@@ -262,7 +255,6 @@ class Story:
     def _kind(self, fault: Fault) -> tuple[Kind, bool, Site]:
         return fault.kind, fault.lasting, self.operations[fault.kind.operation][fault.at - 1]
 
-    @stopped_clock()
     def suffer(self, fault: Fault) -> str:
         """Play it with this fault; what came of it. Raises ``AssertionError``."""
         tell, _ = STORIES[self.name]

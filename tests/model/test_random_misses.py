@@ -59,9 +59,7 @@ class ForgetfulWorld(World):
 
     def open(self) -> None:
         super().open()
-        self.cache = self.volume.cache = self.volume.allocator.cache = ForgetfulCache(
-            self.volume.cache.capacity, self.rnd
-        )
+        self.cache = self.volume.cache = ForgetfulCache(self.volume.cache.capacity, self.rnd)
 
     def drive(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self.forget_some()
