@@ -8,10 +8,10 @@ import argparse
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from snapfs.cli import output
+from snapfs.cli import output, shown_copy
 from snapfs.cli.arguments import Parser, add_json, add_timeout, size
 from snapfs.cli.exits import ERROR, INTERRUPTED, OK, USAGE, CommandFailed, report
 from snapfs.cli.paths import PATHS_HELP, all_in_volume
@@ -126,7 +126,7 @@ def _copy(arguments: argparse.Namespace) -> int:
         session(
             arguments.source, write=arguments.map == "on-volume", timeout=arguments.timeout
         ) as volume,
-        _bar() as told,
+        shown_copy.progress() as told,
     ):
         result = volume.call(
             "copy",
@@ -225,7 +225,7 @@ def _ask(
     write = action != "status" and (mark is None or mark.registered)
     with (
         session(source, write=write, go_on=action != "cancel", timeout=arguments.timeout) as volume,
-        _bar() as told,
+        shown_copy.progress() as told,
     ):
         if action == "resume":
             destination = lasting_path(arguments.destination) if mark is not None else None
@@ -300,18 +300,6 @@ def _destination(path: str) -> str:
     return lasting_path(path)
 
 
-@contextlib.contextmanager
-def _bar() -> Iterator[Callable[[Document], None]]:
-    """A progress bar for what a copy tells; on a terminal."""
-    with output.progress("Copying", of_bytes=True) as progress:
-
-        def told(event: Document) -> None:
-            if progress and event["total"] is not None:
-                progress(event["copied"], event["total"])
-
-        yield told
-
-
 def _waited(
     call: Callable[..., Document], copy_id: str | None, told: Callable[[Document], None]
 ) -> Document:
@@ -327,85 +315,18 @@ def _waited(
 
 
 def _report(arguments: argparse.Namespace, result: Document, mountpoint: str | None) -> int:
-    since = result.get("since_ns")
+    """Say what has become of a copy; the exit code."""
+    asked = arguments.source if arguments.source in ACTIONS else None
     if arguments.json:
-        document = {name: value for name, value in result.items() if name != "since_ns"}
-        output.print_json(
-            {
-                "mounted": mountpoint,
-                **document,
-                "since": None if since is None else output.time_json(since),
-            }
-        )
+        shown_copy.print_document(result, mountpoint)
     elif result["state"] == "none":
         output.line(f"{arguments.destination}: no copy is running")
-    elif arguments.source == "status":
-        output.print_facts(_facts(result))
+    elif asked == "status":
+        output.print_facts(shown_copy.facts(result))
     elif result["state"] != "failed":
-        output.line(_line(result, begun=arguments.source not in ACTIONS))
+        output.line(shown_copy.line(result, begun=asked is None))
     if result["state"] == "failed":
-        if not arguments.json and arguments.source != "status":
+        if not arguments.json and asked != "status":
             report(f"the copy has failed: {result['reason']}")
         return ERROR
     return OK
-
-
-def _facts(result: Document) -> list[tuple[str, str]]:
-    facts = [
-        ("state", result["state"]),
-        ("source", result["source"]),
-        ("destination", result["destination"]),
-    ]
-    if result["total"] is not None:
-        share = 100 * result["copied"] / result["total"] if result["total"] else 100
-        facts.append(
-            (
-                "copied",
-                (
-                    f"{output.size_text(result['copied'])} of "
-                    f"{output.size_text(result['total'])} ({share:.1f} %)"
-                ),
-            )
-        )
-    if result["since_ns"] is not None:
-        facts.append(("begun", output.time_text(result["since_ns"])))
-    if result["rate"] is not None:
-        facts.append(("rate limit", f"{output.size_text(result['rate'])}/s"))
-    if result["map"] is not None:
-        facts.append(("map", result["map"]))
-    if result["on_error"] is not None:
-        facts.append(("fails first", "the copy" if result["on_error"] == "copy" else "writing"))
-    if result["reason"]:
-        facts.append(("reason", result["reason"]))
-    return facts
-
-
-def _line(result: Document, *, begun: bool) -> str:
-    state, where = result["state"], result["destination"]
-    if state == "complete":
-        return f"{where}: the copy is complete, {output.size_text(result['copied'])}"
-    if state == "cancelled":
-        if result.get("moved"):
-            return (
-                f"{where}: the copy is cancelled; its target has been moved from there, and "
-                "is of no use where it is now"
-            )
-        return f"{where}: the copy is cancelled" + (
-            ", and gone" if result.get("removed") else "; what is there is of no use"
-        )
-    if state == "paused":
-        return f"{where}: the copy is paused; 'snapfs copy resume {quoted(where)}' goes on"
-    if state == "blocked":
-        return f"{where}: the copy cannot go on, and is tried again: {result['reason']}"
-    moment = "is the volume as it was just now, and" if begun else "the copy"
-    if result["rate"] == 0:
-        return (
-            f"{where}: {moment} is given only what is overwritten; 'snapfs copy resume "
-            f"{quoted(where)} --rate max' fills it"
-        )
-    if begun:
-        return (
-            f"{where}: {moment} is filled behind; 'snapfs copy status {quoted(where)}' "
-            "tells how far it is"
-        )
-    return f"{where}: {moment} goes on; 'snapfs copy status {quoted(where)}' tells how far it is"

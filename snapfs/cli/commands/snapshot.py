@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-import pwd
 import sys
 from typing import Any
 
-from snapfs.cli import output
+from snapfs.cli import output, shown_snapshot
 from snapfs.cli.arguments import Parser, add_discard, add_json, add_target
 from snapfs.cli.commands import hot
 from snapfs.cli.exits import ERROR, OK, report
@@ -199,7 +198,9 @@ def _create(arguments: argparse.Namespace) -> int:
             tags=dict(arguments.tag),
         )
     if arguments.json:
-        output.print_json({**_document(created), "left_out": created.get("left_out", [])})
+        output.print_json(
+            {**shown_snapshot.document(created), "left_out": created.get("left_out", [])}
+        )
     else:
         output.line(created["name"])
     if left_out := created.get("left_out"):
@@ -218,21 +219,9 @@ def _list(arguments: argparse.Namespace) -> int:
             one for one in volume.call("snapshot.list")["snapshots"] if _is_wanted(one, arguments)
         ]
     if arguments.json:
-        output.print_json([_document(one) for one in found])
+        output.print_json([shown_snapshot.document(one) for one in found])
     elif found:
-        output.print_table(
-            ("Name", "Created", "Only here", "By", "State", "Paths", "Description"),
-            [
-                (
-                    one["name"], output.time_text(one["created_ns"]),
-                    output.size_text(one["only_here"]),
-                    _user(one["owner"]), ",".join(_state(one)) or "-",
-                    ", ".join(one["paths"]), one["description"],
-                )
-                for one in found
-            ],
-            whole=["Name"],
-        )  # fmt: skip
+        shown_snapshot.print_list(found)
     return OK
 
 
@@ -245,33 +234,9 @@ def _show(arguments: argparse.Namespace) -> int:
         one = volume.call("snapshot.show", name=arguments.name)
         seen = seen_at(volume, one)
     if arguments.json:
-        output.print_json({**_document(one), "seen_at": seen})
+        output.print_json({**shown_snapshot.document(one), "seen_at": seen})
         return OK
-    facts = [
-        ("Name", one["name"]),
-        ("Created", output.time_text(one["created_ns"])),
-        ("Created by", _user(one["owner"])),
-        ("Made from", f"snapshot {one['origin']}" if one["origin"] else "the live tree"),
-        ("Path" if one["path"] else "Paths", ", ".join(one["paths"])),
-        ("Read-only", "yes" if one["read_only"] else "no"),
-        ("Changed", output.time_text(one["changed_ns"]) if one["changed"] else "never"),
-    ]
-    if one["refers"] is not None:
-        facts.append(("Refers to", output.size_text(one["refers"])))
-    facts.append(
-        ("Only here", f"{output.size_text(one['only_here'])}: what deleting just this one frees")
-    )
-    if one["description"]:
-        facts.append(("Description", one["description"]))
-    facts += [("Tag", f"{key}={value}") for key, value in one["tags"].items()]
-    for hold in one["holds"]:
-        since = f"since {output.time_text(hold['since_ns'])} by {_user(hold['owner'])}"
-        facts.append(
-            (
-                "Held as",
-                f"{hold['name']}, {since}" + (f": {hold['reason']}" if hold["reason"] else ""),
-            )
-        )
+    facts = shown_snapshot.facts(one)
     facts += [("Seen at", shown(place, sys.stdout.encoding)) for place in seen]
     output.print_facts(facts)
     return OK
@@ -364,54 +329,3 @@ def _is_wanted(one: dict[str, Any], arguments: argparse.Namespace) -> bool:
         and all(key in tags and value in (None, tags[key]) for key, value in arguments.tag)
         and (not arguments.held or bool(one["holds"]))
     )
-
-
-def _state(one: dict[str, Any]) -> list[str]:
-    """What is special about a snapshot, in a word each."""
-    words = {
-        "held": one["holds"],
-        "read-only": one["read_only"],
-        "changed": one["changed"],
-        "undo": one["undo"],
-    }
-    return [word for word, holds in words.items() if holds] + (
-        [f"of {one['origin']}"] if one["origin"] else []
-    )
-
-
-def _document(one: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "name": one["name"],
-        "created": output.time_json(one["created_ns"]),
-        "changed": one["changed"],
-        "changed_at": output.time_json(one["changed_ns"]) if one["changed"] else None,
-        "path": one["path"],
-        "paths": one["paths"],
-        "owner": one["owner"],
-        "owner_name": _user(one["owner"]),
-        "origin": one["origin"],
-        "undo": one["undo"],
-        "read_only": one["read_only"],
-        "description": one["description"],
-        "tags": one["tags"],
-        "holds": [
-            {
-                "name": hold["name"],
-                "reason": hold["reason"],
-                "since": output.time_json(hold["since_ns"]),
-                "owner": hold["owner"],
-                "owner_name": _user(hold["owner"]),
-            }
-            for hold in one["holds"]
-        ],
-        "id": one["id"],
-        "refers": one["refers"],
-        "only_here": one["only_here"],
-    }
-
-
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
