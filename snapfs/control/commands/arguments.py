@@ -5,12 +5,16 @@ anything, and some of it would be stored.
 from __future__ import annotations
 
 import os
+from collections.abc import Awaitable, Callable
 from typing import Final
 
-from snapfs.control.socket.protocol import NO_LIMIT
+from snapfs.control.socket.protocol import NO_LIMIT, Result
 from snapfs.device import is_memory
 from snapfs.errors import UsageError
 from snapfs.snapshots.paths import CODING, path_bytes
+
+#: Commands by their names: the arguments with their types, and what answers.
+Commands = dict[str, tuple[dict[str, type], Callable[..., Awaitable[Result]]]]
 
 #: Bytes a second that are no limit to anything; what is stored of a copy has room for more.
 RATE_MAX: Final = 1 << 62

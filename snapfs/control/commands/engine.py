@@ -4,10 +4,12 @@ nobody has mounted.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from snapfs import snapshots
+from snapfs.errors import SnapfsError
 from snapfs.snapshots import (
     Facts,
     Instance,
@@ -86,3 +88,11 @@ class Engine(Protocol):
 
     async def work(self) -> bool:
         """One step of background work; True while there is more."""
+
+
+async def settle(engine: Engine) -> None:
+    """Have on the volume what users have written until now. Of a volume that cannot be written, the
+    figures are those of what there is.
+    """
+    with contextlib.suppress(SnapfsError):
+        await engine.settle()
