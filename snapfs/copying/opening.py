@@ -13,7 +13,7 @@ from snapfs.copying.unfinished import UnfinishedCopy, refuse
 from snapfs.device import Device, Lock, Pinned, open_device, open_pinned, pin_image
 from snapfs.errors import CopyError, DeviceError, SnapfsError
 from snapfs.printable import quoted
-from snapfs.store.commit.claiming import claim
+from snapfs.store.commit.device_claim import claim
 from snapfs.store.commit.superblocks import newest_superblock
 
 

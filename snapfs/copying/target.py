@@ -15,7 +15,7 @@ from snapfs.device.locking import take_lock
 from snapfs.device.pinned import pin_link
 from snapfs.errors import CopyError, DeviceError, UsageError
 from snapfs.filesystem.occupied import refuse_occupied
-from snapfs.store.commit.claiming import claim_storage, refuse_claimed
+from snapfs.store.commit.device_claim import claim_storage, refuse_claimed
 
 #: Raises for what may not be a target, or a directory where none may be made: its path, and its
 #: status.

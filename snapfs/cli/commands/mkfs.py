@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     from snapfs.device import open_pinned
     from snapfs.filesystem.format import format_volume
     from snapfs.filesystem.occupied import refuse_occupied
-    from snapfs.store.commit.claiming import refuse_claimed
+    from snapfs.store.commit.device_claim import refuse_claimed
 
     path: str = arguments.image
     if is_memory(path):
