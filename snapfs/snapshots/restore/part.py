@@ -32,11 +32,8 @@ from snapfs.snapshots.restore.exchanging import (
     outside,
     uncovered,
 )
-from snapfs.snapshots.restore.part_plan import (
-    Plan,
-    Planner,
-    Rebuilt,
-)
+from snapfs.snapshots.restore.part_plan import Plan, Rebuilt
+from snapfs.snapshots.restore.planning import Planner
 from snapfs.snapshots.restore.ways import Way
 from snapfs.store.commit import costs
 from snapfs.store.commit.commit import name_live
