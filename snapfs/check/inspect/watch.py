@@ -86,7 +86,7 @@ def watch(
 
     def directories(ino: int) -> dict[int, int]:
         found: dict[int, int] = {}
-        for directory, _, mask in checker.names.get(ino, ()):
+        for directory, _, mask in checker.names.of_inode.get(ino, ()):
             found[directory] = found.get(directory, 0) | mask
         return found
 

@@ -95,7 +95,7 @@ class LinkMender:
         """The directories that have names of an inode, each once."""
         found = [
             directory
-            for directory, _, mask in self.checker.names.get(ino, ())
+            for directory, _, mask in self.checker.names.of_inode.get(ino, ())
             if mask >> view.id & 1
         ]
         return list(dict.fromkeys(found))
@@ -189,7 +189,9 @@ class LinkMender:
 
     def _list_orphans(self, view: View) -> None:
         """Another list, of all that has no name and was listed."""
-        self._list_anew(view, ORPHANS_INO, self.checker.listed, lambda inode: not inode.nlink)
+        self._list_anew(
+            view, ORPHANS_INO, self.checker.names.orphans, lambda inode: not inode.nlink
+        )
 
     def _list_designated(self, view: View) -> None:
         """Another list, of all that is designated; without one until now, designating makes it."""

@@ -92,7 +92,7 @@ class Workshop:
         while ino != ROOT_INO:
             parents = [
                 directory
-                for directory, _, mask in self.checker.names.get(ino, ())
+                for directory, _, mask in self.checker.names.of_inode.get(ino, ())
                 if mask >> view.id & 1
             ]
             if not parents or ino in seen:

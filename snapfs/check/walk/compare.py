@@ -10,13 +10,7 @@ from typing import Final
 
 from snapfs.blocks.group_header import ENTRY_WRITTEN
 from snapfs.check.findings import Finding, Findings, Severity, everywhere
-from snapfs.check.walk.reach import (
-    BASE,
-    COPY,
-    RECORDS,
-    VOLUME,
-    Reach,
-)
+from snapfs.check.walk.reach import BASE, COPY, RECORDS, VOLUME, Reach
 from snapfs.check.walk.tables import load_group
 from snapfs.store.commit.volume import Volume
 from snapfs.store.space.group import Group

@@ -6,12 +6,7 @@ from snapfs.blocks.geometry import RING_SLOTS, SLOT_BYTES, SUPERBLOCK_SLOTS
 from snapfs.blocks.group_header import ENTRY_WRITTEN
 from snapfs.blocks.superblock import SUPERBLOCK_BYTES, Superblock
 from snapfs.check.findings import Fault, Findings, Mend, Severity, everywhere
-from snapfs.check.walk.reach import (
-    COPY,
-    RECORDS,
-    SYSTEM,
-    Reach,
-)
+from snapfs.check.walk.reach import COPY, RECORDS, SYSTEM, Reach
 from snapfs.check.walk.trees import Root, Walker
 from snapfs.errors import CorruptBlock, DeviceError, NotAVolume, UnsupportedVersion
 from snapfs.store.commit.recovery import read_copy

@@ -11,11 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from snapfs.blocks.pointer import BLOCK_MASK, EPOCH_MASK, FLAG_BUCKET, pointer_runs
 from snapfs.check.findings import Findings, Mend, Subject
-from snapfs.check.walk.reach import (
-    Objection,
-    Reach,
-    allowed,
-)
+from snapfs.check.walk.reach import Objection, Reach, allowed
 from snapfs.errors import CorruptBlock, DeviceError
 from snapfs.interrupts import NotCached
 from snapfs.store.trees.bucket import HASH_BITS, Bucket

@@ -12,36 +12,16 @@ from typing import TYPE_CHECKING
 
 from snapfs import probes
 from snapfs.errors import CorruptBlock
-from snapfs.filesystem import (
-    designation,
-    reading,
-    xattrs,
-)
+from snapfs.filesystem import designation, reading, xattrs
 from snapfs.filesystem.inode import EMPTY_SLOT, Inode
 from snapfs.filesystem.names import TYPE_BITS, check_entry
 from snapfs.filesystem.orphans import listed_name
 from snapfs.ids import DESIGNATED_INO, ORPHANS_INO, ROOT_INO
-from snapfs.snapshots.compare.comparison import (
-    DATA,
-    HOLE,
-    MapComparison,
-    PointerPair,
-    trees,
-)
-from snapfs.snapshots.compare.sides import (
-    PAUSE,
-    Side,
-    State,
-    Steps,
-    ask,
-)
+from snapfs.snapshots.compare.comparison import DATA, HOLE, MapComparison, PointerPair, trees
+from snapfs.snapshots.compare.sides import PAUSE, Side, State, Steps, ask
 from snapfs.snapshots.restore.part_plan import Parent, Plan, Rebuilt
 from snapfs.snapshots.restore.placing import AHEAD, Placing
-from snapfs.snapshots.restore.ways import (
-    PathBack,
-    Way,
-    find_targets,
-)
+from snapfs.snapshots.restore.ways import PathBack, Way, find_targets
 from snapfs.store.trees.difference import BucketDifference
 from snapfs.store.trees.tree import BlockMap
 
