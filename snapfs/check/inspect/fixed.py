@@ -15,8 +15,8 @@ from snapfs.blocks.pointer import BLOCK_MASK, CHECKSUM_SHIFT, EPOCH_MASK
 from snapfs.blocks.superblock import CLAIM, COPY_RUNNING, LOG, Superblock
 from snapfs.check.inspect.page import OK, ROWS, BlockPage, Checksum, Table, Time, ranges, text
 from snapfs.check.scrub.fixed import slot_problem
+from snapfs.check.scrub.frames import Frame
 from snapfs.check.scrub.places import Tree, TreeKind
-from snapfs.check.scrub.scrubbing import Frame
 from snapfs.check.scrub.verifying import MISMATCH, READ_BYTES, Verifier, WantedBlocks
 from snapfs.check.walk.visited import Visited
 from snapfs.errors import CorruptBlock, DeviceError, NotAVolume, UnsupportedVersion

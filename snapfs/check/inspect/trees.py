@@ -18,8 +18,8 @@ from snapfs.blocks.pointer import (
     WRITES_MAX,
     WRITES_SHIFT,
 )
+from snapfs.check.scrub.frames import Frame
 from snapfs.check.scrub.places import BUCKETS, Tree
-from snapfs.check.scrub.scrubbing import Frame
 from snapfs.check.walk.visited import Visited
 from snapfs.errors import CorruptBlock, DeviceError
 from snapfs.store.commit.recovery import fetched

@@ -16,22 +16,24 @@ only after the next one has been sealed (I4, I5).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from snapfs.blocks.group_header import ENTRY_WRITTEN
-from snapfs.blocks.inode import FLAG_HEIR, FLAG_LINKED, INODE_BYTES
+from snapfs.blocks.inode import INODE_BYTES
 from snapfs.blocks.pointer import (
-    BLOCK_MASK,
     CHECKSUM_SHIFT,
     EPOCH_MASK,
     FLAG_BUCKET,
     decode_pointers,
 )
 from snapfs.check.scrub import fixed
+from snapfs.check.scrub.coverage import ScrubbedCoverage
 from snapfs.check.scrub.fixed import Steps
+from snapfs.check.scrub.frames import Frame, Item
+from snapfs.check.scrub.lookup import Lookup
 from snapfs.check.scrub.places import (
     BUCKETS,
     Damage,
@@ -43,14 +45,13 @@ from snapfs.check.scrub.places import (
 )
 from snapfs.check.scrub.verifying import (
     READ_BYTES,
-    Verified,
     Verifier,
     WantedBlocks,
 )
 from snapfs.check.walk.visited import Run, Visited
 from snapfs.errors import CorruptBlock
 from snapfs.filesystem.inode import EMPTY_SLOT, Inode
-from snapfs.ids import BASE_VIEW, HIDDEN_INOS, ROOT_INO
+from snapfs.ids import BASE_VIEW
 
 if TYPE_CHECKING:
     from snapfs.filesystem import Filesystem
@@ -61,61 +62,6 @@ T = TypeVar("T")
 #: How often a place is walked to again while generations are being sealed, before it is done in one
 #: stretch.
 PATIENCE: Final = 3
-
-
-class Frame:
-    """Pointers of one pointer block (or a root) that are still to be followed. ``level`` and
-    ``base`` say what the first one names.
-    """
-
-    __slots__ = ("base", "level", "slot", "tree", "words")
-
-    def __init__(self, tree: Tree, level: int, base: int, words: Sequence[int]) -> None:
-        self.tree = tree
-        self.level = level
-        self.base = base
-        self.words = words
-        self.slot = 0
-
-    def following(self, limit: int) -> tuple[int, int, int] | None:
-        """The next blocks that lie side by side, ``limit`` at most: slot, block, number of blocks.
-        None at the end.
-        """
-        words, slot, count = self.words, self.slot, len(self.words) // 2
-        while slot < count and not words[2 * slot]:
-            slot += 1
-        if slot == count:
-            return None
-        block = words[2 * slot] & BLOCK_MASK
-        end, last = slot + 1, min(count, slot + limit)
-        while end < last and words[2 * end] & BLOCK_MASK == block + end - slot:
-            end += 1
-        self.slot = end
-        return slot, block, end - slot
-
-
-class Item(NamedTuple):
-    """Blocks to be verified that stand side by side in a tree; ``inner`` blocks lead on."""
-
-    place: TreePlace
-    wanted: WantedBlocks
-    epochs: Sequence[int]
-    inner: bool
-
-
-class Looked(NamedTuple):
-    """What stands at a place, and what was read there."""
-
-    place: TreePlace
-    block: int
-    checksum: int
-    epoch: int
-    inner: bool
-    found: Verified
-
-
-class _LostError(Exception):
-    """A place cannot be walked to: something on the way fails."""
 
 
 class Scrub:
@@ -130,9 +76,8 @@ class Scrub:
         self.damage: list[Damage] = []
         self.step_blocks = max(1, min(step_bytes, READ_BYTES) // fs.volume.geometry.block_size)
         self._visited = Visited(self.volume.geometry)
-        #: Directories (instance, when it was made, inode): are they in what a snapshot of parts
-        #: preserves?
-        self._inside: dict[tuple[int, int, int], bool] = {}
+        self._lookup = Lookup(fs)
+        self._coverage = ScrubbedCoverage(self._lookup)
         # Given out since the scrub began. The walk may come to one of them by an old pointer, so it
         # proves nothing that it has been there.
         self._fresh = Visited(self.volume.geometry)
@@ -298,7 +243,7 @@ class Scrub:
                 inode = None
             if inode is not None:  # what makes no sense is the checker's business
                 kinds = [data_kind(inode), TreeKind.ATTRIBUTES]
-                if part is not None and not (yield from self._is_inside(part, table, inode)):
+                if part is not None and not (yield from self._coverage.has(part, table, inode)):
                     kinds = [TreeKind.ATTRIBUTES] if inode.ino in part.passed else []
                 for kind in kinds:
                     first, second, depth = root_of(inode, kind)
@@ -310,46 +255,6 @@ class Scrub:
                         )
         return frames
 
-    def _is_inside(self, part: Instance, table: Tree, inode: Inode) -> Steps[bool]:
-        """Is an inode in what a snapshot of parts preserves? As ``filesystem.coverage`` has it,
-        without the cache.
-        """
-        if inode.ino in HIDDEN_INOS or (inode.flags & FLAG_LINKED and not inode.is_directory):
-            return True
-        ino = inode.ino
-        if not inode.nlink and ino not in part.covered:
-            return (
-                bool(inode.parent) and inode.parent in part.covered and not inode.flags & FLAG_HEIR
-            )
-        way: list[int] = []
-        answer = False
-        while ino not in way:
-            known = self._inside.get((part.id, part.serial, ino))
-            if known is not None or ino in (0, ROOT_INO) or ino in part.covered:
-                answer = known if known is not None else ino not in (0, ROOT_INO)
-                break
-            way.append(ino)
-            try:
-                above = yield from self._inode(table, ino)
-            except (_LostError, CorruptBlock):
-                break
-            if above is None:
-                break
-            ino = above.parent
-        for number in way[1:]:
-            self._inside[part.id, part.serial, number] = answer
-        return answer
-
-    def _inode(self, table: Tree, ino: int) -> Steps[Inode | None]:
-        """An inode as it is now, None when there is none."""
-        per_leaf = self.volume.geometry.block_size // INODE_BYTES
-        found = yield from self._pointer(TreePlace(table, 0, ino // per_leaf))
-        if found is None:
-            return None
-        leaf = yield from self._load(*found[1])
-        at = ino % per_leaf * INODE_BYTES
-        return Inode.decode(self.fs.base, ino, leaf[at : at + INODE_BYTES])
-
     # What fails
 
     def _failed(self, item: Item, at: int) -> Steps[list[Frame]]:
@@ -358,7 +263,7 @@ class Scrub:
         """
         place = replace(item.place, number=item.place.number + at)
         block = item.wanted.start + at
-        looked = yield from self._settled(partial(self._look, place))
+        looked = yield from self._settled(partial(self._lookup.look, place))
         if looked is None or (looked.block, looked.checksum) != (block, item.wanted.checksums[at]):
             # The block is no longer what it was taken for, here. It may still stand elsewhere.
             self._visited.forget([(block, 1)])
@@ -397,79 +302,3 @@ class Scrub:
         except StopIteration as stop:
             settled: T = stop.value
             return settled
-
-    def _look(self, place: TreePlace) -> Steps[Looked | None]:
-        """Walk to a place from the root, and read what stands there; None when nothing does, or
-        when it cannot be found.
-        """
-        try:
-            found = yield from self._pointer(place)
-        except (_LostError, CorruptBlock):
-            return None
-        if found is None:
-            return None
-        now, (first, second) = found
-        kind = now.tree.kind
-        inner = (
-            not first & FLAG_BUCKET if kind in BUCKETS else now.level > 0 or kind is TreeKind.INODES
-        )
-        block, checksum = first & BLOCK_MASK, second >> CHECKSUM_SHIFT
-        (read,) = yield [WantedBlocks(block, [checksum])]
-        return Looked(now, block, checksum, second & EPOCH_MASK, inner, read)
-
-    def _pointer(self, place: TreePlace) -> Steps[tuple[TreePlace, tuple[int, int]] | None]:
-        """The pointer at a place, and the place: a map that has become lower has its root there."""
-        root = yield from self._root(place.tree)
-        if root is None or not root[0]:
-            return None
-        first, second, depth = root
-        bits = self.volume.geometry.fan_bits
-        mask = (1 << bits) - 1
-        is_map = place.tree.kind not in BUCKETS
-        if is_map and place.level > depth:
-            place = TreePlace(place.tree, depth, 0)
-        steps = depth - place.level if is_map else place.level
-        if place.number >> bits * steps:
-            return None
-        for step in range(steps - 1, -1, -1):
-            if first & FLAG_BUCKET:
-                return None
-            words = decode_pointers((yield from self._load(first, second)))
-            slot = place.number >> bits * step & mask
-            first, second = words[2 * slot], words[2 * slot + 1]
-            if not first:
-                return None
-        return place, (first, second)
-
-    def _root(self, tree: Tree) -> Steps[tuple[int, int, int] | None]:
-        """The root pointer of a tree, and its depth; None when the tree is gone."""
-        if tree.kind in (TreeKind.GROUPS, TreeKind.SETS, TreeKind.INSTANCES):
-            record = yield from fixed.root_record(self.volume)
-            if record is None:
-                return None
-            if tree.kind is TreeKind.GROUPS:
-                return *record.groups[0], record.groups[1]
-            return *(record.sets if tree.kind is TreeKind.SETS else record.instances)[0], 0
-        if tree.kind is TreeKind.INODES:
-            view = self.volume.base_root
-            if tree.view != BASE_VIEW:
-                one = self.volume.instances.table.get(tree.view)
-                if one is None or one.going or one.serial != tree.serial:
-                    return None
-                view = one.root
-            return view.first, view.second, view.depth
-        inode = yield from self._inode(Tree(TreeKind.INODES, tree.view, tree.serial), tree.ino)
-        if inode is None or (
-            tree.kind is not TreeKind.ATTRIBUTES and tree.kind is not data_kind(inode)
-        ):
-            return None
-        return root_of(inode, tree.kind)
-
-    def _load(self, first: int, second: int) -> Steps[bytes]:
-        """A block on the way to a place."""
-        if not 0 < first & BLOCK_MASK < self.volume.geometry.blocks:
-            raise _LostError
-        (found,) = yield [WantedBlocks(first & BLOCK_MASK, [second >> CHECKSUM_SHIFT])]
-        if found.problems:
-            raise _LostError
-        return found.content
