@@ -15,7 +15,9 @@ import snapfs.check
 from snapfs.blocks.geometry import SUPERBLOCK_SLOTS
 from snapfs.blocks.pointer import FLAG_BUCKET, FLAG_DIRTY
 from snapfs.errors import CorruptBlock, DeviceError, VolumeError
-from snapfs.store.commit import recovery, volume
+from snapfs.store.commit import recovery
+from snapfs.store.space import group_reading
+from snapfs.store.trees import block_store
 from tests.damage.cases import CASES, Case
 from tests.damage.planting import BLOCK, everything, metadata, planted
 
@@ -123,7 +125,11 @@ def test_a_structure_that_makes_no_sense_is_a_traceback(monkeypatch: pytest.Monk
         for what, block in metadata(p)
         if what not in ("root record", "instance table", "holder sets")
     ]
-    for module, name in ((volume, "crc32c"), (recovery, "crc32c"), (recovery, "header_checksum")):
+    for module, name in (
+        (block_store, "crc32c"),
+        (recovery, "crc32c"),
+        (group_reading, "header_checksum"),
+    ):
         monkeypatch.setattr(module, name, lambda data: Whatever())
     rnd = random.Random(11)
     unclean = 0
