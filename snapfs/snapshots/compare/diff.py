@@ -15,27 +15,25 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from snapfs.blocks.inode import FLAG_LINKED, INLINE_OFFSET, LAYOUT
 from snapfs.blocks.pointer import BLOCK_MASK
-from snapfs.errors import CorruptBlock, NotFound
+from snapfs.errors import NotFound
 from snapfs.filesystem import Inode, names
-from snapfs.filesystem.names import TYPE_BITS
 from snapfs.ids import HIDDEN_INOS, INO_LIMIT
 from snapfs.snapshots.compare.contents import Change, changes
 from snapfs.snapshots.compare.differing import (
     NOTHING,
-    Difference,
     FileKind,
-    ShownInode,
 )
+from snapfs.snapshots.compare.directories import DirectoryPair, NameComparison
 from snapfs.snapshots.compare.pairing import (
     CompanionParts,
     choose_pairs,
-    lies_in,
 )
+from snapfs.snapshots.compare.report import DiffReport
 from snapfs.snapshots.compare.sides import (
     PAUSE,
     Side,
@@ -46,57 +44,18 @@ from snapfs.snapshots.compare.sides import (
     same_file,
 )
 from snapfs.store.trees.difference import (
-    BucketDifference,
     MapRoot,
     SlotDifference,
 )
 
 if TYPE_CHECKING:
     from snapfs.filesystem import Filesystem
-    from snapfs.store.trees.buckets import BucketTree
 
 #: Changed inodes whose names are looked for together: each directory is searched once for all of
 #: them.
 BATCH: Final = 8192
 
-#: Names that are remembered until their other half turns up; of more, files that moved are shown as
-#: removed and added.
-MOVED_MAX: Final = 100_000
-
 NO_MAP: Final[MapRoot] = (0, 0, 0)
-
-
-@dataclass(slots=True)
-class _Job:
-    """Two directories whose names are compared, one of which may be missing."""
-
-    old: Inode | None
-    new: Inode | None
-    old_path: bytes
-    path: bytes
-    walk: BucketDifference
-
-    @classmethod
-    def of(cls, old: Inode | None, new: Inode | None, old_path: bytes, path: bytes) -> _Job:
-        """Compare these. Names of two directories that are not one are compared whole: each of them
-        stands elsewhere now.
-        """
-        whole = old is not None and new is not None and not same_file(old, new)
-        return cls(
-            old, new, old_path, path, BucketDifference(_names(old), _names(new), whole=whole)
-        )
-
-
-def _names(directory: Inode | None) -> BucketTree | None:
-    return directory.names if directory is not None else None
-
-
-@dataclass(slots=True)
-class _Moved:
-    """Names of one file that only one of the states has."""
-
-    old: list[bytes] = field(default_factory=list)
-    new: list[bytes] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -117,8 +76,7 @@ class _Changed:
 
 
 class Diff:
-    """A comparison of two sealed states, which must stay readable meanwhile. ``compared`` counts
-    inodes and names that were looked at.
+    """A comparison of two sealed states, which must stay readable meanwhile.
 
     With ``paths``, only what lies there in one of the states is reported.
     """
@@ -127,12 +85,16 @@ class Diff:
         self.volume = fs.volume
         self.old = Side(fs.volume, old)
         self.new = Side(fs.volume, new)
-        self.compared = 0
-        self._paths = [] if b"" in paths else list(paths)
-        self._moved: dict[int, _Moved] = {}
-        self._moves = 0
+        self._report = DiffReport(paths)
+        self._names = NameComparison(self.old, self.new, self._report)
+        self._compared_inodes = 0
         self._linked: dict[int, _Changed] = {}
         self._tops: set[int] = set()  # directories that parts begin with
+
+    @property
+    def compared(self) -> int:
+        """Inodes and names that were looked at."""
+        return self._compared_inodes + self._names.compared
 
     def steps(self) -> Steps[None]:
         """All of it: yields ``Difference``, lists of blocks to be fetched, and empty ones between
@@ -141,8 +103,8 @@ class Diff:
         Raises ``UsageError`` for two states that have no part in common, ``NotFound`` for a path
         that neither has.
         """
-        pairs = yield from self._choose_pairs()
-        for path in self._paths:
+        pairs = yield from choose_pairs(self.old, self.new)
+        for path in self._report.paths:
             yield from self._check_path(path)
         self._tops = {
             one.ino
@@ -166,7 +128,7 @@ class Diff:
         yield from self._compare_directories(directories)
         yield from self._compare_changed(changed)
         yield from self._search_links()
-        yield from self._pair_moves()
+        yield from self._names.moves.pair()
 
     def _check_path(self, path: bytes) -> Steps[None]:
         """Raises ``NotFound``."""
@@ -175,27 +137,26 @@ class Diff:
                 return
         raise NotFound(f"/{path.decode(errors='replace')}: neither of the two states has it")
 
-    def _choose_pairs(self) -> Steps[list[CompanionParts]]:
-        return (yield from choose_pairs(self.old, self.new))
-
     def _compare_part(self, pair: CompanionParts) -> Steps[None]:
         """Compare what parts begin with: no directory that is compared has a name for it."""
         old, new = pair.old, pair.new
         if old is None or new is None:
-            yield from self._tell(
+            yield from self._report.tell(
                 FileKind.REMOVED if old else FileKind.ADDED, pair.old_path, pair.path, old, new
             )
         elif stat.S_IFMT(old.mode) != stat.S_IFMT(new.mode):
-            yield from self._tell(FileKind.RETYPED, pair.old_path, pair.path, old, new)
+            yield from self._report.tell(FileKind.RETYPED, pair.old_path, pair.path, old, new)
         else:
             kind = FileKind.CHANGED if pair.old_path == pair.path else FileKind.RENAMED
             change = yield from changes(old, new)
             if change != NOTHING or kind is FileKind.RENAMED:
-                yield from self._tell(kind, pair.old_path, pair.path, old, new, change)
+                yield from self._report.tell(kind, pair.old_path, pair.path, old, new, change)
         if old is None or new is None or not same_file(old, new):
             old, new = (one if one is not None and one.is_directory else None for one in (old, new))
             if old is not None or new is not None:
-                yield from self._run(_Job.of(old, new, pair.old_path or b"", pair.path or b""))
+                yield from self._names.compare(
+                    DirectoryPair.of(old, new, pair.old_path or b"", pair.path or b"")
+                )
 
     # Inodes that differ
 
@@ -207,7 +168,7 @@ class Diff:
         changed: list[_Changed],
     ) -> None:
         """Note an inode that both states have, and that differs in what counts."""
-        self.compared += 1
+        self._compared_inodes += 1
         if (
             ino in HIDDEN_INOS
             or not 0 < ino < INO_LIMIT
@@ -244,7 +205,9 @@ class Diff:
         yield from self._find_paths([new.ino for _, new in shown])
         for old, new in shown:
             yield from self._find_paths([new.ino])  # much may have been looked for since
-            yield from self._run(_Job.of(old, new, self.old.path(old.ino), self.new.path(new.ino)))
+            yield from self._names.compare(
+                DirectoryPair.of(old, new, self.old.path(old.ino), self.new.path(new.ino))
+            )
 
     def _find_paths(self, directories: Sequence[int]) -> Steps[None]:
         """The paths of directories that both states have."""
@@ -252,7 +215,7 @@ class Diff:
         yield from self.old.find_paths(directories, self.new)
 
     def _compare_changed(self, changed: list[_Changed]) -> Steps[None]:
-        """Report changed inodes under each name that both states have for them."""
+        """DiffReport changed inodes under each name that both states have for them."""
         within: dict[int, dict[int, _Changed]] = {}
         for one in changed:
             # What lies outside of the parts may be compared no further: a snapshot of parts does
@@ -288,7 +251,7 @@ class Diff:
         return one.change != NOTHING or (one.new.is_directory and not same_file(one.old, one.new))
 
     def _report_changed(self, old: Inode, new: Inode, wanted: dict[int, _Changed]) -> Steps[None]:
-        """Report those of the changed inodes that a directory has under the same name in both
+        """DiffReport those of the changed inodes that a directory has under the same name in both
         states.
 
         What has another name in it is new there, and is found when the names are compared.
@@ -303,11 +266,11 @@ class Diff:
                 continue
             old_path, path = join(old_base, name), join(base, name)
             if one.change is not None and one.change != NOTHING:
-                yield from self._tell(
+                yield from self._report.tell(
                     FileKind.CHANGED, old_path, path, one.old, one.new, one.change
                 )
             if one.new.is_directory and not same_file(one.old, one.new):
-                yield from self._run(_Job.of(one.old, one.new, old_path, path))
+                yield from self._names.compare(DirectoryPair.of(one.old, one.new, old_path, path))
 
     def _search_links(self) -> Steps[None]:
         """Find the other names of changed files that have several. They may be anywhere: all
@@ -336,172 +299,6 @@ class Diff:
                     yield from self._report_changed(twin, directory, wanted)
                     linked = {number: one for number, one in linked.items() if one.missing > 0}
             yield PAUSE
-
-    # Names that differ
-
-    def _run(self, job: _Job) -> Steps[None]:
-        """Compare the names of two directories, and of those below them that only one state has."""
-        stack = [job]
-        while stack:
-            job = stack[-1]
-            items = yield from ask(job.walk.next)
-            if items is None:
-                stack.pop()
-                continue
-            for side, at in ((self.old, 1), (self.new, 2)):
-                yield from side.fetch(
-                    {item[at] >> TYPE_BITS for item in items if item[at] is not None}
-                )
-            for name, left, right in items:
-                self.compared += 1
-                stack += yield from self._compare_name(job, name, left, right)
-            yield PAUSE
-
-    def _compare_name(
-        self, job: _Job, name: bytes, left: int | None, right: int | None
-    ) -> Steps[list[_Job]]:
-        """What has become of one name; the directories below that are to be compared for it."""
-        old = yield from self._named(self.old, job.old, name, left)
-        new = yield from self._named(self.new, job.new, name, right)
-        old_path, path = join(job.old_path, name), join(job.path, name)
-        if old is None or new is None or not same_file(old, new):
-            # A directory that lives on is compared with itself, not with what has its name.
-            if old is not None and old.is_directory and (yield from self.new.twin(old)) is not None:
-                self._note_move(old, old_path, None)
-                old = None
-            if new is not None and new.is_directory and (yield from self.old.twin(new)) is not None:
-                if not self._note_move(new, None, path):
-                    yield from self._rename_directory(new, path)
-                new = None
-        if old is None or new is None:
-            return (yield from self._one_sided(old, new, old_path, path))
-        if stat.S_IFMT(old.mode) != stat.S_IFMT(new.mode):
-            yield from self._tell(FileKind.RETYPED, old_path, path, old, new)
-            below = [_Job.of(old, None, old_path, b"")] if old.is_directory else []
-            return below + ([_Job.of(None, new, b"", path)] if new.is_directory else [])
-        change = yield from changes(old, new)
-        if change != NOTHING:
-            yield from self._tell(FileKind.CHANGED, old_path, path, old, new, change)
-        return (
-            [_Job.of(old, new, old_path, path)]
-            if old.is_directory and not same_file(old, new)
-            else []
-        )
-
-    @staticmethod
-    def _named(
-        side: Side, directory: Inode | None, name: bytes, value: int | None
-    ) -> Steps[Inode | None]:
-        """The inode that a name leads to. Raises ``CorruptBlock``."""
-        if value is None or directory is None:
-            return None
-        names.check_entry(directory.ino, name, value)
-        inode = yield from side.inode(value >> TYPE_BITS)
-        if inode is None:
-            raise CorruptBlock(
-                f"directory {directory.ino}: a name leads to inode "
-                f"{value >> TYPE_BITS}, which does not exist"
-            )
-        return inode
-
-    def _one_sided(
-        self, old: Inode | None, new: Inode | None, old_path: bytes, path: bytes
-    ) -> Steps[list[_Job]]:
-        """A name that only one state has: of a file that the other one has elsewhere, it may be one
-        half of a move.
-        """
-        if old is not None:
-            if (
-                not old.is_directory
-                and (yield from self.new.twin(old)) is not None
-                and self._note_move(old, old_path, None)
-            ):
-                return []
-            yield from self._tell(FileKind.REMOVED, old_path, None, old, None)
-            return [_Job.of(old, None, old_path, b"")] if old.is_directory else []
-        if new is not None:
-            if (
-                not new.is_directory
-                and (yield from self.old.twin(new)) is not None
-                and self._note_move(new, None, path)
-            ):
-                return []
-            yield from self._tell(FileKind.ADDED, None, path, None, new)
-            return [_Job.of(None, new, b"", path)] if new.is_directory else []
-        return []
-
-    # Names that moved
-
-    def _note_move(self, inode: Inode, old_path: bytes | None, path: bytes | None) -> bool:
-        """Remember one half of a move, if there is room."""
-        if self._moves >= MOVED_MAX:
-            return False
-        self._moves += 1
-        moved = self._moved.setdefault(inode.ino, _Moved())
-        if old_path is not None:
-            moved.old.append(old_path)
-        if path is not None:
-            moved.new.append(path)
-        return True
-
-    def _pair_moves(self) -> Steps[None]:
-        """Names of one file that are gone, and others of it that have come, are renamed; what is
-        left over is not.
-        """
-        for ino, moved in self._moved.items():
-            old, new = (yield from self.old.inode(ino)), (yield from self.new.inode(ino))
-            if old is None or new is None:
-                raise CorruptBlock(f"inode {ino} does not exist, and has names")
-            gone, come = sorted(moved.old), sorted(moved.new)
-            for old_path, path in zip(gone, come, strict=False):
-                yield from self._tell(
-                    FileKind.RENAMED, old_path, path, old, new, (yield from changes(old, new))
-                )
-            for old_path in gone[len(come) :]:
-                if not old.is_directory:
-                    yield from self._tell(FileKind.REMOVED, old_path, None, old, None)
-            for path in come[len(gone) :]:
-                if new.is_directory:
-                    yield from self._rename_directory(new, path)
-                else:
-                    yield from self._tell(FileKind.ADDED, None, path, None, new)
-            yield PAUSE
-
-    def _rename_directory(self, new: Inode, path: bytes) -> Steps[None]:
-        """Report a directory as renamed whose old path nobody has remembered."""
-        old = yield from self.old.directory(new.ino)
-        if old is not None:
-            yield from self.old.find_paths([new.ino])
-            yield from self._tell(
-                FileKind.RENAMED,
-                self.old.path(new.ino),
-                path,
-                old,
-                new,
-                (yield from changes(old, new)),
-            )
-
-    # What is reported
-
-    def _tell(
-        self,
-        kind: FileKind,
-        old_path: bytes | None,
-        path: bytes | None,
-        old: Inode | None,
-        new: Inode | None,
-        change: Change = NOTHING,
-    ) -> Steps[None]:
-        if self._paths and not any(
-            lies_in(one, self._paths) for one in (old_path, path) if one is not None
-        ):
-            return
-        old_shown, shown = (None if where is None else where or b"." for where in (old_path, path))
-        yield Difference(kind, old_shown, shown, _shown(old), _shown(new), change)
-
-
-def _shown(inode: Inode | None) -> ShownInode | None:
-    return None if inode is None else ShownInode.of(inode)
 
 
 def _root(side: Side) -> MapRoot:
