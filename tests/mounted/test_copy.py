@@ -168,6 +168,7 @@ def test_what_the_copy_still_needs_is_overwritten(
     dice = random.Random(3)
     fill(mounted.path, dice, 300)
     (mounted / "stays").write_bytes(dice.randbytes(2 * MIB))
+    os.sync()  # what is being written when the copy begins would be copied at once
     before = hashes(mounted.path)
     target = tmp_path / "copy.img"
     mounted.run("copy", mounted.path, target, "--rate", "0")
