@@ -17,8 +17,8 @@ from snapfs.copying.job import (
     CopyJob,
     Wishes,
     detach,
-    unregister,
 )
+from snapfs.copying.map_on_volume import unregister
 from snapfs.copying.opening import mark_of, open_image
 from snapfs.copying.resuming import attach, give_up, resume_unregistered
 

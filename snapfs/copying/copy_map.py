@@ -76,6 +76,11 @@ class MapPlace:
             self.device.write(start, data[done : done + count])
             done += count
 
+    def begin(self, copy_id: bytes, generation: int, *, failed: bool) -> None:
+        """Say durably whose map it is, and whether the copy has failed. Raises ``DeviceError``."""
+        self.write(0, encode_first(copy_id, generation, failed=failed))
+        self.flush()
+
     def flush(self) -> None:
         """Raises ``DeviceError``."""
         self.device.flush()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from snapfs.blocks.copy_mark import FAILED, FILLING, PLACES, PREPARING, CopyMark
-from snapfs.blocks.map_sector import encode_first
+from snapfs.copying import map_on_volume
 from snapfs.copying.before_write import Beneath, CopyBeforeWrite, without_copy
 from snapfs.copying.copy import PIECE_BYTES, Copy
 from snapfs.copying.copy_map import CopyMap, MapPlace, Writable
@@ -22,8 +22,7 @@ from snapfs.copying.patience import Abandonable, Attempt
 from snapfs.copying.target import CopyTarget, clear_mark, share, write_mark
 from snapfs.device import ImageDevice, Lock, RamDevice
 from snapfs.device.locking import take_lock
-from snapfs.errors import CopyError, CorruptBlock, DeviceError, NoSpace, SnapfsError
-from snapfs.store.commit.copy_map_space import allocate_map, free_map
+from snapfs.errors import CopyError, CorruptBlock, DeviceError, SnapfsError
 from snapfs.store.tables.copies import RunningCopy, Runs
 
 if TYPE_CHECKING:
@@ -191,19 +190,16 @@ class CopyJob:
         Raises ``NotCached``, ``CommitNeeded``, ``NoSpace``; ``UsageError`` for paths that are too
         long.
         """
-        outside = self.map_file is not None
         record = RunningCopy(
             self.mark.id, self.mark.generation, os.fsencode(self.target.path), ((1, 1),),
             os.fsencode(self._map_path),
             "write" if self.wishes.copy_first else "copy", self.wishes.rate, self.wishes.paused,
             self.since_ns, self.owner,
         ).checked()  # fmt: skip
-        if outside:
-            # A full volume can be saved while it is mounted: the one block, and the commit, are of
-            # the reserve.
-            self._runs = allocate_map(volume, 1, urgency=2)
+        if self.map_file is not None:
+            self._runs = map_on_volume.allocated_for_failure(volume)
         else:
-            self._runs = _allocated_for_map(volume, self.copy.map.size)
+            self._runs = map_on_volume.allocated(volume, self.copy.map.size)
         record = replace(record, map_runs=self._runs)
         volume.copies.put(record)
         return record
@@ -213,16 +209,14 @@ class CopyJob:
         ``DeviceError``, ``UsageError``.
         """
         if self._runs:
-            self._clear(self._runs)
+            # They may have something in them that the copy still needs.
+            map_on_volume.make_empty(self._places(self._runs, self.before))
         place = self._map_place()
         self._fail_place = self._places(self._runs) if self._runs else place
         with self.copy.lock:
             self.copy.map.put(place)
         if self._fail_place is not place:
-            self._fail_place.write(
-                0, encode_first(self.mark.id, self.mark.generation, failed=False)
-            )
-            self._fail_place.flush()
+            self._fail_place.begin(self.mark.id, self.mark.generation, failed=False)
         self.mark = replace(self.mark, map_runs=self._runs, map_path=os.fsencode(self._map_path))
 
     def _map_place(self) -> MapPlace:
@@ -237,19 +231,9 @@ class CopyJob:
 
     def _places(self, runs: Sequence[tuple[int, int]], device: Writable | None = None) -> MapPlace:
         """Blocks of the volume as a place: on ``device``, or else to be written past the copy."""
-        size = self.copy.geometry.block_size
-        return MapPlace(
-            device or Beneath(self.before),
-            [(start * size, length * size) for start, length in runs],
+        return map_on_volume.place_on(
+            device or Beneath(self.before), runs, self.copy.geometry.block_size
         )
-
-    def _clear(self, runs: Sequence[tuple[int, int]]) -> None:
-        """Make blocks empty that were allocated for the map, and may have something in them that
-        the copy still needs.
-        """
-        place = self._places(runs, self.before)
-        for offset in range(0, place.size, PIECE_BYTES):
-            place.write(offset, bytes(min(PIECE_BYTES, place.size - offset)))
 
     def set_up(self) -> None:
         """From now on the target is the point in time. What the volume remembers of the copy is
@@ -312,10 +296,7 @@ class CopyJob:
         trouble: DeviceError | None = None
         if self._fail_place is not None:
             try:
-                self._fail_place.write(
-                    0, encode_first(self.mark.id, self.mark.generation, failed=True)
-                )
-                self._fail_place.flush()
+                self._fail_place.begin(self.mark.id, self.mark.generation, failed=True)
             except DeviceError as exc:
                 if self.before.lost is None:  # else nothing follows
                     trouble = exc
@@ -407,28 +388,6 @@ class CopyJob:
             for one in left:
                 one.wait_closed(min(MARK_SECONDS, self.before.patience))
             self.ended = self.ended or ended
-
-
-def _allocated_for_map(volume: Volume, size: int) -> Runs:
-    try:
-        return allocate_map(volume, -(-size // volume.geometry.block_size))
-    except NoSpace as exc:
-        text = str(exc)
-        raise NoSpace(
-            text
-            if "--map outside" in text
-            else f"{text} for the copy's map: keep it outside (--map outside)"
-        ) from exc
-
-
-def unregister(volume: Volume) -> None:
-    """Let the volume forget its copy with the next commit. Raises
-    ``NotCached``, ``CorruptBlock``.
-    """
-    record = volume.copies.current
-    if record is not None:
-        free_map(volume, record.map_runs)
-        volume.copies.put(None)
 
 
 def detach(volume: Volume) -> None:

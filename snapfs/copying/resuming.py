@@ -13,13 +13,14 @@ from collections.abc import Collection, Sequence
 
 from snapfs import probes
 from snapfs.blocks.copy_mark import FAILED, FILLING, PLACE_BYTES, PLACES, PREPARING, CopyMark
-from snapfs.blocks.map_sector import SECTOR_BYTES, decode_first, encode_first
+from snapfs.blocks.map_sector import SECTOR_BYTES, decode_first
 from snapfs.copying.as_it_was import AsItWas
 from snapfs.copying.before_write import without_copy
 from snapfs.copying.copy import Copy
 from snapfs.copying.copy_map import CopyMap, MapPlace
-from snapfs.copying.job import CopyJob, Wishes, detach, unregister
+from snapfs.copying.job import CopyJob, Wishes, detach
 from snapfs.copying.map_file import open_map, remove_map
+from snapfs.copying.map_on_volume import place_on, unregister
 from snapfs.copying.named import owners_of
 from snapfs.copying.opening import read_mark
 from snapfs.copying.patience import Abandonable
@@ -72,8 +73,7 @@ def forget(volume: Volume) -> None:
         return
     if record.map_runs:
         place = _on_volume(volume, record.map_runs)
-        place.write(0, encode_first(record.id, record.generation, failed=True))
-        place.flush()
+        place.begin(record.id, record.generation, failed=True)
     drive(volume, unregister, volume)
     commit(volume)
     if record.map_path:
@@ -244,7 +244,4 @@ def _job(
 
 
 def _on_volume(volume: Volume, runs: Sequence[tuple[int, int]]) -> MapPlace:
-    size = volume.geometry.block_size
-    return MapPlace(
-        without_copy(volume.device), [(start * size, length * size) for start, length in runs]
-    )
+    return place_on(without_copy(volume.device), runs, volume.geometry.block_size)
