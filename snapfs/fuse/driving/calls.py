@@ -21,8 +21,9 @@ from snapfs.errors import (
     SnapfsError,
 )
 from snapfs.filesystem import Filesystem
-from snapfs.fuse.driving.commits import Commits, fetch
+from snapfs.fuse.driving.commits import Commits
 from snapfs.fuse.driving.discarding import Discarding
+from snapfs.fuse.driving.fetching import fetch
 from snapfs.fuse.driving.gate import Gate
 from snapfs.fuse.driving.metrics import Metrics
 from snapfs.fuse.driving.neighbours import NoRoom, Room

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import trio
@@ -19,13 +19,13 @@ import trio
 from snapfs import probes
 from snapfs.copying.before_write import without_copy
 from snapfs.errors import (
-    CorruptBlock,
     DeviceError,
     DeviceFull,
     NoSpace,
     SnapfsError,
 )
 from snapfs.fuse.driving.discarding import Discarding
+from snapfs.fuse.driving.fetching import fetch
 from snapfs.fuse.driving.metrics import COMMIT, DEVICE_FLUSH, LOG, SEAL, Metrics
 from snapfs.fuse.driving.pace import SMALL, Pace
 from snapfs.fuse.driving.threads import Pool, in_thread
@@ -36,7 +36,6 @@ from snapfs.store.commit.guard import broke_off
 from snapfs.store.commit.volume import Volume
 
 if TYPE_CHECKING:
-    from snapfs.interrupts import Want
     from snapfs.store.commit.sync_log import LogWrite
     from snapfs.store.trees.sealed import Sealed
 
@@ -387,26 +386,3 @@ class Commits:
             self._is_stalled = True
         elif self._volume.read_only_reason is None:
             log.critical("a commit failed: %s", exc)
-
-
-async def fetch(
-    volume: Volume, wants: Sequence[Want], *, trusting: bool = True, pool: Pool = Pool.READS
-) -> bool:
-    """Bring metadata into memory; False when something came that cannot be believed, and the caller
-    should look again.
-
-    A thread may read a block that is freed and used again meanwhile, which looks like damage. So
-    whoever looks again does so with ``trusting=False``: then the loop itself reads, while nothing
-    else happens. Raises ``CorruptBlock``, ``DeviceError``.
-    """
-    if not wants:
-        await trio.lowlevel.checkpoint()  # a long piece of work gives others their turn
-    loaded = volume.read_wants_nowait(wants) if trusting else volume.read_wants(wants)
-    if loaded is None:
-        try:
-            # Anything may happen while a thread reads.
-            loaded = await in_thread(pool, volume.read_wants, wants)
-        except CorruptBlock:
-            return False
-    volume.admit(loaded)
-    return True

@@ -15,11 +15,12 @@ from typing import Final, ParamSpec, TypeVar
 import trio
 
 from snapfs import snapshots
-from snapfs.errors import MountsInside, NoSpace, ReadOnly, SnapfsError, SnapshotBusy
+from snapfs.errors import NoSpace, ReadOnly, SnapfsError, SnapshotBusy
 from snapfs.filesystem import Filesystem
 from snapfs.fuse.driving.allowance import Allowance
 from snapfs.fuse.driving.calls import Calls
-from snapfs.fuse.driving.neighbours import Kernel, NoKernel, Outdated
+from snapfs.fuse.driving.neighbours import Kernel, NoKernel
+from snapfs.fuse.driving.restoring import check_mounts, find_outdated
 from snapfs.ids import BASE_VIEW
 from snapfs.snapshots import (
     Facts,
@@ -296,7 +297,7 @@ class Edge(Calls):
                     snapshots.check_permitted, self.fs, instance, permit
                 )  # before anybody is made to wait for the kernel
             if not detach:
-                await self._check_mounts(instance, paths)
+                await check_mounts(self, self.kernel, instance, paths)
             # Or what the kernel holds would be written over the restored state later.
             async with self._at_moment({BASE_VIEW, instance.id}):
                 async with self.gate.closed():
@@ -314,7 +315,7 @@ class Edge(Calls):
                     if result.changed:
                         self.kernel.came_back(result)
                         log.info("%s", snapshots.last_in_words(self.fs))
-                    outdated = await self._outdated(result)
+                    outdated = await find_outdated(self.kernel, result)
                 if result.changed:
                     # Writers wait still, or they would go on from sizes that are no more. Requests
                     # are served: forgetting can make the kernel write. It can wait for the lock of
@@ -325,36 +326,6 @@ class Edge(Calls):
         if failure is not None:
             raise failure
         return result
-
-    async def _check_mounts(self, instance: Instance, paths: Sequence[str]) -> None:
-        """Raises ``MountsInside``."""
-        gone = [
-            one.path
-            for one in await self.kernel.mounted_inside()
-            if not await self.call(snapshots.stays, self.fs, instance, paths, one.way)
-        ]
-        if gone:
-            more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
-            raise MountsInside(
-                f"mounted on what would not stay there: {gone[0]}{more}; unmount it "
-                "first, or detach it by --detach-mounts"
-            )
-
-    async def _outdated(self, result: RestoreResult) -> Outdated | None:
-        """What the kernel believes that is wrong after a restore; None when that cannot be found
-        out.
-        """
-        try:
-            return await self.kernel.outdated(result)
-        except Exception as exc:
-            trace = None if isinstance(exc, SnapfsError) else exc
-            log.warning(
-                "all that the kernel believes is looked up again, for what of it is "
-                "wrong cannot be found out: %s",
-                exc,
-                exc_info=trace,
-            )
-            return None
 
     async def arrange(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function of the core that changes what is planned and nothing that shows; durable
