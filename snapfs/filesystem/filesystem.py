@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from snapfs.blocks.inode import INODE_BYTES
 from snapfs.errors import (
     InvalidArgument,
     IsDirectory,
-    NoSpace,
 )
 from snapfs.filesystem import (
     designation,
@@ -25,6 +22,7 @@ from snapfs.filesystem import (
     naming,
     reading,
     setting,
+    sizes,
     writing,
     xattrs,
 )
@@ -33,11 +31,11 @@ from snapfs.filesystem.inode import Inode
 from snapfs.filesystem.names import Entry
 from snapfs.filesystem.reading import ReadPlan
 from snapfs.filesystem.replay import replay
-from snapfs.filesystem.setting import Changes
+from snapfs.filesystem.setting import ATIME_INTERVAL, Changes
+from snapfs.filesystem.sizes import Statfs
 from snapfs.filesystem.view import View
 from snapfs.ids import BASE_VIEW
-from snapfs.interrupts import CommitNeeded, Interrupt
-from snapfs.store.commit import costs
+from snapfs.interrupts import Interrupt
 from snapfs.store.commit.deletion import Deletion
 
 if TYPE_CHECKING:
@@ -51,30 +49,6 @@ if TYPE_CHECKING:
 INODE_MEMORY = 2048
 _INODES_LEAST = 256
 _BLOCKS_LEAST = 64
-
-#: relatime: an access time is renewed when it is older than this (mount(8)).
-ATIME_INTERVAL = 24 * 3600 * 1_000_000_000
-
-#: Blocks that a volume has left, beside the reserve, when a file has taken all that it can: what
-#: its last write had to set aside.
-SLACK_BLOCKS = 4
-
-#: Bytes of a directory that a name takes, about: of middling length, in a bucket that is not full.
-NAME_SPACE = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Statfs:
-    """Sizes in blocks of ``block_size``. ``available`` is what can be written; ``free`` has the
-    reserve in it.
-    """
-
-    block_size: int
-    blocks: int
-    free: int
-    available: int
-    files: int
-    files_free: int
 
 
 class Filesystem(Context):
@@ -348,14 +322,7 @@ class Filesystem(Context):
             or inode.atime <= inode.ctime
             or now - inode.atime >= ATIME_INTERVAL
         ):
-            try:
-                self.volume.allocator.prepare(0, metadata=self.volume.dirtied + costs.INODE)
-            except (NoSpace, CommitNeeded):
-                return  # an access time is not worth the last blocks
-            before = self.volume.account.changes
-            view.change(inode)
-            inode.atime = now
-            self.volume.account.tell(before, ino)
+            setting.renew_atime(inode, now)
 
     # The kernel's knowledge
 
@@ -371,28 +338,8 @@ class Filesystem(Context):
     # The whole
 
     def statfs(self) -> Statfs:
-        """The sizes of the volume. A commit that is due is taken off, what waits for it is counted
-        in.
-
-        ``available`` is what a file can take: without the reserve, the blocks that every writer
-        leaves, and the file's pointer blocks.
-        """
-        allocator, geometry = self.volume.allocator, self.volume.geometry
-        fixed = sum(geometry.fixed_blocks(number) for number in {0, geometry.groups - 1})
-        if geometry.groups > 2:
-            fixed += (geometry.groups - 2) * geometry.fixed_blocks(1)
-        free = max(0, allocator.free - self.volume.dirtied)
-        spare = max(0, free - allocator.reserve - SLACK_BLOCKS)
-        available = spare - -(-spare // (geometry.fan_out + 1))
-        files_free = available * geometry.block_size // (INODE_BYTES + NAME_SPACE)
-        return Statfs(
-            geometry.block_size,
-            geometry.blocks - fixed,
-            free,
-            available,
-            max(self.base.inodes, 0) + files_free,
-            files_free,
-        )
+        """The sizes of the volume; see ``sizes``."""
+        return sizes.statfs(self)
 
     @property
     def has_work(self) -> bool:

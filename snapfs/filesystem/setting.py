@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from snapfs.blocks.inode import FLAG_HEIR
-from snapfs.errors import InvalidArgument, IsDirectory, NotPermitted
+from snapfs.errors import InvalidArgument, IsDirectory, NoSpace, NotPermitted
 from snapfs.filesystem import (
     acl,
     designation,
@@ -24,11 +24,15 @@ from snapfs.filesystem.inode import Inode
 from snapfs.filesystem.rules import SET_ID
 from snapfs.filesystem.view import View
 from snapfs.ids import BASE_VIEW
+from snapfs.interrupts import CommitNeeded
 from snapfs.store.commit import costs
 from snapfs.store.trees.tree import BlockMap
 
 if TYPE_CHECKING:
     from snapfs.filesystem.context import Context
+
+#: relatime: an access time is renewed when it is older than this (mount(8)).
+ATIME_INTERVAL = 24 * 3600 * 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,20 @@ def set_times(
     if view.id == BASE_VIEW:
         account.tell(before, ino)
     return inode
+
+
+def renew_atime(inode: Inode, now: int) -> None:
+    """Say that an inode was read just now, if there is space for that."""
+    view = inode.view
+    volume = view.volume
+    try:
+        volume.allocator.prepare(0, metadata=volume.dirtied + costs.INODE)
+    except (NoSpace, CommitNeeded):
+        return  # an access time is not worth the last blocks
+    before = volume.account.changes
+    view.change(inode)
+    inode.atime = now
+    volume.account.tell(before, inode.ino)
 
 
 def set_attributes(
