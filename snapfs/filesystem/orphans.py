@@ -26,6 +26,7 @@ from snapfs.filesystem.inode import Inode
 from snapfs.ids import BASE_VIEW, ORPHANS_INO
 from snapfs.interrupts import NotCached
 from snapfs.store.commit import costs
+from snapfs.store.trees import cutting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -172,9 +173,9 @@ class Orphans:
         """
         view = inode.view
         if inode.ino not in view.known and self._roots(inode) is not None:
-            inode.attribute_map.cut(0, 1)
+            cutting.cut(inode.attribute_map, 0, 1)
             if not inode.is_directory:
-                inode.map.cut(0, 1)
+                cutting.cut(inode.map, 0, 1)
             view.free(inode)
             return
         self.leave(inode)
@@ -243,9 +244,9 @@ class Orphans:
             view.change(place)
             place.names.touch(listed_name(inode.ino))
         view.change(inode)
-        if not inode.is_directory and inode.map.cut(0, STEP_BUDGET):
+        if not inode.is_directory and cutting.cut(inode.map, 0, STEP_BUDGET):
             return False
-        inode.attribute_map.cut(0, STEP_BUDGET)  # it has fewer pointer blocks than that
+        cutting.cut(inode.attribute_map, 0, STEP_BUDGET)  # it has fewer pointer blocks than that
         view.free(inode)
         self._forget_heir(inode)
         if listed:

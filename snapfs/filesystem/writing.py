@@ -41,6 +41,7 @@ from snapfs.store.commit.costs import (
     of_cut,
     of_write,
 )
+from snapfs.store.trees import cutting
 
 if TYPE_CHECKING:
     from snapfs.device.base import Buffer
@@ -384,12 +385,12 @@ def truncate(inode: Inode, size: int) -> None:
     inode.view.change(inode)
     budget = min(CUT_BUDGET, volume.cache.capacity // 2)  # all of a step is in the cache at once
     while True:
-        if any(tail) and inode.map.plan_cut(keep, budget) <= keep:
+        if any(tail) and cutting.plan_cut(inode.map, keep, budget) <= keep:
             # Nothing but zeros may be stored behind the end. This may fail, what is left of the
             # truncation after it cannot.
             write(inode, size, bytes(min(inode.size, keep * block_size) - size), urgency=1)
             tail = b""
-        left = inode.map.cut(keep, budget)
+        left = cutting.cut(inode.map, keep, budget)
         inode.size = min(inode.size, left * block_size)
         if left <= keep:
             break

@@ -25,6 +25,7 @@ from snapfs.filesystem.inode import ATTRIBUTES_LIMIT, Inode
 from snapfs.filesystem.view import View
 from snapfs.ids import NAME_MAX
 from snapfs.store.commit import costs
+from snapfs.store.trees import cutting
 
 #: What a program may do besides, whoever starts it.
 CAPABILITY: Final = b"security.capability"
@@ -104,7 +105,7 @@ def plan_store(inode: Inode, attributes: dict[bytes, bytes], *, beside: int = 0)
     volume.allocator.prepare(0, metadata=volume.dirtied + cost + beside)
     inode.view.change(inode)
     _make_room(inode, count)
-    inode.attribute_map.cut(count, 1 << 20)
+    cutting.cut(inode.attribute_map, count, 1 << 20)
     return data
 
 

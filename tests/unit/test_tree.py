@@ -15,6 +15,7 @@ from snapfs.ids import FILE_SIZE_MAX, ROOT_INO
 from snapfs.store.commit.driver import commit, drive
 from snapfs.store.commit.recovery import open_volume
 from snapfs.store.commit.volume import Volume
+from snapfs.store.trees import cutting
 from snapfs.store.trees.block_store import check_pointer
 from snapfs.store.trees.sealing import Sealing
 from snapfs.store.trees.tree import BlockMap
@@ -58,7 +59,7 @@ def get(tree: BlockMap, index: int) -> int | None:
 def cut(tree: BlockMap, keep: int, budget: int) -> int:
     """Cut in steps; how many it took."""
     for step in range(1, 1000):
-        if drive(tree.store, tree.cut, keep, budget) == keep:
+        if drive(tree.store, cutting.cut, tree, keep, budget) == keep:
             return step
     raise AssertionError("a cut does not end")
 
@@ -167,7 +168,7 @@ def test_a_cut_exceeds_its_budget(budget: int) -> None:
         for index in (0, 100, 255):
             put(tree, number * FAN_OUT + index, number + 1)
     write_out(tree)
-    left = drive(tree.store, tree.cut, 50, budget)
+    left = drive(tree.store, cutting.cut, tree, 50, budget)
     assert left == max(50, (count - budget) * FAN_OUT)
     for number in range(count):
         assert get(tree, number * FAN_OUT) == (number + 1 if number * FAN_OUT < left else None)

@@ -21,9 +21,7 @@ from snapfs.blocks.pointer import (
     EPOCH_MASK,
     FLAG_DIRTY,
     encode_pointers,
-    pointer_runs,
 )
-from snapfs.errors import CorruptBlock
 from snapfs.interrupts import NotCached, Want
 
 if TYPE_CHECKING:
@@ -196,7 +194,7 @@ class BlockMap:
         if not words[2 * slot] & FLAG_DIRTY:
             self.store.allocator.need_block(words[2 * slot] & BLOCK_MASK)
         words, slot = self.writable_pointers(index)
-        self._drop_child(words, slot, 0, index)
+        self.drop_child(words, slot, 0, index)
         self.trim(index)
 
     def trim(self, index: int) -> None:
@@ -214,157 +212,14 @@ class BlockMap:
                     self.dirty[level + 1 << LEVEL_SHIFT | number >> bits],
                     number & (1 << bits) - 1,
                 )
-            self._drop_child(words, slot, level, number)
+            self.drop_child(words, slot, level, number)
         if not self.root[0]:
             self.depth = 0
 
-    def shrink(self) -> None:
-        """Give up levels that hold nothing but their first child. Only what
-        is dirty is looked at.
+    def shrink(self, count: int = 1) -> None:
+        """Give up levels that ``count`` blocks do not need, and that hold nothing but their first
+        child. Only what is dirty is looked at.
         """
-        self._collapse(1)
-
-    def _drop_child(self, words: array[int], slot: int, level: int, number: int) -> None:
-        first, second = words[2 * slot], words[2 * slot + 1]
-        if first & FLAG_DIRTY:
-            del self.dirty[level << LEVEL_SHIFT | number]
-        else:
-            self.owner.drop(first & BLOCK_MASK, 1, second & EPOCH_MASK)
-        words[2 * slot] = words[2 * slot + 1] = 0
-        self.blocks -= 1
-
-    def cut(self, keep: int, budget: int) -> int:
-        """Drop the blocks from ``keep`` on, beginning at the end, within at most ``budget`` pointer
-        blocks of level 1.
-
-        Returns the index from which nothing is left: ``keep`` when all is done. The whole of one
-        call happens or nothing.
-        """
-        if not self.root[0]:
-            self.depth = 0
-            return keep
-        low, nodes = self._cut_plan(keep, budget)
-        if low < 1 << self.store.geometry.fan_bits * self.depth:
-            self._prune(self.root, 0, self.depth, 0, low, nodes)
-            self._collapse(low)
-        return low
-
-    def plan_cut(self, keep: int, budget: int) -> int:
-        """Make sure that ``cut`` cannot be interrupted, and say what it will return. Raises
-        ``NotCached``.
-        """
-        return self._cut_plan(keep, budget)[0] if self.root[0] else keep
-
-    def _cut_plan(self, keep: int, budget: int) -> tuple[int, dict[int, Any]]:
-        """Bring everything that a cut touches into memory: the index to cut at, and the clean
-        pointer blocks by their keys.
-        """
-        nodes: dict[int, Any] = {}
-        bits, fan_out = self.store.geometry.fan_bits, self.store.geometry.fan_out
-        wants: list[Want] = []
-        runs: list[tuple[int, int]] = []
-        seen: set[int] = set()
-        low = 1 << bits * self.depth
-        left = budget
-        stack: list[tuple[int, int, int, int]] = [(self.root[0], self.root[1], self.depth, 0)]
-        while stack:
-            first, second, level, number = stack.pop()
-            start = number << bits * level
-            if not first & FLAG_DIRTY:
-                block = first & BLOCK_MASK
-                if block in seen:
-                    raise CorruptBlock(f"block {block} stands at two places of one file")
-                seen.add(block)
-                runs.append((block, 1))
-            if level == 0:
-                low = start
-                continue
-            key = level << LEVEL_SHIFT | number
-            try:
-                node = nodes[key] = (
-                    self.dirty[key]
-                    if first & FLAG_DIRTY
-                    else self.store.load("node", first, second)
-                )
-            except NotCached as exc:
-                wants += exc.wants
-                left -= 1
-                if left <= 0 or level > 1:
-                    break  # what is below is not known yet
-                continue
-            if level == 1:
-                runs += [
-                    (block, length)
-                    for block, length, _ in pointer_runs(
-                        node, max(0, keep - start), fan_out, BLOCK_MASK
-                    )
-                ]
-                low = max(start, keep)
-                left -= 1
-                if left <= 0:
-                    break
-            else:
-                for slot in range(max(0, keep - start) >> bits * (level - 1), fan_out):
-                    if node[2 * slot]:
-                        stack.append(
-                            (node[2 * slot], node[2 * slot + 1], level - 1, (number << bits) + slot)
-                        )
-        else:
-            low = keep
-        if wants:
-            raise NotCached(wants)
-        self.store.allocator.need(runs)
-        return max(low, keep), nodes
-
-    def _prune(
-        self, words: array[int], slot: int, level: int, number: int, low: int, nodes: dict[int, Any]
-    ) -> None:
-        """Drop all below a pointer from index ``low`` on.
-
-        The pointer blocks that ``low`` divides become writable first, from the root down; from then
-        on nothing can be missing.
-        """
-        first = words[2 * slot]
-        bits, fan_out = self.store.geometry.fan_bits, self.store.geometry.fan_out
-        start = number << bits * level
-        if not first or start + (1 << bits * level) <= low:
-            return
-        if level == 0:
-            self._drop_child(words, slot, 0, number)
-            return
-        if start >= low:
-            node = nodes[level << LEVEL_SHIFT | number]
-            if level == 1:
-                self._drop_leaves(node, 0, number)
-            else:
-                child = node[:]
-                for inner in range(fan_out):
-                    self._prune(child, inner, level - 1, (number << bits) + inner, low, nodes)
-            self._drop_child(words, slot, level, number)
-            return
-        node = self.writable(level, number)
-        if level == 1:
-            self._drop_leaves(node, low - start, number)
-            node[2 * (low - start) :] = array("Q", bytes(16 * (fan_out - (low - start))))
-        else:
-            for inner in range(low - start >> bits * (level - 1), fan_out):
-                self._prune(node, inner, level - 1, (number << bits) + inner, low, nodes)
-        if not any(node):
-            self._drop_child(words, slot, level, number)
-
-    def _drop_leaves(self, node: array[int], from_slot: int, number: int) -> None:
-        fan_out, bits = self.store.geometry.fan_out, self.store.geometry.fan_bits
-        for block, length, epoch in pointer_runs(node, from_slot, fan_out, BLOCK_MASK):
-            self.owner.drop(block, length, epoch)
-            self.blocks -= length
-        if self.leaf_kind:
-            for slot in range(from_slot, fan_out):
-                if node[2 * slot] & FLAG_DIRTY:
-                    del self.dirty[(number << bits) + slot]
-                    self.blocks -= 1
-
-    def _collapse(self, count: int) -> None:
-        """Give up levels that ``count`` blocks do not need; their pointer blocks are dirty."""
         if not self.root[0]:
             self.depth = 0
             return
@@ -377,6 +232,16 @@ class BlockMap:
             self.blocks -= 1
             self.root[0], self.root[1] = first, second
             self.depth = level - 1
+
+    def drop_child(self, words: array[int], slot: int, level: int, number: int) -> None:
+        """Drop the block ``(level, number)``, which this slot of writable words points to."""
+        first, second = words[2 * slot], words[2 * slot + 1]
+        if first & FLAG_DIRTY:
+            del self.dirty[level << LEVEL_SHIFT | number]
+        else:
+            self.owner.drop(first & BLOCK_MASK, 1, second & EPOCH_MASK)
+        words[2 * slot] = words[2 * slot + 1] = 0
+        self.blocks -= 1
 
     # Commit
 
