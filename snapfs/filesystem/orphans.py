@@ -17,25 +17,23 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from snapfs import probes
-from snapfs.blocks.inode import FLAG_HEIR
 from snapfs.blocks.pointer import BLOCK_MASK
-from snapfs.errors import CorruptBlock, StaleInode
+from snapfs.errors import CorruptBlock
 from snapfs.filesystem import names
-from snapfs.filesystem.coverage import Handed
+from snapfs.filesystem.emptying import named_children
+from snapfs.filesystem.heirs import Heirs, heirs_among
 from snapfs.filesystem.inode import Inode
 from snapfs.ids import BASE_VIEW, ORPHANS_INO
-from snapfs.interrupts import NotCached
 from snapfs.store.commit import costs
 from snapfs.store.trees import cutting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from snapfs.filesystem.coverage import Coverage
+    from snapfs.filesystem.coverage import Coverage, Handed
     from snapfs.filesystem.designation import Designations
     from snapfs.filesystem.view import View
     from snapfs.filesystem.views import Views
-    from snapfs.interrupts import Want
 
 #: Pointer blocks of level 1 that one step of freeing drops.
 STEP_BUDGET = 64
@@ -69,14 +67,12 @@ class Orphans:
         #: that name.
         self.unnamed: Callable[[Inode, bytes, Inode], None] = lambda _directory, _name, _inode: None
         self._at = BASE_VIEW, 0  # the snapshot whose list is being read, and where to read on
-        self._handed: dict[
-            int, dict[int, Handed]
-        ] = {}  # of the base: file -> its heirs, by their numbers
+        self._heirs = Heirs()
 
     def rescan(self) -> None:
         """The base view is another one: what is in its list is to be freed."""
         self._unread = 0
-        self._handed.clear()
+        self._heirs.clear()
 
     # What files have lost
 
@@ -89,7 +85,7 @@ class Orphans:
         view.add(heir)
         view.orphans.add(heir.ino)
         self.queue[view.id, heir.ino] = None
-        self._note_heir(heir)
+        self._heirs.note(heir)
         if view.id == BASE_VIEW and self._coverage.parts:
             view.volume.instances.version += (
                 1  # what views share with the base is another inode's there
@@ -99,20 +95,7 @@ class Orphans:
         """The heirs of a file that the base has. May raise ``NotCached``."""
         while self._unread is not None:
             self._unread = self._read_list(self._views.base, self._unread)
-        return self._handed.get(file, {}).values()
-
-    def _note_heir(self, inode: Inode) -> None:
-        if inode.view.id == BASE_VIEW and inode.flags & FLAG_HEIR:
-            self._handed.setdefault(inode.parent, {})[inode.ino] = Handed(
-                inode.ino, inode.rdev, inode.generation
-            )
-
-    def _forget_heir(self, inode: Inode) -> None:
-        if inode.view.id == BASE_VIEW and inode.flags & FLAG_HEIR:
-            heirs = self._handed.get(inode.parent, {})
-            heirs.pop(inode.ino, None)
-            if not heirs:
-                self._handed.pop(inode.parent, None)
+        return self._heirs.of(file)
 
     @property
     def is_reading(self) -> bool:
@@ -248,7 +231,7 @@ class Orphans:
             return False
         cutting.cut(inode.attribute_map, 0, STEP_BUDGET)  # it has fewer pointer blocks than that
         view.free(inode)
-        self._forget_heir(inode)
+        self._heirs.forget(inode)
         if listed:
             view.inode(ORPHANS_INO).names.pop(listed_name(inode.ino))
             view.listed_orphans.discard(inode.ino)
@@ -268,7 +251,7 @@ class Orphans:
             0, urgency=1, metadata=dirtied + costs.EMPTY + costs.EMPTY_NAME * len(items)
         )
         view.change(directory)
-        children = self._children(view, directory, items)
+        children = named_children(view, directory, items)
         lost = Counter(inode.ino for _, inode in children)
         self.plan_release(
             *(
@@ -302,37 +285,6 @@ class Orphans:
         if directory.names.is_empty():
             view.emptying.discard(directory.ino)
 
-    @staticmethod
-    def _children(
-        view: View, directory: Inode, items: list[tuple[int, bytes, int]]
-    ) -> list[tuple[bytes, Inode]]:
-        """The names, each with the inode that it leads to, if that counts names; all is loaded that
-        removing them needs.
-        """
-        found: list[tuple[bytes, Inode]] = []
-        wants: dict[Want, None] = {}
-        if items:
-            names.check_entries(directory.ino, items)
-        for _, name, value in items:
-            try:
-                directory.names.touch(name)
-                inode = view.inode(value >> names.TYPE_BITS)
-            except NotCached as exc:
-                wants.update(dict.fromkeys(exc.wants))
-                continue
-            except StaleInode:
-                continue  # the name leads nowhere
-            if inode.nlink and inode.is_directory and inode.parent != directory.ino:
-                raise CorruptBlock(
-                    f"directory {inode.ino} has a name in directory {directory.ino}, "
-                    "which is not its parent"
-                )
-            if inode.nlink:
-                found.append((name, inode))
-        if wants:
-            raise NotCached(list(wants))
-        return found
-
     # Lists
 
     def _read_some(self) -> None:
@@ -365,29 +317,12 @@ class Orphans:
     def _is_named(view: View, entry: names.Entry) -> bool:
         return stat.S_ISDIR(entry.type) and not view.inode(entry.ino).names.is_empty()
 
-    @staticmethod
-    def _heirs_among(view: View, items: list[names.Entry]) -> list[Inode]:
-        """The heirs in a part of the base's list. Raises ``NotCached`` for all that it misses."""
-        found: list[Inode] = []
-        wants: dict[Want, None] = {}
-        for entry in items if view.id == BASE_VIEW else ():
-            try:
-                if stat.S_ISREG(entry.type):
-                    found.append(view.raw_inode(entry.ino))
-            except NotCached as exc:
-                wants.update(dict.fromkeys(exc.wants))
-            except StaleInode:
-                continue  # whoever would free it says so
-        if wants:
-            raise NotCached(list(wants))
-        return [inode for inode in found if inode.flags & FLAG_HEIR]
-
     def _read_list(self, view: View, after: int) -> int | None:
         """Take some from a list; where to read on, None at the end."""
         items = names.entries(view, ORPHANS_INO, after, 1)
         if items:
             probes.ORPHANS_FOUND.hit()
-        heirs = self._heirs_among(view, items)
+        heirs = heirs_among(view, items)
         new = [
             (entry.ino, self._is_named(view, entry))
             for entry in items
@@ -401,7 +336,7 @@ class Orphans:
             view.listed_orphans.add(ino)
             self.queue[view.id, ino] = None
         for heir in heirs:
-            self._note_heir(heir)
+            self._heirs.note(heir)
         return items[-1].cookie if items else None
 
     # Commit
