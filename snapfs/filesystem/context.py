@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from snapfs.filesystem.coverage import Coverage
 from snapfs.filesystem.designation import Designations
-from snapfs.filesystem.orphans import Orphans
+from snapfs.filesystem.orphans.orphans import Orphans
 from snapfs.filesystem.views import Views
 
 if TYPE_CHECKING:

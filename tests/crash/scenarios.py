@@ -16,8 +16,8 @@ from unittest import mock
 from snapfs import snapshots
 from snapfs.errors import NoSpace
 from snapfs.filesystem import Changes, Filesystem
-from snapfs.filesystem import orphans as orphans_of_views
 from snapfs.filesystem.format import format_volume
+from snapfs.filesystem.orphans import orphans as orphans_of_views
 from snapfs.ids import ROOT_INO
 from snapfs.interrupts import CommitNeeded, NotCached
 from snapfs.snapshots import Facts, Hold, autodelete

@@ -14,7 +14,7 @@ from typing import Any
 
 from snapfs import snapshots
 from snapfs.filesystem import Filesystem
-from snapfs.filesystem.orphans import Orphans
+from snapfs.filesystem.orphans.orphans import Orphans
 from snapfs.store.commit import commit, copy_map_space, costs
 from snapfs.store.commit.volume import Volume
 from snapfs.store.space.allocator import Allocator

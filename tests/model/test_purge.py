@@ -20,8 +20,9 @@ from snapfs.errors import (
     SnapshotHeld,
     UsageError,
 )
-from snapfs.filesystem import Filesystem, View, orphans
+from snapfs.filesystem import Filesystem, View
 from snapfs.filesystem.format import format_volume
+from snapfs.filesystem.orphans import orphans
 from snapfs.ids import ROOT_INO
 from snapfs.interrupts import CommitNeeded
 from snapfs.snapshots import (

@@ -601,7 +601,7 @@ async def test_a_change_that_a_defect_has_broken_off_is_committed(
     assert (await kernel.ask(Op.FSYNC, node, syncing(handle)))[0] == 0
     if not is_quick:
         mount.loop._quick.clear()
-    monkeypatch.setattr("snapfs.filesystem.orphans.Orphans.release", broken)
+    monkeypatch.setattr("snapfs.filesystem.orphans.orphans.Orphans.release", broken)
     body = wire.RENAME_IN.pack(KERNEL_ROOT) + b"one\0two\0" if opcode == Op.RENAME else b"two\0"
     assert await kernel.ask(opcode, KERNEL_ROOT, body) == (errno.EIO, b"")
     assert mount.edge.volume.read_only_reason == "a change broke off: MemoryError: for the test"

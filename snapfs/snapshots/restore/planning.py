@@ -15,7 +15,7 @@ from snapfs.errors import CorruptBlock
 from snapfs.filesystem import designation, reading, xattrs
 from snapfs.filesystem.inode import EMPTY_SLOT, Inode
 from snapfs.filesystem.names import TYPE_BITS, check_entry
-from snapfs.filesystem.orphans import listed_name
+from snapfs.filesystem.orphans.orphans import listed_name
 from snapfs.ids import DESIGNATED_INO, ORPHANS_INO, ROOT_INO
 from snapfs.snapshots.compare.comparison import DATA, HOLE, MapComparison, PointerPair, trees
 from snapfs.snapshots.compare.sides import PAUSE, Side, State, Steps, ask

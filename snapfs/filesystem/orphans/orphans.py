@@ -20,9 +20,9 @@ from snapfs import probes
 from snapfs.blocks.pointer import BLOCK_MASK
 from snapfs.errors import CorruptBlock
 from snapfs.filesystem import names
-from snapfs.filesystem.emptying import named_children
-from snapfs.filesystem.heirs import Heirs, heirs_among
 from snapfs.filesystem.inode import Inode
+from snapfs.filesystem.orphans.emptying import named_children
+from snapfs.filesystem.orphans.heirs import Heirs, heirs_among
 from snapfs.ids import BASE_VIEW, ORPHANS_INO
 from snapfs.store.commit import costs
 from snapfs.store.trees import cutting

@@ -1,0 +1,1 @@
+"""Inodes without a name: listed, emptied, and freed behind."""
