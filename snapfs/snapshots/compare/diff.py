@@ -31,6 +31,7 @@ from snapfs.snapshots.compare.differing import (
 from snapfs.snapshots.compare.directories import DirectoryPair, NameComparison
 from snapfs.snapshots.compare.pairing import (
     CompanionParts,
+    Pairing,
     choose_pairs,
 )
 from snapfs.snapshots.compare.report import DiffReport
@@ -78,13 +79,22 @@ class _Changed:
 class Diff:
     """A comparison of two sealed states, which must stay readable meanwhile.
 
-    With ``paths``, only what lies there in one of the states is reported.
+    With ``paths``, only what lies there in one of the states is reported. ``pairing`` chooses the
+    parts that are compared with each other, and has the two sides show no more than these.
     """
 
-    def __init__(self, fs: Filesystem, old: State, new: State, paths: Sequence[bytes] = ()) -> None:
+    def __init__(
+        self,
+        fs: Filesystem,
+        old: State,
+        new: State,
+        paths: Sequence[bytes] = (),
+        pairing: Pairing = choose_pairs,
+    ) -> None:
         self.volume = fs.volume
         self.old = Side(fs.volume, old)
         self.new = Side(fs.volume, new)
+        self._pairing = pairing
         self._report = DiffReport(paths)
         self._names = NameComparison(self.old, self.new, self._report)
         self._compared_inodes = 0
@@ -103,7 +113,7 @@ class Diff:
         Raises ``UsageError`` for two states that have no part in common, ``NotFound`` for a path
         that neither has.
         """
-        pairs = yield from choose_pairs(self.old, self.new)
+        pairs = yield from self._pairing(self.old, self.new)
         for path in self._report.paths:
             yield from self._check_path(path)
         self._tops = {

@@ -4,7 +4,7 @@ what another one does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,10 @@ class CompanionParts:
     new: Inode | None
     old_path: bytes | None
     path: bytes | None
+
+
+#: Chooses what is compared of two sides.
+Pairing = Callable[[Side, Side], Steps[list[CompanionParts]]]
 
 
 def choose_pairs(old: Side, new: Side) -> Steps[list[CompanionParts]]:

@@ -9,6 +9,7 @@ whatever lies elsewhere is not looked at.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from snapfs.interrupts import NotCached
@@ -39,24 +40,18 @@ if TYPE_CHECKING:
     from snapfs.store.tables.instances import Instance
 
 
-class _PathDiff(Diff):
-    """What differs at one path and below it. Directories live on within it, and nowhere else."""
-
-    def __init__(self, fs: Filesystem, present: State, past: State, target: PathBack) -> None:
-        super().__init__(fs, present, past)
-        self._target = target
-
-    def _choose_pairs(self) -> Steps[list[CompanionParts]]:
-        old = (yield from self.old.inode(self._target.base)) if self._target.base else None
-        new = (yield from self.new.inode(self._target.past)) if self._target.past else None
-        for side, inode in ((self.old, old), (self.new, new)):
-            side.show([inode.ino] if inode is not None else [])
-        path = b"/".join(self._target.way)
-        return (
-            [CompanionParts(old, new, path if old else None, path if new else None)]
-            if old or new
-            else []
-        )
+def _choose_path(target: PathBack, present: Side, past: Side) -> Steps[list[CompanionParts]]:
+    """What is at one path and below it. Directories live on within it, and nowhere else."""
+    old = (yield from present.inode(target.base)) if target.base else None
+    new = (yield from past.inode(target.past)) if target.past else None
+    for side, inode in ((present, old), (past, new)):
+        side.show([inode.ino] if inode is not None else [])
+    path = b"/".join(target.way)
+    return (
+        [CompanionParts(old, new, path if old else None, path if new else None)]
+        if old or new
+        else []
+    )
 
 
 def check(fs: Filesystem, name: str, paths: Sequence[str], permit: Permit) -> Instance:
@@ -115,7 +110,9 @@ class RestorePlan:
         for target in (yield from self._targets(anyone)):
             if target.past and not target.parent:
                 yield from self._tell_parents(base, past, target.way, made)
-            yield from self._compare(_PathDiff(self._fs, self._present, self._past, target))
+            yield from self._compare(
+                Diff(self._fs, self._present, self._past, pairing=partial(_choose_path, target))
+            )
 
     def _compare(self, diff: Diff) -> Steps[None]:
         self._diff = diff
