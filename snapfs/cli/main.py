@@ -110,10 +110,13 @@ def main(argv: Sequence[str] | None = None, program: str | None = None) -> int:
         return command.error_code
     except KeyboardInterrupt:
         exits.report("interrupted")
+        try:
+            sys.stdout.flush()
+        except (OSError, KeyboardInterrupt):  # an interrupt ends the reader of a pipe as well
+            _discard_output()
         return command.interrupt_code
     except BrokenPipeError:
-        # Whoever read us has seen enough; Python would complain about it once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return exits.ERROR
     except OSError as exc:
         exits.report(exits.describe_os_error(exc))
@@ -122,6 +125,13 @@ def main(argv: Sequence[str] | None = None, program: str | None = None) -> int:
         exits.report(exits.describe_unexpected(exc))
         return command.error_code
     return code
+
+
+def _discard_output() -> None:
+    """Nobody reads what is still to be written: Python would fail over it once more at its end,
+    with an exit code of its own.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run_command(chosen: str, words: Sequence[str]) -> int:
