@@ -316,13 +316,12 @@ class Filesystem(Context):
         if self.atime != "relatime" or view.id != BASE_VIEW or view.volume.read_only:
             return
         inode = view.inode(ino)
-        now = self.now()
         if (
             inode.atime <= inode.mtime
             or inode.atime <= inode.ctime
-            or now - inode.atime >= ATIME_INTERVAL
+            or self.about_now() - inode.atime >= ATIME_INTERVAL
         ):
-            setting.renew_atime(inode, now)
+            setting.renew_atime(inode, self.now())
 
     # The kernel's knowledge
 

@@ -26,6 +26,8 @@ class Views:
     def __init__(self, volume: Volume, refresh: Callable[[Inode], None]) -> None:
         self.volume = volume
         self.now: Callable[[], int] = time.time_ns
+        #: The same where a hundredth of a second does not matter, for what is asked at every read.
+        self.about_now: Callable[[], int] = lambda: self.now()  # noqa: PLW0108 - whatever it is then
         #: What holds in all snapshots.
         self.rules = Rules()
         self.refresh = refresh

@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import string
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, Protocol
 
@@ -22,6 +21,7 @@ from snapfs.copying.before_write import hurry
 from snapfs.errors import SnapfsError
 from snapfs.filesystem import Filesystem
 from snapfs.fuse.driving.autodelete import AutoDelete
+from snapfs.fuse.driving.clock import KernelClock
 from snapfs.fuse.driving.edge import Edge
 from snapfs.fuse.driving.neighbours import NoKernel
 from snapfs.fuse.driving.threads import Pool, in_thread
@@ -50,9 +50,6 @@ MAX_TASKS: Final = 200
 
 #: Characters that libfuse takes as they are in an option's value.
 _PLAIN: Final = frozenset((string.ascii_letters + string.digits + "/._-+@:=~ ").encode())
-
-#: linux/time.h
-_CLOCK_REALTIME_COARSE: Final = 5
 
 #: What asks a daemon to end.
 _ENDING: Final = (signal.SIGTERM, signal.SIGINT)
@@ -84,7 +81,8 @@ async def serve(
     not there, what ``Attachment`` does, and ``DeviceError`` for a last commit that failed.
     """
     set_up(fs, options, os.geteuid())
-    fs.now = kernel_clock
+    clock = KernelClock()
+    fs.now, fs.about_now = clock.now, clock.about_now
     heap.prepare()
     edge = Edge(fs, commit_seconds=options.commit)
     async with trio.open_nursery() as background:
@@ -156,15 +154,6 @@ def set_up(fs: Filesystem, options: MountOptions, uid: int) -> None:
     fs.rules.devices = options.snapsuid or "nodev" in ignored
     if options.cache is not None:
         fs.limit_caches(options.cache)
-
-
-def kernel_clock() -> int:
-    """The time that the kernel stamps files with, in nanoseconds.
-
-    With its writeback cache it stamps what is written and we what is made: by a finer clock, what
-    is made first could look newer.
-    """
-    return time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
 
 
 class Server(Protocol):
