@@ -78,7 +78,7 @@ def test_df_promises_what_cannot_be_written(
     for _ in range(2):
         promised = available(mounted.path)
         found = write_until_full(mounted / "file", last=block_size)
-        assert close_to(found, promised, block_size), (found, promised)
+        assert close_to(found, promised, block_size), (found, promised, fresh)
         assert available(mounted.path) <= promised // 100 + 5 * block_size
         (mounted / "file").unlink()
         wait_until(
