@@ -402,6 +402,24 @@ async def anew(
     made.server.close()
 
 
+async def test_who_reached_a_socket_that_is_replaced_is_turned_away(
+    place: Path, nursery: trio.Nursery
+) -> None:
+    """A connection that waits to be accepted when the daemon listens elsewhere."""
+    server = ControlServer(Answers(), str(place / "old"))  # nobody accepts: it does not run
+    old = server._listener
+    assert old is not None
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.connect(str(place / "old"))
+        caller.sendall(protocol.encode_request("echo", {"n": 1}))
+        server._take_waiting(old, nursery)
+        old.socket.close()
+        caller.settimeout(30)
+        answer = await trio.to_thread.run_sync(caller.recv, 1 << 16)
+        assert protocol.decode_answer(answer) is not None
+    server.close()
+
+
 async def test_a_socket_that_is_removed_is_missed_for_ever(
     anew: Anew, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -169,7 +169,7 @@ def _when_free(mount: Mount, *, lazy: bool, but: Collection[int]) -> None:
             users = mount_users.users(mount, but)
             if time.monotonic() - start > (USED_SECONDS if users else UNKNOWN_SECONDS):
                 raise CommandFailed(_in_use(mount, users)) from None
-        time.sleep(pause)
+        time.sleep(pause)  # the kernel tells nobody when a mount is free: it is tried
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 

@@ -11,6 +11,7 @@ connections that ask nothing the oldest goes when there are too many.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -198,12 +199,13 @@ class ControlServer:
                     before, path = self._listener, self._anew()
                     # In a thread: another daemon may keep the directory for a while.
                     made = await in_thread(Pool.COMMANDS, listening.at_path, path)
-                    nursery.start_soon(self._accept, self._listen(path, made), nursery)
                 except ControlError as exc:
                     if str(exc) != said:
                         log.warning("%s", said := str(exc))
                     continue
+                nursery.start_soon(self._accept, self._listen(path, made), nursery)
                 if before is not None:
+                    self._take_waiting(before, nursery)
                     before.socket.close()
                 log.info(
                     "the control socket was gone: commands find the daemon at %s now", self.path
@@ -222,6 +224,18 @@ class ControlServer:
     def _close_sockets(self) -> None:
         for made in self._sockets:
             made.close()
+
+    def _take_waiting(self, listener: trio.SocketListener, nursery: trio.Nursery) -> None:
+        """Serve those who have reached a socket that is about to be closed, and were not accepted
+        yet: closing it would reset them. Nobody reaches it any more, its path is gone.
+        """
+        number = listener.socket.fileno()
+        old = next(one for one in self._sockets if one.fileno() == number)
+        with contextlib.suppress(OSError):  # there are no more, or no more can be had
+            while True:
+                found = trio.socket.from_stdlib_socket(old.accept()[0])
+                self._unknown += 1
+                nursery.start_soon(self._serve, trio.SocketStream(found))
 
     async def _accept(self, listener: trio.SocketListener, nursery: trio.Nursery) -> None:
         """Take connections until the listener is closed."""
